@@ -1,0 +1,1 @@
+"""Bytes: the seekable .tar.zst, without any knowledge of MLflow."""

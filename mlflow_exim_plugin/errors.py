@@ -1,0 +1,216 @@
+"""The one tree of errors: each has a code for programs, an exit code for scripts and a hint for people.
+
+::
+
+    EximError
+    |- UsageError                 the call contradicts itself                       exit 2
+    |- PartialTransferError       done, but named objects failed (.report)          exit 3
+    |- NotFoundError              archive, member, experiment, run or model         exit 4
+    |- InvalidArchiveError        the archive breaks the format (.findings)         exit 5
+    |  |- TruncatedArchiveError   its end is missing
+    |  |- DigestMismatchError     bytes differ from the manifest
+    |  '- UnsafePathError         a member name that could escape or collide
+    |- UnsupportedFormatError     newer major version or unknown required feature   exit 7
+    |- ConflictError              the target has it and the policy is ``fail``      exit 8
+    |  '- ArchiveExistsError      the output is there and overwriting was not asked
+    |- ServerError                a tracking server or registry refused or died     exit 9
+    |- StoreError                 a file system or object store refused or died     exit 9
+    '- MissingDependencyError     an optional package is needed                     exit 1
+
+Codes are append-only: a released code never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "ArchiveExistsError",
+    "ConflictError",
+    "DigestMismatchError",
+    "ErrorCode",
+    "EximError",
+    "ExitCode",
+    "InvalidArchiveError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "PartialTransferError",
+    "ServerError",
+    "StoreError",
+    "TruncatedArchiveError",
+    "UnsafePathError",
+    "UnsupportedFormatError",
+    "UsageError",
+]
+
+
+class ExitCode(IntEnum):
+    """What the process returns to the shell."""
+
+    DONE = 0
+    OTHER = 1
+    USAGE = 2
+    PARTIAL = 3
+    NOT_FOUND = 4
+    INVALID_ARCHIVE = 5
+    SIGNATURE = 6
+    UNSUPPORTED_FORMAT = 7
+    CONFLICT = 8
+    SERVER = 9
+
+
+class ErrorCode(str, Enum):
+    """Stable name of an error's kind, as JSON output shows it."""
+
+    OTHER = "other"
+    USAGE = "usage"
+    PARTIAL = "partial"
+    NOT_FOUND = "not_found"
+    INVALID_ARCHIVE = "invalid_archive"
+    TRUNCATED_ARCHIVE = "truncated_archive"
+    DIGEST_MISMATCH = "digest_mismatch"
+    UNSAFE_PATH = "unsafe_path"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    CONFLICT = "conflict"
+    ARCHIVE_EXISTS = "archive_exists"
+    SERVER = "server"
+    STORE = "store"
+    MISSING_DEPENDENCY = "missing_dependency"
+
+
+class EximError(Exception):
+    """Base of every error that crosses the package's public surface.
+
+    Args:
+        message: One line that says what went wrong, without secrets.
+        hint: What the user can do about it; may be empty.
+
+    Attributes:
+        code: Stable name of the kind of error.
+        exit_code: What the command line returns for it.
+        hint: What the user can do about it.
+    """
+
+    code: ErrorCode = ErrorCode.OTHER
+    exit_code: ExitCode = ExitCode.OTHER
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """The one line that says what went wrong."""
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint), self.__dict__
+
+
+class UsageError(EximError):
+    """The call contradicts itself or names something that cannot be."""
+
+    code = ErrorCode.USAGE
+    exit_code = ExitCode.USAGE
+
+
+class PartialTransferError(EximError):
+    """The transfer went through, but named objects failed; only with ``strict``.
+
+    Attributes:
+        report: The transfer's report.
+    """
+
+    code = ErrorCode.PARTIAL
+    exit_code = ExitCode.PARTIAL
+    report: Any = None
+
+
+class NotFoundError(EximError, FileNotFoundError):
+    """An archive, member or MLflow object that is not there."""
+
+    code = ErrorCode.NOT_FOUND
+    exit_code = ExitCode.NOT_FOUND
+
+
+class InvalidArchiveError(EximError, ValueError):
+    """The archive breaks the format; ``findings`` numbers how.
+
+    Attributes:
+        findings: The spec's codes with their places, at least one.
+    """
+
+    code = ErrorCode.INVALID_ARCHIVE
+    exit_code = ExitCode.INVALID_ARCHIVE
+
+    def __init__(self, message: str, hint: str = "", findings: Sequence[Any] = ()) -> None:
+        super().__init__(message, hint)
+        self.findings = tuple(findings)
+
+
+class TruncatedArchiveError(InvalidArchiveError):
+    """The archive's end is missing: it was cut off, or something was appended."""
+
+    code = ErrorCode.TRUNCATED_ARCHIVE
+
+
+class DigestMismatchError(InvalidArchiveError):
+    """Bytes differ from what the manifest says."""
+
+    code = ErrorCode.DIGEST_MISMATCH
+
+
+class UnsafePathError(InvalidArchiveError):
+    """A member name that could escape the target folder or collide with another."""
+
+    code = ErrorCode.UNSAFE_PATH
+
+
+class UnsupportedFormatError(EximError):
+    """Written by a newer format: another major version or an unknown required feature."""
+
+    code = ErrorCode.UNSUPPORTED_FORMAT
+    exit_code = ExitCode.UNSUPPORTED_FORMAT
+
+
+class ConflictError(EximError):
+    """The target has a stranger under the same name and the policy is ``fail``."""
+
+    code = ErrorCode.CONFLICT
+    exit_code = ExitCode.CONFLICT
+
+
+class ArchiveExistsError(ConflictError, FileExistsError):
+    """The output file is there already and overwriting was not asked for."""
+
+    code = ErrorCode.ARCHIVE_EXISTS
+
+
+class ServerError(EximError):
+    """A tracking server or model registry refused, answered nonsense or died."""
+
+    code = ErrorCode.SERVER
+    exit_code = ExitCode.SERVER
+
+
+class StoreError(EximError, OSError):
+    """A file system or object store refused or died."""
+
+    code = ErrorCode.STORE
+    exit_code = ExitCode.SERVER
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class MissingDependencyError(EximError, ImportError):
+    """An optional package is needed; the hint names the extra to install."""
+
+    code = ErrorCode.MISSING_DEPENDENCY
+
+    def __str__(self) -> str:
+        return self.message
