@@ -1,0 +1,157 @@
+"""What MLflow and the shell load: the ``exim`` command of ``mlflow``, a script, a store scheme.
+
+MLflow has no entry point for commands, but every ``import mlflow`` loads the tracking stores that
+plugins offer. Loading this module for that also arms the hook that adds ``exim`` to ``mlflow.cli``
+if and when that module is imported. MLflow survives few kinds of failure here, and every
+``import mlflow`` pays for what happens here: at module level there is only the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from contextlib import contextmanager
+from importlib.machinery import PathFinder, SourceFileLoader
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    import click
+
+__all__ = ["main", "tracking_store"]
+
+_HOST_MODULE = "mlflow.cli"
+_RUNTIME_DEPENDENCIES = ("click", "fsspec", "mlflow", "pyarrow", "pydantic", "zstandard")
+
+
+def main() -> None:
+    """Run the command line: ``mlflow-exim`` and ``python -m mlflow_exim_plugin``."""
+    with _broken_installation_in_one_line():
+        _load_commands().main(prog_name="mlflow-exim")
+
+
+def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None) -> NoReturn:
+    """Refuse ``exim:`` as a tracking URI: an archive cannot be served in place.
+
+    Args:
+        store_uri: The tracking URI that MLflow was given.
+        artifact_uri: Where MLflow would keep artifacts.
+
+    Raises:
+        MlflowException: Always, with the code ``NOT_IMPLEMENTED``.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import NOT_IMPLEMENTED
+
+    del artifact_uri
+    message = (
+        f"{store_uri!r}: an archive cannot be used as a tracking store. Unpack it into a database "
+        "(`mlflow exim unpack ARCHIVE --tracking-uri sqlite:///mlflow.db`) and use that, or look "
+        "inside with `mlflow exim ls ARCHIVE`."
+    )
+    raise MlflowException(message, error_code=NOT_IMPLEMENTED)
+
+
+def _load_commands() -> click.Group:
+    from mlflow_exim_plugin.cli.main import exim
+
+    return exim
+
+
+@contextmanager
+def _broken_installation_in_one_line() -> Iterator[None]:
+    """Where a dependency cannot be imported, say so in place of a traceback.
+
+    It is looked for only after something failed: a working installation pays nothing, and any
+    way in which a package can break on import is covered.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "click":  # how commands end or refuse
+            raise
+        broken = _first_broken_dependency()
+        if broken is None:
+            raise
+        # With a text, SystemExit prints it on stderr and gives exit code 1.
+        raise SystemExit(
+            f"Error: mlflow-exim-plugin cannot run: {broken[1]}. "
+            f"Reinstall it: pip install --force-reinstall {broken[0]}"
+        ) from error
+
+
+def _first_broken_dependency() -> tuple[str, str] | None:
+    """Name it, and say how it breaks."""
+    for name in _RUNTIME_DEPENDENCIES:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - a broken package may raise anything
+            reason = " ".join(str(error).split())
+            return name, f"importing {name} fails ({type(error).__name__}: {reason})"
+    return None
+
+
+def _attach(host: ModuleType) -> None:
+    """Add ``exim`` to the commands of ``mlflow``; what it does is imported when it is entered."""
+    try:
+        import click
+
+        class Exim(click.Command):
+            """Stands for the real group in MLflow's list, and hands everything over to it."""
+
+            def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+                ctx.args = args
+                return args
+
+            def invoke(self, ctx: click.Context) -> object:
+                with _broken_installation_in_one_line():
+                    exim = _load_commands()
+                    with exim.make_context(ctx.info_name, ctx.args, parent=ctx.parent) as entered:
+                        return exim.invoke(entered)
+
+        help_line = "Pack, unpack, verify and compare MLflow archives."
+        host.cli.add_command(Exim(name="exim", help=help_line))
+    except Exception:  # a future MLflow must not lose its own commands through us
+        logging.getLogger(__name__).warning(
+            "`mlflow exim` is not available with this MLflow; use `mlflow-exim`", exc_info=True
+        )
+
+
+class _HostLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        _attach(module)
+
+
+class _HostFinder:
+    """Finds ``mlflow.cli``, where Python would, and has the command attached once it has run.
+
+    It stays on ``sys.meta_path``: taking it off would race with imports in other threads, and a
+    reloaded ``mlflow.cli`` needs its command again.
+    """
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _HOST_MODULE:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _HostLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def _arm() -> None:
+    host = sys.modules.get(_HOST_MODULE)
+    if host is not None and hasattr(host, "cli"):
+        _attach(host)
+    if not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _HostFinder())
+
+
+_arm()
