@@ -53,7 +53,266 @@ class Finding:
 
 
 # Container rules: E001-E049 and W001-W019. Object rules: E050-E099 and W020-W049.
-_CONTAINER: tuple[Rule, ...] = ()
+_CONTAINER: tuple[Rule, ...] = (
+    Rule(
+        "E001",
+        "path_relative",
+        "A member path MUST be relative: segments joined by '/', none of them empty, '.' or '..'.",
+        "member-paths",
+    ),
+    Rule(
+        "E002",
+        "path_characters",
+        "A member path MUST NOT hold a backslash, any of '\"%*:<>?|', a control character, "
+        "U+2028 or U+2029.",
+        "member-paths",
+    ),
+    Rule(
+        "E003",
+        "path_edges",
+        "A path segment MUST NOT begin or end with white space, nor end with a dot.",
+        "member-paths",
+    ),
+    Rule(
+        "E004",
+        "path_device_name",
+        "A path segment MUST NOT be a Windows device name, with or without a suffix.",
+        "member-paths",
+    ),
+    Rule(
+        "E005",
+        "path_normalization",
+        "A member path MUST be in Unicode normalization form C.",
+        "member-paths",
+    ),
+    Rule(
+        "E006",
+        "path_length",
+        "A path segment MUST be at most 240 bytes of UTF-8, a member path at most 1024.",
+        "member-paths",
+    ),
+    Rule(
+        "E007",
+        "path_collision",
+        "Member paths MUST be unique after normalization form C and case folding.",
+        "member-paths",
+    ),
+    Rule(
+        "E008",
+        "path_file_and_folder",
+        "No member path MUST be a folder of another, compared like E007.",
+        "member-paths",
+    ),
+    Rule(
+        "E009",
+        "text_encoding",
+        "Member paths, manifests and tag files of the bag MUST be UTF-8.",
+        "member-paths",
+    ),
+    Rule(
+        "E010",
+        "seek_table_missing",
+        "An archive MUST end with a zstd seek table.",
+        "seek-table",
+    ),
+    Rule(
+        "E011",
+        "seek_table_malformed",
+        "The seek table MUST be one skippable frame 0x184D2A5E of at most 2^24 entries with "
+        "checksums, its reserved bits zero.",
+        "seek-table",
+    ),
+    Rule(
+        "E012",
+        "frame_sizes",
+        "The compressed sizes in the seek table MUST add up to the offset of the seek table.",
+        "seek-table",
+    ),
+    Rule(
+        "E013",
+        "frame_limit",
+        "A frame MUST NOT hold more than 64 MiB decompressed, nor need a larger window.",
+        "hostile-input",
+    ),
+    Rule(
+        "E014",
+        "frame_header",
+        "Every frame but the last three MUST be one zstd frame with a content size equal to"
+        " the seek table's, greater than zero, a checksum and no dictionary.",
+        "frames",
+    ),
+    Rule(
+        "E015",
+        "frame_damaged",
+        "A frame MUST decompress to its content size and checksum.",
+        "frames",
+    ),
+    Rule(
+        "E016",
+        "seek_table_checksum",
+        "A checksum in the seek table MUST equal the one in its frame.",
+        "seek-table",
+    ),
+    Rule(
+        "E017",
+        "footer_malformed",
+        "The last frame before the seek table MUST be a skippable frame 0x184D2A5C of JSON "
+        "with all required keys.",
+        "footer",
+    ),
+    Rule(
+        "E018",
+        "format_name",
+        "The footer's format MUST be 'mlflow-exim-archive'.",
+        "footer",
+    ),
+    Rule(
+        "E019",
+        "version_unsupported",
+        "A reader MUST refuse an archive of another major version.",
+        "versioning",
+    ),
+    Rule(
+        "E020",
+        "feature_unsupported",
+        "A reader MUST refuse an archive whose required features it does not all know.",
+        "versioning",
+    ),
+    Rule(
+        "E021",
+        "algorithm",
+        "The digest algorithm of version 1 MUST be sha256.",
+        "footer",
+    ),
+    Rule(
+        "E022",
+        "base_directory",
+        "The footer's base_directory MUST be one allowed path segment, and every member of "
+        "the tar stream MUST lie in it.",
+        "tar-stream",
+    ),
+    Rule(
+        "E023",
+        "tar_bytes",
+        "The footer's tar_bytes MUST be the sum of the decompressed sizes of all frames.",
+        "footer",
+    ),
+    Rule(
+        "E024",
+        "member_count",
+        "The footer's members MUST be the number of members in the index, in the tar stream"
+        " and in both manifests plus the tag manifest.",
+        "footer",
+    ),
+    Rule(
+        "E025",
+        "index_malformed",
+        "The index MUST be the skippable frame 0x184D2A5B right before the footer, with the"
+        " size and digest the footer declares.",
+        "index",
+    ),
+    Rule(
+        "E026",
+        "index_row",
+        "A row of the index MUST give the place and size of its member's data in the tar stream.",
+        "index",
+    ),
+    Rule(
+        "E027",
+        "root_digest",
+        "The footer's root MUST be the SHA-256 of tagmanifest-sha256.txt.",
+        "manifests",
+    ),
+    Rule(
+        "E028",
+        "manifest_syntax",
+        "A manifest MUST be lines of 64 lower-case hex digits, two spaces, a path and LF, "
+        "sorted by path as UTF-8.",
+        "manifests",
+    ),
+    Rule(
+        "E029",
+        "member_digest",
+        "The bytes of a member MUST have the digest its manifest gives.",
+        "manifests",
+    ),
+    Rule(
+        "E030",
+        "manifest_coverage",
+        "manifest-sha256.txt MUST list every member in data/ and tagmanifest-sha256.txt "
+        "every other one but itself, and nothing else.",
+        "manifests",
+    ),
+    Rule(
+        "E031",
+        "member_missing",
+        "Every member of the manifests MUST be in the tar stream.",
+        "manifests",
+    ),
+    Rule(
+        "E032",
+        "bag_declaration",
+        "bagit.txt MUST be the two lines 'BagIt-Version: 1.0' and"
+        " 'Tag-File-Character-Encoding: UTF-8'.",
+        "manifests",
+    ),
+    Rule(
+        "E033",
+        "payload_oxum",
+        "The Payload-Oxum in bag-info.txt MUST be the bytes and number of the members in data/.",
+        "manifests",
+    ),
+    Rule(
+        "E034",
+        "bag_fetch",
+        "A bag MUST be whole: no fetch.txt.",
+        "manifests",
+    ),
+    Rule(
+        "E035",
+        "tar_header",
+        "A tar header MUST be POSIX ustar or pax with path, linkpath and size only, with a "
+        "right checksum.",
+        "tar-stream",
+    ),
+    Rule(
+        "E036",
+        "tar_member_type",
+        "A tar member MUST be a regular file or a hard link.",
+        "tar-stream",
+    ),
+    Rule(
+        "E037",
+        "tar_link",
+        "A hard link MUST point to an earlier regular member of the same content and have no data.",
+        "tar-stream",
+    ),
+    Rule(
+        "E038",
+        "tar_duplicate",
+        "A member MUST be in the tar stream once.",
+        "tar-stream",
+    ),
+    Rule(
+        "E039",
+        "tar_padding",
+        "The tar stream MUST pad with zero bytes and end with exactly two zero blocks.",
+        "tar-stream",
+    ),
+    Rule(
+        "W001",
+        "tar_metadata",
+        "Tar headers SHOULD have mtime, uid and gid 0, mode 0644, no names, and pax records"
+        " only where needed.",
+        "tar-stream",
+    ),
+    Rule(
+        "W002",
+        "frame_granularity",
+        "A frame SHOULD hold at most 4 MiB decompressed.",
+        "frames",
+    ),
+)
 _OBJECTS: tuple[Rule, ...] = ()
 
 RULES: dict[str, Rule] = {rule.code: rule for rule in _CONTAINER + _OBJECTS}

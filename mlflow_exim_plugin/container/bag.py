@@ -1,0 +1,160 @@
+"""The BagIt side: manifests and the two fixed tag files.
+
+Source: RFC 8493 (BagIt 1.0), sections 2.1, 2.2 and 4.2; spec/v1/archive.md, "Manifests".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.container.paths import check_member_path
+from mlflow_exim_plugin.container.refusal import refuse
+from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = [
+    "BAGIT",
+    "BAGIT_CONTENT",
+    "BAG_INFO",
+    "DIGEST_BYTES",
+    "FETCH",
+    "MANIFEST",
+    "PAYLOAD",
+    "TAG_MANIFEST",
+    "bag_info_content",
+    "check_payload_path",
+    "check_tag_path",
+    "is_reserved",
+    "manifest_content",
+    "parse_manifest",
+    "payload_oxum",
+]
+
+BAGIT = "bagit.txt"
+BAG_INFO = "bag-info.txt"
+FETCH = "fetch.txt"
+MANIFEST = "manifest-sha256.txt"
+TAG_MANIFEST = "tagmanifest-sha256.txt"
+PAYLOAD = "data/"
+BAGIT_CONTENT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
+DIGEST_BYTES = 32
+
+_OXUM = "Payload-Oxum"
+_HEX_DIGITS = 2 * DIGEST_BYTES
+_SEPARATOR = "  "
+_PATH = _HEX_DIGITS + len(_SEPARATOR)
+
+
+def is_reserved(path: str) -> bool:
+    """Tell whether a path is the bag's own, so that only the writer may make it.
+
+    Any case and any algorithm: a second manifest would claim what nobody keeps true.
+    """
+    name = path.casefold()
+    return (
+        name in {BAGIT, BAG_INFO, FETCH, "data"}
+        or (name.startswith(("manifest-", "tagmanifest-")) and name.endswith(".txt"))
+        # On a file system that ignores case this would lie in the payload without being listed.
+        or (name.startswith(PAYLOAD) and not path.startswith(PAYLOAD))
+    )
+
+
+def bag_info_content(fields: Mapping[str, str], payload_bytes: int, payload_count: int) -> bytes:
+    """Return bag-info.txt: the given fields in their order, then Payload-Oxum.
+
+    Raises:
+        UsageError: A label or value would break the file's lines.
+    """
+    lines = []
+    for label, value in fields.items():
+        is_line = len(f"{label}{value}x".splitlines()) == 1
+        if not is_line or not label or ":" in label or label != label.strip() or label == _OXUM:
+            raise UsageError(f"bag-info field {label!r} cannot be written as one line")
+        lines.append(f"{label}: {value}\n")
+    lines.append(f"{_OXUM}: {payload_bytes}.{payload_count}\n")
+    try:
+        return "".join(lines).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError("a bag-info field holds a lone surrogate") from error
+
+
+def payload_oxum(bag_info: bytes) -> str | None:
+    """Return the value of Payload-Oxum in a bag-info.txt, None when absent or double.
+
+    Raises:
+        InvalidArchiveError: E009, not UTF-8.
+    """
+    lines = _text(bag_info, BAG_INFO).split("\n")
+    values = [line.partition(":")[2].strip() for line in lines if line.startswith(f"{_OXUM}:")]
+    return values[0] if len(values) == 1 else None
+
+
+def manifest_content(entries: Iterable[tuple[str, str]]) -> bytes:
+    """Return a manifest for (path, hex digest) pairs that are sorted by path."""
+    return "".join(f"{digest}{_SEPARATOR}{path}\n" for path, digest in entries).encode("utf-8")
+
+
+def parse_manifest(content: bytes, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, hex digest) of each line of a manifest.
+
+    Args:
+        content: The manifest's bytes.
+        name: Which of the two, for messages.
+
+    Raises:
+        InvalidArchiveError: E009 or E028.
+        UnsafePathError: E001 to E006.
+    """
+    text = _text(content, name)
+    if text and not text.endswith("\n"):
+        raise _bad_manifest(name, "its last line does not end")
+    previous = ""
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        digest, separator, path = line[:_HEX_DIGITS], line[_HEX_DIGITS:_PATH], line[_PATH:]
+        if separator != _SEPARATOR or not _is_digest(digest):
+            raise _bad_manifest(name, f"line {number} is not a digest, two spaces and a path")
+        # Code points sort like their UTF-8 bytes.
+        if path <= previous:
+            raise _bad_manifest(name, f"line {number} is not in order, or double")
+        check_member_path(path)
+        previous = path
+        yield path, digest
+
+
+def check_payload_path(path: str) -> None:
+    """Refuse a path that has no place in the payload manifest.
+
+    Raises:
+        InvalidArchiveError: E030.
+    """
+    if not path.startswith(PAYLOAD):
+        raise refuse(InvalidArchiveError, "E030", path, f"is in {MANIFEST} but not in data/")
+
+
+def check_tag_path(path: str) -> None:
+    """Refuse a path that has no place in the tag manifest.
+
+    Raises:
+        InvalidArchiveError: E030 or E034.
+    """
+    if path == FETCH:
+        raise refuse(InvalidArchiveError, "E034", path, "the archive leaves members out")
+    if path == TAG_MANIFEST or path.casefold().startswith(PAYLOAD):
+        raise refuse(InvalidArchiveError, "E030", path, f"must not be in {TAG_MANIFEST}")
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == _HEX_DIGITS and not text.strip("0123456789abcdef")
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise refuse(InvalidArchiveError, "E009", name, "is not UTF-8") from error
+
+
+def _bad_manifest(name: str, message: str) -> InvalidArchiveError:
+    return refuse(InvalidArchiveError, "E028", name, message)

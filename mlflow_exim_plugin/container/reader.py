@@ -1,0 +1,511 @@
+"""Reading an archive in place: from its end, then one ranged read for each small member.
+
+An archive is untrusted. Nothing is allocated on its word, and what a whole read returns has the
+digest that the manifest gives, the manifest the one the tag manifest gives, and that the root.
+Source: spec/v1/archive.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from array import array
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any
+
+import zstandard
+
+from mlflow_exim_plugin.container import bag
+from mlflow_exim_plugin.container.frame_reader import FrameReader
+from mlflow_exim_plugin.container.frames import (
+    MAX_FRAME_BYTES,
+    ZSTD_MAGIC,
+    SeekTable,
+)
+from mlflow_exim_plugin.container.member import Member
+from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister
+from mlflow_exim_plugin.container.refusal import refuse
+from mlflow_exim_plugin.container.storage import open_range
+from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, Index
+from mlflow_exim_plugin.errors import (
+    DigestMismatchError,
+    InvalidArchiveError,
+    NotFoundError,
+    TruncatedArchiveError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+    from mlflow_exim_plugin.container.storage import RangeSource
+
+__all__ = ["ArchiveReader"]
+
+MAX_READ_BYTES = 1 << 30
+"""Most that :meth:`ArchiveReader.read` returns at once."""
+MAX_MANIFEST_BYTES = 512 << 20
+
+# The first read takes this share of the file: an archive of small members has about 0.2 % of
+# manifest, so that the end of most archives comes with one request.
+_TAIL_SHARE = 400
+_MIN_TAIL_BYTES = 128 << 10
+_MAX_TAIL_BYTES = 4 << 20
+_EXTRA_BYTES = 64 << 10
+_MAX_MANIFEST_LINE_BYTES = 2 * bag.DIGEST_BYTES + 2 + MAX_PATH_BYTES + 1
+_STREAM_BUFFER_BYTES = 128 << 10
+_FRAME_HEADER_BYTES = 18
+_UNKNOWN_SIZES = {zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR}
+
+
+class ArchiveReader:
+    """An open archive; safe to use from many threads.
+
+    Make one with :meth:`open` or :meth:`from_source`.
+
+    Attributes:
+        name: What it was opened as, without credentials.
+        root: Root digest, lower-case hex; the members' contents are what it says, but only a
+            signature or an expected root tells who said it.
+        base_directory: Top-level directory of the tar stream.
+        format_version: Major and minor version of the format.
+        required_features: Features the archive asks of its reader.
+        size_bytes: Size of the file.
+        footer: All that the footer declares.
+        frames: The physical layer, for verification.
+    """
+
+    def __init__(self, source: RangeSource, expected_root: str | None) -> None:
+        self._source = source
+        self.name = source.name
+        self.size_bytes = source.size_bytes
+        tail = _Tail(source)
+        table = SeekTable.parse(source.size_bytes, tail.read)
+        self.footer = _read_footer(tail, table, expected_root)
+        self.root = self.footer.root
+        self.base_directory = self.footer.base_directory
+        self.format_version = self.footer.version
+        self.required_features = self.footer.required_features
+        index = _read_index(tail, table, self.footer)
+        self._fill(index, FrameReader(tail.read, table))
+        # A file that was read whole needs no more requests.
+        self.frames = FrameReader(tail.read if tail.is_whole else source.read_range, table)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        expected_root: str | None = None,
+    ) -> Self:
+        """Open an archive on a local path or any fsspec URL.
+
+        Args:
+            url: Where it lies.
+            storage_options: For the file system, see fsspec.
+            expected_root: Refuse any archive with another root.
+
+        Raises:
+            NotFoundError: Nothing there.
+            InvalidArchiveError: No archive, cut short (``TruncatedArchiveError``), damaged, or
+                with another root than expected (``DigestMismatchError``).
+            UnsupportedFormatError: Of another major version or with unknown required features.
+            StoreError: The store refused or died.
+            MissingDependencyError: The protocol needs a package that is not installed.
+        """
+        source = open_range(url, storage_options)
+        try:
+            return cls.from_source(source, expected_root=expected_root)
+        except BaseException:
+            source.close()
+            raise
+
+    @classmethod
+    def from_source(cls, source: RangeSource, *, expected_root: str | None = None) -> Self:
+        """Open an archive on a source that the reader then owns.
+
+        Raises:
+            InvalidArchiveError: See :meth:`open`.
+            UnsupportedFormatError: See :meth:`open`.
+            StoreError: The store refused or died.
+        """
+        try:
+            return cls(source, expected_root)
+        except InvalidArchiveError as error:
+            told = _no_archive(source) if error.findings[0].code == "E010" else error
+            told.args = (f"{source.name}: {told.message}",)
+            raise told from error.__cause__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._source.close()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self.position(path) is not None
+
+    def members(self) -> Iterator[Member]:
+        """Yield all members, tag files included, sorted by path."""
+        return (self.member_at(position) for position in range(len(self)))
+
+    def paths(self, prefix: str = "") -> list[str]:
+        """Return the paths that begin with ``prefix``, sorted."""
+        start = bisect_left(self._paths, prefix)
+        length = len(prefix)
+        end = bisect_right(self._paths, prefix, lo=start, key=lambda path: path[:length])
+        return self._paths[start:end]
+
+    def member(self, path: str) -> Member:
+        """Return what is known of a member.
+
+        Raises:
+            NotFoundError: No such member.
+        """
+        return self.member_at(self._position_of(path))
+
+    def position(self, path: str) -> int | None:
+        """Return a member's place among the sorted paths, None when there is no such member."""
+        position = bisect_left(self._paths, path)
+        is_found = position < len(self._paths) and self._paths[position] == path
+        return position if is_found else None
+
+    def member_at(self, position: int) -> Member:
+        """Return the member at a place among the sorted paths."""
+        digest = self._digests[position * bag.DIGEST_BYTES : (position + 1) * bag.DIGEST_BYTES]
+        return Member(self._paths[position], self._sizes_bytes[position], digest.hex())
+
+    def data_offset(self, position: int) -> int:
+        """Return where the index says a member's data begin in the tar stream."""
+        return self._offsets[position]
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return a member's bytes, or the bytes ``[start, end)`` of them, sliced like Python does.
+
+        The bytes of a whole member are checked against its digest, those of a range only against
+        the checksums of their frames.
+
+        Raises:
+            NotFoundError: No such member.
+            DigestMismatchError: The member is not what the manifest says.
+            InvalidArchiveError: A frame is damaged, or the index is wrong.
+            UsageError: More than 1 GiB at once.
+            StoreError: The store refused or died.
+        """
+        position = self._position_of(path)
+        member = self.member_at(position)
+        start, end, _ = slice(start, end).indices(member.size_bytes)
+        if end - start > MAX_READ_BYTES:
+            raise UsageError(f"{path}: {end - start} bytes in one read", "use open_member")
+        offset = self._checked_offset(position)
+        data = b"".join(self.frames.span(offset + start, offset + end))
+        if len(data) == member.size_bytes and hashlib.sha256(data).hexdigest() != member.sha256:
+            raise _wrong_digest(path)
+        return data
+
+    def open_member(self, path: str) -> io.BufferedReader:
+        """Open a member as a seekable binary stream with bounded memory.
+
+        Reading from start to end checks the digest: the read that would give the last bytes
+        raises ``DigestMismatchError`` when they are not what the manifest says. Reading may
+        raise what :meth:`read` raises.
+
+        Raises:
+            NotFoundError: No such member.
+            InvalidArchiveError: The index is wrong.
+        """
+        position = self._position_of(path)
+        stream = _MemberStream(
+            self.frames, self.member_at(position), self._checked_offset(position)
+        )
+        return io.BufferedReader(stream, _STREAM_BUFFER_BYTES)
+
+    def _position_of(self, path: str) -> int:
+        position = self.position(path)
+        if position is None:
+            raise NotFoundError(f"{self.name} has no member {path!r}")
+        return position
+
+    def _checked_offset(self, position: int) -> int:
+        offset, size_bytes = self._offsets[position], self._sizes_bytes[position]
+        if offset + size_bytes > self.footer.tar_bytes:
+            raise refuse(
+                InvalidArchiveError,
+                "E026",
+                self._paths[position],
+                "lies behind the end of the tar stream",
+            )
+        return offset
+
+    def _fill(self, index: Index, frames: FrameReader) -> None:
+        """Join names and digests of the manifests with the rows of the index."""
+        manifests = _Manifests(index, frames, self.footer)
+        tags = manifests.tags()
+        payload = manifests.payload(tags)
+        register = PathRegister()
+        for number, (path, _) in enumerate([*tags, *payload]):
+            register.add(path, number)
+        # All payload paths begin alike, so they lie in one piece among the sorted tag files.
+        rows = sorted(range(len(tags)), key=lambda row: tags[row][0])
+        before = bisect_left(rows, bag.PAYLOAD, key=lambda row: tags[row][0])
+        entries = [
+            *(tags[row] for row in rows[:before]),
+            *payload,
+            *(tags[row] for row in rows[before:]),
+        ]
+        self._paths = [path for path, _ in entries]
+        self._digests = bytes.fromhex("".join(digest for _, digest in entries))
+        self._offsets = _joined(index.offsets, rows[:before], index.tag_count, rows[before:])
+        self._sizes_bytes = _joined(
+            index.sizes_bytes, rows[:before], index.tag_count, rows[before:]
+        )
+
+
+def _joined(
+    column: array[int], first: list[int], payload_start: int, last: list[int]
+) -> array[int]:
+    joined = array("Q", (column[row] for row in first))
+    joined.extend(column[payload_start:])
+    joined.extend(column[row] for row in last)
+    return joined
+
+
+class _Tail:
+    """The end of the file, read with as few requests as possible while opening."""
+
+    def __init__(self, source: RangeSource) -> None:
+        self._source = source
+        size_bytes = source.size_bytes
+        guess = min(max(size_bytes // _TAIL_SHARE, _MIN_TAIL_BYTES), _MAX_TAIL_BYTES)
+        self._start = max(size_bytes - guess, 0)
+        self._data = source.read_range(self._start, size_bytes)
+
+    @property
+    def is_whole(self) -> bool:
+        return self._start == 0
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes ``[start, end)`` of the file."""
+        self.extend(start)
+        return self._data[start - self._start : end - self._start]
+
+    def extend(self, start: int) -> None:
+        """Have everything from ``start`` on; one request when that is not so yet.
+
+        It takes a little more, so that the footer comes with a seek table that is large.
+        """
+        if start < self._start:
+            start = max(start - _EXTRA_BYTES, 0)
+            self._data = self._source.read_range(start, self._start) + self._data
+            self._start = start
+
+
+class _Manifests:
+    """Both manifests of a bag, read through the index and checked up to the root."""
+
+    def __init__(self, index: Index, frames: FrameReader, footer: Footer) -> None:
+        self._index = index
+        self._frames = frames
+        self._footer = footer
+
+    def tags(self) -> list[tuple[str, str]]:
+        """Return path and digest of the tag files, in the order of the index's rows."""
+        row = self._index.tag_count - 1
+        content = self._content(row, bag.TAG_MANIFEST, self._index.tag_count)
+        if hashlib.sha256(content).hexdigest() != self._footer.root:
+            raise refuse(
+                DigestMismatchError, "E027", bag.TAG_MANIFEST, "does not have the root's digest"
+            )
+        tags = list(bag.parse_manifest(content, bag.TAG_MANIFEST))
+        for path, _ in tags:
+            bag.check_tag_path(path)
+        self._check_count(bag.TAG_MANIFEST, len(tags), row)
+        if bag.MANIFEST not in dict(tags):
+            raise refuse(InvalidArchiveError, "E030", bag.MANIFEST, f"is not in {bag.TAG_MANIFEST}")
+        return [*tags, (bag.TAG_MANIFEST, self._footer.root)]
+
+    def payload(self, tags: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return path and digest of the payload, in the order of the index's rows."""
+        row = [path for path, _ in tags].index(bag.MANIFEST)
+        count = len(self._index) - self._index.tag_count
+        content = self._content(row, bag.MANIFEST, count)
+        if hashlib.sha256(content).hexdigest() != tags[row][1]:
+            raise _wrong_digest(bag.MANIFEST)
+        payload = list(bag.parse_manifest(content, bag.MANIFEST))
+        for path, _ in payload:
+            bag.check_payload_path(path)
+        self._check_count(bag.MANIFEST, len(payload), count)
+        return payload
+
+    def _content(self, row: int, name: str, lines: int) -> bytes:
+        offset, size_bytes = self._index.offsets[row], self._index.sizes_bytes[row]
+        if (
+            offset + size_bytes > self._footer.tar_bytes
+            or size_bytes > lines * _MAX_MANIFEST_LINE_BYTES
+            or size_bytes > MAX_MANIFEST_BYTES
+        ):
+            raise refuse(InvalidArchiveError, "E026", name, "has an impossible place or size")
+        return b"".join(self._frames.span(offset, offset + size_bytes))
+
+    @staticmethod
+    def _check_count(name: str, lines: int, rows: int) -> None:
+        if lines != rows:
+            raise refuse(
+                InvalidArchiveError, "E024", name, f"has {lines} lines, the index {rows} rows"
+            )
+
+
+class _MemberStream(io.RawIOBase):
+    """A member's bytes; reads ahead while it is read in order."""
+
+    def __init__(self, frames: FrameReader, member: Member, offset: int) -> None:
+        self._frames = frames
+        self._member = member
+        self._offset = offset
+        self._position = 0
+        self._pieces: Iterator[bytes] = iter(())
+        self._piece = b""
+        self._piece_start = 0
+        self._digest = hashlib.sha256()
+        self._hashed_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence not in {io.SEEK_SET, io.SEEK_CUR, io.SEEK_END}:
+            raise UsageError(f"{whence} is no way to seek")
+        start = (0, self._position, self._member.size_bytes)[whence]
+        if start + offset < 0:
+            raise UsageError(f"cannot seek to {start + offset}")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        size_bytes = self._member.size_bytes
+        count = 0
+        if self._position < size_bytes and view:
+            piece = self._piece_at(self._offset + self._position)
+            start = self._offset + self._position - self._piece_start
+            count = min(len(view), len(piece) - start, size_bytes - self._position)
+            view[:count] = piece[start : start + count]
+        self._check(view[:count])
+        self._position += count
+        return count
+
+    def _piece_at(self, tar_offset: int) -> bytes:
+        """Return the frame that holds a byte of the tar stream."""
+        table = self._frames.table
+        piece_end = self._piece_start + len(self._piece)
+        if self._piece and self._piece_start <= tar_offset < piece_end:
+            return self._piece
+        if not self._piece or tar_offset != piece_end:
+            last = table.frame_at(self._offset + self._member.size_bytes - 1) + 1
+            self._pieces = self._frames.frames(table.frame_at(tar_offset), last, grow=True)
+        self._piece_start = table.tar_offsets[table.frame_at(tar_offset)]
+        self._piece = b""  # should the next one be damaged, start anew after it
+        self._piece = next(self._pieces)
+        return self._piece
+
+    def _check(self, data: memoryview) -> None:
+        """Hash what is read in order; at the end it must be what the manifest says."""
+        if self._position != self._hashed_bytes:
+            return
+        self._digest.update(data)
+        self._hashed_bytes += len(data)
+        if (
+            self._hashed_bytes == self._member.size_bytes
+            and self._digest.hexdigest() != self._member.sha256
+        ):
+            raise _wrong_digest(self._member.path)
+
+
+def _read_footer(tail: _Tail, table: SeekTable, expected_root: str | None) -> Footer:
+    start, end = table.file_offsets[-2], table.file_offsets[-1]
+    if end - start > MAX_FOOTER_BYTES:
+        raise refuse(InvalidArchiveError, "E017", "<footer>", "is too large")
+    footer = Footer.parse(tail.read(start, end))
+    if footer.tar_bytes != table.tar_bytes:
+        raise refuse(
+            InvalidArchiveError,
+            "E023",
+            "<footer>",
+            f"tar_bytes is {footer.tar_bytes}, the frames hold {table.tar_bytes}",
+        )
+    if expected_root is not None and footer.root != expected_root.lower():
+        raise refuse(
+            DigestMismatchError,
+            "E027",
+            "<footer>",
+            f"the archive's root is {footer.root}, expected was {expected_root[:64]}",
+            "this is another archive, or somebody changed it",
+        )
+    return footer
+
+
+def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> Index:
+    start, end = table.file_offsets[-3], table.file_offsets[-2]
+    if end - start - 8 != footer.index_compressed_bytes or start + 8 != footer.index_offset:
+        raise refuse(InvalidArchiveError, "E025", "<index>", "is not where the footer says")
+    if end - start > 2 * MAX_FRAME_BYTES:
+        raise refuse(InvalidArchiveError, "E025", "<index>", "is too large")
+    if footer.open_offset and end - footer.open_offset <= MAX_FRAME_BYTES:
+        tail.extend(min(footer.open_offset, start))
+    return Index.parse(tail.read(start, end), footer)
+
+
+def _no_archive(source: RangeSource) -> InvalidArchiveError:
+    """Tell what a file without a seek table at its end is."""
+    if not source.size_bytes:
+        return refuse(TruncatedArchiveError, "E010", "<file>", "is empty")
+    start = source.read_range(0, min(_FRAME_HEADER_BYTES, source.size_bytes))
+    if start[: len(ZSTD_MAGIC)] != ZSTD_MAGIC[: len(start)]:
+        return refuse(
+            InvalidArchiveError, "E010", "<file>", "is not an archive: no zstd data at its start"
+        )
+    try:
+        parameters = zstandard.get_frame_parameters(start)
+        is_ours = parameters.has_checksum and parameters.content_size not in _UNKNOWN_SIZES
+    except zstandard.ZstdError:
+        is_ours = True
+    if not is_ours:
+        return refuse(
+            InvalidArchiveError,
+            "E010",
+            "<file>",
+            "is not an archive: zstd data written by another program",
+        )
+    return refuse(
+        TruncatedArchiveError,
+        "E010",
+        "<file>",
+        "is cut short, or something was appended: no seek table at its end",
+        "copy it again; `tar -xf` may still extract what is there",
+    )
+
+
+def _wrong_digest(path: str) -> DigestMismatchError:
+    return refuse(DigestMismatchError, "E029", path, "is not what its manifest says")
