@@ -1,0 +1,96 @@
+"""The shape of the package: layers, sizes, the tree of errors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlflow_exim_plugin import errors
+from mlflow_exim_plugin.errors import EximError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mlflow_exim_plugin"
+MAXIMUM_LINES = 600
+
+# Class, parent, code, exit code. Scripts rely on these: lines may be added, never changed.
+ERROR_TREE = """
+EximError                Exception            other               1
+UsageError               EximError            usage               2
+PartialTransferError     EximError            partial             3
+NotFoundError            EximError            not_found           4
+InvalidArchiveError      EximError            invalid_archive     5
+TruncatedArchiveError    InvalidArchiveError  truncated_archive   5
+DigestMismatchError      InvalidArchiveError  digest_mismatch     5
+UnsafePathError          InvalidArchiveError  unsafe_path         5
+UnsupportedFormatError   EximError            unsupported_format  7
+ConflictError            EximError            conflict            8
+ArchiveExistsError       ConflictError        archive_exists      8
+ServerError              EximError            server              9
+ServerLostError          ServerError          server_lost         9
+StoreError               EximError            store               9
+MissingDependencyError   EximError            missing_dependency  1
+"""
+
+
+def error_classes(root: type[EximError] = EximError) -> Iterator[type[EximError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from error_classes(child)
+
+
+def test_modules_import_only_from_the_layers_below() -> None:
+    lint_imports = Path(sys.executable).parent / "lint-imports"
+
+    done = subprocess.run(
+        [lint_imports, "--no-cache"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_module_is_not_two_modules(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) < MAXIMUM_LINES
+
+
+def test_error_tree() -> None:
+    pinned = {tuple(line.split()) for line in ERROR_TREE.strip().splitlines()}
+
+    assert {
+        (cls.__name__, cls.__bases__[0].__name__, cls.code.value, str(cls.exit_code.value))
+        for cls in error_classes()
+        if cls.__module__ == errors.__name__
+    } == pinned
+    assert {name for name in errors.__all__ if name.endswith("Error")} == {
+        name for name, *_ in pinned
+    }
+
+
+@pytest.mark.parametrize("cls", list(error_classes()), ids=lambda cls: cls.__name__)
+def test_errors_survive_pickling(cls: type[EximError]) -> None:
+    """Pools hand errors from one process to another."""
+    error = cls("the message", "the hint")
+    error.__dict__["findings"] = ("E001",)
+
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+
+    assert type(back) is cls
+    assert (str(back), back.message, back.hint) == ("the message", "the message", "the hint")
+    assert (back.code, back.exit_code) == (cls.code, cls.exit_code)
+    assert back.__dict__["findings"] == ("E001",)

@@ -1,0 +1,197 @@
+"""Fixtures that all tests share: a clean environment, servers, databases and a bucket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.servers import Server, new_sqlite_database, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_POSTGRES = ("127.0.0.1", 5432)
+_MARIADB = ("127.0.0.1", 3306)
+
+
+class MakeServer(Protocol):
+    """The factory that ``make_server`` gives; see ``tests.servers.start_server``."""
+
+    def __call__(
+        self,
+        directory: Path | None = None,
+        *,
+        mlflow_version: str | None = None,
+        backend_store_uri: str | None = None,
+        serve_artifacts: bool = True,
+        artifacts_destination: str | None = None,
+        env: Mapping[str, str] | None = None,
+        workers: int = 1,
+    ) -> Server: ...
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty S3 bucket; the environment already points every client to it."""
+
+    name: str
+    endpoint_url: str
+
+    @property
+    def url(self) -> str:
+        """The bucket as ``s3://NAME``."""
+        return f"s3://{self.name}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's: no servers, no credentials, no files left in the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(("MLFLOW_", "_MLFLOW_", "DATABRICKS_", "AWS_")):
+                patch.delenv(name)
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("DO_NOT_TRACK", "true")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATABRICKS_CONFIG_FILE"):
+            patch.setenv(name, os.devnull)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        patch.chdir(tmp_path_factory.mktemp("cwd"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests of a process: SQLite, artifacts through the server."""
+    with start_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[MakeServer]:
+    """Start servers that stop with the test; without a directory each has one of its own."""
+    with ExitStack() as running:
+
+        def make(
+            directory: Path | None = None,
+            *,
+            mlflow_version: str | None = None,
+            backend_store_uri: str | None = None,
+            serve_artifacts: bool = True,
+            artifacts_destination: str | None = None,
+            env: Mapping[str, str] | None = None,
+            workers: int = 1,
+        ) -> Server:
+            new = start_server(
+                directory or tmp_path / f"server-{uuid.uuid4().hex[:8]}",
+                mlflow_version=mlflow_version,
+                backend_store_uri=backend_store_uri,
+                serve_artifacts=serve_artifacts,
+                artifacts_destination=artifacts_destination,
+                env=env,
+                workers=workers,
+            )
+            return running.enter_context(new)
+
+        yield make
+
+
+@pytest.fixture
+def sqlite_uri(tmp_path: Path) -> str:
+    """An empty SQLite backend with the schema of this interpreter's MLflow."""
+    path = tmp_path / f"mlflow-{uuid.uuid4().hex[:8]}.db"
+    new_sqlite_database(path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_uri() -> Iterator[str]:
+    """An empty PostgreSQL database that goes with the test."""
+    _require_service("PostgreSQL", _POSTGRES)
+    import psycopg2
+
+    @contextmanager
+    def administration() -> Iterator[psycopg2.extensions.cursor]:
+        host, port = _POSTGRES
+        with closing(
+            psycopg2.connect(host=host, port=port, user="postgres", dbname="postgres")
+        ) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    name = _database_name()
+    with administration() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    # The driver is named: without one SQLAlchemy 2.1 takes psycopg 3, older ones psycopg2.
+    yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)
+    with administration() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def mariadb_uri() -> Iterator[str]:
+    """An empty MariaDB database that goes with the test."""
+    _require_service("MariaDB", _MARIADB)
+    import pymysql
+
+    def administer(statement: str) -> None:
+        host, port = _MARIADB
+        with (
+            closing(pymysql.connect(host=host, port=port, user="root")) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement)
+
+    name = _database_name()
+    administer(f"CREATE DATABASE {name}")
+    yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
+    administer(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def _s3_endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    endpoint.start()
+    host, port = endpoint.get_host_and_port()
+    yield f"http://{host}:{port}"
+    endpoint.stop()
+
+
+@pytest.fixture
+def s3_bucket(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket of an S3 server on loopback, with the environment set for all clients."""
+    for name in ("AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL"):
+        monkeypatch.setenv(name, _s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import boto3
+
+    bucket = Bucket(f"exim-{uuid.uuid4().hex[:12]}", _s3_endpoint)
+    boto3.client("s3").create_bucket(Bucket=bucket.name)
+    return bucket
+
+
+def _database_name() -> str:
+    return f"exim_test_{uuid.uuid4().hex[:12]}"
+
+
+def _require_service(name: str, address: tuple[str, int]) -> None:
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        absent = "{} does not answer on {}:{}".format(name, *address)
+        if os.environ.get("CI") == "true":
+            pytest.fail(absent)
+        pytest.skip(absent)

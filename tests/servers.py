@@ -1,0 +1,255 @@
+"""Real MLflow servers on loopback: this interpreter's MLflow, or an old one in its own venv."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["Server", "mlflow_python", "new_sqlite_database", "start_server"]
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-exim-tests"
+REQUIREMENTS = Path(__file__).parent / "servers_requirements"
+START_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass
+class Server:
+    """A running ``mlflow server``; as a context manager it stops at the end."""
+
+    url: str
+    directory: Path
+    backend_uri: str
+    process: subprocess.Popen[bytes]
+    _port: int = field(repr=False)
+    _port_lock: IO[str] = field(repr=False)
+
+    @property
+    def log(self) -> str:
+        """What the server has printed so far."""
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Kill the server and its workers, which outlive it when only the parent is told to end."""
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        while _is_listened_to(self._port):
+            time.sleep(0.01)  # its workers are not ours to wait for
+        self._port_lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start_server(
+    directory: Path,
+    *,
+    mlflow_version: str | None = None,
+    backend_store_uri: str | None = None,
+    serve_artifacts: bool = True,
+    artifacts_destination: str | None = None,
+    env: Mapping[str, str] | None = None,
+    workers: int = 1,
+) -> Server:
+    """Start ``mlflow server`` and wait until it answers.
+
+    Args:
+        directory: Where the database, the artifacts and ``server.log`` are kept; made if absent. A
+            second server on the same directory continues with the first one's data.
+        mlflow_version: ``"2.22.5"`` and the like: any that has a file in ``servers_requirements``.
+            None is this interpreter's MLflow.
+        backend_store_uri: None is ``mlflow.db`` in the directory.
+        serve_artifacts: Through the server; False gives clients the destination itself.
+        artifacts_destination: None is ``artifacts`` in the directory.
+        env: Additions to the server's environment.
+        workers: Server processes.
+
+    Raises:
+        RuntimeError: It ended or did not answer in time; the message holds its log.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if backend_store_uri is None:
+        database = directory / "mlflow.db"
+        if not database.exists():
+            new_sqlite_database(database, mlflow_version)
+        backend_store_uri = f"sqlite:///{database}"
+    artifacts = artifacts_destination or str(directory / "artifacts")
+    python = mlflow_python(mlflow_version)
+    port, port_lock = _claim_port()
+    command = [str(python), "-m", "mlflow", "server"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    command += ["--backend-store-uri", backend_store_uri]
+    if serve_artifacts:
+        command += ["--serve-artifacts", "--artifacts-destination", artifacts]
+    else:
+        command += ["--no-serve-artifacts", "--default-artifact-root", artifacts]
+    with (directory / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=_server_environment(python) | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a process group that can be killed as a whole
+        )
+    url = f"http://127.0.0.1:{port}"
+    server = Server(url, directory, backend_store_uri, process, port, port_lock)
+    try:
+        _wait_until_healthy(server, port)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def mlflow_python(mlflow_version: str | None) -> Path:
+    """Return the interpreter that has this MLflow; a venv for it is made on first use."""
+    if mlflow_version in {None, installed_version("mlflow")}:
+        return Path(sys.executable)
+    directory = CACHE / str(mlflow_version) / "venv"
+    python = directory / "bin" / "python"
+    with _lock(directory.with_suffix(".lock")):
+        if not (directory / "complete").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            requirements = str(REQUIREMENTS / f"{mlflow_version}.txt")
+            uv = shutil.which("uv")
+            if uv:
+                _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
+                _run(uv, "pip", "install", "--quiet", "-p", str(python), "-r", requirements)
+            else:
+                _run(sys.executable, "-m", "venv", str(directory))
+                _run(str(python), "-m", "pip", "install", "--quiet", "-r", requirements)
+            (directory / "complete").touch()
+    return python
+
+
+def new_sqlite_database(path: Path, mlflow_version: str | None = None) -> None:
+    """Write the empty database of an MLflow version, as MLflow itself creates it.
+
+    MLflow runs all its migrations for a new database, which takes seconds: it is asked once, later
+    calls copy the result. The default experiment is left to the server, which knows its artifacts.
+    """
+    name = mlflow_version or installed_version("mlflow")
+    template = CACHE / name / "empty.db"
+    with _lock(template.with_suffix(".lock")):
+        if not template.exists():
+            unfinished = template.with_suffix(".new")
+            unfinished.unlink(missing_ok=True)
+            python = mlflow_python(mlflow_version)
+            _run(
+                str(python),
+                "-c",
+                "import sys, sqlite3\n"
+                "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n"
+                "SqlAlchemyStore('sqlite:///' + sys.argv[1], '/').engine.dispose()\n"
+                "with sqlite3.connect(sys.argv[1]) as database:\n"
+                "    database.execute('DELETE FROM experiments')\n",
+                str(unfinished),
+                env=_server_environment(python),
+            )
+            unfinished.replace(template)
+    shutil.copyfile(template, path)
+
+
+def _server_environment(python: Path) -> dict[str, str]:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}
+    }
+    return environment | {
+        # Old MLflow finds gunicorn on the PATH.
+        "PATH": f"{python.parent}{os.pathsep}{environment.get('PATH', os.defpath)}",
+        "PYTHONWARNINGS": "ignore",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def _wait_until_healthy(server: Server, port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"mlflow server ended at once:\n{server.log}")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.05)  # not listening yet
+        finally:
+            connection.close()
+    raise RuntimeError(f"mlflow server did not answer in time:\n{server.log}")
+
+
+def _is_listened_to(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _claim_port() -> tuple[int, IO[str]]:
+    """Find a free port and keep it from the other test processes while the file is open."""
+    claims = Path(tempfile.gettempdir()) / "mlflow-exim-test-ports"
+    claims.mkdir(exist_ok=True)
+    # Below the range that systems give to outgoing connections.
+    candidates = list(range(20000, 30000))
+    random.SystemRandom().shuffle(candidates)
+    for port in candidates:
+        claim = (claims / str(port)).open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:  # another test's, or another program's
+            claim.close()
+        else:
+            return port, claim
+    raise RuntimeError("no free port")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
