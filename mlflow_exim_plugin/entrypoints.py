@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["main", "tracking_store"]
 
 _HOST_MODULE = "mlflow.cli"
-_RUNTIME_DEPENDENCIES = ("click", "fsspec", "mlflow", "pyarrow", "pydantic", "zstandard")
+# Each after those that it imports itself, so that the broken one is named.
+_RUNTIME_DEPENDENCIES = ("click", "zstandard", "pyarrow", "pydantic", "fsspec", "mlflow")
 
 
 def main() -> None:
