@@ -5,6 +5,9 @@ Source: RFC 8493 (BagIt 1.0), sections 2.1, 2.2 and 4.2; spec/v1/archive.md, "Ma
 
 from __future__ import annotations
 
+import operator
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import check_member_path
@@ -12,7 +15,7 @@ from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "BAGIT",
@@ -23,6 +26,7 @@ __all__ = [
     "MANIFEST",
     "PAYLOAD",
     "TAG_MANIFEST",
+    "Manifest",
     "bag_info_content",
     "check_payload_path",
     "check_tag_path",
@@ -42,9 +46,10 @@ BAGIT_CONTENT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 DIGEST_BYTES = 32
 
 _OXUM = "Payload-Oxum"
-_HEX_DIGITS = 2 * DIGEST_BYTES
 _SEPARATOR = "  "
-_PATH = _HEX_DIGITS + len(_SEPARATOR)
+_HEX = re.compile(r"[0-9a-f]*")
+_DIGITS = 2 * DIGEST_BYTES
+_PATH = _DIGITS + len(_SEPARATOR)
 
 
 def is_reserved(path: str) -> bool:
@@ -96,8 +101,25 @@ def manifest_content(entries: Iterable[tuple[str, str]]) -> bytes:
     return "".join(f"{digest}{_SEPARATOR}{path}\n" for path, digest in entries).encode("utf-8")
 
 
-def parse_manifest(content: bytes, name: str) -> Iterator[tuple[str, str]]:
-    """Yield (path, hex digest) of each line of a manifest.
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest's lines, in columns.
+
+    Attributes:
+        paths: Sorted.
+        digests: 32 bytes a path.
+    """
+
+    paths: list[str]
+    digests: bytes
+
+    def digest(self, row: int) -> str:
+        """Return a path's digest as hex."""
+        return self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES].hex()
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """Return the lines of a manifest.
 
     Args:
         content: The manifest's bytes.
@@ -107,20 +129,24 @@ def parse_manifest(content: bytes, name: str) -> Iterator[tuple[str, str]]:
         InvalidArchiveError: E009 or E028.
         UnsafePathError: E001 to E006.
     """
-    text = _text(content, name)
-    if text and not text.endswith("\n"):
+    lines = _text(content, name).split("\n")
+    if lines.pop():
         raise _bad_manifest(name, "its last line does not end")
-    previous = ""
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        digest, separator, path = line[:_HEX_DIGITS], line[_HEX_DIGITS:_PATH], line[_PATH:]
-        if separator != _SEPARATOR or not _is_digest(digest):
-            raise _bad_manifest(name, f"line {number} is not a digest, two spaces and a path")
-        # Code points sort like their UTF-8 bytes.
-        if path <= previous:
-            raise _bad_manifest(name, f"line {number} is not in order, or double")
+    # A quarter of a million lines must open in a second: columns and one pass in C for each check.
+    digests = "".join([line[:_DIGITS] for line in lines])
+    paths = [line[_PATH:] for line in lines]
+    if (
+        len(digests) != _DIGITS * len(lines)
+        or not _HEX.fullmatch(digests)
+        or any(line[_DIGITS:_PATH] != _SEPARATOR for line in lines)
+    ):
+        raise _bad_manifest(name, "a line is not a digest, two spaces and a path")
+    # Code points sort like their UTF-8 bytes.
+    if not all(map(operator.lt, paths, paths[1:])):
+        raise _bad_manifest(name, "its lines are not in order, or one is double")
+    for path in paths:
         check_member_path(path)
-        previous = path
-        yield path, digest
+    return Manifest(paths, bytes.fromhex(digests))
 
 
 def check_payload_path(path: str) -> None:
@@ -143,10 +169,6 @@ def check_tag_path(path: str) -> None:
         raise refuse(InvalidArchiveError, "E034", path, "the archive leaves members out")
     if path == TAG_MANIFEST or path.casefold().startswith(PAYLOAD):
         raise refuse(InvalidArchiveError, "E030", path, f"must not be in {TAG_MANIFEST}")
-
-
-def _is_digest(text: str) -> bool:
-    return len(text) == _HEX_DIGITS and not text.strip("0123456789abcdef")
 
 
 def _text(content: bytes, name: str) -> str:

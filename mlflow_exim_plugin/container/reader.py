@@ -259,22 +259,21 @@ class ArchiveReader:
         tags = manifests.tags()
         payload = manifests.payload(tags)
         register = PathRegister()
-        for number, (path, _) in enumerate([*tags, *payload]):
+        for number, path in enumerate([*tags.paths, *payload.paths]):
             register.add(path, number)
         # All payload paths begin alike, so they lie in one piece among the sorted tag files.
-        rows = sorted(range(len(tags)), key=lambda row: tags[row][0])
-        before = bisect_left(rows, bag.PAYLOAD, key=lambda row: tags[row][0])
-        entries = [
-            *(tags[row] for row in rows[:before]),
-            *payload,
-            *(tags[row] for row in rows[before:]),
-        ]
-        self._paths = [path for path, _ in entries]
-        self._digests = bytes.fromhex("".join(digest for _, digest in entries))
-        self._offsets = _joined(index.offsets, rows[:before], index.tag_count, rows[before:])
-        self._sizes_bytes = _joined(
-            index.sizes_bytes, rows[:before], index.tag_count, rows[before:]
-        )
+        split = bisect_left(tags.paths, bag.PAYLOAD)
+        before, after = slice(split), slice(split, len(tags.paths))
+        self._paths = tags.paths[before] + payload.paths + tags.paths[after]
+        cut = split * bag.DIGEST_BYTES
+        self._digests = tags.digests[:cut] + payload.digests + tags.digests[cut:]
+        # The index has the tag manifest's row behind the other tag files, the paths have it sorted.
+        own_row = index.tag_count - 1
+        tag_rows = list(range(own_row))
+        tag_rows.insert(tags.paths.index(bag.TAG_MANIFEST), own_row)
+        rows = (tag_rows[before], index.tag_count, tag_rows[after])
+        self._offsets = _joined(index.offsets, *rows)
+        self._sizes_bytes = _joined(index.sizes_bytes, *rows)
 
 
 def _joined(
@@ -324,33 +323,39 @@ class _Manifests:
         self._frames = frames
         self._footer = footer
 
-    def tags(self) -> list[tuple[str, str]]:
-        """Return path and digest of the tag files, in the order of the index's rows."""
+    def tags(self) -> bag.Manifest:
+        """Return the tag files, the tag manifest itself sorted in."""
         row = self._index.tag_count - 1
         content = self._content(row, bag.TAG_MANIFEST, self._index.tag_count)
         if hashlib.sha256(content).hexdigest() != self._footer.root:
             raise refuse(
                 DigestMismatchError, "E027", bag.TAG_MANIFEST, "does not have the root's digest"
             )
-        tags = list(bag.parse_manifest(content, bag.TAG_MANIFEST))
-        for path, _ in tags:
+        tags = bag.parse_manifest(content, bag.TAG_MANIFEST)
+        for path in tags.paths:
             bag.check_tag_path(path)
-        self._check_count(bag.TAG_MANIFEST, len(tags), row)
-        if bag.MANIFEST not in dict(tags):
+        self._check_count(bag.TAG_MANIFEST, len(tags.paths), row)
+        if bag.MANIFEST not in tags.paths:
             raise refuse(InvalidArchiveError, "E030", bag.MANIFEST, f"is not in {bag.TAG_MANIFEST}")
-        return [*tags, (bag.TAG_MANIFEST, self._footer.root)]
+        place = bisect_left(tags.paths, bag.TAG_MANIFEST)
+        cut = place * bag.DIGEST_BYTES
+        return bag.Manifest(
+            [*tags.paths[:place], bag.TAG_MANIFEST, *tags.paths[place:]],
+            tags.digests[:cut] + bytes.fromhex(self._footer.root) + tags.digests[cut:],
+        )
 
-    def payload(self, tags: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return path and digest of the payload, in the order of the index's rows."""
-        row = [path for path, _ in tags].index(bag.MANIFEST)
+    def payload(self, tags: bag.Manifest) -> bag.Manifest:
+        """Return the payload, in the order of the index's rows."""
+        # The same row in the index: the tag manifest sorts behind it.
+        row = tags.paths.index(bag.MANIFEST)
         count = len(self._index) - self._index.tag_count
         content = self._content(row, bag.MANIFEST, count)
-        if hashlib.sha256(content).hexdigest() != tags[row][1]:
+        if hashlib.sha256(content).hexdigest() != tags.digest(row):
             raise _wrong_digest(bag.MANIFEST)
-        payload = list(bag.parse_manifest(content, bag.MANIFEST))
-        for path, _ in payload:
+        payload = bag.parse_manifest(content, bag.MANIFEST)
+        for path in payload.paths:
             bag.check_payload_path(path)
-        self._check_count(bag.MANIFEST, len(payload), count)
+        self._check_count(bag.MANIFEST, len(payload.paths), count)
         return payload
 
     def _content(self, row: int, name: str, lines: int) -> bytes:
