@@ -1,3 +1,62 @@
-"""Move and keep MLflow data: pack any part of a server into one open archive and put it back."""
+"""Move and keep MLflow data: pack any part of a server into one open archive and put it back.
+
+::
+
+    from mlflow_exim_plugin import open_archive, pack, unpack, verify
+
+    report = pack("backup.tar.zst", tracking_uri="sqlite:///mlflow.db")
+    with open_archive("backup.tar.zst") as archive:
+        table = archive.metric_history(run_id, "loss")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.operations import Verification, open_archive, pack, unpack, verify
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client import OnConflict
+    from mlflow_exim_plugin.sources.archive import Archive
+    from mlflow_exim_plugin.stages.rename import Rename
+    from mlflow_exim_plugin.stages.select import Selection
+    from mlflow_exim_plugin.transfer import transfer
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Archive",
+    "OnConflict",
+    "Rename",
+    "Report",
+    "Selection",
+    "Verification",
+    "open_archive",
+    "pack",
+    "transfer",
+    "unpack",
+    "verify",
+]
+
+_HOMES = {
+    "Archive": "sources.archive",
+    "OnConflict": "sinks.client",
+    "Rename": "stages.rename",
+    "Report": "schema.report",
+    "Selection": "stages.select",
+    "Verification": "operations",
+    "open_archive": "operations",
+    "pack": "operations",
+    "transfer": "transfer",
+    "unpack": "operations",
+    "verify": "operations",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import mlflow`` loads this package."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

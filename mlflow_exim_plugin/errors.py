@@ -13,7 +13,8 @@
     |- UnsupportedFormatError     newer major version or unknown required feature   exit 7
     |- ConflictError              the target has it and the policy is ``fail``      exit 8
     |  '- ArchiveExistsError      the output is there and overwriting was not asked
-    |- ServerError                a tracking server or registry refused or died     exit 9
+    |- ServerError                a tracking server or registry refused             exit 9
+    |  '- ServerLostError         it does not answer at all: going on is no use
     |- StoreError                 a file system or object store refused or died     exit 9
     '- MissingDependencyError     an optional package is needed                     exit 1
 
@@ -40,6 +41,7 @@ __all__ = [
     "NotFoundError",
     "PartialTransferError",
     "ServerError",
+    "ServerLostError",
     "StoreError",
     "TruncatedArchiveError",
     "UnsafePathError",
@@ -78,6 +80,7 @@ class ErrorCode(str, Enum):
     CONFLICT = "conflict"
     ARCHIVE_EXISTS = "archive_exists"
     SERVER = "server"
+    SERVER_LOST = "server_lost"
     STORE = "store"
     MISSING_DEPENDENCY = "missing_dependency"
 
@@ -195,6 +198,12 @@ class ServerError(EximError):
 
     code = ErrorCode.SERVER
     exit_code = ExitCode.SERVER
+
+
+class ServerLostError(ServerError):
+    """The server does not answer at all: going on with the next object would not help."""
+
+    code = ErrorCode.SERVER_LOST
 
 
 class StoreError(EximError, OSError):

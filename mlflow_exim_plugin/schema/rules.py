@@ -313,6 +313,95 @@ _CONTAINER: tuple[Rule, ...] = (
         "frames",
     ),
 )
-_OBJECTS: tuple[Rule, ...] = ()
+_OBJECTS: tuple[Rule, ...] = (
+    Rule(
+        "E050",
+        "json_invalid",
+        "A JSON document MUST be UTF-8 JSON without repeated keys, bare NaN or bare infinities.",
+        "json-documents",
+    ),
+    Rule(
+        "E051",
+        "document_field",
+        "A document MUST have the fields of its schema, of the schema's types.",
+        "envelopes",
+    ),
+    Rule(
+        "E052",
+        "identity",
+        "The id or name in an envelope MUST be the one its path encodes.",
+        "layout",
+    ),
+    Rule(
+        "E053",
+        "metrics_range",
+        "The row ranges of the run envelopes MUST cover every row of a metrics file once, each "
+        "row belonging to the run that names it.",
+        "metric-histories",
+    ),
+    Rule(
+        "E054",
+        "artifact_entry",
+        "An artifact entry MUST name a member of the archive, with its size and digest.",
+        "artifacts",
+    ),
+    Rule(
+        "E055",
+        "content_digest",
+        "An envelope's content_digest MUST be the digest of its content.",
+        "content-digests",
+    ),
+    Rule(
+        "E056",
+        "listing",
+        "An experiment MUST list its runs and a registered model its versions, all that are in "
+        "the archive and no others.",
+        "layout",
+    ),
+    Rule(
+        "E057",
+        "header",
+        "exim.json MUST be there and have the format and version of the footer.",
+        "layout",
+    ),
+    Rule(
+        "E058",
+        "counts",
+        "data/archive.json MUST be there; for every kind found MUST be written + skipped + failed, "
+        "and written the number of such objects in the archive.",
+        "count-law",
+    ),
+    Rule(
+        "E059",
+        "metrics_file",
+        "A metrics file MUST be Parquet with the columns run_id, key, step, timestamp and value "
+        "of the format.",
+        "metric-histories",
+    ),
+    Rule(
+        "E060",
+        "metrics_order",
+        "Rows MUST be sorted by run_id, key, step, timestamp and the bits of value.",
+        "metric-histories",
+    ),
+    Rule(
+        "E061",
+        "metrics_digest",
+        "A run's metrics digest MUST be the digest of its rows.",
+        "content-digests",
+    ),
+    Rule(
+        "W020",
+        "unnamed_member",
+        "Every member of the payload SHOULD be named by an envelope.",
+        "layout",
+    ),
+    Rule(
+        "W021",
+        "failures",
+        "An archive SHOULD hold everything that was selected.",
+        "count-law",
+    ),
+)
 
 RULES: dict[str, Rule] = {rule.code: rule for rule in _CONTAINER + _OBJECTS}

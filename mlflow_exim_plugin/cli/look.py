@@ -1,0 +1,204 @@
+"""``mlflow exim ls``, ``show`` and ``cat``: look inside an archive where it lies."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_exim_plugin.cli.options import output_options
+from mlflow_exim_plugin.cli.output import quiet_host, show_json, size_text
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.sources.archive import Archive
+
+
+@click.command()
+@click.argument("archive")
+@click.option(
+    "-e", "--experiment", metavar="NAME", help="List the runs of this experiment, by name or id."
+)
+@click.option("--members", is_flag=True, help="List the members: digest, size and path.")
+@output_options
+def ls(archive: str, experiment: str | None, members: bool, output: str, verbose: bool) -> None:
+    """List what ARCHIVE, a path or any fsspec URL, holds.
+
+    Example:
+
+      mlflow exim ls backup.tar.zst -e churn
+    """
+    with quiet_host(verbose=verbose):
+        from mlflow_exim_plugin.operations import open_archive
+
+        with open_archive(archive) as opened:
+            if members:
+                _list_members(opened, as_json=output == "json")
+            elif experiment is not None:
+                _list_runs(opened, experiment, as_json=output == "json")
+            else:
+                _list_objects(opened, as_json=output == "json")
+
+
+@click.command()
+@click.argument("archive")
+@click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
+@click.option("-r", "--run-id", metavar="ID", help="Run.")
+@click.option("-m", "--model", metavar="NAME", help="Registered model and its versions.")
+@output_options
+def show(  # noqa: PLR0913 - one parameter an option
+    archive: str,
+    experiment: str | None,
+    run_id: str | None,
+    model: str | None,
+    output: str,
+    verbose: bool,
+) -> None:
+    """Show the envelope of one object of ARCHIVE, or of the archive itself.
+
+    Example:
+
+      mlflow exim show backup.tar.zst --run-id 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b --output json
+    """
+    if sum(choice is not None for choice in (experiment, run_id, model)) > 1:
+        raise click.UsageError("Give one of --experiment, --run-id and --model.")
+    with quiet_host(verbose=verbose):
+        from mlflow_exim_plugin.operations import open_archive
+
+        with open_archive(archive) as opened:
+            if experiment is not None:
+                document = _experiment(opened, experiment)
+            elif run_id is not None:
+                document = opened.run(run_id).to_json()
+            elif model is not None:
+                document = opened.model(model).to_json()
+                document["versions"] = [v.to_json() for v in opened.versions(model)]
+            else:
+                document = opened.summary.to_json()
+    if output == "json":
+        show_json(document)
+    else:
+        _outline(document, "")
+
+
+@click.command()
+@click.argument("archive")
+@click.argument("member")
+@click.option(
+    "--verbose", is_flag=True, help="Log what is done, and show tracebacks of errors."
+)
+def cat(archive: str, member: str, verbose: bool) -> None:
+    """Write the bytes of one MEMBER of ARCHIVE to standard output.
+
+    Example:
+
+      mlflow exim cat backup.tar.zst data/archive.json
+    """
+    with quiet_host(verbose=verbose):
+        from mlflow_exim_plugin.operations import open_archive
+
+        with open_archive(archive) as opened, opened.reader.open_member(member) as stream:
+            shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
+            sys.stdout.buffer.flush()
+
+
+def _list_members(archive: Archive, *, as_json: bool) -> None:
+    listed = [
+        {"path": m.path, "size_bytes": m.size_bytes, "sha256": m.sha256}
+        for m in archive.reader.members()
+    ]
+    if as_json:
+        show_json(listed)
+        return
+    for member in listed:
+        click.echo(f"{member['sha256']}  {member['size_bytes']:>12}  {member['path']}")
+
+
+def _list_objects(archive: Archive, *, as_json: bool) -> None:
+    experiments = [
+        {
+            "experiment_id": e.mlflow.experiment["experiment_id"],
+            "name": e.mlflow.experiment["name"],
+            "lifecycle_stage": e.mlflow.experiment.get("lifecycle_stage", "active"),
+            "runs": len(e.mlflow.runs),
+        }
+        for e in archive.experiments()
+    ]
+    models = [
+        {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
+        for m in archive.models()
+    ]
+    if as_json:
+        show_json(
+            {
+                "root": archive.reader.root,
+                "size_bytes": archive.reader.size_bytes,
+                "experiments": experiments,
+                "models": models,
+            }
+        )
+        return
+    system = archive.summary.system
+    click.echo(
+        f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
+        f"{size_text(archive.reader.size_bytes)}"
+    )
+    for e in experiments:
+        deleted = ", deleted" if e["lifecycle_stage"] == "deleted" else ""
+        click.echo(f"experiment {e['experiment_id']}  {e['name']}  ({e['runs']} runs{deleted})")
+    for m in models:
+        numbers = ", ".join(map(str, m["versions"]))
+        click.echo(f"model {m['name']}  (versions {numbers or 'none'})")
+
+
+def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:
+    document = _experiment(archive, experiment)
+    experiment_id = document["mlflow"]["experiment"]["experiment_id"]
+    runs = []
+    for envelope in archive.runs(experiment_id):
+        info = envelope.mlflow.run["info"]
+        runs.append(
+            {
+                "run_id": info["run_id"],
+                "run_name": info.get("run_name", ""),
+                "status": info.get("status", ""),
+                "lifecycle_stage": info.get("lifecycle_stage", "active"),
+                "metric_rows": envelope.info.metrics.rows if envelope.info.metrics else 0,
+                "artifacts": len(envelope.info.artifacts),
+            }
+        )
+    if as_json:
+        show_json(runs)
+        return
+    for run in runs:
+        deleted = "  deleted" if run["lifecycle_stage"] == "deleted" else ""
+        click.echo(
+            f"{run['run_id']}  {run['status']:<9}  {run['metric_rows']:>9} rows  "
+            f"{run['artifacts']:>5} artifacts  {run['run_name']}{deleted}"
+        )
+
+
+def _experiment(archive: Archive, wanted: str) -> dict[str, Any]:
+    from mlflow_exim_plugin.errors import NotFoundError
+
+    for envelope in archive.experiments():
+        experiment = envelope.mlflow.experiment
+        if wanted in (experiment["name"], experiment["experiment_id"]):
+            return envelope.to_json()
+    raise NotFoundError(f"the archive has no experiment {wanted!r}")
+
+
+def _outline(value: Any, indent: str) -> None:
+    """Print a document for people: a line a field, entries of key and value on one line."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in entries:
+        name = "-" if isinstance(value, list) else str(key)
+        if isinstance(entry, dict) and entry.keys() == {"key", "value"}:
+            click.echo(f"{indent}{entry['key']}: {entry['value']}")
+        elif isinstance(entry, dict | list):
+            if entry:
+                click.echo(f"{indent}{name}:" if name != "-" else f"{indent}-")
+                _outline(entry, indent + "  ")
+        else:
+            click.echo(f"{indent}{name}: {entry}" if name != "-" else f"{indent}- {entry}")

@@ -1,0 +1,163 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.stages.select import Selection
+
+__all__ = ["output_options", "selection_from", "selection_options", "server_options"]
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+_SELECTION = (
+    click.option(
+        "-e",
+        "--experiment",
+        "experiments",
+        multiple=True,
+        metavar="NAME",
+        help="Experiment to take, by name, id or glob. May be given several times.",
+    ),
+    click.option(
+        "-r",
+        "--run-id",
+        "runs",
+        multiple=True,
+        metavar="ID",
+        help="Run to take with its ancestors, by id or glob. May be given several times.",
+    ),
+    click.option(
+        "-m",
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="Registered model to take with all versions and their runs, by name or glob. "
+        "May be given several times.",
+    ),
+    click.option(
+        "--filter",
+        "filter_string",
+        default="",
+        metavar="EXPRESSION",
+        help="Take only runs that match, in MLflow's search language.",
+    ),
+    click.option(
+        "--since",
+        metavar="TIME",
+        help="Take only runs that started at this time (UTC) or later, such as 2026-01-31.",
+    ),
+    click.option(
+        "--until",
+        metavar="TIME",
+        help="Take only runs that started at this time (UTC) or earlier; a date means its end.",
+    ),
+    click.option(
+        "--deleted/--no-deleted",
+        default=True,
+        show_default=True,
+        help="Take deleted experiments and runs too.",
+    ),
+    click.option(
+        "--artifacts/--no-artifacts", default=True, show_default=True, help="Take artifacts."
+    ),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Take only artifacts whose path matches. May be given several times.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave out artifacts whose path matches. May be given several times.",
+    ),
+)
+
+_SERVER = (
+    click.option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow tracking URI; MLFLOW_TRACKING_URI or MLflow's own default without it.",
+    ),
+    click.option(
+        "--registry-uri",
+        metavar="URI",
+        help="MLflow registry URI; MLFLOW_REGISTRY_URI or the tracking URI without it.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help="How much may be under way at once.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Look at everything, write nothing, and say what would be."
+    ),
+    click.option("--strict", is_flag=True, help="Stop at the first object that fails."),
+)
+
+_OUTPUT = (
+    click.option(
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Format of the result on standard output.",
+    ),
+    click.option(
+        "--verbose", is_flag=True, help="Log what is done, and show tracebacks of errors."
+    ),
+)
+
+
+def _apply(command: _Command, options: tuple[Callable[[Any], Any], ...]) -> _Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def selection_options(command: _Command) -> _Command:
+    """Add the options that say what to take."""
+    return _apply(command, _SELECTION)
+
+
+def server_options(command: _Command) -> _Command:
+    """Add the options that name a server and how to treat it."""
+    return _apply(command, _SERVER)
+
+
+def output_options(command: _Command) -> _Command:
+    """Add the options that say how results are shown."""
+    return _apply(command, _OUTPUT)
+
+
+def selection_from(options: dict[str, Any]) -> Selection:
+    """Take the options of ``selection_options`` out of a command's options.
+
+    Raises:
+        UsageError: A time cannot be read.
+    """
+    from mlflow_exim_plugin.stages.select import Selection, parse_time_ms
+
+    since, until = options.pop("since"), options.pop("until")
+    return Selection(
+        experiments=options.pop("experiments"),
+        runs=options.pop("runs"),
+        models=options.pop("models"),
+        filter=options.pop("filter_string"),
+        since_ms=parse_time_ms(since) if since else None,
+        until_ms=parse_time_ms(until, end=True) if until else None,
+        deleted=options.pop("deleted"),
+        artifacts=options.pop("artifacts"),
+        include=options.pop("include"),
+        exclude=options.pop("exclude"),
+    )

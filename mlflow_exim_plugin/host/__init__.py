@@ -1,0 +1,1 @@
+"""MLflow, our host: the only modules that call it. Everything above speaks REST documents."""

@@ -1,0 +1,288 @@
+"""Artifact trees of one deployment: list, open as a stream, put.
+
+Listing is MLflow's own ``ArtifactRepository``. Bytes are streamed where the root allows it (local
+paths, the artifact proxy, any scheme that fsspec can open); elsewhere MLflow downloads one file at
+a time into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote, unquote, urlsplit
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.connection import Host, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["ArtifactTree"]
+
+_CHUNK_BYTES = 1 << 20
+_MAX_DEPTH = 64
+_REOPENINGS = 2
+
+
+class ArtifactTree:
+    """The files below one artifact root.
+
+    Args:
+        host: The deployment that the root belongs to.
+        root: ``artifact_uri`` of a run, or where a model version's files are.
+    """
+
+    def __init__(self, host: Host, root: str) -> None:
+        self._host = host
+        self.root = root
+        scheme = urlsplit(root).scheme
+        self._local = _local_path(root)
+        with translated(f"opening artifact root {root}"):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            if scheme == "mlflow-artifacts":
+                from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+                root = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
+            self._repository: Any = get_artifact_repository(root)
+        self._proxied = root if scheme == "mlflow-artifacts" else None
+        self._fsspec_scheme = scheme if scheme in {"s3", "gs", "abfs", "abfss", "memory"} else None
+
+    @property
+    def is_remote(self) -> bool:
+        """True when every file costs a call over the network."""
+        return self._local is None
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of every file, in path order within each folder.
+
+        Raises:
+            ServerError: The root cannot be listed.
+        """
+        if self._local is not None:
+            # MLflow's local repository looks at every folder twice and follows no deeper.
+            yield from _local_files(self._local)
+            return
+        yield from self._listed(None, 0)
+
+    def _listed(self, folder: str | None, depth: int) -> Iterator[tuple[str, int]]:
+        if depth > _MAX_DEPTH:
+            raise ServerError(f"artifact folder {folder!r} is nested deeper than {_MAX_DEPTH}")
+        with translated(f"listing artifacts of {self.root}"):
+            entries = list(self._repository.list_artifacts(folder))
+        for entry in sorted(entries, key=lambda entry: entry.path):
+            if entry.is_dir:
+                yield from self._listed(entry.path, depth + 1)
+            else:
+                yield entry.path, int(entry.file_size or 0)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one file as a stream of bytes.
+
+        Args:
+            path: As ``files`` gave it.
+
+        Raises:
+            ServerError: The file is gone or the store refused.
+        """
+        if self._local is not None:
+            try:
+                return (self._local / path).open("rb", buffering=0)
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror or error}") from error
+        if self._proxied is not None:
+            return _ResumingStream(lambda: self._http_stream(path))
+        if self._fsspec_scheme and (stream := self._fsspec_open(path)) is not None:
+            return stream
+        return self._downloaded(path)
+
+    def put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
+        """Write one file, replacing what an interrupted attempt left.
+
+        Args:
+            path: Path below the root.
+            stream: Seekable stream of the bytes.
+            size_bytes: Number of bytes.
+
+        Raises:
+            ServerError: The store refused.
+        """
+        if self._local is not None:
+            target = _inside(self._local, path)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f".{target.name[:100]}.partial-{os.getpid()}")
+                with partial.open("wb") as file:
+                    shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                partial.replace(target)
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror or error}") from error
+            return
+        if self._proxied is not None:
+            self._http_put(path, stream, size_bytes)
+            return
+        with tempfile.TemporaryDirectory(prefix="mlflow-exim-") as folder:
+            local = Path(folder) / posixpath.basename(path)
+            with local.open("wb") as file:
+                shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+            with translated(f"writing artifact {path}"):
+                self._repository.log_artifact(str(local), posixpath.dirname(path) or None)
+
+    def _endpoint(self, path: str) -> str:
+        return "/" + quote(path)
+
+    def _http_stream(self, path: str) -> Iterator[bytes]:
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"reading artifact {path}"):
+            response = http_request(
+                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._endpoint(path),
+                "GET",
+                stream=True,
+            )
+        with response:
+            if response.status_code != 200:  # noqa: PLR2004 - HTTP's OK
+                raise ServerError(
+                    f"artifact {path}: the server answered {response.status_code}"
+                )
+            with translated(f"reading artifact {path}"):
+                yield from response.iter_content(_CHUNK_BYTES)
+
+    def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"writing artifact {path}"):
+            response = http_request(
+                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._endpoint(path),
+                "PUT",
+                data=stream if size_bytes else b"",
+                extra_headers={"Content-Type": "application/octet-stream"},
+            )
+            if response.status_code != 200:  # noqa: PLR2004 - HTTP's OK
+                raise ServerError(
+                    f"artifact {path}: the server answered {response.status_code}"
+                )
+
+    def _fsspec_open(self, path: str) -> BinaryIO | None:
+        import fsspec
+
+        options: dict[str, Any] = {}
+        if self._fsspec_scheme == "s3" and (url := os.environ.get("MLFLOW_S3_ENDPOINT_URL")):
+            options["endpoint_url"] = url
+        try:
+            opened = fsspec.open(f"{self.root.rstrip('/')}/{path}", "rb", **options)
+        except ImportError:
+            return None
+        with translated(f"reading artifact {path}"):
+            stream: BinaryIO = opened.open()
+        return stream
+
+    def _downloaded(self, path: str) -> BinaryIO:
+        folder = tempfile.mkdtemp(prefix="mlflow-exim-")
+        try:
+            with translated(f"reading artifact {path}"):
+                local = self._repository.download_artifacts(path, folder)
+            return _TemporaryFile(local, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+class _TemporaryFile(io.FileIO):
+    """A file that takes its folder with it when it is closed."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        super().__init__(path, "rb")
+        self._folder = folder
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _ResumingStream(io.RawIOBase):
+    """Bytes of an HTTP reply that starts again after a broken connection.
+
+    Servers before 3.17 ignore ``Range``, so a new reply is read up to where the old one broke.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[bytes]]) -> None:
+        self._start = start
+        self._chunks = start()
+        self._rest = memoryview(b"")
+        self._position = 0
+        self._reopenings = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(self._next())
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        self._position += count
+        return count
+
+    def _next(self) -> bytes:
+        while True:
+            try:
+                for chunk in self._chunks:
+                    if chunk:
+                        return chunk
+                return b""
+            except ServerLostError:
+                if self._position == 0 or self._reopenings == _REOPENINGS:
+                    raise
+            self._reopenings += 1
+            self._chunks = self._start()
+            skip = self._position
+            while skip:
+                chunk = next(self._chunks, b"")
+                if not chunk:
+                    raise ServerError("the artifact became shorter while it was being read")
+                if len(chunk) > skip:
+                    return chunk[skip:]
+                skip -= len(chunk)
+
+
+def _local_path(root: str) -> Path | None:
+    parts = urlsplit(root)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(root) if not parts.scheme else None
+
+
+def _local_files(root: Path) -> Iterator[tuple[str, int]]:
+    def walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{folder}: {error.strerror or error}") from error
+        for entry in entries:
+            if entry.is_dir():
+                yield from walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                try:
+                    size = entry.stat().st_size
+                except OSError:
+                    size = 0  # a dangling link: opening it will name the failure
+                yield f"{prefix}{entry.name}", size
+
+    yield from walk(str(root), "")
+
+
+def _inside(root: Path, path: str) -> Path:
+    if path.startswith("/") or any(part in {"", ".", ".."} for part in path.split("/")):
+        raise StoreError(f"artifact path {path!r} would leave its root")
+    return root / path

@@ -1,0 +1,218 @@
+"""One MLflow deployment: its tracking store, model registry and raw HTTP, with errors translated.
+
+Authentication, TLS, proxies and workspaces stay MLflow's own business: every call goes through
+MLflow's stores, or through its ``http_request`` where a store would build a Python object a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+
+from mlflow_exim_plugin.container.storage import redact_url
+from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Host", "translated"]
+
+_MESSAGE_LIMIT = 400
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn whatever MLflow raises inside into one ``ServerError`` with one line.
+
+    Args:
+        doing: What was being done, such as ``reading run 4f2``; starts the message.
+
+    Raises:
+        ServerLostError: No connection could be made, or it timed out.
+        ServerError: Anything else that MLflow, its HTTP client or its database raised.
+    """
+    try:
+        yield
+    except EximError:
+        raise
+    except Exception as error:  # MLflow's stores raise what their back ends raise: any type
+        message = f"{doing}: {_one_line(error)}"
+        if _is_connection_loss(error):
+            raise ServerLostError(
+                message, "check that the server runs and that its address is right"
+            ) from error
+        raise ServerError(message, _hint(error)) from error
+
+
+class Host:
+    """A tracking server or store together with its model registry.
+
+    Args:
+        tracking_uri: MLflow tracking URI; None takes MLflow's own default.
+        registry_uri: MLflow registry URI; None takes MLflow's own default.
+        create: Whether a local store that is not there may be created, as MLflow would.
+
+    Attributes:
+        tracking: MLflow's tracking store object.
+        registry: MLflow's model registry store object.
+        tracking_uri: The URI in use; may carry a password, see ``display_uri``.
+
+    Raises:
+        NotFoundError: The local database or folder is not there and ``create`` is false.
+        ServerError: MLflow cannot open the store.
+    """
+
+    def __init__(
+        self, tracking_uri: str | None = None, registry_uri: str | None = None, *, create: bool
+    ) -> None:
+        import mlflow
+
+        self.mlflow_version: str = mlflow.__version__
+        if not create:
+            _require_local_store(tracking_uri or mlflow.get_tracking_uri())
+        if tracking_uri and not registry_uri and _is_default_registry():
+            registry_uri = tracking_uri
+        with translated("opening the tracking store"):
+            client = mlflow.MlflowClient(tracking_uri, registry_uri)
+            self.tracking_uri: str = client.tracking_uri
+            self.registry_uri: str = client._registry_uri  # noqa: SLF001 - no public name for it
+            # The client hides paging, user ids and the metric store's details; the stores do not.
+            self.tracking: Any = client._tracking_client.store  # noqa: SLF001
+            self.registry: Any = client._get_registry_client().store  # noqa: SLF001
+        self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
+
+    @property
+    def display_uri(self) -> str:
+        """The tracking URI without its secrets."""
+        return redact_url(self.tracking_uri)
+
+    def get_json(self, endpoint: str, params: list[tuple[str, str]]) -> dict[str, Any] | None:
+        """GET one endpoint of an HTTP server and parse its JSON, a bare NaN allowed.
+
+        Args:
+            endpoint: Path below the server's root.
+            params: Query, keys may repeat.
+
+        Returns:
+            The reply, or None where the server does not have this endpoint.
+
+        Raises:
+            ServerError: The server refused or answered something else than JSON.
+        """
+        with self.get(endpoint, params) as response:
+            if response.status_code in {404, 405, 501}:
+                return None
+            with translated(f"GET {endpoint}"):
+                _raise_for_status(response)
+                reply = json.loads(response.content)
+        if not isinstance(reply, dict):
+            raise ServerError(f"GET {endpoint}: the server answered no JSON object")
+        return reply
+
+    def post_json(self, endpoint: str, body: dict[str, Any]) -> None:
+        """POST a JSON body to one endpoint of an HTTP server.
+
+        Raises:
+            ServerError: The server refused.
+        """
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"POST {endpoint}"):
+            response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method="POST",
+                json=body,
+            )
+            _raise_for_status(response)
+
+    def get(
+        self, endpoint: str, params: list[tuple[str, str]] | None = None, *, stream: bool = False
+    ) -> requests.Response:
+        """GET one endpoint of an HTTP server with MLflow's credentials and retries."""
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"GET {endpoint}"):
+            response: requests.Response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method="GET",
+                params=params,
+                stream=stream,
+            )
+        return response
+
+
+def _raise_for_status(response: requests.Response) -> None:
+    if response.status_code != requests.codes.ok:
+        raise ServerError(
+            f"the server answered {response.status_code}: {_shorten(response.text)}",
+            _status_hint(response.status_code),
+        )
+
+
+def _require_local_store(uri: str) -> None:
+    """Refuse to let MLflow create an empty store where the user meant an existing one."""
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite" and parts.path not in {"", "/", "/:memory:"}:
+        path = parts.path[1:]
+    elif parts.scheme == "file":
+        path = parts.path
+    elif not parts.scheme:
+        path = uri
+    else:
+        return
+    if not os.path.exists(path):
+        raise NotFoundError(
+            f"there is no MLflow store at {redact_url(uri)}",
+            "check --tracking-uri, or the folder you started from",
+        )
+
+
+def _is_default_registry() -> bool:
+    return not os.environ.get("MLFLOW_REGISTRY_URI")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(re.sub(r"<[^>]+>", " ", text).split())
+    line = re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", line)
+    return line if len(line) <= _MESSAGE_LIMIT else line[: _MESSAGE_LIMIT - 1] + "…"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _is_connection_loss(error: BaseException) -> bool:
+    return any(
+        isinstance(link, requests.exceptions.ConnectionError | requests.exceptions.Timeout)
+        and not isinstance(link, requests.exceptions.RetryError)
+        for link in _chain(error)
+    )
+
+
+def _hint(error: BaseException) -> str:
+    status = getattr(error, "get_http_status_code", None)
+    return _status_hint(status()) if callable(status) else ""
+
+
+def _status_hint(status: int) -> str:
+    if status in {requests.codes.unauthorized, requests.codes.forbidden}:
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return ""

@@ -1,0 +1,146 @@
+"""MLflow's entities as the JSON objects its REST API returns for them.
+
+Lists of keyed entries are sorted by key: their order means nothing to MLflow, and the same object
+must give the same document from every source.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.json_format import ParseDict
+from mlflow.entities import DatasetInput, Run, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.protos.service_pb2 import DatasetInput as ProtoDatasetInput
+from mlflow.protos.service_pb2 import Run as ProtoRun
+from mlflow.utils.proto_json_utils import message_to_json
+from mlflow.utils.search_utils import SearchUtils
+
+from mlflow_exim_plugin.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "dataset_inputs",
+    "experiment_document",
+    "json_number",
+    "matching_runs",
+    "model_version_document",
+    "registered_model_document",
+    "run_document",
+]
+
+
+def experiment_document(experiment: Any) -> dict[str, Any]:
+    """Return REST's ``Experiment`` for an ``mlflow.entities.Experiment``."""
+    document = _from_proto(experiment)
+    document["tags"] = _sorted_entries(experiment.tags)
+    return document
+
+
+def run_document(run: Any) -> dict[str, Any]:
+    """Return REST's ``Run`` for an ``mlflow.entities.Run``."""
+    info = run.info
+    run_info: dict[str, Any] = {
+        "run_id": info.run_id,
+        "run_uuid": info.run_id,
+        "run_name": info.run_name,
+        "experiment_id": str(info.experiment_id),
+        "user_id": info.user_id,
+        "status": info.status
+        if isinstance(info.status, str)
+        else RunStatus.to_string(info.status),
+        "start_time": info.start_time,
+        "end_time": info.end_time,
+        "artifact_uri": info.artifact_uri,
+        "lifecycle_stage": info.lifecycle_stage,
+    }
+    metrics = sorted(run.data._metric_objs, key=lambda m: m.key)  # noqa: SLF001 - keeps the steps
+    document: dict[str, Any] = {
+        "info": {key: value for key, value in run_info.items() if value is not None},
+        "data": {
+            "metrics": [
+                {
+                    "key": metric.key,
+                    "value": json_number(metric.value),
+                    "timestamp": metric.timestamp,
+                    "step": metric.step,
+                }
+                for metric in metrics
+            ],
+            "params": _sorted_entries(run.data.params),
+            "tags": _sorted_entries(run.data.tags),
+        },
+    }
+    if run.inputs and (inputs := _from_proto(run.inputs)):
+        for dataset_input in inputs.get("dataset_inputs", ()):
+            dataset_input.get("tags", []).sort(key=lambda tag: tag["key"])
+        document["inputs"] = inputs
+    outputs = getattr(run, "outputs", None)
+    if outputs and (outputs_document := _from_proto(outputs)):
+        document["outputs"] = outputs_document
+    return document
+
+
+def registered_model_document(model: Any) -> dict[str, Any]:
+    """Return REST's ``RegisteredModel`` without ``latest_versions``, which repeats the versions."""
+    document = _from_proto(model)
+    document.pop("latest_versions", None)
+    document["tags"] = _sorted_entries(model.tags)
+    document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
+    return document
+
+
+def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
+    """Return REST's ``ModelVersion``; searches leave the aliases out, so they are given."""
+    document = _from_proto(version)
+    document["tags"] = _sorted_entries(version.tags)
+    document["aliases"] = sorted(aliases)
+    if model_id := getattr(version, "model_id", None):
+        document["model_id"] = model_id
+    return document
+
+
+def json_number(value: float) -> float | str:
+    """Return a double as REST's JSON has it: NaN and the infinities as strings."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _from_proto(entity: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(message_to_json(entity.to_proto()))
+    return document
+
+
+def _sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": entries[key]} for key in sorted(entries)]
+
+
+def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[dict[str, Any]]:
+    """Return the run documents that match MLflow's filter language, as a server would.
+
+    Raises:
+        UsageError: The filter is not in MLflow's language.
+    """
+    entities = [Run.from_proto(_run_proto(document)) for document in documents]
+    try:
+        matching = {run.info.run_id for run in SearchUtils.filter(entities, filter_string)}
+    except MlflowException as error:
+        raise UsageError(f"--filter: {error.message}") from error
+    return [document for document in documents if document["info"]["run_id"] in matching]
+
+
+def dataset_inputs(document: dict[str, Any]) -> list[DatasetInput]:
+    """Return the dataset inputs of REST's ``Run`` as MLflow's entities."""
+    listed = document.get("inputs", {}).get("dataset_inputs", ())
+    return [DatasetInput.from_proto(ParseDict(d, ProtoDatasetInput(), ignore_unknown_fields=True)) for d in listed]
+
+
+def _run_proto(document: dict[str, Any]) -> Any:
+    return ParseDict(document, ProtoRun(), ignore_unknown_fields=True)

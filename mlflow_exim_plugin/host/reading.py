@@ -1,0 +1,180 @@
+"""Complete listings and single documents of one MLflow deployment, page after page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.host.connection import Host, translated
+from mlflow_exim_plugin.host.documents import (
+    experiment_document,
+    model_version_document,
+    registered_model_document,
+    run_document,
+)
+from mlflow_exim_plugin.stages.select import RunHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["PROMPT_TAG", "Reader"]
+
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+_PAGE = 1000
+
+
+class Reader:
+    """Reads documents from a ``Host``; every listing follows its page tokens to the end."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Return every experiment, deleted ones included, by number."""
+        from mlflow.entities import ViewType
+
+        with translated("listing the experiments"):
+            found = {
+                str(experiment.experiment_id): experiment_document(experiment)
+                for experiment in _pages(
+                    lambda token: self.host.tracking.search_experiments(
+                        view_type=ViewType.ALL, max_results=_PAGE, page_token=token
+                    )
+                )
+            }
+        return [found[key] for key in sorted(found, key=_numeric)]
+
+    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
+        """Return the headers of an experiment's runs that match, deleted ones included.
+
+        Pages are ordered by start time: new runs come last, so that an offset that the server
+        counts from does not move over a run that was there from the start.
+        """
+        from mlflow.entities import ViewType
+
+        with translated(f"listing the runs of experiment {experiment_id}"):
+            return {
+                run.info.run_id: RunHeader(
+                    run.info.run_id,
+                    str(run.info.experiment_id),
+                    run.info.lifecycle_stage,
+                    run.info.start_time or 0,
+                    run.data.tags.get("mlflow.parentRunId"),
+                )
+                for run in _pages(
+                    lambda token: self.host.tracking.search_runs(
+                        [experiment_id],
+                        filter_string,
+                        ViewType.ALL,
+                        _PAGE,
+                        ["attributes.start_time ASC"],
+                        token,
+                    )
+                )
+            }
+
+    def run_tags(
+        self, experiment_ids: list[str], filter_string: str
+    ) -> Iterator[tuple[Any, dict[str, str]]]:
+        """Yield RunInfo and tags of the runs that match, deleted ones included."""
+        from mlflow.entities import ViewType
+
+        for start in range(0, len(experiment_ids), _PAGE):
+            part = experiment_ids[start : start + _PAGE]
+            with translated("searching runs"):
+                runs = list(
+                    _pages(
+                        lambda token, part=part: self.host.tracking.search_runs(  # type: ignore[misc]
+                            part,
+                            filter_string,
+                            ViewType.ALL,
+                            _PAGE,
+                            ["attributes.start_time ASC"],
+                            token,
+                        )
+                    )
+                )
+            for run in runs:
+                yield run.info, run.data.tags
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return one run; only this call knows its model inputs, searches leave them out."""
+        with translated(f"reading run {run_id}"):
+            return run_document(self.host.tracking.get_run(run_id))
+
+    def registered_models(self) -> tuple[list[str], int]:
+        """Return the names of all registered models, sorted, and the number of prompts seen."""
+        names: set[str] = set()
+        prompts: set[str] = set()
+        with translated("listing the registered models"):
+            for model in _pages(
+                lambda token: self.host.registry.search_registered_models(
+                    filter_string=None, max_results=_PAGE, order_by=None, page_token=token
+                )
+            ):
+                (prompts if _is_prompt(model) else names).add(model.name)
+            for model in _pages(
+                lambda token: self.host.registry.search_registered_models(
+                    filter_string=f"tags.`{PROMPT_TAG}` = 'true'",
+                    max_results=_PAGE,
+                    order_by=None,
+                    page_token=token,
+                )
+            ):
+                prompts.add(model.name)
+        return sorted(names), len(prompts)
+
+    def registered_model(self, name: str) -> dict[str, Any]:
+        """Return one registered model with its aliases."""
+        with translated(f"reading registered model {name!r}"):
+            return registered_model_document(self.host.registry.get_registered_model(name))
+
+    def model_versions(self, name: str, aliases: dict[str, int]) -> list[dict[str, Any]]:
+        """Return every version of a registered model, by number."""
+        of_version: dict[int, list[str]] = {}
+        for alias, number in aliases.items():
+            of_version.setdefault(number, []).append(alias)
+        with translated(f"listing the versions of {name!r}"):
+            found = {
+                int(version.version): model_version_document(
+                    version, of_version.get(int(version.version), [])
+                )
+                for version in _pages(
+                    lambda token: self.host.registry.search_model_versions(
+                        _name_filter(name), _PAGE, None, token
+                    )
+                )
+                if version.name == name
+            }
+        return [found[number] for number in sorted(found)]
+
+    def download_uri(self, name: str, version: int) -> str:
+        """Return where a model version's files really are."""
+        with translated(f"locating the files of {name!r} version {version}"):
+            return str(
+                self.host.registry.get_model_version_download_uri(name=name, version=str(version))
+            )
+
+
+def _pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        found = page(token)
+        yield from found
+        following = getattr(found, "token", None)
+        if not following or following == token:  # some servers' token points at itself
+            return
+        token = following
+
+
+def _name_filter(name: str) -> str:
+    if "'" not in name:
+        return f"name = '{name}'"
+    return f'name = "{name}"' if '"' not in name else ""
+
+
+def _is_prompt(model: Any) -> bool:
+    return str(model.tags.get(PROMPT_TAG, "")).lower() == "true"
+
+
+def _numeric(experiment_id: str) -> tuple[int, str]:
+    return (int(experiment_id) if experiment_id.isdigit() else -1, experiment_id)

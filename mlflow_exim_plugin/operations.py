@@ -1,0 +1,315 @@
+"""What the package does, as functions: ``pack``, ``unpack``, ``verify``, ``open_archive``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.container.objects import verify_objects
+from mlflow_exim_plugin.container.paths import base_directory_for
+from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.container.storage import atomic_output
+from mlflow_exim_plugin.container.verify import verify_archive
+from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.schema.envelope import System
+from mlflow_exim_plugin.schema.report import Report
+from mlflow_exim_plugin.sinks.archive import ArchiveSink
+from mlflow_exim_plugin.sinks.client import ClientSink, OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.counting import CountingSink
+from mlflow_exim_plugin.sources.archive import Archive, ArchiveSource
+from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.stages.rename import Rename
+from mlflow_exim_plugin.stages.select import Selection
+from mlflow_exim_plugin.transfer import transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.schema.rules import Finding
+
+__all__ = ["Verification", "open_archive", "pack", "unpack", "verify"]
+
+DEFAULT_JOBS = 4
+DEFAULT_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` found.
+
+    Attributes:
+        root: Root digest, hex; compare it with one you trust.
+        members: Number of members checked.
+        size_bytes: Size of the archive.
+        authentic: True when the root equals the expected one, None when none was given.
+        findings: Broken rules of the spec, in the order of the file.
+    """
+
+    root: str
+    members: int
+    size_bytes: int
+    authentic: bool | None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """True when no MUST of the spec is broken."""
+        return not any(finding.code.startswith("E") for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "ok": self.ok,
+            "root": self.root,
+            "members": self.members,
+            "size_bytes": self.size_bytes,
+            "authentic": self.authentic,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def pack(
+    archive: str,
+    *,
+    tracking_uri: str | None = None,
+    registry_uri: str | None = None,
+    selection: Selection | None = None,
+    jobs: int = DEFAULT_JOBS,
+    level: int = DEFAULT_LEVEL,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    script: str = "mlflow_exim_plugin.pack",
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Pack a tracking server or store and its model registry into one archive.
+
+    The source is only read. At ``archive`` there is a complete archive afterwards, or none.
+
+    Args:
+        archive: Path or fsspec URL of the archive to write.
+        tracking_uri: MLflow tracking URI; MLflow's own default without it.
+        registry_uri: MLflow registry URI; the tracking URI without it.
+        selection: What to take; everything without it.
+        jobs: Calls to the server that may be under way at once.
+        level: zstd level, 1 to 22.
+        overwrite: Replace an archive that is there.
+        dry_run: Only count what would be packed.
+        strict: Stop at the first object that fails, and leave no archive.
+        script: Name of the command, kept in the envelopes.
+        storage_options: Given to the fsspec file system.
+        progress: Called with the report after each object.
+
+    Returns:
+        Counts, failures, and what was seen but not packed; ``ok`` is false when an object failed.
+
+    Raises:
+        ArchiveExistsError: There is a file at ``archive`` and ``overwrite`` is false.
+        NotFoundError: A name or id in the selection, or a local store, is not there.
+        ServerError: The server cannot be listed, or died.
+        StoreError: The archive cannot be written.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    selection = selection or Selection()
+    _check_jobs(jobs)
+    report = Report(dry_run=dry_run)
+    if dry_run:
+        host = Host(tracking_uri, registry_uri, create=False)
+        source = ClientSource(host, jobs=jobs, contents=False)
+        return transfer(
+            source, CountingSink(), selection, report=report, strict=strict, progress=progress
+        )
+    with atomic_output(archive, overwrite=overwrite, storage_options=storage_options) as file:
+        host = Host(tracking_uri, registry_uri, create=False)
+        system = System.now(script, host.mlflow_version, host.display_uri)
+        with ArchiveWriter(
+            file,
+            base_directory=base_directory_for(archive),
+            level=level,
+            bag_info={
+                "Source-Organization": host.display_uri,
+                "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
+            },
+        ) as writer:
+            sink = ArchiveSink(writer, system, _plain_selection(selection))
+            transfer(
+                ClientSource(host, jobs=jobs),
+                sink,
+                selection,
+                report=report,
+                strict=strict,
+                progress=progress,
+            )
+    return report
+
+
+def unpack(
+    archive: str,
+    *,
+    tracking_uri: str | None = None,
+    registry_uri: str | None = None,
+    selection: Selection | None = None,
+    on_conflict: OnConflict | str = OnConflict.MERGE,
+    experiment_name: str | None = None,
+    rename: Rename | None = None,
+    importer: str | None = None,
+    artifact_location: str | None = None,
+    jobs: int = DEFAULT_JOBS,
+    dry_run: bool = False,
+    strict: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Put an archive's objects back on a tracking server or store.
+
+    What came from the same source object before is recognised and not doubled; what an interrupted
+    unpack left unfinished is finished.
+
+    Args:
+        archive: Path or fsspec URL of the archive.
+        tracking_uri: MLflow tracking URI of the target; MLflow's own default without it.
+        registry_uri: MLflow registry URI of the target; the tracking URI without it.
+        selection: What to take; everything without it.
+        on_conflict: ``merge``, ``skip``, ``rename`` or ``fail`` for strangers under the same name.
+        experiment_name: Put all runs into one experiment of this name.
+        rename: Other names for experiments and registered models.
+        importer: Make this user the owner of runs; the source's users are kept without it.
+        artifact_location: Artifact root for new experiments; the target's own without it.
+        jobs: Runs that may be written at once.
+        dry_run: Only say what would be done.
+        strict: Stop at the first object that fails.
+        storage_options: Given to the fsspec file system.
+        progress: Called with the report after each object.
+
+    Returns:
+        Counts, failures and losses; ``ok`` is false when an object failed.
+
+    Raises:
+        NotFoundError: The archive, or a name or id in the selection, is not there.
+        InvalidArchiveError: The archive cannot be opened.
+        UnsupportedFormatError: The archive needs a newer reader.
+        ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
+        ServerError: The server cannot be reached, or died.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    selection = selection or Selection()
+    _check_jobs(jobs)
+    try:
+        policy = OnConflict(on_conflict)
+    except ValueError:
+        raise UsageError(f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}") from None
+    if experiment_name is not None:
+        rename = Rename(every_experiment=experiment_name)
+    stages = (rename,) if rename else ()
+    options = UnpackOptions(
+        on_conflict=policy,
+        importer=importer,
+        artifact_location=artifact_location,
+        marks_content=selection.takes_all_artifacts,
+        dry_run=dry_run,
+    )
+    with Archive.open(archive, storage_options=storage_options) as opened:
+        source = ArchiveSource(opened)
+        host = Host(tracking_uri, registry_uri, create=not dry_run)
+        if policy is OnConflict.FAIL and not dry_run:
+            # Every name is looked at before the first object is written.
+            look = UnpackOptions(on_conflict=policy, dry_run=True)
+            transfer(source, ClientSink(host, look), selection, stages=stages)
+        report = Report(dry_run=dry_run)
+        report.root = opened.reader.root
+        return transfer(
+            source,
+            ClientSink(host, options, jobs=jobs),
+            selection,
+            stages=stages,
+            report=report,
+            strict=strict,
+            progress=progress,
+        )
+
+
+def verify(
+    archive: str,
+    *,
+    expected_root: str | None = None,
+    jobs: int = DEFAULT_JOBS,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Check an archive's bytes and documents against every rule of the spec.
+
+    Args:
+        archive: Path or fsspec URL.
+        expected_root: Root digest it must have, hex; without it authenticity is not checked.
+        jobs: Threads that decompress.
+        storage_options: Given to the fsspec file system.
+        progress: Called with the bytes of the file done and their total.
+
+    Raises:
+        NotFoundError: There is nothing at ``archive``.
+        InvalidArchiveError: It cannot be opened at all; ``findings`` say why.
+        UnsupportedFormatError: It needs a newer reader.
+        StoreError: It cannot be read.
+    """
+    _check_jobs(jobs)
+    if expected_root is not None:
+        expected_root = expected_root.removeprefix("sha256:").lower()
+    with ArchiveReader.open(
+        archive, storage_options=storage_options, expected_root=expected_root
+    ) as reader:
+        findings = verify_archive(reader, jobs=min(jobs, os.cpu_count() or 1), progress=progress)
+        damaged = {finding.path for finding in findings}
+        findings += verify_objects(reader, damaged)
+        return Verification(
+            root=reader.root,
+            members=sum(1 for _ in reader.members()),
+            size_bytes=reader.size_bytes,
+            authentic=None if expected_root is None else True,
+            findings=findings,
+        )
+
+
+def open_archive(
+    archive: str,
+    *,
+    expected_root: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> Archive:
+    """Open an archive where it lies, to read its objects.
+
+    Args:
+        archive: Path or fsspec URL.
+        expected_root: Root digest it must have, hex.
+        storage_options: Given to the fsspec file system.
+
+    Returns:
+        The archive; use it as a context manager.
+
+    Raises:
+        NotFoundError: There is nothing at ``archive``.
+        InvalidArchiveError: It is no archive, or damaged.
+        UnsupportedFormatError: It needs a newer reader.
+        StoreError: It cannot be read.
+    """
+    return Archive.open(archive, storage_options=storage_options, expected_root=expected_root)
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise UsageError(f"jobs is at least 1, not {jobs}")
+
+
+def _plain_selection(selection: Selection) -> dict[str, Any]:
+    """Return what was asked for, without what was left at its default."""
+    default = asdict(Selection())
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(selection).items()
+        if value != default[key]
+    }
+
+

@@ -1,0 +1,110 @@
+"""JSON as the format wants it: strict to read, pretty to store, canonical to hash (spec §6)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.rules import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["MAX_DOCUMENT_BYTES", "canonical_bytes", "content_digest", "document_bytes", "parse_json"]
+
+MAX_DOCUMENT_BYTES = 256 << 20
+"""A longer JSON document is refused before it is parsed."""
+
+
+def parse_json(data: bytes, path: str) -> Any:
+    """Parse one stored JSON document, refusing what JSON leaves open.
+
+    Args:
+        data: The member's bytes.
+        path: Member path, for the message.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        InvalidArchiveError: Not UTF-8, not JSON, a key twice in one object, a bare ``NaN`` or
+            ``Infinity``, nested too deep or larger than ``MAX_DOCUMENT_BYTES``.
+
+    Source: spec/v1/archive.md, "JSON documents".
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise _invalid(path, f"a JSON document of {len(data)} bytes is over the limit")
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except RecursionError:
+        raise _invalid(path, "nested too deep") from None
+    except ValueError as error:
+        raise _invalid(path, f"not a JSON document of the format: {error}") from None
+
+
+def document_bytes(value: Any) -> bytes:
+    """Return the bytes to store for a JSON document: UTF-8, two-space indent, final newline."""
+    return to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """Return the bytes that are hashed for a content digest.
+
+    Keys are sorted by code point, separators are ``,`` and ``:``, text is UTF-8 unescaped but for
+    what JSON demands, integers are exact and floats the shortest digits that read back equal.
+
+    Source: spec/v1/archive.md, "Content digests".
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode("utf-8")
+
+
+def content_digest(
+    document: Any, metrics: str | None = None, artifacts: Iterable[tuple[str, int, str]] = ()
+) -> str:
+    """Return what says that an object is unchanged, whoever packed it and when.
+
+    Args:
+        document: The envelope's ``mlflow`` part.
+        metrics: Digest of the run's metric rows, None when it has none.
+        artifacts: Path, size in bytes and SHA-256 of each artifact.
+
+    Returns:
+        ``sha256:`` and 64 hex digits.
+
+    Source: spec/v1/archive.md, "Content digests".
+    """
+    body: dict[str, Any] = {"mlflow": document}
+    if metrics is not None:
+        body["metrics"] = metrics
+    listed = sorted(artifacts)
+    if listed:
+        body["artifacts"] = [list(entry) for entry in listed]
+    return "sha256:" + hashlib.sha256(canonical_bytes(body)).hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"a bare {name} is not JSON")
+
+
+def _invalid(path: str, message: str) -> InvalidArchiveError:
+    return InvalidArchiveError(
+        f"{path}: {message}",
+        "the archive was damaged or not written by this format",
+        [Finding("E050", path, message)],
+    )

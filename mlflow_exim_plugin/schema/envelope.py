@@ -1,0 +1,338 @@
+"""The JSON documents of an archive: envelopes of three parts, ``system``, ``info`` and ``mlflow``.
+
+Field names of ``system`` and of the run counters are those of mlflow-export-import, whose files
+people know. Unknown fields are kept and ignored everywhere (spec §6).
+"""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import time
+from datetime import datetime, timezone
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import mlflow_exim_plugin
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.canonical import parse_json
+from mlflow_exim_plugin.schema.rules import Finding
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "ArchiveEnvelope",
+    "ArchiveHeader",
+    "ArtifactEntry",
+    "Document",
+    "ExperimentEnvelope",
+    "MetricsEntry",
+    "MetricsRange",
+    "ModelEnvelope",
+    "RunEnvelope",
+    "System",
+    "VersionEnvelope",
+    "parse_document",
+]
+
+FORMAT = "mlflow-exim-archive"
+FORMAT_VERSION = "1.0"
+
+_Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Document(BaseModel):
+    """Base of all documents: immutable, strict, and lossless for fields it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="allow", populate_by_name=True, allow_inf_nan=False
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document as JSON values, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Platform(Document):
+    """Machine that packed."""
+
+    python_version: str
+    system: str
+    processor: str = ""
+
+
+class System(Document):
+    """Who wrote the document, when, with what and from where."""
+
+    package_version: str
+    """Version of this package."""
+    script: str
+    """Command or function that packed."""
+    format_version: str = FORMAT_VERSION
+    """Version of the archive format, MAJOR.MINOR."""
+    export_time: int
+    """When packing began, seconds since the Unix epoch."""
+    export_time_ms: int = 0
+    """The same in milliseconds; orders archives of one source."""
+    export_time_text: str = Field(alias="_export_time")
+    """The same in UTC for people."""
+    mlflow_version: str
+    """Version of the MLflow client that read the source."""
+    mlflow_tracking_uri: str
+    """The source, without secrets."""
+    user: str
+    """Operating system user that packed."""
+    platform: Platform
+
+    @classmethod
+    def now(cls, script: str, mlflow_version: str, tracking_uri: str) -> System:
+        """Describe this process as the writer.
+
+        Args:
+            script: Command or function that packs.
+            mlflow_version: Version of the MLflow client that reads the source.
+            tracking_uri: The source, already without secrets.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        moment = datetime.fromtimestamp(now_ms // 1000, timezone.utc)
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's uid may have no name
+            user = "unknown"
+        return cls(
+            package_version=mlflow_exim_plugin.__version__,
+            script=script,
+            export_time=now_ms // 1000,
+            export_time_ms=now_ms,
+            export_time_text=moment.strftime("%Y-%m-%d %H:%M:%S"),
+            mlflow_version=mlflow_version,
+            mlflow_tracking_uri=tracking_uri,
+            user=user,
+            platform=Platform(
+                python_version=platform.python_version(),
+                system=platform.system(),
+                processor=platform.machine(),
+            ),
+        )
+
+
+class ArchiveHeader(Document):
+    """``exim.json``, the archive's first member."""
+
+    format: str = FORMAT
+    format_version: str = FORMAT_VERSION
+    required_features: tuple[str, ...] = Field(default=(), strict=False)
+    """What a reader must know, or refuse the archive."""
+    read_me: str = (
+        "A BagIt 1.0 bag. Check: sha256sum -c manifest-sha256.txt. Envelopes are JSON with the parts "
+        "system, info and mlflow; metric histories are Parquet; artifacts are the files themselves."
+    )
+
+
+class Named(Document):
+    """A failure, skip or loss, as reports have it."""
+
+    kind: str
+    id: str
+    reason: str = ""
+    what: str = ""
+
+
+class Info(Document):
+    """Part ``info`` of every object's envelope."""
+
+    content_digest: _Digest
+    """Says that the object is unchanged, whoever packed it and when."""
+    failures: tuple[Named, ...] = Field(default=(), strict=False)
+    """Parts of the object that could not be read."""
+    lossy: tuple[Named, ...] = Field(default=(), strict=False)
+    """What is known to be missing, such as a parent run that is gone."""
+
+
+class ArtifactEntry(Document):
+    """One artifact of a run or model version."""
+
+    path: str
+    """Path below the artifact root, as MLflow lists it."""
+    member: str
+    """Member that holds the bytes."""
+    size_bytes: _Count
+    sha256: _Hex
+
+
+class MetricsRange(Document):
+    """Consecutive rows of one Parquet file that belong to one run."""
+
+    member: str
+    first_row: _Count
+    rows: _Count
+
+
+class MetricsEntry(Document):
+    """Where a run's metric rows are and what they hash to."""
+
+    digest: _Digest
+    keys: _Count
+    rows: _Count
+    parts: tuple[MetricsRange, ...] = Field(strict=False)
+
+
+class RunInfo(Info):
+    """Part ``info`` of ``run.json``."""
+
+    metrics: MetricsEntry | None = None
+    artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
+
+
+class VersionInfo(Info):
+    """Part ``info`` of ``version.json``."""
+
+    artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
+
+
+class ExperimentInfo(Info):
+    """Part ``info`` of ``experiment.json``."""
+
+    num_total_runs: _Count
+    num_ok_runs: _Count
+    num_failed_runs: _Count
+    failed_runs: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class ExperimentPart(Document):
+    """REST's reply to ``experiments/get``, and the ids of the runs in the archive."""
+
+    experiment: dict[str, Any]
+    runs: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class RunPart(Document):
+    """REST's reply to ``runs/get``."""
+
+    run: dict[str, Any]
+
+
+class ModelPart(Document):
+    """REST's reply to ``registered-models/get``, and the version numbers in the archive."""
+
+    registered_model: dict[str, Any]
+    versions: tuple[int, ...] = Field(default=(), strict=False)
+
+
+class VersionPart(Document):
+    """REST's reply to ``model-versions/get``."""
+
+    model_version: dict[str, Any]
+
+
+class ExperimentEnvelope(Document):
+    """``experiment.json``."""
+
+    system: System
+    info: ExperimentInfo
+    mlflow: ExperimentPart
+
+
+class RunEnvelope(Document):
+    """``run.json``."""
+
+    system: System
+    info: RunInfo
+    mlflow: RunPart
+
+
+class ModelEnvelope(Document):
+    """``model.json``."""
+
+    system: System
+    info: Info
+    mlflow: ModelPart
+
+
+class VersionEnvelope(Document):
+    """``version.json``."""
+
+    system: System
+    info: VersionInfo
+    mlflow: VersionPart
+
+
+class CountsEntry(Document):
+    """The count law for one kind: found = written + skipped + failed."""
+
+    found: _Count
+    written: _Count
+    skipped: _Count
+    failed: _Count
+
+
+class NotPacked(Document):
+    """A kind of object that was seen at the source and is not in the archive."""
+
+    kind: str
+    seen: _Count
+    at_least: bool = False
+    reason: str
+
+
+class ArchiveInfo(Document):
+    """Part ``info`` of ``archive.json``: what was packed and what was not."""
+
+    counts: dict[str, CountsEntry]
+    num_total_runs: _Count
+    num_ok_runs: _Count
+    num_failed_runs: _Count
+    failed_runs: tuple[str, ...] = Field(default=(), strict=False)
+    metric_rows: _Count
+    artifact_bytes: _Count
+    failures: tuple[Named, ...] = Field(default=(), strict=False)
+    lossy: tuple[Named, ...] = Field(default=(), strict=False)
+    not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
+
+
+class ArchivePart(Document):
+    """What was asked for, and the experiments and models that came of it."""
+
+    selection: dict[str, Any] = Field(default_factory=dict)
+    experiments: tuple[dict[str, str], ...] = Field(default=(), strict=False)
+    models: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class ArchiveEnvelope(Document):
+    """``archive.json``."""
+
+    system: System
+    info: ArchiveInfo
+    mlflow: ArchivePart
+
+
+_Parsed = TypeVar("_Parsed", bound=Document)
+
+
+def parse_document(model: type[_Parsed], data: bytes, path: str) -> _Parsed:
+    """Parse and check one stored document.
+
+    Args:
+        model: What it must be.
+        data: The member's bytes.
+        path: Member path, for the message.
+
+    Raises:
+        InvalidArchiveError: It is not JSON of the format or a field is missing or of another type.
+    """
+    value = parse_json(data, path)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        findings = [
+            Finding("E051", path, f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}")
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        raise InvalidArchiveError(
+            f"{path}: {findings[0].message}",
+            "the archive was damaged or not written by this format",
+            findings,
+        ) from None

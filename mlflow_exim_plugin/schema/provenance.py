@@ -1,0 +1,73 @@
+"""Tags that say where an unpacked object came from, so that it is recognised and never doubled.
+
+They are the target's memory: a run that carries ``ORIGIN`` was written by an unpack, and one whose
+``CONTENT`` equals the archive's digest was written whole (spec §9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from mlflow_exim_plugin.schema.canonical import canonical_bytes
+
+__all__ = [
+    "AS_OF_MS",
+    "CONTENT",
+    "OF_GROUP",
+    "ORIGIN",
+    "PLACEHOLDER",
+    "TAGS",
+    "chained",
+    "experiment_origin",
+    "model_origin",
+    "newest",
+]
+
+ORIGIN = "mlflow_exim.origin"
+"""Id at the source; on a later hop the newest stands first and the older ones follow."""
+OF_GROUP = "mlflow_exim.origin_of_group"
+"""Origin of the experiment of a run, or of the registered model of a version."""
+CONTENT = "mlflow_exim.content"
+"""Content digest of what was written; set last, so its absence means an interrupted unpack."""
+AS_OF_MS = "mlflow_exim.as_of_ms"
+"""When the source was read, ms since the Unix epoch; an older archive never overwrites."""
+PLACEHOLDER = "mlflow_exim.placeholder"
+"""Marks a model version that only holds a number and is about to be deleted."""
+
+TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
+
+
+def experiment_origin(document: dict[str, Any]) -> str:
+    """Return what identifies an experiment across servers, from what never changes in it.
+
+    Experiment ids are small numbers that every server counts anew, so the creation time and the
+    artifact location go in.
+    """
+    return _fingerprint(
+        "experiment",
+        document.get("experiment_id"),
+        document.get("creation_time"),
+        document.get("artifact_location"),
+    )
+
+
+def model_origin(document: dict[str, Any]) -> str:
+    """Return what identifies a registered model across servers."""
+    return _fingerprint(
+        "registered_model", document.get("name"), document.get("creation_timestamp")
+    )
+
+
+def chained(origin: str, tags: dict[str, str]) -> str:
+    """Return the value of ``ORIGIN``: this hop's origin, then those of the hops before."""
+    return " ".join([origin, *tags.get(ORIGIN, "").split()])
+
+
+def newest(value: str) -> str:
+    """Return the last hop's origin of an ``ORIGIN`` value."""
+    return value.split(" ", 1)[0]
+
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(canonical_bytes(parts)).hexdigest()[:32]

@@ -1,0 +1,124 @@
+"""What a transfer did, object by object: found = written + skipped + failed (the count law)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Unpacked
+
+__all__ = ["Counts", "Report"]
+
+
+@dataclass
+class Counts:
+    """How many objects of one kind were found and what became of them."""
+
+    found: int = 0
+    written: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+
+class Report:
+    """Counts, failures and losses of one transfer; safe to fill from several threads.
+
+    Attributes:
+        counts: By kind.
+        failures: Each failed object with its reason.
+        losses: What the target keeps differently.
+        unpacked: What was seen and is not carried.
+        skips: Each skipped object with its reason.
+        metric_rows: Metric rows written.
+        artifact_bytes: Artifact bytes written.
+        root: Root digest of the archive written or read, hex.
+        dry_run: True when nothing was written.
+    """
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self.counts: dict[Kind, Counts] = {}
+        self.failures: list[Failure] = []
+        self.losses: list[Loss] = []
+        self.unpacked: list[Unpacked] = []
+        self.skips: list[Failure] = []
+        self.metric_rows = 0
+        self.artifact_bytes = 0
+        self.root: str | None = None
+        self.dry_run = dry_run
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Report(ok={self.ok}, {self.to_dict()['counts']})"
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing failed."""
+        return not self.failures
+
+    def written(self, kind: Kind, count: int = 1) -> None:
+        """Count objects that were found and written."""
+        with self._lock:
+            counts = self.counts.setdefault(kind, Counts())
+            counts.found += count
+            counts.written += count
+
+    def skipped(self, kind: Kind, id: str, reason: str, count: int = 1) -> None:  # noqa: A002 - MLflow's word for it
+        """Count objects that were found and rightly left alone."""
+        if not count:
+            return
+        with self._lock:
+            counts = self.counts.setdefault(kind, Counts())
+            counts.found += count
+            counts.skipped += count
+            self.skips.append(Failure(kind, id, reason, count))
+
+    def failed(self, failure: Failure) -> None:
+        """Count and name an object that could not be read or written."""
+        with self._lock:
+            counts = self.counts.setdefault(failure.kind, Counts())
+            counts.found += failure.count
+            counts.failed += failure.count
+            self.failures.append(failure)
+
+    def lost(self, loss: Loss) -> None:
+        """Name something that the target keeps differently."""
+        with self._lock:
+            self.losses.append(loss)
+
+    def not_packed(self, seen: Unpacked) -> None:
+        """Name objects that were seen and are not carried."""
+        with self._lock:
+            self.unpacked.append(seen)
+
+    def add_rows(self, rows: int) -> None:
+        """Add to the metric rows written."""
+        with self._lock:
+            self.metric_rows += rows
+
+    def add_bytes(self, size_bytes: int) -> None:
+        """Add to the artifact bytes written."""
+        with self._lock:
+            self.artifact_bytes += size_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        with self._lock:
+            return {
+                "ok": not self.failures,
+                "dry_run": self.dry_run,
+                "root": self.root,
+                "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
+                "metric_rows": self.metric_rows,
+                "artifact_bytes": self.artifact_bytes,
+                "failures": [_plain(f) for f in self.failures],
+                "lossy": [_plain(loss) for loss in self.losses],
+                "skips": [_plain(s) for s in self.skips],
+                "not_packed": [asdict(u) for u in self.unpacked],
+            }
+
+
+def _plain(entry: Failure | Loss) -> dict[str, Any]:
+    plain = asdict(entry)
+    plain["kind"] = str(entry.kind)
+    return plain

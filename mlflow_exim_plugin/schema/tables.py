@@ -1,0 +1,173 @@
+"""Arrow schema of the Parquet tables and what holds for their rows (spec §7)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "HISTORY",
+    "METRICS",
+    "ROWS_PER_PART",
+    "ROW_GROUP_ROWS",
+    "MetricsDigest",
+    "history_table",
+    "metrics_writer",
+    "rows_by_key",
+    "sort_history",
+]
+
+HISTORY = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""One run's metric rows; ``timestamp`` is in ms since the Unix epoch, UTC."""
+
+METRICS = pa.schema([pa.field("run_id", pa.string(), nullable=False), *HISTORY])
+"""Columns of ``metrics/part-NNNNN.parquet``."""
+
+ROW_GROUP_ROWS = 131_072
+"""Measured knee: smaller groups cost bytes, larger ones cost range reads."""
+
+ROWS_PER_PART = 8 * ROW_GROUP_ROWS
+"""About a million rows a file, so that a part is buffered in a few megabytes."""
+
+
+def history_table(
+    key: Any, step: list[int], timestamp: list[int], value: list[float]
+) -> pa.Table:
+    """Build one run's rows from columns.
+
+    Args:
+        key: One metric key for all rows, or a list with one per row.
+        step: Steps, int64.
+        timestamp: Milliseconds since the Unix epoch, UTC, int64.
+        value: Values; NaN and infinities allowed.
+
+    Returns:
+        Table with the schema ``HISTORY``.
+
+    Raises:
+        pa.ArrowException: A number is beyond 64 bits.
+    """
+    keys = pa.repeat(pa.scalar(key, pa.string()), len(step)) if isinstance(key, str) else key
+    return pa.Table.from_arrays(
+        [
+            pa.array(keys, pa.string()),
+            pa.array(step, pa.int64()),
+            pa.array(timestamp, pa.int64()),
+            pa.array(value, pa.float64()),
+        ],
+        schema=HISTORY,
+    )
+
+
+def sort_history(table: pa.Table) -> pa.Table:
+    """Sort rows by key, step, timestamp and the value's bits, keeping duplicates.
+
+    The value's bits break ties, so that the order does not depend on a source's paging.
+    """
+    value = table.column("value").combine_chunks()
+    if isinstance(value, pa.ChunkedArray):
+        value = value.chunk(0) if value.num_chunks else pa.array([], pa.float64())
+    bits = value.view(pa.uint64())
+    order = pc.sort_indices(
+        table.append_column("bits", bits),
+        sort_keys=[
+            ("key", "ascending"),
+            ("step", "ascending"),
+            ("timestamp", "ascending"),
+            ("bits", "ascending"),
+        ],
+    )
+    return table.take(order).combine_chunks()
+
+
+def rows_by_key(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Yield each key's rows of a table that is sorted by key."""
+    start = 0
+    for chunk in table.column("key").chunks:
+        encoded = pc.run_end_encode(chunk)
+        begin = 0
+        for key, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
+            yield key, table.slice(start + begin, end - begin)
+            begin = end
+        start += len(chunk)
+
+
+def metrics_writer(sink: Any) -> pq.ParquetWriter:
+    """Open a Parquet writer with the format's recipe on a file-like object."""
+    return pq.ParquetWriter(
+        sink,
+        METRICS,
+        version="2.6",
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=["run_id", "key"],
+        column_encoding={
+            "step": "DELTA_BINARY_PACKED",
+            "timestamp": "PLAIN",
+            "value": "BYTE_STREAM_SPLIT",
+        },
+        write_page_index=True,
+        write_page_checksum=True,
+        data_page_size=1 << 20,
+    )
+
+
+class MetricsDigest:
+    """Digest over one run's rows, fed in sorted batches of any size.
+
+    For each key in UTF-8 byte order it covers the key's length (u32) and bytes, the number of rows
+    (u64) and the SHA-256 of the steps, timestamps and values, each column as little-endian 64-bit
+    words. Source: spec/v1/archive.md, "Content digests".
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.keys = 0
+        self._outer = hashlib.sha256()
+        self._key: str | None = None
+        self._key_rows = 0
+        self._columns = [hashlib.sha256() for _ in range(3)]
+
+    def update(self, table: pa.Table) -> None:
+        """Add rows; keys must not go backwards from one call to the next."""
+        for key, rows in rows_by_key(table):
+            if key != self._key:
+                self._finish_key()
+                self._key = key
+            self._key_rows += rows.num_rows
+            for name, digest in zip(("step", "timestamp", "value"), self._columns, strict=True):
+                for chunk in rows.column(name).chunks:
+                    data = memoryview(chunk.buffers()[1])
+                    digest.update(data[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
+        self.rows += table.num_rows
+
+    def hexdigest(self) -> str:
+        """Finish and return ``sha256:`` and 64 hex digits."""
+        self._finish_key()
+        return "sha256:" + self._outer.hexdigest()
+
+    def _finish_key(self) -> None:
+        if self._key is None:
+            return
+        name = self._key.encode("utf-8")
+        self._outer.update(struct.pack("<I", len(name)) + name + struct.pack("<Q", self._key_rows))
+        for digest in self._columns:
+            self._outer.update(digest.digest())
+        self.keys += 1
+        self._key, self._key_rows = None, 0
+        self._columns = [hashlib.sha256() for _ in range(3)]

@@ -1,0 +1,363 @@
+"""Sink ``client``: the stream goes back to an MLflow deployment through its own API.
+
+The API sets ids and some times anew; what it can keep is kept, the rest is said in the report.
+Every object carries the tags of ``schema.provenance``, by which a later unpack knows it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.writing import HostWriter
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Kind,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamObject,
+    key_values,
+)
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    OF_GROUP,
+    ORIGIN,
+    TAGS,
+    chained,
+    experiment_origin,
+    newest,
+)
+from mlflow_exim_plugin.sinks.client_models import ModelWriter
+from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["ClientSink", "OnConflict", "UnpackOptions"]
+
+_ORIGIN_FILTER = f"tags.`{ORIGIN}` LIKE '%'"
+
+
+class OnConflict(str, Enum):
+    """What to do with a stranger under the same name."""
+
+    MERGE = "merge"
+    SKIP = "skip"
+    RENAME = "rename"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class UnpackOptions:
+    """How to write to a deployment.
+
+    Attributes:
+        on_conflict: What to do with a stranger under the same name.
+        user: ``source`` keeps the users, ``importer`` writes one's own.
+        importer: User name for ``importer``.
+        artifact_location: Root for the artifacts of new experiments, None for the target's own.
+        marks_content: False when artifacts are left out, so that a later unpack adds them.
+        dry_run: Look, but write nothing.
+    """
+
+    on_conflict: OnConflict = OnConflict.MERGE
+    importer: str | None = None
+    artifact_location: str | None = None
+    marks_content: bool = True
+    dry_run: bool = False
+
+
+@dataclass
+class _Target:
+    """Where the runs of one source experiment go.
+
+    Attributes:
+        id: Experiment id at the target, empty in a dry run of a new one.
+        ours: True when an unpack made it.
+        delete_after: True when it is deleted at the source.
+        is_deleted: True while it is deleted at the target.
+    """
+
+    id: str
+    ours: bool
+    origin: str
+    delete_after: bool = False
+    is_deleted: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ClientSink:
+    """Writes a stream to one deployment.
+
+    Args:
+        host: The deployment.
+        options: How to write.
+        jobs: How many runs may be written at once.
+    """
+
+    def __init__(self, host: Host, options: UnpackOptions, *, jobs: int = 4) -> None:
+        self.parallel = 1 if options.dry_run else jobs
+        self._options = options
+        self._reader = Reader(host)
+        self._writer = HostWriter(host)
+        self._runs = RunMap()
+        self._targets: dict[str, _Target | str] = {}
+        self._current: list[_Target] = []
+        self._by_name: dict[str, dict[str, Any]] | None = None
+        self._run_writer = RunWriter(host, self._writer, self._reader, self._runs, options)
+        self._model_writer = ModelWriter(
+            host, self._writer, self._reader, self._run_writer, self._runs, options
+        )
+
+    def write(self, item: StreamObject, report: Report) -> None:
+        """Write one object with its parts.
+
+        Raises:
+            ConflictError: The target has a stranger of that name and the policy is ``fail``.
+            ServerError: The target refused the object.
+        """
+        if isinstance(item, Experiment):
+            self._write_experiment(item, report)
+        elif isinstance(item, Run):
+            self._write_run(item, report)
+        elif isinstance(item, RegisteredModel):
+            self._finish_runs(report)
+            self._model_writer.begin(item, report)
+        elif isinstance(item, ModelVersion):
+            self._model_writer.write_version(item, report)
+
+    def finish(self, report: Report) -> None:
+        """Do what had to wait: parents that came after their children, aliases, deletions."""
+        self._finish_runs(report)
+        self._model_writer.finish(report)
+        self._say_what_is_new(report)
+
+    def _write_experiment(self, experiment: Experiment, report: Report) -> None:
+        origin = experiment_origin(experiment.document)
+        deleted = experiment.document.get("lifecycle_stage") == "deleted"
+        target = self._known_target(origin)
+        if target is not None:
+            self._targets[experiment.id] = target
+            target.delete_after = deleted
+            self._load_runs(target)
+            if target.is_deleted and not deleted:
+                reason = "its copy was deleted at the target"
+                self._targets[experiment.id] = reason
+                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+                return
+            if target.ours:
+                self._add_tags(target.id, experiment)
+            report.skipped(Kind.EXPERIMENT, experiment.name, "it is there already")
+            self._current.append(target)
+            return
+        target = self._new_target(experiment, origin, report)
+        if target is None:
+            return
+        target.delete_after = deleted and target.ours
+        self._targets[experiment.id] = target
+        self._current.append(target)
+
+    def _known_target(self, origin: str) -> _Target | None:
+        """Find where this source experiment went before, even into a stranger's experiment."""
+        for document in self._experiments().values():
+            tags = key_values(document.get("tags"))
+            if newest(tags.get(ORIGIN, "")) == origin:
+                return _Target(
+                    document["experiment_id"],
+                    ours=True,
+                    origin=origin,
+                    is_deleted=document.get("lifecycle_stage") == "deleted",
+                )
+        ids = [document["experiment_id"] for document in self._experiments().values()]
+        for info, _ in self._reader.run_tags(ids, f"tags.`{OF_GROUP}` = '{origin}'"):
+            document = next(
+                d
+                for d in self._experiments().values()
+                if d["experiment_id"] == str(info.experiment_id)
+            )
+            return _Target(
+                str(info.experiment_id),
+                ours=False,
+                origin=origin,
+                is_deleted=document.get("lifecycle_stage") == "deleted",
+            )
+        return None
+
+    def _new_target(
+        self, experiment: Experiment, origin: str, report: Report
+    ) -> _Target | None:
+        name = experiment.name
+        stranger = self._experiments().get(name)
+        if stranger is not None and self._is_untouched_default(stranger):
+            target = _Target(stranger["experiment_id"], ours=True, origin=origin)
+            self._load_runs(target)
+            self._add_tags(target.id, experiment)
+            report.written(Kind.EXPERIMENT)
+            return target
+        if stranger is not None:
+            policy = self._options.on_conflict
+            if policy is OnConflict.FAIL:
+                raise ConflictError(
+                    f"the target has another experiment named {name!r}",
+                    "choose --on-conflict merge, skip or rename, or give --experiment-name",
+                )
+            if policy is OnConflict.SKIP:
+                reason = "the target has another experiment of that name"
+                self._targets[experiment.id] = reason
+                report.skipped(Kind.EXPERIMENT, name, reason)
+                return None
+            if policy is OnConflict.MERGE:
+                return self._merged(experiment, stranger, origin, report)
+            name = self._free_name(name)
+            report.lost(
+                Loss(Kind.EXPERIMENT, experiment.name, f"it is named {name!r} at the target")
+            )
+        tags = key_values(experiment.document.get("tags"))
+        marked = _own(tags) | {ORIGIN: chained(origin, tags)}
+        if self._options.dry_run:
+            new_id = ""
+        else:
+            new_id = self._writer.create_experiment(
+                name, self._options.artifact_location, marked
+            )
+        self._experiments()[name] = {
+            "experiment_id": new_id,
+            "name": name,
+            "tags": [{"key": k, "value": v} for k, v in marked.items()],
+        }
+        report.written(Kind.EXPERIMENT)
+        return _Target(new_id, ours=True, origin=origin)
+
+    def _merged(
+        self,
+        experiment: Experiment,
+        stranger: dict[str, Any],
+        origin: str,
+        report: Report,
+    ) -> _Target | None:
+        name = experiment.name
+        if stranger.get("lifecycle_stage") == "deleted":
+            reason = "the target has a deleted experiment of that name, which takes no runs"
+            self._targets[experiment.id] = reason
+            raise ServerError(
+                reason, "choose --on-conflict rename, or restore or purge it at the target"
+            )
+        target = _Target(stranger["experiment_id"], ours=False, origin=origin)
+        self._load_runs(target)
+        there = key_values(stranger.get("tags"))
+        differing = [
+            key
+            for key, value in key_values(experiment.document.get("tags")).items()
+            if key not in TAGS and there.get(key) != value
+        ]
+        if differing:
+            report.lost(
+                Loss(
+                    Kind.EXPERIMENT,
+                    name,
+                    f"its runs joined the experiment of that name, which keeps its own tags "
+                    f"(not set: {', '.join(sorted(differing))})",
+                )
+            )
+        report.skipped(Kind.EXPERIMENT, name, "its runs join the experiment of that name")
+        return target
+
+    def _is_untouched_default(self, document: dict[str, Any]) -> bool:
+        """Whether it is the experiment MLflow makes by itself and nobody has used."""
+        if document["experiment_id"] != "0" or document.get("lifecycle_stage") == "deleted":
+            return False
+        return not document.get("tags") and not self._reader.runs("0")
+
+    def _free_name(self, name: str) -> str:
+        number = 2
+        while f"{name} ({number})" in self._experiments():
+            number += 1
+        return f"{name} ({number})"
+
+    def _experiments(self) -> dict[str, dict[str, Any]]:
+        if self._by_name is None:
+            self._by_name = {d["name"]: d for d in self._reader.experiments()}
+        return self._by_name
+
+    def _load_runs(self, target: _Target) -> None:
+        if not target.id:
+            return
+        for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
+            self._runs.know(
+                newest(tags[ORIGIN]),
+                KnownRun(
+                    info.run_id,
+                    info.artifact_uri,
+                    tags.get(CONTENT, ""),
+                    int(tags.get(AS_OF_MS) or 0),
+                    info.lifecycle_stage == "deleted",
+                ),
+            )
+
+    def _add_tags(self, experiment_id: str, experiment: Experiment) -> None:
+        """Set what an interrupted unpack or an older archive left out; change nothing."""
+        if self._options.dry_run:
+            return
+        there = next(
+            key_values(d.get("tags"))
+            for d in self._experiments().values()
+            if d["experiment_id"] == experiment_id
+        )
+        tags = key_values(experiment.document.get("tags"))
+        origin = experiment_origin(experiment.document)
+        for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
+            if key not in there:
+                self._writer.set_experiment_tag(experiment_id, key, value)
+
+    def _write_run(self, run: Run, report: Report) -> None:
+        target = self._targets.get(run.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.RUN, run.id, target)
+            return
+        if self._run_writer.is_settled(run, report):
+            return
+        if target.is_deleted and not self._options.dry_run:
+            with target.lock:
+                if target.is_deleted:
+                    self._writer.set_experiment_deleted(target.id, deleted=False)
+                    target.is_deleted = False
+        self._run_writer.write(run, target.id, target.origin, report)
+
+    def _finish_runs(self, report: Report) -> None:
+        self._run_writer.finish(report)
+        current, self._current = self._current, []
+        if self._options.dry_run:
+            return
+        for target in current:
+            if not target.delete_after or target.is_deleted or not target.ours:
+                continue
+            try:
+                self._writer.set_experiment_deleted(target.id, deleted=True)
+            except ServerLostError:
+                raise
+            except (ServerError, StoreError) as error:
+                report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
+
+    def _say_what_is_new(self, report: Report) -> None:
+        """Name once what MLflow's API sets anew in every object of a kind."""
+        new = {
+            Kind.EXPERIMENT: "experiment ids, creation and update times are the target's",
+            Kind.RUN: f"run ids are new; the tag {ORIGIN} keeps the old ones",
+            Kind.REGISTERED_MODEL: "creation and update times are the target's",
+            Kind.MODEL_VERSION: "creation and update times, user and status are the target's",
+        }
+        for kind, what in new.items():
+            if kind in report.counts and report.counts[kind].written:
+                report.lost(Loss(kind, "*", what))
+
+
+def _own(tags: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if key not in TAGS}

@@ -1,0 +1,337 @@
+"""Source ``client``: everything an MLflow deployment's own API shows, read with bounded parallel calls."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.artifacts import ArtifactTree
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.histories import Histories, HistoryReader
+from mlflow_exim_plugin.host.probes import unpacked_kinds
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Experiment,
+    Failure,
+    Kind,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamObject,
+    Unpacked,
+)
+from mlflow_exim_plugin.stages.select import Plan, Selection, require_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["ClientSource"]
+
+_RUNS_AHEAD = 100
+_ROWS_AHEAD = 500_000
+_PREFETCH_FILE_BYTES = 256 << 10
+_PREFETCH_BYTES = 16 << 20
+
+_Item = TypeVar("_Item")
+
+
+class ClientSource:
+    """Reads one deployment through MLflow's own client.
+
+    Args:
+        host: The deployment.
+        jobs: How many calls may be under way at once.
+        contents: False reads no metric rows and no artifact bytes, for a dry run.
+    """
+
+    def __init__(self, host: Host, *, jobs: int = 4, contents: bool = True) -> None:
+        self._host = host
+        self._contents = contents
+        self._reader = Reader(host)
+        self._jobs = jobs
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI without secrets."""
+        return self._host.display_uri
+
+    @property
+    def mlflow_version(self) -> str:
+        """Version of the MLflow client."""
+        return self._host.mlflow_version
+
+    def stream(
+        self, selection: Selection
+    ) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
+        """Yield what is selected, in dependency order.
+
+        Raises:
+            NotFoundError: A name or id that was asked for is not there.
+            ServerError: The deployment cannot be listed at all.
+        """
+        experiments = {d["experiment_id"]: Experiment(d) for d in self._reader.experiments()}
+        models, prompts = self._reader.registered_models()
+        models = [name for name in models if selection.takes_model(name)]
+        require_matches("registered model", selection.models, models)
+        versions = {name: self._versions(name) for name in models} if selection.models else {}
+        plan = Plan(self._reader, selection, experiments)
+        yield from plan.make(
+            {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
+        )
+        with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
+            for experiment in experiments.values():
+                if experiment.id not in plan.chosen:
+                    continue
+                yield experiment
+                yield from self._runs(plan.chosen[experiment.id], plan.losses, selection, pool)
+            for name in models:
+                yield from self._model(name, versions.get(name), plan, selection)
+        yield from unpacked_kinds(self._host, sorted(plan.chosen), prompts)
+
+    def _runs(
+        self,
+        run_ids: set[str],
+        losses: dict[str, Loss],
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[Run | Failure]:
+        histories = HistoryReader(self._host, pool)
+        documents = _ahead(self._documents(sorted(run_ids), pool))
+        for group in _ahead(self._groups(documents, histories, selection, pool)):
+            for item in group:
+                if isinstance(item, Failure):
+                    yield item
+                    continue
+                document, as_of_ms, rows, files = item
+                run = Run(document, as_of_ms=as_of_ms)
+                run.histories = histories.take(rows)
+                run.artifacts = files
+                if run.id in losses:
+                    run.losses = (losses[run.id],)
+                yield run
+
+    def _documents(
+        self, run_ids: list[str], pool: ThreadPoolExecutor
+    ) -> Iterator[list[tuple[int, dict[str, Any]] | Failure]]:
+        """Yield the documents of some runs at a time, with the moment each was read."""
+
+        def read(run_id: str) -> tuple[int, dict[str, Any]] | Failure:
+            as_of_ms = time.time_ns() // 1_000_000
+            try:
+                return as_of_ms, self._reader.run(run_id)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                return Failure(Kind.RUN, run_id, error.message)
+
+        for start in range(0, len(run_ids), _RUNS_AHEAD):
+            yield list(pool.map(read, run_ids[start : start + _RUNS_AHEAD]))
+
+    def _groups(
+        self,
+        documents: Iterable[list[tuple[int, dict[str, Any]] | Failure]],
+        histories: HistoryReader,
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[list[Any]]:
+        """Yield runs with their rows read ahead, as many at a time as memory allows."""
+        for chunk in documents:
+            group: list[Any] = []
+            rows = 0
+            for item in chunk:
+                expected = 0 if isinstance(item, Failure) else _expected_rows(item[1])
+                if group and rows + expected > _ROWS_AHEAD:
+                    yield self._fill(group, histories, selection, pool)
+                    group, rows = [], 0
+                group.append(item)
+                rows += expected
+            if group:
+                yield self._fill(group, histories, selection, pool)
+
+    def _fill(
+        self,
+        group: list[tuple[int, dict[str, Any]] | Failure],
+        histories: HistoryReader,
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> list[tuple[dict[str, Any], int, Histories, Iterable[Artifact | Failure]] | Failure]:
+        documents = [item for item in group if not isinstance(item, Failure)]
+        listings = {
+            document["info"]["run_id"]: pool.submit(
+                self._list_files, document["info"]["run_id"], document["info"].get("artifact_uri")
+            )
+            for _, document in documents
+            if selection.artifacts
+        }
+        rows = histories.read(
+            {
+                document["info"]["run_id"]: _latest_steps(document) if self._contents else {}
+                for _, document in documents
+            }
+        )
+        budget = _Budget(_PREFETCH_BYTES if self._contents else 0)
+        filled: list[Any] = []
+        for item in group:
+            if isinstance(item, Failure):
+                filled.append(item)
+                continue
+            as_of_ms, document = item
+            run_id = document["info"]["run_id"]
+            files: Iterable[Artifact | Failure] = ()
+            if run_id in listings:
+                files = self._artifacts(listings[run_id].result(), selection, pool, budget)
+            filled.append((document, as_of_ms, rows[run_id], files))
+        return filled
+
+    def _list_files(
+        self, owner: str, root: str | None
+    ) -> tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None:
+        if not root:
+            return None
+        try:
+            tree = ArtifactTree(self._host, root)
+            return owner, tree, list(tree.files())
+        except ServerLostError:
+            raise
+        except (ServerError, StoreError) as error:
+            return Failure(Kind.ARTIFACT, f"{owner}/", error.message)
+
+    def _artifacts(
+        self,
+        listing: tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None,
+        selection: Selection,
+        pool: ThreadPoolExecutor | None,
+        budget: _Budget,
+    ) -> list[Artifact | Failure]:
+        if listing is None:
+            return []
+        if isinstance(listing, Failure):
+            return [listing]
+        _, tree, files = listing
+        artifacts: list[Artifact | Failure] = []
+        for path, size_bytes in files:
+            if not selection.takes_artifact(path):
+                continue
+            artifact = Artifact(path, size_bytes, lambda path=path: tree.open(path))  # type: ignore[misc]
+            if pool and tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES and budget.take(size_bytes):
+                artifact.open = _Prefetched(pool.submit(_read_all, artifact.open), artifact.open)
+            artifacts.append(artifact)
+        return artifacts
+
+    def _versions(self, name: str) -> tuple[RegisteredModel, list[dict[str, Any]]]:
+        model = RegisteredModel(self._reader.registered_model(name), time.time_ns() // 1_000_000)
+        return model, self._reader.model_versions(name, model.aliases)
+
+    def _model(
+        self,
+        name: str,
+        known: tuple[RegisteredModel, list[dict[str, Any]]] | None,
+        plan: Plan,
+        selection: Selection,
+    ) -> Iterator[RegisteredModel | ModelVersion | Failure | Loss]:
+        try:
+            model, versions = known or self._versions(name)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            yield Failure(Kind.REGISTERED_MODEL, name, error.message)
+            return
+        yield model
+        for document in versions:
+            version = ModelVersion(document, as_of_ms=model.as_of_ms)
+            if selection.artifacts:
+                version.artifacts = self._version_files(version, plan, selection)
+            yield version
+
+    def _version_files(
+        self, version: ModelVersion, plan: Plan, selection: Selection
+    ) -> list[Artifact | Failure]:
+        """Return the files of a version that no packed run holds."""
+        source = str(version.document.get("source") or "")
+        try:
+            root = self._reader.download_uri(version.name, version.version) or source
+            run_id = str(version.document.get("run_id") or "")
+            if plan.holds(run_id) and _lies_in(
+                root, run_id, self._reader.run(run_id)["info"].get("artifact_uri", "")
+            ):
+                return []
+            listing = self._list_files(version.id, root)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
+        if listing is not None and not isinstance(listing, Failure) and not listing[2]:
+            listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
+        return self._artifacts(listing, selection, None, _Budget(0))
+
+
+class _Budget:
+    """Bytes that may still be read ahead."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        if size_bytes > self._left:
+            return False
+        self._left -= size_bytes
+        return True
+
+
+class _Prefetched:
+    """Opens bytes that were read ahead, once; later openings read again."""
+
+    def __init__(self, bytes_ahead: Future[bytes], again: Any) -> None:
+        self._ahead: Future[bytes] | None = bytes_ahead
+        self._again = again
+
+    def __call__(self) -> Any:
+        if self._ahead is None:
+            return self._again()
+        data, self._ahead = self._ahead.result(), None
+        return io.BytesIO(data)
+
+
+def _read_all(opener: Any) -> bytes:
+    with opener() as stream:
+        chunks = iter(lambda: stream.read(1 << 20), b"")
+        return b"".join(itertools.takewhile(bool, chunks))
+
+
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the same items, making the next one while the last one is used."""
+    end = object()
+    with ThreadPoolExecutor(1, "exim-ahead") as maker:
+        following: Future[Any] = maker.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = maker.submit(next, items, end)
+            yield item
+
+
+def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
+    return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
+
+
+def _expected_rows(document: dict[str, Any]) -> int:
+    return sum(min(max(1, step + 1), 25_000) for step in _latest_steps(document).values())
+
+
+def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:
+    if uri.startswith(f"runs:/{run_id}/"):
+        return True
+    root = _plain(artifact_uri)
+    return bool(root) and (_plain(uri) + "/").startswith(root + "/")
+
+
+def _plain(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme in {"", "file"}:
+        return parts.path.rstrip("/")
+    return uri.rstrip("/")

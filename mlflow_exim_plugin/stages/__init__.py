@@ -1,0 +1,1 @@
+"""What changes the stream between a source and a sink."""

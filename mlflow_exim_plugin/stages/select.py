@@ -1,0 +1,295 @@
+"""What to take: a value that sources ask while they list, so that nothing is fetched in vain."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.schema.objects import Experiment, Failure, Kind, Loss, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "parse_time_ms", "require_matches"]
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What a listing says of a run, enough to choose it.
+
+    Attributes:
+        run_id: The run.
+        experiment_id: Its experiment.
+        lifecycle_stage: ``active`` or ``deleted``.
+        start_time_ms: Start, ms since the Unix epoch.
+        parent: Run id of the parent, None without one.
+    """
+
+    run_id: str
+    experiment_id: str
+    lifecycle_stage: str
+    start_time_ms: int
+    parent: str | None
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> RunHeader:
+        """Take the header from REST's ``Run``."""
+        run = Run(document)
+        return cls(
+            run.id,
+            run.experiment_id,
+            run.info.get("lifecycle_stage", "active"),
+            run.info.get("start_time", 0),
+            run.tags.get("mlflow.parentRunId"),
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which objects to take; empty takes everything.
+
+    Attributes:
+        experiments: Experiment names or ids, globs.
+        runs: Run ids, globs.
+        models: Registered model names, globs.
+        filter: MLflow's run filter language.
+        since_ms: Runs that started then or later, ms since the Unix epoch.
+        until_ms: Runs that started then or earlier.
+        deleted: Take deleted experiments and runs too.
+        artifacts: Take artifacts.
+        include: Artifact path globs; empty takes all.
+        exclude: Artifact path globs to leave out.
+    """
+
+    experiments: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    filter: str = ""
+    since_ms: int | None = None
+    until_ms: int | None = None
+    deleted: bool = True
+    artifacts: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = field(default=())
+
+    @property
+    def is_narrow(self) -> bool:
+        """True when objects are named: then what is not named stays behind."""
+        return bool(self.experiments or self.runs or self.models)
+
+    def takes_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
+        """Whether an experiment is taken with all its runs that match."""
+        if lifecycle_stage == "deleted" and not self.deleted:
+            return False
+        if not self.is_narrow:
+            return True
+        return _matches(self.experiments, (experiment_id, name))
+
+    def takes_run(self, header: RunHeader, *, in_experiment: bool) -> bool:
+        """Whether a run is taken.
+
+        Args:
+            header: The run.
+            in_experiment: Whether its experiment is taken as a whole.
+        """
+        if header.lifecycle_stage == "deleted" and not self.deleted:
+            return False
+        if self.since_ms is not None and header.start_time_ms < self.since_ms:
+            return False
+        if self.until_ms is not None and header.start_time_ms > self.until_ms:
+            return False
+        return in_experiment or _matches(self.runs, (header.run_id,))
+
+    def takes_model(self, name: str) -> bool:
+        """Whether a registered model is taken with all its versions."""
+        if self.models:
+            return _matches(self.models, (name,))
+        return not self.is_narrow
+
+    def takes_artifact(self, path: str) -> bool:
+        """Whether an artifact is taken."""
+        if not self.artifacts:
+            return False
+        if self.include and not _matches(self.include, (path,)):
+            return False
+        return not _matches(self.exclude, (path,))
+
+    @property
+    def takes_all_artifacts(self) -> bool:
+        """True when no artifact is left out."""
+        return self.artifacts and not self.include and not self.exclude
+
+    def server_filter(self) -> str:
+        """Return the run filter to send to a server: the user's and the time window."""
+        clauses = [self.filter] if self.filter else []
+        if self.since_ms is not None:
+            clauses.append(f"attributes.start_time >= {self.since_ms}")
+        if self.until_ms is not None:
+            clauses.append(f"attributes.start_time <= {self.until_ms}")
+        return " and ".join(clauses)
+
+
+class Catalog(Protocol):
+    """What a source lists runs with."""
+
+    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
+        """Return the headers of an experiment's runs that match a filter, by run id."""
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return REST's ``Run``; raises ``ServerError`` or ``NotFoundError`` without it."""
+
+
+class Plan:
+    """Which runs are taken: the selected ones and their ancestors.
+
+    Args:
+        catalog: Lists the runs.
+        selection: What was asked for.
+        experiments: Every experiment by id.
+
+    Attributes:
+        chosen: Run ids by experiment id; a taken experiment may have none.
+        losses: By run id, a parent that cannot come along.
+    """
+
+    def __init__(
+        self, catalog: Catalog, selection: Selection, experiments: dict[str, Experiment]
+    ) -> None:
+        self._catalog = catalog
+        self._selection = selection
+        self._experiments = experiments
+        self.chosen: dict[str, set[str]] = {}
+        self.losses: dict[str, Loss] = {}
+
+    def make(self, runs_of_versions: set[str]) -> Iterator[Failure]:
+        """Choose; yields the experiments whose runs cannot be listed.
+
+        Args:
+            runs_of_versions: Runs behind the versions of the models that were named.
+
+        Raises:
+            NotFoundError: An experiment or run that was named is not there.
+        """
+        selection, experiments = self._selection, self._experiments
+        headers: dict[str, RunHeader] = {}
+        taken = [
+            e.id
+            for e in experiments.values()
+            if selection.takes_experiment(e.id, e.name, e.document.get("lifecycle_stage", "active"))
+        ]
+        require_matches(
+            "experiment",
+            selection.experiments,
+            [name for e in taken for name in (e, experiments[e].name)],
+        )
+        globs = [p for p in selection.runs if any(c in p for c in "*?[")]
+        for experiment_id in experiments if globs else taken:
+            in_experiment = experiment_id in taken
+            if in_experiment:
+                self.chosen.setdefault(experiment_id, set())
+            try:
+                listed = self._catalog.runs(experiment_id, selection.server_filter())
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                if selection.filter and not headers:
+                    raise  # most likely the filter itself is wrong
+                yield Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
+                continue
+            for header in listed.values():
+                if selection.takes_run(header, in_experiment=in_experiment):
+                    headers[header.run_id] = header
+        for run_id in (set(selection.runs) - set(globs) - set(headers)) | runs_of_versions:
+            header = self._header(run_id)
+            if header is None and run_id in selection.runs:
+                raise NotFoundError(f"there is no run {run_id!r} at the source")
+            if header is not None and (header.lifecycle_stage != "deleted" or selection.deleted):
+                headers[run_id] = header
+        require_matches("run", selection.runs, headers)
+        self._add_ancestors(headers)
+        for header in headers.values():
+            self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
+
+    def holds(self, run_id: str) -> bool:
+        """Whether a run is taken."""
+        return any(run_id in runs for runs in self.chosen.values())
+
+    def _add_ancestors(self, headers: dict[str, RunHeader]) -> None:
+        queue = [header for header in headers.values() if header.parent]
+        while queue:
+            child = queue.pop()
+            parent = child.parent
+            if not parent or parent in headers:
+                continue
+            header = self._header(parent)
+            reason = "is gone from the source"
+            if header and header.lifecycle_stage == "deleted" and not self._selection.deleted:
+                header, reason = None, "is deleted and deleted runs are left out"
+            if header is None:
+                self.losses[child.run_id] = Loss(
+                    Kind.RUN,
+                    child.run_id,
+                    f"its parent run {parent} {reason}; the tag mlflow.parentRunId keeps the id",
+                )
+                continue
+            headers[parent] = header
+            queue.append(header)
+
+    def _header(self, run_id: str) -> RunHeader | None:
+        try:
+            document = self._catalog.run(run_id)
+        except ServerLostError:
+            raise
+        except (ServerError, NotFoundError):
+            return None
+        return RunHeader.of(document)
+
+
+def require_matches(kind: str, patterns: Iterable[str], seen: Iterable[str]) -> None:
+    """Refuse a name that matched nothing, so that a misspelling does not pass as success.
+
+    Raises:
+        NotFoundError: Names the patterns without a match.
+    """
+    known = list(seen)
+    missing = [p for p in patterns if not _matches((p,), known)]
+    if missing:
+        raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")
+
+
+def parse_time_ms(text: str, *, end: bool = False) -> int:
+    """Read a time as ms since the Unix epoch; without a zone it is UTC.
+
+    Args:
+        text: ISO 8601 date or time, or a whole number of ms.
+        end: A bare date means the last millisecond of that day.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    if re.fullmatch(r"-?\d{11,}", text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a time", "write 2026-01-31 or 2026-01-31T12:00:00 (UTC)"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    start_ms = round(moment.timestamp() * 1000)
+    is_whole_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+    return start_ms + 86_400_000 - 1 if end and is_whole_day else start_ms
+
+
+def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    # A name that is spelled out wins over reading it as a glob: names may hold brackets.
+    return any(
+        pattern == name or fnmatch.fnmatchcase(name, pattern)
+        for pattern in patterns
+        for name in names
+    )

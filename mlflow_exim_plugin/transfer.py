@@ -1,0 +1,142 @@
+"""The pipe: a source's stream goes through stages into a sink, and a report says what became of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from mlflow_exim_plugin.errors import (
+    InvalidArchiveError,
+    NotFoundError,
+    PartialTransferError,
+    ServerError,
+    ServerLostError,
+)
+from mlflow_exim_plugin.schema.objects import Failure, Loss, Run, StreamObject, Unpacked
+from mlflow_exim_plugin.schema.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mlflow_exim_plugin.stages.select import Selection
+
+__all__ = ["Sink", "Source", "StreamItem", "transfer"]
+
+StreamItem = StreamObject | Failure | Loss | Unpacked
+"""What flows through the pipe."""
+
+
+
+class Source(Protocol):
+    """Where a stream begins."""
+
+    def stream(self, selection: Selection) -> Iterator[StreamItem]:
+        """Yield what is selected, in dependency order."""
+
+
+class Sink(Protocol):
+    """Where a stream ends."""
+
+    parallel: int
+    """How many runs may be written at once; everything else comes one by one."""
+
+    def write(self, item: StreamObject, report: Report) -> None:
+        """Write one object with its parts and count it."""
+
+    def finish(self, report: Report) -> None:
+        """Write what had to wait for the end."""
+
+
+def transfer(
+    source: Source,
+    sink: Sink,
+    selection: Selection,
+    *,
+    stages: Sequence[Callable[[Iterator[StreamItem]], Iterator[StreamItem]]] = (),
+    report: Report | None = None,
+    strict: bool = False,
+    progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Move a stream from a source to a sink.
+
+    A failure of one object never stops the others; a server or an output that is gone does.
+
+    Args:
+        source: Where the objects come from.
+        sink: Where they go.
+        selection: Which objects to take.
+        stages: Applied in order.
+        report: Filled and returned; a new one by default.
+        strict: Stop at the first object that fails.
+        progress: Called after each object.
+
+    Returns:
+        The report, for which ``found == written + skipped + failed`` holds for every kind.
+
+    Raises:
+        PartialTransferError: An object failed and ``strict`` was asked for.
+        ServerLostError: A server does not answer any more.
+        StoreError: The output cannot be written.
+    """
+    report = report or Report()
+    stream: Iterator[StreamItem] = source.stream(selection)
+    for stage in stages:
+        stream = stage(stream)
+    pool = ThreadPoolExecutor(sink.parallel, "exim-write")
+    under_way: deque[tuple[StreamObject, Future[None]]] = deque()
+
+    def settle(item: StreamObject, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except ServerLostError:
+            raise
+        except (ServerError, InvalidArchiveError, NotFoundError) as error:
+            report.failed(Failure(item.kind, item.id, error.message))
+        if strict and report.failures:
+            raise _stopped(report)
+        if progress:
+            progress(report)
+
+    def drain(most: int) -> None:
+        while len(under_way) > most:
+            item, future = under_way.popleft()
+            settle(item, future.result)
+
+    try:
+        for item in stream:
+            if isinstance(item, Failure):
+                report.failed(item)
+            elif isinstance(item, Loss):
+                report.lost(item)
+            elif isinstance(item, Unpacked):
+                report.not_packed(item)
+            elif isinstance(item, Run) and sink.parallel > 1:
+                for loss in item.losses:
+                    report.lost(loss)
+                under_way.append((item, pool.submit(sink.write, item, report)))
+                drain(2 * sink.parallel)
+                continue
+            else:
+                drain(0)
+                settle(item, lambda item=item: sink.write(item, report))  # type: ignore[misc]
+                continue
+            if strict and report.failures:
+                raise _stopped(report)
+        drain(0)
+        sink.finish(report)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    if strict and report.failures:
+        raise _stopped(report)
+    return report
+
+
+def _stopped(report: Report) -> PartialTransferError:
+    failure = report.failures[0]
+    error = PartialTransferError(
+        f"stopped at {failure.kind} {failure.id}: {failure.reason}",
+        "leave --strict out to go on with everything else",
+    )
+    error.report = report
+    return error
