@@ -1,4 +1,4 @@
-"""The one tree of errors: each has a code for programs, an exit code for scripts and a hint for people.
+"""The one tree of errors: a code for programs, an exit code for scripts, a hint for people.
 
 ::
 

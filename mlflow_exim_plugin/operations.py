@@ -201,7 +201,9 @@ def unpack(
     try:
         policy = OnConflict(on_conflict)
     except ValueError:
-        raise UsageError(f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}") from None
+        raise UsageError(
+            f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}"
+        ) from None
     if experiment_name is not None:
         rename = Rename(every_experiment=experiment_name)
     stages = (rename,) if rename else ()
@@ -311,5 +313,3 @@ def _plain_selection(selection: Selection) -> dict[str, Any]:
         for key, value in asdict(selection).items()
         if value != default[key]
     }
-
-

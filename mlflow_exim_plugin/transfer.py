@@ -1,4 +1,4 @@
-"""The pipe: a source's stream goes through stages into a sink, and a report says what became of it."""
+"""The pipe: a stream goes from a source through stages into a sink, and a report says how."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ __all__ = ["Sink", "Source", "StreamItem", "transfer"]
 
 StreamItem = StreamObject | Failure | Loss | Unpacked
 """What flows through the pipe."""
-
 
 
 class Source(Protocol):

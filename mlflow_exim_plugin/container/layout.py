@@ -3,7 +3,7 @@
 ::
 
     exim.json                                            what this is, how to read it without us
-    data/archive.json                                    what was packed, what failed, what is missing
+    data/archive.json                                    what was packed, what failed
     data/experiments/<id>/experiment.json
     data/experiments/<id>/metrics/part-<n>.parquet       rows of many runs
     data/experiments/<id>/runs/<run id>/run.json

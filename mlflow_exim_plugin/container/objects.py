@@ -78,6 +78,8 @@ class _ObjectCheck:
                     self._check_model(path, folder, versions_of)
                 case ["data", "models", folder, "versions", _, "version.json"]:
                     self._check_version(path, folder, versions_of)
+                case _:
+                    pass
         self._check_listed(runs_of, versions_of)
         for member in sorted(self._ranges):
             self._check_table(member)
@@ -225,9 +227,7 @@ class _ObjectCheck:
             if (member.size_bytes, member.sha256) != (entry.size_bytes, entry.sha256):
                 self._find("E054", path, f"its artifact {entry.member} has another size or digest")
 
-    def _check_listed(
-        self, runs_of: dict[str, set[str]], versions_of: dict[str, set[int]]
-    ) -> None:
+    def _check_listed(self, runs_of: dict[str, set[str]], versions_of: dict[str, set[int]]) -> None:
         for run, seen in runs_of.items():
             if seen == {"listed"}:
                 self._find("E056", run, "is listed by its experiment but has no run.json")

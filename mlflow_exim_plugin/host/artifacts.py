@@ -13,7 +13,7 @@ import posixpath
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
@@ -96,7 +96,7 @@ class ArtifactTree:
             except OSError as error:
                 raise StoreError(f"{path}: {error.strerror or error}") from error
         if self._proxied is not None:
-            return _ResumingStream(lambda: self._http_stream(path))
+            return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))
         if self._fsspec_scheme and (stream := self._fsspec_open(path)) is not None:
             return stream
         return self._downloaded(path)
@@ -147,10 +147,8 @@ class ArtifactTree:
                 stream=True,
             )
         with response:
-            if response.status_code != 200:  # noqa: PLR2004 - HTTP's OK
-                raise ServerError(
-                    f"artifact {path}: the server answered {response.status_code}"
-                )
+            if response.status_code != 200:
+                raise ServerError(f"artifact {path}: the server answered {response.status_code}")
             with translated(f"reading artifact {path}"):
                 yield from response.iter_content(_CHUNK_BYTES)
 
@@ -165,10 +163,8 @@ class ArtifactTree:
                 data=stream if size_bytes else b"",
                 extra_headers={"Content-Type": "application/octet-stream"},
             )
-            if response.status_code != 200:  # noqa: PLR2004 - HTTP's OK
-                raise ServerError(
-                    f"artifact {path}: the server answered {response.status_code}"
-                )
+            if response.status_code != 200:
+                raise ServerError(f"artifact {path}: the server answered {response.status_code}")
 
     def _fsspec_open(self, path: str) -> BinaryIO | None:
         import fsspec
@@ -235,10 +231,7 @@ class _ResumingStream(io.RawIOBase):
     def _next(self) -> bytes:
         while True:
             try:
-                for chunk in self._chunks:
-                    if chunk:
-                        return chunk
-                return b""
+                return next((chunk for chunk in self._chunks if chunk), b"")
             except ServerLostError:
                 if self._position == 0 or self._reopenings == _REOPENINGS:
                     raise

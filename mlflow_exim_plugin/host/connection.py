@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -168,7 +169,7 @@ def _require_local_store(uri: str) -> None:
         path = uri
     else:
         return
-    if not os.path.exists(path):
+    if not Path(path).exists():
         raise NotFoundError(
             f"there is no MLflow store at {redact_url(uri)}",
             "check --tracking-uri, or the folder you started from",

@@ -50,9 +50,7 @@ def run_document(run: Any) -> dict[str, Any]:
         "run_name": info.run_name,
         "experiment_id": str(info.experiment_id),
         "user_id": info.user_id,
-        "status": info.status
-        if isinstance(info.status, str)
-        else RunStatus.to_string(info.status),
+        "status": info.status if isinstance(info.status, str) else RunStatus.to_string(info.status),
         "start_time": info.start_time,
         "end_time": info.end_time,
         "artifact_uri": info.artifact_uri,
@@ -139,7 +137,10 @@ def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[d
 def dataset_inputs(document: dict[str, Any]) -> list[DatasetInput]:
     """Return the dataset inputs of REST's ``Run`` as MLflow's entities."""
     listed = document.get("inputs", {}).get("dataset_inputs", ())
-    return [DatasetInput.from_proto(ParseDict(d, ProtoDatasetInput(), ignore_unknown_fields=True)) for d in listed]
+    return [
+        DatasetInput.from_proto(ParseDict(d, ProtoDatasetInput(), ignore_unknown_fields=True))
+        for d in listed
+    ]
 
 
 def _run_proto(document: dict[str, Any]) -> Any:

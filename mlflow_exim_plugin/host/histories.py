@@ -7,7 +7,6 @@ single run that fills a reply is read page by page through ``get-history``.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from mlflow_exim_plugin.schema.tables import HISTORY, history_table, sort_histor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Histories", "HistoryReader"]
 
@@ -149,7 +149,9 @@ class HistoryReader:
         while True:
             # Servers from 3.1 to 3.13 answer nothing at all without max_results.
             params = [("run_id", run_id), ("metric_key", key), ("max_results", str(_PAGE_ROWS))]
-            reply = self._host.get_json(_PAGED, [*params, ("page_token", token)] if token else params)
+            reply = self._host.get_json(
+                _PAGED, [*params, ("page_token", token)] if token else params
+            )
             if reply is None:
                 raise ServerError(f"run {run_id} or its metric {key!r} is not there any more")
             rows = reply.get("metrics") or []
@@ -160,9 +162,7 @@ class HistoryReader:
                 return pa.concat_tables(tables)
             token = following
 
-    def _read_bulk(
-        self, runs: dict[str, dict[str, int]], found: dict[str, Histories]
-    ) -> None:
+    def _read_bulk(self, runs: dict[str, dict[str, int]], found: dict[str, Histories]) -> None:
         pending: list[tuple[str, list[str]]] = []
         rows_ahead = 0
         for key in sorted({key for keys in runs.values() for key in keys}):

@@ -18,9 +18,7 @@ _SECRET = "they may carry secrets"  # noqa: S105 - a reason, not a password
 _PAGE = 100
 
 
-def unpacked_kinds(
-    host: Host, experiment_ids: list[str], prompts: int
-) -> Iterator[Unpacked]:
+def unpacked_kinds(host: Host, experiment_ids: list[str], prompts: int) -> Iterator[Unpacked]:
     """Yield each kind that the deployment holds and the archive will not.
 
     Only calls that read are used; ``list_label_schemas`` is a read that writes and is left alone.

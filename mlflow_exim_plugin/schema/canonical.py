@@ -14,7 +14,13 @@ from mlflow_exim_plugin.schema.rules import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MAX_DOCUMENT_BYTES", "canonical_bytes", "content_digest", "document_bytes", "parse_json"]
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "canonical_bytes",
+    "content_digest",
+    "document_bytes",
+    "parse_json",
+]
 
 MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is refused before it is parsed."""

@@ -127,8 +127,8 @@ class ArchiveHeader(Document):
     required_features: tuple[str, ...] = Field(default=(), strict=False)
     """What a reader must know, or refuse the archive."""
     read_me: str = (
-        "A BagIt 1.0 bag. Check: sha256sum -c manifest-sha256.txt. Envelopes are JSON with the parts "
-        "system, info and mlflow; metric histories are Parquet; artifacts are the files themselves."
+        "A BagIt 1.0 bag. Check: sha256sum -c manifest-sha256.txt. Envelopes are JSON with the "
+        "parts system, info and mlflow; metric histories are Parquet; artifacts are the files."
     )
 
 

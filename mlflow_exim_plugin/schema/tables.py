@@ -45,9 +45,7 @@ ROWS_PER_PART = 8 * ROW_GROUP_ROWS
 """About a million rows a file, so that a part is buffered in a few megabytes."""
 
 
-def history_table(
-    key: Any, step: list[int], timestamp: list[int], value: list[float]
-) -> pa.Table:
+def history_table(key: Any, step: list[int], timestamp: list[int], value: list[float]) -> pa.Table:
     """Build one run's rows from columns.
 
     Args:

@@ -245,7 +245,9 @@ class ArchiveSink:
             return
         document = {"registered_model": model.document, "versions": self._versions}
         self._add(
-            layout.model_member(self._model_folder), {"content_digest": content_digest(document)}, document
+            layout.model_member(self._model_folder),
+            {"content_digest": content_digest(document)},
+            document,
         )
         self._models.append(model.name)
         report.written(Kind.REGISTERED_MODEL)
@@ -283,9 +285,7 @@ class _MetricsParts:
             taken = table.slice(0, room)
             ids = pa.repeat(pa.scalar(run_id, pa.string()), taken.num_rows)
             member = layout.metrics_member(self._experiment_id, self._number)
-            ranges.append(
-                {"member": member, "first_row": self._rows, "rows": taken.num_rows}
-            )
+            ranges.append({"member": member, "first_row": self._rows, "rows": taken.num_rows})
             self._waiting.append(taken.add_column(0, METRICS.field("run_id"), ids))
             self._waiting_rows += taken.num_rows
             self._rows += taken.num_rows
@@ -298,7 +298,7 @@ class _MetricsParts:
         if self._rows:
             self._write_groups(last=True)
 
-    def _write_groups(self, last: bool) -> None:  # noqa: FBT001 - one flag, one private caller
+    def _write_groups(self, last: bool) -> None:
         while self._waiting_rows >= ROW_GROUP_ROWS or (last and self._waiting_rows):
             rows = pa.concat_tables(self._waiting)
             group = rows.slice(0, ROW_GROUP_ROWS)
@@ -318,9 +318,7 @@ class _MetricsParts:
             self._rows = 0
 
 
-def _digest(
-    document: dict[str, Any], metrics: str | None, artifacts: list[dict[str, Any]]
-) -> str:
+def _digest(document: dict[str, Any], metrics: str | None, artifacts: list[dict[str, Any]]) -> str:
     return content_digest(
         document, metrics, ((a["path"], a["size_bytes"], a["sha256"]) for a in artifacts)
     )

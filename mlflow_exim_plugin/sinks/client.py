@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.writing import HostWriter
 from mlflow_exim_plugin.schema.objects import (
@@ -39,6 +38,7 @@ from mlflow_exim_plugin.sinks.client_models import ModelWriter
 from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["ClientSink", "OnConflict", "UnpackOptions"]
@@ -191,9 +191,7 @@ class ClientSink:
             )
         return None
 
-    def _new_target(
-        self, experiment: Experiment, origin: str, report: Report
-    ) -> _Target | None:
+    def _new_target(self, experiment: Experiment, origin: str, report: Report) -> _Target | None:
         name = experiment.name
         stranger = self._experiments().get(name)
         if stranger is not None and self._is_untouched_default(stranger):
@@ -225,9 +223,7 @@ class ClientSink:
         if self._options.dry_run:
             new_id = ""
         else:
-            new_id = self._writer.create_experiment(
-                name, self._options.artifact_location, marked
-            )
+            new_id = self._writer.create_experiment(name, self._options.artifact_location, marked)
         self._experiments()[name] = {
             "experiment_id": new_id,
             "name": name,

@@ -194,14 +194,14 @@ class ModelWriter:
             return
         for number in model.placeholders:
             self._quietly(
-                lambda number=number: self._writer.delete_version(model.name, number),  # type: ignore[misc]
+                lambda number=number: self._writer.delete_version(model.name, number),
                 Loss(Kind.REGISTERED_MODEL, model.source.name, f"placeholder {number} is left"),
                 report,
             )
         for alias, source_number in model.source.aliases.items():
-            number = model.versions.get(source_number)
+            target_number = model.versions.get(source_number)
             there = model.aliases.get(alias)
-            if number is None or there == number:
+            if target_number is None or there == target_number:
                 continue
             kept = Loss(
                 Kind.REGISTERED_MODEL,
@@ -212,7 +212,7 @@ class ModelWriter:
                 report.lost(kept)
                 continue
             self._quietly(
-                lambda alias=alias, number=number: self._writer.set_alias(  # type: ignore[misc]
+                lambda alias=alias, number=target_number: self._writer.set_alias(
                     model.name, alias, number
                 ),
                 kept,
@@ -253,9 +253,7 @@ class ModelWriter:
                 model.placeholders.append(number)
         return model
 
-    def _create(
-        self, item: RegisteredModel, name: str, origin: str, report: Report
-    ) -> _Model:
+    def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _Model:
         tags = key_values(item.document.get("tags"))
         marked = {k: v for k, v in tags.items() if k not in TAGS}
         marked[ORIGIN] = chained(origin, tags)
@@ -271,7 +269,7 @@ class ModelWriter:
         return self._names
 
     def _fill_gap(self, model: _Model, version: ModelVersion, report: Report) -> None:
-        """Use up the numbers of versions that the source deleted, so that this one keeps its own."""
+        """Use up the numbers of versions deleted at the source, so that this one keeps its own."""
         gap = version.version - model.next_version
         if not model.ours or gap <= 0:
             return
@@ -287,9 +285,7 @@ class ModelWriter:
             if number >= version.version - 1:
                 break
 
-    def _complete(
-        self, model: _Model, version: ModelVersion, number: int, report: Report
-    ) -> None:
+    def _complete(self, model: _Model, version: ModelVersion, number: int, report: Report) -> None:
         """Set what cannot be given when a version is made; an interrupted unpack may lack it."""
         there = model.documents.get(number, {})
         stage = version.document.get("current_stage")

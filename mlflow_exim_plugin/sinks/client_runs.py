@@ -6,7 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -158,7 +158,9 @@ class RunWriter:
             old_parent = run.tags[PARENT]
             parent = self._runs.get(old_parent)
             if parent is None:
-                what = f"its parent run {old_parent} is not at the target; {PARENT} keeps the old id"
+                what = (
+                    f"its parent run {old_parent} is not at the target; {PARENT} keeps the old id"
+                )
                 report.lost(Loss(Kind.RUN, run.id, what))
             try:
                 self._writer.log_tags(known.id, {PARENT: parent.id if parent else old_parent})
@@ -236,9 +238,7 @@ class RunWriter:
         digest = run.digest or ""
         return digest if self._options.marks_content else f"{digest} without all artifacts"
 
-    def _create(
-        self, run: Run, experiment_id: str, group: str, report: Report
-    ) -> KnownRun:
+    def _create(self, run: Run, experiment_id: str, group: str, report: Report) -> KnownRun:
         info = run.info
         if "start_time" not in info:
             report.lost(Loss(Kind.RUN, run.id, "it has no start time, the target sets one"))
@@ -250,9 +250,7 @@ class RunWriter:
         run_id, artifact_uri = self._writer.create_run(
             experiment_id, user, info.get("start_time"), name, tags
         )
-        known = KnownRun(
-            run_id, artifact_uri, old_artifact_uri=str(info.get("artifact_uri") or "")
-        )
+        known = KnownRun(run_id, artifact_uri, old_artifact_uri=str(info.get("artifact_uri") or ""))
         self._runs.know(run.id, known)
         return known
 
@@ -302,9 +300,7 @@ class RunWriter:
             known.id, str(info.get("status", "RUNNING")), info.get("end_time"), None
         )
 
-    def _log_histories(
-        self, run: Run, known: KnownRun, report: Report, *, is_new: bool
-    ) -> bool:
+    def _log_histories(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
         whole = True
         batch: list[pa.Table] = []
         rows = 0
@@ -342,9 +338,7 @@ class RunWriter:
         rest = table.slice(start)
         return ([rest], rest.num_rows) if rest.num_rows else ([], 0)
 
-    def _without_refused(
-        self, run_id: str, key: str, rows: pa.Table, report: Report
-    ) -> pa.Table:
+    def _without_refused(self, run_id: str, key: str, rows: pa.Table, report: Report) -> pa.Table:
         kept = rows.filter(pc.greater_equal(rows.column("timestamp"), 0))
         if refused := rows.num_rows - kept.num_rows:
             reason = f"{refused} rows have a time before 1970, which MLflow's API refuses"
@@ -385,9 +379,7 @@ class RunWriter:
             except ServerLostError:
                 raise
             except ServerError as error:
-                report.failed(
-                    Failure(Kind.METRIC_HISTORY, f"{source_id}/{key}", error.message)
-                )
+                report.failed(Failure(Kind.METRIC_HISTORY, f"{source_id}/{key}", error.message))
                 whole = False
                 continue
             difference = _difference(sent, there)
@@ -489,7 +481,10 @@ def _difference(sent: pa.Table, there: pa.Table) -> str | None:
     if distinct.num_rows != there.num_rows:
         return None
     back = _bits(sort_history(_as_stored(there))).group_by([*HISTORY.names[:-1], "bits"])
-    if back.aggregate([]).join(distinct, [*HISTORY.names[:-1], "bits"], join_type="inner").num_rows != distinct.num_rows:
+    if (
+        back.aggregate([]).join(distinct, [*HISTORY.names[:-1], "bits"], join_type="inner").num_rows
+        != distinct.num_rows
+    ):
         return None
     notes = []
     if distinct.num_rows != sent.num_rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError, 
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
     ArtifactEntry,
+    Document,
     ExperimentEnvelope,
     MetricsEntry,
     MetricsRange,
@@ -42,7 +43,11 @@ from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Self
+
 __all__ = ["Archive", "ArchiveSource"]
+
+_Parsed = TypeVar("_Parsed", bound=Document)
 
 _OPEN_PARTS = 4
 
@@ -74,6 +79,8 @@ class Archive:
                     self._models[folder] = path
                 case ["data", "models", folder, "versions", _, "version.json"]:
                     self._versions.setdefault(folder, []).append(path)
+                case _:
+                    pass
 
     @classmethod
     def open(
@@ -100,7 +107,7 @@ class Archive:
             ArchiveReader.open(url, storage_options=storage_options, expected_root=expected_root)
         )
 
-    def __enter__(self) -> Archive:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -236,7 +243,7 @@ class Archive:
                 return folder
         raise NotFoundError(f"the archive has no registered model {name!r}")
 
-    def _document(self, model: type[Any], path: str) -> Any:
+    def _document(self, model: type[_Parsed], path: str) -> _Parsed:
         return parse_document(model, self.reader.read(path), path)
 
 
@@ -250,9 +257,7 @@ class ArchiveSource:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
 
-    def stream(
-        self, selection: Selection
-    ) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
+    def stream(self, selection: Selection) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
 
         Raises:
@@ -266,11 +271,11 @@ class ArchiveSource:
         except InvalidArchiveError as error:
             yield Failure(Kind.EXPERIMENT, "?", error.message)
         models = [
-            envelope
-            for envelope in self._archive.models()
-            if selection.takes_model(str(envelope.mlflow.registered_model["name"]))
+            model
+            for model in self._archive.models()
+            if selection.takes_model(str(model.mlflow.registered_model["name"]))
         ]
-        names = [str(envelope.mlflow.registered_model["name"]) for envelope in models]
+        names = [str(model.mlflow.registered_model["name"]) for model in models]
         require_matches("registered model", selection.models, names)
         versions = {name: self._archive.versions(name) for name in names}
         catalog = _ArchiveCatalog(self._archive)
@@ -288,9 +293,9 @@ class ArchiveSource:
             yield experiment
             for path in self._archive.run_members(experiment.id):
                 yield from self._run(path, plan, selection)
-        for envelope in models:
+        for listed in models:
             model = RegisteredModel(
-                dict(envelope.mlflow.registered_model), envelope.system.export_time_ms
+                dict(listed.mlflow.registered_model), listed.system.export_time_ms
             )
             yield model
             for version in versions[model.name]:
@@ -300,9 +305,7 @@ class ArchiveSource:
                     version.system.export_time_ms,
                 )
 
-    def _run(
-        self, path: str, plan: Plan, selection: Selection
-    ) -> Iterator[Run | Failure]:
+    def _run(self, path: str, plan: Plan, selection: Selection) -> Iterator[Run | Failure]:
         try:
             envelope = parse_document(RunEnvelope, self._archive.reader.read(path), path)
             document = dict(envelope.mlflow.run)
@@ -410,9 +413,7 @@ class _MetricsTables:
         if member not in self._reader:
             raise _broken("E053", member, "is named by a run but is not in the archive")
         try:
-            file = pq.ParquetFile(
-                self._reader.open_member(member), page_checksum_verification=True
-            )
+            file = pq.ParquetFile(self._reader.open_member(member), page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise _broken("E059", member, f"is not a Parquet file: {error}") from None
         if not file.schema_arrow.equals(METRICS):

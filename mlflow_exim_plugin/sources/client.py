@@ -1,4 +1,4 @@
-"""Source ``client``: everything an MLflow deployment's own API shows, read with bounded parallel calls."""
+"""Source ``client``: all that a deployment's own API shows, read with bounded parallel calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.histories import Histories, HistoryReader
 from mlflow_exim_plugin.host.probes import unpacked_kinds
 from mlflow_exim_plugin.host.reading import Reader
@@ -31,6 +30,8 @@ from mlflow_exim_plugin.stages.select import Plan, Selection, require_matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from mlflow_exim_plugin.host.connection import Host
 
 __all__ = ["ClientSource"]
 
@@ -67,9 +68,7 @@ class ClientSource:
         """Version of the MLflow client."""
         return self._host.mlflow_version
 
-    def stream(
-        self, selection: Selection
-    ) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
+    def stream(self, selection: Selection) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
         """Yield what is selected, in dependency order.
 
         Raises:
@@ -220,7 +219,8 @@ class ClientSource:
             if not selection.takes_artifact(path):
                 continue
             artifact = Artifact(path, size_bytes, lambda path=path: tree.open(path))  # type: ignore[misc]
-            if pool and tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES and budget.take(size_bytes):
+            is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
+            if pool and is_small and budget.take(size_bytes):
                 artifact.open = _Prefetched(pool.submit(_read_all, artifact.open), artifact.open)
             artifacts.append(artifact)
         return artifacts

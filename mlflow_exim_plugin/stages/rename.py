@@ -60,7 +60,7 @@ class Rename:
             raise UsageError(
                 f"{path}: expected {{'experiments': {{old: new}}, 'models': {{old: new}}}}"
             )
-        return cls(*names, every_experiment)
+        return cls(document.get("experiments"), document.get("models"), every_experiment)
 
     def __call__(self, stream: Iterator[StreamItem]) -> Iterator[StreamItem]:
         """Yield the stream with the new names."""

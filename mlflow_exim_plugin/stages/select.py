@@ -204,11 +204,11 @@ class Plan:
                 if selection.takes_run(header, in_experiment=in_experiment):
                     headers[header.run_id] = header
         for run_id in (set(selection.runs) - set(globs) - set(headers)) | runs_of_versions:
-            header = self._header(run_id)
-            if header is None and run_id in selection.runs:
+            named = self._header(run_id)
+            if named is None and run_id in selection.runs:
                 raise NotFoundError(f"there is no run {run_id!r} at the source")
-            if header is not None and (header.lifecycle_stage != "deleted" or selection.deleted):
-                headers[run_id] = header
+            if named is not None and (named.lifecycle_stage != "deleted" or selection.deleted):
+                headers[run_id] = named
         require_matches("run", selection.runs, headers)
         self._add_ancestors(headers)
         for header in headers.values():
@@ -225,19 +225,19 @@ class Plan:
             parent = child.parent
             if not parent or parent in headers:
                 continue
-            header = self._header(parent)
+            found = self._header(parent)
             reason = "is gone from the source"
-            if header and header.lifecycle_stage == "deleted" and not self._selection.deleted:
-                header, reason = None, "is deleted and deleted runs are left out"
-            if header is None:
+            if found and found.lifecycle_stage == "deleted" and not self._selection.deleted:
+                found, reason = None, "is deleted and deleted runs are left out"
+            if found is None:
                 self.losses[child.run_id] = Loss(
                     Kind.RUN,
                     child.run_id,
                     f"its parent run {parent} {reason}; the tag mlflow.parentRunId keeps the id",
                 )
                 continue
-            headers[parent] = header
-            queue.append(header)
+            headers[parent] = found
+            queue.append(found)
 
     def _header(self, run_id: str) -> RunHeader | None:
         try:
