@@ -19,6 +19,8 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from uv import find_uv_bin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
@@ -141,13 +143,9 @@ def mlflow_python(mlflow_version: str | None) -> Path:
         if not (directory / "complete").exists():
             shutil.rmtree(directory, ignore_errors=True)
             requirements = str(REQUIREMENTS / f"{mlflow_version}.txt")
-            uv = shutil.which("uv")
-            if uv:
-                _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
-                _run(uv, "pip", "install", "--quiet", "-p", str(python), "-r", requirements)
-            else:
-                _run(sys.executable, "-m", "venv", str(directory))
-                _run(str(python), "-m", "pip", "install", "--quiet", "-r", requirements)
+            uv = find_uv_bin()
+            _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
+            _run(uv, "pip", "install", "--quiet", "-p", str(python), "-r", requirements)
             (directory / "complete").touch()
     return python
 

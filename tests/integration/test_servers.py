@@ -50,16 +50,6 @@ def test_artifacts_go_straight_to_a_folder(make_server: MakeServer, tmp_path: Pa
     assert [path.name for path in destination.rglob("note.txt")] == ["note.txt"]
 
 
-@pytest.mark.compat
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
-def test_old_mlflow(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
-    server = make_server(mlflow_version=mlflow_version)
-
-    with urllib.request.urlopen(f"{server.url}/version") as answer:
-        assert answer.read().decode() == mlflow_version
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
-
-
 def test_postgres(make_server: MakeServer, tmp_path: Path, postgres_uri: str) -> None:
     server = make_server(backend_store_uri=postgres_uri)
 

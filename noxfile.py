@@ -1,0 +1,63 @@
+"""What a contributor and CI run: ``nox`` for the usual, ``nox -l`` for the list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+# The MLflow versions that the plugin is tried in, with the pins each needs to live.
+MLFLOW = {
+    "2.22": ["-r", "tests/servers_requirements/2.22.5.txt"],
+    "3.1": ["-r", "tests/servers_requirements/3.1.4.txt"],
+    "latest": ["mlflow<4"],
+}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and layers."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """The default test run."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("version", list(MLFLOW), ids=list(MLFLOW))
+def mlflow(session: nox.Session, version: str) -> None:
+    """The plugin inside an old or the newest MLflow."""
+    session.install("-e", ".[test]", *MLFLOW[version])
+    session.run("pytest", "-n", "2", "tests/compat", "tests/integration", *session.posargs)
+
+
+@nox.session(venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """The oldest dependencies that pyproject.toml allows."""
+    session.install("--resolution", "lowest-direct", "-e", ".[test]", "sqlalchemy<2.1")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure; each prints its ratios to the floors."""
+    session.install("-e", ".[test]")
+    for file in sorted(Path("tests/benchmarks").glob("bench_*.py")):
+        session.run("python", str(file))
