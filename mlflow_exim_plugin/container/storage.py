@@ -29,7 +29,7 @@ from mlflow_exim_plugin.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
 __all__ = ["OutputFile", "RangeSource", "Writable", "atomic_output", "open_range", "redact_url"]
 
@@ -281,8 +281,8 @@ def atomic_output(
 
 @contextlib.contextmanager
 def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
-    target = Path(os.path.realpath(path))  # a symbolic link is written through, not replaced
     with _store_errors(path, "write"):
+        target = Path(os.path.realpath(path))  # a symbolic link is written through, not replaced
         if target.exists() and not target.is_file():
             raise StoreError(f"{path} is not a regular file")
         if target.exists() and not overwrite:
@@ -356,14 +356,18 @@ def _object_output(
 
 def _abandon(file: Any) -> None:
     """Drop an upload so that neither close() nor __del__ can commit it."""
+    # adlfs has no discard: blocks that were never committed expire by themselves.
+    if hasattr(file, "discard"):
+        _try(file.discard)
+    file.closed = True
+
+
+def _try(cleanup: Callable[..., object], *args: object) -> None:
+    """Clean up after an error, which is the one to show whatever happens here."""
     try:
-        # adlfs has no discard: blocks that were never committed expire by themselves.
-        if hasattr(file, "discard"):
-            file.discard()
-    except Exception as error:  # noqa: BLE001 - what made us abandon it is the error to show
-        _log.debug("discarding an upload failed: %s", error)
-    finally:
-        file.closed = True
+        cleanup(*args)
+    except Exception as error:  # noqa: BLE001 - stores have no common base of errors
+        _log.debug("cleaning up after a failed write: %s", error)
 
 
 @contextlib.contextmanager
@@ -380,9 +384,8 @@ def _moved_output(
             file.close()
             _move_into_place(file_system, partial, path, overwrite=overwrite)
     except BaseException:
-        _abandon(file)
-        with contextlib.suppress(Exception):
-            file_system.rm_file(partial)
+        _try(file.close)
+        _try(file_system.rm_file, partial)
         raise
 
 

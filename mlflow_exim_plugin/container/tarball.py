@@ -30,10 +30,10 @@ _MAX_PAX_BYTES = 8192  # two paths with base directory, twice over
 _CHECKSUM = slice(148, 156)
 _BLANK_CHECKSUM = b" " * 8
 _REGULAR, _LINK, _PAX = b"0", b"1", b"x"
-# mode, uid, gid | size | mtime ... magic, version, no names, device 0
+# mode, uid, gid | size | mtime ... magic, version; no names, no device, no prefix
 _FIXED_OWNER = b"0000644\0" + b"0000000\0" * 2
 _FIXED_TIME = b"%011o\0" % 0
-_FIXED_END = b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
+_FIXED_END = b"ustar\x0000" + bytes(64 + 16 + 155 + 12)
 _OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) (path|linkpath|size)=")
 

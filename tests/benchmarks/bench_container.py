@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def pack(files: list[Path], target: Path, level: int) -> None:
 def tar(files: list[Path], target: Path, level: int) -> None:
     with target.open("wb") as output:  # synced like ours, or the comparison is one of page caches
         subprocess.run(
-            ["tar", "-C", files[0].parent, "-I", f"zstd -{level} -T2", "-cf", "-"]
+            ["tar", "-C", str(files[0].parent), "-I", f"zstd -{level} -T2", "-cf", "-"]
             + [file.name for file in files],
             stdout=output,
             check=True,
@@ -75,9 +76,9 @@ def bench_artifacts(folder: Path, megabytes: int) -> None:
             # touch of memory costs more than everything measured here.
             theirs.unlink(missing_ok=True)
             ours.unlink(missing_ok=True)
-            tar_s = seconds(lambda level=level: tar(files, theirs, level))
+            tar_s = seconds(partial(tar, files, theirs, level))
             theirs.unlink()
-            times.append((tar_s, seconds(lambda level=level: pack(files, ours, level))))
+            times.append((tar_s, seconds(partial(pack, files, ours, level))))
         tar_s, pack_s = (min(column) for column in zip(*times, strict=True))
         print(
             f"level {level}: tar --zstd -T2 {total / tar_s:6.0f} MB/s, "
@@ -85,7 +86,7 @@ def bench_artifacts(folder: Path, megabytes: int) -> None:
         )
     for jobs in (1, 2):
         with ArchiveReader.open(str(ours)) as reader:
-            verify_s = seconds(lambda jobs=jobs: verify_archive(reader, jobs=jobs))
+            verify_s = seconds(partial(verify_archive, reader, jobs=jobs))
         print(f"verify, {jobs} jobs: {total / verify_s:.0f} MB/s")
 
 

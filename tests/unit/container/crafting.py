@@ -154,7 +154,8 @@ class Forgery:
             position += len(header) + len(body)
         self.rows(places)
         rows = [
-            places.get(path, (0, 0)) for path in [*sorted(tags), bag.TAG_MANIFEST, *sorted(self.payload)]
+            places.get(path, (0, 0))
+            for path in [*sorted(tags), bag.TAG_MANIFEST, *sorted(self.payload)]
         ]
         if self.end:
             pieces.append(self.end)
@@ -164,7 +165,9 @@ class Forgery:
         table = bytearray(b"".join(map(SeekTable.entry, frames, sizes)))
         start = sum(map(len, frames))
         index = Index(
-            len(tags) + 1, array("Q", (row[0] for row in rows)), array("Q", (row[1] for row in rows))
+            len(tags) + 1,
+            array("Q", (row[0] for row in rows)),
+            array("Q", (row[1] for row in rows)),
         )
         packed, index_bytes = index.encode()
         packed = self.index(packed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tarfile
-from dataclasses import replace
 
 import pytest
 import zstandard
@@ -37,9 +36,9 @@ def raw_header(path: str, **fields: object) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8")
 
 
-def zstd(data: bytes, **options: bool) -> bytes:
-    settings = {"write_checksum": True, "write_content_size": True, **options}
-    return zstandard.ZstdCompressor(**settings).compress(data)
+def zstd(data: bytes, *, checksum: bool = True, content_size: bool = True) -> bytes:
+    compressor = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=content_size)
+    return compressor.compress(data)
 
 
 def appended(*entries: Entry) -> Forgery:
@@ -48,6 +47,19 @@ def appended(*entries: Entry) -> Forgery:
 
 def link(path: str, target: str, base: str = BASE) -> Entry:
     return Entry(path, header=tar_header(f"{BASE}/{path}", 0, f"{base}/{target}"))
+
+
+def linked(target: str, *, base: str = BASE, content: bytes = b"b") -> Forgery:
+    """Forge data/b as a hard link."""
+    return Forgery(
+        payload={"data/a.txt": b"a", "data/b": content},
+        entries=lambda entries: [entries[0], link("data/b", target, base), *entries[2:]],
+    )
+
+
+def empty_frame(frames: list[bytes], sizes: list[int]) -> None:
+    frames.append(frames[-1])
+    sizes.append(0)
 
 
 def move_index_row(places: dict[str, tuple[int, int]]) -> None:
@@ -110,7 +122,9 @@ SPARSE = b"22 GNU.sparse.major=1\n"
 
 BROKEN: dict[str, list[Forgery]] = {
     "E001": [with_payload(f"data/{name}") for name in ("../x", "./x", "a//b", "")],
-    "E002": [with_payload(f"data/{name}") for name in ("a\\b", "a:b", "%41", "a\tb", "a\x85b", "a|b")],
+    "E002": [
+        with_payload(f"data/{name}") for name in ("a\\b", "a:b", "%41", "a\tb", "a\x85b", "a|b")
+    ],
     "E003": [with_payload(f"data/{name}") for name in ("a.", "a ", " a", "a\u3000", "a./b")],
     "E004": [with_payload(f"data/{name}") for name in ("CON", "nul.txt", "a/com1", "LPT\u00b9.x")],
     "E005": [with_payload("data/e\u0301")],
@@ -135,15 +149,15 @@ BROKEN: dict[str, list[Forgery]] = {
     ],
     "E013": [Forgery(table=claim_large_frame)],
     "E014": [
-        Forgery(compress=lambda data: zstd(data, write_checksum=False)),
-        Forgery(compress=lambda data: zstd(data, write_content_size=False)),
-        Forgery(frames=lambda frames, sizes: (frames.append(frames[-1]), sizes.append(0))),
+        Forgery(compress=lambda data: zstd(data, checksum=False)),
+        Forgery(compress=lambda data: zstd(data, content_size=False)),
+        Forgery(frames=empty_frame),
     ],
     "E015": [Forgery(frames=damage_first_frame)],
     "E016": [Forgery(table=wrong_checksum)],
     "E017": [
         Forgery(footer_bytes=lambda data: data[:-1]),
-        Forgery(footer_bytes=lambda data: b"[" * 50_000),
+        Forgery(footer_bytes=lambda _: b"[" * 50_000),
         Forgery(footer_bytes=lambda data: data.replace(b'"members"', b'"m"')),
         Forgery(footer_bytes=lambda data: data.replace(b'"members":7', b'"members":7.0')),
         Forgery(footer_bytes=lambda data: data.replace(b'"members":7', b'"members":NaN')),
@@ -208,22 +222,19 @@ BROKEN: dict[str, list[Forgery]] = {
         with_header(raw_header("data/a.txt", pax_headers={"mtime": "1.5"})),
     ],
     "E036": [
-        appended(Entry("data/l", header=raw_header("data/l", type=tarfile.SYMTYPE, linkname="/etc"))),
+        appended(
+            Entry("data/l", header=raw_header("data/l", type=tarfile.SYMTYPE, linkname="/etc"))
+        ),
         appended(Entry("data/d", header=raw_header("data/d", type=tarfile.DIRTYPE))),
         appended(Entry("data/s", header=raw_header("data/s", type=tarfile.GNUTYPE_SPARSE))),
     ],
     "E037": [
-        replace(
-            Forgery(payload={"data/a.txt": b"a", "data/b": b"b"}),
-            entries=lambda entries: [entries[0], link("data/b", target), *entries[2:]],
-        )
-        for target in ("data/b", "data/a.txt", "data/none", "../x", bag.MANIFEST)
-    ]
-    + [
-        Forgery(
-            payload={"data/a.txt": b"a", "data/b": b"a"},
-            entries=lambda entries: [entries[0], link("data/b", "data/a.txt", "/etc"), *entries[2:]],
-        )
+        linked("data/b"),
+        linked("data/a.txt"),
+        linked("data/none"),
+        linked("../x"),
+        linked(bag.MANIFEST),
+        linked("data/a.txt", base="/etc", content=b"a"),
     ],
     "E038": [Forgery(entries=repeated)],
     "E039": [
@@ -241,7 +252,12 @@ BROKEN: dict[str, list[Forgery]] = {
     "W002": [Forgery(payload={"data/x": bytes(5 << 20)})],
 }
 # What cannot be broken alone.
-ALSO_BROKEN = {"E016": {"E029"}, "E031": {"E033"}, "E037": {"E033"}, "E038": {"E026", "E029"}}
+ALSO_BROKEN = {
+    "E016": {"E029"},
+    "E031": {"E033"},
+    "E037": {"E026", "E033"},
+    "E038": {"E026", "E029"},
+}
 CONTAINER_CODES = {code for code in RULES if int(code[1:]) < (50 if code[0] == "E" else 20)}
 CASES = [
     pytest.param(code, forgery, id=f"{code}-{number}")

@@ -10,7 +10,14 @@ import pytest
 
 from mlflow_exim_plugin.container.frames import SeekTable
 from mlflow_exim_plugin.errors import InvalidArchiveError, TruncatedArchiveError
-from tests.unit.container.crafting import MemorySource, build, codes_of, contents, is_accepted, opened
+from tests.unit.container.crafting import (
+    MemorySource,
+    build,
+    codes_of,
+    contents,
+    is_accepted,
+    opened,
+)
 
 FLIPS = 1500
 CUTS = 300

@@ -223,7 +223,7 @@ def test_other_errors_of_a_stream_leave_the_archive_unfinished() -> None:
         ArchiveWriter(file, base_directory=BASE) as writer,
     ):
         writer.add("data/a", b"a")
-        writer.add_stream("data/b", 10, Failing(1, ZeroDivisionError()))  # type: ignore[arg-type]
+        writer.add_stream("data/b", 10, Failing(1, ZeroDivisionError()))
     with pytest.raises(TruncatedArchiveError):
         opened(file.getvalue())
     with pytest.raises(UsageError):
@@ -234,7 +234,14 @@ def test_other_errors_of_a_stream_leave_the_archive_unfinished() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["bagit.txt", "bag-info.txt", "manifest-sha256.txt", "TagManifest-md5.txt", "fetch.txt", "Data/x"],
+    [
+        "bagit.txt",
+        "bag-info.txt",
+        "manifest-sha256.txt",
+        "TagManifest-md5.txt",
+        "fetch.txt",
+        "Data/x",
+    ],
 )
 def test_the_bags_own_files_are_not_for_callers(path: str) -> None:
     with ArchiveWriter(io.BytesIO(), base_directory=BASE) as writer, pytest.raises(UsageError):

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import fsspec
+import pytest
+
+from mlflow_exim_plugin.container.storage import atomic_output, open_range, redact_url
+from mlflow_exim_plugin.errors import (
+    ArchiveExistsError,
+    EximError,
+    MissingDependencyError,
+    NotFoundError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        url = f"memory://{uuid4().hex}"
+        fsspec.filesystem("memory").mkdirs(url)
+        return url
+    return str(tmp_path) if request.param == "local" else tmp_path.as_uri()
+
+
+def names(folder: str) -> list[str]:
+    file_system, path = fsspec.core.url_to_fs(folder)
+    return sorted(Path(name).name for name in file_system.ls(path, detail=False))
+
+
+def content(url: str) -> bytes:
+    file_system, path = fsspec.core.url_to_fs(url)
+    return bytes(file_system.cat_file(path))
+
+
+def write(url: str, data: bytes, *, overwrite: bool = False) -> None:
+    with atomic_output(url, overwrite=overwrite) as file:
+        assert file.write(data[:3]) == len(data[:3])
+        file.write(data[3:])
+    assert file.bytes_written == len(data)
+
+
+def test_ranges(folder: str) -> None:
+    write(f"{folder}/a", bytes(range(100)))
+    source = open_range(f"{folder}/a")
+    assert source.size_bytes == 100
+    assert source.read_range(10, 20) == bytes(range(10, 20))
+    assert source.read_range(5, 5) == b""
+    assert (source.requests, source.bytes_read) == (1, 10)
+    for start, end in ((-1, 5), (5, 101), (9, 3)):
+        with pytest.raises(StoreError):
+            source.read_range(start, end)
+    with ThreadPoolExecutor(8) as pool:
+        ranges = [(n, n + 50) for n in range(50)] * 10
+        assert all(
+            data == bytes(range(start, end))
+            for (start, end), data in zip(
+                ranges, pool.map(lambda r: source.read_range(*r), ranges), strict=True
+            )
+        )
+    source.close()
+    source.close()
+
+
+def test_missing_files_and_folders(folder: str) -> None:
+    for url in (f"{folder}/none", f"{folder}/none/none", folder):
+        with pytest.raises(NotFoundError):
+            open_range(url)
+
+
+def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    source = open_range(str(path))
+    os.truncate(path, 50)
+    with pytest.raises(StoreError, match="asked for"):
+        source.read_range(0, 100)
+    source.close()
+
+
+def test_the_file_appears_when_it_is_complete(folder: str) -> None:
+    with atomic_output(f"{folder}/a") as file:
+        file.write(b"data")
+        assert "a" not in names(folder)
+    assert names(folder) == ["a"]
+    assert content(f"{folder}/a") == b"data"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_nothing_appears_when_the_block_raises(folder: str, error: type[BaseException]) -> None:
+    with pytest.raises(error), atomic_output(f"{folder}/a") as file:  # noqa: PT012
+        file.write(b"half")
+        raise error
+    assert names(folder) == []
+
+
+def test_an_older_file_stays_when_the_block_raises(folder: str) -> None:
+    write(f"{folder}/a", b"old")
+    with (  # noqa: PT012
+        pytest.raises(ValueError, match="stop"),
+        atomic_output(f"{folder}/a", overwrite=True) as file,
+    ):
+        file.write(b"half")
+        raise ValueError("stop")
+    assert names(folder) == ["a"]
+    assert content(f"{folder}/a") == b"old"
+
+
+def test_existing_files_are_refused_before_anything_is_written(folder: str) -> None:
+    write(f"{folder}/a", b"old")
+    entered = False
+    with pytest.raises(ArchiveExistsError), atomic_output(f"{folder}/a"):
+        entered = True
+    assert not entered
+    write(f"{folder}/a", b"new", overwrite=True)
+    assert (content(f"{folder}/a"), names(folder)) == (b"new", ["a"])
+
+
+def test_the_slower_of_two_writers_is_refused(folder: str) -> None:
+    with pytest.raises(ArchiveExistsError), atomic_output(f"{folder}/a") as file:  # noqa: PT012
+        file.write(b"slow")
+        write(f"{folder}/a", b"fast")
+    assert (content(f"{folder}/a"), names(folder)) == (b"fast", ["a"])
+
+
+def test_an_abandoned_output_is_not_committed(folder: str) -> None:
+    output = atomic_output(f"{folder}/a")
+    output.__enter__().write(b"half")
+    del output  # as when a generator that holds it is garbage-collected
+    assert names(folder) == []
+
+
+def test_store_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    write(str(tmp_path / "a"), b"data")
+    with pytest.raises(ArchiveExistsError), atomic_output(str(tmp_path / "b")) as file:  # noqa: PT012
+        file.write(b"slow")
+        (tmp_path / "b").write_bytes(b"fast")
+    assert (names(str(tmp_path)), content(str(tmp_path / "b"))) == (["a", "b"], b"fast")
+
+
+def test_folder_that_is_missing_or_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "none" / "a", tmp_path / "file" / "a"):
+        with pytest.raises(StoreError, match="folder"), atomic_output(str(path)):
+            pass
+
+
+def test_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
+    for path in ("/dev/null", str(tmp_path)):
+        with pytest.raises(StoreError, match="regular"), atomic_output(path, overwrite=True):
+            pass
+    assert Path("/dev/null").is_char_device()
+
+
+def test_symbolic_links_are_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write(str(tmp_path / "link"), b"new", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk: the kernel refuses the write."""
+    script = f"""
+import resource, signal
+from mlflow_exim_plugin.container.storage import atomic_output
+from mlflow_exim_plugin.errors import StoreError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    with atomic_output({str(tmp_path / "a")!r}) as file:
+        for _ in range(40):
+            file.write(bytes(100_000))
+except StoreError as error:
+    print(error.message)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == f"cannot write {tmp_path / 'a'}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_leaves_nothing_at_the_name(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from mlflow_exim_plugin.container.storage import atomic_output
+with atomic_output({str(tmp_path / "a")!r}) as file:
+    file.write(bytes(5_000_000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=False)
+    assert run.returncode == -9
+    assert not (tmp_path / "a").exists()
+    write(str(tmp_path / "a"), b"next time")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/data/a?b=c@d.tar.zst", "/data/a?b=c@d.tar.zst"),
+        ("s3://bucket/a.tar.zst", "s3://bucket/a.tar.zst"),
+        ("https://user:p@ss@host/a", "https://***@host/a"),
+        ("https://host/a?X-Amz-Signature=SECRET&sig=SECRET", "https://host/a?X-Amz-Signature=***&sig=***"),
+        ("s3://b/a?versionId=7", "s3://b/a?versionId=7"),
+        ("simplecache::ftp://u:SECRET@h/a", "simplecache::ftp://***@h/a"),
+        ("zip://x::https://u:SECRET@h/a?t=SECRET::memory://y", "zip://x::https://***@h/a?t=***::memory://y"),
+    ],
+)  # fmt: skip
+def test_credentials_are_never_shown(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+
+
+def test_errors_of_stores_show_no_credentials() -> None:
+    url = "http://user:SECRET@127.0.0.1:9/a.tar.zst?sig=SECRET"
+    with pytest.raises(EximError) as caught:
+        open_range(url)
+    assert "SECRET" not in caught.value.message
+    assert "127.0.0.1" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_unknown_protocols_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match="nosuch"):
+        open_range("nosuch://bucket/a")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        open_range("gs://bucket/a")
+    assert caught.value.hint == "pip install 'mlflow-exim-plugin[gcs]'"
+
+
+def test_only_errors_of_ours_leave(tmp_path: Path) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: open_range(str(tmp_path / "nul\0")),
+        lambda: open_range("x" * 5000),
+        lambda: open_range(""),
+        lambda: open_range("memory://"),
+        lambda: atomic_output(str(tmp_path / "nul\0")).__enter__(),
+        lambda: atomic_output("").__enter__(),
+        lambda: open_range("::"),
+        lambda: open_range("s3://"),
+    ]
+    for call in calls:
+        with pytest.raises(EximError):
+            call()
