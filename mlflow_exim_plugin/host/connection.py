@@ -20,7 +20,7 @@ from mlflow_exim_plugin.container.storage import redact_url
 from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Host", "translated"]
 
@@ -93,12 +93,19 @@ class Host:
         """The tracking URI without its secrets."""
         return redact_url(self.tracking_uri)
 
-    def get_json(self, endpoint: str, params: list[tuple[str, str]]) -> dict[str, Any] | None:
+    def get_json(
+        self,
+        endpoint: str,
+        params: list[tuple[str, str]],
+        *,
+        object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> dict[str, Any] | None:
         """GET one endpoint of an HTTP server and parse its JSON, a bare NaN allowed.
 
         Args:
             endpoint: Path below the server's root.
             params: Query, keys may repeat.
+            object_hook: Called for each JSON object, innermost first; gives what stands for it.
 
         Returns:
             The reply, or None where the server does not have this endpoint.
@@ -111,7 +118,7 @@ class Host:
                 return None
             with translated(f"GET {endpoint}"):
                 _raise_for_status(response)
-                reply = json.loads(response.content)
+                reply = json.loads(response.content, object_hook=object_hook)
         if not isinstance(reply, dict):
             raise ServerError(f"GET {endpoint}: the server answered no JSON object")
         return reply

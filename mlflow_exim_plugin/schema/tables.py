@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "HISTORY",
+    "MAX_ROW_GROUP_ROWS",
     "METRICS",
     "ROWS_PER_PART",
     "ROW_GROUP_ROWS",
@@ -41,15 +43,20 @@ METRICS = pa.schema([pa.field("run_id", pa.string(), nullable=False), *HISTORY])
 ROW_GROUP_ROWS = 131_072
 """Measured knee: smaller groups cost bytes, larger ones cost range reads."""
 
+MAX_ROW_GROUP_ROWS = 1 << 20
+"""A larger row group is refused before it is read into memory."""
+
 ROWS_PER_PART = 8 * ROW_GROUP_ROWS
 """About a million rows a file, so that a part is buffered in a few megabytes."""
 
 
-def history_table(key: Any, step: list[int], timestamp: list[int], value: list[float]) -> pa.Table:
-    """Build one run's rows from columns.
+def history_table(
+    key: str, step: Sequence[int], timestamp: Sequence[int], value: Sequence[float]
+) -> pa.Table:
+    """Build the rows of one key from columns.
 
     Args:
-        key: One metric key for all rows, or a list with one per row.
+        key: Metric key.
         step: Steps, int64.
         timestamp: Milliseconds since the Unix epoch, UTC, int64.
         value: Values; NaN and infinities allowed.
@@ -58,18 +65,23 @@ def history_table(key: Any, step: list[int], timestamp: list[int], value: list[f
         Table with the schema ``HISTORY``.
 
     Raises:
-        pa.ArrowException: A number is beyond 64 bits.
+        OverflowError: A number is beyond 64 bits.
     """
-    keys = pa.repeat(pa.scalar(key, pa.string()), len(step)) if isinstance(key, str) else key
     return pa.Table.from_arrays(
         [
-            pa.array(keys, pa.string()),
-            pa.array(step, pa.int64()),
-            pa.array(timestamp, pa.int64()),
-            pa.array(value, pa.float64()),
+            pa.repeat(pa.scalar(key, pa.string()), len(step)),
+            _numbers(step, pa.int64()),
+            _numbers(timestamp, pa.int64()),
+            _numbers(value, pa.float64()),
         ],
         schema=HISTORY,
     )
+
+
+def _numbers(column: Sequence[float], kind: pa.DataType) -> pa.Array:
+    if isinstance(column, array):  # machine numbers already: no copy
+        return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(column)])
+    return pa.array(column, kind)
 
 
 def sort_history(table: pa.Table) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.histories import HistoryReader
+from mlflow_exim_plugin.host.histories import read_history
 from mlflow_exim_plugin.host.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Run
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
@@ -98,7 +97,6 @@ class RunWriter:
         self._reader = reader
         self._runs = runs
         self._options = options
-        self._histories = HistoryReader(host, ThreadPoolExecutor(1))
         self._lock = threading.Lock()
         self._waiting: list[tuple[Run, KnownRun, bool]] = []
 
@@ -357,7 +355,7 @@ class RunWriter:
 
     def _existing(self, run_id: str, key: str) -> pa.Table:
         try:
-            return self._histories.read_key(run_id, key)
+            return read_history(self._host, run_id, key)
         except ServerLostError:
             raise
         except ServerError:
@@ -375,7 +373,7 @@ class RunWriter:
         for key, tables in by_key.items():
             sent = pa.concat_tables(tables)
             try:
-                there = sort_history(self._histories.read_key(run_id, key))
+                there = sort_history(read_history(self._host, run_id, key))
             except ServerLostError:
                 raise
             except ServerError as error:

@@ -6,12 +6,13 @@ import io
 import itertools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.histories import Histories, HistoryReader
+from mlflow_exim_plugin.host.histories import HistoryReader, Reading
 from mlflow_exim_plugin.host.probes import unpacked_kinds
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.schema.objects import (
@@ -37,6 +38,7 @@ __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
 _ROWS_AHEAD = 500_000
+"""Rows that may be held for runs that are not taken yet; two such groups are under way."""
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
 
@@ -101,17 +103,21 @@ class ClientSource:
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> Iterator[Run | Failure]:
-        histories = HistoryReader(self._host, pool)
+        histories = HistoryReader(self._host, pool, self._jobs)
         documents = _ahead(self._documents(sorted(run_ids), pool))
-        for group in _ahead(self._groups(documents, histories, selection, pool)):
-            for item in group:
+        # The next group's calls are under way before this one's last has come back.
+        for started in _ahead(self._groups(documents, histories, selection, pool)):
+            rows = started.reading.finish()
+            budget = _Budget(_PREFETCH_BYTES if self._contents else 0)
+            for item in started.items:
                 if isinstance(item, Failure):
                     yield item
                     continue
-                document, as_of_ms, rows, files = item
+                as_of_ms, document = item
                 run = Run(document, as_of_ms=as_of_ms)
-                run.histories = histories.take(rows)
-                run.artifacts = files
+                run.histories = histories.take(rows.pop(run.id))
+                if (listing := started.listings.get(run.id)) is not None:
+                    run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
                 if run.id in losses:
                     run.losses = (losses[run.id],)
                 yield run
@@ -139,59 +145,42 @@ class ClientSource:
         histories: HistoryReader,
         selection: Selection,
         pool: ThreadPoolExecutor,
-    ) -> Iterator[list[Any]]:
-        """Yield runs with their rows read ahead, as many at a time as memory allows."""
+    ) -> Iterator[_Group]:
+        """Yield runs whose rows are being read, as many at a time as memory allows."""
         for chunk in documents:
-            group: list[Any] = []
+            items: list[tuple[int, dict[str, Any]] | Failure] = []
             rows = 0
             for item in chunk:
                 expected = 0 if isinstance(item, Failure) else _expected_rows(item[1])
-                if group and rows + expected > _ROWS_AHEAD:
-                    yield self._fill(group, histories, selection, pool)
-                    group, rows = [], 0
-                group.append(item)
+                if items and rows + expected > _ROWS_AHEAD:
+                    yield self._start(items, histories, selection, pool)
+                    items, rows = [], 0
+                items.append(item)
                 rows += expected
-            if group:
-                yield self._fill(group, histories, selection, pool)
+            if items:
+                yield self._start(items, histories, selection, pool)
 
-    def _fill(
+    def _start(
         self,
-        group: list[tuple[int, dict[str, Any]] | Failure],
+        items: list[tuple[int, dict[str, Any]] | Failure],
         histories: HistoryReader,
         selection: Selection,
         pool: ThreadPoolExecutor,
-    ) -> list[tuple[dict[str, Any], int, Histories, Iterable[Artifact | Failure]] | Failure]:
-        documents = [item for item in group if not isinstance(item, Failure)]
+    ) -> _Group:
+        infos = [item[1]["info"] for item in items if not isinstance(item, Failure)]
+        steps = {
+            item[1]["info"]["run_id"]: _latest_steps(item[1]) if self._contents else {}
+            for item in items
+            if not isinstance(item, Failure)
+        }
         listings = {
-            document["info"]["run_id"]: pool.submit(
-                self._list_files, document["info"]["run_id"], document["info"].get("artifact_uri")
-            )
-            for _, document in documents
+            info["run_id"]: pool.submit(self._list_files, info["run_id"], info.get("artifact_uri"))
+            for info in infos
             if selection.artifacts
         }
-        rows = histories.read(
-            {
-                document["info"]["run_id"]: _latest_steps(document) if self._contents else {}
-                for _, document in documents
-            }
-        )
-        budget = _Budget(_PREFETCH_BYTES if self._contents else 0)
-        filled: list[Any] = []
-        for item in group:
-            if isinstance(item, Failure):
-                filled.append(item)
-                continue
-            as_of_ms, document = item
-            run_id = document["info"]["run_id"]
-            files: Iterable[Artifact | Failure] = ()
-            if run_id in listings:
-                files = self._artifacts(listings[run_id].result(), selection, pool, budget)
-            filled.append((document, as_of_ms, rows[run_id], files))
-        return filled
+        return _Group(items, histories.start(steps), listings)
 
-    def _list_files(
-        self, owner: str, root: str | None
-    ) -> tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None:
+    def _list_files(self, owner: str, root: str | None) -> _Listing:
         if not root:
             return None
         try:
@@ -204,7 +193,7 @@ class ClientSource:
 
     def _artifacts(
         self,
-        listing: tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None,
+        listing: _Listing,
         selection: Selection,
         pool: ThreadPoolExecutor | None,
         budget: _Budget,
@@ -270,6 +259,19 @@ class ClientSource:
         if listing is not None and not isinstance(listing, Failure) and not listing[2]:
             listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
         return self._artifacts(listing, selection, None, _Budget(0))
+
+
+_Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
+"""Owner, tree, and path and size of each file; or why they cannot be listed."""
+
+
+@dataclass
+class _Group:
+    """Some runs whose rows and file lists are being read."""
+
+    items: list[tuple[int, dict[str, Any]] | Failure]
+    reading: Reading
+    listings: dict[str, Future[_Listing]]
 
 
 class _Budget:
