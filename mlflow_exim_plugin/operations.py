@@ -264,7 +264,7 @@ def verify(
         archive, storage_options=storage_options, expected_root=expected_root
     ) as reader:
         findings = verify_archive(reader, jobs=min(jobs, os.cpu_count() or 1), progress=progress)
-        damaged = {finding.path for finding in findings}
+        damaged = {finding.path for finding in findings if finding.code.startswith("E")}
         findings += verify_objects(reader, damaged)
         return Verification(
             root=reader.root,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES, content_digest, parse_json
 from mlflow_exim_plugin.schema.envelope import (
     FORMAT,
     ArchiveEnvelope,
@@ -18,23 +19,29 @@ from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     Document,
     ExperimentEnvelope,
+    Info,
     MetricsEntry,
     ModelEnvelope,
     RunEnvelope,
     VersionEnvelope,
-    parse_document,
+    check_document,
 )
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import METRICS, MetricsDigest
+from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_ROWS, METRICS, MetricsDigest
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ExperimentInfo
 
 __all__ = ["verify_objects"]
 
 _Envelope = TypeVar("_Envelope", bound=Document)
+
+# Kinds that are counted by what run and version envelopes say, so only when all can be read.
+_IN_ENVELOPES = ("metric_history", "artifact")
+_COUNTED = ("experiment", "run", "registered_model", "model_version", *_IN_ENVELOPES)
 
 
 def verify_objects(reader: ArchiveReader, damaged: Container[str] = ()) -> list[Finding]:
@@ -61,26 +68,38 @@ class _ObjectCheck:
         self._ranges: dict[str, list[tuple[int, int, str]]] = {}
         self._digests: dict[str, tuple[str, MetricsEntry]] = {}
         self._open_digests: dict[str, MetricsDigest] = {}
-        self._counts = dict.fromkeys(("experiment", "run", "registered_model", "model_version"), 0)
+        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._sums = {"metric_rows": 0, "artifact_bytes": 0}
+        self._is_whole = True
+        # Members that must be there because an envelope lists them, and those that are.
+        self._listed: set[str] = set()
+        self._there: set[str] = set()
+        # Folders whose own envelope cannot be read: what it lists is not known.
+        self._unread: set[str] = set()
+        self._experiments: set[tuple[str, str]] = set()
+        self._model_names: dict[str, str] = {}
+        self._run_ids: set[str] = set()
+        self._are_runs_read = True
 
     def run(self) -> None:
         """Go through the archive once."""
         self._check_header()
-        runs_of: dict[str, set[str]] = {}
-        versions_of: dict[str, set[int]] = {}
         for path in self._reader.paths("data/"):
             match path.split("/"):
                 case ["data", "experiments", folder, "experiment.json"]:
-                    self._check_experiment(path, folder, runs_of)
+                    self._check_experiment(path, folder)
                 case ["data", "experiments", folder, "runs", _, "run.json"]:
-                    self._check_run(path, folder, runs_of)
+                    self._check_run(path, folder)
+                case ["data", "experiments", _, "metrics", _]:
+                    self._ranges.setdefault(path, [])
+                    self._named.add(path)
                 case ["data", "models", folder, "model.json"]:
-                    self._check_model(path, folder, versions_of)
+                    self._check_model(path, folder)
                 case ["data", "models", folder, "versions", _, "version.json"]:
-                    self._check_version(path, folder, versions_of)
+                    self._check_version(path)
                 case _:
                     pass
-        self._check_listed(runs_of, versions_of)
+        self._check_listed()
         for member in sorted(self._ranges):
             self._check_table(member)
         self._check_summary()
@@ -91,109 +110,121 @@ class _ObjectCheck:
     def _find(self, code: str, path: str, message: str) -> None:
         self.findings.append(Finding(code, path, message))
 
-    def _parse(self, model: type[_Envelope], path: str) -> _Envelope | None:
+    def _parse(self, model: type[_Envelope], path: str) -> tuple[_Envelope, Any] | None:
+        """Return a document and its JSON value, which alone has exactly what is stored."""
         self._named.add(path)
-        if path in self._damaged:
-            return None
         try:
-            return parse_document(model, self._reader.read(path), path)
+            if path not in self._damaged:
+                if self._reader.member(path).size_bytes > MAX_DOCUMENT_BYTES:
+                    self._find("E050", path, "a JSON document over the limit")
+                else:
+                    value = parse_json(self._reader.read(path), path)
+                    return check_document(model, value, path), value
         except InvalidArchiveError as error:
             self.findings += error.findings
-            return None
+        self._is_whole = False
+        return None
 
     def _check_header(self) -> None:
         if layout.HEADER not in self._reader:
             self._find("E057", layout.HEADER, "is missing")
             return
-        header = self._parse(ArchiveHeader, layout.HEADER)
-        if header is None:
+        parsed = self._parse(ArchiveHeader, layout.HEADER)
+        if parsed is None:
             return
-        version = ".".join(map(str, self._reader.format_version))
-        if header.format != FORMAT or header.format_version != version:
-            self._find(
-                "E057",
-                layout.HEADER,
-                f"says {header.format} {header.format_version}, the footer {FORMAT} {version}",
-            )
+        header, reader = parsed[0], self._reader
+        version = ".".join(map(str, reader.format_version))
+        stated = (header.format, header.format_version, set(header.required_features))
+        wanted = (FORMAT, version, set(reader.required_features))
+        if stated != wanted or not header.model_fields_set >= {"format", "format_version"}:
+            self._find("E057", layout.HEADER, f"does not say what the footer says, {version}")
 
-    def _check_experiment(self, path: str, folder: str, runs_of: dict[str, set[str]]) -> None:
+    def _check_experiment(self, path: str, folder: str) -> None:
         self._counts["experiment"] += 1
-        envelope = self._parse(ExperimentEnvelope, path)
-        if envelope is None:
+        parsed = self._parse(ExperimentEnvelope, path)
+        if parsed is None:
+            self._unread.add(f"{layout.EXPERIMENTS}{folder}/")
             return
-        self._check_identity(
-            path, folder, layout.experiment_folder, envelope.mlflow.experiment, "experiment_id"
+        envelope, value = parsed
+        document, info = envelope.mlflow.experiment, envelope.info
+        self._experiments.add((document["experiment_id"], document["name"]))
+        self._check_identity(path, folder, layout.experiment_folder, document, "experiment_id")
+        self._check_digest(path, info, value)
+        self._listed.update(
+            f"{layout.EXPERIMENTS}{folder}/runs/{layout.run_folder('0', run_id).split('/')[-2]}"
+            "/run.json"
+            for run_id in envelope.mlflow.runs
         )
-        self._check_digest(path, envelope.info.content_digest, envelope.mlflow, None, ())
-        for run_id in envelope.mlflow.runs:
-            runs_of.setdefault(layout.run_folder("0", run_id).split("/")[-2], set()).add("listed")
-        info = envelope.info
-        if info.num_total_runs != info.num_ok_runs + info.num_failed_runs or (
-            info.num_ok_runs != len(envelope.mlflow.runs)
-        ):
+        if info.num_ok_runs != len(envelope.mlflow.runs) or not _adds_up(info):
             self._find("E058", path, "its run counters do not add up")
 
-    def _check_run(self, path: str, folder: str, runs_of: dict[str, set[str]]) -> None:
+    def _check_run(self, path: str, folder: str) -> None:
         self._counts["run"] += 1
-        runs_of.setdefault(path.split("/")[-2], set()).add("there")
-        envelope = self._parse(RunEnvelope, path)
-        if envelope is None:
+        self._there.add(path)
+        parsed = self._parse(RunEnvelope, path)
+        if parsed is None:
+            self._are_runs_read = False
             return
-        info = envelope.mlflow.run.get("info")
-        if not isinstance(info, dict):
-            self._find("E051", path, "mlflow.run.info: Field required")
-            return
+        envelope, value = parsed
+        info = envelope.mlflow.run["info"]
         segment = path.split("/")[-2]
         self._check_identity(
             path, segment, lambda run_id: layout.run_folder("0", run_id), info, "run_id"
         )
         self._check_identity(path, folder, layout.experiment_folder, info, "experiment_id")
+        if info["run_id"] in self._run_ids:
+            self._find("E052", path, "is the second envelope of its run")
+        self._run_ids.add(info["run_id"])
         metrics = envelope.info.metrics
         digest = metrics.digest if metrics else None
-        self._check_digest(
-            path, envelope.info.content_digest, envelope.mlflow, digest, envelope.info.artifacts
-        )
+        self._check_digest(path, envelope.info, value, digest, envelope.info.artifacts)
         self._check_artifacts(path, envelope.info.artifacts)
         if metrics is None:
             return
         if metrics.rows != sum(part.rows for part in metrics.parts):
             self._find("E053", path, "its row ranges do not add up to its rows")
-        run_id = str(info.get("run_id"))
+        self._counts["metric_history"] += metrics.keys
+        self._sums["metric_rows"] += metrics.rows
+        run_id = info["run_id"]
         self._digests[run_id] = (path, metrics)
         for part in metrics.parts:
             self._named.add(part.member)
             ranges = self._ranges.setdefault(part.member, [])
             ranges.append((part.first_row, part.rows, run_id))
 
-    def _check_model(self, path: str, folder: str, versions_of: dict[str, set[int]]) -> None:
+    def _check_model(self, path: str, folder: str) -> None:
         self._counts["registered_model"] += 1
-        envelope = self._parse(ModelEnvelope, path)
-        if envelope is None:
+        parsed = self._parse(ModelEnvelope, path)
+        if parsed is None:
+            self._unread.add(f"{layout.MODELS}{folder}/")
             return
-        name = envelope.mlflow.registered_model.get("name")
-        wanted = layout.model_folder(str(name)).split("/")[-2]
-        if not (folder == wanted or folder.startswith(f"{wanted}~")):
+        envelope, value = parsed
+        name = envelope.mlflow.registered_model["name"]
+        if name in self._model_names.values():
+            self._find("E052", path, f"is the second folder of {name!r}")
+        self._model_names[folder] = name
+        wanted = layout.model_folder(name).split("/")[-2]
+        if not re.fullmatch(re.escape(wanted) + "(~[1-9][0-9]*)?", folder):
             self._find("E052", path, f"is the folder of {name!r}")
-        self._check_digest(path, envelope.info.content_digest, envelope.mlflow, None, ())
-        versions_of[folder] = set(envelope.mlflow.versions)
-
-    def _check_version(self, path: str, folder: str, versions_of: dict[str, set[int]]) -> None:
-        self._counts["model_version"] += 1
-        envelope = self._parse(VersionEnvelope, path)
-        if envelope is None:
-            return
-        number = path.split("/")[-2]
-        if str(envelope.mlflow.model_version.get("version")) != number:
-            self._find("E052", path, "its document has another version")
-        elif number.isdigit() and int(number) not in versions_of.get(folder, {int(number)}):
-            self._find("E056", path, "is not listed by its model")
-        self._check_digest(
-            path,
-            envelope.info.content_digest,
-            envelope.mlflow,
-            None,
-            envelope.info.artifacts,
+        self._check_digest(path, envelope.info, value)
+        self._listed.update(
+            layout.version_member(f"{layout.MODELS}{folder}/", number)
+            for number in envelope.mlflow.versions
         )
+
+    def _check_version(self, path: str) -> None:
+        self._counts["model_version"] += 1
+        self._there.add(path)
+        parsed = self._parse(VersionEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        document = envelope.mlflow.model_version
+        if document["version"] != path.split("/")[-2]:
+            self._find("E052", path, "its document has another version")
+        if self._model_names.get(path.split("/")[2], document["name"]) != document["name"]:
+            self._find("E052", path, f"its document has the name {document['name']!r}")
+        self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
         self._check_artifacts(path, envelope.info.artifacts)
 
     def _check_identity(
@@ -206,19 +237,21 @@ class _ObjectCheck:
     def _check_digest(
         self,
         path: str,
-        stated: str,
-        document: Document,
-        metrics: str | None,
-        artifacts: Iterable[ArtifactEntry],
+        info: Info,
+        value: Any,
+        metrics: str | None = None,
+        artifacts: Iterable[ArtifactEntry] = (),
     ) -> None:
         found = content_digest(
-            document.to_json(), metrics, ((a.path, a.size_bytes, a.sha256) for a in artifacts)
+            value["mlflow"], metrics, ((a.path, a.size_bytes, a.sha256) for a in artifacts)
         )
-        if found != stated:
+        if found != info.content_digest:
             self._find("E055", path, f"its content hashes to {found}")
 
     def _check_artifacts(self, path: str, artifacts: Iterable[ArtifactEntry]) -> None:
         for entry in artifacts:
+            self._counts["artifact"] += 1
+            self._sums["artifact_bytes"] += entry.size_bytes
             self._named.add(entry.member)
             if entry.member not in self._reader:
                 self._find("E054", path, f"its artifact {entry.member} is not in the archive")
@@ -227,16 +260,12 @@ class _ObjectCheck:
             if (member.size_bytes, member.sha256) != (entry.size_bytes, entry.sha256):
                 self._find("E054", path, f"its artifact {entry.member} has another size or digest")
 
-    def _check_listed(self, runs_of: dict[str, set[str]], versions_of: dict[str, set[int]]) -> None:
-        for run, seen in runs_of.items():
-            if seen == {"listed"}:
-                self._find("E056", run, "is listed by its experiment but has no run.json")
-            elif seen == {"there"}:
-                self._find("E056", run, "is not listed by its experiment")
-        for folder, numbers in versions_of.items():
-            for number in numbers:
-                if layout.version_member(f"{layout.MODELS}{folder}/", number) not in self._reader:
-                    self._find("E056", folder, f"version {number} is listed but not there")
+    def _check_listed(self) -> None:
+        for path in sorted(self._listed - self._there):
+            self._find("E056", path, "is listed but not there")
+        for path in sorted(self._there - self._listed):
+            if "/".join([*path.split("/")[:3], ""]) not in self._unread:
+                self._find("E056", path, "is not listed by its experiment or model")
 
     def _check_table(self, member: str) -> None:
         """Check one Parquet file and the digest of each run's rows in it."""
@@ -251,7 +280,12 @@ class _ObjectCheck:
                 if not file.schema_arrow.equals(METRICS):
                     self._find("E059", member, "has other columns than the format")
                     return
-                self._check_ranges(member, file.metadata.num_rows)
+                metadata = file.metadata
+                groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+                if max(groups, default=0) > MAX_ROW_GROUP_ROWS:
+                    self._find("E059", member, "has a row group over the limit")
+                    return
+                self._check_ranges(member, metadata.num_rows)
                 self._check_rows(member, file)
         except (pa.ArrowException, OSError, InvalidArchiveError) as error:
             self._find("E059", member, f"is not a Parquet file: {error}")
@@ -259,21 +293,23 @@ class _ObjectCheck:
     def _check_ranges(self, member: str, rows: int) -> None:
         end = 0
         for first, count, run_id in sorted(self._ranges[member]):
-            if first != end:
+            if first < end or (first > end and self._are_runs_read):
                 self._find("E053", member, f"rows {end} to {first} belong to no run or to two")
             end = first + count
             if end > rows:
                 self._find("E053", member, f"run {run_id} needs {end} rows, there are {rows}")
-        if end < rows:
+        if end < rows and self._are_runs_read:
             self._find("E053", member, f"rows {end} to {rows} belong to no run")
 
     def _check_rows(self, member: str, file: pq.ParquetFile) -> None:
         ranges = sorted(self._ranges[member])
         start = 0
+        last = METRICS.empty_table()
         for number in range(file.metadata.num_row_groups):
             table = file.read_row_group(number)
-            if not _is_sorted(table):
+            if not _is_sorted(pa.concat_tables([last, table])):
                 self._find("E060", member, f"row group {number} is not sorted")
+            last = table.slice(table.num_rows - 1) if table.num_rows else last
             for first, count, run_id in ranges:
                 low, high = max(first, start), min(first + count, start + table.num_rows)
                 if low < high:
@@ -295,20 +331,37 @@ class _ObjectCheck:
         if layout.ARCHIVE not in self._reader:
             self._find("E058", layout.ARCHIVE, "is missing")
             return
-        envelope = self._parse(ArchiveEnvelope, layout.ARCHIVE)
-        if envelope is None:
+        parsed = self._parse(ArchiveEnvelope, layout.ARCHIVE)
+        if parsed is None:
             return
+        envelope = parsed[0]
+        info, part = envelope.info, envelope.mlflow
+        if self._is_whole:
+            listed = {(e.experiment_id, e.name) for e in part.experiments}
+            if listed != self._experiments or (set(part.models) != set(self._model_names.values())):
+                self._find("E056", layout.ARCHIVE, "does not list what is in the archive")
+            if any(getattr(info, name) != number for name, number in self._sums.items()):
+                self._find("E058", layout.ARCHIVE, f"its sums are not {self._sums}")
+        if info.num_ok_runs != self._counts["run"] or not _adds_up(info):
+            self._find("E058", layout.ARCHIVE, "its run counters do not add up")
         for kind, counts in envelope.info.counts.items():
             if counts.found != counts.written + counts.skipped + counts.failed:
                 self._find("E058", layout.ARCHIVE, f"the counts of {kind} do not add up")
         for kind, there in self._counts.items():
             written = envelope.info.counts.get(kind)
-            if (written.written if written else 0) != there:
+            is_known = self._is_whole or kind not in _IN_ENVELOPES
+            if is_known and (written.written if written else 0) != there:
                 self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
         if envelope.info.failures:
             self._find(
                 "W021", layout.ARCHIVE, f"{len(envelope.info.failures)} objects could not be packed"
             )
+
+
+def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:
+    return info.num_failed_runs == len(info.failed_runs) and (
+        info.num_total_runs == info.num_ok_runs + info.num_failed_runs
+    )
 
 
 def _is_sorted(table: pa.Table) -> bool:

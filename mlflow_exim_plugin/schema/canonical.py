@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "MAX_DEPTH",
     "MAX_DOCUMENT_BYTES",
     "canonical_bytes",
     "content_digest",
@@ -24,6 +26,8 @@ __all__ = [
 
 MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is refused before it is parsed."""
+MAX_DEPTH = 100
+"""Arrays and objects may stand in each other so many times; MLflow's have about six levels."""
 
 
 def parse_json(data: bytes, path: str) -> Any:
@@ -37,21 +41,30 @@ def parse_json(data: bytes, path: str) -> Any:
         The parsed value.
 
     Raises:
-        InvalidArchiveError: Not UTF-8, not JSON, a key twice in one object, a bare ``NaN`` or
-            ``Infinity``, nested too deep or larger than ``MAX_DOCUMENT_BYTES``.
+        InvalidArchiveError: Not UTF-8, not JSON, a key twice in one object, a number beyond a
+            double, a bare ``NaN`` or ``Infinity``, half a surrogate pair, nested deeper than
+            ``MAX_DEPTH`` or larger than ``MAX_DOCUMENT_BYTES``.
 
     Source: spec/v1/archive.md, "JSON documents".
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise _invalid(path, f"a JSON document of {len(data)} bytes is over the limit")
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
         )
+        if b"\\ud" in data or b"\\uD" in data:
+            canonical_bytes(value)  # an escape may be half a surrogate pair, which is no text
     except RecursionError:
         raise _invalid(path, "nested too deep") from None
     except ValueError as error:
         raise _invalid(path, f"not a JSON document of the format: {error}") from None
+    if _is_too_deep(value):
+        raise _invalid(path, "nested too deep")
+    return value
 
 
 def document_bytes(value: Any) -> bytes:
@@ -63,7 +76,8 @@ def canonical_bytes(value: Any) -> bytes:
     """Return the bytes that are hashed for a content digest.
 
     Keys are sorted by code point, separators are ``,`` and ``:``, text is UTF-8 unescaped but for
-    what JSON demands, integers are exact and floats the shortest digits that read back equal.
+    what JSON demands, integers are exact and floats are written like Python's ``repr`` does: the
+    shortest digits that read back equal.
 
     Source: spec/v1/archive.md, "Content digests".
     """
@@ -102,6 +116,28 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text:.40} is beyond a double")
+    return number
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                inner += [child for child in node.values() if isinstance(child, (dict, list))]
+            elif isinstance(node, list):
+                inner += [child for child in node if isinstance(child, (dict, list))]
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def _no_constant(name: str) -> None:

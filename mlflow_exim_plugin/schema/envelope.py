@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import getpass
 import platform
+import re
 import time
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+)
 
 import mlflow_exim_plugin
 from mlflow_exim_plugin.errors import InvalidArchiveError
@@ -33,6 +43,7 @@ __all__ = [
     "RunEnvelope",
     "System",
     "VersionEnvelope",
+    "check_document",
     "parse_document",
 ]
 
@@ -42,6 +53,7 @@ FORMAT_VERSION = "1.0"
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0)]
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class Document(BaseModel):
@@ -52,8 +64,8 @@ class Document(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document as JSON values, absent fields left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """Return the document as JSON values, unknown fields included."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class Platform(Document):
@@ -184,7 +196,15 @@ class RunInfo(Info):
     """Part ``info`` of ``run.json``."""
 
     metrics: MetricsEntry | None = None
+    """Absent when the run has no metric rows."""
     artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        if self.metrics is None:
+            document.pop("metrics", None)
+        return document
 
 
 class VersionInfo(Info):
@@ -202,30 +222,102 @@ class ExperimentInfo(Info):
     failed_runs: tuple[str, ...] = Field(default=(), strict=False)
 
 
+def _check_texts(document: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(document.get(name), str):
+            raise ValueError(f"{name} must be there and a text")  # noqa: TRY004 - pydantic's
+
+
+def _check_entries(document: dict[str, Any], *names: str) -> None:
+    """Check REST's lists of keyed entries: objects with a ``key`` and mostly a ``value``."""
+    for name in names:
+        entries = document.get(name, [])
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise ValueError(f"{name} must be a list of objects")
+        if not all(isinstance(e.get("key"), str) for e in entries):
+            raise ValueError(f"every entry of {name} must have a key")
+
+
+def _check_experiment(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "experiment_id", "name")
+    _check_entries(document, "tags")
+    return document
+
+
+def _check_run(document: dict[str, Any]) -> dict[str, Any]:
+    info, data = document.get("info"), document.get("data", {})
+    if not isinstance(info, dict) or not isinstance(data, dict):
+        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    _check_texts(info, "run_id", "experiment_id")
+    for name in ("start_time", "end_time"):
+        if type(info.get(name, 0)) is not int:
+            raise ValueError(f"info.{name} must be a whole number")
+    _check_entries(data, "metrics", "params", "tags")
+    return document
+
+
+def _check_model(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "name")
+    _check_entries(document, "tags")
+    aliases = document.get("aliases", [])
+    if not isinstance(aliases, list):
+        raise ValueError("aliases must be a list")  # noqa: TRY004 - pydantic's
+    for entry in aliases:
+        if not isinstance(entry, dict) or not isinstance(entry.get("alias"), str):
+            raise ValueError("every alias must have a name")  # noqa: TRY004 - pydantic's
+        _check_number(entry.get("version"))
+    return document
+
+
+def _check_version(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "name", "version")
+    _check_number(document["version"])
+    _check_entries(document, "tags")
+    return document
+
+
+def _check_number(version: object) -> None:
+    if not isinstance(version, str) or not _NUMBER.fullmatch(version):
+        raise ValueError("a version must be a decimal number as a text")
+
+
+def _schema(*required: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "object", "required": list(required)})
+
+
+# Objects of MLflow's REST API: kept as they are, checked for what is read of them here.
+_Experiment = Annotated[
+    dict[str, Any], AfterValidator(_check_experiment), _schema("experiment_id", "name")
+]
+_Run = Annotated[dict[str, Any], AfterValidator(_check_run), _schema("info")]
+_Model = Annotated[dict[str, Any], AfterValidator(_check_model), _schema("name")]
+_Version = Annotated[dict[str, Any], AfterValidator(_check_version), _schema("name", "version")]
+
+
 class ExperimentPart(Document):
     """REST's reply to ``experiments/get``, and the ids of the runs in the archive."""
 
-    experiment: dict[str, Any]
+    experiment: _Experiment
     runs: tuple[str, ...] = Field(default=(), strict=False)
 
 
 class RunPart(Document):
     """REST's reply to ``runs/get``."""
 
-    run: dict[str, Any]
+    run: _Run
 
 
 class ModelPart(Document):
     """REST's reply to ``registered-models/get``, and the version numbers in the archive."""
 
-    registered_model: dict[str, Any]
+    registered_model: _Model
     versions: tuple[int, ...] = Field(default=(), strict=False)
 
 
 class VersionPart(Document):
     """REST's reply to ``model-versions/get``."""
 
-    model_version: dict[str, Any]
+    model_version: _Version
 
 
 class ExperimentEnvelope(Document):
@@ -293,11 +385,18 @@ class ArchiveInfo(Document):
     not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
 
 
+class ExperimentName(Document):
+    """An experiment in the list of all."""
+
+    experiment_id: str
+    name: str
+
+
 class ArchivePart(Document):
     """What was asked for, and the experiments and models that came of it."""
 
     selection: dict[str, Any] = Field(default_factory=dict)
-    experiments: tuple[dict[str, str], ...] = Field(default=(), strict=False)
+    experiments: tuple[ExperimentName, ...] = Field(default=(), strict=False)
     models: tuple[str, ...] = Field(default=(), strict=False)
 
 
@@ -323,7 +422,20 @@ def parse_document(model: type[_Parsed], data: bytes, path: str) -> _Parsed:
     Raises:
         InvalidArchiveError: It is not JSON of the format or a field is missing or of another type.
     """
-    value = parse_json(data, path)
+    return check_document(model, parse_json(data, path), path)
+
+
+def check_document(model: type[_Parsed], value: Any, path: str) -> _Parsed:
+    """Check one document that is parsed already.
+
+    Args:
+        model: What it must be.
+        value: The JSON value.
+        path: Member path, for the message.
+
+    Raises:
+        InvalidArchiveError: A field is missing or of another type.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -69,7 +69,8 @@ class ArchiveSink:
         self._experiments: list[dict[str, str]] = []
         self._models: list[str] = []
         self._run_count = 0
-        writer.add(layout.HEADER, document_bytes(ArchiveHeader().to_json()))
+        header = ArchiveHeader(required_features=writer.required_features)
+        writer.add(layout.HEADER, document_bytes(header.to_json()))
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.

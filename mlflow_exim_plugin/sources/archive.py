@@ -37,7 +37,12 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
 )
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, MetricsDigest
+from mlflow_exim_plugin.schema.tables import (
+    HISTORY,
+    MAX_ROW_GROUP_ROWS,
+    METRICS,
+    MetricsDigest,
+)
 from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, require_matches
 
 if TYPE_CHECKING:
@@ -418,6 +423,9 @@ class _MetricsTables:
             raise _broken("E059", member, f"is not a Parquet file: {error}") from None
         if not file.schema_arrow.equals(METRICS):
             raise _broken("E059", member, "has other columns than the format")
+        groups = range(file.metadata.num_row_groups)
+        if any(file.metadata.row_group(n).num_rows > MAX_ROW_GROUP_ROWS for n in groups):
+            raise _broken("E059", member, "has a row group over the limit")
         self._open[member] = file
         if len(self._open) > _OPEN_PARTS:
             self._open.popitem(last=False)[1].close()
