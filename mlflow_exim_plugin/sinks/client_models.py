@@ -39,7 +39,7 @@ __all__ = ["ModelWriter"]
 CARRIERS = "mlflow_exim.model_versions"
 """Experiment whose runs hold the files of versions that have no run to hold them."""
 _VERSIONS_FOLDER = "mlflow_exim/model_versions"
-_PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder"
+_PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
 _MOST_PLACEHOLDERS = 10_000
 
 
@@ -201,14 +201,14 @@ class ModelWriter:
         for alias, source_number in model.source.aliases.items():
             target_number = model.versions.get(source_number)
             there = model.aliases.get(alias)
-            if target_number is None or there == target_number:
+            if target_number is not None and there == target_number:
                 continue
             kept = Loss(
                 Kind.REGISTERED_MODEL,
                 model.source.name,
                 f"alias {alias!r} of version {source_number} is not set",
             )
-            if there is not None and not model.ours:
+            if target_number is None or (there is not None and not model.ours):
                 report.lost(kept)
                 continue
             self._quietly(
