@@ -31,7 +31,7 @@ _RUNTIME_DEPENDENCIES = ("click", "zstandard", "pyarrow", "pydantic", "fsspec", 
 
 def main() -> None:
     """Run the command line: ``mlflow-exim`` and ``python -m mlflow_exim_plugin``."""
-    with _broken_installation_in_one_line():
+    with _every_end_in_one_line():
         _load_commands().main(prog_name="mlflow-exim")
 
 
@@ -64,21 +64,26 @@ def _load_commands() -> click.Group:
 
 
 @contextmanager
-def _broken_installation_in_one_line() -> Iterator[None]:
-    """Where a dependency cannot be imported, say so in place of a traceback.
+def _every_end_in_one_line() -> Iterator[None]:
+    """Say what nobody foresaw in place of a traceback: a broken installation, or a defect of ours.
 
-    It is looked for only after something failed: a working installation pays nothing, and any
-    way in which a package can break on import is covered.
+    A dependency that cannot be imported is looked for only after something failed: a working
+    installation pays nothing, and any way in which a package can break on import is covered.
     """
     try:
         yield
+    except BrokenPipeError:  # click ends it quietly
+        raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] == "click":  # how commands end or refuse
             raise
         broken = _first_broken_dependency()
-        if broken is None:
-            raise
         # With a text, SystemExit prints it on stderr and gives exit code 1.
+        if broken is None:
+            raise SystemExit(
+                f"Error: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
+                "Hint: this is a defect; --verbose shows where, please report it"
+            ) from error
         raise SystemExit(
             f"Error: mlflow-exim-plugin cannot run: {broken[1]}. "
             f"Reinstall it: pip install --force-reinstall {broken[0]}"
@@ -109,7 +114,7 @@ def _attach(host: ModuleType) -> None:
                 return args
 
             def invoke(self, ctx: click.Context) -> object:
-                with _broken_installation_in_one_line():
+                with _every_end_in_one_line():
                     exim = _load_commands()
                     with exim.make_context(ctx.info_name, ctx.args, parent=ctx.parent) as entered:
                         return exim.invoke(entered)

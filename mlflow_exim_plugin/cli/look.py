@@ -8,52 +8,51 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_exim_plugin.cli.options import output_options
-from mlflow_exim_plugin.cli.output import quiet_host, show_json, size_text
+from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.options import archive_argument, output_options, verbose_option
+from mlflow_exim_plugin.cli.output import say, show_json, size_text
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.archive import Archive
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @click.option(
     "-e", "--experiment", metavar="NAME", help="List the runs of this experiment, by name or id."
 )
 @click.option("--members", is_flag=True, help="List the members: digest, size and path.")
 @output_options
-def ls(archive: str, experiment: str | None, members: bool, output: str, verbose: bool) -> None:
+def ls(archive: str, experiment: str | None, members: bool, output: str) -> None:
     """List what ARCHIVE, a path or any fsspec URL, holds.
 
     Example:
 
       mlflow exim ls backup.tar.zst -e churn
     """
-    with quiet_host(verbose=verbose):
-        from mlflow_exim_plugin.operations import open_archive
+    from mlflow_exim_plugin.sources.archive import Archive
 
-        with open_archive(archive) as opened:
-            if members:
-                _list_members(opened, as_json=output == "json")
-            elif experiment is not None:
-                _list_runs(opened, experiment, as_json=output == "json")
-            else:
-                _list_objects(opened, as_json=output == "json")
+    with Archive.open(archive) as opened:
+        if members:
+            _list_members(opened, as_json=output == "json")
+        elif experiment is not None:
+            _list_runs(opened, experiment, as_json=output == "json")
+        else:
+            _list_objects(opened, as_json=output == "json")
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
 @click.option("-r", "--run-id", metavar="ID", help="Run.")
 @click.option("-m", "--model", metavar="NAME", help="Registered model and its versions.")
 @output_options
-def show(  # noqa: PLR0913 - one parameter an option
+def show(
     archive: str,
     experiment: str | None,
     run_id: str | None,
     model: str | None,
     output: str,
-    verbose: bool,
 ) -> None:
     """Show the envelope of one object of ARCHIVE, or of the archive itself.
 
@@ -63,44 +62,40 @@ def show(  # noqa: PLR0913 - one parameter an option
     """
     if sum(choice is not None for choice in (experiment, run_id, model)) > 1:
         raise click.UsageError("Give one of --experiment, --run-id and --model.")
-    with quiet_host(verbose=verbose):
-        from mlflow_exim_plugin.operations import open_archive
+    from mlflow_exim_plugin.sources.archive import Archive
 
-        with open_archive(archive) as opened:
-            if experiment is not None:
-                document = _experiment(opened, experiment)
-            elif run_id is not None:
-                document = opened.run(run_id).to_json()
-            elif model is not None:
-                document = opened.model(model).to_json()
-                document["versions"] = [v.to_json() for v in opened.versions(model)]
-            else:
-                document = opened.summary.to_json()
+    with Archive.open(archive) as opened:
+        if experiment is not None:
+            document = _experiment(opened, experiment)
+        elif run_id is not None:
+            document = opened.run(run_id).to_json()
+        elif model is not None:
+            document = opened.model(model).to_json()
+            document["versions"] = [v.to_json() for v in opened.versions(model)]
+        else:
+            document = opened.summary.to_json()
     if output == "json":
         show_json(document)
     else:
         _outline(document, "")
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @click.argument("member")
-@click.option(
-    "--verbose", is_flag=True, help="Log what is done, and show tracebacks of errors."
-)
-def cat(archive: str, member: str, verbose: bool) -> None:
+@verbose_option
+def cat(archive: str, member: str) -> None:
     """Write the bytes of one MEMBER of ARCHIVE to standard output.
 
     Example:
 
       mlflow exim cat backup.tar.zst data/archive.json
     """
-    with quiet_host(verbose=verbose):
-        from mlflow_exim_plugin.operations import open_archive
+    from mlflow_exim_plugin.sources.archive import Archive
 
-        with open_archive(archive) as opened, opened.reader.open_member(member) as stream:
-            shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
-            sys.stdout.buffer.flush()
+    with Archive.open(archive) as opened, opened.reader.open_member(member) as stream:
+        shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
 
 
 def _list_members(archive: Archive, *, as_json: bool) -> None:
@@ -112,7 +107,7 @@ def _list_members(archive: Archive, *, as_json: bool) -> None:
         show_json(listed)
         return
     for member in listed:
-        click.echo(f"{member['sha256']}  {member['size_bytes']:>12}  {member['path']}")
+        say(f"{member['sha256']}  {member['size_bytes']:>12}  {member['path']}")
 
 
 def _list_objects(archive: Archive, *, as_json: bool) -> None:
@@ -140,16 +135,16 @@ def _list_objects(archive: Archive, *, as_json: bool) -> None:
         )
         return
     system = archive.summary.system
-    click.echo(
+    say(
         f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
         f"{size_text(archive.reader.size_bytes)}"
     )
     for e in experiments:
         deleted = ", deleted" if e["lifecycle_stage"] == "deleted" else ""
-        click.echo(f"experiment {e['experiment_id']}  {e['name']}  ({e['runs']} runs{deleted})")
+        say(f"experiment {e['experiment_id']}  {e['name']}  ({e['runs']} runs{deleted})")
     for m in models:
         numbers = ", ".join(map(str, m["versions"]))
-        click.echo(f"model {m['name']}  (versions {numbers or 'none'})")
+        say(f"model {m['name']}  (versions {numbers or 'none'})")
 
 
 def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:
@@ -173,7 +168,7 @@ def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:
         return
     for run in runs:
         deleted = "  deleted" if run["lifecycle_stage"] == "deleted" else ""
-        click.echo(
+        say(
             f"{run['run_id']}  {run['status']:<9}  {run['metric_rows']:>9} rows  "
             f"{run['artifacts']:>5} artifacts  {run['run_name']}{deleted}"
         )
@@ -195,10 +190,10 @@ def _outline(value: Any, indent: str) -> None:
     for key, entry in entries:
         name = "-" if isinstance(value, list) else str(key)
         if isinstance(entry, dict) and entry.keys() == {"key", "value"}:
-            click.echo(f"{indent}{entry['key']}: {entry['value']}")
+            say(f"{indent}{entry['key']}: {entry['value']}")
         elif isinstance(entry, dict | list):
             if entry:
-                click.echo(f"{indent}{name}:" if name != "-" else f"{indent}-")
+                say(f"{indent}{name}:" if name != "-" else f"{indent}-")
                 _outline(entry, indent + "  ")
         else:
-            click.echo(f"{indent}{name}: {entry}" if name != "-" else f"{indent}- {entry}")
+            say(f"{indent}{name}: {entry}" if name != "-" else f"{indent}- {entry}")

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.stages.select import Selection
 
-__all__ = ["output_options", "selection_from", "selection_options", "server_options"]
+__all__ = [
+    "archive_argument",
+    "output_options",
+    "selection_from",
+    "selection_options",
+    "server_options",
+    "verbose_option",
+]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -111,10 +118,16 @@ _OUTPUT = (
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,
+        is_eager=True,  # what is wrong with other arguments is said in this format
         help="Format of the result on standard output.",
     ),
+)
+
+_VERBOSE = (
     click.option(
-        "--verbose", is_flag=True, help="Log what is done, and show tracebacks of errors."
+        "--verbose",
+        is_flag=True,
+        help="Log what is done, and show the tracebacks of errors.",
     ),
 )
 
@@ -123,6 +136,24 @@ def _apply(command: _Command, options: tuple[Callable[[Any], Any], ...]) -> _Com
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def archive_argument(command: _Command) -> _Command:
+    """Add the argument that says where the archive is."""
+    return click.argument("archive", callback=_archive_location)(command)
+
+
+def _archive_location(ctx: click.Context, param: click.Parameter, location: str) -> str:
+    """Refuse what cannot mean what the user wants."""
+    if not location:
+        raise click.BadParameter("the name is empty.", ctx, param)
+    if location == "-":
+        raise click.BadParameter(
+            "no archive goes through a pipe; a file of that name is ./-", ctx, param
+        )
+    if location.startswith("memory://"):
+        raise click.BadParameter("what is in memory:// ends with this command.", ctx, param)
+    return location
 
 
 def selection_options(command: _Command) -> _Command:
@@ -136,8 +167,13 @@ def server_options(command: _Command) -> _Command:
 
 
 def output_options(command: _Command) -> _Command:
-    """Add the options that say how results are shown."""
-    return _apply(command, _OUTPUT)
+    """Add the options that say how results are shown; ``Command`` sees to ``--verbose`` itself."""
+    return _apply(command, (*_OUTPUT, *_VERBOSE))
+
+
+def verbose_option(command: _Command) -> _Command:
+    """Add ``--verbose`` to a command that has one format only."""
+    return _apply(command, _VERBOSE)
 
 
 def selection_from(options: dict[str, Any]) -> Selection:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,60 +11,55 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mlflow_exim_plugin.errors import EximError
+    from mlflow_exim_plugin.errors import ErrorCode, EximError
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
     "ByteProgress",
     "ReportProgress",
-    "quiet_host",
+    "say",
     "show_error",
+    "show_error_json",
     "show_json",
     "show_report",
     "size_text",
 ]
 
 _INTERVAL_S = 0.2
+# Control characters, line separators, bidirectional overrides, lone surrogates.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAMED = 20
 """How many failures or losses the text report spells out; JSON has them all."""
 
 
-@contextlib.contextmanager
-def quiet_host(*, verbose: bool) -> Iterator[None]:
-    """Keep MLflow's log lines and progress bars out of the output, unless asked for."""
-    # A dead server should be a message within half a minute; users who set the variable decide.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.ERROR,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
-    if not verbose:
-        for name in ("mlflow", "alembic", "urllib3"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        import warnings
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line for people; what a terminal would obey or cannot show is escaped.
 
-        warnings.simplefilter("ignore")
-    yield
+    Names in archives are foreign: a control sequence in one must not reach the terminal.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document, in ASCII: right in every terminal."""
+    click.echo(json.dumps(value, indent=2))
 
 
 def show_error(error: EximError, *, as_json: bool) -> None:
     """Print one error: a line, and a hint where there is one."""
     if as_json:
-        show_json(
-            {"ok": False, "error": {"code": error.code.value, "message": error.message, "hint": error.hint}}
-        )
-    click.secho(f"Error: {error.message}", fg="red", err=True)
+        show_error_json(error.code, error.message, error.hint)
+    say(f"Error: {error.message}", err=True)
     if error.hint:
-        click.echo(f"Hint: {error.hint}", err=True)
+        say(f"Hint: {error.hint}", err=True)
+
+
+def show_error_json(code: ErrorCode, message: str, hint: str = "") -> None:
+    """Print one error as a JSON document."""
+    show_json({"ok": False, "error": {"code": code.value, "message": message, "hint": hint}})
 
 
 def show_report(report: Report, *, title: str, as_json: bool) -> None:
@@ -75,32 +68,33 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     if as_json:
         show_json(summary)
         return
-    click.echo(title)
+    say(title)
     rows = [
-        (kind.replace("_", " "), *(str(counts[c]) for c in ("found", "written", "skipped", "failed")))
+        (
+            kind.replace("_", " "),
+            *(str(counts[c]) for c in ("found", "written", "skipped", "failed")),
+        )
         for kind, counts in summary["counts"].items()
     ]
     _table(("", "found", "written", "skipped", "failed"), rows)
-    click.echo(
-        f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts"
-    )
+    say(f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts")
     for seen in summary["not_packed"]:
         more = "at least " if seen["at_least"] else ""
         kind = seen["kind"].replace("_", " ")
         plural = "" if seen["seen"] == 1 else "s"
-        click.echo(f"Not packed: {more}{seen['seen']} {kind}{plural} ({seen['reason']})")
+        say(f"Not packed: {more}{seen['seen']} {kind}{plural} ({seen['reason']})")
     _named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
     _named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
     if report.root:
-        click.echo(f"Root sha256:{report.root}")
+        say(f"Root sha256:{report.root}")
 
 
 def _named(title: str, entries: list[tuple[str, str, str]]) -> None:
     for kind, identity, what in entries[:_NAMED]:
         name = "all" if identity == "*" else identity
-        click.echo(f"{title}: {kind.replace('_', ' ')} {name}: {what}")
+        say(f"{title}: {kind.replace('_', ' ')} {name}: {what}")
     if len(entries) > _NAMED:
-        click.echo(f"{title}: and {len(entries) - _NAMED} more, see --output json")
+        say(f"{title}: and {len(entries) - _NAMED} more, see --output json")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -108,7 +102,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in [header, *rows]:
         first = row[0].ljust(widths[0])
         rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        click.echo("  ".join([f"  {first}", *rest]).rstrip())
+        say("  ".join([f"  {first}", *rest]).rstrip())
 
 
 def size_text(size_bytes: float) -> str:

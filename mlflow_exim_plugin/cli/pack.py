@@ -6,18 +6,20 @@ from typing import Any
 
 import click
 
+from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import (
+    archive_argument,
     output_options,
     selection_from,
     selection_options,
     server_options,
 )
-from mlflow_exim_plugin.cli.output import ReportProgress, quiet_host, show_report
+from mlflow_exim_plugin.cli.output import ReportProgress, show_report
 from mlflow_exim_plugin.errors import ExitCode
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @selection_options
 @server_options
 @click.option(
@@ -30,7 +32,7 @@ from mlflow_exim_plugin.errors import ExitCode
 @click.option("--overwrite", is_flag=True, help="Replace an archive that is there.")
 @output_options
 @click.pass_context
-def pack(ctx: click.Context, archive: str, output: str, verbose: bool, **options: Any) -> None:
+def pack(ctx: click.Context, /, archive: str, output: str, **options: Any) -> None:
     """Pack a tracking server and its model registry into ARCHIVE, a path or any fsspec URL.
 
     The source is only read. At ARCHIVE there is a complete archive afterwards, or none. The exit
@@ -40,19 +42,14 @@ def pack(ctx: click.Context, archive: str, output: str, verbose: bool, **options
 
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
     """
-    with quiet_host(verbose=verbose):
-        from mlflow_exim_plugin.container.storage import redact_url
-        from mlflow_exim_plugin.operations import pack as run_pack
+    from mlflow_exim_plugin.container.storage import redact_url
+    from mlflow_exim_plugin.operations import pack as run_pack
 
-        selection = selection_from(options)
-        with ReportProgress() as progress:
-            report = run_pack(
-                archive,
-                selection=selection,
-                script="mlflow exim pack",
-                progress=progress,
-                **options,
-            )
+    selection = selection_from(options)
+    with ReportProgress() as progress:
+        report = run_pack(
+            archive, selection=selection, script="mlflow exim pack", progress=progress, **options
+        )
     done = "Would pack into" if report.dry_run else "Packed into"
     show_report(report, title=f"{done} {redact_url(archive)}", as_json=output == "json")
     if not report.ok:

@@ -6,18 +6,20 @@ from typing import Any
 
 import click
 
+from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import (
+    archive_argument,
     output_options,
     selection_from,
     selection_options,
     server_options,
 )
-from mlflow_exim_plugin.cli.output import ReportProgress, quiet_host, show_report
-from mlflow_exim_plugin.errors import ExitCode, UsageError
+from mlflow_exim_plugin.cli.output import ReportProgress, show_report
+from mlflow_exim_plugin.errors import EximError, ExitCode, UsageError
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @selection_options
 @server_options
 @click.option(
@@ -50,14 +52,14 @@ from mlflow_exim_plugin.errors import ExitCode, UsageError
 )
 @output_options
 @click.pass_context
-def unpack(  # noqa: PLR0913 - one parameter an option
+def unpack(
     ctx: click.Context,
+    /,
     archive: str,
     experiment_name: str | None,
     rename_file: str | None,
     user: str,
     output: str,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Put the objects of ARCHIVE, a path or any fsspec URL, onto a tracking server.
@@ -71,25 +73,31 @@ def unpack(  # noqa: PLR0913 - one parameter an option
     """
     if experiment_name and rename_file:
         raise UsageError("--experiment-name and --rename exclude each other")
-    with quiet_host(verbose=verbose):
-        import getpass
+    from mlflow_exim_plugin.container.storage import redact_url
+    from mlflow_exim_plugin.operations import unpack as run_unpack
+    from mlflow_exim_plugin.stages.rename import Rename
 
-        from mlflow_exim_plugin.container.storage import redact_url
-        from mlflow_exim_plugin.operations import unpack as run_unpack
-        from mlflow_exim_plugin.stages.rename import Rename
-
-        selection = selection_from(options)
-        with ReportProgress() as progress:
-            report = run_unpack(
-                archive,
-                selection=selection,
-                experiment_name=experiment_name,
-                rename=Rename.from_file(rename_file) if rename_file else None,
-                importer=getpass.getuser() if user == "importer" else None,
-                progress=progress,
-                **options,
-            )
+    selection = selection_from(options)
+    with ReportProgress() as progress:
+        report = run_unpack(
+            archive,
+            selection=selection,
+            experiment_name=experiment_name,
+            rename=Rename.from_file(rename_file) if rename_file else None,
+            importer=_own_name() if user == "importer" else None,
+            progress=progress,
+            **options,
+        )
     done = "Would unpack" if report.dry_run else "Unpacked"
     show_report(report, title=f"{done} {redact_url(archive)}", as_json=output == "json")
     if not report.ok:
         ctx.exit(ExitCode.PARTIAL)
+
+
+def _own_name() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user may have no name
+        raise EximError("the system does not tell who you are", "set LOGNAME") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from mlflow_exim_plugin.cli.options import output_options
-from mlflow_exim_plugin.cli.output import ByteProgress, quiet_host, show_json, size_text
+from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.options import archive_argument, output_options
+from mlflow_exim_plugin.cli.output import ByteProgress, say, show_json, size_text
 from mlflow_exim_plugin.errors import ExitCode
 
 
-@click.command()
-@click.argument("archive")
+@click.command(cls=Command)
+@archive_argument
 @click.option(
     "--root",
     metavar="HEX",
@@ -25,9 +26,7 @@ from mlflow_exim_plugin.errors import ExitCode
 )
 @output_options
 @click.pass_context
-def verify(
-    ctx: click.Context, archive: str, root: str | None, jobs: int, output: str, verbose: bool
-) -> None:
+def verify(ctx: click.Context, /, archive: str, root: str | None, jobs: int, output: str) -> None:
     """Check every byte and document of ARCHIVE, a path or any fsspec URL, against the format.
 
     Findings have the numbers of the specification: E for what must be, W for what should be. The
@@ -37,23 +36,22 @@ def verify(
 
       mlflow exim verify backup.tar.zst
     """
-    with quiet_host(verbose=verbose):
-        from mlflow_exim_plugin.operations import verify as run_verify
+    from mlflow_exim_plugin.operations import verify as run_verify
 
-        with ByteProgress() as progress:
-            result = run_verify(archive, expected_root=root, jobs=jobs, progress=progress)
+    with ByteProgress() as progress:
+        result = run_verify(archive, expected_root=root, jobs=jobs, progress=progress)
     if output == "json":
         show_json(result.to_dict())
     else:
         for finding in result.findings:
-            click.echo(str(finding))
+            say(str(finding))
         state = "Consistent" if result.ok else "Damaged"
         trust = (
             "has the expected root"
             if result.authentic
             else "authenticity not checked: compare the root or give --root"
         )
-        click.echo(f"{state}: {result.members} members, {size_text(result.size_bytes)}; {trust}")
-        click.echo(f"Root sha256:{result.root}")
+        say(f"{state}: {result.members} members, {size_text(result.size_bytes)}; {trust}")
+        say(f"Root sha256:{result.root}")
     if not result.ok:
         ctx.exit(ExitCode.INVALID_ARCHIVE)

@@ -1,0 +1,86 @@
+"""How every command ends, and what it keeps from the output."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_exim_plugin.cli.output import show_error, show_error_json
+from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Command"]
+
+
+class Command(click.Command):
+    """Ends every error in one line on standard error and the exit code of its kind.
+
+    With ``--output json`` the error is also a document on standard output, with ``--verbose`` a
+    traceback comes first.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; click says what is wrong with them."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            # `--output` is eager: it is there unless the arguments cannot even be told apart.
+            if ctx.params.get("output") == "json":
+                show_error_json(ErrorCode.USAGE, error.format_message())
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
+        try:
+            with _own_output(verbose=verbose):
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # click knows how to end these
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            code = ExitCode.OTHER
+        except EximError as error:
+            if verbose:
+                traceback.print_exc()
+            show_error(error, as_json=as_json)
+            code = error.exit_code
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            if as_json:
+                show_error_json(ErrorCode.OTHER, f"{type(error).__name__}: {error}")
+            raise  # `entrypoints` knows a broken installation from a bug
+        raise click.exceptions.Exit(code)
+
+
+@contextlib.contextmanager
+def _own_output(*, verbose: bool) -> Iterator[None]:
+    """Keep MLflow's log lines, warnings and progress bars away, unless asked for."""
+    # A dead server should be a message within half a minute; users who set the variable decide.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if verbose:
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s"
+        )
+        yield
+        return
+    # Levels are not enough: MLflow's migrations configure logging anew.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
