@@ -116,10 +116,8 @@ class ArtifactTree:
             target = _inside(self._local, path)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name[:100]}.partial-{os.getpid()}")
-                with partial.open("wb") as file:
+                with target.open("wb") as file:
                     shutil.copyfileobj(stream, file, _CHUNK_BYTES)
-                partial.replace(target)
             except OSError as error:
                 raise StoreError(f"{path}: {error.strerror or error}") from error
             return
@@ -212,9 +210,10 @@ class _ResumingStream(io.RawIOBase):
     def __init__(self, start: Callable[[], Iterator[bytes]]) -> None:
         self._start = start
         self._chunks = start()
-        self._rest = memoryview(b"")
         self._position = 0
         self._reopenings = 0
+        # The first bytes are asked for at once: what is not there must fail when it is opened.
+        self._rest = memoryview(self._next())
 
     def readable(self) -> bool:
         return True
@@ -255,7 +254,9 @@ def _local_path(root: str) -> Path | None:
 
 
 def _local_files(root: Path) -> Iterator[tuple[str, int]]:
-    def walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+    def walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
+        if depth > _MAX_DEPTH:
+            raise StoreError(f"{folder} is nested deeper than {_MAX_DEPTH}: does a link go back?")
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except FileNotFoundError:
@@ -264,7 +265,7 @@ def _local_files(root: Path) -> Iterator[tuple[str, int]]:
             raise StoreError(f"{folder}: {error.strerror or error}") from error
         for entry in entries:
             if entry.is_dir():
-                yield from walk(entry.path, f"{prefix}{entry.name}/")
+                yield from walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
             else:
                 try:
                     size = entry.stat().st_size
@@ -272,7 +273,7 @@ def _local_files(root: Path) -> Iterator[tuple[str, int]]:
                     size = 0  # a dangling link: opening it will name the failure
                 yield f"{prefix}{entry.name}", size
 
-    yield from walk(str(root), "")
+    yield from walk(str(root), "", 0)
 
 
 def _inside(root: Path, path: str) -> Path:

@@ -81,20 +81,17 @@ class Reader:
         for start in range(0, len(experiment_ids), _PAGE):
             part = experiment_ids[start : start + _PAGE]
             with translated("searching runs"):
-                runs = list(
-                    _pages(
-                        lambda token, part=part: self.host.tracking.search_runs(  # type: ignore[misc]
-                            part,
-                            filter_string,
-                            ViewType.ALL,
-                            _PAGE,
-                            ["attributes.start_time ASC"],
-                            token,
-                        )
+                for run in _pages(
+                    lambda token, part=part: self.host.tracking.search_runs(  # type: ignore[misc]
+                        part,
+                        filter_string,
+                        ViewType.ALL,
+                        _PAGE,
+                        ["attributes.start_time ASC"],
+                        token,
                     )
-                )
-            for run in runs:
-                yield run.info, run.data.tags
+                ):
+                    yield run.info, run.data.tags
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""

@@ -176,7 +176,8 @@ class ClientSink:
                     origin=origin,
                     is_deleted=document.get("lifecycle_stage") == "deleted",
                 )
-        ids = [document["experiment_id"] for document in self._experiments().values()]
+        # In a dry run an experiment that would be new has no id.
+        ids = [d["experiment_id"] for d in self._experiments().values() if d["experiment_id"]]
         for info, _ in self._reader.run_tags(ids, f"tags.`{OF_GROUP}` = '{origin}'"):
             document = next(
                 d

@@ -7,16 +7,11 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.histories import read_history
-from mlflow_exim_plugin.host.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Run
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
-from mlflow_exim_plugin.schema.tables import HISTORY, rows_by_key, sort_history
+from mlflow_exim_plugin.sinks.client_histories import HistoryLog
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
@@ -24,6 +19,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.host.reading import Reader
+    from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client import UnpackOptions
 
@@ -33,8 +29,6 @@ PARENT = "mlflow.parentRunId"
 _NAME = "mlflow.runName"
 _USER = "mlflow.user"
 _LOGGED_MODELS = "mlflow.log-model.history"
-_LARGEST = 1.7976931348623157e308
-"""SQL stores keep infinities as the largest double."""
 
 
 @dataclass
@@ -299,103 +293,15 @@ class RunWriter:
         )
 
     def _log_histories(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
+        log = HistoryLog(self._writer, run.id, known.id, report, resumes=not is_new)
         whole = True
-        batch: list[pa.Table] = []
-        rows = 0
-        expected: list[pa.Table] = []
-        pending_key: str | None = None
         for table in run.histories:
             if isinstance(table, Failure):
                 report.failed(table)
                 whole = False
-                continue
-            for key, history in rows_by_key(table):
-                # A key's rows may come in several tables: it is checked when the next key begins.
-                if key != pending_key and pending_key is not None:
-                    batch, rows = self._send(known.id, batch, rows, everything=False)
-                pending_key = key
-                kept = self._without_refused(run.id, key, history, report)
-                expected.append(kept)
-                missing = kept if is_new else self._missing(known.id, key, kept)
-                batch.append(missing)
-                rows += missing.num_rows
-            batch, rows = self._send(known.id, batch, rows, everything=False)
-        self._send(known.id, batch, rows, everything=True)
-        return self._check_histories(run.id, known.id, expected, report) and whole
-
-    def _send(
-        self, run_id: str, batch: list[pa.Table], rows: int, *, everything: bool
-    ) -> tuple[list[pa.Table], int]:
-        if not rows or (rows < BATCH_METRICS and not everything):
-            return batch, rows
-        table = pa.concat_tables(batch)
-        start = 0
-        while table.num_rows - start >= BATCH_METRICS or (everything and start < table.num_rows):
-            self._writer.log_metrics(run_id, table.slice(start, BATCH_METRICS))
-            start += BATCH_METRICS
-        rest = table.slice(start)
-        return ([rest], rest.num_rows) if rest.num_rows else ([], 0)
-
-    def _without_refused(self, run_id: str, key: str, rows: pa.Table, report: Report) -> pa.Table:
-        kept = rows.filter(pc.greater_equal(rows.column("timestamp"), 0))
-        if refused := rows.num_rows - kept.num_rows:
-            reason = f"{refused} rows have a time before 1970, which MLflow's API refuses"
-            report.failed(Failure(Kind.METRIC_HISTORY, f"{run_id}/{key}", reason))
-        return kept
-
-    def _missing(self, run_id: str, key: str, rows: pa.Table) -> pa.Table:
-        """Return the rows that an interrupted unpack, or an older archive, left out."""
-        there = _as_stored(self._existing(run_id, key))
-        if not there.num_rows:
-            return rows
-        wanted = _as_stored(rows).append_column("at", pa.array(range(rows.num_rows)))
-        names = [*HISTORY.names[:-1], "bits"]
-        left = _bits(wanted).join(_bits(there), names, join_type="left anti")
-        return rows.take(left.column("at").combine_chunks().sort())
-
-    def _existing(self, run_id: str, key: str) -> pa.Table:
-        try:
-            return read_history(self._host, run_id, key)
-        except ServerLostError:
-            raise
-        except ServerError:
-            return HISTORY.empty_table()
-
-    def _check_histories(
-        self, source_id: str, run_id: str, expected: list[pa.Table], report: Report
-    ) -> bool:
-        """Read every history back and compare it row by row."""
-        whole = True
-        by_key: dict[str, list[pa.Table]] = {}
-        for table in expected:
-            if table.num_rows:
-                by_key.setdefault(table.column("key")[0].as_py(), []).append(table)
-        for key, tables in by_key.items():
-            sent = pa.concat_tables(tables)
-            try:
-                there = sort_history(read_history(self._host, run_id, key))
-            except ServerLostError:
-                raise
-            except ServerError as error:
-                report.failed(Failure(Kind.METRIC_HISTORY, f"{source_id}/{key}", error.message))
-                whole = False
-                continue
-            difference = _difference(sent, there)
-            if difference is None:
-                report.failed(
-                    Failure(
-                        Kind.METRIC_HISTORY,
-                        f"{source_id}/{key}",
-                        f"{sent.num_rows} rows were sent, {there.num_rows} others came back",
-                    )
-                )
-                whole = False
-                continue
-            report.written(Kind.METRIC_HISTORY)
-            report.add_rows(sent.num_rows)
-            if difference:
-                report.lost(Loss(Kind.METRIC_HISTORY, f"{source_id}/{key}", difference))
-        return whole
+            else:
+                log.add(table)
+        return log.finish() and whole
 
     def _read_back(
         self,
@@ -452,44 +358,3 @@ def _with_new_run_ids(history: str, run_id: str, runs: RunMap) -> str:
             entry["run_id"] = known.id
             changed = True
     return json.dumps(entries) if changed else history
-
-
-def _as_stored(rows: pa.Table) -> pa.Table:
-    """Return rows as a SQL store keeps them: no infinities, no negative zero."""
-    value = rows.column("value")
-    value = pc.if_else(pc.equal(value, float("inf")), _LARGEST, value)
-    value = pc.if_else(pc.equal(value, float("-inf")), -_LARGEST, value)
-    value = pc.if_else(pc.equal(value, 0.0), 0.0, value)
-    value = pc.if_else(pc.is_nan(value), float("nan"), value)
-    return rows.set_column(HISTORY.get_field_index("value"), HISTORY.field("value"), value)
-
-
-def _bits(rows: pa.Table) -> pa.Table:
-    value = rows.column("value").combine_chunks()
-    return rows.append_column("bits", value.view(pa.uint64())).drop_columns(["value"])
-
-
-def _difference(sent: pa.Table, there: pa.Table) -> str | None:
-    """Say how a history that came back differs: empty for not at all, None for wrongly."""
-    sent = sort_history(sent)
-    if _bits(sent).equals(_bits(there)):
-        return ""
-    stored = sort_history(_as_stored(sent))
-    distinct = _bits(stored).group_by([*HISTORY.names[:-1], "bits"]).aggregate([])
-    if distinct.num_rows != there.num_rows:
-        return None
-    back = _bits(sort_history(_as_stored(there))).group_by([*HISTORY.names[:-1], "bits"])
-    if (
-        back.aggregate([]).join(distinct, [*HISTORY.names[:-1], "bits"], join_type="inner").num_rows
-        != distinct.num_rows
-    ):
-        return None
-    notes = []
-    if distinct.num_rows != sent.num_rows:
-        notes.append(f"{sent.num_rows - distinct.num_rows} identical rows are kept once")
-    value = sent.column("value")
-    if pc.any(pc.is_inf(value)).as_py():
-        notes.append("infinities are kept as the largest double")
-    if not notes:
-        notes.append("negative zeros are kept as zeros")
-    return ", ".join(notes)
