@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow_exim_plugin.operations import Verification, open_archive, pack, unpack, verify
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client import OnConflict
+    from mlflow_exim_plugin.sinks.client_options import OnConflict
     from mlflow_exim_plugin.sources.archive import Archive
     from mlflow_exim_plugin.stages.rename import Rename
     from mlflow_exim_plugin.stages.select import Selection
@@ -40,7 +40,7 @@ __all__ = [
 
 _HOMES = {
     "Archive": "sources.archive",
-    "OnConflict": "sinks.client",
+    "OnConflict": "sinks.client_options",
     "Rename": "stages.rename",
     "Report": "schema.report",
     "Selection": "stages.select",

@@ -17,7 +17,8 @@ from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.archive import ArchiveSink
-from mlflow_exim_plugin.sinks.client import ClientSink, OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.client import ClientSink
+from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.counting import CountingSink
 from mlflow_exim_plugin.sources.archive import Archive, ArchiveSource
 from mlflow_exim_plugin.sources.client import ClientSource

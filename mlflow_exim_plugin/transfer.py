@@ -13,7 +13,7 @@ from mlflow_exim_plugin.errors import (
     ServerError,
     ServerLostError,
 )
-from mlflow_exim_plugin.schema.objects import Failure, Loss, Run, StreamObject, Unpacked
+from mlflow_exim_plugin.schema.objects import Failure, Loss, Run, StreamItem, StreamObject, Unpacked
 from mlflow_exim_plugin.schema.report import Report
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.stages.select import Selection
 
-__all__ = ["Sink", "Source", "StreamItem", "transfer"]
-
-StreamItem = StreamObject | Failure | Loss | Unpacked
-"""What flows through the pipe."""
+__all__ = ["Sink", "Source", "transfer"]
 
 
 class Source(Protocol):

@@ -28,6 +28,7 @@ __all__ = [
     "ModelVersion",
     "RegisteredModel",
     "Run",
+    "StreamItem",
     "StreamObject",
     "Unpacked",
     "key_values",
@@ -242,7 +243,10 @@ class ModelVersion:
 
 
 StreamObject = Experiment | Run | RegisteredModel | ModelVersion
-"""What a source yields beside ``Failure``, ``Loss`` and ``Unpacked``."""
+"""What a sink writes."""
+
+StreamItem = StreamObject | Failure | Loss | Unpacked
+"""What a source yields."""
 
 
 def key_values(entries: Iterable[dict[str, Any]] | None) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError, StoreError
@@ -35,44 +34,16 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
+from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["ClientSink", "OnConflict", "UnpackOptions"]
+__all__ = ["ClientSink"]
 
 _ORIGIN_FILTER = f"tags.`{ORIGIN}` LIKE '%'"
-
-
-class OnConflict(str, Enum):
-    """What to do with a stranger under the same name."""
-
-    MERGE = "merge"
-    SKIP = "skip"
-    RENAME = "rename"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class UnpackOptions:
-    """How to write to a deployment.
-
-    Attributes:
-        on_conflict: What to do with a stranger under the same name.
-        user: ``source`` keeps the users, ``importer`` writes one's own.
-        importer: User name for ``importer``.
-        artifact_location: Root for the artifacts of new experiments, None for the target's own.
-        marks_content: False when artifacts are left out, so that a later unpack adds them.
-        dry_run: Look, but write nothing.
-    """
-
-    on_conflict: OnConflict = OnConflict.MERGE
-    importer: str | None = None
-    artifact_location: str | None = None
-    marks_content: bool = True
-    dry_run: bool = False
 
 
 @dataclass

@@ -25,13 +25,13 @@ from mlflow_exim_plugin.schema.provenance import (
     model_origin,
     newest,
 )
+from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client import UnpackOptions
     from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
 
 __all__ = ["ModelWriter"]
@@ -116,17 +116,17 @@ class ModelWriter:
         if item.name not in self._all_names():
             self._model = self._create(item, item.name, origin, report)
             return
-        policy = self._options.on_conflict.value
-        if policy == "fail":
+        policy = self._options.on_conflict
+        if policy is OnConflict.FAIL:
             raise ConflictError(
                 f"the target has another registered model named {item.name!r}",
                 "choose --on-conflict merge, skip or rename",
             )
-        if policy == "skip":
+        if policy is OnConflict.SKIP:
             self._skipped = "the target has another registered model of that name"
             report.skipped(Kind.REGISTERED_MODEL, item.name, self._skipped)
             return
-        if policy == "rename":
+        if policy is OnConflict.RENAME:
             name, number = f"{item.name} (2)", 2
             while name in self._all_names():
                 number += 1

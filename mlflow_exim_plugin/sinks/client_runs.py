@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
 
 __all__ = ["KnownRun", "RunMap", "RunWriter"]
 

@@ -29,12 +29,10 @@ from mlflow_exim_plugin.schema.objects import (
     Experiment,
     Failure,
     Kind,
-    Loss,
     ModelVersion,
     RegisteredModel,
     Run,
-    StreamObject,
-    Unpacked,
+    StreamItem,
 )
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
@@ -262,7 +260,7 @@ class ArchiveSource:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
 
-    def stream(self, selection: Selection) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
+    def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
 
         Raises:

@@ -24,8 +24,7 @@ from mlflow_exim_plugin.schema.objects import (
     ModelVersion,
     RegisteredModel,
     Run,
-    StreamObject,
-    Unpacked,
+    StreamItem,
 )
 from mlflow_exim_plugin.stages.select import Plan, Selection, require_matches
 
@@ -70,7 +69,7 @@ class ClientSource:
         """Version of the MLflow client."""
         return self._host.mlflow_version
 
-    def stream(self, selection: Selection) -> Iterator[StreamObject | Failure | Loss | Unpacked]:
+    def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order.
 
         Raises:

@@ -13,7 +13,7 @@ from mlflow_exim_plugin.schema.objects import Experiment, ModelVersion, Register
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow_exim_plugin.transfer import StreamItem
+    from mlflow_exim_plugin.schema.objects import StreamItem
 
 __all__ = ["Rename"]
 
