@@ -21,11 +21,15 @@ VERSIONS = sorted(Path(file).stem for file in REQUIREMENTS.glob("*.txt"))
 
 
 @pytest.mark.parametrize("mlflow_version", VERSIONS)
-def test_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
+def test_old_server(
+    make_server: MakeServer, tmp_path: Path, mlflow_version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = make_server(mlflow_version=mlflow_version)
     with urllib.request.urlopen(f"{server.url}/version") as answer:
         assert answer.read().decode() == mlflow_version
 
+    # Old MLflow (2.22, 3.1) sends artifacts to this one, whatever its client was given.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     client = MlflowClient(server.url)
     run_id = client.create_run(client.create_experiment("old")).info.run_id
     client.log_metric(run_id, "loss", 0.5, timestamp=1_700_000_000_000, step=7)

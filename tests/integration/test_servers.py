@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-def assert_keeps_a_run_with_an_artifact(server: Server, tmp_path: Path) -> None:
+def assert_keeps_a_run_with_an_artifact(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Old MLflow (2.22, 3.1) sends artifacts to this one, whatever its client was given.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     client = MlflowClient(server.url)
     experiment_id = client.create_experiment(f"smoke of {tmp_path.name}")
     run_id = client.create_run(experiment_id).info.run_id
@@ -37,37 +41,45 @@ def assert_keeps_a_run_with_an_artifact(server: Server, tmp_path: Path) -> None:
         assert stream.read() == "naïve ✓"
 
 
-def test_shared_server(server: Server, tmp_path: Path) -> None:
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
+def test_shared_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_keeps_a_run_with_an_artifact(server, tmp_path, monkeypatch)
 
 
-def test_artifacts_go_straight_to_a_folder(make_server: MakeServer, tmp_path: Path) -> None:
+def test_artifacts_go_straight_to_a_folder(
+    make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     destination = tmp_path / "shared folder"
 
     server = make_server(serve_artifacts=False, artifacts_destination=str(destination))
 
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
+    assert_keeps_a_run_with_an_artifact(server, tmp_path, monkeypatch)
     assert [path.name for path in destination.rglob("note.txt")] == ["note.txt"]
 
 
-def test_postgres(make_server: MakeServer, tmp_path: Path, postgres_uri: str) -> None:
+def test_postgres(
+    make_server: MakeServer, tmp_path: Path, postgres_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = make_server(backend_store_uri=postgres_uri)
 
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
+    assert_keeps_a_run_with_an_artifact(server, tmp_path, monkeypatch)
 
 
-def test_mariadb(make_server: MakeServer, tmp_path: Path, mariadb_uri: str) -> None:
+def test_mariadb(
+    make_server: MakeServer, tmp_path: Path, mariadb_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = make_server(backend_store_uri=mariadb_uri)
 
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
+    assert_keeps_a_run_with_an_artifact(server, tmp_path, monkeypatch)
 
 
-def test_artifacts_in_a_bucket(make_server: MakeServer, tmp_path: Path, s3_bucket: Bucket) -> None:
+def test_artifacts_in_a_bucket(
+    make_server: MakeServer, tmp_path: Path, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import boto3
 
     server = make_server(artifacts_destination=f"{s3_bucket.url}/artifacts")
 
-    assert_keeps_a_run_with_an_artifact(server, tmp_path)
+    assert_keeps_a_run_with_an_artifact(server, tmp_path, monkeypatch)
     stored = boto3.client("s3").list_objects_v2(Bucket=s3_bucket.name)["Contents"]
     assert [os.path.basename(item["Key"]) for item in stored] == ["note.txt"]  # noqa: PTH119
 
