@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ArtifactTree"]
 
 _CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
+"""What an object store is asked for at once; s3fs' own default is 50 MiB."""
 _MAX_DEPTH = 64
 _REOPENINGS = 2
 
@@ -168,15 +170,18 @@ class ArtifactTree:
         import fsspec
 
         options: dict[str, Any] = {}
-        if self._fsspec_scheme == "s3" and (url := os.environ.get("MLFLOW_S3_ENDPOINT_URL")):
-            options["endpoint_url"] = url
-        try:
-            opened = fsspec.open(f"{self.root.rstrip('/')}/{path}", "rb", **options)
-        except ImportError:
-            return None
+        if self._fsspec_scheme == "s3":  # as MLflow's own S3 repository is set up
+            if url := os.environ.get("MLFLOW_S3_ENDPOINT_URL"):
+                options["endpoint_url"] = url
+            if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in {"1", "true"}:
+                options["client_kwargs"] = {"verify": False}
         with translated(f"reading artifact {path}"):
-            stream: BinaryIO = opened.open()
-        return stream
+            try:
+                files, location = fsspec.url_to_fs(f"{self.root.rstrip('/')}/{path}", **options)
+            except ImportError:  # the scheme's package is not installed: MLflow's own way is left
+                return None
+            stream = files.open(location, "rb", block_size=_BLOCK_BYTES)
+        return cast("BinaryIO", _TranslatedStream(stream, f"reading artifact {path}"))
 
     def _downloaded(self, path: str) -> BinaryIO:
         folder = tempfile.mkdtemp(prefix="mlflow-exim-")
@@ -187,6 +192,27 @@ class ArtifactTree:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+class _TranslatedStream(io.RawIOBase):
+    """A stream whose errors, of any type a store may raise, become ours."""
+
+    def __init__(self, stream: Any, doing: str) -> None:
+        self._stream = stream
+        self._doing = doing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with translated(self._doing):
+            data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class _TemporaryFile(io.FileIO):
