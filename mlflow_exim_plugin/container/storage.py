@@ -163,6 +163,10 @@ class _LocalSource(_CountedSource):
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def __del__(self) -> None:
+        # Readers live long inside file systems and stores that nobody closes.
+        self.close()
+
 
 class _FsspecSource(_CountedSource):
     def __init__(self, file_system: Any, path: str, url: str) -> None:

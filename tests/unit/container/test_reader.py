@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import random
 import shutil
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -145,6 +147,32 @@ def test_whole_reads_are_verified() -> None:
         stream.read(5)
     with reader.open_member("data/a.txt") as stream, pytest.raises(DigestMismatchError):
         shutil.copyfileobj(stream, io.BytesIO(), 1)
+
+
+def test_a_manifest_that_is_not_the_tag_manifests_is_refused_when_opened() -> None:
+    def change(entries: list[Entry]) -> list[Entry]:
+        for entry in entries:
+            if entry.path == "manifest-sha256.txt":
+                entry.data = entry.data.replace(entry.data[:64], b"0" * 64)
+        return entries
+
+    with pytest.raises(DigestMismatchError, match=r"manifest-sha256\.txt"):
+        opened(Forgery(entries=change).data())
+
+
+def test_memory_does_not_grow_with_a_member() -> None:
+    size_bytes = 96 << 20
+    source = MemorySource(build({"data/x": rng.randbytes(size_bytes)}, level=1))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with ArchiveReader.from_source(source).open_member("data/x") as stream:
+            while stream.read(1 << 20):
+                pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 56 << 20
 
 
 def test_wrong_index_never_gives_other_bytes() -> None:

@@ -62,6 +62,19 @@ def empty_frame(frames: list[bytes], sizes: list[int]) -> None:
     sizes.append(0)
 
 
+def chained(entries: list[Entry]) -> list[Entry]:
+    return [entries[0], link("data/b", "data/a.txt"), link("data/c", "data/b"), *entries[3:]]
+
+
+def with_target_row(places: dict[str, tuple[int, int]]) -> None:
+    for path in ("data/b", "data/c"):
+        places[path] = places["data/a.txt"]
+
+
+def size_of_the_index(table: bytearray) -> None:
+    struct.pack_into("<I", table, len(table) - 2 * 12 + 4, 100)
+
+
 def move_index_row(places: dict[str, tuple[int, int]]) -> None:
     offset, size_bytes = places["data/a.txt"]
     places["data/a.txt"] = (offset + 512, size_bytes)
@@ -152,6 +165,7 @@ BROKEN: dict[str, list[Forgery]] = {
         Forgery(compress=lambda data: zstd(data, checksum=False)),
         Forgery(compress=lambda data: zstd(data, content_size=False)),
         Forgery(frames=empty_frame),
+        Forgery(table=size_of_the_index),
     ],
     "E015": [Forgery(frames=damage_first_frame)],
     "E016": [Forgery(table=wrong_checksum)],
@@ -186,6 +200,7 @@ BROKEN: dict[str, list[Forgery]] = {
     ],
     "E026": [
         Forgery(rows=move_index_row),
+        linked("data/a.txt", content=b"a"),
         Forgery(rows=lambda places: places.update({bag.MANIFEST: (1 << 62, 100)})),
         Forgery(rows=lambda places: places.update({bag.TAG_MANIFEST: (0, 1 << 40)})),
     ],
@@ -235,6 +250,11 @@ BROKEN: dict[str, list[Forgery]] = {
         linked("../x"),
         linked(bag.MANIFEST),
         linked("data/a.txt", base="/etc", content=b"a"),
+        Forgery(
+            payload=dict.fromkeys(["data/a.txt", "data/b", "data/c"], b"a"),
+            entries=chained,
+            rows=with_target_row,
+        ),
     ],
     "E038": [Forgery(entries=repeated)],
     "E039": [
@@ -254,6 +274,7 @@ BROKEN: dict[str, list[Forgery]] = {
 # What cannot be broken alone.
 ALSO_BROKEN = {
     "E016": {"E029"},
+    "E026": {"E033"},
     "E031": {"E033"},
     "E037": {"E026", "E033"},
     "E038": {"E026", "E029"},

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +78,16 @@ def test_missing_files_and_folders(folder: str) -> None:
     for url in (f"{folder}/none", f"{folder}/none/none", folder):
         with pytest.raises(NotFoundError):
             open_range(url)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_forgotten_source_leaves_no_open_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"data")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        open_range(str(tmp_path / "a")).read_range(0, 4)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
@@ -157,6 +169,22 @@ def test_folder_that_is_missing_or_no_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none" / "a", tmp_path / "file" / "a"):
         with pytest.raises(StoreError, match="folder"), atomic_output(str(path)):
             pass
+
+
+def test_data_are_on_disk_before_the_name_and_the_name_before_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut cannot be had here: the order of the calls stands for it."""
+    order = []
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        order.append(("folder" if is_folder else "file", (tmp_path / "a").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(str(tmp_path / "a"), b"data")
+    assert order == [("file", False), ("folder", True)]
 
 
 def test_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
