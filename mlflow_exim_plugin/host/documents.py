@@ -85,7 +85,7 @@ def run_document(run: Any) -> dict[str, Any]:
 
 def registered_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``RegisteredModel`` without ``latest_versions``, which repeats the versions."""
-    document = _from_proto(model)
+    document = _without_empty(_from_proto(model))
     document.pop("latest_versions", None)
     document["tags"] = _sorted_entries(model.tags)
     document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
@@ -94,7 +94,7 @@ def registered_model_document(model: Any) -> dict[str, Any]:
 
 def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
     """Return REST's ``ModelVersion``; searches leave the aliases out, so they are given."""
-    document = _from_proto(version)
+    document = _without_empty(_from_proto(version))
     document["tags"] = _sorted_entries(version.tags)
     document["aliases"] = sorted(aliases)
     if model_id := getattr(version, "model_id", None):
@@ -114,6 +114,11 @@ def json_number(value: float) -> float | str:
 def _from_proto(entity: Any) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(message_to_json(entity.to_proto()))
     return document
+
+
+def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out empty text: over REST the registry says it where a database has nothing."""
+    return {key: value for key, value in document.items() if value != ""}
 
 
 def _sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
