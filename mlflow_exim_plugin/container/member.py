@@ -19,6 +19,8 @@ class Member:
         received_bytes: How many bytes the source really gave, when not complete; those after
             them are zeros.
         error: Why it is not complete, one line.
+        is_cut: True when not complete only because the source went on behind the size announced:
+            the member holds its beginning.
     """
 
     path: str
@@ -27,3 +29,4 @@ class Member:
     complete: bool = True
     received_bytes: int | None = None
     error: str = ""
+    is_cut: bool = False

@@ -163,10 +163,11 @@ class ArchiveWriter:
     def add_stream(self, path: str, size_bytes: int, stream: Readable) -> Member:
         """Add a member from a stream of a size known before.
 
-        Up to 8 MiB are read first, and the size is what was really there. A larger member keeps the
-        size announced: of a source that gives more, the rest is left out; where one gives less or
-        raises ``OSError`` or ``EximError``, zero bytes follow, so that the archive and everything
-        else in it stays good. Both come back as not complete.
+        Up to 8 MiB are read first, and the size is what was really there; when the source raises
+        ``OSError`` or ``EximError``, nothing is added. A larger member keeps the size announced: of
+        a source that gives more, the rest is left out; where one gives less or raises, zero bytes
+        follow, so that the archive and everything else in it stays good. All these come back as not
+        complete.
 
         Args:
             path: Relative to the base directory.
@@ -187,9 +188,11 @@ class ArchiveWriter:
         data = source.take(size_bytes + 1)
         if len(data) > size_bytes:
             data += source.take(IN_MEMORY_BYTES + 1 - len(data))
+        if source.error:
+            return source.judged(Member(path, 0, hashlib.sha256().hexdigest()))
         if len(data) > IN_MEMORY_BYTES:
             data = data[:size_bytes]
-            source.error = f"the source gave more than the {size_bytes} bytes announced"
+            source.is_cut = True
         member = self._add_bytes(path, data)
         return source.judged(member)
 
@@ -279,7 +282,7 @@ class ArchiveWriter:
         if source.received_bytes < size_bytes:
             source.error = source.error or "the source ended before the size announced"
         elif source.take(1):
-            source.error = f"the source gave more than the {size_bytes} bytes announced"
+            source.is_cut = True
         self._end_member(size_bytes)
         return source.judged(self._row(path, offset, size_bytes, digest.digest()))
 
@@ -385,12 +388,14 @@ class _Source:
     Attributes:
         received_bytes: How many bytes it gave.
         error: What went wrong, one line; empty when nothing did.
+        is_cut: Whether it went on behind the size announced.
     """
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self.received_bytes = 0
         self.error = ""
+        self.is_cut = False
 
     def take(self, size_bytes: int) -> bytes:
         """Return ``size_bytes`` bytes, fewer when the stream ends or fails."""
@@ -411,6 +416,8 @@ class _Source:
 
     def judged(self, member: Member) -> Member:
         """Return the member, as not complete when something went wrong."""
+        if self.is_cut:
+            self.error = f"the source gave more than the {member.size_bytes} bytes announced"
         if not self.error:
             return member
         return Member(
@@ -420,6 +427,7 @@ class _Source:
             complete=False,
             received_bytes=self.received_bytes,
             error=self.error,
+            is_cut=self.is_cut,
         )
 
 

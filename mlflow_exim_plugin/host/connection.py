@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
+_FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
 
 
 @contextlib.contextmanager
@@ -43,12 +44,12 @@ def translated(doing: str) -> Iterator[None]:
     except EximError:
         raise
     except Exception as error:  # MLflow's stores raise what their back ends raise: any type
-        message = f"{doing}: {_one_line(error)}"
         if _is_connection_loss(error):
             raise ServerLostError(
-                message, "check that the server runs and that its address is right"
+                f"{doing}: {_lost_server(error)}",
+                "check that the server runs and that its address is right",
             ) from error
-        raise ServerError(message, _hint(error)) from error
+        raise ServerError(f"{doing}: {_one_line(error)}", _hint(error)) from error
 
 
 class Host:
@@ -75,11 +76,13 @@ class Host:
         import mlflow
 
         self.mlflow_version: str = mlflow.__version__
+        file_store = contextlib.nullcontext()
         if not create:
             _require_local_store(tracking_uri or mlflow.get_tracking_uri())
+            file_store = _file_store_allowed()
         if tracking_uri and not registry_uri and _is_default_registry():
             registry_uri = tracking_uri
-        with translated("opening the tracking store"):
+        with translated("opening the tracking store"), file_store:
             client = mlflow.MlflowClient(tracking_uri, registry_uri)
             self.tracking_uri: str = client.tracking_uri
             self.registry_uri: str = client._registry_uri  # noqa: SLF001 - no public name for it
@@ -183,6 +186,20 @@ def _require_local_store(uri: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _file_store_allowed() -> Iterator[None]:
+    """Let MLflow open a folder of files to read it: newer ones refuse, and this is the way out."""
+    before = os.environ.get(_FILE_STORE_SWITCH)
+    os.environ[_FILE_STORE_SWITCH] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FILE_STORE_SWITCH]
+        else:
+            os.environ[_FILE_STORE_SWITCH] = before
+
+
 def _is_default_registry() -> bool:
     return not os.environ.get("MLFLOW_REGISTRY_URI")
 
@@ -215,7 +232,23 @@ def _is_connection_loss(error: BaseException) -> bool:
     )
 
 
+def _lost_server(error: BaseException) -> str:
+    """Say which server does not answer and why, without the layers of its HTTP client."""
+    links = list(_chain(error))
+    requested = [getattr(getattr(link, "request", None), "url", None) for link in links]
+    url = urlsplit(next((u for u in requested if u), ""))
+    server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "the server"
+    reasons = [link.strerror for link in links if isinstance(link, OSError) and link.strerror]
+    timed_out = any(isinstance(link, requests.exceptions.Timeout) for link in links)
+    reason = reasons[-1] if reasons else "it timed out" if timed_out else _one_line(error)
+    return f"{server} does not answer: {reason}"
+
+
 def _hint(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"pip install {error.name}"
+    if _FILE_STORE_SWITCH in str(error):
+        return f"use a database such as sqlite:///mlflow.db, or set {_FILE_STORE_SWITCH}=true"
     status = getattr(error, "get_http_status_code", None)
     return _status_hint(status()) if callable(status) else ""
 

@@ -87,6 +87,8 @@ def registered_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``RegisteredModel`` without ``latest_versions``, which repeats the versions."""
     document = _without_empty(_from_proto(model))
     document.pop("latest_versions", None)
+    if document.get("deployment_job_state") == "DEPLOYMENT_JOB_CONNECTION_STATE_UNSPECIFIED":
+        del document["deployment_job_state"]  # protobuf's way to say that there is none
     document["tags"] = _sorted_entries(model.tags)
     document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
     return document

@@ -126,59 +126,57 @@ class ArchiveSink:
     def _write_run(self, run: Run, report: Report) -> None:
         if self._parts is None:
             raise StoreError(f"run {run.id} came before its experiment")
-        failures: list[Failure] = []
+        issues: list[Failure | Loss] = [*run.losses]
         digest = MetricsDigest()
         ranges: list[dict[str, Any]] = []
         for table in run.histories:
             if isinstance(table, Failure):
-                failures.append(table)
+                issues.append(table)
                 continue
             digest.update(table)
             ranges += self._parts.append(run.id, table)
-        rows, keys = digest.rows, digest.keys
         folder = layout.run_folder(run.experiment_id, run.id)
-        artifacts = self._write_artifacts(folder, run.id, run.artifacts, failures, report)
+        artifacts = self._write_artifacts(folder, run.id, run.artifacts, issues, report)
         info: dict[str, Any] = {}
         metrics = None
-        if rows:
+        if digest.rows:
             metrics = digest.hexdigest()
-            keys = digest.keys
             info["metrics"] = {
                 "digest": metrics,
-                "keys": keys,
-                "rows": rows,
+                "keys": digest.keys,
+                "rows": digest.rows,
                 "parts": _joined(ranges),
             }
-            report.written(Kind.METRIC_HISTORY, keys)
-            report.add_rows(rows)
+            report.written(Kind.METRIC_HISTORY, digest.keys)
+            report.add_rows(digest.rows)
         if artifacts:
             info["artifacts"] = artifacts
         document = {"run": run.document}
         info = {"content_digest": _digest(document, metrics, artifacts), **info}
         self._add(
             layout.run_member(run.experiment_id, run.id),
-            info | _named(failures, run.losses),
+            info | _named(issues),
             document,
         )
-        self._report(failures, run.losses, report)
+        self._report(issues, report)
         self._runs.append(run.id)
         self._run_count += 1
         report.written(Kind.RUN)
 
     def _write_version(self, version: ModelVersion, report: Report) -> None:
-        failures: list[Failure] = []
+        issues: list[Failure | Loss] = []
         folder = layout.version_folder(self._model_folder, version.version)
-        artifacts = self._write_artifacts(folder, version.id, version.artifacts, failures, report)
+        artifacts = self._write_artifacts(folder, version.id, version.artifacts, issues, report)
         document = {"model_version": version.document}
         info: dict[str, Any] = {"content_digest": _digest(document, None, artifacts)}
         if artifacts:
             info["artifacts"] = artifacts
         self._add(
             layout.version_member(self._model_folder, version.version),
-            info | _named(failures, ()),
+            info | _named(issues),
             document,
         )
-        self._report(failures, (), report)
+        self._report(issues, report)
         self._versions.append(version.version)
         report.written(Kind.MODEL_VERSION)
 
@@ -187,25 +185,28 @@ class ArchiveSink:
         folder: str,
         owner: str,
         artifacts: Iterable[Artifact | Failure],
-        failures: list[Failure],
+        issues: list[Failure | Loss],
         report: Report,
     ) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
         for artifact in artifacts:
             if isinstance(artifact, Failure):
-                failures.append(artifact)
+                issues.append(artifact)
                 continue
+            name = f"{owner}/{artifact.path}"
             member_path = self._writer.free_path(layout.artifact_member(folder, artifact.path))
             try:
                 stream = artifact.open()
             except EximError as error:
-                failures.append(Failure(Kind.ARTIFACT, f"{owner}/{artifact.path}", error.message))
+                issues.append(Failure(Kind.ARTIFACT, name, error.message))
                 continue
             with stream:
                 member = self._writer.add_stream(member_path, artifact.size_bytes, stream)
-            if not member.complete:
-                reason = member.error or "it changed while it was being read"
-                failures.append(Failure(Kind.ARTIFACT, f"{owner}/{artifact.path}", reason))
+            if member.is_cut:
+                what = f"it grew while it was being read: its first {member.size_bytes} bytes"
+                issues.append(Loss(Kind.ARTIFACT, name, what))
+            elif not member.complete:
+                issues.append(Failure(Kind.ARTIFACT, name, member.error))
                 continue
             written.append(
                 {
@@ -258,11 +259,12 @@ class ArchiveSink:
         self._writer.add(path, document_bytes(envelope))
 
     @staticmethod
-    def _report(failures: list[Failure], losses: Iterable[Loss], report: Report) -> None:
-        for failure in failures:
-            report.failed(failure)
-        for loss in losses:
-            report.lost(loss)
+    def _report(issues: list[Failure | Loss], report: Report) -> None:
+        for issue in issues:
+            if isinstance(issue, Failure):
+                report.failed(issue)
+            else:
+                report.lost(issue)
 
 
 class _MetricsParts:
@@ -336,12 +338,13 @@ def _joined(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def _named(failures: list[Failure], losses: Iterable[Loss]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    if failures:
-        named["failures"] = [
-            {"kind": str(f.kind), "id": f.id, "reason": f.reason} for f in failures
-        ]
-    if losses := list(losses):
-        named["lossy"] = [{"kind": str(x.kind), "id": x.id, "what": x.what} for x in losses]
-    return named
+def _named(issues: list[Failure | Loss]) -> dict[str, Any]:
+    failures = [
+        {"kind": str(f.kind), "id": f.id, "reason": f.reason}
+        for f in issues
+        if isinstance(f, Failure)
+    ]
+    losses = [
+        {"kind": str(x.kind), "id": x.id, "what": x.what} for x in issues if isinstance(x, Loss)
+    ]
+    return ({"failures": failures} if failures else {}) | ({"lossy": losses} if losses else {})

@@ -320,9 +320,8 @@ class ModelWriter:
                 report.failed(artifact)
         if known is None:
             if old_run:
-                report.lost(
-                    Loss(Kind.MODEL_VERSION, version.id, f"its run {old_run} is not at the target")
-                )
+                what = f"its run {old_run} is not at the target, its source is still {old_source}"
+                report.lost(Loss(Kind.MODEL_VERSION, version.id, what))
             return old_source, None
         return _rehomed(old_source, old_run, known), known.id
 
