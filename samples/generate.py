@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(ROOT))
 
-from forging import BASE, Forgery, TarMember, manifest, tar_header, zstd_frame  # noqa: E402
+from samples.forging import BASE, Forgery, TarMember, manifest, tar_header, zstd_frame  # noqa: E402
 
 import mlflow_exim_plugin  # noqa: E402
 from mlflow_exim_plugin.container.paths import decode_segment, encode_path, encode_segment  # noqa: E402
@@ -345,25 +345,29 @@ def good() -> dict[str, bytes]:
 
 def contents(data: bytes) -> dict[str, bytes]:
     """Return an archive's payload and exim.json."""
-    with ArchiveReader.from_source(_Bytes(data)) as reader:
+    with ArchiveReader.from_source(Bytes(data)) as reader:
         paths = [path for path in reader.paths() if path.startswith("data/") or path == "exim.json"]
         return {path: reader.read(path) for path in paths}
 
 
-class _Bytes:
-    """An archive in memory."""
+class Bytes:
+    """An archive in memory, as the reader wants it."""
 
     name = "memory"
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.size_bytes = len(data)
+        self.requests = self.bytes_read = 0
 
     def read_range(self, start: int, end: int) -> bytes:
+        """Return the bytes ``[start, end)``."""
+        self.requests += 1
+        self.bytes_read += end - start
         return self._data[start:end]
 
     def close(self) -> None:
-        pass
+        """Do nothing: there is no file."""
 
 
 EXPERIMENT = "data/experiments/1/experiment.json"
@@ -892,7 +896,7 @@ def generated() -> dict[str, bytes]:
 
 def expected_content(data: bytes) -> dict[str, Any]:
     """Return what every later release must find in an archive."""
-    with ArchiveReader.from_source(_Bytes(data)) as reader:
+    with ArchiveReader.from_source(Bytes(data)) as reader:
         documents = {
             path: json.loads(reader.read(path)) for path in reader.paths() if path.endswith(".json")
         }

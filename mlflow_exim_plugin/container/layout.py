@@ -1,4 +1,4 @@
-"""Where each object stands in the archive's tree (spec §5): ids and names to member paths.
+"""Where each object stands in the archive's tree (spec, "Layout"): ids and names to member paths.
 
 ::
 

@@ -1,4 +1,7 @@
-"""JSON as the format wants it: strict to read, pretty to store, canonical to hash (spec §6)."""
+"""JSON as the format wants it: strict to read, pretty to store, canonical to hash.
+
+Source: spec/v1/archive.md, "JSON documents" and "Content digests".
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ __all__ = [
 MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is refused before it is parsed."""
 MAX_DEPTH = 100
-"""Arrays and objects may stand in each other so many times; MLflow's have about six levels."""
+"""So many arrays and objects may stand in each other; MLflow's have about six levels."""
 
 
 def parse_json(data: bytes, path: str) -> Any:
@@ -127,7 +130,7 @@ def _finite(text: str) -> float:
 
 def _is_too_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         inner: list[Any] = []
         for node in level:
             if isinstance(node, dict):

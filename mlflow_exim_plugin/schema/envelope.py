@@ -1,7 +1,7 @@
 """The JSON documents of an archive: envelopes of three parts, ``system``, ``info`` and ``mlflow``.
 
 Field names of ``system`` and of the run counters are those of mlflow-export-import, whose files
-people know. Unknown fields are kept and ignored everywhere (spec §6).
+people know. Unknown fields are kept and ignored everywhere (spec, "Versioning").
 """
 
 from __future__ import annotations

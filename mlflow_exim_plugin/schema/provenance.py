@@ -1,7 +1,7 @@
 """Tags that say where an unpacked object came from, so that it is recognised and never doubled.
 
 They are the target's memory: a run that carries ``ORIGIN`` was written by an unpack, and one whose
-``CONTENT`` equals the archive's digest was written whole (spec §9).
+``CONTENT`` equals the archive's digest was written whole (spec, "Provenance tags").
 """
 
 from __future__ import annotations

@@ -317,7 +317,8 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E050",
         "json_invalid",
-        "A JSON document MUST be UTF-8 JSON without repeated keys, bare NaN or bare infinities.",
+        "A JSON document MUST be UTF-8 JSON of at most 256 MiB and 100 levels, without repeated "
+        "keys, bare NaN or infinities, numbers beyond a double or lone surrogates.",
         "json-documents",
     ),
     Rule(
@@ -329,7 +330,8 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E052",
         "identity",
-        "The id or name in an envelope MUST be the one its path encodes.",
+        "The id, name or number in an envelope MUST be the one its path encodes, and an object "
+        "MUST have one envelope.",
         "layout",
     ),
     Rule(
@@ -354,28 +356,30 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E056",
         "listing",
-        "An experiment MUST list its runs and a registered model its versions, all that are in "
-        "the archive and no others.",
+        "An experiment MUST list its runs, a registered model its versions and data/archive.json "
+        "experiments and models: all that are in the archive and no others.",
         "layout",
     ),
     Rule(
         "E057",
         "header",
-        "exim.json MUST be there and have the format and version of the footer.",
+        "exim.json MUST be there and have the format, version and required features of the "
+        "footer.",
         "layout",
     ),
     Rule(
         "E058",
         "counts",
         "data/archive.json MUST be there; for every kind found MUST be written + skipped + failed, "
-        "and written the number of such objects in the archive.",
+        "written the number of such objects in the archive, and every total a total of what is "
+        "there.",
         "count-law",
     ),
     Rule(
         "E059",
         "metrics_file",
         "A metrics file MUST be Parquet with the columns run_id, key, step, timestamp and value "
-        "of the format.",
+        "of the format, in row groups of at most 1,048,576 rows.",
         "metric-histories",
     ),
     Rule(

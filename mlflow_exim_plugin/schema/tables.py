@@ -1,4 +1,4 @@
-"""Arrow schema of the Parquet tables and what holds for their rows (spec §7)."""
+"""Arrow schema of the Parquet tables and what holds for their rows (spec, "Metric histories")."""
 
 from __future__ import annotations
 

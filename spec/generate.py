@@ -1,0 +1,123 @@
+"""Writes the parts of the spec that are the code's own words: codes, schemas and tables.
+
+python spec/generate.py           rewrite spec/v1/codes.md, spec/v1/tables.md, spec/v1/schema
+python spec/generate.py --check   fail when one of them is not current
+"""
+
+# ruff: noqa: INP001 - a script
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mlflow_exim_plugin.schema import envelope, tables  # noqa: E402
+from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
+
+FOLDER = Path(__file__).resolve().parent / "v1"
+DOCUMENTS: dict[str, type[envelope.Document]] = {
+    "exim": envelope.ArchiveHeader,
+    "archive": envelope.ArchiveEnvelope,
+    "experiment": envelope.ExperimentEnvelope,
+    "run": envelope.RunEnvelope,
+    "model": envelope.ModelEnvelope,
+    "version": envelope.VersionEnvelope,
+}
+"""The JSON documents of an archive, by the stem of their file names."""
+
+_MADE = "<!-- Made by spec/generate.py from the code; do not edit. -->"
+_MEANINGS = {
+    "run_id": "run that the row belongs to",
+    "key": "metric key as logged",
+    "step": "step; negative ones are allowed",
+    "timestamp": "milliseconds since the Unix epoch, UTC",
+    "value": "IEEE 754 double, every bit kept: NaN, infinities and negative zero are values",
+}
+
+
+def codes() -> str:
+    """Return codes.md."""
+    lines = [
+        "# Codes",
+        "",
+        _MADE,
+        "",
+        "Each code is one requirement of [archive.md](archive.md). `E` is a MUST: an archive that",
+        "breaks it is invalid. `W` is a SHOULD: an archive that breaks it is valid. Codes are",
+        "append-only: none is ever removed, renumbered or given another meaning. Gaps are free for",
+        "later rules. Every code has a [sample](../../samples/README.md) that breaks it alone.",
+        "",
+        "| code | name | requirement | section |",
+        "|---|---|---|---|",
+    ]
+    for rule in RULES.values():
+        sentence = rule.sentence.replace("|", "\\|")
+        section = f"[{rule.anchor}](archive.md#{rule.anchor})"
+        lines.append(f"| {rule.code} | `{rule.slug}` | {sentence} | {section} |")
+    return "\n".join(lines) + "\n"
+
+
+def parquet_tables() -> str:
+    """Return tables.md."""
+    lines = [
+        "# Parquet tables",
+        "",
+        _MADE,
+        "",
+        "## metrics/part-NNNNN.parquet",
+        "",
+        "| # | column | Arrow type | may be null | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for number, field in enumerate(tables.METRICS):
+        null = "yes" if field.nullable else "no"
+        lines.append(
+            f"| {number} | `{field.name}` | {field.type} | {null} | {_MEANINGS[field.name]} |"
+        )
+    lines += [
+        "",
+        f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes row",
+        f"groups of {tables.ROW_GROUP_ROWS:,} rows, and {tables.ROWS_PER_PART:,} rows to a file.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def schema(name: str) -> str:
+    """Return the JSON Schema of one document."""
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": "Informative, made by spec/generate.py: archive.md and codes.md decide.",
+        **DOCUMENTS[name].model_json_schema(mode="validation"),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def generated() -> dict[str, str]:
+    """Return every generated file by its path below ``spec/v1``."""
+    files = {"codes.md": codes(), "tables.md": parquet_tables()}
+    files.update({f"schema/{name}.schema.json": schema(name) for name in DOCUMENTS})
+    return files
+
+
+def main() -> int:
+    """Write or check the files."""
+    stale = []
+    for path, text in generated().items():
+        target = FOLDER / path
+        if sys.argv[1:] == ["--check"]:
+            is_current = target.exists() and target.read_text("utf-8") == text
+            stale += [] if is_current else [path]
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, "utf-8")
+    if stale:
+        print(f"not current, run spec/generate.py: {', '.join(stale)}", file=sys.stderr)  # noqa: T201
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

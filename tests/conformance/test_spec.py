@@ -1,0 +1,171 @@
+"""The text of the spec, the rules in the code and what is generated from them say the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mlflow_exim_plugin.container import bag, frames, paths, tail, tarball
+from mlflow_exim_plugin.schema import canonical, provenance, tables
+from mlflow_exim_plugin.schema.canonical import canonical_bytes
+from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.rules import RULES
+from spec import generate
+
+TEXT = (generate.FOLDER / "archive.md").read_text("utf-8")
+HEADINGS = re.findall(r"^#{2,} (.+)$", TEXT, re.MULTILINE)
+EXAMPLES: dict[str, str] = dict(
+    re.findall(r"<!-- example: (\w+) -->\n```\w*\n(.*?)\n```", TEXT, re.DOTALL)
+)
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def section(name: str) -> str:
+    """Return the text of a section with its subsections."""
+    parts = re.split(r"^## (.+)$", TEXT, flags=re.MULTILINE)
+    return next(
+        body for head, body in zip(parts[1::2], parts[2::2], strict=True) if anchor(head) == name
+    )
+
+
+@pytest.mark.parametrize("code", RULES)
+def test_every_code_stands_in_the_section_it_names(code: str) -> None:
+    assert f"({code})" in section(RULES[code].anchor) or re.search(
+        rf"\({code}(,| to)", section(RULES[code].anchor)
+    )
+
+
+def test_every_code_in_the_text_exists() -> None:
+    assert set(re.findall(r"\b[EW]\d{3}\b", TEXT)) == set(RULES)
+
+
+def test_codes_are_in_order_and_well_formed() -> None:
+    for code, rule in RULES.items():
+        assert code == rule.code
+        assert re.fullmatch(r"[EW]\d{3}", code)
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", rule.slug)
+        assert rule.sentence.endswith(".")
+        words = {"SHOULD"} if code.startswith("W") else {"MUST", "MUST NOT"}
+        assert any(word in rule.sentence for word in words)
+    assert len({rule.slug for rule in RULES.values()}) == len(RULES)
+
+
+def test_links_within_the_text_lead_somewhere() -> None:
+    anchors = {anchor(heading) for heading in HEADINGS}
+    links = set(re.findall(r"\]\(#([\w-]+)\)", TEXT))
+    assert links <= anchors
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (generate.FOLDER / target).exists(), target
+
+
+def test_generated_parts_are_current() -> None:
+    for path, text in generate.generated().items():
+        assert (generate.FOLDER / path).read_text("utf-8") == text, "run spec/generate.py"
+    there = {path.name for path in (generate.FOLDER / "schema").iterdir()}
+    assert there == {f"{name}.schema.json" for name in generate.DOCUMENTS}
+
+
+def test_generator_checks_from_the_command_line() -> None:
+    command = [sys.executable, str(generate.ROOT / "spec" / "generate.py"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["run", "archive"])
+def test_example_documents_are_valid(name: str) -> None:
+    document = json.loads(EXAMPLES[name])
+    jsonschema.validate(document, json.loads(generate.schema(name)))
+    parsed = generate.DOCUMENTS[name].model_validate(document)
+    assert parsed.to_json()["mlflow"] == document["mlflow"]
+
+
+def test_no_json_block_of_the_text_is_without_a_check() -> None:
+    assert len(re.findall(r"^```json$", TEXT, re.MULTILINE)) == len(
+        set(EXAMPLES) & {"run", "archive", "footer", "canonical"}
+    )
+
+
+def test_example_footer_is_parsed() -> None:
+    frame = frames.skippable_frame(frames.FOOTER_MAGIC, EXAMPLES["footer"].encode())
+    footer = tail.Footer.parse(frame)
+    written = json.loads(footer.encode())
+    assert written == json.loads(EXAMPLES["footer"])
+    for key in set(written) - {"open_offset"}:
+        shorter = {k: v for k, v in written.items() if k != key}
+        with pytest.raises(ValueError, match="footer"):
+            tail.Footer.parse(
+                frames.skippable_frame(frames.FOOTER_MAGIC, json.dumps(shorter).encode())
+            )
+
+
+def test_worked_example_of_the_digests_is_right() -> None:
+    run = json.loads(EXAMPLES["run"])
+    metrics = bytes.fromhex(EXAMPLES["metrics"])
+    columns = [
+        struct.pack("<2q", 0, 1),
+        struct.pack("<2q", 1000, 1005),
+        struct.pack("<2d", 0.5, 0.25),
+    ]
+    wanted = struct.pack("<I", 4) + b"loss" + struct.pack("<Q", 2)
+    assert metrics == wanted + b"".join(hashlib.sha256(column).digest() for column in columns)
+    assert run["info"]["metrics"]["digest"] == f"sha256:{hashlib.sha256(metrics).hexdigest()}"
+
+    hashed = EXAMPLES["canonical"].encode()
+    assert run["info"]["content_digest"] == f"sha256:{hashlib.sha256(hashed).hexdigest()}"
+    entries = [[a["path"], a["size_bytes"], a["sha256"]] for a in run["info"]["artifacts"]]
+    body: dict[str, Any] = {
+        "mlflow": run["mlflow"],
+        "metrics": run["info"]["metrics"]["digest"],
+        "artifacts": entries,
+    }
+    assert canonical_bytes(body) == hashed
+    assert run["info"]["artifacts"][0]["sha256"] == hashlib.sha256(b"hello\n").hexdigest()
+
+
+def test_limits_in_the_text_are_those_of_the_code() -> None:
+    limits = section("limits")
+    mib = 1 << 20
+    for number in (
+        f"{paths.MAX_SEGMENT_BYTES}; {paths.MAX_PATH_BYTES} bytes",
+        f"{frames.MAX_FRAME_BYTES // mib} MiB",
+        f"({(frames.MAX_FRAME_BYTES - 16) // 16:,})",
+        f"{tail.MAX_FOOTER_BYTES >> 10} KiB",
+        f"{canonical.MAX_DOCUMENT_BYTES // mib} MiB; {canonical.MAX_DEPTH} levels",
+        f"{tables.MAX_ROW_GROUP_ROWS:,}",
+        f"{tarball._MAX_PAX_BYTES} bytes",
+    ):
+        assert number in limits, number
+    assert frames._MAX_FRAMES == 1 << 24
+
+
+def test_constants_in_the_text_are_those_of_the_code() -> None:
+    assert f"version {FORMAT_VERSION}" in TEXT
+    assert ".".join(map(str, tail.FORMAT_VERSION)) == FORMAT_VERSION
+    assert f"`{tail.FORMAT}`" in TEXT
+    for magic in (frames.INDEX_MAGIC, frames.FOOTER_MAGIC, frames.SEEK_TABLE_MAGIC):
+        assert f"0x{magic:08X}" in TEXT
+    assert f"0x{frames._TABLE_END_MAGIC:08X}" in TEXT
+    for line in bag.BAGIT_CONTENT.decode().splitlines():
+        assert f"`{line}`" in TEXT
+    assert set(re.findall(r"`(mlflow_exim\.\w+)`", section("provenance-tags"))) == provenance.TAGS
+    counted = {
+        "experiment",
+        "run",
+        "metric_history",
+        "artifact",
+        "registered_model",
+        "model_version",
+    }
+    assert counted <= {kind.value for kind in Kind}
+    assert all(f"`{kind}`" in section("count-law") for kind in counted)

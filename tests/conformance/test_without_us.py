@@ -1,0 +1,298 @@
+"""An archive is read by what the spec says alone: nothing of the package is imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import tarfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+FOLDER = Path(__file__).resolve().parents[2] / "samples" / "v1"
+SOUND = sorted([*FOLDER.glob("good/*.tar.zst"), *FOLDER.glob("written-by/*/archive.tar.zst")])
+
+
+def files_by_tar(path: Path) -> dict[str, bytes]:
+    """Extract as an auditor would: zstd, then tar."""
+    with path.open("rb") as file:
+        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        data = stream.read()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {}
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content is not None
+            found[member.name] = content.read()
+    bases = {name.split("/", 1)[0] for name in found}
+    assert len(bases) == 1
+    return {name.split("/", 1)[1]: content for name, content in found.items()}
+
+
+def files_in_place(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Read every member through seek table, footer, index and manifests."""
+    file = path.read_bytes()
+    count, descriptor, magic = struct.unpack("<IBI", file[-9:])
+    assert (descriptor & 0xFC, magic) == (0x80, 0x8F92EAB1)
+    table_start = len(file) - 9 - 12 * count - 8
+    assert struct.unpack_from("<II", file, table_start) == (0x184D2A5E, 12 * count + 9)
+    entries = [struct.unpack_from("<II4s", file, table_start + 8 + 12 * n) for n in range(count)]
+    assert sum(entry[0] for entry in entries) == table_start
+
+    pieces, position, tail = [], 0, []
+    for number, (packed_bytes, size_bytes, checksum) in enumerate(entries):
+        frame = file[position : position + packed_bytes]
+        position += packed_bytes
+        if number >= count - 2:
+            tail.append(frame)
+            continue
+        assert frame[-4:] == checksum
+        data = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        assert len(data) == size_bytes
+        pieces.append(data)
+    tar = b"".join(pieces)
+
+    assert struct.unpack_from("<I", tail[1]) == (0x184D2A5C,)
+    footer = json.loads(tail[1][8:])
+    assert footer["format"] == "mlflow-exim-archive"
+    assert footer["version"][0] == 1
+    assert footer["tar_bytes"] == len(tar)
+    place = footer["index"]["offset"]
+    packed = file[place : place + footer["index"]["compressed_bytes"]]
+    assert tail[0][8:] == packed
+    assert hashlib.sha256(packed).hexdigest() == footer["index"]["sha256"]
+    index = zstandard.ZstdDecompressor().decompress(packed)
+    tag_count, payload_count = struct.unpack_from("<QQ", index)
+    rows = tag_count + payload_count
+    assert footer["members"] == rows
+    columns = struct.unpack_from(f"<{2 * rows}Q", index, 16)
+    places = list(zip(columns[:rows], columns[rows:], strict=True))
+
+    def content(row: int) -> bytes:
+        offset, size_bytes = places[row]
+        return tar[offset : offset + size_bytes]
+
+    tag_manifest = content(tag_count - 1)
+    assert hashlib.sha256(tag_manifest).hexdigest() == footer["root"]
+    tags = lines_of(tag_manifest)
+    files = {path: content(row) for row, (_, path) in enumerate(tags)}
+    for digest, path_in in tags:
+        assert hashlib.sha256(files[path_in]).hexdigest() == digest
+    payload = lines_of(files["manifest-sha256.txt"])
+    for row, (digest, path_in) in enumerate(payload, tag_count):
+        files[path_in] = content(row)
+        assert hashlib.sha256(files[path_in]).hexdigest() == digest
+    files["tagmanifest-sha256.txt"] = tag_manifest
+    sizes = [len(files[path_in]) for _, path_in in payload]
+    assert f"Payload-Oxum: {sum(sizes)}.{len(sizes)}\n" in files["bag-info.txt"].decode()
+    return files, footer
+
+
+def lines_of(manifest: bytes) -> list[tuple[str, str]]:
+    lines = [line.split("  ", 1) for line in manifest.decode("utf-8").split("\n")[:-1]]
+    assert lines == sorted(lines, key=lambda line: line[1].encode())
+    return [(digest, path) for digest, path in lines]
+
+
+def canonical(value: Any) -> str:
+    """Write canonical JSON by the rules in the text, without a JSON library."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        short = {
+            '"': '\\"',
+            "\\": "\\\\",
+            "\b": "\\b",
+            "\t": "\\t",
+            "\n": "\\n",
+            "\f": "\\f",
+            "\r": "\\r",
+        }
+        return (
+            '"'
+            + "".join(short.get(c) or (f"\\u{ord(c):04x}" if c < " " else c) for c in value)
+            + '"'
+        )
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    return "{" + ",".join(f"{canonical(k)}:{canonical(value[k])}" for k in sorted(value)) + "}"
+
+
+def content_digest(document: Any, metrics: str | None, entries: list[list[Any]]) -> str:
+    body = {"mlflow": document}
+    if metrics:
+        body["metrics"] = metrics
+    if entries:
+        body["artifacts"] = sorted(entries, key=lambda entry: entry[0])
+    return "sha256:" + hashlib.sha256(canonical(body).encode()).hexdigest()
+
+
+def metrics_digest(rows: list[tuple[str, int, int, bytes]]) -> str:
+    """Digest rows of key, step, timestamp and the value's eight bytes."""
+    outer = hashlib.sha256()
+    for key in sorted({row[0] for row in rows}, key=str.encode):
+        of_key = [row for row in rows if row[0] == key]
+        name = key.encode()
+        outer.update(struct.pack("<I", len(name)) + name + struct.pack("<Q", len(of_key)))
+        outer.update(hashlib.sha256(b"".join(struct.pack("<q", r[1]) for r in of_key)).digest())
+        outer.update(hashlib.sha256(b"".join(struct.pack("<q", r[2]) for r in of_key)).digest())
+        outer.update(hashlib.sha256(b"".join(r[3] for r in of_key)).digest())
+    return "sha256:" + outer.hexdigest()
+
+
+def table_rows(table: pa.Table) -> list[tuple[str, int, int, bytes]]:
+    return [
+        (row["key"], row["step"], row["timestamp"], struct.pack("<d", row["value"]))
+        for row in table.to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("path", SOUND, ids=lambda path: path.parent.name + "/" + path.name)
+def test_archive_is_what_its_spec_says(path: Path) -> None:
+    files, _ = files_in_place(path)
+    assert files == files_by_tar(path)
+    envelopes = {
+        name: json.loads(data)
+        for name, data in files.items()
+        if name.endswith(".json") and "/artifacts/" not in name
+    }
+    counted = dict.fromkeys(("run", "experiment", "registered_model", "model_version"), 0)
+    for name, envelope in envelopes.items():
+        if name in {"exim.json", "data/archive.json"}:
+            continue
+        info, document = envelope["info"], envelope["mlflow"]
+        counted[next(kind for kind in counted if kind in document)] += 1
+        entries = info.get("artifacts", [])
+        metrics = info.get("metrics", {})
+        listed = [[e["path"], e["size_bytes"], e["sha256"]] for e in entries]
+        assert content_digest(document, metrics.get("digest"), listed) == info["content_digest"]
+        for entry in entries:
+            data = files[entry["member"]]
+            assert len(data) == entry["size_bytes"]
+            assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        if metrics:
+            rows = []
+            for part in metrics["parts"]:
+                table = pq.read_table(io.BytesIO(files[part["member"]]))
+                assert table.column_names == ["run_id", "key", "step", "timestamp", "value"]
+                mine = table.slice(part["first_row"], part["rows"])
+                assert set(mine.column("run_id").to_pylist()) == {document["run"]["info"]["run_id"]}
+                rows += table_rows(mine)
+            assert len(rows) == metrics["rows"]
+            assert len({row[0] for row in rows}) == metrics["keys"]
+            order = [(r[0].encode(), r[1], r[2], struct.unpack("<Q", r[3])) for r in rows]
+            assert order == sorted(order)
+            assert metrics_digest(rows) == metrics["digest"]
+    summary = envelopes["data/archive.json"]["info"]
+    for kind, number in counted.items():
+        assert summary["counts"].get(kind, {}).get("written", 0) == number
+
+
+def test_hard_values_are_there_bit_for_bit() -> None:
+    files = files_by_tar(FOLDER / "good" / "experiments.tar.zst")
+    table = pq.read_table(io.BytesIO(files["data/experiments/2/metrics/part-00000.parquet"]))
+    values = [row[3] for row in table_rows(table.slice(0, 9)) if row[0] == "acc"]
+    numbers = [struct.unpack("<d", value)[0] for value in values]
+    assert [repr(number) for number in numbers] == [
+        "5e-324", "nan", "inf", "-inf", "0.0", "0.0", "-0.0", "1.7976931348623157e+308",
+    ]  # fmt: skip
+    steps = table.slice(0, 8).column("step").to_pylist()
+    assert (steps[0], steps[-1]) == (-(2**63), 2**63 - 1)
+
+
+FORBIDDEN = set('"%*/:<>?\\|!\u2028\u2029') | {chr(c) for c in [*range(32), *range(127, 160)]}
+DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    name + digit for name in ("com", "lpt") for digit in "0123456789\u00b9\u00b2\u00b3"
+}
+
+
+def escape(name: str) -> str:
+    """Make a segment of a name by the numbered steps of the text, up to the sixth."""
+
+    def bytes_of(char: str) -> str:
+        return "".join(f"!{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+
+    if not name:
+        return "!"
+    made = "".join(
+        bytes_of(c) if c in FORBIDDEN or unicodedata.category(c) == "Cs" else c for c in name
+    )
+    if made[-1].isspace() or made[-1] == ".":
+        made = made[:-1] + bytes_of(made[-1])
+    if made[0].isspace() or made.split(".")[0].rstrip(" ").lower() in DEVICES:
+        made = bytes_of(made[0]) + made[1:]
+    if unicodedata.normalize("NFC", made) != made:
+        made = "".join(c if c < "\x80" else bytes_of(c) for c in made)
+    stem, tilde, digest = made.rpartition("~")
+    if tilde and len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+        made = f"{stem}!7E{digest}"
+    return made
+
+
+def cut(segment: str, whole: str) -> str:
+    """Do the seventh step."""
+    start = segment.encode()[:175].decode("utf-8", "ignore")
+    for length in (1, 2):
+        if start[-length:].startswith("!") and len(start[-length:]) == length:
+            start = start[:-length]
+            break
+    return f"{start}~{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def segment_of(name: str) -> str:
+    made = escape(name)
+    return made if len(made.encode()) <= 240 else cut(made, name)
+
+
+def test_path_vectors_follow_the_text() -> None:
+    import base64
+
+    vectors = json.loads((FOLDER / "vectors" / "paths.json").read_text("utf-8"))
+    for vector in vectors["segments"]:
+        name = base64.b64decode(vector["utf8_base64"]).decode("utf-8", "surrogatepass")
+        assert segment_of(name) == vector["segment"], name
+    for vector in vectors["paths"]:
+        path = vector["path"]
+        segments = [segment_of(name) for name in path.split("/")]
+        made = "/".join(segments)
+        if len(made.encode()) > 640:
+            kept, room = [], 399
+            for segment in segments[:-1]:
+                room -= len(segment.encode()) + 1
+                if room < 0:
+                    break
+                kept.append(segment)
+            made = "/".join([*kept, cut(segments[-1], path)])
+        assert made == vector["member"], path
+
+
+def test_canonical_vectors_follow_the_text() -> None:
+    for vector in json.loads((FOLDER / "vectors" / "canonical.json").read_text("utf-8")):
+        value = json.loads(vector["text"])
+        assert canonical(value) == vector["canonical"]
+        assert content_digest(value, None, []) == vector["content_digest"]
+
+
+def test_content_digest_vectors_follow_the_text() -> None:
+    for vector in json.loads((FOLDER / "vectors" / "content_digests.json").read_text("utf-8")):
+        found = content_digest(vector["mlflow"], vector["metrics"], vector["artifacts"])
+        assert found == vector["content_digest"]
+
+
+def test_metrics_digest_vectors_follow_the_text() -> None:
+    for vector in json.loads((FOLDER / "vectors" / "metrics_digests.json").read_text("utf-8")):
+        rows = [
+            (k, step, time, bytes.fromhex(value)[::-1]) for k, step, time, value in vector["rows"]
+        ]
+        assert metrics_digest(rows) == vector["digest"]
