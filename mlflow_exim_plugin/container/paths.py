@@ -143,6 +143,10 @@ class PathRegister:
         self._folders.update(new_folders)
         self._files[key] = row
 
+    def remove(self, path: str) -> None:
+        """Forget a path that was taken in but came to nothing."""
+        del self._files[collision_key(path)]
+
     def free_path(self, path: str) -> str:
         """Return ``path``, or the nearest one that collides with nothing here.
 

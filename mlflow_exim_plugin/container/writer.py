@@ -189,6 +189,7 @@ class ArchiveWriter:
         if len(data) > size_bytes:
             data += source.take(IN_MEMORY_BYTES + 1 - len(data))
         if source.error:
+            self._register.remove(path)
             return source.judged(Member(path, 0, hashlib.sha256().hexdigest()))
         if len(data) > IN_MEMORY_BYTES:
             data = data[:size_bytes]
