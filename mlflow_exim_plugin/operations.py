@@ -1,4 +1,7 @@
-"""What the package does, as functions: ``pack``, ``unpack``, ``verify``, ``open_archive``."""
+"""What the package does, as functions: ``pack``, ``unpack``, ``verify``, ``open_archive``.
+
+Only the functions that need MLflow import it: that takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,10 @@ from mlflow_exim_plugin.container.storage import atomic_output
 from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.report import Report
-from mlflow_exim_plugin.sinks.archive import ArchiveSink
-from mlflow_exim_plugin.sinks.client import ClientSink
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sinks.counting import CountingSink
 from mlflow_exim_plugin.sources.archive import Archive, ArchiveSource
-from mlflow_exim_plugin.sources.client import ClientSource
 from mlflow_exim_plugin.stages.rename import Rename
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
@@ -115,6 +113,11 @@ def pack(
         StoreError: The archive cannot be written.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.sinks.archive import ArchiveSink
+    from mlflow_exim_plugin.sinks.counting import CountingSink
+    from mlflow_exim_plugin.sources.client import ClientSource
+
     selection = selection or Selection()
     _check_jobs(jobs)
     report = Report(dry_run=dry_run)
@@ -197,6 +200,9 @@ def unpack(
         ServerError: The server cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.sinks.client import ClientSink
+
     selection = selection or Selection()
     _check_jobs(jobs)
     try:

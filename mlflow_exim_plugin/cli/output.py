@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,15 +52,17 @@ def show_json(value: Any) -> None:
 def show_error(error: EximError, *, as_json: bool) -> None:
     """Print one error: a line, and a hint where there is one."""
     if as_json:
-        show_error_json(error.code, error.message, error.hint)
+        findings = [asdict(finding) for finding in getattr(error, "findings", ())]
+        show_error_json(error.code, error.message, error.hint, findings=findings)
     say(f"Error: {error.message}", err=True)
     if error.hint:
         say(f"Hint: {error.hint}", err=True)
 
 
-def show_error_json(code: ErrorCode, message: str, hint: str = "") -> None:
+def show_error_json(code: ErrorCode, message: str, hint: str = "", **more: Any) -> None:
     """Print one error as a JSON document."""
-    show_json({"ok": False, "error": {"code": code.value, "message": message, "hint": hint}})
+    error = {"code": code.value, "message": message, "hint": hint}
+    show_json({"ok": False, "error": error, **more})
 
 
 def show_report(report: Report, *, title: str, as_json: bool) -> None:

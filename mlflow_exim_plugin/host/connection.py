@@ -76,7 +76,7 @@ class Host:
         import mlflow
 
         self.mlflow_version: str = mlflow.__version__
-        file_store = contextlib.nullcontext()
+        file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not create:
             _require_local_store(tracking_uri or mlflow.get_tracking_uri())
             file_store = _file_store_allowed()

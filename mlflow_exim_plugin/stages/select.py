@@ -196,8 +196,8 @@ class Plan:
             except ServerLostError:
                 raise
             except ServerError as error:
-                if selection.filter and not headers:
-                    raise  # most likely the filter itself is wrong
+                if selection.filter and _is_refusal(error):
+                    raise UsageError(f"--filter: {error.message}") from error
                 yield Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
                 continue
             for header in listed.values():
@@ -247,6 +247,11 @@ class Plan:
         except (ServerError, NotFoundError):
             return None
         return RunHeader.of(document)
+
+
+def _is_refusal(error: ServerError) -> bool:
+    """Whether MLflow refused the request itself, as it does with a filter it cannot read."""
+    return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 def require_matches(kind: str, patterns: Iterable[str], seen: Iterable[str]) -> None:
