@@ -193,7 +193,7 @@ def manifest(members: Mapping[str, bytes]) -> bytes:
 
 def zstd_frame(data: bytes, **options: bool) -> bytes:
     """Return one zstd frame with content size and checksum."""
-    settings = {"write_checksum": True, "write_content_size": True, **options}
+    settings: dict[str, Any] = {"write_checksum": True, "write_content_size": True, **options}
     return zstandard.ZstdCompressor(level=3, **settings).compress(data)
 
 

@@ -832,7 +832,7 @@ def content_vectors() -> list[dict[str, Any]]:
             "mlflow": document,
             "metrics": metrics_digest,
             "artifacts": entries,
-            "content_digest": content_digest(document, metrics_digest, map(tuple, entries)),  # type: ignore[arg-type]
+            "content_digest": content_digest(document, metrics_digest, map(tuple, entries)),
         }
         for metrics_digest, entries in cases
     ]

@@ -80,8 +80,8 @@ def parquet_tables() -> str:
         )
     lines += [
         "",
-        f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes row",
-        f"groups of {tables.ROW_GROUP_ROWS:,} rows, and {tables.ROWS_PER_PART:,} rows to a file.",
+        f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes",
+        f"{tables.ROW_GROUP_ROWS:,} rows to a row group and {tables.ROWS_PER_PART:,} rows to a file.",
     ]
     return "\n".join(lines) + "\n"
 
