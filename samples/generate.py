@@ -3,7 +3,7 @@
     python samples/generate.py           rewrite samples/v1/good, bad, warn and vectors
     python samples/generate.py golden    add samples/v1/written-by/<this version>, once and for all
 
-Times, ids and names are fixed, so that one version of libzstd and pyarrow (named in
+Times, ids and names are fixed, so that one version of libzstd, pyarrow and pydantic (named in
 ``v1/generated-with.json``) gives the same bytes on every machine. No MLflow server is needed: typed
 objects go through the package's own sink and writer, and what is broken is broken afterwards.
 """
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 import zstandard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -877,7 +878,11 @@ def vectors() -> dict[str, Any]:
 
 def generated_with() -> dict[str, str]:
     """Return the libraries whose versions change an archive's bytes."""
-    return {"libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "pyarrow": pa.__version__}
+    return {
+        "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        "pyarrow": pa.__version__,
+        "pydantic": pydantic.VERSION,
+    }
 
 
 def json_bytes(value: Any) -> bytes:

@@ -81,7 +81,7 @@ def parquet_tables() -> str:
     lines += [
         "",
         f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes",
-        f"{tables.ROW_GROUP_ROWS:,} rows to a row group and {tables.ROWS_PER_PART:,} rows to a file.",
+        f"row groups of {tables.ROW_GROUP_ROWS:,} rows and files of {tables.ROWS_PER_PART:,} rows.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import bagit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -296,3 +300,43 @@ def test_metrics_digest_vectors_follow_the_text() -> None:
             (k, step, time, bytes.fromhex(value)[::-1]) for k, step, time, value in vector["rows"]
         ]
         assert metrics_digest(rows) == vector["digest"]
+
+
+def commands_of_the_text() -> list[str]:
+    text = (FOLDER.parents[1] / "spec" / "v1" / "archive.md").read_text("utf-8")
+    block = text.split("## Read without us", 1)[1].split("```")[1]
+    return [line[2:] for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.integration
+def test_commands_of_the_text_work(tmp_path: Path) -> None:
+    for tool in ("tar", "zstd", "sha256sum"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
+    script = "\n".join(commands_of_the_text()).replace("nightly.tar.zst", "archive.tar.zst")
+    sample = FOLDER / "good" / "minimal.tar.zst"
+    shutil.copy(sample, tmp_path / "archive.tar.zst")
+    script = script.replace("nightly", "minimal").replace("python3", sys.executable)
+    done = subprocess.run(
+        ["sh", "-eu", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"num_ok_runs": 1' in done.stdout
+    assert "loss" in done.stdout
+    note = tmp_path / "minimal" / "data/experiments/1/runs" / ("5" * 32) / "artifacts/note.txt"
+    assert note.read_text() == "hello\n"
+    bagit.Bag(str(tmp_path / "minimal")).validate()
+
+
+def test_readers_that_stop_early_are_those_of_the_text() -> None:
+    data = (FOLDER / "good" / "minimal.tar.zst").read_bytes()
+    whole = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    first = zstandard.ZstdDecompressor().decompress(data)
+    assert whole.startswith(first)
+    assert len(first) < len(whole)
+    assert b"".join(zstandard.ZstdDecompressor().read_to_iter(data)) == first
+    with zstandard.open(io.BytesIO(data)) as file:
+        assert file.read() == whole
+    copied = io.BytesIO()
+    zstandard.ZstdDecompressor().copy_stream(io.BytesIO(data), copied)
+    assert copied.getvalue() == whole
