@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
-_ROWS_AHEAD = 500_000
+_ROWS_AHEAD = 250_000
 """Rows that may be held for runs that are not taken yet; two such groups are under way."""
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
