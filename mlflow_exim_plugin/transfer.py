@@ -13,7 +13,15 @@ from mlflow_exim_plugin.errors import (
     ServerError,
     ServerLostError,
 )
-from mlflow_exim_plugin.schema.objects import Failure, Loss, Run, StreamItem, StreamObject, Unpacked
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Failure,
+    Loss,
+    Run,
+    StreamItem,
+    StreamObject,
+    Unpacked,
+)
 from mlflow_exim_plugin.schema.report import Report
 
 if TYPE_CHECKING:
@@ -88,7 +96,8 @@ def transfer(
         except ServerLostError:
             raise
         except (ServerError, InvalidArchiveError, NotFoundError) as error:
-            report.failed(Failure(item.kind, item.id, error.message))
+            name = item.name if isinstance(item, Experiment) else item.id
+            report.failed(Failure(item.kind, name, error.message))
         if strict and report.failures:
             raise _stopped(report)
         if progress:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import EximError, ServerError, StoreError
 from mlflow_exim_plugin.host.connection import Host, translated
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ class ArtifactTree:
 
     Args:
         host: The deployment that the root belongs to.
-        root: ``artifact_uri`` of a run, or where a model version's files are.
+        root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
     """
 
     def __init__(self, host: Host, root: str) -> None:
         self._host = host
+        if root.startswith("runs:/"):
+            root = _run_folder(host, root)
         self.root = root
         scheme = urlsplit(root).scheme
         self._local = _local_path(root)
@@ -118,8 +120,14 @@ class ArtifactTree:
             target = _inside(self._local, path)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                try:
+                    with target.open("wb") as file:
+                        shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                except (EximError, OSError):
+                    target.unlink(missing_ok=True)  # no piece may stand for the whole
+                    raise
+            except EximError:
+                raise
             except OSError as error:
                 raise StoreError(f"{path}: {error.strerror or error}") from error
             return
@@ -149,8 +157,11 @@ class ArtifactTree:
         with response:
             if response.status_code != 200:
                 raise ServerError(f"artifact {path}: the server answered {response.status_code}")
-            with translated(f"reading artifact {path}"):
-                yield from response.iter_content(_CHUNK_BYTES)
+            try:
+                with translated(f"reading artifact {path}"):
+                    yield from response.iter_content(_CHUNK_BYTES)
+            except ServerError as error:
+                raise _BrokenReplyError(error.message) from error
 
     def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
         from mlflow.utils.rest_utils import http_request
@@ -227,6 +238,10 @@ class _TemporaryFile(io.FileIO):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class _BrokenReplyError(ServerError):
+    """The server began to send a file and did not come to its end."""
+
+
 class _ResumingStream(io.RawIOBase):
     """Bytes of an HTTP reply that starts again after a broken connection.
 
@@ -257,9 +272,9 @@ class _ResumingStream(io.RawIOBase):
         while True:
             try:
                 return next((chunk for chunk in self._chunks if chunk), b"")
-            except ServerLostError:
-                if self._position == 0 or self._reopenings == _REOPENINGS:
-                    raise
+            except _BrokenReplyError:
+                if self._reopenings == _REOPENINGS:
+                    raise  # of this file alone: whether the server is gone, the next call says
             self._reopenings += 1
             self._chunks = self._start()
             skip = self._position
@@ -270,6 +285,16 @@ class _ResumingStream(io.RawIOBase):
                 if len(chunk) > skip:
                     return chunk[skip:]
                 skip -= len(chunk)
+
+
+def _run_folder(host: Host, uri: str) -> str:
+    """Resolve ``runs:/`` by its own host: MLflow would ask the default tracking server."""
+    with translated(f"opening artifact root {uri}"):
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+        from mlflow.utils.uri import append_to_uri_path
+
+        run_id, path = RunsArtifactRepository.parse_runs_uri(uri)
+        return str(append_to_uri_path(host.tracking.get_run(run_id).info.artifact_uri, path or ""))
 
 
 def _local_path(root: str) -> Path | None:

@@ -124,9 +124,10 @@ class ClientSink:
                 self._targets[experiment.id] = reason
                 report.skipped(Kind.EXPERIMENT, experiment.name, reason)
                 return
-            if target.ours:
-                self._add_tags(target.id, experiment)
-            report.skipped(Kind.EXPERIMENT, experiment.name, "it is there already")
+            reason = "it is there already"
+            if target.ours and (differing := self._add_tags(target.id, experiment)):
+                reason += f" and keeps its own tags {', '.join(differing)}"
+            report.skipped(Kind.EXPERIMENT, experiment.name, reason)
             self._current.append(target)
             return
         target = self._new_target(experiment, origin, report)
@@ -270,10 +271,12 @@ class ClientSink:
                 ),
             )
 
-    def _add_tags(self, experiment_id: str, experiment: Experiment) -> None:
-        """Set what an interrupted unpack or an older archive left out; change nothing."""
-        if self._options.dry_run:
-            return
+    def _add_tags(self, experiment_id: str, experiment: Experiment) -> list[str]:
+        """Set what an interrupted unpack or an older archive left out.
+
+        Returns:
+            Keys of the tags that have another value, which stays.
+        """
         there = next(
             key_values(d.get("tags"))
             for d in self._experiments().values()
@@ -282,8 +285,9 @@ class ClientSink:
         tags = key_values(experiment.document.get("tags"))
         origin = experiment_origin(experiment.document)
         for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
-            if key not in there:
+            if key not in there and not self._options.dry_run:
                 self._writer.set_experiment_tag(experiment_id, key, value)
+        return [key for key, value in _own(tags).items() if there.get(key, value) != value]
 
     def _write_run(self, run: Run, report: Report) -> None:
         target = self._targets.get(run.experiment_id, "its experiment could not be written")

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
+from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Kind,
@@ -17,6 +18,8 @@ from mlflow_exim_plugin.schema.objects import (
     key_values,
 )
 from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
     OF_GROUP,
     ORIGIN,
     PLACEHOLDER,
@@ -53,6 +56,8 @@ class _Model:
         ours: True when an unpack made it.
         versions: Target version number by source version number.
         next_version: Number the target gives next.
+        as_of_ms: When the source was read of which the target took the aliases.
+        aliases_taken: Digest of them.
     """
 
     source: RegisteredModel
@@ -63,6 +68,8 @@ class _Model:
     documents: dict[int, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
     next_version: int = 1
+    as_of_ms: int = 0
+    aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
 
 
@@ -159,12 +166,12 @@ class ModelWriter:
         if version.version in model.versions:
             if not self._options.dry_run:
                 self._complete(model, version, model.versions[version.version], report)
-            report.skipped(Kind.MODEL_VERSION, version.id, "it is there already")
+            report.skipped(Kind.MODEL_VERSION, version.id, _as_it_is_there(version, model))
             return
         if self._options.dry_run:
             report.written(Kind.MODEL_VERSION)
             return
-        source, run_id = self._source(version, report)
+        source, run_id = self._source(model, version, report)
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
         origin = f"{model.origin}/{version.version}"
@@ -198,6 +205,9 @@ class ModelWriter:
                 Loss(Kind.REGISTERED_MODEL, model.source.name, f"placeholder {number} is left"),
                 report,
             )
+        # Only a change at the source moves an alias: what the user moved here stays otherwise.
+        taken = content_digest({"aliases": model.source.aliases})
+        is_later = taken != model.aliases_taken and model.source.as_of_ms > model.as_of_ms
         for alias, source_number in model.source.aliases.items():
             target_number = model.versions.get(source_number)
             there = model.aliases.get(alias)
@@ -208,7 +218,8 @@ class ModelWriter:
                 model.source.name,
                 f"alias {alias!r} of version {source_number} is not set",
             )
-            if target_number is None or (there is not None and not model.ours):
+            may_set = is_later if model.ours else there is None
+            if target_number is None or not may_set:
                 report.lost(kept)
                 continue
             self._quietly(
@@ -218,6 +229,9 @@ class ModelWriter:
                 kept,
                 report,
             )
+        if model.ours and is_later:
+            self._writer.set_model_tag(model.name, AS_OF_MS, str(model.source.as_of_ms))
+            self._writer.set_model_tag(model.name, CONTENT, taken)
 
     def _known_name(self, name: str, origin: str) -> str | None:
         """Find where this source model went before, even into a stranger's model."""
@@ -241,6 +255,8 @@ class ModelWriter:
         tags = key_values(document.get("tags"))
         model = _Model(item, name, origin, newest(tags.get(ORIGIN, "")) == origin)
         model.aliases = there.aliases
+        model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
+        model.aliases_taken = tags.get(CONTENT, "")
         for version in self._reader.model_versions(name, there.aliases):
             number = int(version["version"])
             model.next_version = max(model.next_version, number + 1)
@@ -297,7 +313,9 @@ class ModelWriter:
                 report,
             )
 
-    def _source(self, version: ModelVersion, report: Report) -> tuple[str, str | None]:
+    def _source(
+        self, model: _Model, version: ModelVersion, report: Report
+    ) -> tuple[str, str | None]:
         """Return the version's source and run at the target, its files in place."""
         old_source = str(version.document.get("source") or "")
         old_run = str(version.document.get("run_id") or "")
@@ -305,7 +323,7 @@ class ModelWriter:
         artifacts = list(version.artifacts)
         if any(isinstance(artifact, Artifact) for artifact in artifacts):
             folder = f"{_VERSIONS_FOLDER}/{encode_segment(version.name)}/{version.version}/"
-            holder, root = self._carrier(version, known, report)
+            holder, root = self._carrier(model, version, known, report)
             self._run_writer.put_artifacts(version.id, root, folder, artifacts, report)
             report.lost(
                 Loss(
@@ -326,24 +344,12 @@ class ModelWriter:
         return _rehomed(old_source, old_run, known), known.id
 
     def _carrier(
-        self, version: ModelVersion, known: KnownRun | None, report: Report
+        self, model: _Model, version: ModelVersion, known: KnownRun | None, report: Report
     ) -> tuple[str, str]:
         """Return the run that holds a version's files: its own, or one made for it."""
         if known is not None:
             return known.id, known.artifact_uri
-        if self._carrier_experiment is None:
-            there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
-            self._carrier_experiment = there.get(CARRIERS) or self._writer.create_experiment(
-                CARRIERS, self._options.artifact_location, {}
-            )
-        origin = f"{version.name}/{version.version}"
-        run_id, root = self._writer.create_run(
-            self._carrier_experiment,
-            self._options.importer or str(version.document.get("user_id") or ""),
-            version.document.get("creation_timestamp"),
-            origin,
-            {},
-        )
+        run_id, root = self._carrier_run(model, version)
         self._writer.finish_run(
             run_id, "FINISHED", version.document.get("last_updated_timestamp"), None
         )
@@ -351,6 +357,26 @@ class ModelWriter:
             Loss(Kind.MODEL_VERSION, version.id, f"run {run_id} of {CARRIERS!r} holds its files")
         )
         return run_id, root
+
+    def _carrier_run(self, model: _Model, version: ModelVersion) -> tuple[str, str]:
+        """Make the run that will hold a version's files, or find an interrupted unpack's."""
+        if self._carrier_experiment is None:
+            there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
+            self._carrier_experiment = there.get(CARRIERS) or self._writer.create_experiment(
+                CARRIERS, self._options.artifact_location, {}
+            )
+        origin = f"{model.origin}/{version.version}"
+        of_origin = f"tags.`{ORIGIN}` = '{origin}'"
+        for info, _ in self._reader.run_tags([self._carrier_experiment], of_origin):
+            if info.lifecycle_stage != "deleted":
+                return str(info.run_id), str(info.artifact_uri)
+        return self._writer.create_run(
+            self._carrier_experiment,
+            self._options.importer or str(version.document.get("user_id") or ""),
+            version.document.get("creation_timestamp"),
+            version.id,
+            {ORIGIN: origin, OF_GROUP: model.origin},
+        )
 
     def _quietly(self, call: Any, otherwise: Loss, report: Report) -> None:
         """Make a call whose refusal costs a detail, and name the detail."""
@@ -360,6 +386,25 @@ class ModelWriter:
             raise
         except ServerError as error:
             report.lost(Loss(otherwise.kind, otherwise.id, f"{otherwise.what}: {error.message}"))
+
+
+def _as_it_is_there(version: ModelVersion, model: _Model) -> str:
+    """Say that a version is there, and in what its copy has become different."""
+    there = model.documents.get(model.versions[version.version], {})
+    differing = [
+        what
+        for what in ("description", "current_stage")
+        if (version.document.get(what) or "") != (there.get(what) or "")
+    ]
+    of_source, of_target = (key_values(d.get("tags")) for d in (version.document, there))
+    differing += [
+        f"tag {key}"
+        for key, value in of_source.items()
+        if key not in TAGS and of_target.get(key) != value
+    ]
+    if not there or not differing:
+        return "it is there already"
+    return f"it is there already and keeps its own {', '.join(differing)}"
 
 
 def _rehomed(source: str, old_run: str, known: KnownRun) -> str:

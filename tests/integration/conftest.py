@@ -1,0 +1,77 @@
+"""Sources that many tests pack, each filled once a process, and ways to look into a database."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+from tests.compare import Snapshot, snapshot
+from tests.seed import Seeded, seed
+from tests.servers import new_sqlite_database, start_server
+
+from mlflow_exim_plugin.operations import pack
+from mlflow_exim_plugin.schema.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True)
+class Source:
+    """A filled deployment, what its API says, and an archive of all of it."""
+
+    uri: str
+    database: Path
+    made: Seeded
+    snapshot: Snapshot
+    archive: str
+    report: Report
+
+
+@pytest.fixture(scope="session")
+def server_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """A server with every hard case, artifacts through the server."""
+    folder = tmp_path_factory.mktemp("server-source")
+    with start_server(folder) as server:
+        yield _filled(server.url, folder, local_artifacts=False)
+
+
+@pytest.fixture(scope="session")
+def sqlite_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A SQLite file with every hard case, artifacts in a folder."""
+    folder = tmp_path_factory.mktemp("sqlite-source")
+    new_sqlite_database(folder / "mlflow.db")
+    return _filled(f"sqlite:///{folder}/mlflow.db", folder, local_artifacts=True)
+
+
+@pytest.fixture
+def make_sqlite(tmp_path: Path) -> Callable[[], str]:
+    """Make further empty SQLite backends."""
+
+    def make() -> str:
+        path = tmp_path / f"more-{uuid.uuid4().hex[:8]}.db"
+        new_sqlite_database(path)
+        return f"sqlite:///{path}"
+
+    return make
+
+
+def _filled(uri: str, folder: Path, *, local_artifacts: bool) -> Source:
+    made = seed(MlflowClient(uri, uri), local_artifacts=local_artifacts)
+    archive = str(folder / "all.tar.zst")
+    found = snapshot(uri)
+    report = pack(archive, tracking_uri=uri)
+    return Source(uri, folder / "mlflow.db", made, found, archive, report)
+
+
+def rows_of(database: Path | str) -> list[str]:
+    """Return every row of every table of a SQLite file, as SQL."""
+    path = str(database).removeprefix("sqlite:///")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return list(connection.iterdump())
