@@ -10,7 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseDict, ParseError
 from mlflow.entities import DatasetInput, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import DatasetInput as ProtoDatasetInput
@@ -18,7 +18,7 @@ from mlflow.protos.service_pb2 import Run as ProtoRun
 from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.search_utils import SearchUtils
 
-from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,11 +133,13 @@ def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[d
     Raises:
         UsageError: The filter is not in MLflow's language.
     """
-    entities = [Run.from_proto(_run_proto(document)) for document in documents]
     try:
+        entities = [Run.from_proto(_run_proto(document)) for document in documents]
         matching = {run.info.run_id for run in SearchUtils.filter(entities, filter_string)}
     except MlflowException as error:
         raise UsageError(f"--filter: {error.message}") from error
+    except ParseError as error:
+        raise InvalidArchiveError(f"a run is not as MLflow has it: {error}") from error
     return [document for document in documents if document["info"]["run_id"] in matching]
 
 

@@ -98,7 +98,8 @@ class HostWriter:
 
     def log_inputs(self, run_id: str, document: dict[str, Any]) -> None:
         """Log the dataset inputs of REST's ``Run``; what is there already stays."""
-        inputs = dataset_inputs(document)
+        with translated(f"reading the datasets of run {run_id}"):
+            inputs = dataset_inputs(document)
         for start in range(0, len(inputs), BATCH_METRICS):
             with translated(f"logging the datasets of run {run_id}"):
                 self.host.tracking.log_inputs(run_id, inputs[start : start + BATCH_METRICS])

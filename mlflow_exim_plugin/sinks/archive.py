@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.errors import EximError, StoreError
+from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, StoreError
 from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
 from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
 from mlflow_exim_plugin.schema.objects import (
@@ -126,6 +126,9 @@ class ArchiveSink:
     def _write_run(self, run: Run, report: Report) -> None:
         if self._parts is None:
             raise StoreError(f"run {run.id} came before its experiment")
+        path = layout.run_member(run.experiment_id, run.id)
+        if self._writer.free_path(path) != path:  # before its rows are in a table
+            raise InvalidArchiveError(f"run {run.id!r} is there already, but for case")
         issues: list[Failure | Loss] = [*run.losses]
         digest = MetricsDigest()
         ranges: list[dict[str, Any]] = []
@@ -153,11 +156,7 @@ class ArchiveSink:
             info["artifacts"] = artifacts
         document = {"run": run.document}
         info = {"content_digest": _digest(document, metrics, artifacts), **info}
-        self._add(
-            layout.run_member(run.experiment_id, run.id),
-            info | _named(issues),
-            document,
-        )
+        self._add(path, info | _named(issues), document)
         self._report(issues, report)
         self._runs.append(run.id)
         self._run_count += 1
