@@ -104,7 +104,8 @@ class FaultyProxy:
             handler.close_connection = True
             return
         if action is not None and action > 0:
-            _send(handler, action, [], b'{"error_code": "INTERNAL_ERROR", "message": "injected"}')
+            # Plain text, as MLflow's basic-auth app and any proxy before a server give it.
+            _send(handler, action, [("Content-Type", "text/plain")], b"refused by the proxy")
             return
         connection = http.client.HTTPConnection(self._target, timeout=120)
         try:

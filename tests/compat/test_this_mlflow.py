@@ -1,0 +1,66 @@
+"""Whole round trips inside whatever MLflow runs the tests: run them in an old one's environment too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from tests.compare import assert_count_law, assert_same, snapshot
+from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
+from tests.servers import new_sqlite_database
+
+from mlflow_exim_plugin.operations import open_archive, pack, unpack, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import MakeServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.compat]
+
+
+def assert_round_trip(source_uri: str, target_uri: str, folder: Path) -> None:
+    archive = str(folder / "a.tar.zst")
+    source = snapshot(source_uri)
+
+    packed = pack(archive, tracking_uri=source_uri)
+    report = unpack(archive, tracking_uri=target_uri)
+
+    assert packed.failures == report.failures == []
+    assert_count_law(packed, source)
+    assert_count_law(report, source)
+    assert_same(source, snapshot(target_uri), report)
+    assert verify(archive).ok
+    with open_archive(archive) as opened:
+        assert opened.summary.system.mlflow_version == mlflow.__version__
+    again = unpack(archive, tracking_uri=target_uri)
+    assert again.ok
+    assert {counts.written for counts in again.counts.values()} == {0}
+
+
+def test_server_to_server(make_server: MakeServer, tmp_path: Path) -> None:
+    source, target = make_server(), make_server()
+    seed(MlflowClient(source.url))
+
+    assert_round_trip(source.url, target.url, tmp_path)
+
+
+def test_database_to_database(tmp_path: Path) -> None:
+    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("source", "target")]
+    for name in ("source", "target"):
+        new_sqlite_database(tmp_path / f"{name}.db")
+    seed(MlflowClient(uris[0], uris[0]), local_artifacts=True)
+
+    assert_round_trip(uris[0], uris[1], tmp_path)
+
+
+def test_large_histories(make_server: MakeServer, tmp_path: Path) -> None:
+    source, target = make_server(), make_server()
+    seed_big(MlflowClient(source.url), Seeded())
+
+    assert_round_trip(source.url, target.url, tmp_path)
+
+    with open_archive(str(tmp_path / "a.tar.zst")) as opened:
+        assert opened.summary.info.metric_rows > MORE_ROWS_THAN_ONE_REPLY
