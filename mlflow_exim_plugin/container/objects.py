@@ -27,7 +27,13 @@ from mlflow_exim_plugin.schema.envelope import (
     check_document,
 )
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_ROWS, METRICS, MetricsDigest
+from mlflow_exim_plugin.schema.tables import (
+    MAX_ROW_GROUP_ROWS,
+    METRICS,
+    MetricsDigest,
+    metrics_file,
+    read_row_group,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -277,7 +283,7 @@ class _ObjectCheck:
             return
         try:
             with self._reader.open_member(member) as stream:
-                file = pq.ParquetFile(stream, page_checksum_verification=True)
+                file = metrics_file(stream)
                 if not file.schema_arrow.equals(METRICS):
                     self._find("E059", member, "has other columns than the format")
                     return
@@ -307,7 +313,7 @@ class _ObjectCheck:
         start = 0
         last = METRICS.empty_table()
         for number in range(file.metadata.num_row_groups):
-            table = file.read_row_group(number)
+            table = read_row_group(file, number)
             if not _is_sorted(pa.concat_tables([last, table])):
                 self._find("E060", member, f"row group {number} is not sorted")
             last = table.slice(table.num_rows - 1) if table.num_rows else last

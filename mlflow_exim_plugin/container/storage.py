@@ -443,7 +443,9 @@ def _raise_for(error: Exception, url: str, action: str) -> NoReturn:
     detail = _redact_text(str(error), url)
     if isinstance(error, FileExistsError):
         raise ArchiveExistsError(f"{name} exists", _EXISTS_HINT) from error
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError) and _hides_a_refusal(error):
+        detail = _redact_text(str(error.__cause__), url)
+    elif isinstance(error, FileNotFoundError | NotADirectoryError):
         if action == "write":
             raise StoreError(f"cannot write {name}: its folder does not exist") from error
         raise NotFoundError(f"{name} does not exist") from error
@@ -455,4 +457,15 @@ def _raise_for(error: Exception, url: str, action: str) -> NoReturn:
         ) from error
     if isinstance(error, OSError) and error.errno and error.strerror:
         detail = error.strerror
+    if isinstance(error, NotImplementedError):
+        detail = "this kind of store cannot do that"
     raise StoreError(f"cannot {action} {name}: {detail or type(error).__name__}") from error
+
+
+def _hides_a_refusal(error: FileNotFoundError) -> bool:
+    """Whether fsspec's HTTP calls a file missing because the server is, or does not let us in."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    return (status is not None and status not in {404, 410}) or (
+        isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    )

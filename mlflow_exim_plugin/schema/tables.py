@@ -22,7 +22,9 @@ __all__ = [
     "ROW_GROUP_ROWS",
     "MetricsDigest",
     "history_table",
+    "metrics_file",
     "metrics_writer",
+    "read_row_group",
     "rows_by_key",
     "sort_history",
 ]
@@ -115,6 +117,20 @@ def rows_by_key(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
             yield key, table.slice(start + begin, end - begin)
             begin = end
         start += len(chunk)
+
+
+def metrics_file(stream: Any) -> pq.ParquetFile:
+    """Open a metrics table; read it with ``read_row_group``.
+
+    Arrow's own threads must never hold what a Python stream gave: one of them may let go of it
+    while the interpreter ends, and that aborts the process.
+    """
+    return pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+
+
+def read_row_group(file: pq.ParquetFile, number: int) -> pa.Table:
+    """Read one row group on this very thread, see ``metrics_file``."""
+    return file.read_row_group(number, use_threads=False)
 
 
 def metrics_writer(sink: Any) -> pq.ParquetWriter:

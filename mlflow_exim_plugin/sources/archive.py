@@ -40,6 +40,8 @@ from mlflow_exim_plugin.schema.tables import (
     MAX_ROW_GROUP_ROWS,
     METRICS,
     MetricsDigest,
+    metrics_file,
+    read_row_group,
 )
 from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, require_matches
 
@@ -124,17 +126,25 @@ class Archive:
     @property
     def summary(self) -> ArchiveEnvelope:
         """What was packed, what failed and what is missing (``data/archive.json``)."""
-        return self._document(ArchiveEnvelope, layout.ARCHIVE)
+        return self.document(ArchiveEnvelope, layout.ARCHIVE)
 
     def experiments(self) -> Iterator[ExperimentEnvelope]:
         """Yield the experiments by number."""
-        for folder in sorted(self._experiments, key=_numeric):
-            yield self._document(ExperimentEnvelope, self._experiments[folder])
+        for path in self.experiment_members():
+            yield self.document(ExperimentEnvelope, path)
+
+    def experiment_members(self) -> list[str]:
+        """Return the members of the experiment envelopes, by number."""
+        return [self._experiments[folder] for folder in sorted(self._experiments, key=_numeric)]
+
+    def model_members(self) -> list[tuple[str, list[str]]]:
+        """Return the member of each model envelope with those of its versions."""
+        return [(path, self._versions.get(folder, [])) for folder, path in self._models.items()]
 
     def runs(self, experiment_id: str | None = None) -> Iterator[RunEnvelope]:
         """Yield the runs of one experiment, or all, by run id."""
         for path in self.run_members(experiment_id):
-            yield self._document(RunEnvelope, path)
+            yield self.document(RunEnvelope, path)
 
     def run_members(self, experiment_id: str | None = None) -> Iterator[str]:
         """Yield the members of the run envelopes of one experiment, or all."""
@@ -142,6 +152,10 @@ class Archive:
         for folder in sorted(self._runs, key=_numeric):
             if wanted is None or wanted == f"{layout.EXPERIMENTS}{folder}/":
                 yield from self._runs[folder].values()
+
+    def runs_in(self, folder: str) -> list[str]:
+        """Return the members of the run envelopes below an experiment's folder."""
+        return list(self._runs.get(folder.rpartition("/")[2], {}).values())
 
     def run(self, run_id: str) -> RunEnvelope:
         """Return one run.
@@ -152,13 +166,13 @@ class Archive:
         segment = layout.run_folder("0", run_id).split("/")[-2]
         for runs in self._runs.values():
             if segment in runs:
-                return self._document(RunEnvelope, runs[segment])
+                return self.document(RunEnvelope, runs[segment])
         raise NotFoundError(f"the archive has no run {run_id!r}")
 
     def models(self) -> Iterator[ModelEnvelope]:
         """Yield the registered models by folder."""
         for path in self._models.values():
-            yield self._document(ModelEnvelope, path)
+            yield self.document(ModelEnvelope, path)
 
     def model(self, name: str) -> ModelEnvelope:
         """Return one registered model.
@@ -166,7 +180,7 @@ class Archive:
         Raises:
             NotFoundError: The archive has no such model.
         """
-        return self._document(ModelEnvelope, self._models[self._model_folder(name)])
+        return self.document(ModelEnvelope, self._models[self._model_folder(name)])
 
     def versions(self, name: str) -> list[VersionEnvelope]:
         """Return the versions of a registered model, by number.
@@ -175,7 +189,7 @@ class Archive:
             NotFoundError: The archive has no such model.
         """
         members = self._versions.get(self._model_folder(name), ())
-        found = [self._document(VersionEnvelope, member) for member in members]
+        found = [self.document(VersionEnvelope, member) for member in members]
         return sorted(found, key=lambda v: int(v.mlflow.model_version["version"]))
 
     def metric_history(self, run_id: str, key: str | None = None) -> pa.Table:
@@ -241,12 +255,17 @@ class Archive:
     def _model_folder(self, name: str) -> str:
         # Names that differ in case alone have numbered folders, so the envelope decides.
         for folder, path in self._models.items():
-            envelope = self._document(ModelEnvelope, path)
+            envelope = self.document(ModelEnvelope, path)
             if envelope.mlflow.registered_model.get("name") == name:
                 return folder
         raise NotFoundError(f"the archive has no registered model {name!r}")
 
-    def _document(self, model: type[_Parsed], path: str) -> _Parsed:
+    def document(self, model: type[_Parsed], path: str) -> _Parsed:
+        """Read and check one envelope.
+
+        Raises:
+            InvalidArchiveError: It is damaged, or not as the format has it.
+        """
         return parse_document(model, self.reader.read(path), path)
 
 
@@ -267,20 +286,19 @@ class ArchiveSource:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
         experiments: dict[str, Experiment] = {}
-        try:
-            for envelope in self._archive.experiments():
-                experiment = Experiment(dict(envelope.mlflow.experiment))
+        for experiment in self._experiments():
+            if isinstance(experiment, Failure):
+                yield experiment
+            else:
                 experiments[experiment.id] = experiment
-        except InvalidArchiveError as error:
-            yield Failure(Kind.EXPERIMENT, "?", error.message)
-        models = [
-            model
-            for model in self._archive.models()
-            if selection.takes_model(str(model.mlflow.registered_model["name"]))
-        ]
-        names = [str(model.mlflow.registered_model["name"]) for model in models]
-        require_matches("registered model", selection.models, names)
-        versions = {name: self._archive.versions(name) for name in names}
+        models: list[ModelEnvelope] = []
+        versions: dict[str, list[VersionEnvelope]] = {}
+        for model_or_failure in self._models(selection, versions):
+            if isinstance(model_or_failure, Failure):
+                yield model_or_failure
+            else:
+                models.append(model_or_failure)
+        require_matches("registered model", selection.models, versions)
         catalog = _ArchiveCatalog(self._archive)
         plan = Plan(catalog, selection, experiments)
         behind = {
@@ -307,6 +325,45 @@ class ArchiveSource:
                     self._artifacts(version.info.artifacts, selection),
                     version.system.export_time_ms,
                 )
+
+    def _experiments(self) -> Iterator[Experiment | Failure]:
+        """Yield the experiments; one whose document is damaged takes its runs with it."""
+        for path in self._archive.experiment_members():
+            try:
+                envelope = self._archive.document(ExperimentEnvelope, path)
+                yield Experiment(dict(envelope.mlflow.experiment))
+            except InvalidArchiveError as error:
+                yield Failure(Kind.EXPERIMENT, path, error.message)
+                folder = path.rpartition("/")[0]
+                if runs := len(self._archive.runs_in(folder)):
+                    reason = "the document of their experiment is damaged"
+                    yield Failure(Kind.RUN, f"{folder}/runs/", reason, runs)
+
+    def _models(
+        self, selection: Selection, versions: dict[str, list[VersionEnvelope]]
+    ) -> Iterator[ModelEnvelope | Failure]:
+        """Yield the models that are taken and put their versions by name."""
+        for path, members in self._archive.model_members():
+            try:
+                model = self._archive.document(ModelEnvelope, path)
+            except InvalidArchiveError as error:
+                yield Failure(Kind.REGISTERED_MODEL, path, error.message)
+                if members:
+                    reason = "the document of their registered model is damaged"
+                    folder = path.rpartition("/")[0]
+                    yield Failure(Kind.MODEL_VERSION, f"{folder}/versions/", reason, len(members))
+                continue
+            name = str(model.mlflow.registered_model["name"])
+            if not selection.takes_model(name):
+                continue
+            versions[name] = []
+            for member in members:
+                try:
+                    versions[name].append(self._archive.document(VersionEnvelope, member))
+                except InvalidArchiveError as error:
+                    yield Failure(Kind.MODEL_VERSION, member, error.message)
+            versions[name].sort(key=lambda version: int(version.mlflow.model_version["version"]))
+            yield model
 
     def _run(self, path: str, plan: Plan, selection: Selection) -> Iterator[Run | Failure]:
         try:
@@ -372,7 +429,10 @@ class _ArchiveCatalog:
         return {header.run_id: header for header in headers}
 
     def run(self, run_id: str) -> dict[str, Any]:
-        return dict(self._archive.run(run_id).mlflow.run)
+        try:
+            return dict(self._archive.run(run_id).mlflow.run)
+        except InvalidArchiveError as error:
+            raise NotFoundError(error.message) from error  # the stream names it, see above
 
 
 class _MetricsTables:
@@ -416,7 +476,7 @@ class _MetricsTables:
         if member not in self._reader:
             raise _broken("E053", member, "is named by a run but is not in the archive")
         try:
-            file = pq.ParquetFile(self._reader.open_member(member), page_checksum_verification=True)
+            file = metrics_file(self._reader.open_member(member))
         except (pa.ArrowException, OSError) as error:
             raise _broken("E059", member, f"is not a Parquet file: {error}") from None
         if not file.schema_arrow.equals(METRICS):
@@ -432,7 +492,7 @@ class _MetricsTables:
     def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> pa.Table:
         if self._group is None or self._group[:2] != (member, number):
             try:
-                table = file.read_row_group(number)
+                table = read_row_group(file, number)
             except (pa.ArrowException, OSError) as error:
                 raise _broken("E059", member, f"row group {number}: {error}") from None
             self._group = (member, number, table)
