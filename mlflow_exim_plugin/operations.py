@@ -230,9 +230,11 @@ def unpack(
             transfer(source, ClientSink(host, look), selection, stages=stages)
         report = Report(dry_run=dry_run)
         report.root = opened.reader.root
+        sink = ClientSink(host, options, jobs=jobs)
+        sink.reach()
         return transfer(
             source,
-            ClientSink(host, options, jobs=jobs),
+            sink,
             selection,
             stages=stages,
             report=report,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -61,8 +60,11 @@ class FaultyProxy:
             protocol_version = "HTTP/1.1"
 
             def _answer(self) -> None:
-                with suppress(ConnectionError):  # the client may be gone: killed on purpose
+                try:
                     proxy._answer(self)
+                except (OSError, http.client.HTTPException):
+                    # Either end is gone, on purpose: the other must not wait for it.
+                    self.close_connection = True
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer
 

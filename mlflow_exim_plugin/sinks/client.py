@@ -88,6 +88,14 @@ class ClientSink:
             host, self._writer, self._reader, self._run_writer, self._runs, options
         )
 
+    def reach(self) -> None:
+        """List the target once, before anything is written.
+
+        Raises:
+            ServerError: It cannot be listed: then every object would fail for this one reason.
+        """
+        self._experiments()
+
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.
 
