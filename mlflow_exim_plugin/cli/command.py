@@ -34,8 +34,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             # `--output` is eager: it is there unless the arguments cannot even be told apart.
-            if ctx.params.get("output") == "json":
-                show_error_json(ErrorCode.USAGE, error.format_message())
+            _show_misuse(error, as_json=ctx.params.get("output") == "json")
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -44,6 +43,9 @@ class Command(click.Command):
         try:
             with _own_output(verbose=verbose):
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            _show_misuse(error, as_json=as_json)
+            raise
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click knows how to end these
         except KeyboardInterrupt:
@@ -61,6 +63,12 @@ class Command(click.Command):
                 show_error_json(ErrorCode.OTHER, f"{type(error).__name__}: {error}")
             raise  # `entrypoints` knows a broken installation from a bug
         raise click.exceptions.Exit(code)
+
+
+def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
+    """Print what click will say on standard error as a document as well."""
+    if as_json:
+        show_error_json(ErrorCode.USAGE, error.format_message())
 
 
 @contextlib.contextmanager

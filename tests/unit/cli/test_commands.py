@@ -1,0 +1,231 @@
+"""Commands that need no server, called in this process on the samples of the format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mlflow_exim_plugin.cli.main import exim
+from mlflow_exim_plugin.cli.output import say, show_report, size_text
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
+from mlflow_exim_plugin.schema.report import Report
+
+SAMPLES = Path(__file__).parents[3] / "samples" / "v1"
+MINIMAL = str(SAMPLES / "good" / "minimal.tar.zst")
+MODELS = str(SAMPLES / "good" / "models.tar.zst")
+NEW_MAJOR = str(SAMPLES / "bad" / "E019_version_unsupported" / "archive.tar.zst")
+DAMAGED = str(SAMPLES / "bad" / "E029_member_digest" / "archive.tar.zst")
+NO_ARCHIVE = __file__
+FOLDER = str(SAMPLES)
+
+
+def call(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(exim, arguments, env=env)
+
+
+def parsed(*arguments: str) -> Any:
+    result = call(*arguments, "--output", "json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+REFUSALS = {
+    "no such file": (["ls", "nowhere.tar.zst"], 4, "not_found"),
+    "a folder": (["ls", FOLDER], 4, "not_found"),
+    "no archive": (["verify", NO_ARCHIVE], 5, "invalid_archive"),
+    "another root": (["verify", MINIMAL, "--root", "00"], 5, "digest_mismatch"),
+    "newer format": (["ls", NEW_MAJOR], 7, "unsupported_format"),
+    "unknown protocol": (["ls", "nowhere://x"], 9, "store"),
+    "a pipe": (["ls", "-"], 2, "usage"),
+    "no name": (["pack", ""], 2, "usage"),
+    "memory": (["pack", "memory://x.tar.zst"], 2, "usage"),
+    "level": (["pack", "x.tar.zst", "--level", "23"], 2, "usage"),
+    "jobs": (["verify", MINIMAL, "--jobs", "0"], 2, "usage"),
+    "jobs as a word": (["verify", MINIMAL, "--jobs", "many"], 2, "usage"),
+    "since": (["pack", "x.tar.zst", "--since", "yesterday"], 2, "usage"),
+    "two choices": (["show", MINIMAL, "-e", "0", "-m", "model"], 2, "usage"),
+    "two names": (["unpack", MINIMAL, "--experiment-name", "a", "--rename", "b"], 2, "usage"),
+    "no rename file": (["unpack", MINIMAL, "--rename", "nowhere.json"], 4, "not_found"),
+    "no JSON": (["unpack", MINIMAL, "--rename", NO_ARCHIVE], 2, "usage"),
+    "experiment": (["show", MINIMAL, "-e", "nobody"], 4, "not_found"),
+    "experiment of runs": (["ls", MINIMAL, "-e", "nobody"], 4, "not_found"),
+    "run": (["show", MINIMAL, "-r", "nobody"], 4, "not_found"),
+    "model": (["show", MINIMAL, "-m", "nobody"], 4, "not_found"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "exit_code", "code"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_one_line_and_one_document(
+    arguments: list[str], exit_code: int, code: str
+) -> None:
+    text = call(*arguments)
+    document = call(*arguments, "--output", "json")
+
+    assert text.exit_code == document.exit_code == exit_code
+    assert text.stdout == ""
+    (line,) = [line for line in text.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in text.stderr
+    reply = json.loads(document.stdout)
+    assert reply["ok"] is False
+    assert reply["error"]["code"] == code
+    assert line == f"Error: {reply['error']['message']}"
+
+
+def test_what_is_not_an_archive_is_named_by_the_rule_it_breaks() -> None:
+    result = call("verify", NO_ARCHIVE, "--output", "json")
+
+    assert [finding["code"] for finding in json.loads(result.stdout)["findings"]] == ["E010"]
+
+
+def test_a_member_that_is_not_there() -> None:
+    result = call("cat", MINIMAL, "data/nothing")
+
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr.startswith("Error: ")
+
+
+def test_verbose_shows_where_an_error_comes_from_and_keeps_the_exit_code() -> None:
+    result = call("ls", "nowhere.tar.zst", "--verbose")
+
+    assert result.exit_code == 4
+    assert "Traceback" in result.stderr
+    assert "NotFoundError" in result.stderr
+
+
+def test_ls_names_what_is_inside() -> None:
+    text = call("ls", MODELS).stdout
+    listed = parsed("ls", MODELS)
+
+    assert len(listed["models"]) > 1
+    for model in listed["models"]:
+        assert f"model {model['name']}  " in text
+    for experiment in listed["experiments"]:
+        assert f"experiment {experiment['experiment_id']}  {experiment['name']}  " in text
+
+
+def test_ls_lists_runs_and_members() -> None:
+    (experiment,) = parsed("ls", MINIMAL)["experiments"]
+    (run,) = parsed("ls", MINIMAL, "-e", experiment["name"])
+
+    assert parsed("ls", MINIMAL, "-e", experiment["experiment_id"]) == [run]
+    assert call("ls", MINIMAL, "-e", experiment["name"]).stdout.startswith(run["run_id"])
+    members = {member["path"] for member in parsed("ls", MINIMAL, "--members")}
+    lines = call("ls", MINIMAL, "--members").stdout.splitlines()
+    assert {line.split(maxsplit=2)[2] for line in lines} == members
+    assert any(f"runs/{run['run_id']}/run.json" in path for path in members)
+
+
+def test_show_gives_the_envelope_that_is_in_the_archive() -> None:
+    (experiment,) = parsed("ls", MINIMAL)["experiments"]
+    (run,) = parsed("ls", MINIMAL, "-e", experiment["name"])
+    (model,) = parsed("ls", MINIMAL)["models"]
+    folder = f"data/experiments/{experiment['experiment_id']}/"
+
+    def assert_shown(member: str, *choice: str) -> Any:
+        shown = parsed("show", MINIMAL, *choice)
+        stored = json.loads(call("cat", MINIMAL, member).stdout_bytes)
+        assert shown["mlflow"] == stored["mlflow"]
+        assert shown["system"] == stored["system"]
+        assert shown["info"] | stored["info"] == shown["info"]
+        return shown
+
+    assert_shown("data/archive.json")
+    assert_shown(f"{folder}experiment.json", "-e", experiment["name"])
+    assert_shown(f"{folder}runs/{run['run_id']}/run.json", "-r", run["run_id"])
+    shown = assert_shown(f"data/models/{model['name']}/model.json", "-m", model["name"])
+    assert [int(v["mlflow"]["model_version"]["version"]) for v in shown["versions"]] == (
+        model["versions"]
+    )
+    assert f"run_id: {run['run_id']}" in call("show", MINIMAL, "-r", run["run_id"]).stdout
+
+
+def test_verify_says_sound_or_damaged() -> None:
+    sound = call("verify", MINIMAL)
+    root = parsed("verify", MINIMAL)["root"]
+    authentic = parsed("verify", MINIMAL, "--root", f"sha256:{root}")
+    damaged = call("verify", DAMAGED)
+
+    assert sound.exit_code == 0
+    assert sound.stdout.startswith("Consistent: ")
+    assert "authenticity not checked" in sound.stdout
+    assert f"Root sha256:{root}" in sound.stdout
+    assert authentic["authentic"] is True
+    assert damaged.exit_code == 5
+    assert damaged.stdout.startswith("E029 ")
+    assert "Damaged: " in damaged.stdout
+
+
+def test_an_option_can_come_from_the_environment() -> None:
+    result = call("ls", MINIMAL, env={"MLFLOW_EXIM_LS_OUTPUT": "json"})
+
+    assert json.loads(result.stdout) == parsed("ls", MINIMAL)
+
+
+def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("run \x1b]0;owned\x07\r\nError: none\u202e\udcff größe 日本")
+
+    assert capsys.readouterr().out == (
+        "run \\x1b]0;owned\\x07\\r\\nError: none\\u202e\\udcff größe 日本\n"
+    )
+
+
+def test_a_long_report_names_some_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    for number in range(25):
+        report.failed(Failure(Kind.RUN, f"run{number}", "gone"))
+    report.lost(Loss(Kind.RUN, "*", "ids are new"))
+
+    show_report(report, title="Unpacked x", as_json=False)
+
+    shown = capsys.readouterr().out
+    assert shown.count("Failed: run run") == 20
+    assert "Failed: and 5 more, see --output json" in shown
+    assert "Lossy: run all: ids are new" in shown
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2e12, "2,000.0 GB")],
+)
+def test_sizes_for_people(size: float, text: str) -> None:
+    assert size_text(size) == text
+
+
+def test_what_looks_inside_imports_no_mlflow(tmp_path: Path) -> None:
+    shutil.copy(MINIMAL, tmp_path / "a.tar.zst")
+    code = (
+        "import sys\n"
+        "from mlflow_exim_plugin.cli.main import exim\n"
+        "for command in ('ls', 'show', 'verify'):\n"
+        "    exim([command, 'a.tar.zst'], standalone_mode=False)\n"
+        "    assert 'mlflow' not in sys.modules, command\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from mlflow_exim_plugin.cli.main import exim\n"
+        "for command in ('pack', 'unpack', 'ls', 'show', 'cat', 'verify'):\n"
+        "    exim([command, '--help'], standalone_mode=False)\n"
+        "heavy = {'mlflow', 'pyarrow', 'pandas', 'numpy', 'pydantic', 'fsspec', 'requests'}\n"
+        "print(*(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == ""
