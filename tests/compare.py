@@ -1,7 +1,7 @@
 """Everything the API returns for a deployment, and what may differ at the other end.
 
 A snapshot is read with MLflow's own client, never with the package under test. Two snapshots are
-equal, or each difference stands in ``MAY_DIFFER`` below, or the transfer's report names it as lossy.
+equal, or each difference stands in ``MAY_DIFFER`` below, or the report names it as lossy.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
     The target's ids are put back to the source's first, through the tag that names the origin.
     """
     back = {
-        target_id: run["data"]["tags"][ORIGIN].split(" ")[0]
+        target_id: run["data"]["tags"][ORIGIN].split(" ", 1)[0]
         for target_id, run in target.runs.items()
         if ORIGIN in run["data"]["tags"]
     }
@@ -156,9 +156,7 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
 
     duplicates = [id_ for id_, times in Counter(back.values()).items() if times > 1]
     assert not duplicates, f"runs that came twice: {duplicates}"
-    targets = {
-        name: _without_ours(e) for name, e in target.experiments.items() if name != CARRIERS
-    }
+    targets = {name: _without_ours(e) for name, e in target.experiments.items() if name != CARRIERS}
     # A source may itself have been unpacked: what its tags say of that is put anew, not copied.
     sources = {name: _without_ours(e) for name, e in source.experiments.items()}
     _match("experiment", sources, targets, compare, found)
@@ -247,7 +245,7 @@ def _names(loss: tuple[str, str, str], kind: str, id_: str, name: str) -> bool:
         "run_id": "run",
         "start_time": "start",
     }
-    return words.get(name, name.split(" ")[0]) in what
+    return words.get(name, name.split(" ", maxsplit=1)[0]) in what
 
 
 def _match(
@@ -296,16 +294,12 @@ def _run(client: MlflowClient, uri: str, run_id: str, *, files: bool) -> dict[st
             ),
             "model_inputs": [_plain(m) for m in getattr(run.inputs, "model_inputs", None) or ()],
         },
-        "outputs": {
-            "model_outputs": [_plain(m) for m in outputs.model_outputs] if outputs else []
-        },
+        "outputs": {"model_outputs": [_plain(m) for m in outputs.model_outputs] if outputs else []},
         "files": _files(run.info.artifact_uri, uri) if files else {},
     }
 
 
-def _run_put_back(
-    run: dict[str, Any], back: dict[str, str], experiment_id: str
-) -> dict[str, Any]:
+def _run_put_back(run: dict[str, Any], back: dict[str, str], experiment_id: str) -> dict[str, Any]:
     info = dict(run["info"])
     for name in ("run_id", "run_uuid"):
         if name in info:
@@ -362,10 +356,10 @@ def _files(root: str, uri: str) -> dict[str, tuple[int, str]]:
     parts = urlsplit(root)
     if parts.scheme in {"", "file"}:
         # MLflow unquotes names such as ``%41`` on its way to a local file and does not find it.
-        folder = Path(unquote(parts.path) if parts.scheme else root)
+        tree = Path(unquote(parts.path) if parts.scheme else root)
         return {
-            str(path.relative_to(folder)): _sized_digest(path.read_bytes())
-            for path in sorted(folder.rglob("*"))
+            str(path.relative_to(tree)): _sized_digest(path.read_bytes())
+            for path in sorted(tree.rglob("*"))
             if path.is_file()
         }
     if root.startswith("mlflow-artifacts:") and not uri.startswith("http"):

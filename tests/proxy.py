@@ -46,9 +46,7 @@ class FaultyProxy:
         after: Called when the server has done a request and before the client hears of it.
     """
 
-    def __init__(
-        self, target: str, rule: Callable[[Request], int | None] = lambda _: None
-    ) -> None:
+    def __init__(self, target: str, rule: Callable[[Request], int | None] = lambda _: None) -> None:
         self.rule = rule
         self.after: Callable[[Request], object] = lambda _: None
         self.seen: list[Request] = []
@@ -66,7 +64,7 @@ class FaultyProxy:
                     # Either end is gone, on purpose: the other must not wait for it.
                     self.close_connection = True
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

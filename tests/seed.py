@@ -1,6 +1,6 @@
 """A deployment with every hard case that a round trip must survive, made through MLflow's client.
 
-It runs under every MLflow that the tests run under, from 2.22 on: what an old one lacks is left out.
+It runs under every MLflow from 2.22 on; what only MLflow 3 has stands in ``seed_unpacked``.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _seed_experiments(client: MlflowClient, made: Seeded) -> None:
         made.experiments[role] = client.create_experiment(name, tags=tags)
 
     create("plain", "plain", {"team": "a\nb", "empty": "", "long": "y" * 5000, "ünï": "✓"})
-    create("odd name", "odd/näme ✓ 100% [a-z]* it's \"x\"", {"mlflow.note.content": "odd"})
+    create("odd name", 'odd/näme ✓ 100% [a-z]* it\'s "x"', {"mlflow.note.content": "odd"})
     create("other", "artifacts")
     create("empty", "nothing in it")
     create("deleted", "deleted with its runs", {"why": "no longer needed"})
@@ -253,13 +253,13 @@ def seed_models(client: MlflowClient, made: Seeded) -> None:
             {"number": str(number), "long": "v" * 5000} if number % 2 else None,
             description=f"version {number}" if number % 4 else None,
         )
-    for number in ("3", "7"):
-        client.delete_model_version(name, number)
-    for alias, number in {"champion": "2", "old-champion": "2", "challenger": "10"}.items():
-        client.set_registered_model_alias(name, alias, number)
-    for number, stage in {"5": "Production", "4": "Staging", "1": "Archived"}.items():
+    for deleted in ("3", "7"):
+        client.delete_model_version(name, deleted)
+    for alias, version in {"champion": "2", "old-champion": "2", "challenger": "10"}.items():
+        client.set_registered_model_alias(name, alias, version)
+    for version, stage in {"5": "Production", "4": "Staging", "1": "Archived"}.items():
         store = client._get_registry_client().store
-        store.transition_model_version_stage(name, number, stage, archive_existing_versions=False)
+        store.transition_model_version_stage(name, version, stage, archive_existing_versions=False)
     client.create_registered_model("it's empty")
     client.create_registered_model("starts at two")
     run_id = made.runs["artifacts"]

@@ -1,4 +1,4 @@
-"""Whole round trips inside whatever MLflow runs the tests: run them in an old one's environment too."""
+"""Whole round trips inside whatever MLflow runs the tests: run them in old ones too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import mlflow
 import pytest
 from mlflow import MlflowClient
+
+from mlflow_exim_plugin.operations import open_archive, pack, unpack, verify
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
 from tests.servers import new_sqlite_database
-
-from mlflow_exim_plugin.operations import open_archive, pack, unpack, verify
 
 if TYPE_CHECKING:
     from pathlib import Path

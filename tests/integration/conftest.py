@@ -6,20 +6,21 @@ import sqlite3
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
+
+from mlflow_exim_plugin.operations import pack
 from tests.compare import Snapshot, snapshot
 from tests.seed import Seeded, seed
 from tests.servers import new_sqlite_database, start_server
 
-from mlflow_exim_plugin.operations import pack
-from mlflow_exim_plugin.schema.report import Report
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlflow_exim_plugin.schema.report import Report
 
 
 @dataclass(frozen=True)

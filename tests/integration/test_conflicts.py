@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
-from tests.compare import Snapshot, assert_count_law, snapshot
-from tests.integration.conftest import rows_of
-from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 
 from mlflow_exim_plugin.errors import ConflictError, PartialTransferError
 from mlflow_exim_plugin.operations import pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.stages.rename import Rename
+from tests.compare import Snapshot, assert_count_law, snapshot
+from tests.integration.conftest import rows_of
+from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,9 @@ def assert_unharmed(before: Snapshot, after: Snapshot, *, may_grow: bool = False
                     was.pop(moving)
                     now.pop(moving)
                 if may_grow:
-                    now["aliases"] = {a: v for a, v in now["aliases"].items() if a in was["aliases"]}
+                    now["aliases"] = {
+                        a: v for a, v in now["aliases"].items() if a in was["aliases"]
+                    }
             if part == "versions" and may_grow:
                 now["aliases"] = [a for a in now["aliases"] if a in was["aliases"]]
             assert now == was, (part, name)

@@ -7,29 +7,29 @@ import os
 import random
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
+
+from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import CARRIERS, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.proxy import FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import new_sqlite_database
 
-from mlflow_exim_plugin.operations import pack, unpack
-from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
     from tests.integration.conftest import Source
-
-    from mlflow_exim_plugin.schema.report import Report
 
 pytestmark = pytest.mark.integration
 
@@ -99,6 +99,10 @@ def is_write(request: Request) -> bool:
     if request.method in {"PUT", "PATCH", "DELETE"}:
         return True
     return request.method == "POST" and "search" not in request.path
+
+
+def is_call_of(path: str, request: Request) -> bool:
+    return path in request.path
 
 
 def unpack_until_killed(
@@ -224,7 +228,7 @@ def test_killed_while_a_version_gets_its_files(
     pack(archive, tracking_uri=sqlite_uri)
     server = make_server()
     for path in ("runs/create", "runs/update", "/artifacts/"):
-        unpack_until_killed(archive, server.url, lambda request, path=path: path in request.path)
+        unpack_until_killed(archive, server.url, partial(is_call_of, path))
 
     report = unpack(archive, tracking_uri=server.url)
 
@@ -288,7 +292,9 @@ def test_a_later_archive_adds_and_completes(
     server = make_server()
     pack(first, tracking_uri=source.uri)
     assert_same(
-        snapshot(source.uri), snapshot_after(first, server.url), unpack(first, tracking_uri=server.url)
+        snapshot(source.uri),
+        snapshot_after(first, server.url),
+        unpack(first, tracking_uri=server.url),
     )
     source.go_on()
     pack(second, tracking_uri=source.uri)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
+
+from mlflow_exim_plugin.operations import open_archive, pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.seed import (
     BIG_ROWS,
@@ -20,17 +23,13 @@ from tests.seed import (
     seed_unpacked,
 )
 
-from mlflow_exim_plugin.operations import open_archive, pack, unpack
-from mlflow_exim_plugin.schema.objects import Kind
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import Bucket, MakeServer
     from tests.integration.conftest import Source
-
-    from mlflow_exim_plugin.schema.report import Report
 
 pytestmark = pytest.mark.integration
 
@@ -172,7 +171,9 @@ def test_local_artifact_roots(
     client.create_model_version("net", f"{root}/{run_id}/artifacts/model", run_id)
     assert len(list(folder.rglob("*.txt"))) == 2
 
-    assert_round_trip(sqlite_uri, make_sqlite(), tmp_path, artifact_location=str(tmp_path / "at target"))
+    assert_round_trip(
+        sqlite_uri, make_sqlite(), tmp_path, artifact_location=str(tmp_path / "at target")
+    )
 
 
 def test_artifacts_in_a_bucket(
@@ -278,9 +279,7 @@ def test_what_is_not_packed_is_named(make_server: MakeServer, tmp_path: Path) ->
     ]
 
 
-def test_two_hops(
-    sqlite_source: Source, make_sqlite: Callable[[], str], tmp_path: Path
-) -> None:
+def test_two_hops(sqlite_source: Source, make_sqlite: Callable[[], str], tmp_path: Path) -> None:
     """What was unpacked can be packed again, and each hop's origin stays."""
     first, second = make_sqlite(), make_sqlite()
     archive = str(tmp_path / "again.tar.zst")
@@ -315,9 +314,7 @@ def assert_round_trip(source_uri: str, target_uri: str, tmp_path: Path, **option
 
 @pytest.mark.compat
 @pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
-def test_from_an_old_server(
-    make_server: MakeServer, tmp_path: Path, mlflow_version: str
-) -> None:
+def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
     old, new = make_server(mlflow_version=mlflow_version), make_server()
     seed(MlflowClient(old.url))
     archive = str(tmp_path / "a.tar.zst")

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
-from tests.compare import assert_count_law, snapshot
-from tests.integration.conftest import rows_of
-from tests.seed import T0, Seeded, log_files, new_run
 
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.operations import open_archive, pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection, parse_time_ms
+from tests.compare import assert_count_law, snapshot
+from tests.integration.conftest import rows_of
+from tests.seed import T0, Seeded, log_files, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,15 +150,11 @@ def test_no_deleted(choose: Callable[[Selection], Chosen], sqlite_source: Source
         ("metrics.`train/loss` > 0.1 and tags.role LIKE 'm%'", {"metrics"}),
     ],
 )
-def test_filter(
-    choose: Callable[[Selection], Chosen], filter_string: str, roles: set[str]
-) -> None:
+def test_filter(choose: Callable[[Selection], Chosen], filter_string: str, roles: set[str]) -> None:
     assert choose(Selection(filter=filter_string))[1] == roles
 
 
-def test_a_wrong_filter_is_refused(
-    sqlite_source: Source, sqlite_uri: str, tmp_path: Path
-) -> None:
+def test_a_wrong_filter_is_refused(sqlite_source: Source, sqlite_uri: str, tmp_path: Path) -> None:
     wrong = Selection(filter="metrics.loss >>> 1")
     archive = tmp_path / "a.tar.zst"
 
@@ -274,9 +270,7 @@ def test_pack_only_reads(sqlite_source: Source, server_source: Source, tmp_path:
         assert rows_of(source.database) == before
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(
-    sqlite_source: Source, tmp_path: Path
-) -> None:
+def test_a_dry_run_says_the_same_and_writes_nothing(sqlite_source: Source, tmp_path: Path) -> None:
     before = hashlib.sha256(sqlite_source.database.read_bytes()).digest()
 
     report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_source.uri, dry_run=True)

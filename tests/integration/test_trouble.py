@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -17,11 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
-from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
-from tests.integration.conftest import rows_of
-from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
-from tests.seed import T0, Seeded, log_files, log_metrics, new_run
-from tests.servers import Server, start_server
 
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import (
@@ -33,6 +29,11 @@ from mlflow_exim_plugin.errors import (
 from mlflow_exim_plugin.operations import open_archive, pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
+from tests.integration.conftest import rows_of
+from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
+from tests.seed import T0, Seeded, log_files, log_metrics, new_run
+from tests.servers import Server, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +77,9 @@ class Small:
         self.snapshot = snapshot(server.url)
 
     def file(self, role: str, path: str) -> Path:
-        (found,) = self.server.directory.glob(f"artifacts/*/{self.made.runs[role]}/artifacts/{path}")
+        (found,) = self.server.directory.glob(
+            f"artifacts/*/{self.made.runs[role]}/artifacts/{path}"
+        )
         return found
 
 
@@ -299,42 +302,64 @@ def test_broken_connections_are_mended(
     assert_same(small.snapshot, snapshot(target.url), unpacked)
 
 
-@pytest.mark.parametrize("change", ["shrinks", "grows", "vanishes"])
-def test_an_artifact_that_changes_while_it_is_read(
-    make_server: MakeServer, tmp_path: Path, change: str
+@pytest.fixture
+def changing(make_server: MakeServer) -> Small:
+    """A server of the test's own, whose files it may change."""
+    return Small(make_server())
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "change", "fate"),
+    [
+        # What fits into memory is taken as it is when it is read, however it was listed.
+        (300 << 10, "shrinks", "taken"),
+        (300 << 10, "grows", "taken"),
+        (300 << 10, "vanishes", "failed"),
+        (9 << 20, "shrinks", "failed"),
+        (9 << 20, "grows", "cut"),
+    ],
+)
+def test_an_artifact_that_changes_between_listing_and_reading(
+    changing: Small, sqlite_uri: str, tmp_path: Path, size_bytes: int, change: str, fate: str
 ) -> None:
-    small = Small(make_server())
-    file = small.file("two", "model/weights.bin")
+    file = changing.file("two", "model/weights.bin")
+    file.write_bytes(random.Random(1).randbytes(size_bytes))
+    owner = changing.made.runs["two"]
     changed = False
 
     def rule(request: Request) -> int | None:
         nonlocal changed
         is_read = request.method == "GET" and "weights.bin" in request.path
-        if is_read and small.made.runs["two"] in request.path and not changed:
+        if is_read and owner in request.path and not changed:
             changed = True
             if change == "vanishes":
                 file.unlink()
             else:
-                size = file.stat().st_size
-                os.truncate(file, size // 2 if change == "shrinks" else size + 1000)
+                os.truncate(file, size_bytes // 2 if change == "shrinks" else size_bytes + 1000)
         return None
 
-    path = str(tmp_path / "a.tar.zst")
-    with FaultyProxy(small.server.url, rule) as proxy:
+    path, name = str(tmp_path / "a.tar.zst"), f"{owner}/model/weights.bin"
+    with FaultyProxy(changing.server.url, rule) as proxy:
         report = pack(path, tracking_uri=proxy.url)
 
     assert changed
-    assert_count_law(report, small.snapshot)
-    owner = small.made.runs["two"]
-    assert [(f.kind, f.id) for f in report.failures] == [
-        (Kind.ARTIFACT, f"{owner}/model/weights.bin")
-    ]
-    target = make_server()
-    assert unpack(path, tracking_uri=target.url).ok
-    found = snapshot(target.url)
-    expected = small.snapshot
-    del expected.runs[owner]["files"]["model/weights.bin"]
-    assert_same(expected, found, report)
+    assert_count_law(report, changing.snapshot)
+    failed = [(Kind.ARTIFACT, name)] if fate == "failed" else []
+    assert [(f.kind, f.id) for f in report.failures] == failed
+    lossy = [loss.what for loss in report.losses if loss.id == name]
+    assert lossy == (
+        [f"it grew while it was being read: its first {size_bytes} bytes"] if fate == "cut" else []
+    )
+    assert unpack(path, tracking_uri=sqlite_uri).ok
+    runs = snapshot(sqlite_uri).runs.values()
+    (files,) = [run["files"] for run in runs if run["data"]["tags"]["role"] == "two"]
+    if fate == "failed":
+        assert set(files) == {"note.txt"}
+    else:
+        whole = file.read_bytes()
+        expected = whole if fate == "taken" else whole[:size_bytes]
+        digest = hashlib.sha256(expected).hexdigest()
+        assert files["model/weights.bin"] == (len(expected), digest)
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.6, 0.95])
@@ -584,7 +609,11 @@ def damage(path: Path, member: str) -> None:
     Small members share a frame of the file: a bit that flips there would hurt all of them.
     """
     with open_archive(str(path)) as opened:
-        contents = {p: opened.reader.read(p) for p in opened.reader.paths() if p == "exim.json" or p.startswith("data/")}
+        contents = {
+            p: opened.reader.read(p)
+            for p in opened.reader.paths()
+            if p == "exim.json" or p.startswith("data/")
+        }
     data = bytearray(contents[member])
     data[len(data) // 2 if member.endswith(".parquet") else 0] ^= 1
     contents[member] = bytes(data)
@@ -618,7 +647,7 @@ def test_a_full_disk(small: Small, tmp_path: Path) -> None:
         str(tmp_path / "a.tar.zst"),
         "--tracking-uri",
         small.server.url,
-        preexec_fn=limit,  # noqa: PLW1509 - the test process has no other threads that fork
+        preexec_fn=limit,
     )
     _, errors = process.communicate(timeout=120)
 
