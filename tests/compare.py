@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAY_DIFFER",
     "Snapshot",
+    "as_default",
     "assert_count_law",
     "assert_same",
     "differences",
@@ -364,7 +365,7 @@ def _files(root: str, uri: str) -> dict[str, tuple[int, str]]:
         }
     if root.startswith("mlflow-artifacts:") and not uri.startswith("http"):
         raise ValueError(f"{root} cannot be read through {uri}")
-    with tempfile.TemporaryDirectory() as folder, _as_default(uri):
+    with tempfile.TemporaryDirectory() as folder, as_default(uri):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         repository = get_artifact_repository(root)
@@ -389,7 +390,7 @@ def _walk(repository: Any, folder: str | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _as_default(uri: str) -> Iterator[None]:
+def as_default(uri: str) -> Iterator[None]:
     """``mlflow-artifacts:`` and ``runs:`` are resolved through the default tracking URI alone."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)

@@ -21,6 +21,8 @@ from mlflow.entities import (
     RunTag,
 )
 
+from tests.compare import as_default
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BIG_ROWS",
     "MORE_ROWS_THAN_ONE_REPLY",
+    "NEW_FILES",
     "T0",
     "Seeded",
     "log_files",
@@ -92,7 +95,7 @@ FILES: dict[str, bytes] = {
     "100% of it.txt": b"percent",
     "plus+and&semi;.txt": b"plus",
     "what?.txt": b"question",
-    "Ünï/日本語 ✓.json": b"{}",
+    "日本語 ✓/Ünï.json": b"{}",
     "%41.txt": b"looks quoted",
     "trailing.": b"dot",
     "model/MLmodel": b"flavors: {}\n",
@@ -101,6 +104,8 @@ FILES: dict[str, bytes] = {
 }
 LOCAL_FILES = {"issue #7.txt": b"hash", "back\\slash.txt": b"backslash"}
 """Names that the artifact proxy itself refuses."""
+NEW_FILES = {"Ünï/日本語 ✓.json": b"{}"}
+"""Names that servers on gunicorn (before 3.3) take and list, and then cannot send."""
 BIG_FILE_BYTES = 20 << 20
 
 
@@ -112,16 +117,20 @@ class Seeded:
     runs: dict[str, str] = field(default_factory=dict)
 
 
-def seed(client: MlflowClient, *, local_artifacts: bool = False) -> Seeded:
+def seed(
+    client: MlflowClient, *, local_artifacts: bool = False, old_server: bool = False
+) -> Seeded:
     """Fill a deployment.
 
     Args:
         client: Speaks to it.
         local_artifacts: Also file names that only a folder or bucket takes.
+        old_server: Without file names that old servers cannot send.
     """
     made = Seeded()
     _seed_experiments(client, made)
-    _seed_runs(client, made, local_artifacts=local_artifacts)
+    files = FILES | ({} if old_server else NEW_FILES) | (LOCAL_FILES if local_artifacts else {})
+    _seed_runs(client, made, files)
     _seed_states(client, made)
     _seed_families(client, made)
     _seed_datasets(client, made)
@@ -142,7 +151,7 @@ def _seed_experiments(client: MlflowClient, made: Seeded) -> None:
     create("deleted", "deleted with its runs", {"why": "no longer needed"})
 
 
-def _seed_runs(client: MlflowClient, made: Seeded, *, local_artifacts: bool) -> None:
+def _seed_runs(client: MlflowClient, made: Seeded, files: dict[str, bytes]) -> None:
     plain = made.experiments["plain"]
     run_id = new_run(client, made, "metrics", plain)
     log_metrics(client, run_id, METRICS)
@@ -152,7 +161,7 @@ def _seed_runs(client: MlflowClient, made: Seeded, *, local_artifacts: bool) -> 
     many_tags = {f"t{number:03}": str(number) for number in range(120)}
     _log_tags(client, run_id, TAGS | many_tags)
     run_id = new_run(client, made, "artifacts", plain)
-    log_files(client, run_id, FILES | (LOCAL_FILES if local_artifacts else {}))
+    log_files(client, run_id, files)
     client.set_tag(run_id, "mlflow.log-model.history", _log_model_history(run_id))
     run_id = new_run(client, made, "in odd", made.experiments["odd name"])
     log_metrics(client, run_id, {"loss": [(1.0, T0, 0), (0.5, T0 + 1, 1)]})
@@ -291,7 +300,9 @@ def seed_unpacked(client: MlflowClient, made: Seeded) -> None:
 
 def log_files(client: MlflowClient, run_id: str, files: dict[str, bytes]) -> None:
     """Log files under the given paths."""
-    with tempfile.TemporaryDirectory() as folder:
+    # MLflow 2 looks for the artifact proxy behind the default tracking URI alone.
+    uri = client.tracking_uri
+    with tempfile.TemporaryDirectory() as folder, as_default(uri):
         for path, data in files.items():
             local = Path(folder) / path
             local.parent.mkdir(parents=True, exist_ok=True)

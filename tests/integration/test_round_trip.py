@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin.operations import open_archive, pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.seed import (
     BIG_ROWS,
     MORE_ROWS_THAN_ONE_REPLY,
+    NEW_FILES,
     Seeded,
     log_files,
     new_run,
@@ -316,7 +319,7 @@ def assert_round_trip(source_uri: str, target_uri: str, tmp_path: Path, **option
 @pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
 def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
     old, new = make_server(mlflow_version=mlflow_version), make_server()
-    seed(MlflowClient(old.url))
+    seed(MlflowClient(old.url), old_server=True)
     archive = str(tmp_path / "a.tar.zst")
     source = snapshot(old.url)
 
@@ -334,4 +337,33 @@ def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_vers
 def test_to_an_old_server(
     server_source: Source, make_server: MakeServer, mlflow_version: str
 ) -> None:
-    assert_arrives(server_source, make_server(mlflow_version=mlflow_version).url)
+    server = make_server(mlflow_version=mlflow_version)
+    selection = Selection(exclude=tuple(NEW_FILES))
+
+    report = unpack(server_source.archive, tracking_uri=server.url, selection=selection)
+
+    assert report.failures == []
+    assert_count_law(report)
+    expected = copy.deepcopy(server_source.snapshot)
+    for path in NEW_FILES:
+        del expected.runs[server_source.made.runs["artifacts"]]["files"][path]
+    assert_same(expected, snapshot(server.url), report)
+
+
+@pytest.mark.compat
+def test_a_file_that_an_old_server_cannot_send(
+    make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    server = make_server(mlflow_version="2.22.5")
+    client = MlflowClient(server.url)
+    made = Seeded(experiments={"plain": client.create_experiment("plain")})
+    run_id = new_run(client, made, "one", made.experiments["plain"])
+    log_files(client, run_id, NEW_FILES | {"fine.txt": b"fine"})
+
+    report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
+
+    assert_count_law(report)
+    (path,) = NEW_FILES
+    assert [(f.kind, f.id) for f in report.failures] == [(Kind.ARTIFACT, f"{run_id}/{path}")]
+    assert report.counts[Kind.ARTIFACT].written == 1
