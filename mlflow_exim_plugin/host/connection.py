@@ -26,6 +26,7 @@ __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
 _FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
+_DATABASE_SERVERS = {"postgresql", "mysql", "mssql"}
 
 
 @contextlib.contextmanager
@@ -83,6 +84,7 @@ class Host:
         if tracking_uri and not registry_uri and _is_default_registry():
             registry_uri = tracking_uri
         with translated("opening the tracking store"), file_store:
+            _require_database(tracking_uri or mlflow.get_tracking_uri())
             client = mlflow.MlflowClient(tracking_uri, registry_uri)
             self.tracking_uri: str = client.tracking_uri
             self.registry_uri: str = client._registry_uri  # noqa: SLF001 - no public name for it
@@ -186,6 +188,19 @@ def _require_local_store(uri: str) -> None:
         )
 
 
+def _require_database(uri: str) -> None:
+    """Ask a database server once: MLflow itself waits two minutes for one to come up."""
+    if urlsplit(uri).scheme.partition("+")[0] not in _DATABASE_SERVERS:
+        return
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
 @contextlib.contextmanager
 def _file_store_allowed() -> Iterator[None]:
     """Let MLflow open a folder of files to read it: newer ones refuse, and this is the way out."""
@@ -206,7 +221,7 @@ def _is_default_registry() -> bool:
 
 def _one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
-    return _shorten(text)
+    return _shorten(text.partition("(Background on this error")[0])  # SQLAlchemy's footnote
 
 
 def _shorten(text: str) -> str:
