@@ -103,7 +103,10 @@ class RunWriter:
         if known.content and known.content == self._mark(run):
             reason = "it is there already"
             if run.info.get("lifecycle_stage") == "deleted" and not known.is_deleted:
-                reason += ", and active though it is deleted at the source"
+                # Restored here, or an unpack was killed between marking and deleting it: a deleted
+                # run takes no tags, so nothing can tell. It stays, and that is said.
+                what = "its lifecycle_stage is active, it is deleted at the source"
+                report.lost(Loss(Kind.RUN, run.id, what))
         elif known.content and known.as_of_ms > run.as_of_ms:
             reason = "the target has a later state of it"
         elif known.is_deleted and run.info.get("lifecycle_stage") != "deleted":
@@ -274,7 +277,7 @@ class RunWriter:
         )
         if models:
             report.lost(
-                Loss(Kind.RUN, run.id, f"{models} links to logged models stay in the archive")
+                Loss(Kind.RUN, run.id, f"its links to logged models ({models}) stay in the archive")
             )
         return tags
 
