@@ -120,6 +120,10 @@ def snapshot(uri: str, *, files: bool = True) -> Snapshot:
             if files:
                 location = client.get_model_version_download_uri(model.name, version.version)
                 try:
+                    if location.startswith("runs:/"):
+                        # Today's client would ask an old server for logged models on the way.
+                        run_id, _, path = location.removeprefix("runs:/").partition("/")
+                        location = f"{client.get_run(run_id).info.artifact_uri}/{path}"
                     of_version["files"] = _files(location, uri)
                 except MlflowException as error:
                     of_version["files"] = f"unreadable: {error.error_code}"

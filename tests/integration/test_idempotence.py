@@ -179,7 +179,7 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("path", "times"),
     [
-        ("experiments/create", 2),
+        ("experiments/create", 1),
         ("runs/create", 3),
         ("runs/log-batch", 5),
         ("runs/delete", 1),
