@@ -277,7 +277,7 @@ class RunWriter:
         )
         if models:
             report.lost(
-                Loss(Kind.RUN, run.id, f"its links to logged models ({models}) stay in the archive")
+                Loss(Kind.RUN, run.id, f"{models} links to logged models stay in the archive")
             )
         return tags
 
