@@ -75,7 +75,7 @@ def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
 def _own_output(*, verbose: bool) -> Iterator[None]:
     """Keep MLflow's log lines, warnings and progress bars away, unless asked for."""
     # A dead server should be a message within half a minute; users who set the variable decide.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if verbose:
         logging.basicConfig(
