@@ -363,8 +363,7 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E057",
         "header",
-        "exim.json MUST be there and have the format, version and required features of the "
-        "footer.",
+        "exim.json MUST be there and have the format, version and required features of the footer.",
         "layout",
     ),
     Rule(
