@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +107,8 @@ def test_import_mlflow_pays_little() -> None:
     assert {tuple(modules) for _, *modules in measured} == {
         ("mlflow_exim_plugin", "mlflow_exim_plugin.entrypoints")
     }
-    assert statistics.median(float(seconds) for seconds, *_ in measured) * 1000 < LOAD_BUDGET_MS
+    # Noise only adds: the least of them is what loading costs.
+    assert min(float(seconds) for seconds, *_ in measured) * 1000 < LOAD_BUDGET_MS
 
 
 def test_reloaded_mlflow_cli_has_the_command_again() -> None:
