@@ -87,7 +87,6 @@ class Host:
             _require_database(tracking_uri or mlflow.get_tracking_uri())
             client = mlflow.MlflowClient(tracking_uri, registry_uri)
             self.tracking_uri: str = client.tracking_uri
-            self.registry_uri: str = client._registry_uri  # noqa: SLF001 - no public name for it
             # The client hides paging, user ids and the metric store's details; the stores do not.
             self.tracking: Any = client._tracking_client.store  # noqa: SLF001
             self.registry: Any = client._get_registry_client().store  # noqa: SLF001

@@ -11,6 +11,7 @@ from mlflow_exim_plugin.host.documents import (
     registered_model_document,
     run_document,
 )
+from mlflow_exim_plugin.schema.objects import by_number
 from mlflow_exim_plugin.stages.select import RunHeader
 
 if TYPE_CHECKING:
@@ -41,16 +42,10 @@ class Reader:
                     )
                 )
             }
-        return [found[key] for key in sorted(found, key=_numeric)]
+        return [found[key] for key in sorted(found, key=by_number)]
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        """Return the headers of an experiment's runs that match, deleted ones included.
-
-        Pages are ordered by start time: new runs come last, so that an offset that the server
-        counts from does not move over a run that was there from the start.
-        """
-        from mlflow.entities import ViewType
-
+        """Return the headers of an experiment's runs that match, deleted ones included."""
         with translated(f"listing the runs of experiment {experiment_id}"):
             return {
                 run.info.run_id: RunHeader(
@@ -60,38 +55,36 @@ class Reader:
                     run.info.start_time or 0,
                     run.data.tags.get("mlflow.parentRunId"),
                 )
-                for run in _pages(
-                    lambda token: self.host.tracking.search_runs(
-                        [experiment_id],
-                        filter_string,
-                        ViewType.ALL,
-                        _PAGE,
-                        ["attributes.start_time ASC"],
-                        token,
-                    )
-                )
+                for run in self._search_runs([experiment_id], filter_string)
             }
 
     def run_tags(
         self, experiment_ids: list[str], filter_string: str
     ) -> Iterator[tuple[Any, dict[str, str]]]:
         """Yield RunInfo and tags of the runs that match, deleted ones included."""
+        for start in range(0, len(experiment_ids), _PAGE):
+            with translated("searching runs"):
+                for run in self._search_runs(experiment_ids[start : start + _PAGE], filter_string):
+                    yield run.info, run.data.tags
+
+    def _search_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
+        """Yield MLflow's runs that match, deleted ones included.
+
+        Pages are ordered by start time: new runs come last, so that an offset that the server
+        counts from does not move over a run that was there from the start.
+        """
         from mlflow.entities import ViewType
 
-        for start in range(0, len(experiment_ids), _PAGE):
-            part = experiment_ids[start : start + _PAGE]
-            with translated("searching runs"):
-                for run in _pages(
-                    lambda token, part=part: self.host.tracking.search_runs(  # type: ignore[misc]
-                        part,
-                        filter_string,
-                        ViewType.ALL,
-                        _PAGE,
-                        ["attributes.start_time ASC"],
-                        token,
-                    )
-                ):
-                    yield run.info, run.data.tags
+        return _pages(
+            lambda token: self.host.tracking.search_runs(
+                experiment_ids,
+                filter_string,
+                ViewType.ALL,
+                _PAGE,
+                ["attributes.start_time ASC"],
+                token,
+            )
+        )
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""
@@ -171,7 +164,3 @@ def _name_filter(name: str) -> str:
 
 def _is_prompt(model: Any) -> bool:
     return str(model.tags.get(PROMPT_TAG, "")).lower() == "true"
-
-
-def _numeric(experiment_id: str) -> tuple[int, str]:
-    return (int(experiment_id) if experiment_id.isdigit() else -1, experiment_id)

@@ -201,15 +201,6 @@ class HostWriter:
                 name, str(version), stage, archive_existing_versions=False
             )
 
-    def set_version_tag(self, name: str, version: int, key: str, value: str) -> None:
-        """Set one tag of a model version."""
-        from mlflow.entities.model_registry import ModelVersionTag
-
-        with translated(f"tagging {name!r} version {version}"):
-            self.host.registry.set_model_version_tag(
-                name, str(version), ModelVersionTag(key, value)
-            )
-
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias at a version."""
         with translated(f"setting alias {alias!r} of {name!r}"):

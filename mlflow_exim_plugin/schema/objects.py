@@ -31,6 +31,7 @@ __all__ = [
     "StreamItem",
     "StreamObject",
     "Unpacked",
+    "by_number",
     "key_values",
 ]
 
@@ -247,6 +248,11 @@ StreamObject = Experiment | Run | RegisteredModel | ModelVersion
 
 StreamItem = StreamObject | Failure | Loss | Unpacked
 """What a source yields."""
+
+
+def by_number(identity: str) -> tuple[int, str]:
+    """Sort key for ids that are decimal numbers as text; what is none comes first."""
+    return (int(identity) if identity.isdecimal() else -1, identity)
 
 
 def key_values(entries: Iterable[dict[str, Any]] | None) -> dict[str, str]:

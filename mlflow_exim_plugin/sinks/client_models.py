@@ -262,7 +262,7 @@ class ModelWriter:
             model.next_version = max(model.next_version, number + 1)
             of_version = key_values(version.get("tags"))
             group, _, source_number = newest(of_version.get(ORIGIN, "")).partition("/")
-            if group == origin and source_number.isdigit():
+            if group == origin and source_number.isdecimal():
                 model.versions[int(source_number)] = number
                 model.documents[number] = version
             if of_version.get(PLACEHOLDER) == origin:

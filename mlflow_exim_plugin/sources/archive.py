@@ -33,6 +33,7 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     Run,
     StreamItem,
+    by_number,
 )
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
@@ -135,7 +136,7 @@ class Archive:
 
     def experiment_members(self) -> list[str]:
         """Return the members of the experiment envelopes, by number."""
-        return [self._experiments[folder] for folder in sorted(self._experiments, key=_numeric)]
+        return [self._experiments[folder] for folder in sorted(self._experiments, key=by_number)]
 
     def model_members(self) -> list[tuple[str, list[str]]]:
         """Return the member of each model envelope with those of its versions."""
@@ -149,7 +150,7 @@ class Archive:
     def run_members(self, experiment_id: str | None = None) -> Iterator[str]:
         """Yield the members of the run envelopes of one experiment, or all."""
         wanted = None if experiment_id is None else layout.experiment_folder(experiment_id)
-        for folder in sorted(self._runs, key=_numeric):
+        for folder in sorted(self._runs, key=by_number):
             if wanted is None or wanted == f"{layout.EXPERIMENTS}{folder}/":
                 yield from self._runs[folder].values()
 
@@ -503,7 +504,3 @@ def _broken(code: str, path: str, message: str) -> InvalidArchiveError:
     return InvalidArchiveError(
         f"{path} {message}", "run `verify` to see all damage", [Finding(code, path, message)]
     )
-
-
-def _numeric(folder: str) -> tuple[int, str]:
-    return (int(folder) if folder.isdigit() else -1, folder)

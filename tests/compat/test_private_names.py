@@ -17,7 +17,6 @@ from mlflow_exim_plugin.host.connection import Host
 pytestmark = pytest.mark.compat
 
 PRIVATE = {
-    "_registry_uri",
     "_tracking_client",
     "_get_registry_client",
     "_metric_objs",
@@ -27,7 +26,6 @@ PRIVATE = {
 
 def test_a_client_has_its_stores(sqlite_uri: str) -> None:
     client = mlflow.MlflowClient(sqlite_uri, sqlite_uri)
-    assert client._registry_uri == sqlite_uri
     for method in ("search_experiments", "search_runs", "create_run", "log_batch"):
         assert callable(getattr(client._tracking_client.store, method))
     for method in ("search_registered_models", "search_model_versions", "create_model_version"):
