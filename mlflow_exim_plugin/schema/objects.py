@@ -4,8 +4,9 @@ An object carries its ``document``, the JSON object MLflow's REST API returns fo
 bulky parts as one-shot iterators: metric rows only as Arrow tables, artifacts only as streams.
 A part that could not be read stands in the stream as a ``Failure``, so nothing goes missing unsaid.
 
-Order of kinds: workspace, experiment, run, logged model, trace, prompt, evaluation dataset,
-registered model, model version. Experiments come by number, runs by run id, versions by number.
+Order of kinds: workspace; experiment, its runs, logged models, scorers, label schemas, issues,
+traces, review queues; prompts, registered models and their versions, evaluation datasets, gateway,
+MCP servers, webhooks. Experiments come by number, runs by run id, versions by number.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "ENTITY_KINDS",
     "Artifact",
+    "Entity",
+    "EntityKind",
     "Experiment",
     "Failure",
     "Kind",
+    "LoggedModel",
     "Loss",
     "ModelVersion",
     "RegisteredModel",
     "Run",
     "StreamItem",
     "StreamObject",
+    "Trace",
     "Unpacked",
     "by_number",
     "key_values",
@@ -47,11 +53,25 @@ class Kind(str, Enum):
     METRIC_HISTORY = "metric_history"
     ARTIFACT = "artifact"
     LOGGED_MODEL = "logged_model"
+    SCORER = "scorer"
+    LABEL_SCHEMA = "label_schema"
+    ISSUE = "issue"
     TRACE = "trace"
+    SPAN = "span"
+    ASSESSMENT = "assessment"
+    REVIEW_QUEUE = "review_queue"
     PROMPT = "prompt"
-    EVALUATION_DATASET = "evaluation_dataset"
+    PROMPT_VERSION = "prompt_version"
     REGISTERED_MODEL = "registered_model"
     MODEL_VERSION = "model_version"
+    EVALUATION_DATASET = "evaluation_dataset"
+    DATASET_RECORD = "dataset_record"
+    MODEL_DEFINITION = "model_definition"
+    ENDPOINT = "endpoint"
+    GUARDRAIL = "guardrail"
+    BUDGET_POLICY = "budget_policy"
+    MCP_SERVER = "mcp_server"
+    WEBHOOK = "webhook"
 
     def __str__(self) -> str:
         return self.value
@@ -102,7 +122,7 @@ class Unpacked:
 
 @dataclass
 class Artifact:
-    """One file of a run or model version.
+    """One file of a run, logged model, model version or trace.
 
     Attributes:
         path: Path below the owner's artifact root, as MLflow lists it.
@@ -189,12 +209,98 @@ class Run:
 
 
 @dataclass
+class LoggedModel:
+    """A logged model with its files; ``document`` is REST's ``LoggedModel``.
+
+    Attributes:
+        document: ``info`` and ``data`` (params, and metrics with their run and dataset).
+        artifacts: The model's files in path order.
+        digest: Content digest, known when the source is an archive.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        losses: What the source already knows to be missing.
+    """
+
+    document: dict[str, Any]
+    artifacts: Iterable[Artifact | Failure] = ()
+    digest: str | None = None
+    as_of_ms: int = 0
+    losses: tuple[Loss, ...] = ()
+    kind: Kind = field(default=Kind.LOGGED_MODEL, init=False)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """REST's ``LoggedModelInfo``."""
+        info: dict[str, Any] = self.document["info"]
+        return info
+
+    @property
+    def id(self) -> str:
+        """Model id, ``m-`` and 32 hex digits."""
+        return str(self.info["model_id"])
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of the experiment that owns it."""
+        return str(self.info["experiment_id"])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags by key."""
+        return key_values(self.info.get("tags"))
+
+
+@dataclass
+class Trace:
+    """A trace with its spans and assessments (spec, "Traces").
+
+    Attributes:
+        document: ``info``, REST's ``TraceInfoV3`` without ``assessments``, times in ms; and
+            ``assessments``, REST's ``Assessment`` each; see ``schema.traces``.
+        spans: The spans as ``schema.traces`` has them; None where the source has no payload for
+            the trace.
+        attachments: Files that spans point at.
+        digest: Content digest, known when the source is an archive.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        issues: What could not be read of it.
+    """
+
+    document: dict[str, Any]
+    experiment_id: str
+    spans: list[dict[str, Any]] | None = None
+    attachments: Iterable[Artifact | Failure] = ()
+    digest: str | None = None
+    as_of_ms: int = 0
+    issues: tuple[Failure | Loss, ...] = ()
+    kind: Kind = field(default=Kind.TRACE, init=False)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Part ``info`` of the document."""
+        info: dict[str, Any] = self.document["info"]
+        return info
+
+    @property
+    def id(self) -> str:
+        """Trace id, up to 50 characters."""
+        return str(self.info["trace_id"])
+
+    @property
+    def assessments(self) -> list[dict[str, Any]]:
+        """REST's ``Assessment`` each, by id."""
+        listed: list[dict[str, Any]] = self.document.get("assessments", [])
+        return listed
+
+
+@dataclass
 class RegisteredModel:
-    """A registered model without its versions; ``document`` is REST's ``RegisteredModel``."""
+    """A registered model or prompt without its versions; ``document`` is ``RegisteredModel``.
+
+    To MLflow's registry a prompt is a registered model with the tag ``mlflow.prompt.is_prompt``.
+    """
 
     document: dict[str, Any]
     as_of_ms: int = 0
-    kind: Kind = field(default=Kind.REGISTERED_MODEL, init=False)
+    kind: Kind = Kind.REGISTERED_MODEL
 
     @property
     def id(self) -> str:
@@ -215,17 +321,17 @@ class RegisteredModel:
 
 @dataclass
 class ModelVersion:
-    """A model version; ``document`` is REST's ``ModelVersion``.
+    """A version of a registered model or prompt; ``document`` is REST's ``ModelVersion``.
 
     Attributes:
         document: REST's ``ModelVersion``.
-        artifacts: Its files, only where no packed run holds them.
+        artifacts: Its files, only where no packed run or logged model holds them.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
     as_of_ms: int = 0
-    kind: Kind = field(default=Kind.MODEL_VERSION, init=False)
+    kind: Kind = Kind.MODEL_VERSION
 
     @property
     def id(self) -> str:
@@ -243,11 +349,73 @@ class ModelVersion:
         return int(self.document["version"])
 
 
-StreamObject = Experiment | Run | RegisteredModel | ModelVersion
+@dataclass
+class Entity:
+    """An object that is one document and no more; ``schema.kinds`` lists the kinds.
+
+    Attributes:
+        kind: What it is.
+        document: What the archive keeps of it, with its parts (versions, records, items) inside.
+        experiment_id: The experiment it belongs to, empty where it belongs to none.
+        digest: Content digest, known when the source is an archive.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        issues: What could not be read of it.
+    """
+
+    kind: Kind
+    document: dict[str, Any]
+    experiment_id: str = ""
+    digest: str | None = None
+    as_of_ms: int = 0
+    issues: tuple[Failure | Loss, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What identifies it among its kind, in its experiment if it has one."""
+        return str(self.document[ENTITY_KINDS[self.kind].id_field])
+
+
+StreamObject = Experiment | Run | LoggedModel | Trace | RegisteredModel | ModelVersion | Entity
 """What a sink writes."""
 
 StreamItem = StreamObject | Failure | Loss | Unpacked
 """What a source yields."""
+
+
+@dataclass(frozen=True)
+class EntityKind:
+    """Where the documents of a kind stand in an archive and what identifies them.
+
+    Attributes:
+        folder: Folder below the experiment, or below the workspace's tree.
+        id_field: Field of the document that identifies it.
+        of_experiment: Whether it belongs to an experiment.
+        parts: Field that lists parts which are counted as objects of their own, and their kind.
+    """
+
+    folder: str
+    id_field: str
+    of_experiment: bool = False
+    parts: tuple[str, Kind] | None = None
+
+
+ENTITY_KINDS: dict[Kind, EntityKind] = {
+    Kind.SCORER: EntityKind("scorers", "scorer_name", of_experiment=True),
+    Kind.LABEL_SCHEMA: EntityKind("label_schemas", "schema_id", of_experiment=True),
+    Kind.ISSUE: EntityKind("issues", "issue_id", of_experiment=True),
+    Kind.REVIEW_QUEUE: EntityKind("review_queues", "queue_id", of_experiment=True),
+    Kind.EVALUATION_DATASET: EntityKind(
+        "datasets", "dataset_id", parts=("records", Kind.DATASET_RECORD)
+    ),
+    Kind.MODEL_DEFINITION: EntityKind("gateway/model_definitions", "model_definition_id"),
+    Kind.ENDPOINT: EntityKind("gateway/endpoints", "endpoint_id"),
+    Kind.GUARDRAIL: EntityKind("gateway/guardrails", "guardrail_id"),
+    Kind.BUDGET_POLICY: EntityKind("gateway/budget_policies", "budget_policy_id"),
+    Kind.MCP_SERVER: EntityKind("mcp_servers", "name"),
+    Kind.WEBHOOK: EntityKind("webhooks", "webhook_id"),
+    Kind.WORKSPACE: EntityKind("workspaces", "name"),
+}
+"""The kinds whose objects are ``Entity``."""
 
 
 def by_number(identity: str) -> tuple[int, str]:
