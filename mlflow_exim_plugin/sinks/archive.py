@@ -91,7 +91,7 @@ class ArchiveSink:
             self._model, self._versions = item, []
             self._model_folder = layout.model_folder(item.name, self._model_folders)
             self._model_folders.add(self._model_folder.casefold())
-        else:
+        elif isinstance(item, ModelVersion):
             self._write_version(item, report)
 
     def finish(self, report: Report) -> None:

@@ -35,7 +35,8 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
+from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
+from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
@@ -79,13 +80,13 @@ class ClientSink:
         self._options = options
         self._reader = Reader(host)
         self._writer = HostWriter(host)
-        self._runs = RunMap()
+        self._ids = IdMap()
         self._targets: dict[str, _Target | str] = {}
         self._current: list[_Target] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
-        self._run_writer = RunWriter(host, self._writer, self._reader, self._runs, options)
+        self._run_writer = RunWriter(host, self._writer, self._reader, self._ids, options)
         self._model_writer = ModelWriter(
-            host, self._writer, self._reader, self._run_writer, self._runs, options
+            host, self._writer, self._reader, self._run_writer, self._ids, options
         )
 
     def reach(self) -> None:
@@ -112,6 +113,8 @@ class ClientSink:
             self._model_writer.begin(item, report)
         elif isinstance(item, ModelVersion):
             self._model_writer.write_version(item, report)
+        else:
+            report.skipped(item.kind, item.id, "this version does not put them back yet")
 
     def finish(self, report: Report) -> None:
         """Do what had to wait: parents that came after their children, aliases, deletions."""
@@ -125,6 +128,7 @@ class ClientSink:
         target = self._known_target(origin)
         if target is not None:
             self._targets[experiment.id] = target
+            self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
             target.delete_after = deleted
             self._load_runs(target)
             if target.is_deleted and not deleted:
@@ -143,6 +147,7 @@ class ClientSink:
             return
         target.delete_after = deleted and target.ours
         self._targets[experiment.id] = target
+        self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
         self._current.append(target)
 
     def _known_target(self, origin: str) -> _Target | None:
@@ -268,15 +273,12 @@ class ClientSink:
         if not target.id:
             return
         for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
-            self._runs.know(
-                newest(tags[ORIGIN]),
-                KnownRun(
-                    info.run_id,
-                    info.artifact_uri,
-                    tags.get(CONTENT, ""),
-                    int(tags.get(AS_OF_MS) or 0),
-                    info.lifecycle_stage == "deleted",
-                ),
+            self._ids.runs[newest(tags[ORIGIN])] = KnownRun(
+                info.run_id,
+                info.artifact_uri,
+                tags.get(CONTENT, ""),
+                int(tags.get(AS_OF_MS) or 0),
+                info.lifecycle_stage == "deleted",
             )
 
     def _add_tags(self, experiment_id: str, experiment: Experiment) -> list[str]:

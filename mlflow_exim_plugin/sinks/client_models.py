@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_runs import KnownRun, RunMap, RunWriter
+    from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
+    from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["ModelWriter"]
 
@@ -81,7 +82,7 @@ class ModelWriter:
         writer: Single writes to it.
         reader: Reads from it.
         run_writer: Uploads files.
-        runs: Source runs to target runs.
+        ids: Source ids to target ids.
         options: How to write.
     """
 
@@ -91,14 +92,14 @@ class ModelWriter:
         writer: HostWriter,
         reader: Reader,
         run_writer: RunWriter,
-        runs: RunMap,
+        ids: IdMap,
         options: UnpackOptions,
     ) -> None:
         self._host = host
         self._writer = writer
         self._reader = reader
         self._run_writer = run_writer
-        self._runs = runs
+        self._ids = ids
         self._options = options
         self._model: _Model | None = None
         self._skipped = ""
@@ -319,7 +320,7 @@ class ModelWriter:
         """Return the version's source and run at the target, its files in place."""
         old_source = str(version.document.get("source") or "")
         old_run = str(version.document.get("run_id") or "")
-        known = self._runs.get(old_run) if old_run else None
+        known = self._ids.runs.get(old_run) if old_run else None
         artifacts = list(version.artifacts)
         if any(isinstance(artifact, Artifact) for artifact in artifacts):
             folder = f"{_VERSIONS_FOLDER}/{encode_segment(version.name)}/{version.version}/"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
@@ -12,6 +11,7 @@ from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Run
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
 from mlflow_exim_plugin.sinks.client_histories import HistoryLog
+from mlflow_exim_plugin.sinks.client_ids import KnownRun
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
@@ -21,50 +21,15 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_ids import IdMap
     from mlflow_exim_plugin.sinks.client_options import UnpackOptions
 
-__all__ = ["KnownRun", "RunMap", "RunWriter"]
+__all__ = ["RunWriter"]
 
 PARENT = "mlflow.parentRunId"
 _NAME = "mlflow.runName"
 _USER = "mlflow.user"
 _LOGGED_MODELS = "mlflow.log-model.history"
-
-
-@dataclass
-class KnownRun:
-    """A run that an unpack wrote.
-
-    Attributes:
-        id: Run id at the target.
-        artifact_uri: Its artifact root there.
-        content: Value of the tag ``CONTENT``, empty while it is unfinished.
-        as_of_ms: When its source was read.
-        is_deleted: Whether it is deleted at the target.
-        old_artifact_uri: Its artifact root at the source, once it came by.
-    """
-
-    id: str
-    artifact_uri: str
-    content: str = ""
-    as_of_ms: int = 0
-    is_deleted: bool = False
-    old_artifact_uri: str = ""
-
-
-class RunMap:
-    """Source run ids to runs at the target; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._runs: dict[str, KnownRun] = {}
-
-    def know(self, source_id: str, run: KnownRun) -> None:
-        """Remember a run."""
-        self._runs[source_id] = run
-
-    def get(self, source_id: str) -> KnownRun | None:
-        """Return the run that came from a source run."""
-        return self._runs.get(source_id)
 
 
 class RunWriter:
@@ -74,7 +39,7 @@ class RunWriter:
         host: The deployment.
         writer: Single writes to it.
         reader: Reads from it.
-        runs: Shared id map.
+        ids: Source ids to target ids.
         options: How to write.
     """
 
@@ -83,20 +48,20 @@ class RunWriter:
         host: Host,
         writer: HostWriter,
         reader: Reader,
-        runs: RunMap,
+        ids: IdMap,
         options: UnpackOptions,
     ) -> None:
         self._host = host
         self._writer = writer
         self._reader = reader
-        self._runs = runs
+        self._ids = ids
         self._options = options
         self._lock = threading.Lock()
         self._waiting: list[tuple[Run, KnownRun, bool]] = []
 
     def is_settled(self, run: Run, report: Report) -> bool:
         """Whether nothing is to be done for a run, which is then counted as skipped."""
-        known = self._runs.get(run.id)
+        known = self._ids.runs.get(run.id)
         if known is None:
             return False
         known.old_artifact_uri = str(run.info.get("artifact_uri") or "")
@@ -131,7 +96,7 @@ class RunWriter:
         if self._options.dry_run:
             count_run(run, report)
             return
-        known = self._runs.get(run.id)
+        known = self._ids.runs.get(run.id)
         is_new = known is None
         if known is None:
             known = self._create(run, experiment_id, group, report)
@@ -151,7 +116,7 @@ class RunWriter:
         waiting, self._waiting = self._waiting, []
         for run, known, whole in waiting:
             old_parent = run.tags[PARENT]
-            parent = self._runs.get(old_parent)
+            parent = self._ids.runs.get(old_parent)
             if parent is None:
                 what = (
                     f"its parent run {old_parent} is not at the target; {PARENT} keeps the old id"
@@ -246,7 +211,7 @@ class RunWriter:
             experiment_id, user, info.get("start_time"), name, tags
         )
         known = KnownRun(run_id, artifact_uri, old_artifact_uri=str(info.get("artifact_uri") or ""))
-        self._runs.know(run.id, known)
+        self._ids.runs[run.id] = known
         return known
 
     def _fill(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
@@ -271,7 +236,7 @@ class RunWriter:
             tags[_USER] = self._options.importer
         tags.pop(PARENT, None)
         if history := tags.get(_LOGGED_MODELS):
-            tags[_LOGGED_MODELS] = _with_new_run_ids(history, run.id, self._runs)
+            tags[_LOGGED_MODELS] = _with_new_run_ids(history, run.id, self._ids)
         models = len(run.document.get("inputs", {}).get("model_inputs", ())) + len(
             run.document.get("outputs", {}).get("model_outputs", ())
         )
@@ -344,7 +309,7 @@ class RunWriter:
             known.is_deleted = True
 
 
-def _with_new_run_ids(history: str, run_id: str, runs: RunMap) -> str:
+def _with_new_run_ids(history: str, run_id: str, ids: IdMap) -> str:
     """Give the entries of ``mlflow.log-model.history`` the run ids of the target."""
     try:
         entries = json.loads(history)
@@ -356,7 +321,7 @@ def _with_new_run_ids(history: str, run_id: str, runs: RunMap) -> str:
     for entry in entries:
         if not isinstance(entry, dict):
             continue
-        known = runs.get(str(entry.get("run_id", run_id)))
+        known = ids.runs.get(str(entry.get("run_id", run_id)))
         if "run_id" in entry and known is not None:
             entry["run_id"] = known.id
             changed = True

@@ -1,0 +1,61 @@
+"""Which object at the target came from which source object, for every kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.schema.objects import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["IdMap", "KnownRun"]
+
+
+@dataclass
+class KnownRun:
+    """A run that an unpack wrote.
+
+    Attributes:
+        id: Run id at the target.
+        artifact_uri: Its artifact root there.
+        content: Value of the tag ``CONTENT``, empty while it is unfinished.
+        as_of_ms: When its source was read.
+        is_deleted: Whether it is deleted at the target.
+        old_artifact_uri: Its artifact root at the source, once it came by.
+    """
+
+    id: str
+    artifact_uri: str
+    content: str = ""
+    as_of_ms: int = 0
+    is_deleted: bool = False
+    old_artifact_uri: str = ""
+
+
+class IdMap:
+    """Source ids to target ids; safe to use from several threads.
+
+    Attributes:
+        runs: What is known of the runs that came from source runs, by source id.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, KnownRun] = {}
+        self._ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
+
+    def know(self, kind: Kind, source_id: str, target_id: str) -> None:
+        """Remember where an object went."""
+        self._ids[kind][source_id] = target_id
+
+    def get(self, kind: Kind, source_id: str) -> str | None:
+        """Return the target's id of a source object, None where it is not at the target."""
+        if kind is Kind.RUN:
+            run = self.runs.get(source_id)
+            return run.id if run else None
+        return self._ids[kind].get(source_id)
+
+    def all(self, kind: Kind) -> Mapping[str, str]:
+        """Return every known id of a kind but runs: source id to target id."""
+        return self._ids[kind]
