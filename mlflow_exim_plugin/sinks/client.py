@@ -33,9 +33,9 @@ from mlflow_exim_plugin.schema.provenance import (
     experiment_origin,
     newest,
 )
+from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 if TYPE_CHECKING:
