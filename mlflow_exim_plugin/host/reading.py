@@ -17,7 +17,7 @@ from mlflow_exim_plugin.stages.select import RunHeader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PROMPT_TAG", "Reader"]
+__all__ = ["PROMPT_TAG", "Reader", "pages"]
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
 _PAGE = 1000
@@ -36,7 +36,7 @@ class Reader:
         with translated("listing the experiments"):
             found = {
                 str(experiment.experiment_id): experiment_document(experiment)
-                for experiment in _pages(
+                for experiment in pages(
                     lambda token: self.host.tracking.search_experiments(
                         view_type=ViewType.ALL, max_results=_PAGE, page_token=token
                     )
@@ -75,7 +75,7 @@ class Reader:
         """
         from mlflow.entities import ViewType
 
-        return _pages(
+        return pages(
             lambda token: self.host.tracking.search_runs(
                 experiment_ids,
                 filter_string,
@@ -96,13 +96,13 @@ class Reader:
         names: set[str] = set()
         prompts: set[str] = set()
         with translated("listing the registered models"):
-            for model in _pages(
+            for model in pages(
                 lambda token: self.host.registry.search_registered_models(
                     filter_string=None, max_results=_PAGE, order_by=None, page_token=token
                 )
             ):
                 (prompts if _is_prompt(model) else names).add(model.name)
-            for model in _pages(
+            for model in pages(
                 lambda token: self.host.registry.search_registered_models(
                     filter_string=f"tags.`{PROMPT_TAG}` = 'true'",
                     max_results=_PAGE,
@@ -128,7 +128,7 @@ class Reader:
                 int(version.version): model_version_document(
                     version, of_version.get(int(version.version), [])
                 )
-                for version in _pages(
+                for version in pages(
                     lambda token: self.host.registry.search_model_versions(
                         _name_filter(name), _PAGE, None, token
                     )
@@ -145,7 +145,8 @@ class Reader:
             )
 
 
-def _pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
+def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield everything that a listing gives, page after page."""
     token: str | None = None
     while True:
         found = page(token)

@@ -1,0 +1,50 @@
+"""What a deployment does not have: told from its answers, never from its version."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.errors import ServerError
+
+__all__ = ["is_absent", "method"]
+
+_STATUS = re.compile(r"failed with error code (\d{3})")
+"""How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
+_ABSENT_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
+_DISABLED = "disabled"
+
+
+def method(store: Any, name: str) -> Callable[..., Any]:
+    """Return a method of an MLflow store.
+
+    Raises:
+        NotImplementedError: This MLflow's store does not have it.
+    """
+    found = getattr(store, name, None)
+    if found is None:
+        raise NotImplementedError(f"this MLflow's {type(store).__name__} has no {name}")
+    method_of_store: Callable[..., Any] = found
+    return method_of_store
+
+
+def is_absent(error: ServerError) -> bool:
+    """Whether a deployment said that it does not have what was asked for at all.
+
+    An object that is not there is something else: then the server knows the question.
+    """
+    cause = error.__cause__
+    if isinstance(cause, NotImplementedError):
+        return True
+    body = getattr(cause, "json", None)
+    if isinstance(body, dict) and body.get("detail") in {"Not Found", "Method Not Allowed"}:
+        return True  # the words of the part of the server that is not Flask
+    if getattr(cause, "error_code", "") in _ABSENT_CODES:
+        return True
+    status = _STATUS.search(str(cause))
+    if status and status.group(1) in {"404", "405", "501"}:
+        return True
+    return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
