@@ -19,7 +19,8 @@ from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sources.archive import Archive, ArchiveSource
+from mlflow_exim_plugin.sources.archive import Archive
+from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
 from mlflow_exim_plugin.stages.rename import Rename
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer

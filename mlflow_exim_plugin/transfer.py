@@ -16,10 +16,12 @@ from mlflow_exim_plugin.errors import (
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
     Failure,
+    LoggedModel,
     Loss,
     Run,
     StreamItem,
     StreamObject,
+    Trace,
     Unpacked,
 )
 from mlflow_exim_plugin.schema.report import Report
@@ -43,7 +45,7 @@ class Sink(Protocol):
     """Where a stream ends."""
 
     parallel: int
-    """How many runs may be written at once; everything else comes one by one."""
+    """How many runs, logged models or traces may be written at once; all else comes one by one."""
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts and count it."""
@@ -116,9 +118,9 @@ def transfer(
                 report.lost(item)
             elif isinstance(item, Unpacked):
                 report.not_packed(item)
-            elif isinstance(item, Run) and sink.parallel > 1:
-                for loss in item.losses:
-                    report.lost(loss)
+            elif isinstance(item, Run | LoggedModel | Trace) and sink.parallel > 1:
+                if under_way and under_way[-1][0].kind is not item.kind:
+                    drain(0)  # what comes next may need the ids of all that came before
                 under_way.append((item, pool.submit(sink.write, item, report)))
                 drain(2 * sink.parallel)
                 continue

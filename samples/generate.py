@@ -277,7 +277,7 @@ def experiments() -> list[Any]:
     other = {f"log-{number}.txt": b"the same bytes\n" * 40 for number in range(3)}
 
     nested = run("3" * 32, "2", many, other, tags={"mlflow.parentRunId": "2" * 32})
-    nested.losses = (Loss(Kind.RUN, "3" * 32, "its parent run is not in the archive"),)
+    nested.issues = (Loss(Kind.RUN, "3" * 32, "its parent run is not in the archive"),)
     return [
         experiment("0", "Default"),
         experiment("2", "Été 日本語 🚀", tags=[{"key": "note", "value": "línea\n2"}]),

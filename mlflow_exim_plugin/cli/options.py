@@ -45,8 +45,8 @@ _SELECTION = (
         "models",
         multiple=True,
         metavar="NAME",
-        help="Registered model to take with all versions and their runs, by name or glob. "
-        "May be given several times.",
+        help="Registered model or prompt to take with all versions and their runs, by name or "
+        "glob. May be given several times.",
     ),
     click.option(
         "--filter",
@@ -71,6 +71,7 @@ _SELECTION = (
         show_default=True,
         help="Take deleted experiments and runs too.",
     ),
+    click.option("--traces/--no-traces", default=True, show_default=True, help="Take traces."),
     click.option(
         "--artifacts/--no-artifacts", default=True, show_default=True, help="Take artifacts."
     ),
@@ -193,6 +194,7 @@ def selection_from(options: dict[str, Any]) -> Selection:
         since_ms=parse_time_ms(since) if since else None,
         until_ms=parse_time_ms(until, end=True) if until else None,
         deleted=options.pop("deleted"),
+        traces=options.pop("traces"),
         artifacts=options.pop("artifacts"),
         include=options.pop("include"),
         exclude=options.pop("exclude"),

@@ -8,88 +8,252 @@
     data/experiments/<id>/metrics/part-<n>.parquet       rows of many runs
     data/experiments/<id>/runs/<run id>/run.json
     data/experiments/<id>/runs/<run id>/artifacts/...
-    data/models/<name>/model.json
-    data/models/<name>/versions/<number>/version.json
-    data/models/<name>/versions/<number>/artifacts/...   only files that no packed run holds
-
-Reserved for the kinds that come next: ``data/workspaces``, ``data/prompts``, ``data/datasets``,
-and below an experiment ``logged_models``, ``traces``, ``scorers``, ``label_schemas``.
+    data/experiments/<id>/logged_models/<model id>/logged_model.json
+    data/experiments/<id>/logged_models/<model id>/artifacts/...
+    data/experiments/<id>/traces/part-<n>.json           envelope of many traces, with
+    data/experiments/<id>/traces/{traces,spans,assessments}-<n>.parquet
+    data/experiments/<id>/traces/attachments/<trace id>/...
+    data/experiments/<id>/<kind>/<id>.json               scorers, label schemas, issues, queues
+    data/{models,prompts}/<name>/model.json
+    data/{models,prompts}/<name>/versions/<number>/version.json
+    data/models/<name>/versions/<number>/artifacts/...   only files that nothing else packed holds
+    data/<kind>/<id>.json                                datasets, gateway, MCP servers, webhooks
+    data/workspaces/<name>/workspace.json                and the same tree again below it
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import encode_path, encode_segment
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
 __all__ = [
     "ARCHIVE",
-    "EXPERIMENTS",
     "HEADER",
-    "MODELS",
+    "TRACE_TABLES",
+    "TREE",
+    "Place",
     "artifact_member",
+    "attachment_member",
+    "entity_member",
     "experiment_folder",
     "experiment_member",
+    "logged_model_folder",
+    "logged_model_member",
     "metrics_member",
     "model_folder",
     "model_member",
+    "place_of",
     "run_folder",
     "run_member",
+    "table_of",
+    "trace_part_member",
+    "trace_table_member",
     "version_folder",
     "version_member",
+    "workspace_tree",
 ]
 
 HEADER = "exim.json"
 ARCHIVE = "data/archive.json"
-EXPERIMENTS = "data/experiments/"
-MODELS = "data/models/"
+TREE = "data/"
+"""Tree of the default workspace; those of others are below ``workspaces/``."""
+
+TRACE_TABLES = ("traces", "spans", "assessments")
+"""Tables of a part of traces."""
+
+_REGISTRY_FOLDERS = {Kind.REGISTERED_MODEL: "models", Kind.PROMPT: "prompts"}
+_REGISTRY_KINDS = {
+    "models": (Kind.REGISTERED_MODEL, Kind.MODEL_VERSION),
+    "prompts": (Kind.PROMPT, Kind.PROMPT_VERSION),
+}
+_ENTITY_FOLDERS = {
+    (spec.of_experiment, spec.folder): kind
+    for kind, spec in ENTITY_KINDS.items()
+    if kind is not Kind.WORKSPACE
+}
+_PART = re.compile(r"part-([0-9]{5,})\.json")
 
 
-def experiment_folder(experiment_id: str) -> str:
+@dataclass(frozen=True)
+class Place:
+    """What stands at a member path.
+
+    Attributes:
+        kind: Kind of the object whose envelope it is; ``TRACE`` for a part of traces.
+        tree: Tree of the workspace, with its final slash.
+        experiment: Segment of the experiment, empty outside of one.
+        segment: Segment that encodes the object's id, name or number.
+        model: Segment of the registered model or prompt of a version.
+    """
+
+    kind: Kind
+    tree: str
+    experiment: str
+    segment: str
+    model: str = ""
+
+    @property
+    def workspace(self) -> str:
+        """Segment of the workspace, empty for the default one."""
+        return self.tree.split("/")[2] if self.tree != TREE else ""
+
+
+def place_of(path: str) -> Place | None:
+    """Return whose envelope a member is; None for what is no envelope of an object."""
+    tree, segments = _in_tree(path)
+    match segments:
+        case ["workspace.json"] if tree != TREE:
+            return Place(Kind.WORKSPACE, tree, "", tree.split("/")[2])
+        case ["experiments", experiment, "experiment.json"]:
+            return Place(Kind.EXPERIMENT, tree, experiment, experiment)
+        case ["experiments", experiment, "runs", run, "run.json"]:
+            return Place(Kind.RUN, tree, experiment, run)
+        case ["experiments", experiment, "logged_models", model, "logged_model.json"]:
+            return Place(Kind.LOGGED_MODEL, tree, experiment, model)
+        case ["experiments", experiment, "traces", name] if part := _PART.fullmatch(name):
+            return Place(Kind.TRACE, tree, experiment, part[1])
+        case ["experiments", experiment, folder, name] if name.endswith(".json"):
+            return _entity_place(tree, experiment, folder, name)
+        case [("models" | "prompts") as folder, model, "model.json"]:
+            return Place(_REGISTRY_KINDS[folder][0], tree, "", model)
+        case [("models" | "prompts") as folder, model, "versions", number, "version.json"]:
+            return Place(_REGISTRY_KINDS[folder][1], tree, "", number, model)
+        case [*folders, name] if name.endswith(".json"):
+            return _entity_place(tree, "", "/".join(folders), name)
+        case _:
+            return None
+
+
+def _entity_place(tree: str, experiment: str, folder: str, name: str) -> Place | None:
+    kind = _ENTITY_FOLDERS.get((bool(experiment), folder))
+    if kind is None:
+        return None
+    return Place(kind, tree, experiment, name.removesuffix(".json"))
+
+
+def table_of(path: str) -> str | None:
+    """Return which Parquet table a member is: ``metrics``, one of ``TRACE_TABLES``, or None."""
+    match _in_tree(path)[1]:
+        case ["experiments", _, "metrics", _]:
+            return "metrics"
+        case ["experiments", _, "traces", name] if name.endswith(".parquet"):
+            table = name.partition("-")[0]
+            return table if table in TRACE_TABLES else None
+        case _:
+            return None
+
+
+def _in_tree(path: str) -> tuple[str, list[str]]:
+    """Split a path into the tree it lies in and the segments below."""
+    segments = path.split("/")
+    if segments[:2] == ["data", "workspaces"] and len(segments) > 3:
+        return "/".join([*segments[:3], ""]), segments[3:]
+    return (TREE, segments[1:]) if segments[0] == "data" else ("", segments)
+
+
+def workspace_tree(name: str) -> str:
+    """Tree of a workspace that is not the default one, with its final slash."""
+    return f"{TREE}workspaces/{encode_segment(name)}/"
+
+
+def experiment_folder(experiment_id: str, tree: str = TREE) -> str:
     """Folder of an experiment, with its final slash."""
-    return f"{EXPERIMENTS}{encode_segment(experiment_id)}/"
+    return f"{tree}experiments/{encode_segment(experiment_id)}/"
 
 
-def experiment_member(experiment_id: str) -> str:
+def experiment_member(experiment_id: str, tree: str = TREE) -> str:
     """Envelope of an experiment."""
-    return experiment_folder(experiment_id) + "experiment.json"
+    return experiment_folder(experiment_id, tree) + "experiment.json"
 
 
-def metrics_member(experiment_id: str, part: int) -> str:
-    """Parquet file number ``part`` of an experiment's metric histories."""
-    return f"{experiment_folder(experiment_id)}metrics/part-{part:05d}.parquet"
+def metrics_member(experiment: str, part: int) -> str:
+    """Parquet file number ``part`` of the metric histories of the experiment whose folder it is."""
+    return f"{experiment}metrics/part-{part:05d}.parquet"
 
 
-def run_folder(experiment_id: str, run_id: str) -> str:
-    """Folder of a run, with its final slash."""
-    return f"{experiment_folder(experiment_id)}runs/{encode_segment(run_id)}/"
+def run_folder(experiment: str, run_id: str) -> str:
+    """Folder of a run below the experiment whose folder is given, with its final slash."""
+    return f"{experiment}runs/{encode_segment(run_id)}/"
 
 
-def run_member(experiment_id: str, run_id: str) -> str:
+def run_member(experiment: str, run_id: str) -> str:
     """Envelope of a run."""
-    return run_folder(experiment_id, run_id) + "run.json"
+    return run_folder(experiment, run_id) + "run.json"
 
 
-def model_folder(name: str, taken: Container[str] = ()) -> str:
-    """Folder of a registered model, with its final slash.
+def logged_model_folder(experiment: str, model_id: str) -> str:
+    """Folder of a logged model below the experiment whose folder is given."""
+    return f"{experiment}logged_models/{encode_segment(model_id)}/"
+
+
+def logged_model_member(experiment: str, model_id: str) -> str:
+    """Envelope of a logged model."""
+    return logged_model_folder(experiment, model_id) + "logged_model.json"
+
+
+def trace_part_member(experiment: str, part: int) -> str:
+    """Envelope of part number ``part`` of an experiment's traces."""
+    return f"{experiment}traces/part-{part:05d}.json"
+
+
+def trace_table_member(experiment: str, table: str, part: int) -> str:
+    """One of ``TRACE_TABLES`` of a part of an experiment's traces."""
+    return f"{experiment}traces/{table}-{part:05d}.parquet"
+
+
+def attachment_member(experiment: str, trace_id: str, path: str) -> str:
+    """Member of an attachment of a trace."""
+    return f"{experiment}traces/attachments/{encode_segment(trace_id)}/{encode_path(path)}"
+
+
+def entity_member(kind: Kind, identity: str, *, tree: str = TREE, experiment: str = "") -> str:
+    """Envelope of an entity.
 
     Args:
-        name: Name of the model.
-        taken: Case-folded folders of other models; names that differ in case alone get a number.
+        kind: Its kind.
+        identity: Its id.
+        tree: The workspace's tree.
+        experiment: Folder of its experiment, for kinds that belong to one.
     """
-    segment = encode_segment(name)
-    folder, number = f"{MODELS}{segment}/", 1
+    if kind is Kind.WORKSPACE:
+        return workspace_tree(identity) + "workspace.json"
+    spec = ENTITY_KINDS[kind]
+    folder = experiment if spec.of_experiment else tree
+    return f"{folder}{spec.folder}/{encode_segment(identity)}.json"
+
+
+def model_folder(
+    name: str,
+    taken: Container[str] = (),
+    *,
+    kind: Kind = Kind.REGISTERED_MODEL,
+    tree: str = TREE,
+) -> str:
+    """Folder of a registered model or prompt, with its final slash.
+
+    Args:
+        name: Its name.
+        taken: Case-folded folders of others; names that differ in case alone get a number.
+        kind: ``REGISTERED_MODEL`` or ``PROMPT``.
+        tree: The workspace's tree.
+    """
+    start = f"{tree}{_REGISTRY_FOLDERS[kind]}/{encode_segment(name)}"
+    folder, number = f"{start}/", 1
     while folder.casefold() in taken:
         number += 1
-        folder = f"{MODELS}{segment}~{number}/"
+        folder = f"{start}~{number}/"
     return folder
 
 
 def model_member(folder: str) -> str:
-    """Envelope of the registered model whose folder is given."""
+    """Envelope of the registered model or prompt whose folder is given."""
     return folder + "model.json"
 
 
@@ -104,5 +268,5 @@ def version_member(model: str, version: int) -> str:
 
 
 def artifact_member(folder: str, path: str) -> str:
-    """Member of an artifact of the run or version whose folder is given."""
+    """Member of an artifact of the run, logged model or version whose folder is given."""
     return f"{folder}artifacts/{encode_path(path)}"

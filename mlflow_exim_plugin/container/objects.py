@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES, content_digest, parse_json
 from mlflow_exim_plugin.schema.envelope import (
@@ -18,14 +21,20 @@ from mlflow_exim_plugin.schema.envelope import (
     ArchiveHeader,
     ArtifactEntry,
     Document,
+    EntityEnvelope,
     ExperimentEnvelope,
     Info,
+    Listing,
+    LoggedModelEnvelope,
     MetricsEntry,
     ModelEnvelope,
     RunEnvelope,
+    TracePartEnvelope,
     VersionEnvelope,
     check_document,
+    check_entity,
 )
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
     MAX_ROW_GROUP_ROWS,
@@ -45,9 +54,16 @@ __all__ = ["verify_objects"]
 
 _Envelope = TypeVar("_Envelope", bound=Document)
 
-# Kinds that are counted by what run and version envelopes say, so only when all can be read.
-_IN_ENVELOPES = ("metric_history", "artifact")
-_COUNTED = ("experiment", "run", "registered_model", "model_version", *_IN_ENVELOPES)
+# Kinds that are counted by what envelopes say, so only when all can be read.
+_IN_ENVELOPES = {
+    Kind.METRIC_HISTORY,
+    Kind.ARTIFACT,
+    Kind.TRACE,
+    Kind.SPAN,
+    Kind.ASSESSMENT,
+    *(spec.parts[1] for spec in ENTITY_KINDS.values() if spec.parts),
+}
+_COUNTED = [kind for kind in Kind if kind not in {Kind.PARAM, Kind.TAG}]
 
 
 def verify_objects(reader: ArchiveReader, damaged: Container[str] = ()) -> list[Finding]:
@@ -74,7 +90,7 @@ class _ObjectCheck:
         self._ranges: dict[str, list[tuple[int, int, str]]] = {}
         self._digests: dict[str, tuple[str, MetricsEntry]] = {}
         self._open_digests: dict[str, MetricsDigest] = {}
-        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._counts: dict[Kind, int] = dict.fromkeys(_COUNTED, 0)
         self._sums = {"metric_rows": 0, "artifact_bytes": 0}
         self._is_whole = True
         # Members that must be there because an envelope lists them, and those that are.
@@ -82,29 +98,22 @@ class _ObjectCheck:
         self._there: set[str] = set()
         # Folders whose own envelope cannot be read: what it lists is not known.
         self._unread: set[str] = set()
-        self._experiments: set[tuple[str, str]] = set()
-        self._model_names: dict[str, str] = {}
+        self._trees: dict[str, _TreeNames] = {layout.TREE: _TreeNames()}
         self._run_ids: set[str] = set()
+        self._entities: set[tuple[Kind, str, str, str]] = set()
         self._are_runs_read = True
 
     def run(self) -> None:
         """Go through the archive once."""
         self._check_header()
         for path in self._reader.paths("data/"):
-            match path.split("/"):
-                case ["data", "experiments", folder, "experiment.json"]:
-                    self._check_experiment(path, folder)
-                case ["data", "experiments", folder, "runs", _, "run.json"]:
-                    self._check_run(path, folder)
-                case ["data", "experiments", _, "metrics", _]:
-                    self._ranges.setdefault(path, [])
-                    self._named.add(path)
-                case ["data", "models", folder, "model.json"]:
-                    self._check_model(path, folder)
-                case ["data", "models", folder, "versions", _, "version.json"]:
-                    self._check_version(path)
-                case _:
-                    pass
+            place = layout.place_of(path)
+            if place is not None:
+                self._trees.setdefault(place.tree, _TreeNames())
+                self._check_envelope(path, place)
+            elif layout.table_of(path) == "metrics":
+                self._ranges.setdefault(path, [])
+                self._named.add(path)
         self._check_listed()
         for member in sorted(self._ranges):
             self._check_table(member)
@@ -113,6 +122,25 @@ class _ObjectCheck:
         for path in self._reader.paths("data/") if self._is_whole else ():
             if path not in self._named:
                 self._find("W020", path, "no envelope names it")
+
+    def _check_envelope(self, path: str, place: layout.Place) -> None:
+        if place.kind is not Kind.TRACE:
+            self._counts[place.kind] += 1
+        match place.kind:
+            case Kind.EXPERIMENT:
+                self._check_experiment(path, place)
+            case Kind.RUN:
+                self._check_run(path, place)
+            case Kind.LOGGED_MODEL:
+                self._check_logged_model(path, place)
+            case Kind.TRACE:
+                self._check_traces(path, place)
+            case Kind.REGISTERED_MODEL | Kind.PROMPT:
+                self._check_model(path, place)
+            case Kind.MODEL_VERSION | Kind.PROMPT_VERSION:
+                self._check_version(path, place)
+            case _:
+                self._check_entity(path, place)
 
     def _find(self, code: str, path: str, message: str) -> None:
         self.findings.append(Finding(code, path, message))
@@ -146,27 +174,27 @@ class _ObjectCheck:
         if stated != wanted or not header.model_fields_set >= {"format", "format_version"}:
             self._find("E057", layout.HEADER, f"does not say what the footer says, {version}")
 
-    def _check_experiment(self, path: str, folder: str) -> None:
-        self._counts["experiment"] += 1
+    def _check_experiment(self, path: str, place: layout.Place) -> None:
+        folder = path.removesuffix("experiment.json")
         parsed = self._parse(ExperimentEnvelope, path)
         if parsed is None:
-            self._unread.add(f"{layout.EXPERIMENTS}{folder}/")
+            self._unread.add(folder)
             return
         envelope, value = parsed
         document, info = envelope.mlflow.experiment, envelope.info
-        self._experiments.add((document["experiment_id"], document["name"]))
-        self._check_identity(path, folder, layout.experiment_folder, document, "experiment_id")
+        names = self._trees[place.tree]
+        names.experiments.add((document["experiment_id"], document["name"]))
+        self._check_identity(path, place.segment, document, "experiment_id")
         self._check_digest(path, info, value)
+        self._listed.update(layout.run_member(folder, run_id) for run_id in envelope.mlflow.runs)
         self._listed.update(
-            f"{layout.EXPERIMENTS}{folder}/runs/{layout.run_folder('0', run_id).split('/')[-2]}"
-            "/run.json"
-            for run_id in envelope.mlflow.runs
+            layout.logged_model_member(folder, model_id)
+            for model_id in envelope.mlflow.logged_models
         )
         if info.num_ok_runs != len(envelope.mlflow.runs) or not _adds_up(info):
             self._find("E058", path, "its run counters do not add up")
 
-    def _check_run(self, path: str, folder: str) -> None:
-        self._counts["run"] += 1
+    def _check_run(self, path: str, place: layout.Place) -> None:
         self._there.add(path)
         parsed = self._parse(RunEnvelope, path)
         if parsed is None:
@@ -174,11 +202,8 @@ class _ObjectCheck:
             return
         envelope, value = parsed
         info = envelope.mlflow.run["info"]
-        segment = path.split("/")[-2]
-        self._check_identity(
-            path, segment, lambda run_id: layout.run_folder("0", run_id), info, "run_id"
-        )
-        self._check_identity(path, folder, layout.experiment_folder, info, "experiment_id")
+        self._check_identity(path, place.segment, info, "run_id")
+        self._check_identity(path, place.experiment, info, "experiment_id")
         if info["run_id"] in self._run_ids:
             self._find("E052", path, "is the second envelope of its run")
         self._run_ids.add(info["run_id"])
@@ -190,7 +215,7 @@ class _ObjectCheck:
             return
         if metrics.rows != sum(part.rows for part in metrics.parts):
             self._find("E053", path, "its row ranges do not add up to its rows")
-        self._counts["metric_history"] += metrics.keys
+        self._counts[Kind.METRIC_HISTORY] += metrics.keys
         self._sums["metric_rows"] += metrics.rows
         run_id = info["run_id"]
         self._digests[run_id] = (path, metrics)
@@ -199,47 +224,122 @@ class _ObjectCheck:
             ranges = self._ranges.setdefault(part.member, [])
             ranges.append((part.first_row, part.rows, run_id))
 
-    def _check_model(self, path: str, folder: str) -> None:
-        self._counts["registered_model"] += 1
-        parsed = self._parse(ModelEnvelope, path)
+    def _check_logged_model(self, path: str, place: layout.Place) -> None:
+        self._there.add(path)
+        parsed = self._parse(LoggedModelEnvelope, path)
         if parsed is None:
-            self._unread.add(f"{layout.MODELS}{folder}/")
             return
         envelope, value = parsed
-        name = envelope.mlflow.registered_model["name"]
-        if name in self._model_names.values():
-            self._find("E052", path, f"is the second folder of {name!r}")
-        self._model_names[folder] = name
-        wanted = layout.model_folder(name).split("/")[-2]
-        if not re.fullmatch(re.escape(wanted) + "(~[1-9][0-9]*)?", folder):
-            self._find("E052", path, f"is the folder of {name!r}")
+        info = envelope.mlflow.logged_model["info"]
+        self._check_identity(path, place.segment, info, "model_id")
+        self._check_identity(path, place.experiment, info, "experiment_id")
+        self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._check_artifacts(path, envelope.info.artifacts)
+
+    def _check_traces(self, path: str, place: layout.Place) -> None:
+        parsed = self._parse(TracePartEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        info, part = envelope.info, envelope.mlflow
+        self._check_identity(path, place.experiment, value["mlflow"], "experiment_id")
+        self._check_artifacts(path, info.attachments)
+        self._named.update(table.member for table in info.tables.values())
+        counts = {Kind.TRACE: 0, Kind.SPAN: 0, Kind.ASSESSMENT: 0}
+        digests: list[tuple[str, str]] = []
+        try:
+            for stored in read_part(self._reader, envelope, path):
+                trace = stored.trace
+                counts[Kind.TRACE] += 1
+                counts[Kind.SPAN] += len(trace.spans or ())
+                counts[Kind.ASSESSMENT] += len(trace.assessments)
+                digests.append((trace.id, stored.digest))
+                try:
+                    stored.check(path)
+                except InvalidArchiveError as error:
+                    self.findings += error.findings
+        except InvalidArchiveError as error:
+            # A damaged member has been named before.
+            self.findings += [f for f in error.findings if f.path not in self._damaged]
+            self._is_whole = False
+            return
+        for kind, count in counts.items():
+            self._counts[kind] += count
+        if part.traces != counts[Kind.TRACE]:
+            self._find("E058", path, f"it counts {part.traces} traces, not {counts[Kind.TRACE]}")
+        self._check_digest(path, info, value, traces=digests)
+
+    def _check_entity(self, path: str, place: layout.Place) -> None:
+        parsed = self._parse(EntityEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        try:
+            document = check_entity(envelope, place.kind, path)
+        except InvalidArchiveError as error:
+            self.findings += error.findings
+            self._is_whole = False
+            return
+        spec = ENTITY_KINDS[place.kind]
+        self._check_identity(path, place.segment, document, spec.id_field, may_be_numbered=True)
+        self._check_digest(path, envelope.info, value)
+        identity = (place.kind, place.experiment, place.tree, document[spec.id_field])
+        if identity in self._entities:
+            self._find("E052", path, f"is the second envelope of {document[spec.id_field]!r}")
+        self._entities.add(identity)
+        if spec.parts and isinstance(parts := document.get(spec.parts[0]), list):
+            self._counts[spec.parts[1]] += len(parts)
+
+    def _check_model(self, path: str, place: layout.Place) -> None:
+        folder = path.removesuffix("model.json")
+        parsed = self._parse(ModelEnvelope, path)
+        if parsed is None:
+            self._unread.add(folder)
+            return
+        envelope, value = parsed
+        document = envelope.mlflow.registered_model
+        names = self._trees[place.tree].models.setdefault(place.kind, {})
+        if document["name"] in names.values():
+            self._find("E052", path, f"is the second folder of {document['name']!r}")
+        names[place.segment] = document["name"]
+        self._check_identity(path, place.segment, document, "name", may_be_numbered=True)
         self._check_digest(path, envelope.info, value)
         self._listed.update(
-            layout.version_member(f"{layout.MODELS}{folder}/", number)
-            for number in envelope.mlflow.versions
+            layout.version_member(folder, number) for number in envelope.mlflow.versions
         )
 
-    def _check_version(self, path: str) -> None:
-        self._counts["model_version"] += 1
+    def _check_version(self, path: str, place: layout.Place) -> None:
         self._there.add(path)
         parsed = self._parse(VersionEnvelope, path)
         if parsed is None:
             return
         envelope, value = parsed
         document = envelope.mlflow.model_version
-        if document["version"] != path.split("/")[-2]:
+        if document["version"] != place.segment:
             self._find("E052", path, "its document has another version")
-        if self._model_names.get(path.split("/")[2], document["name"]) != document["name"]:
+        is_prompt = place.kind is Kind.PROMPT_VERSION
+        owner = Kind.PROMPT if is_prompt else Kind.REGISTERED_MODEL
+        names = self._trees[place.tree].models.get(owner, {})
+        if names.get(place.model, document["name"]) != document["name"]:
             self._find("E052", path, f"its document has the name {document['name']!r}")
         self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
         self._check_artifacts(path, envelope.info.artifacts)
 
     def _check_identity(
-        self, path: str, segment: str, folder_of: Any, document: dict[str, Any], field: str
+        self,
+        path: str,
+        segment: str,
+        document: dict[str, Any],
+        field: str,
+        *,
+        may_be_numbered: bool = False,
     ) -> None:
         identity = document.get(field)
-        if not isinstance(identity, str) or folder_of(identity).split("/")[-2] != segment:
-            self._find("E052", path, f"its {field} is {identity!r}")
+        wanted = encode_segment(identity) if isinstance(identity, str) else None
+        numbered = re.escape(wanted or "") + "(~[1-9][0-9]*)?"
+        if wanted == segment or (wanted and may_be_numbered and re.fullmatch(numbered, segment)):
+            return
+        self._find("E052", path, f"its {field} is {identity!r}")
 
     def _check_digest(
         self,
@@ -248,16 +348,16 @@ class _ObjectCheck:
         value: Any,
         metrics: str | None = None,
         artifacts: Iterable[ArtifactEntry] = (),
+        traces: Iterable[tuple[str, str]] = (),
     ) -> None:
-        found = content_digest(
-            value["mlflow"], metrics, ((a.path, a.size_bytes, a.sha256) for a in artifacts)
-        )
+        contents = ((a.path, a.size_bytes, a.sha256) for a in artifacts)
+        found = content_digest(value["mlflow"], metrics, contents, traces)
         if found != info.content_digest:
             self._find("E055", path, f"its content hashes to {found}")
 
     def _check_artifacts(self, path: str, artifacts: Iterable[ArtifactEntry]) -> None:
         for entry in artifacts:
-            self._counts["artifact"] += 1
+            self._counts[Kind.ARTIFACT] += 1
             self._sums["artifact_bytes"] += entry.size_bytes
             self._named.add(entry.member)
             if entry.member not in self._reader:
@@ -271,7 +371,7 @@ class _ObjectCheck:
         for path in sorted(self._listed - self._there):
             self._find("E056", path, "is listed but not there")
         for path in sorted(self._there - self._listed):
-            if "/".join([*path.split("/")[:3], ""]) not in self._unread:
+            if not any(path.startswith(folder) for folder in self._unread):
                 self._find("E056", path, "is not listed by its experiment or model")
 
     def _check_table(self, member: str) -> None:
@@ -344,18 +444,21 @@ class _ObjectCheck:
         envelope = parsed[0]
         info, part = envelope.info, envelope.mlflow
         if self._is_whole:
-            listed = {(e.experiment_id, e.name) for e in part.experiments}
-            if listed != self._experiments or (set(part.models) != set(self._model_names.values())):
+            listings: dict[str, Listing] = {layout.TREE: part}
+            listings |= {layout.workspace_tree(w.name): w for w in part.workspaces}
+            if listings.keys() != self._trees.keys() or not all(
+                self._trees[tree].is_listed(listing) for tree, listing in listings.items()
+            ):
                 self._find("E056", layout.ARCHIVE, "does not list what is in the archive")
             if any(getattr(info, name) != number for name, number in self._sums.items()):
                 self._find("E058", layout.ARCHIVE, f"its sums are not {self._sums}")
-        if info.num_ok_runs != self._counts["run"] or not _adds_up(info):
+        if info.num_ok_runs != self._counts[Kind.RUN] or not _adds_up(info):
             self._find("E058", layout.ARCHIVE, "its run counters do not add up")
         for kind, counts in envelope.info.counts.items():
             if counts.found != counts.written + counts.skipped + counts.failed:
                 self._find("E058", layout.ARCHIVE, f"the counts of {kind} do not add up")
         for kind, there in self._counts.items():
-            written = envelope.info.counts.get(kind)
+            written = envelope.info.counts.get(str(kind))
             is_known = self._is_whole or kind not in _IN_ENVELOPES
             if is_known and (written.written if written else 0) != there:
                 self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
@@ -363,6 +466,22 @@ class _ObjectCheck:
             self._find(
                 "W021", layout.ARCHIVE, f"{len(envelope.info.failures)} objects could not be packed"
             )
+
+
+@dataclass
+class _TreeNames:
+    """Names of what was found in the tree of one workspace."""
+
+    experiments: set[tuple[str, str]] = field(default_factory=set)
+    models: dict[Kind, dict[str, str]] = field(default_factory=dict)
+
+    def is_listed(self, listing: Listing) -> bool:
+        """Whether a listing has them and no others."""
+        return (
+            {(e.experiment_id, e.name) for e in listing.experiments} == self.experiments
+            and set(listing.models) == set(self.models.get(Kind.REGISTERED_MODEL, {}).values())
+            and set(listing.prompts) == set(self.models.get(Kind.PROMPT, {}).values())
+        )
 
 
 def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:

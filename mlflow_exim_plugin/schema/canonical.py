@@ -91,7 +91,10 @@ def canonical_bytes(value: Any) -> bytes:
 
 
 def content_digest(
-    document: Any, metrics: str | None = None, artifacts: Iterable[tuple[str, int, str]] = ()
+    document: Any,
+    metrics: str | None = None,
+    artifacts: Iterable[tuple[str, int, str]] = (),
+    traces: Iterable[tuple[str, str]] = (),
 ) -> str:
     """Return what says that an object is unchanged, whoever packed it and when.
 
@@ -99,6 +102,7 @@ def content_digest(
         document: The envelope's ``mlflow`` part.
         metrics: Digest of the run's metric rows, None when it has none.
         artifacts: Path, size in bytes and SHA-256 of each artifact.
+        traces: Id and content digest of each trace of a part.
 
     Returns:
         ``sha256:`` and 64 hex digits.
@@ -111,6 +115,8 @@ def content_digest(
     listed = sorted(artifacts)
     if listed:
         body["artifacts"] = [list(entry) for entry in listed]
+    if digests := sorted(traces):
+        body["traces"] = [list(entry) for entry in digests]
     return "sha256:" + hashlib.sha256(canonical_bytes(body)).hexdigest()
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 import mlflow_exim_plugin
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import parse_json
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 
 __all__ = [
@@ -35,20 +36,26 @@ __all__ = [
     "ArchiveEnvelope",
     "ArchiveHeader",
     "ArtifactEntry",
+    "AttachmentEntry",
     "Document",
+    "EntityEnvelope",
     "ExperimentEnvelope",
+    "Listing",
+    "LoggedModelEnvelope",
     "MetricsEntry",
     "MetricsRange",
     "ModelEnvelope",
     "RunEnvelope",
     "System",
+    "TracePartEnvelope",
     "VersionEnvelope",
     "check_document",
+    "check_entity",
     "parse_document",
 ]
 
 FORMAT = "mlflow-exim-archive"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -165,7 +172,7 @@ class Info(Document):
 
 
 class ArtifactEntry(Document):
-    """One artifact of a run or model version."""
+    """One artifact of a run, logged model or model version."""
 
     path: str
     """Path below the artifact root, as MLflow lists it."""
@@ -173,6 +180,12 @@ class ArtifactEntry(Document):
     """Member that holds the bytes."""
     size_bytes: _Count
     sha256: _Hex
+
+
+class AttachmentEntry(ArtifactEntry):
+    """One attachment of a trace."""
+
+    trace_id: str
 
 
 class MetricsRange(Document):
@@ -207,8 +220,23 @@ class RunInfo(Info):
         return document
 
 
+class TableEntry(Document):
+    """One of the tables of a part of traces."""
+
+    member: str
+    rows: _Count
+
+
+class TracePartInfo(Info):
+    """Part ``info`` of ``part-NNNNN.json``."""
+
+    tables: dict[str, TableEntry]
+    """By name: ``traces``, and ``spans`` and ``assessments`` where there are any."""
+    attachments: tuple[AttachmentEntry, ...] = Field(default=(), strict=False)
+
+
 class VersionInfo(Info):
-    """Part ``info`` of ``version.json``."""
+    """Part ``info`` of ``version.json`` and ``logged_model.json``."""
 
     artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
 
@@ -256,6 +284,16 @@ def _check_run(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def _check_logged_model(document: dict[str, Any]) -> dict[str, Any]:
+    info, data = document.get("info"), document.get("data", {})
+    if not isinstance(info, dict) or not isinstance(data, dict):
+        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    _check_texts(info, "model_id", "experiment_id")
+    _check_entries(info, "tags")
+    _check_entries(data, "metrics", "params")
+    return document
+
+
 def _check_model(document: dict[str, Any]) -> dict[str, Any]:
     _check_texts(document, "name")
     _check_entries(document, "tags")
@@ -290,6 +328,7 @@ _Experiment = Annotated[
     dict[str, Any], AfterValidator(_check_experiment), _schema("experiment_id", "name")
 ]
 _Run = Annotated[dict[str, Any], AfterValidator(_check_run), _schema("info")]
+_LoggedModel = Annotated[dict[str, Any], AfterValidator(_check_logged_model), _schema("info")]
 _Model = Annotated[dict[str, Any], AfterValidator(_check_model), _schema("name")]
 _Version = Annotated[dict[str, Any], AfterValidator(_check_version), _schema("name", "version")]
 
@@ -299,12 +338,27 @@ class ExperimentPart(Document):
 
     experiment: _Experiment
     runs: tuple[str, ...] = Field(default=(), strict=False)
+    logged_models: tuple[str, ...] = Field(default=(), strict=False)
+    """Ids of the logged models in the archive; absent without any."""
 
 
 class RunPart(Document):
     """REST's reply to ``runs/get``."""
 
     run: _Run
+
+
+class LoggedModelPart(Document):
+    """REST's reply to ``logged-models/get``."""
+
+    logged_model: _LoggedModel
+
+
+class TracePart(Document):
+    """Whose traces they are and how many."""
+
+    experiment_id: str
+    traces: _Count
 
 
 class ModelPart(Document):
@@ -336,8 +390,32 @@ class RunEnvelope(Document):
     mlflow: RunPart
 
 
+class LoggedModelEnvelope(Document):
+    """``logged_model.json``."""
+
+    system: System
+    info: VersionInfo
+    mlflow: LoggedModelPart
+
+
+class TracePartEnvelope(Document):
+    """``traces/part-NNNNN.json``."""
+
+    system: System
+    info: TracePartInfo
+    mlflow: TracePart
+
+
+class EntityEnvelope(Document):
+    """An object that is one document: its ``mlflow`` has one field, named for its kind."""
+
+    system: System
+    info: Info
+    mlflow: dict[str, Any]
+
+
 class ModelEnvelope(Document):
-    """``model.json``."""
+    """``model.json``, of a registered model or a prompt."""
 
     system: System
     info: Info
@@ -345,7 +423,7 @@ class ModelEnvelope(Document):
 
 
 class VersionEnvelope(Document):
-    """``version.json``."""
+    """``version.json``, of a registered model or a prompt."""
 
     system: System
     info: VersionInfo
@@ -392,12 +470,25 @@ class ExperimentName(Document):
     name: str
 
 
-class ArchivePart(Document):
-    """What was asked for, and the experiments and models that came of it."""
+class Listing(Document):
+    """What is in one workspace of the archive."""
 
-    selection: dict[str, Any] = Field(default_factory=dict)
     experiments: tuple[ExperimentName, ...] = Field(default=(), strict=False)
     models: tuple[str, ...] = Field(default=(), strict=False)
+    prompts: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class WorkspaceListing(Listing):
+    """What is in a workspace that is not the default one."""
+
+    name: str
+
+
+class ArchivePart(Listing):
+    """What was asked for, and what came of it; the default workspace's at the top."""
+
+    selection: dict[str, Any] = Field(default_factory=dict)
+    workspaces: tuple[WorkspaceListing, ...] = Field(default=(), strict=False)
 
 
 class ArchiveEnvelope(Document):
@@ -423,6 +514,29 @@ def parse_document(model: type[_Parsed], data: bytes, path: str) -> _Parsed:
         InvalidArchiveError: It is not JSON of the format or a field is missing or of another type.
     """
     return check_document(model, parse_json(data, path), path)
+
+
+def check_entity(envelope: EntityEnvelope, kind: Kind, path: str) -> dict[str, Any]:
+    """Return the document of an entity.
+
+    Args:
+        envelope: Its envelope.
+        kind: What it must be.
+        path: Member path, for the message.
+
+    Raises:
+        InvalidArchiveError: It is of another kind or has no id.
+    """
+    document = envelope.mlflow.get(str(kind))
+    field = ENTITY_KINDS[kind].id_field
+    if not isinstance(document, dict) or not isinstance(document.get(field), str):
+        message = f"mlflow.{kind}: must be an object whose {field} is a text"
+        raise InvalidArchiveError(
+            f"{path}: {message}",
+            "the archive was damaged or not written by this format",
+            [Finding("E051", path, message)],
+        )
+    return document
 
 
 def check_document(model: type[_Parsed], value: Any, path: str) -> _Parsed:

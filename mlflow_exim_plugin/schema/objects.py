@@ -165,7 +165,7 @@ class Run:
         artifacts: The run's files in path order.
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
-        losses: What the source already knows to be missing, such as a parent that is gone.
+        issues: What the source knows to be missing of it, such as a parent that is gone.
     """
 
     document: dict[str, Any]
@@ -173,7 +173,7 @@ class Run:
     artifacts: Iterable[Artifact | Failure] = ()
     digest: str | None = None
     as_of_ms: int = 0
-    losses: tuple[Loss, ...] = ()
+    issues: tuple[Failure | Loss, ...] = ()
     kind: Kind = field(default=Kind.RUN, init=False)
 
     @property
@@ -217,14 +217,14 @@ class LoggedModel:
         artifacts: The model's files in path order.
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
-        losses: What the source already knows to be missing.
+        issues: What the source knows to be missing of it.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
     digest: str | None = None
     as_of_ms: int = 0
-    losses: tuple[Loss, ...] = ()
+    issues: tuple[Failure | Loss, ...] = ()
     kind: Kind = field(default=Kind.LOGGED_MODEL, init=False)
 
     @property

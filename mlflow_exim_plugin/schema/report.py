@@ -81,6 +81,13 @@ class Report:
             counts.failed += failure.count
             self.failures.append(failure)
 
+    def issue(self, issue: Failure | Loss) -> None:
+        """Count and name what a source or sink found wrong with an object."""
+        if isinstance(issue, Failure):
+            self.failed(issue)
+        else:
+            self.lost(issue)
+
     def lost(self, loss: Loss) -> None:
         """Name something that the target keeps differently."""
         with self._lock:

@@ -356,8 +356,9 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E056",
         "listing",
-        "An experiment MUST list its runs, a registered model its versions and data/archive.json "
-        "experiments and models: all that are in the archive and no others.",
+        "An experiment MUST list its runs and logged models, a registered model or prompt its "
+        "versions, and data/archive.json experiments, models, prompts and workspaces: all that are "
+        "in the archive and no others.",
         "layout",
     ),
     Rule(
@@ -391,6 +392,26 @@ _OBJECTS: tuple[Rule, ...] = (
         "E061",
         "metrics_digest",
         "A run's metrics digest MUST be the digest of its rows.",
+        "content-digests",
+    ),
+    Rule(
+        "E062",
+        "trace_table",
+        "A table of a part of traces MUST be Parquet with the columns of tables.md, in row groups "
+        "of at most 1,048,576 rows and 512 MiB.",
+        "traces",
+    ),
+    Rule(
+        "E063",
+        "trace_rows",
+        "The rows of a part MUST be sorted by trace_id, a trace MUST have one row, and every span "
+        "and assessment MUST belong to a trace that counts it.",
+        "traces",
+    ),
+    Rule(
+        "E064",
+        "trace_digest",
+        "A trace's content_digest MUST be the digest of its content.",
         "content-digests",
     ),
     Rule(

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, StoreError
 from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
 from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
 from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
     Artifact,
+    Entity,
     Experiment,
     Failure,
     Kind,
+    LoggedModel,
     Loss,
     ModelVersion,
     RegisteredModel,
     Run,
     StreamObject,
+    Trace,
 )
-from mlflow_exim_plugin.schema.tables import (
-    METRICS,
-    ROW_GROUP_ROWS,
-    ROWS_PER_PART,
-    MetricsDigest,
-    metrics_writer,
-)
+from mlflow_exim_plugin.schema.tables import MetricsDigest
+from mlflow_exim_plugin.schema.traces import trace_digest
+from mlflow_exim_plugin.sinks.archive_tables import MetricsParts, TraceParts
+from mlflow_exim_plugin.sinks.counting import count_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pyarrow.parquet as pq
+    from collections.abc import Callable, Iterable
 
     from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.schema.report import Report
@@ -58,16 +57,10 @@ class ArchiveSink:
         self._writer = writer
         self._system = system.to_json()
         self._selection = selection or {}
-        self._experiment: Experiment | None = None
-        self._runs: list[str] = []
-        self._failures_before = 0
-        self._parts: _MetricsParts | None = None
-        self._model: RegisteredModel | None = None
-        self._model_folder = ""
+        self._workspaces: list[_Workspace] = [_Workspace("", layout.TREE)]
+        self._experiment: _OpenExperiment | None = None
+        self._model: _OpenModel | None = None
         self._model_folders: set[str] = set()
-        self._versions: list[int] = []
-        self._experiments: list[dict[str, str]] = []
-        self._models: list[str] = []
         self._run_count = 0
         header = ArchiveHeader(required_features=writer.required_features)
         writer.add(layout.HEADER, document_bytes(header.to_json()))
@@ -76,28 +69,32 @@ class ArchiveSink:
         """Write one object with its parts.
 
         Raises:
+            InvalidArchiveError: The object cannot be written as the format wants it.
             StoreError: The archive cannot be written.
         """
         if isinstance(item, Experiment):
-            self._finish_experiment(report)
-            self._experiment, self._runs = item, []
-            self._failures_before = len(report.failures)
-            self._parts = _MetricsParts(self._writer, item.id)
+            self._finish_open(report)
+            self._experiment = _OpenExperiment(item, self._workspace.tree, self._writer, report)
         elif isinstance(item, Run):
             self._write_run(item, report)
+        elif isinstance(item, LoggedModel):
+            self._write_logged_model(item, report)
+        elif isinstance(item, Trace):
+            self._write_trace(item, report)
         elif isinstance(item, RegisteredModel):
-            self._finish_experiment(report)
-            self._finish_model(report)
-            self._model, self._versions = item, []
-            self._model_folder = layout.model_folder(item.name, self._model_folders)
-            self._model_folders.add(self._model_folder.casefold())
+            self._finish_open(report)
+            tree = self._workspace.tree
+            folder = layout.model_folder(item.name, self._model_folders, kind=item.kind, tree=tree)
+            self._model_folders.add(folder.casefold())
+            self._model = _OpenModel(item, folder)
         elif isinstance(item, ModelVersion):
             self._write_version(item, report)
+        else:
+            self._write_entity(item, report)
 
     def finish(self, report: Report) -> None:
         """Write what is still open, the archive's own envelope and the tail."""
-        self._finish_experiment(report)
-        self._finish_model(report)
+        self._finish_open(report)
         summary = report.to_dict()
         failed = [f.id for f in report.failures if f.kind is Kind.RUN]
         info = {
@@ -112,24 +109,31 @@ class ArchiveSink:
             "lossy": summary["lossy"],
             "not_packed": summary["not_packed"],
         }
-        self._add(
-            layout.ARCHIVE,
-            info,
-            {
-                "selection": self._selection,
-                "experiments": self._experiments,
-                "models": self._models,
-            },
-        )
+        default, *others = self._workspaces
+        part = {"selection": self._selection, **default.listing()}
+        if others:
+            part["workspaces"] = [{"name": w.name, **w.listing()} for w in others]
+        self._add(layout.ARCHIVE, info, part)
         report.root = self._writer.close()
 
-    def _write_run(self, run: Run, report: Report) -> None:
-        if self._parts is None:
-            raise StoreError(f"run {run.id} came before its experiment")
-        path = layout.run_member(run.experiment_id, run.id)
+    @property
+    def _workspace(self) -> _Workspace:
+        return self._workspaces[-1]
+
+    def _opened(self, item: Run | LoggedModel | Trace | Entity) -> _OpenExperiment:
+        if self._experiment is None or self._experiment.item.id != item.experiment_id:
+            raise StoreError(f"{item.kind} {item.id} came before its experiment")
+        return self._experiment
+
+    def _require_free(self, path: str, item: Run | LoggedModel) -> None:
         if self._writer.free_path(path) != path:  # before its rows are in a table
-            raise InvalidArchiveError(f"run {run.id!r} is there already, but for case")
-        issues: list[Failure | Loss] = [*run.losses]
+            raise InvalidArchiveError(f"{item.kind} {item.id!r} is there already, but for case")
+
+    def _write_run(self, run: Run, report: Report) -> None:
+        opened = self._opened(run)
+        path = layout.run_member(opened.folder, run.id)
+        self._require_free(path, run)
+        issues: list[Failure | Loss] = [*run.issues]
         digest = MetricsDigest()
         ranges: list[dict[str, Any]] = []
         for table in run.histories:
@@ -137,9 +141,10 @@ class ArchiveSink:
                 issues.append(table)
                 continue
             digest.update(table)
-            ranges += self._parts.append(run.id, table)
-        folder = layout.run_folder(run.experiment_id, run.id)
-        artifacts = self._write_artifacts(folder, run.id, run.artifacts, issues, report)
+            ranges += opened.metrics.append(run.id, table)
+        folder = layout.run_folder(opened.folder, run.id)
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, run.id, run.artifacts, issues, report)
         info: dict[str, Any] = {}
         metrics = None
         if digest.rows:
@@ -152,36 +157,114 @@ class ArchiveSink:
             }
             report.written(Kind.METRIC_HISTORY, digest.keys)
             report.add_rows(digest.rows)
-        if artifacts:
-            info["artifacts"] = artifacts
-        document = {"run": run.document}
-        info = {"content_digest": _digest(document, metrics, artifacts), **info}
-        self._add(path, info | _named(issues), document)
-        self._report(issues, report)
-        self._runs.append(run.id)
+        self._add_object(path, {"run": run.document}, issues, report, artifacts, metrics, info)
+        opened.runs.append(run.id)
         self._run_count += 1
         report.written(Kind.RUN)
 
+    def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
+        opened = self._opened(model)
+        path = layout.logged_model_member(opened.folder, model.id)
+        self._require_free(path, model)
+        issues = [*model.issues]
+        folder = layout.logged_model_folder(opened.folder, model.id)
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, model.id, model.artifacts, issues, report)
+        self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)
+        opened.logged_models.append(model.id)
+        report.written(Kind.LOGGED_MODEL)
+
+    def _write_trace(self, trace: Trace, report: Report) -> None:
+        opened = self._opened(trace)
+        if opened.traces.is_full:
+            self._close_traces(opened)
+        issues = [*trace.issues]
+        try:
+            digest = trace_digest(trace)
+        except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
+            raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+        place = partial(layout.attachment_member, opened.folder, trace.id)
+        attachments = self._write_artifacts(place, trace.id, trace.attachments, issues, report)
+        if attachments:
+            digest = trace_digest(trace, _contents(attachments))
+        opened.traces.append(trace, digest)
+        opened.attachments += [{"trace_id": trace.id, **entry} for entry in attachments]
+        opened.trace_issues += issues
+        for issue in issues:
+            report.issue(issue)
+        report.written(Kind.TRACE)
+        for kind, count in (
+            (Kind.SPAN, len(trace.spans or ())),
+            (Kind.ASSESSMENT, len(trace.assessments)),
+        ):
+            if count:
+                report.written(kind, count)
+
+    def _close_traces(self, opened: _OpenExperiment) -> None:
+        closed = opened.traces.close()
+        if closed is None:
+            return
+        path, tables, digests = closed
+        document = {"experiment_id": opened.item.id, "traces": len(digests)}
+        attachments, opened.attachments = opened.attachments, []
+        issues, opened.trace_issues = opened.trace_issues, []
+        info = {
+            "content_digest": content_digest(document, traces=digests),
+            "tables": tables,
+            **({"attachments": attachments} if attachments else {}),
+        }
+        self._add(path, info | _named(issues), document)
+
     def _write_version(self, version: ModelVersion, report: Report) -> None:
+        if self._model is None:
+            raise StoreError(f"{version.kind} {version.id} came before its model")
         issues: list[Failure | Loss] = []
-        folder = layout.version_folder(self._model_folder, version.version)
-        artifacts = self._write_artifacts(folder, version.id, version.artifacts, issues, report)
-        document = {"model_version": version.document}
-        info: dict[str, Any] = {"content_digest": _digest(document, None, artifacts)}
+        folder = layout.version_folder(self._model.folder, version.version)
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, version.id, version.artifacts, issues, report)
+        path = layout.version_member(self._model.folder, version.version)
+        self._add_object(path, {"model_version": version.document}, issues, report, artifacts)
+        self._model.versions.append(version.version)
+        report.written(version.kind)
+
+    def _write_entity(self, entity: Entity, report: Report) -> None:
+        experiment = ""
+        if ENTITY_KINDS[entity.kind].of_experiment:
+            experiment = self._opened(entity).folder
+        else:
+            self._finish_open(report)
+        if entity.kind is Kind.WORKSPACE:
+            self._workspaces.append(_Workspace(entity.id, layout.workspace_tree(entity.id)))
+        path = layout.entity_member(
+            entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
+        )
+        document = {str(entity.kind): entity.document}
+        self._add_object(self._writer.free_path(path), document, [*entity.issues], report)
+        report.written(entity.kind)
+        count_parts(entity, report)
+
+    def _add_object(
+        self,
+        path: str,
+        document: dict[str, Any],
+        issues: list[Failure | Loss],
+        report: Report,
+        artifacts: list[dict[str, Any]] | None = None,
+        metrics: str | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """Write an object's envelope and report what is wrong with it."""
+        digest = content_digest(document, metrics, _contents(artifacts or ()))
+        info = {"content_digest": digest, **(more or {})}
         if artifacts:
             info["artifacts"] = artifacts
-        self._add(
-            layout.version_member(self._model_folder, version.version),
-            info | _named(issues),
-            document,
-        )
-        self._report(issues, report)
-        self._versions.append(version.version)
-        report.written(Kind.MODEL_VERSION)
+        self._add(path, info | _named(issues), document)
+        for issue in issues:
+            report.issue(issue)
 
     def _write_artifacts(
         self,
-        folder: str,
+        place: Callable[[str], str],
         owner: str,
         artifacts: Iterable[Artifact | Failure],
         issues: list[Failure | Loss],
@@ -193,7 +276,7 @@ class ArchiveSink:
                 issues.append(artifact)
                 continue
             name = f"{owner}/{artifact.path}"
-            member_path = self._writer.free_path(layout.artifact_member(folder, artifact.path))
+            member_path = self._writer.free_path(place(artifact.path))
             try:
                 stream = artifact.open()
             except EximError as error:
@@ -219,111 +302,90 @@ class ArchiveSink:
             report.add_bytes(member.size_bytes)
         return written
 
-    def _finish_experiment(self, report: Report) -> None:
-        experiment, self._experiment = self._experiment, None
-        if experiment is None or self._parts is None:
-            return
-        self._parts.close()
-        failed = [f.id for f in report.failures[self._failures_before :] if f.kind is Kind.RUN]
-        document = {"experiment": experiment.document, "runs": self._runs}
+    def _finish_open(self, report: Report) -> None:
+        """Write the envelope of the experiment or model whose parts have all come."""
+        if (opened := self._experiment) is not None:
+            self._experiment = None
+            opened.metrics.close()
+            self._close_traces(opened)
+            self._add_experiment(opened, report)
+        if (model := self._model) is not None:
+            self._model = None
+            document = {"registered_model": model.item.document, "versions": model.versions}
+            info = {"content_digest": content_digest(document)}
+            self._add(layout.model_member(model.folder), info, document)
+            is_prompt = model.item.kind is Kind.PROMPT
+            workspace = self._workspace
+            (workspace.prompts if is_prompt else workspace.models).append(model.item.name)
+            report.written(model.item.kind)
+
+    def _add_experiment(self, opened: _OpenExperiment, report: Report) -> None:
+        experiment = opened.item
+        failed = [f.id for f in report.failures[opened.failures_before :] if f.kind is Kind.RUN]
+        document: dict[str, Any] = {"experiment": experiment.document, "runs": opened.runs}
+        if opened.logged_models:
+            document["logged_models"] = opened.logged_models
         self._add(
-            layout.experiment_member(experiment.id),
+            layout.experiment_member(experiment.id, self._workspace.tree),
             {
                 "content_digest": content_digest(document),
-                "num_total_runs": len(self._runs) + len(failed),
-                "num_ok_runs": len(self._runs),
+                "num_total_runs": len(opened.runs) + len(failed),
+                "num_ok_runs": len(opened.runs),
                 "num_failed_runs": len(failed),
                 "failed_runs": failed,
             },
             document,
         )
-        self._experiments.append({"experiment_id": experiment.id, "name": experiment.name})
+        entry = {"experiment_id": experiment.id, "name": experiment.name}
+        self._workspace.experiments.append(entry)
         report.written(Kind.EXPERIMENT)
-
-    def _finish_model(self, report: Report) -> None:
-        model, self._model = self._model, None
-        if model is None:
-            return
-        document = {"registered_model": model.document, "versions": self._versions}
-        self._add(
-            layout.model_member(self._model_folder),
-            {"content_digest": content_digest(document)},
-            document,
-        )
-        self._models.append(model.name)
-        report.written(Kind.REGISTERED_MODEL)
 
     def _add(self, path: str, info: dict[str, Any], mlflow: dict[str, Any]) -> None:
         envelope = {"system": self._system, "info": info, "mlflow": mlflow}
         self._writer.add(path, document_bytes(envelope))
 
-    @staticmethod
-    def _report(issues: list[Failure | Loss], report: Report) -> None:
-        for issue in issues:
-            if isinstance(issue, Failure):
-                report.failed(issue)
-            else:
-                report.lost(issue)
+
+class _OpenExperiment:
+    """The experiment whose objects are coming."""
+
+    def __init__(self, item: Experiment, tree: str, writer: ArchiveWriter, report: Report) -> None:
+        self.item = item
+        self.folder = layout.experiment_folder(item.id, tree)
+        self.runs: list[str] = []
+        self.logged_models: list[str] = []
+        self.metrics = MetricsParts(writer, self.folder)
+        self.traces = TraceParts(writer, self.folder)
+        self.attachments: list[dict[str, Any]] = []
+        self.trace_issues: list[Failure | Loss] = []
+        self.failures_before = len(report.failures)
 
 
-class _MetricsParts:
-    """The Parquet files of one experiment, each filled to about a million rows."""
+@dataclass
+class _OpenModel:
+    """The registered model or prompt whose versions are coming."""
 
-    def __init__(self, writer: ArchiveWriter, experiment_id: str) -> None:
-        self._archive = writer
-        self._experiment_id = experiment_id
-        self._number = 0
-        self._rows = 0
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
-        self._buffer: pa.BufferOutputStream | None = None
-        self._parquet: pq.ParquetWriter | None = None
-
-    def append(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
-        """Add one run's rows; return where they are."""
-        ranges = []
-        while table.num_rows:
-            room = ROWS_PER_PART - self._rows
-            taken = table.slice(0, room)
-            ids = pa.repeat(pa.scalar(run_id, pa.string()), taken.num_rows)
-            member = layout.metrics_member(self._experiment_id, self._number)
-            ranges.append({"member": member, "first_row": self._rows, "rows": taken.num_rows})
-            self._waiting.append(taken.add_column(0, METRICS.field("run_id"), ids))
-            self._waiting_rows += taken.num_rows
-            self._rows += taken.num_rows
-            table = table.slice(taken.num_rows)
-            self._write_groups(self._rows == ROWS_PER_PART)
-        return ranges
-
-    def close(self) -> None:
-        """Write the last file, if any rows are left."""
-        if self._rows:
-            self._write_groups(last=True)
-
-    def _write_groups(self, last: bool) -> None:
-        while self._waiting_rows >= ROW_GROUP_ROWS or (last and self._waiting_rows):
-            rows = pa.concat_tables(self._waiting)
-            group = rows.slice(0, ROW_GROUP_ROWS)
-            if self._parquet is None:
-                self._buffer = pa.BufferOutputStream()
-                self._parquet = metrics_writer(self._buffer)
-            self._parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
-            rest = rows.slice(group.num_rows)
-            self._waiting = [rest] if rest.num_rows else []
-            self._waiting_rows = rest.num_rows
-        if last and self._parquet is not None and self._buffer is not None:
-            self._parquet.close()
-            data = self._buffer.getvalue().to_pybytes()
-            self._archive.add(layout.metrics_member(self._experiment_id, self._number), data)
-            self._parquet = self._buffer = None
-            self._number += 1
-            self._rows = 0
+    item: RegisteredModel
+    folder: str
+    versions: list[int] = field(default_factory=list)
 
 
-def _digest(document: dict[str, Any], metrics: str | None, artifacts: list[dict[str, Any]]) -> str:
-    return content_digest(
-        document, metrics, ((a["path"], a["size_bytes"], a["sha256"]) for a in artifacts)
-    )
+@dataclass
+class _Workspace:
+    """What was written of one workspace."""
+
+    name: str
+    tree: str
+    experiments: list[dict[str, str]] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+    def listing(self) -> dict[str, Any]:
+        listing = {"experiments": self.experiments, "models": self.models}
+        return listing | ({"prompts": self.prompts} if self.prompts else {})
+
+
+def _contents(entries: Iterable[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    return [(entry["path"], entry["size_bytes"], entry["sha256"]) for entry in entries]
 
 
 def _joined(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:

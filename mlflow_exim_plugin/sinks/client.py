@@ -104,6 +104,8 @@ class ClientSink:
             ConflictError: The target has a stranger of that name and the policy is ``fail``.
             ServerError: The target refused the object.
         """
+        for issue in getattr(item, "issues", ()):
+            report.issue(issue)
         if isinstance(item, Experiment):
             self._write_experiment(item, report)
         elif isinstance(item, Run):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, ModelVersion, Run
+from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
+    Artifact,
+    Entity,
+    Failure,
+    Kind,
+    LoggedModel,
+    ModelVersion,
+    Run,
+    Trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["CountingSink", "count_artifacts", "count_run"]
+__all__ = ["CountingSink", "count_artifacts", "count_parts", "count_run", "count_trace"]
 
 
 class CountingSink:
@@ -22,12 +32,18 @@ class CountingSink:
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Count one object."""
+        for issue in getattr(item, "issues", ()):
+            report.issue(issue)
         if isinstance(item, Run):
             count_run(item, report)
             return
-        if isinstance(item, ModelVersion):
-            count_artifacts(item.artifacts, report)
         report.written(item.kind)
+        if isinstance(item, ModelVersion | LoggedModel):
+            count_artifacts(item.artifacts, report)
+        elif isinstance(item, Trace):
+            count_trace(item, report)
+        elif isinstance(item, Entity):
+            count_parts(item, report)
 
     def finish(self, report: Report) -> None:
         """Nothing waits for the end."""
@@ -39,6 +55,25 @@ def count_run(run: Run, report: Report) -> None:
     if run.metric_keys:
         report.written(Kind.METRIC_HISTORY, len(run.metric_keys))
     count_artifacts(run.artifacts, report)
+
+
+def count_trace(trace: Trace, report: Report) -> None:
+    """Count the parts of a trace."""
+    for kind, count in (
+        (Kind.SPAN, len(trace.spans or ())),
+        (Kind.ASSESSMENT, len(trace.assessments)),
+    ):
+        if count:
+            report.written(kind, count)
+    count_artifacts(trace.attachments, report)
+
+
+def count_parts(entity: Entity, report: Report) -> None:
+    """Count the parts of an entity that are objects of their own."""
+    if parts := ENTITY_KINDS[entity.kind].parts:
+        field, kind = parts
+        if count := len(entity.document.get(field) or ()):
+            report.written(kind, count)
 
 
 def count_artifacts(artifacts: Iterable[Artifact | Failure], report: Report) -> None:

@@ -1,61 +1,104 @@
-"""An archive read in place: its objects, and source ``archive`` that streams them."""
+"""An archive read in place: its objects, each by its envelope."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.container.trace_parts import read_part
+from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
     ArtifactEntry,
     Document,
+    EntityEnvelope,
     ExperimentEnvelope,
+    LoggedModelEnvelope,
     MetricsEntry,
-    MetricsRange,
     ModelEnvelope,
     RunEnvelope,
+    TracePartEnvelope,
     VersionEnvelope,
     parse_document,
 )
-from mlflow_exim_plugin.schema.objects import (
-    Artifact,
-    Experiment,
-    Failure,
-    Kind,
-    ModelVersion,
-    RegisteredModel,
-    Run,
-    StreamItem,
-    by_number,
-)
+from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import (
-    HISTORY,
-    MAX_ROW_GROUP_ROWS,
-    METRICS,
-    MetricsDigest,
-    metrics_file,
-    read_row_group,
-)
-from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, require_matches
+from mlflow_exim_plugin.schema.tables import HISTORY, MetricsDigest
+from mlflow_exim_plugin.sources.archive_metrics import MetricsTables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Self
 
-__all__ = ["Archive", "ArchiveSource"]
+__all__ = ["Archive", "Tree"]
 
 _Parsed = TypeVar("_Parsed", bound=Document)
 
-_OPEN_PARTS = 4
+
+@dataclass
+class Tree:
+    """Members of the envelopes of one workspace; experiments by their segment.
+
+    Attributes:
+        workspace: Envelope of the workspace, None for the default one.
+        experiments: Envelope of each experiment.
+        runs: Envelopes of its runs, by segment.
+        logged_models: Envelopes of its logged models.
+        traces: Envelopes of the parts of its traces.
+        entities: Envelopes of entities by kind and experiment, which is empty outside of one.
+        models: Envelope of each registered model, or prompt, by kind and segment.
+        versions: Envelopes of its versions, in the same way.
+    """
+
+    workspace: str | None = None
+    experiments: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    logged_models: dict[str, list[str]] = field(default_factory=dict)
+    traces: dict[str, list[str]] = field(default_factory=dict)
+    entities: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+    models: dict[tuple[Kind, str], str] = field(default_factory=dict)
+    versions: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+
+    def add(self, place: layout.Place, path: str) -> None:
+        """Add the envelope at a member path."""
+        experiment = place.experiment
+        match place.kind:
+            case Kind.WORKSPACE:
+                self.workspace = path
+            case Kind.EXPERIMENT:
+                self.experiments[experiment] = path
+            case Kind.RUN:
+                self.runs.setdefault(experiment, {})[place.segment] = path
+            case Kind.LOGGED_MODEL:
+                self.logged_models.setdefault(experiment, []).append(path)
+            case Kind.TRACE:
+                self.traces.setdefault(experiment, []).append(path)
+            case Kind.REGISTERED_MODEL | Kind.PROMPT:
+                self.models[place.kind, place.segment] = path
+            case Kind.MODEL_VERSION | Kind.PROMPT_VERSION:
+                is_model = place.kind is Kind.MODEL_VERSION
+                owner = Kind.REGISTERED_MODEL if is_model else Kind.PROMPT
+                self.versions.setdefault((owner, place.model), []).append(path)
+            case _:
+                self.entities.setdefault((place.kind, experiment), []).append(path)
+
+    def of_experiment(self, segment: str) -> int:
+        """Return how many envelopes lie below an experiment."""
+        return sum(
+            len(members)
+            for members in (
+                self.runs.get(segment, ()),
+                self.logged_models.get(segment, ()),
+                self.traces.get(segment, ()),
+            )
+        )
 
 
 class Archive:
@@ -66,27 +109,17 @@ class Archive:
 
     Attributes:
         reader: The container: members, digests, root.
+        trees: Members by workspace, the default one first.
     """
 
     def __init__(self, reader: ArchiveReader) -> None:
         self.reader = reader
-        self._tables = _MetricsTables(reader)
-        self._experiments: dict[str, str] = {}
-        self._runs: dict[str, dict[str, str]] = {}
-        self._models: dict[str, str] = {}
-        self._versions: dict[str, list[str]] = {}
+        self._tables = MetricsTables(reader)
+        trees: dict[str, Tree] = {layout.TREE: Tree()}
         for path in reader.paths("data/"):
-            match path.split("/"):
-                case ["data", "experiments", folder, "experiment.json"]:
-                    self._experiments[folder] = path
-                case ["data", "experiments", folder, "runs", run, "run.json"]:
-                    self._runs.setdefault(folder, {})[run] = path
-                case ["data", "models", folder, "model.json"]:
-                    self._models[folder] = path
-                case ["data", "models", folder, "versions", _, "version.json"]:
-                    self._versions.setdefault(folder, []).append(path)
-                case _:
-                    pass
+            if place := layout.place_of(path):
+                trees.setdefault(place.tree, Tree()).add(place, path)
+        self.trees = list(trees.values())
 
     @classmethod
     def open(
@@ -131,32 +164,14 @@ class Archive:
 
     def experiments(self) -> Iterator[ExperimentEnvelope]:
         """Yield the experiments by number."""
-        for path in self.experiment_members():
-            yield self.document(ExperimentEnvelope, path)
-
-    def experiment_members(self) -> list[str]:
-        """Return the members of the experiment envelopes, by number."""
-        return [self._experiments[folder] for folder in sorted(self._experiments, key=by_number)]
-
-    def model_members(self) -> list[tuple[str, list[str]]]:
-        """Return the member of each model envelope with those of its versions."""
-        return [(path, self._versions.get(folder, [])) for folder, path in self._models.items()]
+        for tree in self.trees:
+            for segment in sorted(tree.experiments, key=by_number):
+                yield self.document(ExperimentEnvelope, tree.experiments[segment])
 
     def runs(self, experiment_id: str | None = None) -> Iterator[RunEnvelope]:
         """Yield the runs of one experiment, or all, by run id."""
-        for path in self.run_members(experiment_id):
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.runs.get(e, {})):
             yield self.document(RunEnvelope, path)
-
-    def run_members(self, experiment_id: str | None = None) -> Iterator[str]:
-        """Yield the members of the run envelopes of one experiment, or all."""
-        wanted = None if experiment_id is None else layout.experiment_folder(experiment_id)
-        for folder in sorted(self._runs, key=by_number):
-            if wanted is None or wanted == f"{layout.EXPERIMENTS}{folder}/":
-                yield from self._runs[folder].values()
-
-    def runs_in(self, folder: str) -> list[str]:
-        """Return the members of the run envelopes below an experiment's folder."""
-        return list(self._runs.get(folder.rpartition("/")[2], {}).values())
 
     def run(self, run_id: str) -> RunEnvelope:
         """Return one run.
@@ -164,33 +179,69 @@ class Archive:
         Raises:
             NotFoundError: The archive has no such run.
         """
-        segment = layout.run_folder("0", run_id).split("/")[-2]
-        for runs in self._runs.values():
-            if segment in runs:
-                return self.document(RunEnvelope, runs[segment])
+        segment = encode_segment(run_id)
+        for tree in self.trees:
+            for runs in tree.runs.values():
+                if segment in runs:
+                    return self.document(RunEnvelope, runs[segment])
         raise NotFoundError(f"the archive has no run {run_id!r}")
 
-    def models(self) -> Iterator[ModelEnvelope]:
-        """Yield the registered models by folder."""
-        for path in self._models.values():
-            yield self.document(ModelEnvelope, path)
+    def logged_models(self, experiment_id: str | None = None) -> Iterator[LoggedModelEnvelope]:
+        """Yield the logged models of one experiment, or all, by model id."""
+        for path in self._in_experiments(
+            experiment_id, lambda tree, e: tree.logged_models.get(e, ())
+        ):
+            yield self.document(LoggedModelEnvelope, path)
+
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        """Yield the traces of one experiment, or all, part by part and there by trace id.
+
+        Raises:
+            InvalidArchiveError: A part or a trace is damaged.
+        """
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
+            for stored in read_part(self.reader, self.document(TracePartEnvelope, path), path):
+                stored.check(path)
+                yield stored.trace
+
+    def entities(self, kind: Kind, experiment_id: str | None = None) -> Iterator[EntityEnvelope]:
+        """Yield the envelopes of a kind of ``schema.objects.ENTITY_KINDS``.
+
+        Args:
+            kind: The kind.
+            experiment_id: Only those of this experiment.
+        """
+        wanted = None if experiment_id is None else encode_segment(experiment_id)
+        for tree in self.trees:
+            for (of_kind, segment), paths in tree.entities.items():
+                if of_kind is kind and wanted in (None, segment):
+                    for path in paths:
+                        yield self.document(EntityEnvelope, path)
+
+    def models(self, kind: Kind = Kind.REGISTERED_MODEL) -> Iterator[ModelEnvelope]:
+        """Yield the registered models, or the prompts, by folder."""
+        for tree in self.trees:
+            for (of_kind, _), path in tree.models.items():
+                if of_kind is kind:
+                    yield self.document(ModelEnvelope, path)
 
     def model(self, name: str) -> ModelEnvelope:
-        """Return one registered model.
+        """Return one registered model or prompt.
 
         Raises:
             NotFoundError: The archive has no such model.
         """
-        return self.document(ModelEnvelope, self._models[self._model_folder(name)])
+        tree, key = self._model_folder(name)
+        return self.document(ModelEnvelope, tree.models[key])
 
     def versions(self, name: str) -> list[VersionEnvelope]:
-        """Return the versions of a registered model, by number.
+        """Return the versions of a registered model or prompt, by number.
 
         Raises:
             NotFoundError: The archive has no such model.
         """
-        members = self._versions.get(self._model_folder(name), ())
-        found = [self.document(VersionEnvelope, member) for member in members]
+        tree, key = self._model_folder(name)
+        found = [self.document(VersionEnvelope, member) for member in tree.versions.get(key, ())]
         return sorted(found, key=lambda v: int(v.mlflow.model_version["version"]))
 
     def metric_history(self, run_id: str, key: str | None = None) -> pa.Table:
@@ -253,13 +304,25 @@ class Archive:
                 return self.reader.open_member(entry.member)
         raise NotFoundError(f"run {run_id!r} has no artifact {path!r}")
 
-    def _model_folder(self, name: str) -> str:
+    def _model_folder(self, name: str) -> tuple[Tree, tuple[Kind, str]]:
         # Names that differ in case alone have numbered folders, so the envelope decides.
-        for folder, path in self._models.items():
-            envelope = self.document(ModelEnvelope, path)
-            if envelope.mlflow.registered_model.get("name") == name:
-                return folder
-        raise NotFoundError(f"the archive has no registered model {name!r}")
+        for tree in self.trees:
+            for key, path in tree.models.items():
+                envelope = self.document(ModelEnvelope, path)
+                if envelope.mlflow.registered_model.get("name") == name:
+                    return tree, key
+        raise NotFoundError(f"the archive has no registered model or prompt {name!r}")
+
+    def _in_experiments(
+        self, experiment_id: str | None, members: Callable[[Tree, str], Any]
+    ) -> Iterator[str]:
+        """Yield the members of what lies below one experiment, or all."""
+        wanted = None if experiment_id is None else encode_segment(experiment_id)
+        for tree in self.trees:
+            for segment in sorted(tree.experiments, key=by_number):
+                if wanted in (None, segment):
+                    found = members(tree, segment)
+                    yield from found.values() if isinstance(found, dict) else found
 
     def document(self, model: type[_Parsed], path: str) -> _Parsed:
         """Read and check one envelope.
@@ -268,239 +331,3 @@ class Archive:
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
         return parse_document(model, self.reader.read(path), path)
-
-
-class ArchiveSource:
-    """Streams an archive's objects.
-
-    Args:
-        archive: Open archive.
-    """
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def stream(self, selection: Selection) -> Iterator[StreamItem]:
-        """Yield what is selected, in dependency order; what is damaged as ``Failure``.
-
-        Raises:
-            NotFoundError: A name or id that was asked for is not in the archive.
-        """
-        experiments: dict[str, Experiment] = {}
-        for experiment in self._experiments():
-            if isinstance(experiment, Failure):
-                yield experiment
-            else:
-                experiments[experiment.id] = experiment
-        models: list[ModelEnvelope] = []
-        versions: dict[str, list[VersionEnvelope]] = {}
-        for model_or_failure in self._models(selection, versions):
-            if isinstance(model_or_failure, Failure):
-                yield model_or_failure
-            else:
-                models.append(model_or_failure)
-        require_matches("registered model", selection.models, versions)
-        catalog = _ArchiveCatalog(self._archive)
-        plan = Plan(catalog, selection, experiments)
-        behind = {
-            str(v.mlflow.model_version["run_id"])
-            for listed in versions.values()
-            for v in listed
-            if v.mlflow.model_version.get("run_id")
-        }
-        yield from plan.make(behind if selection.models else set())
-        for experiment in experiments.values():
-            if experiment.id not in plan.chosen:
-                continue
-            yield experiment
-            for path in self._archive.run_members(experiment.id):
-                yield from self._run(path, plan, selection)
-        for listed in models:
-            model = RegisteredModel(
-                dict(listed.mlflow.registered_model), listed.system.export_time_ms
-            )
-            yield model
-            for version in versions[model.name]:
-                yield ModelVersion(
-                    dict(version.mlflow.model_version),
-                    self._artifacts(version.info.artifacts, selection),
-                    version.system.export_time_ms,
-                )
-
-    def _experiments(self) -> Iterator[Experiment | Failure]:
-        """Yield the experiments; one whose document is damaged takes its runs with it."""
-        for path in self._archive.experiment_members():
-            try:
-                envelope = self._archive.document(ExperimentEnvelope, path)
-                yield Experiment(dict(envelope.mlflow.experiment))
-            except InvalidArchiveError as error:
-                yield Failure(Kind.EXPERIMENT, path, error.message)
-                folder = path.rpartition("/")[0]
-                if runs := len(self._archive.runs_in(folder)):
-                    reason = "the document of their experiment is damaged"
-                    yield Failure(Kind.RUN, f"{folder}/runs/", reason, runs)
-
-    def _models(
-        self, selection: Selection, versions: dict[str, list[VersionEnvelope]]
-    ) -> Iterator[ModelEnvelope | Failure]:
-        """Yield the models that are taken and put their versions by name."""
-        for path, members in self._archive.model_members():
-            try:
-                model = self._archive.document(ModelEnvelope, path)
-            except InvalidArchiveError as error:
-                yield Failure(Kind.REGISTERED_MODEL, path, error.message)
-                if members:
-                    reason = "the document of their registered model is damaged"
-                    folder = path.rpartition("/")[0]
-                    yield Failure(Kind.MODEL_VERSION, f"{folder}/versions/", reason, len(members))
-                continue
-            name = str(model.mlflow.registered_model["name"])
-            if not selection.takes_model(name):
-                continue
-            versions[name] = []
-            for member in members:
-                try:
-                    versions[name].append(self._archive.document(VersionEnvelope, member))
-                except InvalidArchiveError as error:
-                    yield Failure(Kind.MODEL_VERSION, member, error.message)
-            versions[name].sort(key=lambda version: int(version.mlflow.model_version["version"]))
-            yield model
-
-    def _run(self, path: str, plan: Plan, selection: Selection) -> Iterator[Run | Failure]:
-        try:
-            envelope = parse_document(RunEnvelope, self._archive.reader.read(path), path)
-            document = dict(envelope.mlflow.run)
-            run = Run(document, digest=envelope.info.content_digest)
-            run.as_of_ms = envelope.system.export_time_ms
-            if run.id not in plan.chosen.get(run.experiment_id, ()):
-                return
-        except InvalidArchiveError as error:
-            yield Failure(Kind.RUN, path, error.message)
-            return
-        except (KeyError, TypeError) as error:
-            yield Failure(Kind.RUN, path, f"its document lacks {error}")
-            return
-        if envelope.info.metrics:
-            run.histories = self._histories(run.id, envelope.info.metrics)
-        run.artifacts = self._artifacts(envelope.info.artifacts, selection)
-        if run.id in plan.losses:
-            run.losses = (plan.losses[run.id],)
-        yield run
-
-    def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[pa.Table | Failure]:
-        try:
-            yield from self._archive.histories(run_id, metrics)
-        except InvalidArchiveError as error:
-            yield Failure(Kind.METRIC_HISTORY, run_id, error.message)
-
-    def _artifacts(
-        self, entries: tuple[ArtifactEntry, ...], selection: Selection
-    ) -> list[Artifact | Failure]:
-        return [
-            Artifact(
-                entry.path,
-                entry.size_bytes,
-                lambda member=entry.member: self._archive.reader.open_member(member),  # type: ignore[misc]
-                entry.sha256,
-            )
-            for entry in entries
-            if selection.takes_artifact(entry.path)
-        ]
-
-
-class _ArchiveCatalog:
-    """Lists an archive's runs for a ``Plan``."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        documents = []
-        for path in self._archive.run_members(experiment_id):
-            try:
-                envelope = parse_document(RunEnvelope, self._archive.reader.read(path), path)
-                documents.append(dict(envelope.mlflow.run))
-            except InvalidArchiveError:
-                continue  # the stream names it when it comes to it
-        if filter_string:
-            from mlflow_exim_plugin.host.documents import matching_runs
-
-            documents = matching_runs(documents, filter_string)
-        headers = (RunHeader.of(document) for document in documents)
-        return {header.run_id: header for header in headers}
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        try:
-            return dict(self._archive.run(run_id).mlflow.run)
-        except InvalidArchiveError as error:
-            raise NotFoundError(error.message) from error  # the stream names it, see above
-
-
-class _MetricsTables:
-    """Row ranges of the archive's Parquet files, with the last few files kept open."""
-
-    def __init__(self, reader: ArchiveReader) -> None:
-        self._reader = reader
-        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._group: tuple[str, int, pa.Table] | None = None
-
-    def rows(self, run_id: str, part: MetricsRange) -> Iterator[pa.Table]:
-        """Yield the rows of one range, at most a row group at a time."""
-        file = self._file(part.member)
-        metadata = file.metadata
-        first, wanted = part.first_row, part.first_row + part.rows
-        if wanted > metadata.num_rows:
-            raise _broken(
-                "E053", part.member, f"has {metadata.num_rows} rows, run {run_id} needs {wanted}"
-            )
-        start = 0
-        for number in range(metadata.num_row_groups):
-            end = start + metadata.row_group(number).num_rows
-            if start < wanted and end > first:
-                group = self._row_group(part.member, number, file)
-                low = max(first, start) - start
-                table = group.slice(low, min(wanted, end) - start - low)
-                if not pc.all(pc.equal(table.column("run_id"), run_id)).as_py():
-                    raise _broken("E053", part.member, f"rows of run {run_id} belong to another")
-                yield table.select(HISTORY.names)
-            start = end
-
-    def close(self) -> None:
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
-
-    def _file(self, member: str) -> pq.ParquetFile:
-        if member in self._open:
-            self._open.move_to_end(member)
-            return self._open[member]
-        if member not in self._reader:
-            raise _broken("E053", member, "is named by a run but is not in the archive")
-        try:
-            file = metrics_file(self._reader.open_member(member))
-        except (pa.ArrowException, OSError) as error:
-            raise _broken("E059", member, f"is not a Parquet file: {error}") from None
-        if not file.schema_arrow.equals(METRICS):
-            raise _broken("E059", member, "has other columns than the format")
-        groups = range(file.metadata.num_row_groups)
-        if any(file.metadata.row_group(n).num_rows > MAX_ROW_GROUP_ROWS for n in groups):
-            raise _broken("E059", member, "has a row group over the limit")
-        self._open[member] = file
-        if len(self._open) > _OPEN_PARTS:
-            self._open.popitem(last=False)[1].close()
-        return file
-
-    def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> pa.Table:
-        if self._group is None or self._group[:2] != (member, number):
-            try:
-                table = read_row_group(file, number)
-            except (pa.ArrowException, OSError) as error:
-                raise _broken("E059", member, f"row group {number}: {error}") from None
-            self._group = (member, number, table)
-        return self._group[2]
-
-
-def _broken(code: str, path: str, message: str) -> InvalidArchiveError:
-    return InvalidArchiveError(
-        f"{path} {message}", "run `verify` to see all damage", [Finding(code, path, message)]
-    )

@@ -118,7 +118,7 @@ class ClientSource:
                 if (listing := started.listings.get(run.id)) is not None:
                     run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
                 if run.id in losses:
-                    run.losses = (losses[run.id],)
+                    run.issues = (losses[run.id],)
                 yield run
 
     def _documents(

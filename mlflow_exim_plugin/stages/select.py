@@ -9,7 +9,15 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
-from mlflow_exim_plugin.schema.objects import Experiment, Failure, Kind, Loss, Run
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    Run,
+    Trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,11 +63,12 @@ class Selection:
     Attributes:
         experiments: Experiment names or ids, globs.
         runs: Run ids, globs.
-        models: Registered model names, globs.
+        models: Registered model and prompt names, globs.
         filter: MLflow's run filter language.
         since_ms: Runs that started then or later, ms since the Unix epoch.
         until_ms: Runs that started then or earlier.
         deleted: Take deleted experiments and runs too.
+        traces: Take traces.
         artifacts: Take artifacts.
         include: Artifact path globs; empty takes all.
         exclude: Artifact path globs to leave out.
@@ -72,6 +81,7 @@ class Selection:
     since_ms: int | None = None
     until_ms: int | None = None
     deleted: bool = True
+    traces: bool = True
     artifacts: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = field(default=())
@@ -154,6 +164,8 @@ class Plan:
     Attributes:
         chosen: Run ids by experiment id; a taken experiment may have none.
         losses: By run id, a parent that cannot come along.
+        logged_models: Ids of logged models that come along with what is taken, in experiments that
+            are not taken as a whole.
     """
 
     def __init__(
@@ -164,6 +176,8 @@ class Plan:
         self._experiments = experiments
         self.chosen: dict[str, set[str]] = {}
         self.losses: dict[str, Loss] = {}
+        self.logged_models: set[str] = set()
+        self._whole: set[str] = set()
 
     def make(self, runs_of_versions: set[str]) -> Iterator[Failure]:
         """Choose; yields the experiments whose runs cannot be listed.
@@ -181,6 +195,7 @@ class Plan:
             for e in experiments.values()
             if selection.takes_experiment(e.id, e.name, e.document.get("lifecycle_stage", "active"))
         ]
+        self._whole = set(taken)
         require_matches(
             "experiment",
             selection.experiments,
@@ -213,6 +228,29 @@ class Plan:
         self._add_ancestors(headers)
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
+
+    def takes_whole(self, experiment_id: str) -> bool:
+        """Whether an experiment is taken with all that belongs to it, not for some runs alone."""
+        return experiment_id in self._whole
+
+    def link(self, run: dict[str, Any]) -> None:
+        """Take the logged models that a run has as inputs and outputs along; REST's ``Run``."""
+        for part, listed in (("inputs", "model_inputs"), ("outputs", "model_outputs")):
+            for entry in run.get(part, {}).get(listed, ()):
+                self.logged_models.add(str(entry.get("model_id")))
+
+    def takes_logged_model(self, model: LoggedModel) -> bool:
+        """Whether a logged model of a chosen experiment is taken."""
+        if model.info.get("lifecycle_stage") == "deleted" and not self._selection.deleted:
+            return False
+        return self.takes_whole(model.experiment_id) or model.id in self.logged_models
+
+    def takes_trace(self, trace: Trace) -> bool:
+        """Whether a trace of a chosen experiment is taken."""
+        if self.takes_whole(trace.experiment_id):
+            return True
+        run_id = trace.info.get("trace_metadata", {}).get("mlflow.sourceRun")
+        return run_id in self.chosen.get(trace.experiment_id, ())
 
     def holds(self, run_id: str) -> bool:
         """Whether a run is taken."""

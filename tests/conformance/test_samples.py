@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.schema.rules import RULES
 from mlflow_exim_plugin.sinks.archive import ArchiveSink
-from mlflow_exim_plugin.sources.archive import ArchiveSource
+from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from samples import generate

@@ -1,0 +1,161 @@
+"""Parts of traces read back: three sorted tables merged into one trace after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.objects import Trace
+from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_ROWS, metrics_file, read_row_group
+from mlflow_exim_plugin.schema.traces import (
+    MAX_ROW_GROUP_BYTES,
+    TABLES,
+    read_documents,
+    trace_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TracePartEnvelope
+
+__all__ = ["StoredTrace", "read_part"]
+
+_BATCH_ROWS = 1024
+
+
+@dataclass
+class StoredTrace:
+    """One trace of a part.
+
+    Attributes:
+        trace: The trace, its attachments left out.
+        attachments: Their entries.
+        digest: Content digest that the part states.
+    """
+
+    trace: Trace
+    attachments: list[AttachmentEntry]
+    digest: str
+
+    def check(self, path: str) -> None:
+        """Check the trace's digest.
+
+        Raises:
+            InvalidArchiveError: It is not what the part states.
+        """
+        contents = ((a.path, a.size_bytes, a.sha256) for a in self.attachments)
+        if (found := trace_digest(self.trace, contents)) != self.digest:
+            message = f"trace {self.trace.id} hashes to {found}, not {self.digest}"
+            raise _broken("E064", path, message)
+
+
+def read_part(
+    reader: ArchiveReader, envelope: TracePartEnvelope, path: str
+) -> Iterator[StoredTrace]:
+    """Yield the traces of one part, by id.
+
+    Args:
+        reader: Open archive.
+        envelope: The part's envelope.
+        path: Its member, for messages.
+
+    Raises:
+        InvalidArchiveError: A table is not there or not as the format has it (E062), or its rows
+            do not belong together (E063).
+    """
+    attachments: dict[str, list[AttachmentEntry]] = {}
+    for entry in envelope.info.attachments:
+        attachments.setdefault(entry.trace_id, []).append(entry)
+    spans = _Grouped(reader, envelope, "spans", path)
+    assessments = _Grouped(reader, envelope, "assessments", path)
+    last: str | None = None
+    for row, info in _rows(reader, envelope, "traces", path):
+        trace_id = row["trace_id"]
+        if last is not None and trace_id <= last:
+            raise _broken("E063", path, f"trace {trace_id} comes after {last}")
+        last = trace_id
+        trace = Trace(
+            {"info": info, "assessments": assessments.take(trace_id, row["assessments"])},
+            envelope.mlflow.experiment_id,
+            spans.take(trace_id, row["spans"] or 0) if row["spans"] is not None else None,
+        )
+        trace.digest = row["content_digest"]
+        yield StoredTrace(trace, attachments.pop(trace_id, []), row["content_digest"])
+    spans.end()
+    assessments.end()
+    if attachments:
+        raise _broken("E063", path, f"attachments belong to no trace: {min(attachments)}")
+
+
+class _Grouped:
+    """Rows of a table, handed out trace by trace."""
+
+    def __init__(
+        self, reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
+    ) -> None:
+        self._path = path
+        self._table = table
+        self._rows = _rows(reader, envelope, table, path)
+        self._next = next(self._rows, None)
+
+    def take(self, trace_id: str, count: int) -> list[dict[str, Any]]:
+        taken = []
+        while self._next is not None and self._next[0]["trace_id"] == trace_id:
+            taken.append(self._next[1])
+            self._next = next(self._rows, None)
+        if len(taken) != count:
+            message = f"trace {trace_id} has {len(taken)} rows of {self._table}, not {count}"
+            raise _broken("E063", self._path, message)
+        return taken
+
+    def end(self) -> None:
+        if self._next is not None:
+            trace_id = self._next[0]["trace_id"]
+            raise _broken("E063", self._path, f"{self._table} of {trace_id} belong to no trace")
+
+
+def _rows(
+    reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each row of a table as Arrow has it and as a document."""
+    entry = envelope.info.tables.get(table)
+    if entry is None:
+        if table == "traces":
+            raise _broken("E062", path, "it names no table of traces")
+        return
+    member = entry.member
+    if member not in reader:
+        raise _broken("E062", member, "is named by a part but is not in the archive")
+    try:
+        with reader.open_member(member) as stream:
+            file = metrics_file(stream)
+            if not file.schema_arrow.equals(TABLES[table]):
+                raise _broken("E062", member, "has other columns than the format")
+            groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+            if any(
+                group.num_rows > MAX_ROW_GROUP_ROWS or group.total_byte_size > MAX_ROW_GROUP_BYTES
+                for group in groups
+            ):
+                raise _broken("E062", member, "has a row group over the limit")
+            if file.metadata.num_rows != entry.rows:
+                message = f"has {file.metadata.num_rows} rows, its part says {entry.rows}"
+                raise _broken("E063", member, message)
+            for number in range(len(groups)):
+                group = read_row_group(file, number)
+                for batch in group.to_batches(_BATCH_ROWS):
+                    rows = batch.to_pylist()
+                    yield from zip(rows, read_documents(table, rows, member), strict=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken("E062", member, f"is not a Parquet file: {error}") from None
+
+
+def _broken(code: str, path: str, message: str) -> InvalidArchiveError:
+    return InvalidArchiveError(
+        f"{path}: {message}", "run `verify` to see all damage", [Finding(code, path, message)]
+    )

@@ -1,0 +1,110 @@
+"""The metrics files of an archive: row ranges, with the last few files kept open."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.tables import (
+    HISTORY,
+    MAX_ROW_GROUP_ROWS,
+    METRICS,
+    metrics_file,
+    read_row_group,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.schema.envelope import MetricsRange
+
+__all__ = ["MetricsTables"]
+
+_OPEN_PARTS = 4
+
+
+class MetricsTables:
+    """Row ranges of an archive's metrics files.
+
+    Args:
+        reader: Open archive.
+    """
+
+    def __init__(self, reader: ArchiveReader) -> None:
+        self._reader = reader
+        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._group: tuple[str, int, pa.Table] | None = None
+
+    def rows(self, run_id: str, part: MetricsRange) -> Iterator[pa.Table]:
+        """Yield the rows of one range, at most a row group at a time.
+
+        Raises:
+            InvalidArchiveError: The file is not there, not as the format has it, or the rows
+                belong to another run.
+        """
+        file = self._file(part.member)
+        metadata = file.metadata
+        first, wanted = part.first_row, part.first_row + part.rows
+        if wanted > metadata.num_rows:
+            raise _broken(
+                "E053", part.member, f"has {metadata.num_rows} rows, run {run_id} needs {wanted}"
+            )
+        start = 0
+        for number in range(metadata.num_row_groups):
+            end = start + metadata.row_group(number).num_rows
+            if start < wanted and end > first:
+                group = self._row_group(part.member, number, file)
+                low = max(first, start) - start
+                table = group.slice(low, min(wanted, end) - start - low)
+                if not pc.all(pc.equal(table.column("run_id"), run_id)).as_py():
+                    raise _broken("E053", part.member, f"rows of run {run_id} belong to another")
+                yield table.select(HISTORY.names)
+            start = end
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _file(self, member: str) -> pq.ParquetFile:
+        if member in self._open:
+            self._open.move_to_end(member)
+            return self._open[member]
+        if member not in self._reader:
+            raise _broken("E053", member, "is named by a run but is not in the archive")
+        try:
+            file = metrics_file(self._reader.open_member(member))
+        except (pa.ArrowException, OSError) as error:
+            raise _broken("E059", member, f"is not a Parquet file: {error}") from None
+        if not file.schema_arrow.equals(METRICS):
+            raise _broken("E059", member, "has other columns than the format")
+        groups = range(file.metadata.num_row_groups)
+        if any(file.metadata.row_group(n).num_rows > MAX_ROW_GROUP_ROWS for n in groups):
+            raise _broken("E059", member, "has a row group over the limit")
+        self._open[member] = file
+        if len(self._open) > _OPEN_PARTS:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> pa.Table:
+        if self._group is None or self._group[:2] != (member, number):
+            try:
+                table = read_row_group(file, number)
+            except (pa.ArrowException, OSError) as error:
+                raise _broken("E059", member, f"row group {number}: {error}") from None
+            self._group = (member, number, table)
+        return self._group[2]
+
+
+def _broken(code: str, path: str, message: str) -> InvalidArchiveError:
+    return InvalidArchiveError(
+        f"{path} {message}", "run `verify` to see all damage", [Finding(code, path, message)]
+    )
