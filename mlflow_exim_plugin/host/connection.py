@@ -26,6 +26,7 @@ __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
 _FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
+_BUSY = frozenset({408, 429, 502, 503, 504})
 _DATABASE_SERVERS = {"postgresql", "mysql", "mssql"}
 
 
@@ -143,6 +144,50 @@ class Host:
                 json=body,
             )
             _raise_for_status(response)
+
+    def call(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        doing: str,
+        body: dict[str, Any] | None = None,
+        params: list[tuple[str, str]] | None = None,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """Call one endpoint of an HTTP server, whatever it answers.
+
+        An internal error (500) is not tried again: it is about the objects that were asked for.
+
+        Args:
+            method: HTTP's method.
+            endpoint: Path below the server's root.
+            doing: What is being done, for messages.
+            body: Sent as JSON.
+            params: Query, keys may repeat.
+            data: Sent as it is, in place of ``body``.
+            headers: Further headers.
+
+        Raises:
+            ServerError: The server refused this client, or has no time for it even after retries.
+        """
+        from mlflow.utils.rest_utils import http_request
+
+        payload: dict[str, Any] = {"data": data} if body is None else {"json": body}
+        with translated(doing):
+            response: requests.Response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method=method,
+                params=params,
+                extra_headers=headers,
+                retry_codes=_BUSY,
+                **payload,
+            )
+            if response.status_code in {401, 403}:
+                _raise_for_status(response)
+        return response
 
     def get(
         self, endpoint: str, params: list[tuple[str, str]] | None = None, *, stream: bool = False
