@@ -29,15 +29,17 @@ __all__ = [
     "json_number",
     "matching_runs",
     "model_version_document",
+    "proto_document",
     "registered_model_document",
     "run_document",
+    "sorted_entries",
 ]
 
 
 def experiment_document(experiment: Any) -> dict[str, Any]:
     """Return REST's ``Experiment`` for an ``mlflow.entities.Experiment``."""
-    document = _from_proto(experiment)
-    document["tags"] = _sorted_entries(experiment.tags)
+    document = proto_document(experiment)
+    document["tags"] = sorted_entries(experiment.tags)
     return document
 
 
@@ -69,35 +71,35 @@ def run_document(run: Any) -> dict[str, Any]:
                 }
                 for metric in metrics
             ],
-            "params": _sorted_entries(run.data.params),
-            "tags": _sorted_entries(run.data.tags),
+            "params": sorted_entries(run.data.params),
+            "tags": sorted_entries(run.data.tags),
         },
     }
-    if run.inputs and (inputs := _from_proto(run.inputs)):
+    if run.inputs and (inputs := proto_document(run.inputs)):
         for dataset_input in inputs.get("dataset_inputs", ()):
             dataset_input.get("tags", []).sort(key=lambda tag: tag["key"])
         document["inputs"] = inputs
     outputs = getattr(run, "outputs", None)
-    if outputs and (outputs_document := _from_proto(outputs)):
+    if outputs and (outputs_document := proto_document(outputs)):
         document["outputs"] = outputs_document
     return document
 
 
 def registered_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``RegisteredModel`` without ``latest_versions``, which repeats the versions."""
-    document = _without_empty(_from_proto(model))
+    document = _without_empty(proto_document(model))
     document.pop("latest_versions", None)
     if document.get("deployment_job_state") == "DEPLOYMENT_JOB_CONNECTION_STATE_UNSPECIFIED":
         del document["deployment_job_state"]  # protobuf's way to say that there is none
-    document["tags"] = _sorted_entries(model.tags)
+    document["tags"] = sorted_entries(model.tags)
     document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
     return document
 
 
 def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
     """Return REST's ``ModelVersion``; searches leave the aliases out, so they are given."""
-    document = _without_empty(_from_proto(version))
-    document["tags"] = _sorted_entries(version.tags)
+    document = _without_empty(proto_document(version))
+    document["tags"] = sorted_entries(version.tags)
     document["aliases"] = sorted(aliases)
     if model_id := getattr(version, "model_id", None):
         document["model_id"] = model_id
@@ -113,7 +115,8 @@ def json_number(value: float) -> float | str:
     return value
 
 
-def _from_proto(entity: Any) -> dict[str, Any]:
+def proto_document(entity: Any) -> dict[str, Any]:
+    """Return the JSON object that REST gives for an entity of MLflow."""
     document: dict[str, Any] = json.loads(message_to_json(entity.to_proto()))
     return document
 
@@ -123,7 +126,8 @@ def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value != ""}
 
 
-def _sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
+def sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return a dict as REST's list of keyed entries, by key."""
     return [{"key": key, "value": entries[key]} for key in sorted(entries)]
 
 
