@@ -1,0 +1,170 @@
+"""Traces of a deployment, read some at a time with bounded parallel calls."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.traces import (
+    ATTACHMENTS,
+    BATCH,
+    SOURCE_RUN,
+    TraceReader,
+    expected_spans,
+    run_clause,
+)
+from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Failure, Kind, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.stages.select import Selection
+
+__all__ = ["LINKED_RUNS", "TraceSource"]
+
+LINKED_RUNS = "linked_runs"
+"""Field of a trace's info: runs that it was linked to beside the one it comes from."""
+_SPANS_AHEAD = 2_000
+"""Spans that one group may have by what the traces say of themselves."""
+
+
+class TraceSource:
+    """Reads the traces of one deployment.
+
+    Args:
+        host: The deployment.
+        pool: Runs the calls.
+        jobs: How many calls may be under way at once.
+        selection: Which traces and attachments to take.
+        contents: False reads no spans, for a dry run.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        pool: ThreadPoolExecutor,
+        jobs: int,
+        selection: Selection,
+        *,
+        contents: bool,
+    ) -> None:
+        self._reader = TraceReader(host)
+        self._pool = pool
+        self._jobs = jobs
+        self._contents = contents
+        self._selection = selection
+        self._links: dict[str, list[str]] = {}
+
+    def find_links(self, chosen: dict[str, set[str]]) -> Iterator[Failure]:
+        """Look for traces that are linked to runs which are not where they come from.
+
+        Only a run can be asked for its links, so this is one call for each, and only where there
+        are traces at all.
+
+        Args:
+            chosen: Run ids by experiment id.
+        """
+        if not self._selection.traces or not self._contents:
+            return
+        with_traces: list[str] = []
+        for experiment_id in sorted(chosen):
+            try:
+                if self._reader.any(experiment_id):
+                    with_traces.append(experiment_id)
+            except ServerLostError:
+                raise
+            except ServerError:
+                continue  # named when its traces are listed
+        if not with_traces:
+            return
+
+        def ask(run_id: str) -> tuple[str, list[str] | Failure]:
+            try:
+                return run_id, self._reader.linked_to(with_traces, run_id)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                return run_id, Failure(Kind.TRACE, f"links to run {run_id}", error.message)
+
+        for run_id, found in self._pool.map(ask, sorted(set().union(*chosen.values()))):
+            if isinstance(found, Failure):
+                yield found
+                continue
+            for trace_id in found:
+                self._links.setdefault(trace_id, []).append(run_id)
+
+    def of_experiment(
+        self, experiment: Experiment, run_ids: Iterable[str]
+    ) -> Iterator[Trace | Failure]:
+        """Yield the traces of an experiment, oldest first.
+
+        Args:
+            experiment: The experiment; taken as a whole it gives all its traces.
+            run_ids: Otherwise only those of these runs, and those that are linked to them.
+        """
+        if not self._selection.traces:
+            return
+        is_whole = self._selection.takes_experiment(
+            experiment.id,
+            experiment.name,
+            experiment.document.get("lifecycle_stage", "active"),
+        )
+        under_way: deque[Future[list[Trace]]] = deque()
+        for group in self._groups(experiment.id, None if is_whole else run_ids):
+            if isinstance(group, Failure):
+                yield group
+                continue
+            under_way.append(self._pool.submit(self._read, group))
+            if len(under_way) > 2 * self._jobs:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+
+    def _groups(
+        self, experiment_id: str, run_ids: Iterable[str] | None
+    ) -> Iterator[list[Trace] | Failure]:
+        """Yield so many traces at a time as one call reads and memory allows."""
+        clauses = [""] if run_ids is None else [run_clause(run_id) for run_id in sorted(run_ids)]
+        seen: set[str] = set()
+        for clause in clauses:
+            group: list[Trace] = []
+            spans = 0
+            try:
+                for page in self._reader.pages(experiment_id, clause):
+                    for trace in page:
+                        if run_ids is not None:
+                            if trace.id in seen:
+                                continue
+                            seen.add(trace.id)
+                        expected = expected_spans(trace.info)
+                        if group and (len(group) == BATCH or spans + expected > _SPANS_AHEAD):
+                            yield group
+                            group, spans = [], 0
+                        group.append(trace)
+                        spans += expected
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                yield Failure(Kind.TRACE, f"experiment {experiment_id}", error.message)
+            if group:
+                yield group
+
+    def _read(self, traces: list[Trace]) -> list[Trace]:
+        as_of_ms = time.time_ns() // 1_000_000
+        pointing = self._reader.fill(traces) if self._contents else set()
+        for trace in traces:
+            trace.as_of_ms = as_of_ms
+            own = trace.info["trace_metadata"].get(SOURCE_RUN)
+            if links := [run for run in self._links.get(trace.id, ()) if run != own]:
+                trace.info[LINKED_RUNS] = links
+            if trace.id in pointing and self._selection.takes_artifact(ATTACHMENTS):
+                trace.attachments = [
+                    item
+                    for item in self._reader.attachments(trace)
+                    if not isinstance(item, Artifact) or self._selection.takes_artifact(item.path)
+                ]
+        return traces
