@@ -30,6 +30,7 @@ import zstandard
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from samples import mlflow3  # noqa: E402
 from samples.forging import BASE, Forgery, TarMember, manifest, tar_header, zstd_frame  # noqa: E402
 
 import mlflow_exim_plugin  # noqa: E402
@@ -38,7 +39,7 @@ from mlflow_exim_plugin.container.reader import ArchiveReader  # noqa: E402
 from mlflow_exim_plugin.container.writer import ArchiveWriter  # noqa: E402
 from mlflow_exim_plugin.errors import StoreError  # noqa: E402
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, content_digest  # noqa: E402
-from mlflow_exim_plugin.schema.envelope import Platform, System  # noqa: E402
+from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION, Platform, System  # noqa: E402
 from mlflow_exim_plugin.schema.objects import (  # noqa: E402
     Artifact,
     Experiment,
@@ -71,6 +72,7 @@ NOW_MS = 1_790_000_000_123
 SYSTEM = System(
     package_version="1.0.0",
     script="samples/generate.py",
+    format_version=FORMAT_VERSION,
     export_time=NOW_MS // 1000,
     export_time_ms=NOW_MS,
     export_time_text="2026-09-21 13:33:20",
@@ -330,6 +332,7 @@ GOOD: dict[str, Callable[[], list[Any]]] = {
     "minimal": minimal,
     "experiments": experiments,
     "models": models,
+    "mlflow3": lambda: mlflow3.everything(experiment("1", "iris"), run(RUN, "1")),
 }
 
 
@@ -381,10 +384,10 @@ ARCHIVE = "data/archive.json"
 
 
 class Tree:
-    """The members of ``minimal``, to be changed."""
+    """The members of ``minimal``, or of another good sample, to be changed."""
 
-    def __init__(self) -> None:
-        self.members = contents(archive(minimal(), BASE))
+    def __init__(self, name: str = "minimal") -> None:
+        self.members = contents(archive(GOOD[name](), BASE))
 
     def edit(
         self, path: str, change: Callable[[dict[str, Any]], None], *, digest: bool = True
@@ -493,6 +496,22 @@ def rows_of_run(*rows: tuple[str, int, int, float]) -> pa.Table:
 
 
 LOSS = (("loss", 0, NOW_MS, 0.5), ("loss", 1, NOW_MS + 5, 0.25))
+
+
+def traces(change: Callable[[dict[str, list[dict[str, Any]]]], None]) -> Forgery:
+    """Return the archive with other rows of traces, their envelope fitting."""
+    tree = Tree("mlflow3")
+    envelope = mlflow3.with_tables(tree.members, change)
+    return tree.edit(mlflow3.PART, envelope, digest=False).forgery()
+
+
+def other_trace_columns() -> Forgery:
+    """A table of spans without their names."""
+    tree = Tree("mlflow3")
+    path = "data/experiments/1/traces/spans-00000.parquet"
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(tree.members[path])).drop_columns(["name"]), sink)
+    return tree.put(path, sink.getvalue()).forgery()
 
 
 def other_columns() -> Forgery:
@@ -737,6 +756,9 @@ def broken() -> dict[str, Forgery]:
         "E059": other_columns(),
         "E060": metrics(rows_of_run(*reversed(LOSS))),
         "E061": metrics(rows_of_run(*LOSS), digest="sha256:" + "0" * 64),
+        "E062": other_trace_columns(),
+        "E063": traces(lambda rows: rows["spans"][0].update(trace_id="somebody else's")),
+        "E064": traces(lambda rows: rows["traces"][0].update(content_digest="sha256:" + "0" * 64)),
         "W001": plain(
             members=in_member(NOTE, header=tar_header(f"{BASE}/{NOTE}", size=6, mtime=1))
         ),

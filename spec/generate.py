@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlflow_exim_plugin.schema import envelope, tables  # noqa: E402
+from mlflow_exim_plugin.schema import envelope, tables, traces  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent / "v1"
@@ -24,10 +25,13 @@ DOCUMENTS: dict[str, type[envelope.Document]] = {
     "archive": envelope.ArchiveEnvelope,
     "experiment": envelope.ExperimentEnvelope,
     "run": envelope.RunEnvelope,
+    "logged_model": envelope.LoggedModelEnvelope,
+    "trace_part": envelope.TracePartEnvelope,
+    "entity": envelope.EntityEnvelope,
     "model": envelope.ModelEnvelope,
     "version": envelope.VersionEnvelope,
 }
-"""The JSON documents of an archive, by the stem of their file names."""
+"""The JSON documents of an archive."""
 
 _MADE = "<!-- Made by spec/generate.py from the code; do not edit. -->"
 _MEANINGS = {
@@ -63,27 +67,33 @@ def codes() -> str:
 
 def parquet_tables() -> str:
     """Return tables.md."""
-    lines = [
-        "# Parquet tables",
-        "",
-        _MADE,
-        "",
-        "## metrics/part-NNNNN.parquet",
-        "",
-        "| # | column | Arrow type | may be null | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    for number, field in enumerate(tables.METRICS):
-        null = "yes" if field.nullable else "no"
-        lines.append(
-            f"| {number} | `{field.name}` | {field.type} | {null} | {_MEANINGS[field.name]} |"
-        )
+    lines = ["# Parquet tables", "", _MADE, ""]
+    lines += _columns("metrics/part-NNNNN.parquet", tables.METRICS, _MEANINGS)
     lines += [
         "",
         f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes",
         f"row groups of {tables.ROW_GROUP_ROWS:,} rows and files of {tables.ROWS_PER_PART:,} rows.",
+        "",
     ]
-    return "\n".join(lines) + "\n"
+    for name, columns in traces.TABLES.items():
+        lines += _columns(f"traces/{name}-NNNNN.parquet", columns, traces.MEANINGS[name])
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _columns(file: str, columns: Any, meanings: dict[str, str]) -> list[str]:
+    lines = [
+        f"## {file}",
+        "",
+        "| # | column | Arrow type | may be null | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for number, field in enumerate(columns):
+        null = "yes" if field.nullable else "no"
+        lines.append(
+            f"| {number} | `{field.name}` | {field.type} | {null} | {meanings[field.name]} |"
+        )
+    return lines
 
 
 def schema(name: str) -> str:

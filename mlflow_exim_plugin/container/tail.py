@@ -26,13 +26,15 @@ from mlflow_exim_plugin.container.frames import (
 from mlflow_exim_plugin.container.paths import check_member_path
 from mlflow_exim_plugin.container.refusal import refuse, unsupported
 from mlflow_exim_plugin.errors import InvalidArchiveError, UnsafePathError
+from mlflow_exim_plugin.schema import envelope
+from mlflow_exim_plugin.schema.envelope import FORMAT
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "KNOWN_FEATURES", "MAX_FOOTER_BYTES", "Footer", "Index"]
 
-FORMAT = "mlflow-exim-archive"
-FORMAT_VERSION = (1, 0)
+_MAJOR, _MINOR = map(int, envelope.FORMAT_VERSION.split("."))
+FORMAT_VERSION = (_MAJOR, _MINOR)
 KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Required features this reader knows; version 1.0 defines none."""
+"""Required features this reader knows; version 1 defines none."""
 
 ALGORITHM = "sha256"
 MAX_FOOTER_BYTES = 64 << 10

@@ -18,10 +18,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     WithJsonSchema,
-    model_serializer,
 )
 
 import mlflow_exim_plugin
@@ -71,8 +69,8 @@ class Document(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document as JSON values, unknown fields included."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Return the document as JSON values: what it was made of, unknown fields included."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Platform(Document):
@@ -124,6 +122,7 @@ class System(Document):
         return cls(
             package_version=mlflow_exim_plugin.__version__,
             script=script,
+            format_version=FORMAT_VERSION,
             export_time=now_ms // 1000,
             export_time_ms=now_ms,
             export_time_text=moment.strftime("%Y-%m-%d %H:%M:%S"),
@@ -145,10 +144,19 @@ class ArchiveHeader(Document):
     format_version: str = FORMAT_VERSION
     required_features: tuple[str, ...] = Field(default=(), strict=False)
     """What a reader must know, or refuse the archive."""
-    read_me: str = (
-        "A BagIt 1.0 bag. Check: sha256sum -c manifest-sha256.txt. Envelopes are JSON with the "
-        "parts system, info and mlflow; metric histories are Parquet; artifacts are the files."
-    )
+    read_me: str = ""
+
+    @classmethod
+    def now(cls, required_features: tuple[str, ...] = ()) -> ArchiveHeader:
+        """Describe an archive that is being written."""
+        return cls(
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
+            required_features=required_features,
+            read_me="A BagIt 1.0 bag. Check: sha256sum -c manifest-sha256.txt. Envelopes are JSON "
+            "with the parts system, info and mlflow; metric histories and traces are Parquet; "
+            "artifacts are the files.",
+        )
 
 
 class Named(Document):
@@ -211,13 +219,6 @@ class RunInfo(Info):
     metrics: MetricsEntry | None = None
     """Absent when the run has no metric rows."""
     artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document: dict[str, Any] = serialize(self)
-        if self.metrics is None:
-            document.pop("metrics", None)
-        return document
 
 
 class TableEntry(Document):

@@ -216,7 +216,7 @@ def _in_order(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     """Sort by trace; the spans or assessments of one keep the order they came in."""
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     number = pa.array(range(table.num_rows), pa.int64())
-    ordered = table.append_Column("number", number).sort_by(
+    ordered = table.append_column("number", number).sort_by(
         [("trace_id", "ascending"), ("number", "ascending")]
     )
     return ordered.drop_columns(["number"])

@@ -62,7 +62,7 @@ class ArchiveSink:
         self._model: _OpenModel | None = None
         self._model_folders: set[str] = set()
         self._run_count = 0
-        header = ArchiveHeader(required_features=writer.required_features)
+        header = ArchiveHeader.now(writer.required_features)
         writer.add(layout.HEADER, document_bytes(header.to_json()))
 
     def write(self, item: StreamObject, report: Report) -> None:

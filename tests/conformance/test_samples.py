@@ -18,6 +18,7 @@ from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.operations import open_archive, unpack, verify
 from mlflow_exim_plugin.schema.envelope import System
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.schema.rules import RULES
 from mlflow_exim_plugin.sinks.archive import ArchiveSink
@@ -78,6 +79,11 @@ def test_reading_everything_raises_nothing_but_our_errors(path: Path) -> None:
                 for entry in run.info.artifacts:
                     with archive.open_artifact(run_id, entry.path) as stream:
                         wholes.append(stream.read())
+            wholes.extend(archive.logged_models())
+            wholes.extend(archive.traces())
+            wholes.extend(archive.models(Kind.PROMPT))
+            for kind in ENTITY_KINDS:
+                wholes.extend(archive.entities(kind))
     except errors.EximError:
         assert path in BROKEN
     else:
@@ -116,7 +122,19 @@ def digests(data: bytes) -> list[str]:
         ]
 
 
-KNOWN = {"run", "experiment", "runs", "registered_model", "versions", "model_version"}
+KNOWN = {
+    "run",
+    "experiment",
+    "runs",
+    "logged_models",
+    "logged_model",
+    "registered_model",
+    "versions",
+    "model_version",
+    "experiment_id",
+    "traces",
+    *map(str, ENTITY_KINDS),
+}
 
 
 def is_object(path: str) -> bool:

@@ -15,6 +15,7 @@ import zstandard
 
 from mlflow_exim_plugin.container.frames import compress_frame
 from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.container.tail import FORMAT_VERSION
 from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
@@ -43,7 +44,7 @@ ARCHIVE = build(MEMBERS)
 
 def test_what_the_archive_says() -> None:
     reader = opened(ARCHIVE)
-    assert (reader.base_directory, reader.format_version) == (BASE, (1, 0))
+    assert (reader.base_directory, reader.format_version) == (BASE, FORMAT_VERSION)
     assert (reader.required_features, reader.size_bytes) == ((), len(ARCHIVE))
     assert len(reader) == len(MEMBERS) + 4
 
