@@ -82,14 +82,20 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     _table(("", "found", "written", "skipped", "failed"), rows)
     say(f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts")
     for seen in summary["not_packed"]:
-        more = "at least " if seen["at_least"] else ""
-        kind = seen["kind"].replace("_", " ")
-        plural = "" if seen["seen"] == 1 else "s"
-        say(f"Not packed: {more}{seen['seen']} {kind}{plural} ({seen['reason']})")
+        say(f"Not packed: {_amount(seen)} ({seen['reason']})")
     _named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
     _named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
     if report.root:
         say(f"Root sha256:{report.root}")
+
+
+def _amount(seen: dict[str, Any]) -> str:
+    kind = str(seen["kind"]).replace("_", " ")
+    if not seen["seen"]:
+        return kind  # known to be left out, but not to be counted
+    more = "at least " if seen["at_least"] else ""
+    plural = "" if seen["seen"] == 1 else "s"
+    return f"{more}{seen['seen']} {kind}{plural}"
 
 
 def _named(title: str, entries: list[tuple[str, str, str]]) -> None:

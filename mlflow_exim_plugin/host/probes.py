@@ -11,14 +11,21 @@ from mlflow_exim_plugin.schema.objects import Unpacked
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["unpacked_kinds"]
+__all__ = ["NEVER_PACKED", "unpacked_kinds"]
 
 _NEXT = "this version does not pack them yet"
-_SECRET = "they may carry secrets"  # noqa: S105 - a reason, not a password
 _PAGE = 100
 
+NEVER_PACKED = Unpacked(
+    "jobs, usage rollups, users and their permissions",
+    0,
+    at_least=True,
+    reason="they belong to the server that runs them",
+)
+"""What MLflow keeps beside its entities and no archive holds; it cannot be counted."""
 
-def unpacked_kinds(host: Host, experiment_ids: list[str], prompts: int) -> Iterator[Unpacked]:
+
+def unpacked_kinds(host: Host, experiment_ids: list[str]) -> Iterator[Unpacked]:
     """Yield each kind that the deployment holds and the archive will not.
 
     Only calls that read are used; ``list_label_schemas`` is a read that writes and is left alone.
@@ -26,34 +33,18 @@ def unpacked_kinds(host: Host, experiment_ids: list[str], prompts: int) -> Itera
     Args:
         host: The deployment.
         experiment_ids: Experiments that were packed.
-        prompts: Prompts seen while listing the registered models.
     """
-    if prompts:
-        yield Unpacked("prompt", prompts, at_least=False, reason=_NEXT)
-    tracking, registry = host.tracking, host.registry
+    tracking = host.tracking
     calls: list[tuple[str, str, Callable[[], Any]]] = []
     if experiment_ids:
         calls = [
-            (
-                "logged_model",
-                _NEXT,
-                lambda: tracking.search_logged_models(experiment_ids, max_results=_PAGE),
-            ),
             ("trace", _NEXT, lambda: tracking.search_traces(experiment_ids, max_results=_PAGE)),
-            (
-                "scorer",
-                _NEXT,
-                lambda: [s for e in experiment_ids for s in tracking.list_scorers(e)],
-            ),
         ]
-    calls += [
-        ("evaluation_dataset", _NEXT, lambda: tracking.search_datasets(max_results=_PAGE)),
-        ("webhook", _SECRET, lambda: registry.list_webhooks(max_results=_PAGE)),
-    ]
     for kind, reason, call in calls:
         seen, more = _ask(kind, call)
         if seen:
             yield Unpacked(kind, seen, at_least=more, reason=reason)
+    yield NEVER_PACKED
 
 
 def _ask(kind: str, call: Callable[[], Any]) -> tuple[int, bool]:

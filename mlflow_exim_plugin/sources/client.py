@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.histories import HistoryReader, Reading
+from mlflow_exim_plugin.host.logged_models import model_behind
 from mlflow_exim_plugin.host.probes import unpacked_kinds
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.schema.objects import (
@@ -26,6 +27,9 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamItem,
 )
+from mlflow_exim_plugin.sources.client_entities import EntityReader
+from mlflow_exim_plugin.sources.client_logged_models import LoggedModelReader
+from mlflow_exim_plugin.sources.client_traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Selection, require_matches
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ _ROWS_AHEAD = 250_000
 """Rows that may be held for runs that are not taken yet; two such groups are under way."""
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
+_MODEL_BYTES = 256 << 10
 
 _Item = TypeVar("_Item")
 
@@ -77,23 +82,56 @@ class ClientSource:
             ServerError: The deployment cannot be listed at all.
         """
         experiments = {d["experiment_id"]: Experiment(d) for d in self._reader.experiments()}
-        models, prompts = self._reader.registered_models()
-        models = [name for name in models if selection.takes_model(name)]
-        require_matches("registered model", selection.models, models)
-        versions = {name: self._versions(name) for name in models} if selection.models else {}
+        registered, prompts = self._reader.registered_models()
+        models = [
+            (name, kind)
+            for kind, names in ((Kind.PROMPT, prompts), (Kind.REGISTERED_MODEL, registered))
+            for name in names
+            if selection.takes_model(name)
+        ]
+        require_matches("registered model", selection.models, [name for name, _ in models])
+        versions = {of[0]: self._versions(*of) for of in models} if selection.models else {}
         plan = Plan(self._reader, selection, experiments)
         yield from plan.make(
             {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
         )
+        entities = EntityReader(self._host, selection)
+        whole = {
+            e.id
+            for e in experiments.values()
+            if selection.takes_experiment(e.id, e.name, e.document.get("lifecycle_stage", "active"))
+        }
         with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
+            logged_models = LoggedModelReader(
+                self._host,
+                selection,
+                whole,
+                lambda owner, root: self._artifacts(
+                    self._list_files(owner, root), selection, pool, self._budget(_MODEL_BYTES)
+                ),
+            )
+            named = (v for _, listed in versions.values() for v in listed)
+            yield from logged_models.complete(plan, named, self._reader, pool)
+            traces = TraceSource(self._host, pool, self._jobs, selection, contents=self._contents)
+            yield from traces.find_links(plan.chosen)
             for experiment in experiments.values():
                 if experiment.id not in plan.chosen:
                     continue
                 yield experiment
-                yield from self._runs(plan.chosen[experiment.id], plan.losses, selection, pool)
-            for name in models:
-                yield from self._model(name, versions.get(name), plan, selection)
-        yield from unpacked_kinds(self._host, sorted(plan.chosen), prompts)
+                for item in self._runs(plan.chosen[experiment.id], plan.losses, selection, pool):
+                    if isinstance(item, Run):
+                        logged_models.watch(item)
+                    yield item
+                yield from logged_models.of_experiment(experiment.id, pool)
+                yield from entities.before_traces(experiment)
+                yield from traces.of_experiment(experiment, plan.chosen[experiment.id])
+                yield from entities.after_traces(experiment)
+            for name, kind in models:
+                known = versions.get(name)
+                yield from self._model(name, kind, known, plan, logged_models, selection)
+        yield from entities.of_workspace()
+        yield from entities.left_out()
+        yield from unpacked_kinds(self._host, sorted(plan.chosen))
 
     def _runs(
         self,
@@ -107,7 +145,7 @@ class ClientSource:
         # The next group's calls are under way before this one's last has come back.
         for started in _ahead(self._groups(documents, histories, selection, pool)):
             rows = started.reading.finish()
-            budget = _Budget(_PREFETCH_BYTES if self._contents else 0)
+            budget = self._budget(_PREFETCH_BYTES)
             for item in started.items:
                 if isinstance(item, Failure):
                     yield item
@@ -213,38 +251,52 @@ class ClientSource:
             artifacts.append(artifact)
         return artifacts
 
-    def _versions(self, name: str) -> tuple[RegisteredModel, list[dict[str, Any]]]:
-        model = RegisteredModel(self._reader.registered_model(name), time.time_ns() // 1_000_000)
-        return model, self._reader.model_versions(name, model.aliases)
+    def _budget(self, size_bytes: int) -> _Budget:
+        return _Budget(size_bytes if self._contents else 0)
+
+    def _versions(self, name: str, kind: Kind) -> tuple[RegisteredModel, list[dict[str, Any]]]:
+        as_of_ms = time.time_ns() // 1_000_000
+        model = RegisteredModel(self._reader.registered_model(name), as_of_ms, kind)
+        return model, self._reader.model_versions(name, model.aliases, kind)
 
     def _model(
         self,
         name: str,
+        kind: Kind,
         known: tuple[RegisteredModel, list[dict[str, Any]]] | None,
         plan: Plan,
+        logged_models: LoggedModelReader,
         selection: Selection,
     ) -> Iterator[RegisteredModel | ModelVersion | Failure | Loss]:
         try:
-            model, versions = known or self._versions(name)
+            model, versions = known or self._versions(name, kind)
         except ServerLostError:
             raise
         except ServerError as error:
-            yield Failure(Kind.REGISTERED_MODEL, name, error.message)
+            yield Failure(kind, name, error.message)
             return
         yield model
         for document in versions:
             version = ModelVersion(document, as_of_ms=model.as_of_ms)
-            if selection.artifacts:
-                version.artifacts = self._version_files(version, plan, selection)
+            if kind is Kind.PROMPT:
+                version.kind = Kind.PROMPT_VERSION
+            elif selection.artifacts:
+                version.artifacts = self._version_files(version, plan, logged_models, selection)
             yield version
 
     def _version_files(
-        self, version: ModelVersion, plan: Plan, selection: Selection
+        self,
+        version: ModelVersion,
+        plan: Plan,
+        logged_models: LoggedModelReader,
+        selection: Selection,
     ) -> list[Artifact | Failure]:
-        """Return the files of a version that no packed run holds."""
+        """Return the files of a version that no packed run or logged model holds."""
         source = str(version.document.get("source") or "")
         try:
             root = self._reader.download_uri(version.name, version.version) or source
+            if logged_models.holds(model_behind(version.document), root):
+                return []
             run_id = str(version.document.get("run_id") or "")
             if plan.holds(run_id) and _lies_in(
                 root, run_id, self._reader.run(run_id)["info"].get("artifact_uri", "")

@@ -1,0 +1,68 @@
+"""Webhooks without their secrets, as documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.host.absent import method
+from mlflow_exim_plugin.host.connection import Host, translated
+from mlflow_exim_plugin.host.documents import proto_document
+from mlflow_exim_plugin.host.reading import pages
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["webhook_documents", "webhooks"]
+
+_PAGE = 1000
+
+
+def webhooks(host: Host) -> Iterator[Entity | Failure]:
+    """Yield the webhooks, oldest first."""
+    for document in webhook_documents(host):
+        yield Entity(Kind.WEBHOOK, document)
+
+
+def webhook_documents(host: Host) -> list[dict[str, Any]]:
+    """Return REST's ``Webhook`` each, oldest first.
+
+    A database's own way would decrypt the secret, which fails without the server's key, so the
+    columns beside it are read.
+    """
+    with translated("listing the webhooks"):
+        if hasattr(host.registry, "ManagedSessionMaker"):
+            listed = _in_database(host)
+        else:
+            listed = list(pages(lambda token: method(host.registry, "list_webhooks")(_PAGE, token)))
+        documents = [proto_document(webhook) for webhook in listed]
+    for document in documents:
+        document["events"].sort(key=lambda event: (event["entity"], event["action"]))
+    return sorted(documents, key=lambda d: (d["creation_timestamp"], d["webhook_id"]))
+
+
+def _in_database(host: Host) -> list[Any]:
+    try:
+        from mlflow.entities.webhook import Webhook, WebhookEvent
+        from mlflow.store.model_registry.dbmodels.models import SqlWebhook, SqlWebhookEvent
+    except ImportError as error:
+        raise NotImplementedError("this MLflow has no webhooks") from error
+    with host.registry.ManagedSessionMaker() as session:
+        columns = [c for c in SqlWebhook.__table__.columns if c.name != "secret"]
+        rows = session.query(*columns).filter(SqlWebhook.deleted_timestamp.is_(None)).all()
+        events: dict[str, list[Any]] = {}
+        for event in session.query(SqlWebhookEvent):
+            events.setdefault(event.webhook_id, []).append(WebhookEvent(event.entity, event.action))
+        return [
+            Webhook(
+                webhook_id=row.webhook_id,
+                name=row.name,
+                url=row.url,
+                events=events.get(row.webhook_id, []),
+                creation_timestamp=row.creation_timestamp,
+                last_updated_timestamp=row.last_updated_timestamp,
+                description=row.description,
+                status=row.status,
+            )
+            for row in rows
+        ]
