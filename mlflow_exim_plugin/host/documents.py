@@ -27,6 +27,7 @@ __all__ = [
     "dataset_inputs",
     "experiment_document",
     "json_number",
+    "logged_model_document",
     "matching_runs",
     "model_version_document",
     "proto_document",
@@ -34,6 +35,8 @@ __all__ = [
     "run_document",
     "sorted_entries",
 ]
+
+_METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
 def experiment_document(experiment: Any) -> dict[str, Any]:
@@ -78,11 +81,25 @@ def run_document(run: Any) -> dict[str, Any]:
     if run.inputs and (inputs := proto_document(run.inputs)):
         for dataset_input in inputs.get("dataset_inputs", ()):
             dataset_input.get("tags", []).sort(key=lambda tag: tag["key"])
+        inputs.get("model_inputs", []).sort(key=lambda model: model["model_id"])
         document["inputs"] = inputs
     outputs = getattr(run, "outputs", None)
     if outputs and (outputs_document := proto_document(outputs)):
+        outputs_document.get("model_outputs", []).sort(
+            key=lambda model: (model.get("step", 0), model["model_id"])
+        )
         document["outputs"] = outputs_document
     return document
+
+
+def logged_model_document(model: Any) -> dict[str, Any]:
+    """Return REST's ``LoggedModel`` for an ``mlflow.entities.LoggedModel``."""
+    document = proto_document(model)
+    info = _without_empty(document["info"])
+    info["tags"] = sorted_entries(model.tags)
+    metrics = document.get("data", {}).get("metrics", [])
+    metrics.sort(key=lambda m: [str(m.get(name, "")) for name in _METRIC_IDENTITY])
+    return {"info": info, "data": {"metrics": metrics, "params": sorted_entries(model.params)}}
 
 
 def registered_model_document(model: Any) -> dict[str, Any]:

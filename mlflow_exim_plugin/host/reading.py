@@ -11,15 +11,16 @@ from mlflow_exim_plugin.host.documents import (
     registered_model_document,
     run_document,
 )
-from mlflow_exim_plugin.schema.objects import by_number
+from mlflow_exim_plugin.schema.objects import Kind, by_number
 from mlflow_exim_plugin.stages.select import RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
 __all__ = ["PROMPT_TAG", "Reader", "pages"]
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
+_IS_PROMPT = f"tags.`{PROMPT_TAG}` = 'true'"
 _PAGE = 1000
 
 
@@ -91,51 +92,61 @@ class Reader:
         with translated(f"reading run {run_id}"):
             return run_document(self.host.tracking.get_run(run_id))
 
-    def registered_models(self) -> tuple[list[str], int]:
-        """Return the names of all registered models, sorted, and the number of prompts seen."""
+    def registered_models(self) -> tuple[list[str], list[str]]:
+        """Return the names of all registered models and those of all prompts, each sorted."""
         names: set[str] = set()
         prompts: set[str] = set()
-        with translated("listing the registered models"):
-            for model in pages(
-                lambda token: self.host.registry.search_registered_models(
-                    filter_string=None, max_results=_PAGE, order_by=None, page_token=token
-                )
-            ):
-                (prompts if _is_prompt(model) else names).add(model.name)
-            for model in pages(
-                lambda token: self.host.registry.search_registered_models(
-                    filter_string=f"tags.`{PROMPT_TAG}` = 'true'",
-                    max_results=_PAGE,
-                    order_by=None,
-                    page_token=token,
-                )
-            ):
-                prompts.add(model.name)
-        return sorted(names), len(prompts)
+        # Servers hide the prompts from whoever does not ask for them.
+        for filter_string in (None, _IS_PROMPT):
+            with translated("listing the registered models"):
+                for model in pages(
+                    lambda token, wanted=filter_string: self.host.registry.search_registered_models(  # type: ignore[misc]
+                        filter_string=wanted, max_results=_PAGE, order_by=None, page_token=token
+                    )
+                ):
+                    (prompts if _is_prompt(model) else names).add(model.name)
+        return sorted(names), sorted(prompts)
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
         with translated(f"reading registered model {name!r}"):
             return registered_model_document(self.host.registry.get_registered_model(name))
 
-    def model_versions(self, name: str, aliases: dict[str, int]) -> list[dict[str, Any]]:
-        """Return every version of a registered model, by number."""
+    def model_versions(
+        self, name: str, aliases: dict[str, int], kind: Kind = Kind.REGISTERED_MODEL
+    ) -> list[dict[str, Any]]:
+        """Return every version of a registered model or prompt, by number."""
         of_version: dict[int, list[str]] = {}
         for alias, number in aliases.items():
             of_version.setdefault(number, []).append(alias)
         with translated(f"listing the versions of {name!r}"):
-            found = {
-                int(version.version): model_version_document(
-                    version, of_version.get(int(version.version), [])
-                )
-                for version in pages(
-                    lambda token: self.host.registry.search_model_versions(
-                        _name_filter(name), _PAGE, None, token
-                    )
-                )
-                if version.name == name
-            }
-        return [found[number] for number in sorted(found)]
+            search = self.host.registry.search_model_versions
+            wanted = [_name_filter(name), _IS_PROMPT if kind is Kind.PROMPT else ""]
+            listed = pages(
+                lambda token: search(" AND ".join(filter(None, wanted)), _PAGE, None, token)
+            )
+            found = {int(version.version): version for version in listed if version.name == name}
+            if kind is Kind.PROMPT:
+                found |= self._unlisted_versions(name, found)
+        return [
+            model_version_document(found[number], of_version.get(number, []))
+            for number in sorted(found)
+        ]
+
+    def _unlisted_versions(self, name: str, listed: Container[int]) -> dict[int, Any]:
+        """Return the versions of a prompt that no search gives: those without the prompts' tag."""
+        model = self.host.registry.get_registered_model(name)
+        highest = max((int(version.version) for version in model.latest_versions), default=0)
+        found = {}
+        for number in range(1, highest + 1):
+            if number in listed:
+                continue
+            try:
+                found[number] = self.host.registry.get_model_version(name, str(number))
+            except Exception as error:
+                if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return found
 
     def download_uri(self, name: str, version: int) -> str:
         """Return where a model version's files really are."""
