@@ -45,23 +45,32 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
 @archive_argument
 @click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
 @click.option("-r", "--run-id", metavar="ID", help="Run.")
-@click.option("-m", "--model", metavar="NAME", help="Registered model and its versions.")
+@click.option("-m", "--model", metavar="NAME", help="Registered model or prompt and its versions.")
+@click.option("--logged-model", metavar="ID", help="Logged model.")
+@click.option("--trace", metavar="ID", help="Trace with its spans and assessments.")
 @output_options
 def show(
     archive: str,
     experiment: str | None,
     run_id: str | None,
     model: str | None,
+    logged_model: str | None,
+    trace: str | None,
     output: str,
 ) -> None:
-    """Show the envelope of one object of ARCHIVE, or of the archive itself.
+    """Show one object of ARCHIVE, or the archive itself.
+
+    That is its envelope, but for a trace, which is rows of a table: its documents.
 
     Example:
 
       mlflow exim show backup.tar.zst --run-id 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b --output json
     """
-    if sum(choice is not None for choice in (experiment, run_id, model)) > 1:
-        raise click.UsageError("Give one of --experiment, --run-id and --model.")
+    choices = (experiment, run_id, model, logged_model, trace)
+    if sum(choice is not None for choice in choices) > 1:
+        raise click.UsageError(
+            "Give one of --experiment, --run-id, --model, --logged-model and --trace."
+        )
     from mlflow_exim_plugin.sources.archive import Archive
 
     with Archive.open(archive) as opened:
@@ -72,6 +81,11 @@ def show(
         elif model is not None:
             document = opened.model(model).to_json()
             document["versions"] = [v.to_json() for v in opened.versions(model)]
+        elif logged_model is not None:
+            document = opened.logged_model(logged_model).to_json()
+        elif trace is not None:
+            found = opened.trace(trace)
+            document = {**found.document, "spans": found.spans}
         else:
             document = opened.summary.to_json()
     if output == "json":
@@ -111,19 +125,31 @@ def _list_members(archive: Archive, *, as_json: bool) -> None:
 
 
 def _list_objects(archive: Archive, *, as_json: bool) -> None:
+    from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+
     experiments = [
         {
             "experiment_id": e.mlflow.experiment["experiment_id"],
             "name": e.mlflow.experiment["name"],
             "lifecycle_stage": e.mlflow.experiment.get("lifecycle_stage", "active"),
             "runs": len(e.mlflow.runs),
+            "logged_models": len(e.mlflow.logged_models),
+            "traces": sum(
+                part.mlflow.traces
+                for part in archive.trace_parts(e.mlflow.experiment["experiment_id"])
+            ),
         }
         for e in archive.experiments()
     ]
-    models = [
-        {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
-        for m in archive.models()
-    ]
+    models, prompts = (
+        [
+            {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
+            for m in archive.models(kind)
+        ]
+        for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
+    )
+    summary = archive.summary
+    counts = {kind: count.written for kind, count in summary.info.counts.items() if count.written}
     if as_json:
         show_json(
             {
@@ -131,20 +157,34 @@ def _list_objects(archive: Archive, *, as_json: bool) -> None:
                 "size_bytes": archive.reader.size_bytes,
                 "experiments": experiments,
                 "models": models,
+                "prompts": prompts,
+                "counts": counts,
             }
         )
         return
-    system = archive.summary.system
+    system = summary.system
     say(
         f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
         f"{size_text(archive.reader.size_bytes)}"
     )
     for e in experiments:
-        deleted = ", deleted" if e["lifecycle_stage"] == "deleted" else ""
-        say(f"experiment {e['experiment_id']}  {e['name']}  ({e['runs']} runs{deleted})")
-    for m in models:
-        numbers = ", ".join(map(str, m["versions"]))
-        say(f"model {m['name']}  (versions {numbers or 'none'})")
+        parts = [f"{e['runs']} runs"]
+        parts += [
+            f"{e[kind]} {kind.replace('_', ' ')}" for kind in ("logged_models", "traces") if e[kind]
+        ]
+        parts += ["deleted"] if e["lifecycle_stage"] == "deleted" else []
+        say(f"experiment {e['experiment_id']}  {e['name']}  ({', '.join(parts)})")
+    for kind_name, listed in (("model", models), ("prompt", prompts)):
+        for m in listed:
+            numbers = ", ".join(map(str, m["versions"]))
+            say(f"{kind_name} {m['name']}  (versions {numbers or 'none'})")
+    others = [
+        f"{counts[kind]} {kind.replace('_', ' ')}"
+        for kind in map(str, ENTITY_KINDS)
+        if kind in counts
+    ]
+    if others:
+        say(f"and {', '.join(others)}")
 
 
 def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:

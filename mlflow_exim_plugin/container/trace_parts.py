@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.objects import Trace
@@ -21,10 +23,12 @@ from mlflow_exim_plugin.schema.traces import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow_exim_plugin.container.reader import ArchiveReader
-    from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TracePartEnvelope
+    import pyarrow.parquet as pq
 
-__all__ = ["StoredTrace", "read_part"]
+    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
+
+__all__ = ["StoredTrace", "holds_trace", "read_part"]
 
 _BATCH_ROWS = 1024
 
@@ -120,15 +124,23 @@ class _Grouped:
             raise _broken("E063", self._path, f"{self._table} of {trace_id} belong to no trace")
 
 
-def _rows(
-    reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield each row of a table as Arrow has it and as a document."""
-    entry = envelope.info.tables.get(table)
+def holds_trace(reader: ArchiveReader, envelope: TracePartEnvelope, trace_id: str) -> bool:
+    """Tell whether a part has a trace, from one column of its traces.
+
+    Raises:
+        InvalidArchiveError: The table is not there or not as the format has it.
+    """
+    entry = envelope.info.tables.get("traces")
     if entry is None:
-        if table == "traces":
-            raise _broken("E062", path, "it names no table of traces")
-        return
+        return False
+    with _opened(reader, entry, "traces") as file:
+        ids = file.read(columns=["trace_id"], use_threads=False).column("trace_id")
+        return bool(pc.any(pc.equal(ids, trace_id)).as_py())
+
+
+@contextlib.contextmanager
+def _opened(reader: ArchiveReader, entry: TableEntry, table: str) -> Iterator[pq.ParquetFile]:
+    """Open a table and check what it says of itself."""
     member = entry.member
     if member not in reader:
         raise _broken("E062", member, "is named by a part but is not in the archive")
@@ -146,13 +158,25 @@ def _rows(
             if file.metadata.num_rows != entry.rows:
                 message = f"has {file.metadata.num_rows} rows, its part says {entry.rows}"
                 raise _broken("E063", member, message)
-            for number in range(len(groups)):
-                group = read_row_group(file, number)
-                for batch in group.to_batches(_BATCH_ROWS):
-                    rows = batch.to_pylist()
-                    yield from zip(rows, read_documents(table, rows, member), strict=True)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise _broken("E062", member, f"is not a Parquet file: {error}") from None
+
+
+def _rows(
+    reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each row of a table as Arrow has it and as a document."""
+    entry = envelope.info.tables.get(table)
+    if entry is None:
+        if table == "traces":
+            raise _broken("E062", path, "it names no table of traces")
+        return
+    with _opened(reader, entry, table) as file:
+        for number in range(file.metadata.num_row_groups):
+            for batch in read_row_group(file, number).to_batches(_BATCH_ROWS):
+                rows = batch.to_pylist()
+                yield from zip(rows, read_documents(table, rows, entry.member), strict=True)
 
 
 def _broken(code: str, path: str, message: str) -> InvalidArchiveError:

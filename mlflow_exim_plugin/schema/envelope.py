@@ -45,6 +45,7 @@ __all__ = [
     "ModelEnvelope",
     "RunEnvelope",
     "System",
+    "TableEntry",
     "TracePartEnvelope",
     "VersionEnvelope",
     "check_document",

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.trace_parts import read_part
+from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
@@ -192,6 +192,41 @@ class Archive:
             experiment_id, lambda tree, e: tree.logged_models.get(e, ())
         ):
             yield self.document(LoggedModelEnvelope, path)
+
+    def logged_model(self, model_id: str) -> LoggedModelEnvelope:
+        """Return one logged model.
+
+        Raises:
+            NotFoundError: The archive has no such logged model.
+        """
+        segment = encode_segment(model_id)
+        for tree in self.trees:
+            for paths in tree.logged_models.values():
+                for path in paths:
+                    if path.split("/")[-2] == segment:
+                        return self.document(LoggedModelEnvelope, path)
+        raise NotFoundError(f"the archive has no logged model {model_id!r}")
+
+    def trace_parts(self, experiment_id: str | None = None) -> Iterator[TracePartEnvelope]:
+        """Yield the envelopes of the parts of the traces of one experiment, or all."""
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
+            yield self.document(TracePartEnvelope, path)
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace.
+
+        Raises:
+            NotFoundError: The archive has no such trace.
+            InvalidArchiveError: Its part, or it itself, is damaged.
+        """
+        for path in self._in_experiments(None, lambda tree, e: tree.traces.get(e, ())):
+            envelope = self.document(TracePartEnvelope, path)
+            if holds_trace(self.reader, envelope, trace_id):
+                for stored in read_part(self.reader, envelope, path):
+                    if stored.trace.id == trace_id:
+                        stored.check(path)
+                        return stored.trace
+        raise NotFoundError(f"the archive has no trace {trace_id!r}")
 
     def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
         """Yield the traces of one experiment, or all, part by part and there by trace id.

@@ -34,7 +34,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
     by_number,
 )
-from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, require_matches
+from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,8 +70,13 @@ class ArchiveSource:
         Raises:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
-        for tree in self._archive.trees:
-            yield from _TreeStream(self._archive, tree, selection).items()
+        wanted = Wanted(selection)
+        streams = [_TreeStream(self._archive, tree, selection) for tree in self._archive.trees]
+        for stream in streams:
+            yield from stream.choose(wanted)
+        wanted.require()
+        for stream in streams:
+            yield from stream.items()
 
 
 class _TreeStream:
@@ -81,45 +86,59 @@ class _TreeStream:
         self._archive = archive
         self._tree = tree
         self._selection = selection
+        self._experiments: dict[str, Experiment] = {}
+        self._segments: dict[str, str] = {}
+        self._models: list[RegisteredModel] = []
+        self._versions: dict[tuple[Kind, str], list[VersionEnvelope]] = {}
 
-    def items(self) -> Iterator[StreamItem]:
-        tree, selection = self._tree, self._selection
-        if tree.workspace is not None:
-            yield from self._entities(Kind.WORKSPACE, [tree.workspace], "")
-        experiments: dict[str, Experiment] = {}
-        segments: dict[str, str] = {}
-        for segment, experiment in self._experiments():
+    def choose(self, wanted: Wanted) -> Iterator[Failure]:
+        """Choose what is taken; yields what is damaged so that it cannot be chosen."""
+        for segment, experiment in self._all_experiments():
             if isinstance(experiment, Failure):
                 yield experiment
             else:
-                experiments[experiment.id] = experiment
-                segments[experiment.id] = segment
-        models: list[RegisteredModel] = []
-        versions: dict[tuple[Kind, str], list[VersionEnvelope]] = {}
-        for model in self._models(versions):
+                self._experiments[experiment.id] = experiment
+                self._segments[experiment.id] = segment
+        for model in self._all_models():
             if isinstance(model, Failure):
                 yield model
             else:
-                models.append(model)
-        require_matches("registered model", selection.models, [model.name for model in models])
-        plan = Plan(_ArchiveCatalog(self._archive, tree, segments), selection, experiments)
+                self._models.append(model)
+        wanted.saw("registered model or prompt", [model.name for model in self._models])
+        catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
+        self._plan = Plan(catalog, self._selection, self._experiments, wanted)
         behind = {
             str(v.mlflow.model_version["run_id"])
-            for listed in versions.values()
+            for listed in self._versions.values()
             for v in listed
             if v.mlflow.model_version.get("run_id")
         }
-        yield from plan.make(behind if selection.models else set())
-        if selection.models:
-            self._take_models(versions, segments, plan)
-        for experiment in experiments.values():
+        yield from self._plan.make(behind if self._selection.models else set())
+        if self._selection.models:
+            self._take_models()
+
+    def items(self) -> Iterator[StreamItem]:
+        """Yield what was chosen."""
+        if self._tree.workspace is None:
+            yield from self._in_tree()
+            return
+        stream = self._in_tree()
+        if (first := next(stream, None)) is not None or not self._selection.is_narrow:
+            yield from self._entities(Kind.WORKSPACE, [self._tree.workspace], "")
+        if first is not None:
+            yield first
+            yield from stream
+
+    def _in_tree(self) -> Iterator[StreamItem]:
+        tree, plan = self._tree, self._plan
+        for experiment in self._experiments.values():
             if experiment.id in plan.chosen:
                 yield experiment
-                yield from self._of_experiment(experiment, segments[experiment.id], plan)
-        for model in models:
+                yield from self._of_experiment(experiment, plan)
+        for model in self._models:
             yield model
             version_kind = Kind.PROMPT_VERSION if model.kind is Kind.PROMPT else Kind.MODEL_VERSION
-            for version in versions[model.kind, model.name]:
+            for version in self._versions[model.kind, model.name]:
                 yield ModelVersion(
                     dict(version.mlflow.model_version),
                     self._artifacts(version.info.artifacts),
@@ -131,24 +150,19 @@ class _TreeStream:
                 if isinstance(item, Failure) or self._takes(item, plan):
                     yield item
 
-    def _take_models(
-        self,
-        versions: dict[tuple[Kind, str], list[VersionEnvelope]],
-        segments: dict[str, str],
-        plan: Plan,
-    ) -> None:
+    def _take_models(self) -> None:
         """Take the logged models behind the versions of the models that were named."""
         owners = {
             path.split("/")[-2]: experiment_id
-            for experiment_id, segment in segments.items()
+            for experiment_id, segment in self._segments.items()
             for path in self._tree.logged_models.get(segment, ())
         }
-        for listed in versions.values():
+        for listed in self._versions.values():
             for version in listed:
                 model_id = str(version.mlflow.model_version.get("model_id", ""))
                 if owner := owners.get(encode_segment(model_id)):
-                    plan.logged_models.add(model_id)
-                    plan.chosen.setdefault(owner, set())
+                    self._plan.logged_models.add(model_id)
+                    self._plan.chosen.setdefault(owner, set())
 
     def _takes(self, entity: Entity, plan: Plan) -> bool:
         """Whether an entity that belongs to no experiment is taken."""
@@ -157,10 +171,8 @@ class _TreeStream:
             return True
         return isinstance(linked, list) and any(plan.takes_whole(str(e)) for e in linked)
 
-    def _of_experiment(
-        self, experiment: Experiment, segment: str, plan: Plan
-    ) -> Iterator[StreamItem]:
-        tree = self._tree
+    def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
+        tree, segment = self._tree, self._segments[experiment.id]
         for path in tree.runs.get(segment, {}).values():
             yield from self._run(path, plan)
         for path in tree.logged_models.get(segment, ()):
@@ -173,7 +185,7 @@ class _TreeStream:
         for kind in _AFTER_TRACES if whole else ():
             yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
 
-    def _experiments(self) -> Iterator[tuple[str, Experiment | Failure]]:
+    def _all_experiments(self) -> Iterator[tuple[str, Experiment | Failure]]:
         """Yield the experiments; one whose document is damaged takes all in it with it."""
         tree = self._tree
         for segment in sorted(tree.experiments, key=by_number):
@@ -206,9 +218,7 @@ class _TreeStream:
                 count += 1  # at least
         return count
 
-    def _models(
-        self, versions: dict[tuple[Kind, str], list[VersionEnvelope]]
-    ) -> Iterator[RegisteredModel | Failure]:
+    def _all_models(self) -> Iterator[RegisteredModel | Failure]:
         """Yield the models and prompts that are taken and put their versions by kind and name."""
         tree = self._tree
         for key in sorted(tree.models, key=lambda key: key[0] is not Kind.PROMPT):
@@ -228,7 +238,7 @@ class _TreeStream:
             )
             if not self._selection.takes_model(model.name):
                 continue
-            listed = versions[kind, model.name] = []
+            listed = self._versions[kind, model.name] = []
             for member in members:
                 try:
                     listed.append(self._archive.document(VersionEnvelope, member))

@@ -30,7 +30,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.sources.client_entities import EntityReader
 from mlflow_exim_plugin.sources.client_logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.client_traces import TraceSource
-from mlflow_exim_plugin.stages.select import Plan, Selection, require_matches
+from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,12 +89,14 @@ class ClientSource:
             for name in names
             if selection.takes_model(name)
         ]
-        require_matches("registered model", selection.models, [name for name, _ in models])
+        wanted = Wanted(selection)
+        wanted.saw("registered model or prompt", [name for name, _ in models])
         versions = {of[0]: self._versions(*of) for of in models} if selection.models else {}
-        plan = Plan(self._reader, selection, experiments)
+        plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make(
             {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
         )
+        wanted.require()
         entities = EntityReader(self._host, selection)
         whole = {
             e.id

@@ -22,7 +22,7 @@ from mlflow_exim_plugin.schema.objects import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "parse_time_ms", "require_matches"]
+__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms"]
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ class Plan:
         catalog: Lists the runs.
         selection: What was asked for.
         experiments: Every experiment by id.
+        wanted: Told which of the names that were asked for are there.
 
     Attributes:
         chosen: Run ids by experiment id; a taken experiment may have none.
@@ -169,9 +170,14 @@ class Plan:
     """
 
     def __init__(
-        self, catalog: Catalog, selection: Selection, experiments: dict[str, Experiment]
+        self,
+        catalog: Catalog,
+        selection: Selection,
+        experiments: dict[str, Experiment],
+        wanted: Wanted,
     ) -> None:
         self._catalog = catalog
+        self._wanted = wanted
         self._selection = selection
         self._experiments = experiments
         self.chosen: dict[str, set[str]] = {}
@@ -184,9 +190,6 @@ class Plan:
 
         Args:
             runs_of_versions: Runs behind the versions of the models that were named.
-
-        Raises:
-            NotFoundError: An experiment or run that was named is not there.
         """
         selection, experiments = self._selection, self._experiments
         headers: dict[str, RunHeader] = {}
@@ -196,11 +199,8 @@ class Plan:
             if selection.takes_experiment(e.id, e.name, e.document.get("lifecycle_stage", "active"))
         ]
         self._whole = set(taken)
-        require_matches(
-            "experiment",
-            selection.experiments,
-            [name for e in taken for name in (e, experiments[e].name)],
-        )
+        names = [name for e in taken for name in (e, experiments[e].name)]
+        self._wanted.saw("experiment", names)
         globs = [p for p in selection.runs if any(c in p for c in "*?[")]
         for experiment_id in experiments if globs else taken:
             in_experiment = experiment_id in taken
@@ -220,11 +220,9 @@ class Plan:
                     headers[header.run_id] = header
         for run_id in (set(selection.runs) - set(globs) - set(headers)) | runs_of_versions:
             named = self._header(run_id)
-            if named is None and run_id in selection.runs:
-                raise NotFoundError(f"there is no run {run_id!r} at the source")
             if named is not None and (named.lifecycle_stage != "deleted" or selection.deleted):
                 headers[run_id] = named
-        require_matches("run", selection.runs, headers)
+        self._wanted.saw("run", headers)
         self._add_ancestors(headers)
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
@@ -292,16 +290,34 @@ def _is_refusal(error: ServerError) -> bool:
     return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
-def require_matches(kind: str, patterns: Iterable[str], seen: Iterable[str]) -> None:
-    """Refuse a name that matched nothing, so that a misspelling does not pass as success.
+class Wanted:
+    """Names that were asked for and not seen yet, in whichever workspace they may be.
 
-    Raises:
-        NotFoundError: Names the patterns without a match.
+    Args:
+        selection: What was asked for.
     """
-    known = list(seen)
-    missing = [p for p in patterns if not _matches((p,), known)]
-    if missing:
-        raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")
+
+    def __init__(self, selection: Selection) -> None:
+        self._missing = {
+            "experiment": list(selection.experiments),
+            "run": list(selection.runs),
+            "registered model or prompt": list(selection.models),
+        }
+
+    def saw(self, kind: str, names: Iterable[str]) -> None:
+        """Note what is there."""
+        known = list(names)
+        self._missing[kind] = [p for p in self._missing[kind] if not _matches((p,), known)]
+
+    def require(self) -> None:
+        """Refuse a name that matched nothing, so that a misspelling does not pass as success.
+
+        Raises:
+            NotFoundError: Names the patterns without a match.
+        """
+        for kind, missing in self._missing.items():
+            if missing:
+                raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")
 
 
 def parse_time_ms(text: str, *, end: bool = False) -> int:
