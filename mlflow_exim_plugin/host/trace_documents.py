@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARTIFACT_LOCATION",
+    "OF_THE_TARGET",
     "SPANS_LOCATION",
     "TRACKING_STORE",
     "assessment_for_rest",
@@ -30,6 +31,15 @@ __all__ = [
 ARTIFACT_LOCATION = "mlflow.artifactLocation"
 SPANS_LOCATION = "mlflow.trace.spansLocation"
 TRACKING_STORE = "TRACKING_STORE"
+OF_THE_TARGET = frozenset(
+    {
+        ARTIFACT_LOCATION,
+        SPANS_LOCATION,
+        "mlflow.trace.archiveLocation",
+        "mlflow.trace.archivalFailure",
+    }
+)
+"""Tags that say where a deployment keeps a trace: each sets its own."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)

@@ -28,17 +28,26 @@ if TYPE_CHECKING:
 
     import requests
 
-__all__ = ["ATTACHMENTS", "BATCH", "SOURCE_RUN", "TraceReader", "expected_spans", "run_clause"]
+__all__ = [
+    "ATTACHMENTS",
+    "BATCH",
+    "DATA_FILE",
+    "SOURCE_RUN",
+    "TraceReader",
+    "expected_spans",
+    "json_reply",
+    "run_clause",
+]
 
 ATTACHMENTS = "attachments/"
 BATCH = 50
 """Traces that one call asks spans for: more would not fit the request line of some servers."""
+DATA_FILE = "traces.json"
 SOURCE_RUN = "mlflow.sourceRun"
 
 _PAGE = 500
 _LATE_MS = 3_600_000
 _SWEEPS = 3
-_DATA_FILE = "traces.json"
 _SIZE_STATS = "mlflow.trace.sizeStats"
 _WITH_PAYLOAD = (_SIZE_STATS, "mlflow.trace.sizeBytes", "mlflow.trace_schema.version")
 _ATTACHMENT = b"mlflow-attachment:"
@@ -217,7 +226,7 @@ class TraceReader:
         response = self.host.call("POST", "/api/3.0/mlflow/traces/search", doing=doing, body=body)
         if response.status_code in _ABSENT:
             return None
-        reply = _json(response, doing)
+        reply = json_reply(response, doing)
         return [_trace_v3(t) for t in reply.get("traces", ())], reply.get("next_page_token")
 
     def _search_v2(
@@ -240,7 +249,7 @@ class TraceReader:
         response = self.host.call("GET", "/api/2.0/mlflow/traces", doing=doing, params=params)
         if response.status_code in _ABSENT:
             return [], None  # a server from before traces
-        reply = _json(response, doing)
+        reply = json_reply(response, doing)
         found = [Trace(document_of_v2(t), str(t["experiment_id"])) for t in reply.get("traces", ())]
         return found, reply.get("next_page_token")
 
@@ -374,7 +383,7 @@ class TraceReader:
         tags = trace.info["tags"]
         if tags.get(SPANS_LOCATION, "") == TRACKING_STORE or ARTIFACT_LOCATION not in tags:
             return None
-        with ArtifactTree(self.host, tags[ARTIFACT_LOCATION]).open(_DATA_FILE) as stream:
+        with ArtifactTree(self.host, tags[ARTIFACT_LOCATION]).open(DATA_FILE) as stream:
             return _spans(b"".join(iter(lambda: stream.read(1 << 20), b"")), trace)
 
 
@@ -443,7 +452,12 @@ def _content(response: requests.Response, doing: str) -> bytes:
     return bytes(response.content)
 
 
-def _json(response: requests.Response, doing: str) -> dict[str, Any]:
+def json_reply(response: requests.Response, doing: str) -> dict[str, Any]:
+    """Return the JSON object that a server answered.
+
+    Raises:
+        ServerError: It answered something else.
+    """
     reply = json.loads(_content(response, doing))
     if not isinstance(reply, dict):
         raise ServerError(f"{doing}: the server answered no JSON object")

@@ -1,0 +1,541 @@
+"""Traces to a deployment: ids and times kept, spans first, then the info that has the last word.
+
+A server that gets spans makes a trace of them, with previews, token counts and times of its own;
+the info that follows puts the source's in their place. Its tag ``CONTENT`` says that all is there.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
+from mlflow_exim_plugin.host.spans import fits_otlp
+from mlflow_exim_plugin.host.trace_documents import (
+    ARTIFACT_LOCATION,
+    SPANS_LOCATION,
+    TRACKING_STORE,
+)
+from mlflow_exim_plugin.host.trace_writing import MAX_LINKS, Form, TraceCalls
+from mlflow_exim_plugin.host.traces import TraceReader
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
+from mlflow_exim_plugin.schema.traces import trace_digest
+from mlflow_exim_plugin.sinks.counting import count_trace
+from mlflow_exim_plugin.sinks.notes import Notes
+from mlflow_exim_plugin.sinks.trace_comparison import (
+    compare_assessments,
+    compare_info,
+    compare_span,
+)
+from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, LINKED_RUNS, TraceReferences
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_ids import IdMap
+    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_runs import RunWriter
+
+__all__ = ["TraceWriter"]
+
+_GROUP = 50
+_GROUP_SPANS = 2_000
+_PROMPTS = "mlflow.linkedPrompts"
+_FINALIZED = "mlflow.trace.infoFinalized"
+
+
+@dataclass
+class _Job:
+    """A trace on its way.
+
+    Attributes:
+        trace: The trace.
+        experiment_id: Where it goes.
+        digest: What ``CONTENT`` will say.
+        info: Its info with the target's ids.
+        spans: Its spans with the target's ids.
+        at_start: Assessments that are written with the info.
+        afterwards: Assessments that override others, in order.
+        whole: Whether everything has arrived so far.
+        needs_info: Whether its info is to be written.
+        in_file: Whether its spans go into a file.
+    """
+
+    trace: Trace
+    experiment_id: str
+    digest: str
+    info: dict[str, Any]
+    spans: list[dict[str, Any]] | None
+    at_start: list[dict[str, Any]] = field(default_factory=list)
+    afterwards: list[dict[str, Any]] = field(default_factory=list)
+    whole: bool = True
+    needs_info: bool = True
+    in_file: bool = False
+
+
+class TraceWriter:
+    """Writes traces some at a time, as one call checks and fills many of them.
+
+    Args:
+        host: The deployment.
+        run_writer: Uploads attachments.
+        ids: Source ids to target ids.
+        options: How to write.
+        jobs: How many groups may be written at once.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        run_writer: RunWriter,
+        ids: IdMap,
+        options: UnpackOptions,
+        jobs: int,
+    ) -> None:
+        self._calls = TraceCalls(host)
+        self._reader = TraceReader(host)
+        self._run_writer = run_writer
+        self._ids = ids
+        self._options = options
+        self._jobs = jobs
+        self._pool = ThreadPoolExecutor(jobs, "exim-traces")
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Trace, str]] = []
+        self._spans = 0
+        self._under_way: deque[Future[None]] = deque()
+        self._origins: dict[str, dict[str, tuple[str, str]]] = {}
+        self._deleted_runs: set[str] = set()
+        self._late: list[tuple[_Job, list[dict[str, Any]]]] = []
+        self._links: dict[str, list[str]] = {}
+        self._prompts: list[tuple[str, str]] = []
+        self._notes = Notes()
+        self._references = TraceReferences(ids, self._notes)
+
+    def saw_run(self, run: Run) -> None:
+        """Remember a run that will be deleted: that takes its assessments along."""
+        if run.info.get("lifecycle_stage") == "deleted":
+            with self._lock:
+                self._deleted_runs.add(run.id)
+
+    def add(self, trace: Trace, experiment_id: str, report: Report) -> None:
+        """Take a trace; it is written with others, at the latest by ``flush``."""
+        if self._options.dry_run:
+            report.written(Kind.TRACE)
+            count_trace(trace, report)
+            return
+        with self._lock:
+            spans = len(trace.spans or ())
+            if self._waiting and (
+                len(self._waiting) == _GROUP or self._spans + spans > _GROUP_SPANS
+            ):
+                self._send(report)
+            self._waiting.append((trace, experiment_id))
+            self._spans += spans
+
+    def flush(self, report: Report) -> None:
+        """Write what waits and return when it is written."""
+        with self._lock:
+            if self._waiting:
+                self._send(report)
+            while self._under_way:
+                self._under_way.popleft().result()
+
+    def finish(self, report: Report) -> None:
+        """Write what had to wait for other objects, and name what the target keeps differently.
+
+        Assessments of deleted runs come now, when their runs are deleted: before, the server would
+        have deleted them as well.
+        """
+        self.flush(report)
+        self._pool.shutdown()
+        for job, assessments in self._late:
+            self._add_assessments(job, assessments, report)
+            self._complete(job, report)
+        for run_id, trace_ids in self._links.items():
+            self._link(run_id, trace_ids)
+        for trace_id, text in self._prompts:
+            self._link_prompts(trace_id, text)
+        self._notes.say(report)
+
+    def _send(self, report: Report) -> None:
+        while len(self._under_way) > self._jobs:
+            self._under_way.popleft().result()
+        group, self._waiting, self._spans = self._waiting, [], 0
+        self._under_way.append(self._pool.submit(self._write, group, report))
+
+    def _write(self, group: list[tuple[Trace, str]], report: Report) -> None:
+        try:
+            form = self._calls.form(group[0][1])
+            if form is Form.NONE:
+                reason = "the target takes no traces"
+                report.failed(Failure(Kind.TRACE, group[0][0].id, reason, len(group)))
+                return
+            write = self._write_with_ids if form is Form.WITH_ID else self._write_without_ids
+            write(group, report)
+        except ServerLostError:
+            raise
+        except EximError as error:
+            for trace, _ in group:
+                report.failed(Failure(Kind.TRACE, trace.id, error.message))
+
+    # Targets that keep ids
+
+    def _write_with_ids(self, group: list[tuple[Trace, str]], report: Report) -> None:
+        there = self._calls.existing([trace.id for trace, _ in group])
+        jobs = []
+        for trace, experiment_id in group:
+            job = self._job(trace, experiment_id)
+            if trace.id in there and not self._goes_on(job, *there[trace.id], report):
+                continue
+            jobs.append(job)
+        for job in jobs:
+            spans = job.spans
+            job.in_file = spans is not None and not (spans and fits_otlp(spans, job.trace.id))
+        self._log_spans([job for job in jobs if job.spans and not job.in_file], report)
+        for job in jobs:
+            try:
+                self._write_info(job, report)
+            except ServerLostError:
+                raise
+            except EximError as error:
+                report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
+
+    def _goes_on(
+        self, job: _Job, experiment_id: str, document: dict[str, Any], report: Report
+    ) -> bool:
+        """Whether a trace that is there needs anything more; if not it is counted."""
+        trace, tags = job.trace, document["info"]["tags"]
+        if experiment_id != job.experiment_id:
+            reason = f"the target has a trace of this id in its experiment {experiment_id}"
+            report.failed(Failure(Kind.TRACE, trace.id, reason))
+            return False
+        self._ids.know(Kind.TRACE, trace.id, trace.id)
+        if tags.get(CONTENT) == job.digest:
+            report.skipped(Kind.TRACE, trace.id, "it is there already")
+            return False
+        if int(tags.get(AS_OF_MS) or 0) > trace.as_of_ms:
+            report.skipped(Kind.TRACE, trace.id, "the target has a later state of it")
+            return False
+        is_ours = CONTENT in tags or AS_OF_MS in tags
+        if not is_ours and not self._is_same(job, document):
+            report.failed(Failure(Kind.TRACE, trace.id, "the target has another trace of this id"))
+            return False
+        known = {a.get("assessment_id") for a in document["assessments"]}
+        job.afterwards = [
+            a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") not in known
+        ]
+        job.at_start = []
+        job.needs_info = is_ours or _FINALIZED not in document["info"]["trace_metadata"]
+        return True
+
+    def _is_same(self, job: _Job, document: dict[str, Any]) -> bool:
+        """Whether a trace that no unpack finished is this one, perhaps without all its parts."""
+        there = Trace(document, job.experiment_id)
+        self._reader.fill([there])
+        ours = {span["span_id"]: span for span in job.spans or ()}
+        for span in there.spans or ():
+            mine = ours.get(span["span_id"])
+            if mine is None or (mine["name"], mine["start_time_ns"]) != (
+                span["name"],
+                span["start_time_ns"],
+            ):
+                return False
+        if _FINALIZED not in document["info"]["trace_metadata"]:
+            return True
+        return bool(document["info"].get("request_time_ms") == job.info.get("request_time_ms"))
+
+    def _log_spans(self, jobs: list[_Job], report: Report) -> None:
+        """Send the spans of some traces in one call, or of each alone if that is refused."""
+        for experiment_id in dict.fromkeys(job.experiment_id for job in jobs):
+            group = [job for job in jobs if job.experiment_id == experiment_id]
+            try:
+                self._send_spans(group, experiment_id)
+            except ServerLostError:
+                raise
+            except ServerError:
+                for job in group:
+                    try:
+                        self._send_spans([job], experiment_id)
+                    except ServerLostError:
+                        raise
+                    except ServerError:
+                        job.in_file = True
+            self._compare_spans([job for job in group if not job.in_file], report)
+
+    def _send_spans(self, jobs: list[_Job], experiment_id: str) -> None:
+        spans = [span for job in jobs for span in job.spans or ()]
+        for start in range(0, len(spans), _GROUP_SPANS):
+            part = spans[start : start + _GROUP_SPANS]
+            if not self._calls.takes_otlp or not self._calls.log_spans(experiment_id, part):
+                for job in jobs:
+                    job.in_file = True
+                return
+
+    def _compare_spans(self, jobs: list[_Job], report: Report) -> None:
+        """Read the spans back: some servers add attributes, or change their values."""
+        stored = {"tags": {SPANS_LOCATION: TRACKING_STORE}, "trace_metadata": {}, "state": "OK"}
+        there = [
+            Trace({"info": {"trace_id": job.trace.id, **stored}}, job.experiment_id) for job in jobs
+        ]
+        self._reader.fill(there)
+        for job, found in zip(jobs, there, strict=True):
+            by_id = {span["span_id"]: span for span in found.spans or ()}
+            missing = sum(span["span_id"] not in by_id for span in job.spans or ())
+            if missing:
+                reason = f"{missing} of its {len(job.spans or ())} spans did not arrive"
+                report.failed(Failure(Kind.SPAN, job.trace.id, reason, missing))
+                job.whole = False
+            report.written(Kind.SPAN, len(job.spans or ()) - missing)
+            for span in job.spans or ():
+                if span["span_id"] in by_id:
+                    compare_span(self._notes, job.trace.id, span, by_id[span["span_id"]])
+
+    def _write_info(self, job: _Job, report: Report) -> None:
+        trace = job.trace
+        later = [a for a in job.at_start if self._is_of_deleted_run(a)]
+        names = {a.get("assessment_id") for a in later}
+        for assessment in job.afterwards:
+            if self._is_of_deleted_run(assessment) or assessment.get("overrides") in names:
+                later.append(assessment)
+                names.add(assessment.get("assessment_id"))
+        at_start = [a for a in job.at_start if a not in later]
+        afterwards = [a for a in job.afterwards if a not in later]
+        attachments = list(trace.attachments)
+        in_one_call = job.whole and not (later or afterwards or attachments or job.in_file)
+        if job.needs_info:
+            mark = {AS_OF_MS: str(trace.as_of_ms)}
+            if in_one_call:
+                mark[CONTENT] = job.digest
+            info = job.info | {"tags": job.info["tags"] | mark}
+            document = self._start(job, info, at_start, report)
+        else:
+            document = self._calls.existing([trace.id])[trace.id][1]
+            in_one_call = False
+        self._ids.know(Kind.TRACE, trace.id, trace.id)
+        report.written(Kind.TRACE)
+        location = document["info"]["tags"].get(ARTIFACT_LOCATION, "")
+        if job.in_file and not self._put_spans(job, document, Form.WITH_ID, report):
+            job.whole = False
+        if attachments:
+            job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
+        self._add_assessments(job, afterwards, report)
+        self._collect_links(job)
+        if later:
+            with self._lock:
+                self._late.append((job, later))
+        elif not in_one_call:
+            self._complete(job, report)
+
+    def _start(
+        self,
+        job: _Job,
+        info: dict[str, Any],
+        assessments: list[dict[str, Any]],
+        report: Report,
+    ) -> dict[str, Any]:
+        """Write info and assessments in one call; a refused assessment must not cost the trace."""
+        try:
+            document = self._calls.start(info, job.experiment_id, assessments)
+        except ServerLostError:
+            raise
+        except ServerError:
+            if not assessments:
+                raise
+            info["tags"].pop(CONTENT, None)
+            document = self._calls.start(info, job.experiment_id, [])
+            compare_info(self._notes, job.trace.id, info, document)
+            self._add_assessments(job, assessments, report)
+            self._complete(job, report)
+            return document
+        compare_info(self._notes, job.trace.id, info, document)
+        if assessments:
+            report.written(Kind.ASSESSMENT, len(assessments))
+            compare_assessments(self._notes, job.trace.id, assessments, document["assessments"])
+        return document
+
+    def _put_spans(self, job: _Job, document: dict[str, Any], form: Form, report: Report) -> bool:
+        spans = job.spans or []
+        try:
+            self._calls.put_spans(document, spans, form)
+        except ServerLostError:
+            raise
+        except EximError as error:
+            report.failed(Failure(Kind.SPAN, job.trace.id, error.message, max(1, len(spans))))
+            return False
+        report.written(Kind.SPAN, len(spans))
+        return True
+
+    def _add_assessments(
+        self, job: _Job, assessments: list[dict[str, Any]], report: Report
+    ) -> None:
+        for assessment in assessments:
+            try:
+                self._calls.add_assessment(job.trace.id, assessment)
+                report.written(Kind.ASSESSMENT)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                name = f"{job.trace.id}/{assessment.get('assessment_id')}"
+                report.failed(Failure(Kind.ASSESSMENT, name, error.message))
+                job.whole = False
+
+    def _complete(self, job: _Job, report: Report) -> None:
+        """Mark a trace as whole."""
+        if not job.whole:
+            return
+        trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
+        try:
+            self._calls.set_tag(trace_id, AS_OF_MS, str(job.trace.as_of_ms))
+            self._calls.set_tag(trace_id, CONTENT, job.digest)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            report.lost(Loss(Kind.TRACE, job.trace.id, error.message))
+
+    # Targets that make their own ids
+
+    def _write_without_ids(self, group: list[tuple[Trace, str]], report: Report) -> None:
+        for trace, experiment_id in group:
+            job = self._job(trace, experiment_id)
+            try:
+                self._write_without_id(job, report)
+            except ServerLostError:
+                raise
+            except EximError as error:
+                report.failed(Failure(Kind.TRACE, trace.id, error.message))
+
+    def _write_without_id(self, job: _Job, report: Report) -> None:
+        trace = job.trace
+        known, content = self._known_origins(job.experiment_id).get(trace.id, ("", ""))
+        if known:
+            self._ids.know(Kind.TRACE, trace.id, known)
+            if content == job.digest:
+                report.skipped(Kind.TRACE, trace.id, "it is there already")
+                return
+            document = next(
+                found.document
+                for page in self._reader.pages(job.experiment_id, f"request_id = '{known}'")
+                for found in page
+            )
+        else:
+            tags = {ORIGIN: chained(trace.id, trace.info["tags"])} | job.info["tags"]
+            document = self._calls.start_without_id(job.info | {"tags": tags}, job.experiment_id)
+            known = document["info"]["trace_id"]
+            self._ids.know(Kind.TRACE, trace.id, known)
+        if job.spans is not None:
+            job.whole &= self._put_spans(job, document, Form.WITHOUT_ID, report)
+        if job.info["state"] in {"OK", "ERROR"}:
+            self._calls.end_without_id(known, job.info)
+        report.written(Kind.TRACE)
+        self._notes.add(Kind.TRACE, trace.id, f"its id is new; the tag {ORIGIN} keeps the old one")
+        for name in ("client_request_id", "request_preview", "response_preview"):
+            if name in job.info:
+                self._notes.add(Kind.TRACE, trace.id, f"the target cannot keep {name}")
+        if job.info["state"] in {"OK", "ERROR"} and "execution_duration_ms" not in job.info:
+            self._notes.add(Kind.TRACE, trace.id, "execution_duration_ms becomes 0")
+        lost = len(job.at_start) + len(job.afterwards)
+        if lost:
+            reason = "the target has no assessments"
+            report.skipped(Kind.ASSESSMENT, f"{trace.id}/*", reason, lost)
+            self._notes.add(Kind.ASSESSMENT, trace.id, reason)
+        if attachments := list(trace.attachments):
+            location = document["info"]["tags"][ARTIFACT_LOCATION]
+            job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
+        compare_info(self._notes, trace.id, job.info, document, sure=False)
+        self._collect_links(job)
+        self._complete(job, report)
+
+    def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str]]:
+        """Return target id and ``CONTENT`` by source id of the traces that an unpack wrote."""
+        with self._lock:
+            if experiment_id not in self._origins:
+                self._origins[experiment_id] = {
+                    newest(tags[ORIGIN]): (trace.id, tags.get(CONTENT, ""))
+                    for page in self._reader.pages(experiment_id)
+                    for trace in page
+                    if ORIGIN in (tags := trace.info["tags"])
+                }
+            return self._origins[experiment_id]
+
+    # References
+
+    def _job(self, trace: Trace, experiment_id: str) -> _Job:
+        """Prepare a trace: the target's ids in place of the source's."""
+        references = self._references
+        at_start, afterwards = references.assessments(trace)
+        digest = trace.digest or trace_digest(trace)
+        return _Job(
+            trace,
+            experiment_id,
+            digest,
+            references.info(trace),
+            references.spans(trace),
+            at_start,
+            afterwards,
+        )
+
+    def _is_of_deleted_run(self, assessment: dict[str, Any]) -> bool:
+        run_id = assessment["metadata"].get(JUDGE_RUN)
+        if not run_id:
+            return False
+        with self._lock:
+            return any(self._ids.get(Kind.RUN, run) == run_id for run in self._deleted_runs)
+
+    def _collect_links(self, job: _Job) -> None:
+        trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
+        with self._lock:
+            for run_id in job.trace.info.get(LINKED_RUNS, ()):
+                self._links.setdefault(run_id, []).append(trace_id)
+            if prompts := job.info["tags"].get(_PROMPTS):
+                self._prompts.append((trace_id, prompts))
+
+    def _link(self, run_id: str, trace_ids: list[str]) -> None:
+        new = self._ids.get(Kind.RUN, run_id)
+        if new is None:
+            what = f"links to run {run_id} are not restored: the run is not at the target"
+            for trace_id in trace_ids:
+                self._notes.add(Kind.TRACE, trace_id, what)
+            return
+        try:
+            for start in range(0, len(trace_ids), MAX_LINKS):
+                self._calls.link_to_run(new, trace_ids[start : start + MAX_LINKS])
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            for trace_id in trace_ids:
+                what = f"links to run {run_id} are not restored: {error.message}"
+                self._notes.add(Kind.TRACE, trace_id, what)
+
+    def _link_prompts(self, trace_id: str, text: str) -> None:
+        """Link a trace to prompt versions, which may have other numbers at the target."""
+        try:
+            listed = [(str(p["name"]), str(p["version"])) for p in json.loads(text)]
+        except (ValueError, KeyError, TypeError):
+            self._notes.add(
+                Kind.TRACE, trace_id, f"{_PROMPTS} is no list of prompts: no links are made"
+            )
+            return
+        versions = []
+        for name, number in listed:
+            new = self._ids.get(Kind.PROMPT_VERSION, f"{name}/{number}")
+            if new is None:
+                what = f"{_PROMPTS} names a prompt version that is not at the target"
+                self._notes.add(Kind.TRACE, trace_id, what)
+                new = f"{name}/{number}"
+            versions.append((new.rpartition("/")[0], new.rpartition("/")[2]))
+        try:
+            if versions != listed:
+                renamed = [{"name": name, "version": number} for name, number in versions]
+                self._calls.set_tag(trace_id, _PROMPTS, json.dumps(renamed))
+            self._calls.link_prompts(trace_id, versions)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            self._notes.add(
+                Kind.TRACE, trace_id, f"links to prompts are not restored: {error.message}"
+            )
