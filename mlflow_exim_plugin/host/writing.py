@@ -174,6 +174,7 @@ class HostWriter:
         tags: dict[str, str],
         run_link: str | None = None,
         description: str | None = None,
+        model_id: str | None = None,
     ) -> int:
         """Create a model version and return the number the server gave it."""
         from mlflow.entities.model_registry import ModelVersionTag
@@ -186,6 +187,7 @@ class HostWriter:
                 [ModelVersionTag(k, v) for k, v in tags.items()],
                 run_link,
                 description,
+                model_id=model_id,
             )
         return int(version.version)
 

@@ -14,12 +14,14 @@ from mlflow_exim_plugin.schema.canonical import canonical_bytes
 __all__ = [
     "AS_OF_MS",
     "CONTENT",
+    "DELETED_MODEL",
     "OF_GROUP",
     "ORIGIN",
     "PLACEHOLDER",
     "TAGS",
     "chained",
     "experiment_origin",
+    "is_provenance",
     "model_origin",
     "newest",
 ]
@@ -34,8 +36,16 @@ AS_OF_MS = "mlflow_exim.as_of_ms"
 """When the source was read, ms since the Unix epoch; an older archive never overwrites."""
 PLACEHOLDER = "mlflow_exim.placeholder"
 """Marks a model version that only holds a number and is about to be deleted."""
+DELETED_MODEL = "mlflow_exim.deleted_model."
+"""Begins the experiment tags that remember deleted logged models, which no server lists: after it
+the id at the source, as value the id at the target, ``AS_OF_MS`` and ``CONTENT``."""
 
 TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
+
+
+def is_provenance(key: str) -> bool:
+    """Whether a tag says where its object came from; such tags are put anew, never copied."""
+    return key in TAGS or key.startswith(DELETED_MODEL)
 
 
 def experiment_origin(document: dict[str, Any]) -> str:

@@ -10,17 +10,26 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import (
+    ConflictError,
+    NotFoundError,
+    ServerError,
+    ServerLostError,
+    StoreError,
+)
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.writing import HostWriter
 from mlflow_exim_plugin.schema.objects import (
+    Entity,
     Experiment,
     Kind,
+    LoggedModel,
     Loss,
     ModelVersion,
     RegisteredModel,
     Run,
     StreamObject,
+    Trace,
     key_values,
 )
 from mlflow_exim_plugin.schema.provenance import (
@@ -28,15 +37,20 @@ from mlflow_exim_plugin.schema.provenance import (
     CONTENT,
     OF_GROUP,
     ORIGIN,
-    TAGS,
     chained,
     experiment_origin,
+    is_provenance,
     newest,
 )
+from mlflow_exim_plugin.sinks.client_carriers import Carriers
+from mlflow_exim_plugin.sinks.client_entities import SET_ANEW, EntityWriter
 from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
+from mlflow_exim_plugin.sinks.client_logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.client_places import Destination
 from mlflow_exim_plugin.sinks.client_runs import RunWriter
+from mlflow_exim_plugin.sinks.client_traces import TraceWriter
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
@@ -49,7 +63,7 @@ _ORIGIN_FILTER = f"tags.`{ORIGIN}` LIKE '%'"
 
 @dataclass
 class _Target:
-    """Where the runs of one source experiment go.
+    """Where what belongs to one source experiment goes.
 
     Attributes:
         id: Experiment id at the target, empty in a dry run of a new one.
@@ -85,8 +99,14 @@ class ClientSink:
         self._current: list[_Target] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
         self._run_writer = RunWriter(host, self._writer, self._reader, self._ids, options)
+        carriers = Carriers(self._writer, self._reader, options)
+        self._logged_model_writer = LoggedModelWriter(
+            host, self._writer, self._run_writer, carriers, self._ids, options
+        )
+        self._entity_writer = EntityWriter(host, self._ids, options)
+        self._trace_writer = TraceWriter(host, self._run_writer, self._ids, options, jobs)
         self._model_writer = ModelWriter(
-            host, self._writer, self._reader, self._run_writer, self._ids, options
+            host, self._writer, self._reader, self._run_writer, carriers, self._ids, options
         )
 
     def reach(self) -> None:
@@ -106,22 +126,33 @@ class ClientSink:
         """
         for issue in getattr(item, "issues", ()):
             report.issue(issue)
+        if isinstance(item, Trace):
+            self._write_trace(item, report)
+            return
+        self._trace_writer.flush(report)
         if isinstance(item, Experiment):
             self._write_experiment(item, report)
         elif isinstance(item, Run):
             self._write_run(item, report)
+        elif isinstance(item, LoggedModel):
+            self._write_logged_model(item, report)
         elif isinstance(item, RegisteredModel):
-            self._finish_runs(report)
             self._model_writer.begin(item, report)
         elif isinstance(item, ModelVersion):
             self._model_writer.write_version(item, report)
+        elif isinstance(item, Entity):
+            self._write_entity(item, report)
         else:
             report.skipped(item.kind, item.id, "this version does not put them back yet")
 
     def finish(self, report: Report) -> None:
-        """Do what had to wait: parents that came after their children, aliases, deletions."""
-        self._finish_runs(report)
+        """Do what had to wait for what came later: links between objects, aliases, deletions."""
+        self._run_writer.finish(report)
         self._model_writer.finish(report)
+        self._logged_model_writer.finish(report)
+        self._trace_writer.finish(report)
+        self._entity_writer.finish(report)
+        self._delete_experiments(report)
         self._say_what_is_new(report)
 
     def _write_experiment(self, experiment: Experiment, report: Report) -> None:
@@ -132,7 +163,7 @@ class ClientSink:
             self._targets[experiment.id] = target
             self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
             target.delete_after = deleted
-            self._load_runs(target)
+            self._load(target)
             if target.is_deleted and not deleted:
                 reason = "its copy was deleted at the target"
                 self._targets[experiment.id] = reason
@@ -184,7 +215,7 @@ class ClientSink:
         stranger = self._experiments().get(name)
         if stranger is not None and self._is_untouched_default(stranger):
             target = _Target(stranger["experiment_id"], ours=True, origin=origin)
-            self._load_runs(target)
+            self._load(target)
             self._add_tags(target.id, experiment)
             report.written(Kind.EXPERIMENT)
             return target
@@ -235,12 +266,12 @@ class ClientSink:
                 reason, "choose --on-conflict rename, or restore or purge it at the target"
             )
         target = _Target(stranger["experiment_id"], ours=False, origin=origin)
-        self._load_runs(target)
+        self._load(target)
         there = key_values(stranger.get("tags"))
         differing = [
             key
             for key, value in key_values(experiment.document.get("tags")).items()
-            if key not in TAGS and there.get(key) != value
+            if not is_provenance(key) and there.get(key) != value
         ]
         if differing:
             report.lost(
@@ -271,7 +302,7 @@ class ClientSink:
             self._by_name = {d["name"]: d for d in self._reader.experiments()}
         return self._by_name
 
-    def _load_runs(self, target: _Target) -> None:
+    def _load(self, target: _Target) -> None:
         if not target.id:
             return
         for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
@@ -282,6 +313,14 @@ class ClientSink:
                 int(tags.get(AS_OF_MS) or 0),
                 info.lifecycle_stage == "deleted",
             )
+        self._logged_model_writer.load(target.id, self._tags_of(target.id))
+
+    def _tags_of(self, experiment_id: str) -> dict[str, str]:
+        return next(
+            key_values(d.get("tags"))
+            for d in self._experiments().values()
+            if d["experiment_id"] == experiment_id
+        )
 
     def _add_tags(self, experiment_id: str, experiment: Experiment) -> list[str]:
         """Set what an interrupted unpack or an older archive left out.
@@ -289,11 +328,7 @@ class ClientSink:
         Returns:
             Keys of the tags that have another value, which stays.
         """
-        there = next(
-            key_values(d.get("tags"))
-            for d in self._experiments().values()
-            if d["experiment_id"] == experiment_id
-        )
+        there = self._tags_of(experiment_id)
         tags = key_values(experiment.document.get("tags"))
         origin = experiment_origin(experiment.document)
         for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
@@ -306,17 +341,55 @@ class ClientSink:
         if isinstance(target, str):
             report.skipped(Kind.RUN, run.id, target)
             return
+        self._trace_writer.saw_run(run)
         if self._run_writer.is_settled(run, report):
             return
-        if target.is_deleted and not self._options.dry_run:
-            with target.lock:
-                if target.is_deleted:
-                    self._writer.set_experiment_deleted(target.id, deleted=False)
-                    target.is_deleted = False
+        self._open(target)
         self._run_writer.write(run, target.id, target.origin, report)
 
-    def _finish_runs(self, report: Report) -> None:
-        self._run_writer.finish(report)
+    def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
+        target = self._targets.get(model.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.LOGGED_MODEL, model.id, target)
+            return
+        if self._logged_model_writer.is_settled(model, report):
+            return
+        self._open(target)
+        try:
+            self._logged_model_writer.write(model, target.id, target.origin, report)
+        except (ServerError, NotFoundError):
+            self._ids.refused.add(model.id)
+            raise
+
+    def _write_trace(self, trace: Trace, report: Report) -> None:
+        target = self._targets.get(trace.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.TRACE, trace.id, target)
+            return
+        self._open(target)
+        self._trace_writer.add(trace, target.id, report)
+
+    def _write_entity(self, entity: Entity, report: Report) -> None:
+        if not entity.experiment_id:
+            self._entity_writer.write(entity, Destination("", lambda: None), report)
+            return
+        target = self._targets.get(entity.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            self._entity_writer.leave(entity, target, report)
+            return
+        to = Destination(target.id, lambda: self._open(target))
+        self._entity_writer.write(entity, to, report)
+
+    def _open(self, target: _Target) -> None:
+        """Let an experiment be written to; at the end it is deleted again."""
+        if not target.is_deleted or self._options.dry_run:
+            return
+        with target.lock:
+            if target.is_deleted:
+                self._writer.set_experiment_deleted(target.id, deleted=False)
+                target.is_deleted = False
+
+    def _delete_experiments(self, report: Report) -> None:
         current, self._current = self._current, []
         if self._options.dry_run:
             return
@@ -332,11 +405,17 @@ class ClientSink:
 
     def _say_what_is_new(self, report: Report) -> None:
         """Name once what MLflow's API sets anew in every object of a kind."""
-        new = {
+        new = SET_ANEW | {
             Kind.EXPERIMENT: "experiment ids, creation and update times are the target's",
             Kind.RUN: f"run ids are new; the tag {ORIGIN} keeps the old ones",
+            Kind.LOGGED_MODEL: (
+                "model_id, artifact_location, creation_timestamp, last_updated_timestamp and "
+                f"status_message are the target's; the tag {ORIGIN} keeps the old ids"
+            ),
             Kind.REGISTERED_MODEL: "creation and update times are the target's",
             Kind.MODEL_VERSION: "creation and update times, user and status are the target's",
+            Kind.PROMPT: "creation and update times are the target's",
+            Kind.PROMPT_VERSION: "creation and update times, user and status are the target's",
         }
         for kind, what in new.items():
             if kind in report.counts and report.counts[kind].written:
@@ -344,4 +423,4 @@ class ClientSink:
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if key not in TAGS}
+    return {key: value for key, value in tags.items() if not is_provenance(key)}

@@ -10,7 +10,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["IdMap", "KnownRun"]
+__all__ = ["IdMap", "KnownModel", "KnownRun"]
 
 
 @dataclass
@@ -34,15 +34,46 @@ class KnownRun:
     old_artifact_uri: str = ""
 
 
+@dataclass
+class KnownModel:
+    """A logged model that an unpack wrote.
+
+    Attributes:
+        id: Model id at the target; empty where the target has no logged models.
+        artifact_uri: Root of its files there.
+        content: Value of the tag ``CONTENT``, empty while it is unfinished.
+        as_of_ms: When its source was read.
+        is_deleted: Whether it is deleted at the target.
+        holder: Run that holds its files in ``folder`` where the target has no logged models.
+        folder: Empty, or ends with a slash.
+        old_artifact_uri: Root of its files at the source, once it came by.
+        notes_versions: Whether the source model names the versions that were made of it.
+    """
+
+    id: str
+    artifact_uri: str
+    content: str = ""
+    as_of_ms: int = 0
+    is_deleted: bool = False
+    holder: str = ""
+    folder: str = ""
+    old_artifact_uri: str = ""
+    notes_versions: bool = False
+
+
 class IdMap:
     """Source ids to target ids; safe to use from several threads.
 
     Attributes:
         runs: What is known of the runs that came from source runs, by source id.
+        logged_models: The same of logged models.
+        refused: Logged models that came and that the target did not take.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, KnownRun] = {}
+        self.logged_models: dict[str, KnownModel] = {}
+        self.refused: set[str] = set()
         self._ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
 
     def know(self, kind: Kind, source_id: str, target_id: str) -> None:
@@ -54,8 +85,11 @@ class IdMap:
         if kind is Kind.RUN:
             run = self.runs.get(source_id)
             return run.id if run else None
+        if kind is Kind.LOGGED_MODEL:
+            model = self.logged_models.get(source_id)
+            return model.id or None if model else None
         return self._ids[kind].get(source_id)
 
     def all(self, kind: Kind) -> Mapping[str, str]:
-        """Return every known id of a kind but runs: source id to target id."""
+        """Return every known id of a kind but runs and logged models: source id to target id."""
         return self._ids[kind]

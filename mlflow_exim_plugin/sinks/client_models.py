@@ -1,4 +1,4 @@
-"""Registered models and versions to a deployment: numbers kept, gaps replayed, sources re-homed."""
+"""Registered models and prompts with their versions: numbers kept, gaps replayed, sources moved."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
+from mlflow_exim_plugin.host.logged_models import model_behind
+from mlflow_exim_plugin.host.reading import PROMPT_TAG
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -28,6 +30,7 @@ from mlflow_exim_plugin.schema.provenance import (
     model_origin,
     newest,
 )
+from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 
 if TYPE_CHECKING:
@@ -35,15 +38,18 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
+    from mlflow_exim_plugin.sinks.client_carriers import Carriers
+    from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownModel, KnownRun
     from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["ModelWriter"]
 
-CARRIERS = "mlflow_exim.model_versions"
-"""Experiment whose runs hold the files of versions that have no run to hold them."""
 _VERSIONS_FOLDER = "mlflow_exim/model_versions"
 _PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
+_PROMPT_SOURCE = "dummy-source"
+"""What MLflow's own client gives prompts, which have no files; servers take little else."""
+_EXPERIMENT_IDS = "_mlflow_experiment_ids"
+_WORDS = {Kind.REGISTERED_MODEL: "registered model", Kind.PROMPT: "prompt"}
 _MOST_PLACEHOLDERS = 10_000
 
 
@@ -72,16 +78,32 @@ class _Model:
     as_of_ms: int = 0
     aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
+    experiment_ids: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a registered model or a prompt."""
+        return self.source.kind
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the files of a version are at the target, and what they were made of."""
+
+    uri: str
+    run_id: str | None = None
+    model_id: str | None = None
 
 
 class ModelWriter:
-    """Writes registered models, one after the other, each with its versions in order.
+    """Writes registered models and prompts one after the other, with their versions in order.
 
     Args:
         host: The deployment.
         writer: Single writes to it.
         reader: Reads from it.
         run_writer: Uploads files.
+        carriers: Hold files of versions that no run holds.
         ids: Source ids to target ids.
         options: How to write.
     """
@@ -92,6 +114,7 @@ class ModelWriter:
         writer: HostWriter,
         reader: Reader,
         run_writer: RunWriter,
+        carriers: Carriers,
         ids: IdMap,
         options: UnpackOptions,
     ) -> None:
@@ -99,15 +122,15 @@ class ModelWriter:
         self._writer = writer
         self._reader = reader
         self._run_writer = run_writer
+        self._carriers = carriers
         self._ids = ids
         self._options = options
         self._model: _Model | None = None
         self._skipped = ""
-        self._names: set[str] | None = None
-        self._carrier_experiment: str | None = None
+        self._names: dict[str, Kind] | None = None
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
-        """Find or create a registered model.
+        """Find or create a registered model or prompt.
 
         Raises:
             ConflictError: The target has a stranger of that name and the policy is ``fail``.
@@ -115,44 +138,46 @@ class ModelWriter:
         """
         self.finish(report)
         self._skipped = "its registered model could not be written"
-        origin = model_origin(item.document)
-        name = self._known_name(item.name, origin)
+        self._model = model = self._found_or_made(item, model_origin(item.document), report)
+        if model is None:
+            return
+        self._ids.know(item.kind, item.name, model.name)
+        if model.ours:
+            self._link_experiments(model, report)
+
+    def _found_or_made(self, item: RegisteredModel, origin: str, report: Report) -> _Model | None:
+        name = self._known_name(item, origin)
         if name is not None:
-            self._model = self._load(item, name, origin)
-            report.skipped(Kind.REGISTERED_MODEL, item.name, "it is there already")
-            return
-        if item.name not in self._all_names():
-            self._model = self._create(item, item.name, origin, report)
-            return
+            report.skipped(item.kind, item.name, "it is there already")
+            return self._load(item, name, origin)
+        stranger = self._all_names().get(item.name)
+        if stranger is None:
+            return self._create(item, item.name, origin, report)
         policy = self._options.on_conflict
         if policy is OnConflict.FAIL:
             raise ConflictError(
-                f"the target has another registered model named {item.name!r}",
+                f"the target has another {_WORDS[stranger]} named {item.name!r}",
                 "choose --on-conflict merge, skip or rename",
             )
         if policy is OnConflict.SKIP:
-            self._skipped = "the target has another registered model of that name"
-            report.skipped(Kind.REGISTERED_MODEL, item.name, self._skipped)
-            return
+            self._skipped = f"the target has another {_WORDS[stranger]} of that name"
+            report.skipped(item.kind, item.name, self._skipped)
+            return None
         if policy is OnConflict.RENAME:
-            name, number = f"{item.name} (2)", 2
-            while name in self._all_names():
+            number = 2
+            while _numbered(item, number) in self._all_names():
                 number += 1
-                name = f"{item.name} ({number})"
-            report.lost(
-                Loss(Kind.REGISTERED_MODEL, item.name, f"it is named {name!r} at the target")
+            free = _numbered(item, number)
+            report.lost(Loss(item.kind, item.name, f"it is named {free!r} at the target"))
+            return self._create(item, free, origin, report)
+        if stranger is not item.kind:
+            raise ServerError(
+                f"the target has a {_WORDS[stranger]} of that name", "choose --on-conflict rename"
             )
-            self._model = self._create(item, name, origin, report)
-            return
-        self._model = self._load(item, item.name, origin)
-        report.lost(
-            Loss(
-                Kind.REGISTERED_MODEL,
-                item.name,
-                "its versions joined the model of that name, which keeps its own tags and text",
-            )
-        )
-        report.skipped(Kind.REGISTERED_MODEL, item.name, "its versions join the model of that name")
+        what = "its versions joined the one of that name, which keeps its own tags and text"
+        report.lost(Loss(item.kind, item.name, what))
+        report.skipped(item.kind, item.name, "its versions join the one of that name")
+        return self._load(item, item.name, origin)
 
     def write_version(self, version: ModelVersion, report: Report) -> None:
         """Write one version under its own number if that is still to be had.
@@ -162,17 +187,19 @@ class ModelWriter:
         """
         model = self._model
         if model is None:
-            report.skipped(Kind.MODEL_VERSION, version.id, self._skipped)
+            report.skipped(version.kind, version.id, self._skipped)
             return
         if version.version in model.versions:
+            number = model.versions[version.version]
+            self._ids.know(version.kind, version.id, f"{model.name}/{number}")
             if not self._options.dry_run:
-                self._complete(model, version, model.versions[version.version], report)
-            report.skipped(Kind.MODEL_VERSION, version.id, _as_it_is_there(version, model))
+                self._complete(model, version, number, report)
+            report.skipped(version.kind, version.id, _as_it_is_there(version, model))
             return
         if self._options.dry_run:
-            report.written(Kind.MODEL_VERSION)
+            report.written(version.kind)
             return
-        source, run_id = self._source(model, version, report)
+        source = self._source(model, version, report)
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
         origin = f"{model.origin}/{version.version}"
@@ -180,20 +207,20 @@ class ModelWriter:
         marked |= {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
         number = self._writer.create_version(
             model.name,
-            source,
-            run_id,
+            source.uri,
+            source.run_id,
             marked,
             version.document.get("run_link"),
             version.document.get("description"),
+            source.model_id,
         )
         model.next_version = number + 1
         model.versions[version.version] = number
+        self._ids.know(version.kind, version.id, f"{model.name}/{number}")
         if number != version.version:
-            report.lost(
-                Loss(Kind.MODEL_VERSION, version.id, f"it has number {number} at the target")
-            )
+            report.lost(Loss(version.kind, version.id, f"it has number {number} at the target"))
         self._complete(model, version, number, report)
-        report.written(Kind.MODEL_VERSION)
+        report.written(version.kind)
 
     def finish(self, report: Report) -> None:
         """Set the aliases of the model that was begun and take its placeholders away."""
@@ -203,7 +230,7 @@ class ModelWriter:
         for number in model.placeholders:
             self._quietly(
                 lambda number=number: self._writer.delete_version(model.name, number),
-                Loss(Kind.REGISTERED_MODEL, model.source.name, f"placeholder {number} is left"),
+                Loss(model.kind, model.source.name, f"placeholder {number} is left"),
                 report,
             )
         # Only a change at the source moves an alias: what the user moved here stays otherwise.
@@ -214,11 +241,8 @@ class ModelWriter:
             there = model.aliases.get(alias)
             if target_number is not None and there == target_number:
                 continue
-            kept = Loss(
-                Kind.REGISTERED_MODEL,
-                model.source.name,
-                f"alias {alias!r} of version {source_number} is not set",
-            )
+            what = f"alias {alias!r} of version {source_number} is not set"
+            kept = Loss(model.kind, model.source.name, what)
             may_set = is_later if model.ours else there is None
             if target_number is None or not may_set:
                 report.lost(kept)
@@ -234,10 +258,12 @@ class ModelWriter:
             self._writer.set_model_tag(model.name, AS_OF_MS, str(model.source.as_of_ms))
             self._writer.set_model_tag(model.name, CONTENT, taken)
 
-    def _known_name(self, name: str, origin: str) -> str | None:
+    def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
         """Find where this source model went before, even into a stranger's model."""
-        candidates = [name] if name in self._all_names() else []
-        candidates += sorted(n for n in self._all_names() if n.startswith(f"{name} ("))
+        names = {name for name, kind in self._all_names().items() if kind is item.kind}
+        candidates = [item.name] if item.name in names else []
+        renamed = _numbered(item, 2).rpartition("2")[0]
+        candidates += sorted(name for name in names if name.startswith(renamed))
         for candidate in candidates:
             document = self._reader.registered_model(candidate)
             tags = key_values(document.get("tags"))
@@ -245,7 +271,7 @@ class ModelWriter:
                 return candidate
             if any(
                 key_values(v.get("tags")).get(OF_GROUP) == origin
-                for v in self._reader.model_versions(candidate, {})
+                for v in self._reader.model_versions(candidate, {}, item.kind)
             ):
                 return candidate
         return None
@@ -258,7 +284,8 @@ class ModelWriter:
         model.aliases = there.aliases
         model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
         model.aliases_taken = tags.get(CONTENT, "")
-        for version in self._reader.model_versions(name, there.aliases):
+        model.experiment_ids = tags.get(_EXPERIMENT_IDS, "")
+        for version in self._reader.model_versions(name, there.aliases, item.kind):
             number = int(version["version"])
             model.next_version = max(model.next_version, number + 1)
             of_version = key_values(version.get("tags"))
@@ -272,18 +299,32 @@ class ModelWriter:
 
     def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _Model:
         tags = key_values(item.document.get("tags"))
-        marked = {k: v for k, v in tags.items() if k not in TAGS}
+        marked = {k: v for k, v in tags.items() if k not in TAGS | {_EXPERIMENT_IDS}}
         marked[ORIGIN] = chained(origin, tags)
         if not self._options.dry_run:
             self._writer.create_registered_model(name, marked, item.document.get("description"))
-        self._all_names().add(name)
-        report.written(Kind.REGISTERED_MODEL)
+        self._all_names()[name] = item.kind
+        report.written(item.kind)
         return _Model(item, name, origin, ours=True)
 
-    def _all_names(self) -> set[str]:
+    def _all_names(self) -> dict[str, Kind]:
         if self._names is None:
-            self._names = set(self._reader.registered_models()[0])
+            models, prompts = self._reader.registered_models()
+            self._names = dict.fromkeys(models, Kind.REGISTERED_MODEL)
+            self._names |= dict.fromkeys(prompts, Kind.PROMPT)
         return self._names
+
+    def _link_experiments(self, model: _Model, report: Report) -> None:
+        """Give a prompt the ids that its experiments have at the target."""
+        old = _ids_of(key_values(model.source.document.get("tags")).get(_EXPERIMENT_IDS, ""))
+        found = {i: self._ids.get(Kind.EXPERIMENT, i) for i in old}
+        if missing := [old_id for old_id, new_id in found.items() if not new_id]:
+            what = f"its links to experiments {', '.join(missing)} are left out: not at the target"
+            report.lost(Loss(model.kind, model.source.name, what))
+        there = _ids_of(model.experiment_ids)
+        linked = list(dict.fromkeys([*there, *filter(None, found.values())]))
+        if linked != there and not self._options.dry_run:
+            self._writer.set_model_tag(model.name, _EXPERIMENT_IDS, f",{','.join(linked)},")
 
     def _fill_gap(self, model: _Model, version: ModelVersion, report: Report) -> None:
         """Use up the numbers of versions deleted at the source, so that this one keeps its own."""
@@ -291,12 +332,13 @@ class ModelWriter:
         if not model.ours or gap <= 0:
             return
         if gap + len(model.placeholders) > _MOST_PLACEHOLDERS:
-            report.lost(Loss(Kind.MODEL_VERSION, version.id, f"a gap of {gap} is not replayed"))
+            report.lost(Loss(version.kind, version.id, f"a gap of {gap} is not replayed"))
             return
+        tags, source = {PLACEHOLDER: model.origin}, _PLACEHOLDER_SOURCE
+        if model.kind is Kind.PROMPT:
+            tags[PROMPT_TAG], source = "true", _PROMPT_SOURCE
         for _ in range(gap):
-            number = self._writer.create_version(
-                model.name, _PLACEHOLDER_SOURCE, None, {PLACEHOLDER: model.origin}
-            )
+            number = self._writer.create_version(model.name, source, None, tags)
             model.placeholders.append(number)
             model.next_version = number + 1
             if number >= version.version - 1:
@@ -310,39 +352,70 @@ class ModelWriter:
         if stage and stage != "None" and (model.ours or not there) and current == "None":
             self._quietly(
                 lambda: self._writer.set_stage(model.name, number, stage),
-                Loss(Kind.MODEL_VERSION, version.id, f"stage {stage} is not set"),
+                Loss(version.kind, version.id, f"stage {stage} is not set"),
                 report,
             )
 
-    def _source(
-        self, model: _Model, version: ModelVersion, report: Report
-    ) -> tuple[str, str | None]:
-        """Return the version's source and run at the target, its files in place."""
+    def _source(self, model: _Model, version: ModelVersion, report: Report) -> _Source:
+        """Return where the version's files are at the target, once they are in place."""
         old_source = str(version.document.get("source") or "")
         old_run = str(version.document.get("run_id") or "")
-        known = self._ids.runs.get(old_run) if old_run else None
+        run = self._ids.runs.get(old_run) if old_run else None
         artifacts = list(version.artifacts)
         if any(isinstance(artifact, Artifact) for artifact in artifacts):
             folder = f"{_VERSIONS_FOLDER}/{encode_segment(version.name)}/{version.version}/"
-            holder, root = self._carrier(model, version, known, report)
+            holder, root = self._carrier(model, version, run, report)
             self._run_writer.put_artifacts(version.id, root, folder, artifacts, report)
-            report.lost(
-                Loss(
-                    Kind.MODEL_VERSION,
-                    version.id,
-                    f"its source is {folder} of run {holder}, it was {old_source}",
-                )
-            )
-            return root.rstrip("/") + "/" + folder.rstrip("/"), holder
+            what = f"its source is {folder} of run {holder}, it was {old_source}"
+            report.lost(Loss(version.kind, version.id, what))
+            return _Source(root.rstrip("/") + "/" + folder.rstrip("/"), holder)
         for artifact in artifacts:
             if not isinstance(artifact, Artifact):
                 report.failed(artifact)
-        if known is None:
+        behind = model_behind(version.document)
+        if behind and (logged := self._ids.logged_models.get(behind)):
+            return self._in_logged_model(version, behind, logged, run, report)
+        if run is None:
             if old_run:
                 what = f"its run {old_run} is not at the target, its source is still {old_source}"
-                report.lost(Loss(Kind.MODEL_VERSION, version.id, what))
-            return old_source, None
-        return _rehomed(old_source, old_run, known), known.id
+                report.lost(Loss(version.kind, version.id, what))
+            return _Source(old_source)
+        return _Source(_rehomed(old_source, old_run, run), run.id)
+
+    def _in_logged_model(
+        self,
+        version: ModelVersion,
+        model_id: str,
+        known: KnownModel,
+        run: KnownRun | None,
+        report: Report,
+    ) -> _Source:
+        """Return the source of a version that is a logged model, whose files are not copied."""
+        old_source = str(version.document.get("source") or "")
+        run_id = run.id if run else None
+        scheme = f"models:/{model_id}"
+        new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
+        if old_source.startswith(scheme):
+            below = old_source[len(scheme) :]
+            if known.id:
+                return _Source(
+                    f"models:/{known.id}{below}", run_id, self._noted(model_id, known, report)
+                )
+            new_source = new_root.rstrip("/") + below
+        else:
+            new_source = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
+        if known.id:
+            return _Source(new_source, run_id, self._noted(model_id, known, report))
+        what = f"its source is {new_source} of run {known.holder}, it was {old_source}"
+        report.lost(Loss(version.kind, version.id, what))
+        return _Source(new_source, known.holder)
+
+    def _noted(self, model_id: str, known: KnownModel, report: Report) -> str:
+        if self._host.is_http and not known.notes_versions:
+            what = "the target tells its versions in a tag mlflow.modelVersions"
+            report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
+            known.notes_versions = True
+        return known.id
 
     def _carrier(
         self, model: _Model, version: ModelVersion, known: KnownRun | None, report: Report
@@ -350,34 +423,13 @@ class ModelWriter:
         """Return the run that holds a version's files: its own, or one made for it."""
         if known is not None:
             return known.id, known.artifact_uri
-        run_id, root = self._carrier_run(model, version)
-        self._writer.finish_run(
-            run_id, "FINISHED", version.document.get("last_updated_timestamp"), None
-        )
-        report.lost(
-            Loss(Kind.MODEL_VERSION, version.id, f"run {run_id} of {CARRIERS!r} holds its files")
-        )
-        return run_id, root
-
-    def _carrier_run(self, model: _Model, version: ModelVersion) -> tuple[str, str]:
-        """Make the run that will hold a version's files, or find an interrupted unpack's."""
-        if self._carrier_experiment is None:
-            there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
-            self._carrier_experiment = there.get(CARRIERS) or self._writer.create_experiment(
-                CARRIERS, self._options.artifact_location, {}
-            )
         origin = f"{model.origin}/{version.version}"
-        of_origin = f"tags.`{ORIGIN}` = '{origin}'"
-        for info, _ in self._reader.run_tags([self._carrier_experiment], of_origin):
-            if info.lifecycle_stage != "deleted":
-                return str(info.run_id), str(info.artifact_uri)
-        return self._writer.create_run(
-            self._carrier_experiment,
-            self._options.importer or str(version.document.get("user_id") or ""),
-            version.document.get("creation_timestamp"),
-            version.id,
-            {ORIGIN: origin, OF_GROUP: model.origin},
-        )
+        document = version.document
+        user, start = str(document.get("user_id") or ""), document.get("creation_timestamp")
+        run = self._carriers.run(origin, model.origin, version.id, user, start)
+        self._writer.finish_run(run.id, "FINISHED", document.get("last_updated_timestamp"), None)
+        report.lost(Loss(version.kind, version.id, f"run {run.id} of {CARRIERS!r} holds its files"))
+        return run.id, run.artifact_uri
 
     def _quietly(self, call: Any, otherwise: Loss, report: Report) -> None:
         """Make a call whose refusal costs a detail, and name the detail."""
@@ -412,11 +464,24 @@ def _rehomed(source: str, old_run: str, known: KnownRun) -> str:
     """Return where a version's files are now, given that they lie in a run's artifacts."""
     if source.startswith(f"runs:/{old_run}"):
         return f"runs:/{known.id}" + source[len(f"runs:/{old_run}") :]
-    root = known.old_artifact_uri
-    for old_root, found in ((root, source), (_path(root), _path(source))):
-        if old_root and (found == old_root or found.startswith(old_root.rstrip("/") + "/")):
-            return known.artifact_uri.rstrip("/") + found[len(old_root.rstrip("/")) :]
-    return source
+    return _moved(source, known.old_artifact_uri, known.artifact_uri)
+
+
+def _moved(uri: str, old_root: str, new_root: str) -> str:
+    """Return a URI below an old root as it is below the new one; another URI stays."""
+    for root, found in ((old_root, uri), (_path(old_root), _path(uri))):
+        if root and (found == root or found.startswith(root.rstrip("/") + "/")):
+            return new_root.rstrip("/") + found[len(root.rstrip("/")) :]
+    return uri
+
+
+def _numbered(item: RegisteredModel, number: int) -> str:
+    """Return another name; MLflow's client takes no spaces and brackets in those of prompts."""
+    return f"{item.name}.{number}" if item.kind is Kind.PROMPT else f"{item.name} ({number})"
+
+
+def _ids_of(value: str) -> list[str]:
+    return [entry for entry in value.split(",") if entry]
 
 
 def _path(uri: str) -> str:

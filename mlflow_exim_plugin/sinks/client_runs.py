@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
+from mlflow_exim_plugin.host.logged_models import LoggedModels, linked_models
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Run
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
 from mlflow_exim_plugin.sinks.client_histories import HistoryLog
@@ -15,7 +18,7 @@ from mlflow_exim_plugin.sinks.client_ids import KnownRun
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.host.reading import Reader
@@ -30,6 +33,30 @@ PARENT = "mlflow.parentRunId"
 _NAME = "mlflow.runName"
 _USER = "mlflow.user"
 _LOGGED_MODELS = "mlflow.log-model.history"
+_MODELS_NAMED = 10
+
+
+@dataclass
+class _Waiting:
+    """What a run still needs when the whole stream has come.
+
+    Attributes:
+        parent: Its parent's id at the source.
+        inputs: Logged models it takes, by source id.
+        outputs: Logged models it made, with their steps.
+        mark: What it is marked with once it is whole; None where it stays as it is.
+        resumes: Whether links may be there already.
+    """
+
+    source_id: str
+    known: KnownRun
+    parent: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[tuple[str, int]] = field(default_factory=list)
+    mark: str | None = None
+    as_of_ms: int = 0
+    is_deleted: bool = False
+    resumes: bool = False
 
 
 class RunWriter:
@@ -57,7 +84,8 @@ class RunWriter:
         self._ids = ids
         self._options = options
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Run, KnownRun, bool]] = []
+        self._models = LoggedModels(host)
+        self._waiting: list[_Waiting] = []
 
     def is_settled(self, run: Run, report: Report) -> bool:
         """Whether nothing is to be done for a run, which is then counted as skipped."""
@@ -72,6 +100,10 @@ class RunWriter:
                 # run takes no tags, so nothing can tell. It stays, and that is said.
                 what = "its lifecycle_stage is active, it is deleted at the source"
                 report.lost(Loss(Kind.RUN, run.id, what))
+            inputs, outputs = linked_models(run.document)
+            if (inputs or outputs) and not self._options.dry_run:
+                # What an earlier archive did not bring along may come with this one.
+                self._wait(_Waiting(run.id, known, "", inputs, outputs, resumes=True))
         elif known.content and known.as_of_ms > run.as_of_ms:
             reason = "the target has a later state of it"
         elif known.is_deleted and run.info.get("lifecycle_stage") != "deleted":
@@ -104,32 +136,83 @@ class RunWriter:
             self._writer.set_run_deleted(known.id, deleted=False)
             known.is_deleted = False
         whole = self._fill(run, known, report, is_new=is_new)
-        if PARENT in run.tags:
-            with self._lock:
-                self._waiting.append((run, known, whole))
-        elif whole:
-            self._complete(run, known)
+        entry = _Waiting(
+            run.id,
+            known,
+            run.tags.get(PARENT, ""),
+            *linked_models(run.document),
+            mark=self._mark(run) if whole else None,
+            as_of_ms=run.as_of_ms,
+            is_deleted=run.info.get("lifecycle_stage") == "deleted",
+            resumes=not is_new,
+        )
+        # A deleted run takes no metrics of the logged models that are still to come.
+        if entry.parent or entry.inputs or entry.outputs or entry.is_deleted:
+            self._wait(entry)
+        elif entry.mark is not None:
+            self._complete(entry, entry.mark)
         report.written(Kind.RUN)
 
     def finish(self, report: Report) -> None:
-        """Link children to their parents, which may have come after them, and complete them."""
+        """Link runs to parents and logged models, which may come after them; complete them."""
         waiting, self._waiting = self._waiting, []
-        for run, known, whole in waiting:
-            old_parent = run.tags[PARENT]
-            parent = self._ids.runs.get(old_parent)
-            if parent is None:
-                what = (
-                    f"its parent run {old_parent} is not at the target; {PARENT} keeps the old id"
-                )
-                report.lost(Loss(Kind.RUN, run.id, what))
+        for entry in waiting:
             try:
-                self._writer.log_tags(known.id, {PARENT: parent.id if parent else old_parent})
-                if whole:
-                    self._complete(run, known)
+                if entry.parent:
+                    self._link_parent(entry, report)
+                if self._link_models(entry, report) and entry.mark is not None:
+                    self._complete(entry, entry.mark)
             except ServerLostError:
                 raise
             except ServerError as error:
-                report.lost(Loss(Kind.RUN, run.id, error.message))
+                report.lost(Loss(Kind.RUN, entry.source_id, error.message))
+
+    @contextlib.contextmanager
+    def opened(self, known: KnownRun) -> Iterator[None]:
+        """Let a run be written to that is deleted at the target, for as long as it takes."""
+        if not known.is_deleted:
+            yield
+            return
+        self._writer.set_run_deleted(known.id, deleted=False)
+        try:
+            yield
+        finally:
+            self._writer.set_run_deleted(known.id, deleted=True)
+
+    def _wait(self, entry: _Waiting) -> None:
+        with self._lock:
+            self._waiting.append(entry)
+
+    def _link_parent(self, entry: _Waiting, report: Report) -> None:
+        parent = self._ids.runs.get(entry.parent)
+        if parent is None:
+            what = f"its parent run {entry.parent} is not at the target; {PARENT} keeps the old id"
+            report.lost(Loss(Kind.RUN, entry.source_id, what))
+        self._writer.log_tags(entry.known.id, {PARENT: parent.id if parent else entry.parent})
+
+    def _link_models(self, entry: _Waiting, report: Report) -> bool:
+        """Link a run to its logged models; return whether none of them was refused."""
+        if not entry.inputs and not entry.outputs:
+            return True
+        linked = {*entry.inputs, *(source_id for source_id, _ in entry.outputs)}
+        new = {i: found for i in linked if (found := self._ids.get(Kind.LOGGED_MODEL, i))}
+        if missing := sorted(linked - set(new)):
+            what = (
+                f"its inputs and outputs leave out {len(missing)} logged models that are not at "
+                f"the target: {', '.join(missing[:_MODELS_NAMED])}"
+            )
+            report.lost(Loss(Kind.RUN, entry.source_id, what))
+        inputs = [new[source_id] for source_id in entry.inputs if source_id in new]
+        outputs = [(new[source_id], step) for source_id, step in entry.outputs if source_id in new]
+        if entry.resumes and (inputs or outputs):
+            there_in, there_out = linked_models(self._reader.run(entry.known.id))
+            made = {model_id for model_id, _ in there_out}
+            inputs = [model_id for model_id in inputs if model_id not in there_in]
+            outputs = [link for link in outputs if link[0] not in made]
+        if inputs or outputs:
+            with self.opened(entry.known):
+                self._models.link(entry.known.id, inputs, outputs)
+        return not linked & self._ids.refused
 
     def put_artifacts(
         self,
@@ -216,7 +299,7 @@ class RunWriter:
 
     def _fill(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
         """Write params, tags, rows, datasets and files; return whether all arrived."""
-        params, tags = run.params, self._tags(run, report)
+        params, tags = run.params, self._tags(run)
         for key, reason in self._writer.log_params(known.id, params).items():
             report.failed(Failure(Kind.PARAM, f"{run.id}/{key}", reason))
             params.pop(key)
@@ -230,20 +313,13 @@ class RunWriter:
         self._finish_info(run, known)
         return self._read_back(run, known, params, tags, report) and whole
 
-    def _tags(self, run: Run, report: Report) -> dict[str, str]:
+    def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: value for key, value in run.tags.items() if key not in TAGS}
         if self._options.importer and _USER in tags:
             tags[_USER] = self._options.importer
         tags.pop(PARENT, None)
         if history := tags.get(_LOGGED_MODELS):
             tags[_LOGGED_MODELS] = _with_new_run_ids(history, run.id, self._ids)
-        models = len(run.document.get("inputs", {}).get("model_inputs", ())) + len(
-            run.document.get("outputs", {}).get("model_outputs", ())
-        )
-        if models:
-            report.lost(
-                Loss(Kind.RUN, run.id, f"{models} links to logged models stay in the archive")
-            )
         return tags
 
     def _log_datasets(self, run: Run, known: KnownRun, report: Report) -> None:
@@ -300,11 +376,11 @@ class RunWriter:
                 report.lost(Loss(Kind.RUN, run.id, f"{name} is {found_value}, not {wanted}"))
         return whole
 
-    def _complete(self, run: Run, known: KnownRun) -> None:
-        mark = self._mark(run)
-        self._writer.log_tags(known.id, {AS_OF_MS: str(run.as_of_ms), CONTENT: mark})
-        known.content, known.as_of_ms = mark, run.as_of_ms
-        if run.info.get("lifecycle_stage") == "deleted":
+    def _complete(self, entry: _Waiting, mark: str) -> None:
+        known = entry.known
+        self._writer.log_tags(known.id, {AS_OF_MS: str(entry.as_of_ms), CONTENT: mark})
+        known.content, known.as_of_ms = mark, entry.as_of_ms
+        if entry.is_deleted:
             self._writer.set_run_deleted(known.id, deleted=True)
             known.is_deleted = True
 

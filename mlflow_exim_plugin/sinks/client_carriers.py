@@ -1,0 +1,65 @@
+"""Runs that hold files which the target has no other place for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN
+from mlflow_exim_plugin.sinks.client_ids import KnownRun
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.reading import Reader
+    from mlflow_exim_plugin.host.writing import HostWriter
+    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+
+__all__ = ["CARRIERS", "Carriers"]
+
+CARRIERS = "mlflow_exim.model_versions"
+"""Experiment whose runs hold the files of versions and logged models without a run for them."""
+
+
+class Carriers:
+    """Makes carriers, and finds those of an interrupted or earlier unpack.
+
+    Args:
+        writer: Single writes to the deployment.
+        reader: Reads from it.
+        options: How to write.
+    """
+
+    def __init__(self, writer: HostWriter, reader: Reader, options: UnpackOptions) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._options = options
+        self._experiment: str | None = None
+
+    def run(
+        self, origin: str, group: str, name: str, user_id: str, start_time_ms: int | None
+    ) -> KnownRun:
+        """Return the run that holds the files of one object.
+
+        Args:
+            origin: What identifies the object.
+            group: What it belongs to.
+            name: Name for a new run.
+            user_id: User of a new run.
+            start_time_ms: Start of a new run.
+        """
+        if self._experiment is None:
+            there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
+            self._experiment = there.get(CARRIERS) or self._writer.create_experiment(
+                CARRIERS, self._options.artifact_location, {}
+            )
+        of_origin = f"tags.`{ORIGIN}` = '{origin}'"
+        for info, tags in self._reader.run_tags([self._experiment], of_origin):
+            if info.lifecycle_stage != "deleted":
+                as_of_ms = int(tags.get(AS_OF_MS) or 0)
+                return KnownRun(info.run_id, info.artifact_uri, tags.get(CONTENT, ""), as_of_ms)
+        run_id, root = self._writer.create_run(
+            self._experiment,
+            self._options.importer or user_id,
+            start_time_ms,
+            name,
+            {ORIGIN: origin, OF_GROUP: group},
+        )
+        return KnownRun(run_id, root)
