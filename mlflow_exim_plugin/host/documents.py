@@ -108,7 +108,8 @@ def registered_model_document(model: Any) -> dict[str, Any]:
     document.pop("latest_versions", None)
     if document.get("deployment_job_state") == "DEPLOYMENT_JOB_CONNECTION_STATE_UNSPECIFIED":
         del document["deployment_job_state"]  # protobuf's way to say that there is none
-    document["tags"] = sorted_entries(model.tags)
+    # The entity's own ``tags`` leave out the one that makes it a prompt.
+    document["tags"] = sorted(document.get("tags", []), key=lambda tag: tag["key"])
     document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
     return document
 

@@ -94,18 +94,23 @@ class Reader:
 
     def registered_models(self) -> tuple[list[str], list[str]]:
         """Return the names of all registered models and those of all prompts, each sorted."""
-        names: set[str] = set()
-        prompts: set[str] = set()
-        # Servers hide the prompts from whoever does not ask for them.
-        for filter_string in (None, _IS_PROMPT):
-            with translated("listing the registered models"):
+        prompts = self._registered(_IS_PROMPT)
+        # Servers hide the prompts from whoever does not ask for them; the first ones did not.
+        return sorted(self._registered(None) - prompts), sorted(prompts)
+
+    def _registered(self, filter_string: str | None) -> set[str]:
+        with translated("listing the registered models"):
+            return {
+                str(model.name)
                 for model in pages(
-                    lambda token, wanted=filter_string: self.host.registry.search_registered_models(  # type: ignore[misc]
-                        filter_string=wanted, max_results=_PAGE, order_by=None, page_token=token
+                    lambda token: self.host.registry.search_registered_models(
+                        filter_string=filter_string,
+                        max_results=_PAGE,
+                        order_by=None,
+                        page_token=token,
                     )
-                ):
-                    (prompts if _is_prompt(model) else names).add(model.name)
-        return sorted(names), sorted(prompts)
+                )
+            }
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
@@ -172,7 +177,3 @@ def _name_filter(name: str) -> str:
     if "'" not in name:
         return f"name = '{name}'"
     return f'name = "{name}"' if '"' not in name else ""
-
-
-def _is_prompt(model: Any) -> bool:
-    return str(model.tags.get(PROMPT_TAG, "")).lower() == "true"
