@@ -103,6 +103,7 @@ _ASSESSMENT_COLUMNS = (
     _Column("metadata", "texts", "metadata"),
     _Column("extra", "json", "JSON object of all other fields"),
 )
+_MAPS = ("tags", "trace_metadata")
 _TRACE_ID = pa.field("trace_id", pa.string(), nullable=False)
 
 TRACES = pa.schema(
@@ -146,6 +147,13 @@ MEANINGS = {
 
 MAX_ROW_GROUP_BYTES = 512 << 20
 """A row group that says to be larger is refused before it is read."""
+
+_REPEATING = {
+    "traces": ["state", *(f"{c}.key_value.{p}" for c in _MAPS for p in ("key", "value"))],
+    "spans": ["trace_id", "name", "status_code"],
+    "assessments": ["trace_id", "assessment_name", "source"],
+}
+"""Columns whose values come again and again; a dictionary of the others would only cost."""
 
 _BATCH_TRACES = 256
 
@@ -230,7 +238,7 @@ def traces_writer(sink: Any, table: str) -> pq.ParquetWriter:
         version="2.6",
         compression="zstd",
         compression_level=3,
-        use_dictionary=True,
+        use_dictionary=_REPEATING[table],
         write_page_index=True,
         write_page_checksum=True,
         data_page_size=1 << 20,

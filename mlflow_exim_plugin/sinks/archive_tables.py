@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MetricsParts", "TraceParts"]
 
 _TRACES_PER_PART = 20_000
-_PART_BYTES = 48 << 20
+_PART_BYTES = 16 << 20
 """A part of traces is closed when its tables hold this much: it waits in memory."""
 _GROUP_ROWS = 8192
 
