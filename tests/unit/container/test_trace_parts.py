@@ -73,7 +73,10 @@ def test_traces_fill_several_parts_and_all_come_back() -> None:
     assert report.counts[Kind.TRACE].written == 45_000
     assert report.counts[Kind.SPAN].written == 225_000
     with opened(data) as archive:
-        assert [part.mlflow.traces for part in archive.trace_parts()] == [20_000, 20_000, 5000]
+        parts = [part.mlflow.traces for part in archive.trace_parts()]
+        assert sum(parts) == 45_000
+        assert max(parts) <= 20_000
+        assert len(parts) > 2
         ids = {trace.id for trace in archive.traces("1")}
         assert len(ids) == 45_000
         wanted = f"tr-{44_999 * 2654435761 % 2**64:032x}"
