@@ -16,8 +16,10 @@ from mlflow_exim_plugin.host.histories import HistoryReader, Reading
 from mlflow_exim_plugin.host.logged_models import model_behind
 from mlflow_exim_plugin.host.probes import unpacked_kinds
 from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
+    Entity,
     Experiment,
     Failure,
     Kind,
@@ -26,6 +28,7 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     Run,
     StreamItem,
+    Unpacked,
 )
 from mlflow_exim_plugin.sources.client_entities import EntityReader
 from mlflow_exim_plugin.sources.client_logged_models import LoggedModelReader
@@ -62,6 +65,7 @@ class ClientSource:
         self._host = host
         self._contents = contents
         self._reader = Reader(host)
+        self._workspaces = Workspaces(host)
         self._jobs = jobs
 
     @property
@@ -81,6 +85,38 @@ class ClientSource:
             NotFoundError: A name or id that was asked for is not there.
             ServerError: The deployment cannot be listed at all.
         """
+        wanted = Wanted(selection)
+        choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
+        for choice in choices:
+            with self._workspaces.entered(choice.workspace):
+                yield from self._choose(choice, selection, wanted)
+        wanted.require()
+        left_out: set[Unpacked] = set()
+        for choice in choices:
+            with self._workspaces.entered(choice.workspace):
+                for item in self._of_workspace(choice, selection):
+                    if isinstance(item, Unpacked):
+                        if item in left_out:
+                            continue  # said of an earlier workspace in the same words
+                        left_out.add(item)
+                    yield item
+
+    def _of_workspace(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
+        """Yield a workspace before the first of what is taken of it."""
+        stream = self._chosen(choice, selection)
+        workspace = choice.workspace
+        if workspace is not None and workspace["name"] != DEFAULT:
+            first = next(stream, None)
+            if first is not None or not selection.is_narrow:
+                yield Entity(Kind.WORKSPACE, workspace, as_of_ms=time.time_ns() // 1_000_000)
+            if first is not None:
+                yield first
+        yield from stream
+
+    def _choose(
+        self, choice: _Choice, selection: Selection, wanted: Wanted
+    ) -> Iterator[StreamItem]:
+        """Choose what is taken of a workspace."""
         experiments = {d["experiment_id"]: Experiment(d) for d in self._reader.experiments()}
         registered, prompts = self._reader.registered_models()
         models = [
@@ -89,14 +125,19 @@ class ClientSource:
             for name in names
             if selection.takes_model(name)
         ]
-        wanted = Wanted(selection)
         wanted.saw("registered model or prompt", [name for name, _ in models])
         versions = {of[0]: self._versions(*of) for of in models} if selection.models else {}
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make(
             {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
         )
-        wanted.require()
+        choice.experiments, choice.models, choice.versions = experiments, models, versions
+        choice.plan = plan
+
+    def _chosen(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
+        """Yield what was chosen of a workspace, in dependency order."""
+        experiments, models, versions = choice.experiments, choice.models, choice.versions
+        plan = choice.plan
         entities = EntityReader(self._host, selection)
         whole = {
             e.id
@@ -316,6 +357,21 @@ class ClientSource:
 
 _Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
 """Owner, tree, and path and size of each file; or why they cannot be listed."""
+
+
+class _Choice:
+    """What is taken of one workspace.
+
+    Attributes:
+        workspace: REST's ``Workspace``, None where the deployment has none.
+    """
+
+    def __init__(self, workspace: dict[str, Any] | None) -> None:
+        self.workspace = workspace
+        self.experiments: dict[str, Experiment] = {}
+        self.models: list[tuple[str, Kind]] = []
+        self.versions: dict[str, tuple[RegisteredModel, list[dict[str, Any]]]] = {}
+        self.plan: Plan
 
 
 @dataclass
