@@ -112,7 +112,6 @@ def add_secrets(uri: str, *names: str) -> None:
         store.create_gateway_secret(name, {"api_key": "sk-not-to-be-seen"}, provider=SECRETS[name])
 
 
-@scorer
 def is_short(outputs: str) -> bool:
     """Judge by length."""
     return len(outputs) < 100
@@ -126,7 +125,7 @@ def seed_judges(store: Any, made: SeededEntities) -> None:
             experiment_id, "tone", judge_json("tone", f"Is {{{{ outputs }}}} {strictness}?")
         )
     made.ids["tone"] = version.scorer_id
-    store.register_scorer(experiment_id, "is_short", json.dumps(is_short.model_dump()))
+    store.register_scorer(experiment_id, "is_short", json.dumps(scorer(is_short).model_dump()))
     store.upsert_online_scoring_config(experiment_id, "is_short", 0.0, "trace.status = 'OK'")
     store.register_scorer(
         made.other_experiment_id, "tone", judge_json("tone", "Another {{ outputs }} altogether")

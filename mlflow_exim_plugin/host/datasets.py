@@ -1,4 +1,4 @@
-"""Evaluation datasets with their records, as documents, and the single writes to them."""
+"""Evaluation datasets with their records: read as documents, and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_nu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["dataset_headers", "dataset_records", "datasets", "linked_experiments"]
+__all__ = [
+    "add_records",
+    "create_dataset",
+    "dataset_headers",
+    "dataset_records",
+    "datasets",
+    "link_experiments",
+    "linked_experiments",
+    "set_dataset_tags",
+]
 
 _PAGE = 1000
 _EXPERIMENTS = 100
@@ -126,3 +135,33 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return json_number(value) if isinstance(value, float) else value
+
+
+def create_dataset(host: Host, name: str, tags: dict[str, str], experiment_ids: list[str]) -> str:
+    """Create an evaluation dataset without records and return its id."""
+    with translated(f"creating dataset {name!r}"):
+        dataset = method(host.tracking, "create_dataset")(name, tags, experiment_ids)
+    return str(dataset.dataset_id)
+
+
+def set_dataset_tags(host: Host, dataset_id: str, tags: dict[str, str]) -> None:
+    """Set tags of a dataset; the others stay."""
+    with translated(f"tagging dataset {dataset_id}"):
+        host.tracking.set_dataset_tags(dataset_id, tags)
+
+
+def link_experiments(host: Host, dataset_id: str, experiment_ids: list[str]) -> None:
+    """Link a dataset to more experiments."""
+    with translated(f"linking dataset {dataset_id} to experiments"):
+        method(host.tracking, "add_dataset_to_experiments")(dataset_id, experiment_ids)
+
+
+def add_records(host: Host, dataset_id: str, records: list[dict[str, Any]]) -> None:
+    """Add records in one call."""
+    with translated(f"adding records to dataset {dataset_id}"):
+        host.tracking.upsert_dataset_records(
+            dataset_id, [{field: record.get(field) for field in _SETTABLE} for record in records]
+        )
+
+
+_SETTABLE = ("inputs", "outputs", "expectations", "tags", "source")

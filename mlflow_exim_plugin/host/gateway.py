@@ -1,4 +1,4 @@
-"""The AI gateway's model definitions, endpoints, guardrails and budgets, as documents.
+"""The AI gateway: model definitions, endpoints, guardrails and budgets, read and written.
 
 Secrets are only counted and named: what they hold never leaves the server.
 """
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "add_guardrail",
+    "bind_endpoint",
     "budget_policies",
     "budget_policy_documents",
+    "create_budget_policy",
+    "create_endpoint",
+    "create_guardrail",
+    "create_model_definition",
     "endpoint_bindings",
     "endpoint_documents",
     "endpoint_guardrails",
@@ -29,6 +35,7 @@ __all__ = [
     "model_definition_documents",
     "model_definitions",
     "secret_names",
+    "set_endpoint_tag",
 ]
 
 _PAGE = 1000
@@ -153,3 +160,148 @@ def budget_policies(host: Host) -> Iterator[Entity | Failure]:
 
 def _by_name(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(documents, key=lambda document: str(document.get("name", "")))
+
+
+def create_model_definition(host: Host, name: str, document: dict[str, Any], secret_id: str) -> str:
+    """Create a model definition and return its id."""
+    with translated(f"creating model definition {name!r}"):
+        created = method(host.tracking, "create_gateway_model_definition")(
+            name,
+            secret_id,
+            document["provider"],
+            document["model_name"],
+            created_by=document.get("created_by") or None,
+        )
+    return str(created.model_definition_id)
+
+
+def create_endpoint(
+    host: Host,
+    name: str,
+    document: dict[str, Any],
+    model_definition_ids: list[str],
+    experiment_id: str | None,
+) -> str:
+    """Create an endpoint and return its id.
+
+    Args:
+        host: The deployment.
+        name: Its name.
+        document: REST's ``GatewayEndpoint``.
+        model_definition_ids: The target's, one for each of the document's mappings.
+        experiment_id: Where its calls are traced, None where the document has none.
+    """
+    with translated(f"creating endpoint {name!r}"):
+        from mlflow.entities import (
+            FallbackConfig,
+            FallbackStrategy,
+            GatewayEndpointModelConfig,
+            GatewayModelLinkageType,
+            RoutingStrategy,
+        )
+
+        strategy = document.get("routing_strategy")
+        fallback = document.get("fallback_config")
+        configs = [
+            GatewayEndpointModelConfig(
+                definition_id,
+                GatewayModelLinkageType(mapping["linkage_type"]),
+                mapping.get("weight", 1.0),
+                mapping.get("fallback_order"),
+            )
+            for definition_id, mapping in zip(
+                model_definition_ids, document["model_mappings"], strict=True
+            )
+        ]
+        created = method(host.tracking, "create_gateway_endpoint")(
+            name,
+            configs,
+            created_by=document.get("created_by") or None,
+            routing_strategy=RoutingStrategy(strategy) if strategy else None,
+            fallback_config=FallbackConfig(
+                FallbackStrategy(fallback["strategy"]) if fallback.get("strategy") else None,
+                fallback.get("max_attempts"),
+            )
+            if fallback is not None
+            else None,
+            experiment_id=experiment_id,
+            usage_tracking=document.get("usage_tracking", True),
+        )
+    return str(created.endpoint_id)
+
+
+def set_endpoint_tag(host: Host, endpoint_id: str, tag: dict[str, str]) -> None:
+    """Set one tag of an endpoint."""
+    with translated(f"tagging endpoint {endpoint_id}"):
+        from mlflow.entities import GatewayEndpointTag
+
+        host.tracking.set_gateway_endpoint_tag(
+            endpoint_id, GatewayEndpointTag(tag["key"], tag.get("value"))
+        )
+
+
+def bind_endpoint(host: Host, endpoint_id: str, resource_id: str, binding: dict[str, Any]) -> None:
+    """Bind an endpoint to a resource."""
+    with translated(f"binding endpoint {endpoint_id} to {binding['resource_type']} {resource_id}"):
+        from mlflow.entities import GatewayResourceType
+
+        resource = GatewayResourceType(binding["resource_type"])
+        host.tracking.create_endpoint_binding(
+            endpoint_id,
+            resource if host.is_http else resource.value,
+            resource_id,
+            created_by=binding.get("created_by") or None,
+        )
+
+
+def create_guardrail(
+    host: Host,
+    document: dict[str, Any],
+    scorer_id: str,
+    scorer_version: int,
+    action_endpoint_id: str | None,
+) -> str:
+    """Create a guardrail and return its id."""
+    with translated(f"creating guardrail {document['name']!r}"):
+        from mlflow.entities.gateway_guardrail import GuardrailAction, GuardrailStage
+
+        created = method(host.tracking, "create_gateway_guardrail")(
+            document["name"],
+            scorer_id,
+            scorer_version,
+            GuardrailStage(document["stage"]),
+            GuardrailAction(document["action"]),
+            action_endpoint_id=action_endpoint_id,
+        )
+    return str(created.guardrail_id)
+
+
+def add_guardrail(host: Host, endpoint_id: str, guardrail_id: str, order: int | None) -> None:
+    """Put a guardrail on an endpoint."""
+    with translated(f"putting guardrail {guardrail_id} on endpoint {endpoint_id}"):
+        host.tracking.add_guardrail_to_endpoint(endpoint_id, guardrail_id, order)
+
+
+def create_budget_policy(host: Host, document: dict[str, Any]) -> str:
+    """Create a budget policy and return its id."""
+    with translated("creating a budget policy"):
+        from mlflow.entities.gateway_budget_policy import (
+            BudgetAction,
+            BudgetDuration,
+            BudgetDurationUnit,
+            BudgetTargetScope,
+            BudgetUnit,
+        )
+
+        duration = document["duration"]
+        more = {"target_value": document["target_value"]} if document.get("target_value") else {}
+        created = method(host.tracking, "create_budget_policy")(
+            BudgetUnit(document["budget_unit"]),
+            document["budget_amount"],
+            BudgetDuration(BudgetDurationUnit(duration["unit"]), duration["value"]),
+            BudgetTargetScope(document["target_scope"]),
+            BudgetAction(document["budget_action"]),
+            created_by=document.get("created_by") or None,
+            **more,
+        )
+    return str(created.budget_policy_id)

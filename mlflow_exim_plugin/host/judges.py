@@ -1,8 +1,10 @@
-"""Scorers, label schemas, issues and review queues of an experiment, as documents."""
+"""Scorers, label schemas, issues and review queues: read as documents, and written."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.json_format import ParseDict
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.absent import method
@@ -16,15 +18,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_SCHEMA",
+    "add_queue_items",
     "all_issues",
+    "create_issue",
+    "create_label_schema",
+    "create_review_queue",
+    "find_label_schema",
     "issue_document",
     "issues",
     "label_schemas",
+    "make_default_schema",
+    "online_configs",
+    "queue_documents",
     "queue_items",
+    "register_scorer",
     "review_queues",
     "schemas_can_be_listed",
+    "scorer_names",
     "scorer_versions",
     "scorers",
+    "set_item_status",
+    "set_online_config",
 ]
 
 DEFAULT_SCHEMA = "Feedback"
@@ -40,7 +54,7 @@ def scorers(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
         try:
             versions = scorer_versions(host, experiment_id, name)
             scorer_id = versions[-1].get("scorer_id") or name
-            configs = _online_configs(host, scorer_id)
+            configs = online_configs(host, scorer_id)
         except ServerLostError:
             raise
         except ServerError as error:
@@ -71,7 +85,8 @@ def scorer_versions(host: Host, experiment_id: str, name: str) -> list[dict[str,
     return sorted(documents, key=lambda document: int(document["scorer_version"]))
 
 
-def _online_configs(host: Host, scorer_id: str) -> list[dict[str, Any]]:
+def online_configs(host: Host, scorer_id: str) -> list[dict[str, Any]]:
+    """Return when a scorer runs by itself."""
     if not hasattr(host.tracking, "get_online_scoring_configs"):
         return []
     with translated("reading when scorers run by themselves"):
@@ -190,8 +205,7 @@ def issue_document(issue: Any) -> dict[str, Any]:
 
 def review_queues(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
     """Yield the review queues of an experiment with their items, by name."""
-    with translated(f"listing the review queues of experiment {experiment_id}"):
-        queues = [proto_document(queue) for queue in _queues(host, experiment_id)]
+    queues = queue_documents(host, experiment_id)
     for document in sorted(queues, key=lambda queue: str(queue["name"])):
         for field in ("users", "schema_ids"):
             document[field] = sorted(document.get(field, ()))
@@ -227,3 +241,128 @@ def queue_items(host: Host, queue_id: str) -> list[dict[str, Any]]:
     for item in items:
         item.pop("queue_id", None)
     return sorted(items, key=lambda item: str(item["item_id"]))
+
+
+def scorer_names(host: Host, experiment_id: str) -> set[str]:
+    """Return the names of an experiment's scorers."""
+    with translated(f"listing the scorers of experiment {experiment_id}"):
+        return {s.scorer_name for s in method(host.tracking, "list_scorers")(experiment_id)}
+
+
+def register_scorer(host: Host, experiment_id: str, name: str, serialized: str) -> dict[str, Any]:
+    """Register the next version of a scorer and return it as REST's ``Scorer``."""
+    with translated(f"registering a version of scorer {name!r}"):
+        return proto_document(
+            method(host.tracking, "register_scorer")(experiment_id, name, serialized)
+        )
+
+
+def set_online_config(host: Host, experiment_id: str, name: str, config: dict[str, Any]) -> None:
+    """Say when a scorer runs by itself."""
+    with translated(f"setting when scorer {name!r} runs by itself"):
+        method(host.tracking, "upsert_online_scoring_config")(
+            experiment_id, name, config["sample_rate"], config.get("filter_string")
+        )
+
+
+def find_label_schema(host: Host, experiment_id: str, name: str) -> dict[str, Any] | None:
+    """Return the label schema of a name, None without it; writes nothing."""
+    try:
+        with translated(f"looking for label schema {name!r}"):
+            return proto_document(
+                method(host.tracking, "get_label_schema_by_name")(experiment_id, name)
+            )
+    except ServerError as error:
+        if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def make_default_schema(host: Host, experiment_id: str) -> None:
+    """Let MLflow add its default label schema, as its listing does."""
+    with translated(f"listing the label schemas of experiment {experiment_id}"):
+        host.tracking.list_label_schemas(experiment_id)
+
+
+def create_label_schema(host: Host, experiment_id: str, name: str, document: dict[str, Any]) -> str:
+    """Create a label schema and return its id."""
+    with translated(f"creating label schema {name!r}"):
+        from mlflow.genai.label_schemas.label_schemas import LabelSchema
+        from mlflow.protos.label_schemas_pb2 import LabelSchema as ProtoLabelSchema
+
+        schema = LabelSchema.from_proto(
+            ParseDict(document, ProtoLabelSchema(), ignore_unknown_fields=True)
+        )
+        created = method(host.tracking, "create_label_schema")(
+            experiment_id,
+            name=name,
+            type=schema.type,
+            input=schema.input,
+            instruction=schema.instruction,
+            enable_comment=schema.enable_comment,
+        )
+    return str(created.schema_id)
+
+
+def create_issue(
+    host: Host, experiment_id: str, document: dict[str, Any], source_run_id: str | None
+) -> str:
+    """Create an issue and return its id."""
+    with translated(f"creating issue {document['name']!r}"):
+        from mlflow.entities import IssueSeverity, IssueStatus
+
+        severity = document.get("severity")
+        created = method(host.tracking, "create_issue")(
+            experiment_id=experiment_id,
+            name=document["name"],
+            description=document.get("description", ""),
+            status=IssueStatus(document["status"]),
+            severity=IssueSeverity(severity) if severity else None,
+            root_causes=document.get("root_causes"),
+            source_run_id=source_run_id,
+            categories=document.get("categories"),
+            created_by=document.get("created_by"),
+        )
+    return str(created.issue_id)
+
+
+def queue_documents(host: Host, experiment_id: str) -> list[dict[str, Any]]:
+    """Return the review queues of an experiment without their items."""
+    with translated(f"listing the review queues of experiment {experiment_id}"):
+        return [proto_document(queue) for queue in _queues(host, experiment_id)]
+
+
+def create_review_queue(
+    host: Host, experiment_id: str, name: str, document: dict[str, Any], schema_ids: list[str]
+) -> str:
+    """Create a review queue without items and return its id."""
+    kind = str(document["queue_type"]).lower()
+    with translated(f"creating review queue {name!r}"):
+        if kind == "user":
+            queue = method(host.tracking, "get_or_create_user_queue")(experiment_id, user=name)
+        else:
+            queue = method(host.tracking, "create_review_queue")(
+                experiment_id,
+                name=name,
+                queue_type=kind,
+                users=document.get("users", []),
+                schema_ids=schema_ids,
+            )
+    return str(queue.queue_id)
+
+
+def add_queue_items(host: Host, queue_id: str, trace_ids: list[str]) -> None:
+    """Put traces into a review queue; those that are in it stay as they are."""
+    with translated(f"adding traces to review queue {queue_id}"):
+        host.tracking.add_items_to_review_queue(queue_id, item_ids=trace_ids)
+
+
+def set_item_status(host: Host, queue_id: str, item: dict[str, Any], trace_id: str) -> None:
+    """Say who completed or declined an item of a review queue."""
+    with translated(f"completing trace {trace_id} in review queue {queue_id}"):
+        host.tracking.set_review_queue_item_status(
+            queue_id,
+            item_id=trace_id,
+            status=str(item["status"]).lower(),
+            completed_by=item.get("completed_by"),
+        )

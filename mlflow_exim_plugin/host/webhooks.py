@@ -1,4 +1,4 @@
-"""Webhooks without their secrets, as documents."""
+"""Webhooks without their secrets: read as documents, and written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["webhook_documents", "webhooks"]
+__all__ = [
+    "create_webhook",
+    "webhook_documents",
+    "webhooks",
+]
 
 _PAGE = 1000
 
@@ -66,3 +70,17 @@ def _in_database(host: Host) -> list[Any]:
             )
             for row in rows
         ]
+
+
+def create_webhook(host: Host, document: dict[str, Any]) -> None:
+    """Create a webhook that is disabled and has no secret."""
+    with translated(f"creating webhook {document['name']!r}"):
+        from mlflow.entities.webhook import WebhookEvent, WebhookStatus
+
+        method(host.registry, "create_webhook")(
+            document["name"],
+            document["url"],
+            [WebhookEvent(e["entity"].lower(), e["action"].lower()) for e in document["events"]],
+            description=document.get("description"),
+            status=WebhookStatus.DISABLED,
+        )

@@ -1,0 +1,226 @@
+"""MCP servers and webhooks to a deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host import mcp_servers as mcp
+from mlflow_exim_plugin.host import webhooks
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.sinks.client_options import OnConflict
+from mlflow_exim_plugin.sinks.client_places import (
+    Destination,
+    Target,
+    differing,
+    find_place,
+    say_renamed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["McpServerWriter", "WebhookWriter"]
+
+_SERVER_FIELDS = ("description", "display_name", "icons")
+_VERSION_FIELDS = ("server_json", "source", "tools", "connect_options")
+_ENDPOINT_FIELDS = ("url", "transport_type", "server_version", "server_alias")
+
+
+class McpServerWriter:
+    """Writes MCP servers: what is missing of one that is there is added, nothing is changed."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._there: dict[str, dict[str, Any]] | None = None
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
+        """Write one MCP server with its parts."""
+        document, name = entity.document, entity.id
+        place = find_place(
+            entity,
+            name,
+            self._servers(),
+            lambda there: _is_same(document, there),
+            self._target.options,
+            numbered="{}-{}",
+        )
+        if place.is_strange and self._target.options.on_conflict is OnConflict.SKIP:
+            report.skipped(entity.kind, name, "the target has another MCP server of that name")
+            return
+        self._target.ids.know(entity.kind, name, place.name)
+        say_renamed(entity, name, place, report)
+        there = place.there
+        if self._target.options.dry_run:
+            changed = there is None
+        else:
+            if there is None:
+                mcp.create_mcp_server(self._target.host, place.name, document)
+                if icons := document.get("icons"):
+                    self._try(
+                        entity,
+                        lambda: mcp.set_mcp_icons(self._target.host, place.name, icons),
+                        report,
+                    )
+            elif fields := differing(document, there, *_SERVER_FIELDS):
+                report.lost(Loss(entity.kind, name, f"it keeps its own {', '.join(fields)}"))
+            changed = self._add_parts(entity, place.name, there or {}, report)
+        if changed or there is None:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, name, "it is there already")
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _add_parts(self, entity: Entity, name: str, there: dict[str, Any], report: Report) -> bool:
+        """Add versions, tags, aliases and access endpoints that are not there."""
+        host, document = self._target.host, entity.document
+        changed = self._add_tags(entity, name, None, document.get("tags", []), there, report)
+        versions = {version["version"]: version for version in there.get("versions", ())}
+        unsettled = []
+        for version in document.get("versions", ()):
+            number = version["version"]
+            present = versions.get(number)
+            if present is None:
+                if not self._try(
+                    entity,
+                    lambda v=version: mcp.create_mcp_version(host, name, v),  # type: ignore[misc]
+                    report,
+                ):
+                    continue
+                unsettled.append(version)
+                changed = True
+            elif fields := differing(version, present, *_VERSION_FIELDS, "status"):
+                what = f"version {number} keeps its own {', '.join(fields)}"
+                report.lost(Loss(entity.kind, entity.id, what))
+            if present is None or present["status"] != "deleted":
+                changed |= self._add_tags(
+                    entity, name, number, version.get("tags", []), present or {}, report
+                )
+        changed |= self._add_aliases(entity, name, there, report)
+        # A version at rest takes no access endpoint, so its last status comes after them.
+        changed |= self._add_access_endpoints(entity, name, there, report)
+        for version in unsettled:
+            self._try(entity, lambda v=version: mcp.settle_mcp_version(host, name, v), report)  # type: ignore[misc]
+        return changed
+
+    def _add_tags(
+        self,
+        entity: Entity,
+        name: str,
+        version: str | None,
+        tags: list[dict[str, str]],
+        there: dict[str, Any],
+        report: Report,
+    ) -> bool:
+        present = {tag["key"]: tag["value"] for tag in there.get("tags", ())}
+        changed = False
+        for tag in tags:
+            if tag["key"] not in present:
+                changed |= self._try(
+                    entity,
+                    lambda t=tag: mcp.set_mcp_tag(self._target.host, name, version, t),  # type: ignore[misc]
+                    report,
+                )
+            elif present[tag["key"]] != tag["value"]:
+                what = f"it keeps its own tag {tag['key']!r}"
+                report.lost(Loss(entity.kind, entity.id, what))
+        return changed
+
+    def _add_aliases(
+        self, entity: Entity, name: str, there: dict[str, Any], report: Report
+    ) -> bool:
+        present = {a["alias"]: a["version"] for a in there.get("aliases", ())}
+        changed = False
+        for entry in entity.document.get("aliases", ()):
+            alias, version = entry["alias"], entry["version"]
+            if alias not in present:
+                changed |= self._try(
+                    entity,
+                    lambda a=alias, v=version: mcp.set_mcp_alias(self._target.host, name, a, v),  # type: ignore[misc]
+                    report,
+                )
+            elif present[alias] != version:
+                what = f"alias {alias!r} stays at version {present[alias]}"
+                report.lost(Loss(entity.kind, entity.id, what))
+        return changed
+
+    def _add_access_endpoints(
+        self, entity: Entity, name: str, there: dict[str, Any], report: Report
+    ) -> bool:
+        present = list(there.get("access_endpoints", ()))
+        changed = False
+        for endpoint in entity.document.get("access_endpoints", ()):
+            same = [e for e in present if not differing(endpoint, e, *_ENDPOINT_FIELDS)]
+            if same:
+                present.remove(same[0])
+                continue
+            changed |= self._try(
+                entity,
+                lambda e=endpoint: mcp.create_mcp_access_endpoint(self._target.host, name, e),  # type: ignore[misc]
+                report,
+            )
+        return changed
+
+    def _try(self, entity: Entity, call: Callable[[], None], report: Report) -> bool:
+        """Write one part; a refused part is named and the others go on."""
+        try:
+            call()
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            report.lost(Loss(entity.kind, entity.id, error.message))
+            return False
+        return True
+
+    def _servers(self) -> dict[str, dict[str, Any]]:
+        if self._there is None:
+            self._there = {}
+            for item in mcp.mcp_servers(self._target.host):
+                if not isinstance(item, Entity):
+                    raise ServerError(f"MCP server {item.id} at the target: {item.reason}")
+                self._there[item.id] = item.document
+        return self._there
+
+
+def _is_same(document: dict[str, Any], there: dict[str, Any]) -> bool:
+    """Whether an unpack made what is there: whole, or up to where it was interrupted."""
+    if differing(document, there, "description") and there.get("description"):
+        return False
+    versions = {version["version"]: version for version in document.get("versions", ())}
+    return not any(
+        version["version"] not in versions
+        or differing(versions[version["version"]], version, *_VERSION_FIELDS)
+        for version in there.get("versions", ())
+    )
+
+
+class WebhookWriter:
+    """Writes webhooks, disabled: a copy of a server must not call what the original calls."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._there: list[dict[str, Any]] | None = None
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
+        """Write one webhook."""
+        document = entity.document
+        if self._there is None:
+            self._there = webhooks.webhook_documents(self._target.host)
+        for there in self._there:
+            if not differing(document, there, "name", "url", "events"):
+                self._there.remove(there)
+                report.skipped(entity.kind, str(document["name"]), "it is there already")
+                return
+        if not self._target.options.dry_run:
+            webhooks.create_webhook(self._target.host, document)
+        if document.get("status") != "DISABLED":
+            what = "it is disabled: give it its secret, if it had one, and switch it on"
+            report.lost(Loss(Kind.WEBHOOK, str(document["name"]), what))
+        report.written(entity.kind)
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
