@@ -16,7 +16,7 @@ from mlflow_exim_plugin.schema.tables import HISTORY, rows_by_key, sort_history
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["HistoryLog"]
+__all__ = ["HistoryLog", "as_stored"]
 
 _LARGEST = 1.7976931348623157e308
 """SQL stores keep infinities as the largest double."""
@@ -97,10 +97,10 @@ class HistoryLog:
 
     def _missing(self, key: str, rows: pa.Table) -> pa.Table:
         """Return the rows that an interrupted unpack, or an older archive, left out."""
-        there = _as_stored(read_history(self._writer.host, self._run_id, key))
+        there = as_stored(read_history(self._writer.host, self._run_id, key))
         if not there.num_rows:
             return rows
-        wanted = _as_stored(rows).append_column("at", pa.array(range(rows.num_rows)))
+        wanted = as_stored(rows).append_column("at", pa.array(range(rows.num_rows)))
         left = _bits(wanted).join(_bits(there), _IDENTITY, join_type="left anti")
         return rows.take(left.column("at").combine_chunks().sort())
 
@@ -129,7 +129,7 @@ class HistoryLog:
         self._whole = False
 
 
-def _as_stored(rows: pa.Table) -> pa.Table:
+def as_stored(rows: pa.Table) -> pa.Table:
     """Return rows as a SQL store keeps them: no infinities, no negative zero, one NaN."""
     value = rows.column("value")
     value = pc.if_else(pc.equal(value, float("inf")), _LARGEST, value)
@@ -146,7 +146,7 @@ def _bits(rows: pa.Table) -> pa.Table:
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
-    return _bits(_as_stored(rows)).group_by(_IDENTITY).aggregate([])
+    return _bits(as_stored(rows)).group_by(_IDENTITY).aggregate([])
 
 
 def _difference(sent: pa.Table, there: pa.Table) -> str | None:
