@@ -155,6 +155,7 @@ class Host:
         params: list[tuple[str, str]] | None = None,
         data: bytes | None = None,
         headers: dict[str, str] | None = None,
+        retries: bool = True,
     ) -> requests.Response:
         """Call one endpoint of an HTTP server, whatever it answers.
 
@@ -168,6 +169,8 @@ class Host:
             params: Query, keys may repeat.
             data: Sent as it is, in place of ``body``.
             headers: Further headers.
+            retries: Whether a server that is busy is asked again. Some say so (503) of what is
+                switched off.
 
         Raises:
             ServerError: The server refused this client, or has no time for it even after retries.
@@ -182,7 +185,7 @@ class Host:
                 method=method,
                 params=params,
                 extra_headers=headers,
-                retry_codes=_BUSY,
+                retry_codes=_BUSY if retries else frozenset(),
                 **payload,
             )
             if response.status_code in {401, 403}:

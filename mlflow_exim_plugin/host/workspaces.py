@@ -64,7 +64,8 @@ class Workspaces:
         """
         if not self._host.is_http:
             return []
-        with self._host.get(_ENDPOINT) as response:
+        doing = "listing the workspaces"
+        with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
             if response.status_code in _WITHOUT_WORKSPACES:
                 return []
             with translated("listing the workspaces"):
