@@ -1,0 +1,434 @@
+"""Every kind that is one document: scorers, queues, datasets, gateway, MCP servers, webhooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.operations import pack, unpack, verify
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Kind, StreamItem
+from mlflow_exim_plugin.sinks.client import ClientSink
+from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.stages.select import Selection
+from mlflow_exim_plugin.transfer import transfer
+from tests.compare import assert_count_law
+from tests.compare_entities import entities
+from tests.integration.conftest import rows_of
+from tests.proxy import FaultyProxy, Request
+from tests.seed_entities import SECRETS, SERVER_ENV, SeededEntities, add_secrets, seed_entities
+from tests.servers import Server, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from mlflow_exim_plugin.schema.report import Report
+    from tests.conftest import MakeServer
+
+pytestmark = pytest.mark.integration
+
+KINDS = set(ENTITY_KINDS) - {Kind.WORKSPACE}
+FOUND = {
+    Kind.SCORER: 4,
+    Kind.LABEL_SCHEMA: 8,
+    Kind.ISSUE: 3,
+    Kind.REVIEW_QUEUE: 3,
+    Kind.EVALUATION_DATASET: 4,
+    Kind.DATASET_RECORD: 1009,
+    Kind.MODEL_DEFINITION: 3,
+    Kind.ENDPOINT: 2,
+    Kind.GUARDRAIL: 2,
+    Kind.BUDGET_POLICY: 3,
+    Kind.MCP_SERVER: 2,
+    Kind.WEBHOOK: 2,
+}
+
+
+@dataclass(frozen=True)
+class JudgedSource:
+    """A server with all of it, and the same as a database file that no server holds."""
+
+    server: Server
+    sqlite_uri: str
+    made: SeededEntities
+    entities: dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_retries() -> Iterator[None]:
+    """A refusal is told at once, and this process may use what the servers may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        for name, value in SERVER_ENV.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JudgedSource]:
+    folder = tmp_path_factory.mktemp("judged")
+    with start_server(folder, env=SERVER_ENV) as server:
+        made = seed_entities(server.url)
+        yield JudgedSource(server, server.backend_uri, made, entities(server.url))
+
+
+@pytest.fixture
+def target(make_server: MakeServer) -> str:
+    """A server that has the secrets."""
+    server = make_server(env=SERVER_ENV)
+    add_secrets(server.url)
+    return server.url
+
+
+def read(uri: str, selection: Selection | None = None) -> list[StreamItem]:
+    """Return what the source gives of the entities, and everything that is no object."""
+    stream = ClientSource(Host(uri, create=False)).stream(selection or Selection())
+    return [i for i in stream if isinstance(i, Entity) or not hasattr(i, "document")]
+
+
+def move(source_uri: str, target_uri: str, **options: Any) -> Report:
+    """Transfer from one deployment to another."""
+    return transfer(
+        ClientSource(Host(source_uri, create=False)),
+        ClientSink(Host(target_uri, create=True), UnpackOptions(**options)),
+        Selection(),
+    )
+
+
+def write(items: Iterable[StreamItem], target_uri: str, **options: Any) -> Report:
+    """Write a stream that was made by hand."""
+
+    class Given:
+        def stream(self, selection: Selection) -> Iterator[StreamItem]:  # noqa: ARG002
+            return iter(items)
+
+    sink = ClientSink(Host(target_uri, create=True), UnpackOptions(**options))
+    return transfer(Given(), sink, Selection())
+
+
+def counts(report: Report, of: str) -> dict[Kind, int]:
+    """Return one column of the counts, of the entities and of what is not nothing."""
+    kinds = {*KINDS, Kind.DATASET_RECORD}
+    return {k: getattr(c, of) for k, c in report.counts.items() if k in kinds and getattr(c, of)}
+
+
+def failures(report: Report) -> dict[Kind, list[str]]:
+    """Return the reasons by kind."""
+    found: dict[Kind, list[str]] = {}
+    for failure in report.failures:
+        found.setdefault(failure.kind, []).append(failure.reason)
+    return found
+
+
+def test_round_trip_through_an_archive(source: JudgedSource, target: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+
+    packed = pack(archive, tracking_uri=source.server.url)
+    report = unpack(archive, tracking_uri=target)
+
+    assert packed.failures == report.failures == []
+    assert verify(archive).findings == []
+    assert counts(packed, "written") == counts(report, "written") == FOUND
+    assert_count_law(report)
+    assert entities(target) == source.entities
+    webhooks = MlflowClient(target)._get_registry_client().store.list_webhooks()
+    assert {str(webhook.status) for webhook in webhooks} == {"DISABLED"}
+    assert ("notify", "it is disabled: give it its secret, if it had one, and switch it on") in [
+        (loss.id, loss.what) for loss in report.losses
+    ]
+    assert {loss.kind for loss in report.losses if loss.id == "*"} >= set(FOUND)
+    for text in (json.dumps(packed.to_dict()), json.dumps(report.to_dict())):
+        assert "not-to-be-seen" not in text
+    secrets = [u for u in packed.unpacked if u.kind == "gateway_secret"]
+    assert [(u.seen, u.at_least) for u in secrets] == [(len(SECRETS), False)]
+    assert all(name in secrets[0].reason for name in SECRETS)
+
+
+def test_again_changes_nothing(
+    source: JudgedSource, make_server: MakeServer, tmp_path: Path
+) -> None:
+    server = make_server(tmp_path / "target", env=SERVER_ENV)
+    add_secrets(server.url)
+    archive = str(tmp_path / "a.tar.zst")
+    pack(archive, tracking_uri=source.server.url)
+    assert unpack(archive, tracking_uri=server.url).ok
+    before = rows_of(server.backend_uri)
+
+    for policy in ("merge", "skip", "rename", "fail"):
+        report = unpack(archive, tracking_uri=server.url, on_conflict=policy)
+
+        assert report.failures == []
+        assert counts(report, "skipped") == FOUND
+        assert counts(report, "written") == {}
+        assert_count_law(report)
+    dry = unpack(archive, tracking_uri=server.url, dry_run=True)
+    assert counts(dry, "skipped") == FOUND
+    assert rows_of(server.backend_uri) == before
+
+
+def test_a_dry_run_writes_nothing(source: JudgedSource, sqlite_uri: str) -> None:
+    add_secrets(sqlite_uri)
+    before = rows_of(sqlite_uri)
+
+    report = move(source.server.url, sqlite_uri, dry_run=True)
+
+    assert counts(report, "written") == FOUND
+    assert rows_of(sqlite_uri) == before
+
+
+def test_server_and_database_give_the_same_documents(source: JudgedSource) -> None:
+    before = rows_of(source.sqlite_uri)
+
+    by_server, by_database = read(source.server.url), read(source.sqlite_uri)
+
+    def documents(items: list[StreamItem]) -> list[tuple[Kind, str, dict[str, Any]]]:
+        return [(i.kind, i.experiment_id, i.document) for i in items if isinstance(i, Entity)]
+
+    assert documents(by_server) == documents(by_database)
+    assert {kind for kind, _, _ in documents(by_server)} == KINDS
+    assert rows_of(source.sqlite_uri) == before
+
+
+def test_a_label_schema_that_cannot_be_listed_is_said(make_server: MakeServer) -> None:
+    server = make_server()
+    client = MlflowClient(server.url)
+    store = client._tracking_client.store
+    experiment_id = client.create_experiment("never listed")
+    given = {"type": "feedback", "input": _pass_fail()}
+    seen = store.create_label_schema(experiment_id, name="in a queue", **given)
+    store.create_label_schema(experiment_id, name="in no queue", **given)
+    store.create_review_queue(
+        experiment_id, name="q", queue_type="custom", schema_ids=[seen.schema_id]
+    )
+    before = rows_of(server.backend_uri)
+
+    items = read(server.url)
+
+    schemas = [i for i in items if isinstance(i, Entity) and i.kind is Kind.LABEL_SCHEMA]
+    assert [schema.document["name"] for schema in schemas] == ["in a queue"]
+    said = [i.kind for i in items if not isinstance(i, Entity)]
+    assert "label schemas that no review queue uses" in said
+    in_database = read(server.backend_uri)
+    assert [
+        i.document["name"]
+        for i in in_database
+        if isinstance(i, Entity) and i.kind is Kind.LABEL_SCHEMA
+    ] == ["in a queue", "in no queue"]
+    assert rows_of(server.backend_uri) == before
+
+
+def _pass_fail() -> Any:
+    from mlflow.genai.label_schemas import InputPassFail
+
+    return InputPassFail("yes", "no")
+
+
+def test_a_target_that_lacks_secrets_and_trust(
+    source: JudgedSource, make_server: MakeServer
+) -> None:
+    server = make_server()  # no secrets, no custom scorers, no hosts on loopback
+
+    report = move(source.server.url, server.url)
+
+    found = failures(report)
+    assert {kind: len(reasons) for kind, reasons in found.items()} == {
+        Kind.SCORER: 2,
+        Kind.MODEL_DEFINITION: 3,
+        Kind.ENDPOINT: 2,
+        Kind.GUARDRAIL: 1,
+        Kind.BUDGET_POLICY: 1,
+        Kind.WEBHOOK: 2,
+    }
+    needs = "needs the gateway secret 'openai key' (provider openai) at the target: create it, then"
+    assert sum(needs in reason for reason in found[Kind.MODEL_DEFINITION]) == 2
+    assert any("needs model definition 'fast': " in reason for reason in found[Kind.ENDPOINT])
+    assert any("needs the gateway secret" in reason for reason in found[Kind.ENDPOINT])
+    assert "needs version 1 of scorer 'safe'" in found[Kind.GUARDRAIL][0]
+    assert any("MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS" in r for r in found[Kind.SCORER])
+    assert_count_law(report)
+    icons = [loss for loss in report.losses if "icons of MCP server" in loss.what]
+    assert [loss.id for loss in icons] == ["com.example/weather"]
+    server.stop()
+
+    trusting = make_server(server.directory, env=SERVER_ENV)
+    add_secrets(trusting.url)
+    rest = move(source.server.url, trusting.url)
+
+    assert rest.failures == []
+    expected = {kind: len(reasons) for kind, reasons in found.items()}
+    assert counts(rest, "written") == expected
+    there = entities(trusting.url)
+    weather = source.entities["mcp_servers"]["com.example/weather"]
+    assert there["mcp_servers"]["com.example/weather"] == weather | {"icons": None}
+    assert {k: v for k, v in there.items() if k != "mcp_servers"} == {
+        k: v for k, v in source.entities.items() if k != "mcp_servers"
+    }
+
+
+def test_one_bad_record_is_one_failure(source: JudgedSource, target: str) -> None:
+    items = read(source.sqlite_uri)
+    many = next(i for i in items if isinstance(i, Entity) and i.id == source.made.ids["many"])
+    bad = many.document["records"][700]
+    bad["source"] = {"source_type": "NOBODY KNOWS", "source_data": {}}
+
+    report = write([many], target)
+
+    assert [(f.kind, f.id, f.count) for f in report.failures] == [
+        (Kind.DATASET_RECORD, f"{many.id}/{bad['dataset_record_id']}", 1)
+    ]
+    assert counts(report, "written") == {Kind.EVALUATION_DATASET: 1, Kind.DATASET_RECORD: 1002}
+    assert_count_law(report)
+
+
+def test_a_reference_that_is_not_there_is_said(source: JudgedSource, target: str) -> None:
+    kinds = {Kind.REVIEW_QUEUE, Kind.GUARDRAIL, Kind.ENDPOINT, Kind.EVALUATION_DATASET}
+    items = [i for i in read(source.sqlite_uri) if isinstance(i, Entity) and i.kind in kinds]
+    full = next(i for i in items if i.id == source.made.ids["full"])
+
+    report = write(items, target)
+
+    assert {k: len(v) for k, v in failures(report).items()} == {Kind.ENDPOINT: 2, Kind.GUARDRAIL: 2}
+    assert counts(report, "skipped") == {Kind.REVIEW_QUEUE: 3}  # their experiment is not there
+    said = [loss.what for loss in report.losses if loss.id == full.id]
+    assert len(said) == len(full.document["experiment_ids"]) == 2
+    assert all("its link to experiment" in what for what in said)
+    assert_count_law(report)
+
+
+def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str) -> None:
+    stream = ClientSource(Host(source.sqlite_uri, create=False)).stream(Selection())
+    gone = f"tr-{3:032x}"
+    items = [i for i in stream if getattr(i, "kind", None) is not Kind.TRACE or i.id != gone]
+
+    report = write(items, target)
+
+    assert not failures(report).get(Kind.REVIEW_QUEUE)
+    named = [loss for loss in report.losses if loss.kind is Kind.REVIEW_QUEUE and gone in loss.what]
+    assert [loss.id for loss in named] == ["Expert Review"]
+    queues = entities(target)["experiments"]["judged"]["review_queues"]
+    assert len(queues["Expert Review"]["items"]) == 4
+
+
+@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+def test_an_old_target_is_given_the_rest(
+    source: JudgedSource, make_server: MakeServer, mlflow_version: str
+) -> None:
+    server = make_server(mlflow_version=mlflow_version)
+
+    report = move(source.server.url, server.url)
+
+    assert not set(failures(report)) & KINDS
+    assert counts(report, "skipped") == FOUND
+    assert_count_law(report)
+    named = {loss.kind: loss.what for loss in report.losses if loss.id == "*"}
+    for kind in KINDS:
+        assert named[kind] == (f"the target's MLflow does not have them: {FOUND[kind]} left out")
+    names = {e.name for e in MlflowClient(server.url).search_experiments()}
+    assert names >= {"judged", "also judged"}
+
+
+@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+def test_an_old_source_has_none(make_server: MakeServer, mlflow_version: str) -> None:
+    server = make_server(mlflow_version=mlflow_version)
+    MlflowClient(server.url).create_experiment("old")
+
+    items = read(server.url)
+
+    assert [getattr(item, "kind", item) for item in items] == [
+        "jobs, usage rollups, users and their permissions"
+    ]
+
+
+def test_a_kind_that_cannot_be_listed_is_one_failure(source: JudgedSource) -> None:
+    def refuse(request: Request) -> int | None:
+        if "/datasets/search" in request.path:
+            return 501  # the back end does not have it
+        if "/mcp-servers" in request.path or "/issues/search" in request.path:
+            return 503
+        if "/scorers/versions" in request.path and "is_short" in request.path:
+            return 500
+        return None
+
+    with FaultyProxy(source.server.url, refuse) as proxy:
+        items = read(proxy.url)
+
+    failed = [(i.kind, i.id) for i in items if hasattr(i, "count")]
+    assert sorted(failed) == sorted(
+        [
+            (Kind.MCP_SERVER, "all"),
+            (Kind.SCORER, "is_short"),
+            *((Kind.ISSUE, f"experiment {number}") for number in range(3)),
+        ]
+    )
+    kinds = {i.kind for i in items if isinstance(i, Entity)}
+    assert kinds == KINDS - {Kind.EVALUATION_DATASET, Kind.MCP_SERVER, Kind.ISSUE}
+
+
+def test_a_narrow_selection_takes_what_belongs_to_its_experiments(source: JudgedSource) -> None:
+    items = read(source.sqlite_uri, Selection(experiments=("also judged",)))
+
+    assert [(i.kind, i.id) for i in items if isinstance(i, Entity)] == [
+        (Kind.SCORER, "tone"),
+        *sorted((Kind.EVALUATION_DATASET, source.made.ids[name]) for name in ("full", "many")),
+    ]
+    assert not [
+        i
+        for i in read(source.sqlite_uri, Selection(runs=(source.made.run_id,)))
+        if isinstance(i, Entity)
+    ]
+
+
+def test_demo_data(make_server: MakeServer, tmp_path: Path) -> None:
+    demo, server = make_server(), make_server()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from mlflow.demo import generate_all_demos\ngenerate_all_demos()",
+        ],
+        env=os.environ | {"MLFLOW_TRACKING_URI": demo.url, "PYTHONWARNINGS": "ignore"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    archive = str(tmp_path / "demo.tar.zst")
+
+    packed = pack(archive, tracking_uri=demo.url)
+    report = unpack(archive, tracking_uri=server.url)
+
+    assert not set(failures(packed)) & {*KINDS, Kind.DATASET_RECORD}
+    assert not set(failures(report)) & {*KINDS, Kind.DATASET_RECORD}
+    found = entities(demo.url)
+    assert entities(server.url) == found
+    assert found["experiments"]["MLflow Demo"]["scorers"]
+    assert found["experiments"]["MLflow Demo"]["issues"]
+    assert found["experiments"]["MLflow Demo"]["review_queues"]
+    assert found["datasets"]
+
+
+def test_the_schema_of_the_source_is_not_needed(
+    source: JudgedSource, make_sqlite: Callable[[], str]
+) -> None:
+    """A database file takes all of it as a server does."""
+    uri = make_sqlite()
+    add_secrets(uri)
+
+    report = move(source.server.url, uri)
+
+    assert not set(failures(report)) & {*KINDS, Kind.DATASET_RECORD}
+    assert counts(report, "written") == FOUND
+    assert entities(uri) == source.entities
+    with closing(Host(uri, create=False).tracking.engine.connect()):
+        assert counts(move(source.server.url, uri), "written") == {}
