@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.operations import Verification, open_archive, pack, unpack, verify
+    from mlflow_exim_plugin.comparison.result import Comparison, Difference
+    from mlflow_exim_plugin.operations import Verification, diff, open_archive, pack, unpack, verify
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_options import OnConflict
     from mlflow_exim_plugin.sources.archive import Archive
@@ -26,11 +27,14 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Archive",
+    "Comparison",
+    "Difference",
     "OnConflict",
     "Rename",
     "Report",
     "Selection",
     "Verification",
+    "diff",
     "open_archive",
     "pack",
     "transfer",
@@ -40,11 +44,14 @@ __all__ = [
 
 _HOMES = {
     "Archive": "sources.archive",
+    "Comparison": "comparison.result",
+    "Difference": "comparison.result",
     "OnConflict": "sinks.client_options",
     "Rename": "stages.rename",
     "Report": "schema.report",
     "Selection": "stages.select",
     "Verification": "operations",
+    "diff": "operations",
     "open_archive": "operations",
     "pack": "operations",
     "transfer": "transfer",

@@ -1,4 +1,4 @@
-"""What the package does, as functions: ``pack``, ``unpack``, ``verify``, ``open_archive``.
+"""What the package does, as functions: ``pack``, ``unpack``, ``diff``, ``verify`` and more.
 
 Only the functions that need MLflow import it: that takes seconds.
 """
@@ -9,6 +9,10 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.comparison.compare import compare
+from mlflow_exim_plugin.comparison.result import Comparison
+from mlflow_exim_plugin.comparison.rules import RuleSet
+from mlflow_exim_plugin.comparison.sides import opened as opened_side
 from mlflow_exim_plugin.container.objects import verify_objects
 from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.reader import ArchiveReader
@@ -26,11 +30,12 @@ from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from mlflow_exim_plugin.comparison.result import Difference
     from mlflow_exim_plugin.schema.rules import Finding
 
-__all__ = ["Verification", "open_archive", "pack", "unpack", "verify"]
+__all__ = ["Verification", "diff", "open_archive", "pack", "unpack", "verify"]
 
 DEFAULT_JOBS = 4
 DEFAULT_LEVEL = 3
@@ -242,6 +247,67 @@ def unpack(
             strict=strict,
             progress=progress,
         )
+
+
+def diff(
+    a: str,
+    b: str,
+    *,
+    selection: Selection | None = None,
+    rules: str = "rest",
+    ignore: Sequence[str] = (),
+    limit: int | None = None,
+    jobs: int = DEFAULT_JOBS,
+    storage_options: dict[str, Any] | None = None,
+    found: Callable[[Difference], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Compare two sides object by object and field by field, histories and files included.
+
+    Copies are known by where they came from, so ids may differ; each id inside a value is compared
+    by what it stands for. Nothing is written but a temporary index.
+
+    Args:
+        a: Tracking URI of a server or store, or path or fsspec URL of an archive.
+        b: The other side.
+        selection: What to take of both sides; everything without it.
+        rules: ``rest`` does not count what MLflow's REST API cannot keep; ``exact`` counts all,
+            ids too.
+        ignore: Paths of fields to leave out, with globs, such as ``*.tags.mlflow.user``.
+        limit: How many differences to keep; all without it.
+        jobs: Calls to a server that may be under way at once.
+        storage_options: Given to the fsspec file system of archives.
+        found: Called with each difference that is kept.
+        progress: Called with the side that is read and its objects so far.
+
+    Returns:
+        Counts, differences and what could not be read; ``equal`` when there is none of the last
+        two.
+
+    Raises:
+        UsageError: The rules or a path cannot be understood.
+        NotFoundError: A side, or a name or id in the selection, is not there.
+        InvalidArchiveError: An archive cannot be opened.
+        UnsupportedFormatError: An archive needs a newer reader.
+        ServerError: A server cannot be reached, or died.
+    """
+    _check_jobs(jobs)
+    rule_set = RuleSet(rules, ignore)
+    with (
+        opened_side(a, jobs=jobs, storage_options=storage_options) as (source_a, name_a),
+        opened_side(b, jobs=jobs, storage_options=storage_options) as (source_b, name_b),
+    ):
+        result = Comparison(name_a, name_b, rule_set)
+        compare(
+            source_a,
+            source_b,
+            result,
+            selection or Selection(),
+            limit=limit,
+            found=found,
+            progress=progress,
+        )
+    return result
 
 
 def verify(

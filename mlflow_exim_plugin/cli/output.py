@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByteProgress",
     "ReportProgress",
+    "SideProgress",
     "say",
     "show_error",
     "show_error_json",
@@ -138,12 +139,17 @@ class _StatusLine:
         self._last_s, self._dirty = now_s, True
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._dirty:
+            click.echo("\r\x1b[K", nl=False, err=True)
+            self._dirty = False
+
     def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._dirty:
-            click.echo("\r\x1b[K", nl=False, err=True)
+        self.clear()
 
 
 class ReportProgress(_StatusLine):
@@ -163,3 +169,11 @@ class ByteProgress(_StatusLine):
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
         """Show the share."""
         self.show(f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}")
+
+
+class SideProgress(_StatusLine):
+    """Shows how much of a side is read."""
+
+    def __call__(self, side: str, objects: int) -> None:
+        """Show the number of objects."""
+        self.show(f"reading {side.upper()}: {objects:,} objects")

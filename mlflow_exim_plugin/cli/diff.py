@@ -1,0 +1,159 @@
+"""``mlflow exim diff``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.options import output_options, selection_from, selection_options
+from mlflow_exim_plugin.cli.output import SideProgress, say, show_json
+from mlflow_exim_plugin.errors import ExitCode
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.comparison.result import Comparison, Difference
+
+_SHOWN = 60
+"""Characters of a value that a line shows."""
+_NAMED = 20
+
+
+@click.command(cls=Command)
+@click.argument("a")
+@click.argument("b")
+@selection_options
+@click.option(
+    "--rules",
+    type=click.Choice(["rest", "exact"]),
+    default="rest",
+    show_default=True,
+    help="`rest` does not count what MLflow's REST API cannot keep, such as ids and creation "
+    "times; `exact` counts everything.",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="FIELD",
+    help="Field to leave out with all below it, with * and ?, such as run.info.end_time or "
+    "'*.tags.mlflow.user'; a kind alone leaves its missing objects out. May be given several "
+    "times.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Differences to show; all of them are counted.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="How many calls to a server may be under way at once.",
+)
+@output_options
+@click.pass_context
+def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> None:
+    """Compare A and B, each a server's URI, a store's URI or an archive, whatever their ids are.
+
+    Objects are compared field by field, with their metric histories and the digests of their
+    files. Copies are known by the tags that say where they came from, other objects by their names.
+    Both sides are only read. Of an archive the digests in its manifest are taken, which `verify`
+    checks.
+
+    The exit code is 0 when both are equal under the rules, 1 when they differ, and 3 when something
+    could not be read, whatever else was found.
+
+    Example:
+
+      mlflow exim diff http://old-server:5000 backup.tar.zst --rules exact
+    """
+    from mlflow_exim_plugin.operations import diff as run_diff
+
+    selection = selection_from(options)
+    as_json = output == "json"
+    with SideProgress() as progress:
+
+        def show(difference: Difference) -> None:
+            progress.clear()
+            say(_line(difference))
+
+        result = run_diff(
+            a,
+            b,
+            selection=selection,
+            found=None if as_json else show,
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        show_json(result.to_dict())
+    else:
+        _show(result)
+    if result.unreadable:
+        ctx.exit(ExitCode.PARTIAL)
+    if not result.equal:
+        ctx.exit(ExitCode.OTHER)
+
+
+def _line(difference: Difference) -> str:
+    """Return a difference as one line."""
+    from mlflow_exim_plugin.comparison.result import ABSENT
+
+    kind = difference.kind.value
+    name = f"{kind} {difference.id}"
+    if difference.path == kind:
+        side, label = ("B", difference.b) if difference.a is ABSENT else ("A", difference.a)
+        named = "" if label == difference.id else f" ({_value(label)})"
+        return f"{name}{named}: only in {side}"
+    field = difference.path.removeprefix(f"{kind}.")
+    return f"{name} {field}: {_value(difference.a)} → {_value(difference.b)}"
+
+
+def _value(value: Any) -> str:
+    """Return a value in one short piece."""
+    from mlflow_exim_plugin.comparison.result import ABSENT
+
+    if value is ABSENT:
+        return "nothing"
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def _show(result: Comparison) -> None:
+    if result.total > len(result.differences):
+        say(f"... and {result.total - len(result.differences)} more differences, see --limit")
+    for side, failure in result.unreadable[:_NAMED]:
+        kind = failure.kind.value.replace("_", " ")
+        say(f"Unreadable in {side.upper()}: {kind} {failure.id}: {failure.reason}")
+    if len(result.unreadable) > _NAMED:
+        say(f"Unreadable: and {len(result.unreadable) - _NAMED} more, see --output json")
+    for side, seen in result.not_compared:
+        number = f"{seen.seen} " if seen.seen else ""
+        say(f"Not compared in {side.upper()}: {number}{seen.kind} ({seen.reason})")
+    for side, what in result.left_out:
+        say(f"Left out in {side.upper()}: {what}")
+    for kind, counts in sorted(result.counts.items(), key=lambda entry: entry[0].value):
+        parts = [f"{counts.equal} equal"]
+        for count, word in (
+            (counts.different, "different"),
+            (counts.only_in_a, "only in A"),
+            (counts.only_in_b, "only in B"),
+        ):
+            if count:
+                parts.append(f"{count} {word}")
+        say(f"  {kind.value.replace('_', ' ')}: {', '.join(parts)}")
+    rules = result.rules
+    for name, times in (*sorted(rules.applied.items()), *sorted(rules.ignored.items())):
+        if times:
+            say(f"  not counted: {times} × {name}")
+    if result.equal:
+        verdict = f"Equal under the rules {rules.name!r}"
+    elif result.total:
+        verdict = f"Different: {result.total} difference{'' if result.total == 1 else 's'}"
+    else:
+        verdict = "No difference in what could be read"
+    say(f"{verdict}: {result.a} and {result.b}")

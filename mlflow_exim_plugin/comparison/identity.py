@@ -1,0 +1,126 @@
+"""What an object is known by on the other side: its id, its oldest origin, its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.schema.canonical import canonical_bytes
+from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
+    Entity,
+    Experiment,
+    Kind,
+    LoggedModel,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Trace,
+    key_values,
+)
+from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.objects import StreamObject
+
+__all__ = ["Identities", "Identity"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How an object finds its counterpart.
+
+    Attributes:
+        own: What identifies it wherever it is: its id, or a fingerprint where ids are counted.
+        oldest: Where it was first: the last of its chain of origins, or ``own``.
+        natural: What people know it by, within its owner; empty where that says nothing.
+        owner: Kind and id of the experiment or model that it belongs to, None without one.
+    """
+
+    own: str
+    oldest: str
+    natural: str
+    owner: tuple[Kind, str] | None = None
+
+
+class Identities:
+    """Identifies the objects of one stream, in its order."""
+
+    def __init__(self) -> None:
+        self._workspace = ""
+        self._model = ""
+
+    def of(self, item: StreamObject) -> Identity:
+        """Return how an object is known."""
+        if isinstance(item, Experiment):
+            return self._tagged(experiment_origin(item.document), item.document, item.name)
+        if isinstance(item, Run):
+            info = item.info
+            natural = _joined(info.get("run_name"), info.get("start_time"), info.get("user_id"))
+            return self._tagged(
+                item.id, item.document.get("data", {}), natural, _experiment(item.experiment_id)
+            )
+        if isinstance(item, LoggedModel):
+            name = str(item.info.get("name", ""))
+            return self._tagged(item.id, item.info, name, _experiment(item.experiment_id))
+        if isinstance(item, Trace):
+            oldest = _oldest(item.info.get("tags", {}).get(ORIGIN, ""), item.id)
+            return Identity(item.id, oldest, "", _experiment(item.experiment_id))
+        if isinstance(item, RegisteredModel):
+            self._model = model_origin(item.document)
+            return self._tagged(self._model, item.document, item.name)
+        if isinstance(item, ModelVersion):
+            owner = Kind.PROMPT if item.kind is Kind.PROMPT_VERSION else Kind.REGISTERED_MODEL
+            own = f"{self._model}/{item.version}"
+            return self._tagged(own, item.document, str(item.version), (owner, item.name))
+        return self._of_entity(item)
+
+    def _of_entity(self, entity: Entity) -> Identity:
+        if entity.kind is Kind.WORKSPACE:
+            self._workspace = ""
+        found = self._tagged(
+            entity.id,
+            entity.document if entity.kind is Kind.EVALUATION_DATASET else {},
+            _natural_of_entity(entity),
+            _experiment(entity.experiment_id) if entity.experiment_id else None,
+        )
+        if entity.kind is Kind.WORKSPACE:
+            self._workspace = entity.id
+        elif ENTITY_KINDS[entity.kind].id_field == "name":
+            return Identity(found.natural, found.natural, found.natural, found.owner)
+        return found
+
+    def _tagged(
+        self,
+        own: str,
+        tagged: dict[str, Any],
+        natural: str,
+        owner: tuple[Kind, str] | None = None,
+    ) -> Identity:
+        chain = key_values(tagged.get("tags")).get(ORIGIN, "")
+        if owner is None and self._workspace:
+            natural = f"{self._workspace}\n{natural}"
+        return Identity(own, _oldest(chain, own), natural, owner)
+
+
+def _natural_of_entity(entity: Entity) -> str:
+    document = entity.document
+    if entity.kind is Kind.SCORER:
+        return str(document["scorer_name"])
+    if entity.kind is Kind.REVIEW_QUEUE:
+        return str(document.get("name", "")).lower()  # MLflow takes no two that differ in case
+    if entity.kind is Kind.BUDGET_POLICY:
+        return _joined(document.get("target_scope"), document.get("budget_action"))
+    return str(document.get("name", ""))
+
+
+def _experiment(experiment_id: str) -> tuple[Kind, str]:
+    return Kind.EXPERIMENT, experiment_id
+
+
+def _oldest(chain: str, own: str) -> str:
+    return chain.rsplit(" ", maxsplit=1)[-1] if chain else own
+
+
+def _joined(*values: Any) -> str:
+    return canonical_bytes(values).decode("utf-8")

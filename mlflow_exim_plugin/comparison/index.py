@@ -1,0 +1,337 @@
+"""One side's stream in a temporary database: memory holds neither side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import zstandard
+
+from mlflow_exim_plugin.comparison.histories import history_digests
+from mlflow_exim_plugin.comparison.identity import Identities
+from mlflow_exim_plugin.errors import EximError, ServerLostError
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Experiment,
+    Failure,
+    Kind,
+    Loss,
+    Run,
+    Trace,
+    Unpacked,
+)
+from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mlflow_exim_plugin.comparison.result import Comparison
+    from mlflow_exim_plugin.schema.objects import StreamItem, StreamObject
+
+__all__ = ["SIDES", "A", "B", "Index"]
+
+A, B = 0, 1
+SIDES = ("a", "b")
+
+_HASHERS = 2
+_BLOCK_BYTES = 1 << 20
+_COMMIT_EVERY = 5000
+_IDS_REMEMBERED = 100_000
+
+_TABLES = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA locking_mode = EXCLUSIVE;
+CREATE TABLE object (
+    number INTEGER PRIMARY KEY,
+    side INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    own TEXT NOT NULL,
+    oldest TEXT NOT NULL,
+    natural TEXT NOT NULL,
+    owner INTEGER,
+    is_ours INTEGER NOT NULL,
+    partner INTEGER,
+    document BLOB NOT NULL
+);
+CREATE TABLE part (
+    object INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (object, kind, name)
+) WITHOUT ROWID;
+CREATE TABLE pair (a INTEGER PRIMARY KEY, b INTEGER NOT NULL UNIQUE);
+"""
+_INDEXES = """
+CREATE INDEX by_id ON object (kind, id, side);
+CREATE INDEX by_own ON object (kind, own);
+CREATE INDEX by_oldest ON object (kind, oldest);
+"""
+
+
+class Index:
+    """The objects of both sides, without their bulk.
+
+    Args:
+        path: File to write, in a folder that somebody takes away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript(_TABLES)
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._decompressor = zstandard.ZstdDecompressor()
+        self.meaning = lru_cache(_IDS_REMEMBERED)(self._meaning)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def query(self, sql: str, *values: Any) -> Iterator[Any]:
+        """Yield the rows of a query."""
+        yield from self._database.execute(sql, values)
+
+    def run(self, sql: str, *values: Any) -> None:
+        """Run one statement."""
+        self._database.execute(sql, values)
+
+    def run_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement for each row."""
+        self._database.executemany(sql, rows)
+
+    def run_all(self, sql: str) -> None:
+        """Run several statements that take no values."""
+        self._database.executescript(sql)
+
+    def read(
+        self,
+        side: int,
+        stream: Iterator[StreamItem],
+        result: Comparison,
+        *,
+        hides_carriers: bool,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> None:
+        """Take one side in.
+
+        Args:
+            side: ``A`` or ``B``.
+            stream: Of its source.
+            result: Told what cannot be read, is not carried or is left out.
+            hides_carriers: Whether what an unpack has added for itself is left out.
+            progress: Called with the side and the objects so far.
+
+        Raises:
+            ServerLostError: The side does not answer any more.
+        """
+        reading = _Reading(self, side, result, hides_carriers=hides_carriers)
+        self._database.execute("BEGIN")
+        with ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
+            for item in stream:
+                if isinstance(item, Failure):
+                    result.unreadable.append((SIDES[side], item))
+                elif isinstance(item, Unpacked):
+                    result.not_compared.append((SIDES[side], item))
+                elif not isinstance(item, Loss):
+                    reading.take(item, hashers)
+                    if reading.objects % _COMMIT_EVERY == 0:
+                        self._database.execute("COMMIT")
+                        self._database.execute("BEGIN")
+                    if progress:
+                        progress(SIDES[side], reading.objects)
+        self._database.execute("COMMIT")
+        reading.say_left_out()
+        if side == B:
+            self._database.executescript(_INDEXES)
+
+    def add(self, columns: tuple[Any, ...], document: dict[str, Any]) -> int:
+        """Add an object; return its number."""
+        text = json.dumps(document, separators=(",", ":")).encode()
+        cursor = self._database.execute(
+            "INSERT INTO object (side, kind, id, own, oldest, natural, owner, is_ours, document) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*columns, self._compressor.compress(text)),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def add_part(self, number: int, kind: Kind, name: str, value: dict[str, Any]) -> None:
+        """Add a metric history or file of an object."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?)",
+            (number, kind.value, name, json.dumps(value)),
+        )
+
+    def document(self, number: int) -> dict[str, Any]:
+        """Return the document of an object."""
+        ((data,),) = self.query("SELECT document FROM object WHERE number = ?", number)
+        found: dict[str, Any] = json.loads(self._decompressor.decompress(data))
+        return found
+
+    def parts(self, number: int, kind: Kind, folder: str = "") -> dict[str, dict[str, Any]]:
+        """Return the histories or files of an object by name, those of a folder without it."""
+        return {
+            name[len(folder) :]: json.loads(value)
+            for name, value in self.query(
+                "SELECT name, value FROM part WHERE object = ? AND kind = ? "
+                "AND substr(name, 1, ?) = ? ORDER BY name",
+                number,
+                kind.value,
+                len(folder),
+                folder,
+            )
+        }
+
+    def find(self, side: int, kind: Kind, identity: str) -> list[int]:
+        """Return the numbers of the objects with an id."""
+        rows = self.query(
+            "SELECT number FROM object WHERE kind = ? AND id = ? AND side = ?",
+            kind.value,
+            identity,
+            side,
+        )
+        return [number for (number,) in rows]
+
+    def _meaning(self, side: int, kind: Kind, identity: str) -> str | None:
+        """Return what an id of a side stands for: the id that its object has at A.
+
+        What is not there keeps its id; what an unpack made for itself stands for nothing.
+        """
+        rows = list(
+            self.query(
+                "SELECT object.is_ours, object.oldest, other.id FROM object LEFT JOIN object other "
+                "ON other.number = object.partner "
+                "WHERE object.kind = ? AND object.id = ? AND object.side = ? LIMIT 2",
+                kind.value,
+                identity,
+                side,
+            )
+        )
+        if len(rows) != 1:
+            return identity
+        is_ours, oldest, id_at_a = rows[0]
+        if is_ours:
+            return None
+        if side == A:
+            return identity
+        return str(id_at_a if id_at_a is not None else oldest)
+
+
+class _Reading:
+    """Takes the objects of one stream in."""
+
+    def __init__(
+        self, index: Index, side: int, result: Comparison, *, hides_carriers: bool
+    ) -> None:
+        self.objects = 0
+        self._index = index
+        self._side = side
+        self._result = result
+        self._hides_carriers = hides_carriers
+        self._identities = Identities()
+        self._owners: dict[tuple[Kind, str], int] = {}
+        self._carriers: set[str] = set()
+        self._carried = 0
+
+    def take(self, item: StreamObject, hashers: ThreadPoolExecutor) -> None:
+        identity = self._identities.of(item)
+        owner = self._owners.get(identity.owner) if identity.owner else None
+        is_ours = self._is_carrier(item)
+        document = item.document
+        if isinstance(item, Trace):
+            document = document | {"experiment_id": item.experiment_id, "spans": item.spans}
+        number = self._index.add(
+            (
+                self._side,
+                item.kind.value,
+                item.id,
+                identity.own,
+                identity.oldest,
+                identity.natural,
+                owner,
+                is_ours,
+            ),
+            document,
+        )
+        self.objects += 1
+        if item.kind in {Kind.EXPERIMENT, Kind.REGISTERED_MODEL, Kind.PROMPT}:
+            self._owners[item.kind, item.id] = number
+        for issue in getattr(item, "issues", ()):
+            if isinstance(issue, Failure):
+                self._unreadable(issue)
+        if isinstance(item, Run):
+            for history in history_digests(self._readable(item.histories)):
+                key, rows, digest, stored = history
+                value = {"rows": rows, "digest": digest, "stored": stored}
+                self._index.add_part(number, Kind.METRIC_HISTORY, key, value)
+        files = item.attachments if isinstance(item, Trace) else getattr(item, "artifacts", ())
+        self._take_files(number, item, files, hashers)
+
+    def say_left_out(self) -> None:
+        """Name what an unpack has added for itself."""
+        if self._carriers:
+            what = f"experiment {CARRIERS}, whose {self._carried} runs hold files of other objects"
+            self._result.left_out.append((SIDES[self._side], what))
+
+    def _is_carrier(self, item: StreamObject) -> bool:
+        if not self._hides_carriers:
+            return False
+        if isinstance(item, Experiment) and item.name == CARRIERS:
+            self._carriers.add(item.id)
+            return True
+        is_ours = getattr(item, "experiment_id", "") in self._carriers
+        self._carried += is_ours
+        return is_ours
+
+    def _readable(self, parts: Iterable[pa.Table | Failure]) -> Iterator[pa.Table]:
+        for part in parts:
+            if isinstance(part, Failure):
+                self._unreadable(part)
+            else:
+                yield part
+
+    def _take_files(
+        self,
+        number: int,
+        item: StreamObject,
+        files: Iterable[Artifact | Failure],
+        hashers: ThreadPoolExecutor,
+    ) -> None:
+        under_way = []
+        for file in files:
+            if isinstance(file, Failure):
+                self._unreadable(file)
+            else:
+                known = file.sha256 is not None
+                under_way.append((file, None if known else hashers.submit(_hashed, file)))
+        for file, hashing in under_way:
+            try:
+                size, digest = hashing.result() if hashing else (file.size_bytes, file.sha256)
+            except ServerLostError:
+                raise
+            except EximError as error:
+                name = f"{item.id}/{file.path}"
+                self._unreadable(Failure(Kind.ARTIFACT, name, error.message))
+                continue
+            value = {"size_bytes": size, "sha256": digest}
+            self._index.add_part(number, Kind.ARTIFACT, file.path, value)
+
+    def _unreadable(self, failure: Failure) -> None:
+        self._result.unreadable.append((SIDES[self._side], failure))
+
+
+def _hashed(file: Artifact) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with file.open() as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()

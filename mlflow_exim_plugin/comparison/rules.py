@@ -1,0 +1,374 @@
+"""What may differ: the rule sets, and the fields that a user leaves out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.comparison.result import ABSENT
+from mlflow_exim_plugin.comparison.shapes import ByKey
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.schema.objects import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["REST_RULES", "RULE_SETS", "Rule", "RuleSet", "rules_table"]
+
+_LARGEST = 1.7976931348623157e308
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 8000
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One difference that a copy over MLflow's REST API cannot avoid.
+
+    Attributes:
+        name: What it is called in results.
+        fields: Paths of the fields, with globs.
+        reason: Why, in one sentence.
+        when: Whether two values differ in just this way; None takes any two.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    reason: str
+    when: Callable[[Any, Any], bool] | None = None
+
+
+def _either(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """Make a test that does not ask which side is the copy."""
+    return lambda a, b: test(a, b) or test(b, a)
+
+
+def _cut_at(length: int) -> Callable[[Any, Any], bool]:
+    return _either(
+        lambda a, b: (
+            isinstance(a, str) and isinstance(b, str) and len(a) > length and b == a[: len(b)]
+        )
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _as_stored(value: Any) -> float | None:
+    number = _number(value)
+    if number is None or math.isnan(number):
+        return None
+    return math.copysign(_LARGEST, number) if math.isinf(number) else number
+
+
+def _same_stored(a: Any, b: Any) -> bool:
+    return _as_stored(a) is not None and _as_stored(a) == _as_stored(b)
+
+
+def _one_absent(a: Any, b: Any) -> bool:
+    return a is ABSENT or b is ABSENT
+
+
+def _empty_or_absent(a: Any, b: Any) -> bool:
+    return all(value is ABSENT or value in ("", 0, False) for value in (a, b))
+
+
+def _by_copy(a: Any, b: Any) -> bool:
+    return any("/mlflow_exim/" in str(value) for value in (a, b))
+
+
+REST_RULES: tuple[Rule, ...] = (
+    Rule(
+        "times",
+        (
+            "experiment.creation_time",
+            "experiment.last_update_time",
+            "logged_model.info.creation_timestamp_ms",
+            "logged_model.info.last_updated_timestamp_ms",
+            "registered_model.creation_timestamp",
+            "registered_model.last_updated_timestamp",
+            "prompt.creation_timestamp",
+            "prompt.last_updated_timestamp",
+            "model_version.creation_timestamp",
+            "model_version.last_updated_timestamp",
+            "prompt_version.creation_timestamp",
+            "prompt_version.last_updated_timestamp",
+            "scorer.versions[*].creation_time",
+            "label_schema.created_at",
+            "label_schema.last_updated_at",
+            "label_schema.created_time",
+            "label_schema.last_update_time",
+            "issue.created_timestamp",
+            "issue.last_updated_timestamp",
+            "review_queue.creation_time_ms",
+            "review_queue.last_update_time_ms",
+            "review_queue.items[*].creation_time_ms",
+            "review_queue.items[*].last_update_time_ms",
+            "review_queue.items[*].completed_time_ms",
+            "evaluation_dataset.created_time",
+            "evaluation_dataset.last_update_time",
+            "evaluation_dataset.records[*].created_time",
+            "evaluation_dataset.records[*].last_update_time",
+            "model_definition.created_at",
+            "model_definition.last_updated_at",
+            "endpoint.created_at",
+            "endpoint.last_updated_at",
+            "endpoint.*[*].created_at",
+            "guardrail.created_at",
+            "guardrail.last_updated_at",
+            "budget_policy.created_at",
+            "budget_policy.last_updated_at",
+            "mcp_server.creation_timestamp",
+            "mcp_server.last_updated_timestamp",
+            "mcp_server.*[*].creation_timestamp",
+            "mcp_server.*[*].last_updated_timestamp",
+            "webhook.creation_timestamp",
+            "webhook.last_updated_timestamp",
+        ),
+        "the server sets them when it creates or changes the object",
+    ),
+    Rule(
+        "users",
+        (
+            "model_version.user_id",
+            "prompt_version.user_id",
+            "label_schema.created_by",
+            "review_queue.created_by",
+            "evaluation_dataset.created_by",
+            "evaluation_dataset.last_updated_by",
+            "evaluation_dataset.records[*].created_by",
+            "evaluation_dataset.records[*].last_updated_by",
+            "model_definition.last_updated_by",
+            "endpoint.last_updated_by",
+            "endpoint.*[*].created_by",
+            "endpoint.*[*].last_updated_by",
+            "guardrail.created_by",
+            "guardrail.last_updated_by",
+            "budget_policy.last_updated_by",
+            "mcp_server.created_by",
+            "mcp_server.last_updated_by",
+            "mcp_server.*[*].created_by",
+            "mcp_server.*[*].last_updated_by",
+        ),
+        "the server sets them to who calls it",
+    ),
+    Rule(
+        "inner ids",
+        (
+            "evaluation_dataset.digest",
+            "evaluation_dataset.records[*].dataset_record_id",
+            "scorer.online_configs[*].online_scoring_config_id",
+            "endpoint.model_mappings[*].mapping_id",
+            "mcp_server.access_endpoints[*].id",
+            "model_definition.secret_id",
+        ),
+        "the server makes them; nothing else refers to them by these",
+    ),
+    Rule(
+        "artifact roots",
+        (
+            "experiment.artifact_location",
+            "run.info.artifact_uri",
+            "logged_model.info.artifact_uri",
+            "trace.info.tags.mlflow.artifactLocation",
+        ),
+        "the target has its own root; the files below it are compared",
+    ),
+    Rule(
+        "places of spans",
+        (
+            "trace.info.tags.mlflow.trace.spansLocation",
+            "trace.info.tags.mlflow.trace.archiveLocation",
+            "trace.info.tags.mlflow.trace.archivalFailure",
+        ),
+        "a deployment keeps spans where it wants; the spans are compared",
+    ),
+    Rule(
+        "marks of the server",
+        (
+            "trace.info.trace_metadata.mlflow.trace.infoFinalized",
+            "logged_model.info.tags.mlflow.modelVersions",
+        ),
+        "the server adds them",
+        _one_absent,
+    ),
+    Rule(
+        "version status",
+        (
+            "model_version.status",
+            "model_version.status_message",
+            "prompt_version.status",
+            "prompt_version.status_message",
+            "logged_model.info.status_message",
+        ),
+        "the server sets it",
+    ),
+    Rule(
+        "untouched default",
+        ("experiment",),
+        "every server makes the experiment 0 by itself: it may be missing while nobody used it",
+        lambda _a, _b: False,
+    ),
+    Rule(
+        "workspace",
+        ("*.workspace",),
+        "MLflow before 3.10 does not name it",
+        _one_absent,
+    ),
+    Rule(
+        "carried files",
+        ("model_version.source",),
+        "no run or logged model held the version's files: a run of the unpack does, and the files "
+        "are compared",
+        _by_copy,
+    ),
+    Rule(
+        "infinities and zeros",
+        ("run.histories.*", "run.data.metrics[*].value", "logged_model.data.metrics[*].value"),
+        "SQL stores keep infinities as the largest double, negative zeros as zeros, and identical "
+        "rows once",
+        _same_stored,
+    ),
+    Rule(
+        "long params",
+        ("run.data.params.*", "logged_model.data.params.*"),
+        f"servers cut what is longer than {_PARAM_LENGTH} characters",
+        _cut_at(_PARAM_LENGTH),
+    ),
+    Rule(
+        "long tags",
+        ("*.tags.*",),
+        f"servers cut what is longer than {_TAG_LENGTH} characters",
+        _cut_at(_TAG_LENGTH),
+    ),
+    Rule(
+        "run name",
+        ("run.info.run_name", "run.data.tags.mlflow.runName"),
+        "the server makes up a name for a run without one",
+        _either(lambda a, _: a is ABSENT or a == ""),
+    ),
+    Rule(
+        "run start",
+        ("run.info.start_time",),
+        "a run without a start time gets 0 or the present time",
+        _one_absent,
+    ),
+    Rule(
+        "empty is absent",
+        ("*.description", "*.status_message", "run.info.user_id", "*.display_name"),
+        "the API does not tell an empty text from none",
+        _empty_or_absent,
+    ),
+)
+"""What REST cannot keep. Ids are no part of it: they are compared by what they stand for."""
+
+RULE_SETS: dict[str, tuple[Rule, ...]] = {"rest": REST_RULES, "exact": ()}
+
+
+class RuleSet:
+    """Says of each difference whether it counts, and counts those that do not.
+
+    Args:
+        name: ``rest`` or ``exact``.
+        ignore: Paths to leave out, with globs; a path stands for all that lies below it.
+
+    Attributes:
+        name: The rule set.
+        rules: Its rules.
+        ignore: What the user leaves out.
+        applied: How many differences each rule took away, by its name.
+        ignored: The same by pattern of the user.
+
+    Raises:
+        UsageError: There is no such rule set, or a pattern begins with no kind.
+    """
+
+    def __init__(self, name: str = "rest", ignore: Sequence[str] = ()) -> None:
+        if name not in RULE_SETS:
+            raise UsageError(f"the rules are rest or exact, not {name!r}")
+        self.name = name
+        self.rules = RULE_SETS[name]
+        self.ignore = tuple(ignore)
+        self.applied: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
+        self._rules = [(rule, _pattern(rule.fields)) for rule in self.rules]
+        self._ignored = [(pattern, _pattern([_checked(pattern)])) for pattern in self.ignore]
+
+    @property
+    def maps_ids(self) -> bool:
+        """Whether an id equals the id that its copy has."""
+        return self.name != "exact"
+
+    def counts(self, path: str, a: Any, b: Any, *, silent: bool = False) -> bool:
+        """Whether a difference counts.
+
+        Args:
+            path: Where it is.
+            a: Value at A, or ``ABSENT``.
+            b: Value at B, or ``ABSENT``.
+            silent: Only ask, without counting.
+        """
+        found = self._taken_away_by(path, a, b)
+        if found is not None and not silent:
+            counter, key = found
+            counter[key] += 1
+        return found is None
+
+    def note(self, rule_name: str) -> None:
+        """Count a use of a rule by a part of the comparison that decides on its own."""
+        self.applied[rule_name] += 1
+
+    def has(self, rule_name: str) -> bool:
+        """Whether a rule is in force."""
+        return any(rule.name == rule_name for rule in self.rules)
+
+    def _taken_away_by(self, path: str, a: Any, b: Any) -> tuple[Counter[str], str] | None:
+        for pattern, expression in self._ignored:
+            if expression.fullmatch(path):
+                return self.ignored, pattern
+        for rule, expression in self._rules:
+            if expression.fullmatch(path) and (rule.when is None or rule.when(a, b)):
+                return self.applied, rule.name
+        for side, other in ((a, b), (b, a)):
+            # An object that is missing as a whole counts unless each of its fields does not.
+            if other is ABSENT and isinstance(side, dict) and side:
+                found = None
+                shape = "{}[{}]" if isinstance(side, ByKey) else "{}.{}"
+                for key, value in side.items():
+                    found = self._taken_away_by(shape.format(path, key), value, ABSENT)
+                    if found is None:
+                        return None
+                return found
+        return None
+
+
+def rules_table() -> str:
+    """Return the REST rules as a table in Markdown."""
+    lines = ["| rule | fields | reason |", "|---|---|---|"]
+    lines += [
+        f"| {rule.name} | {', '.join(f'`{name}`' for name in rule.fields)} | {rule.reason} |"
+        for rule in REST_RULES
+    ]
+    return "\n".join(lines)
+
+
+def _checked(pattern: str) -> str:
+    first = re.split(r"[.\[]", pattern, maxsplit=1)[0]
+    if "*" not in first and "?" not in first and first not in {kind.value for kind in Kind}:
+        raise UsageError(
+            f"{pattern!r} begins with no kind of object",
+            "write for example run.data.tags.mlflow.user or *.tags.mlflow.user",
+        )
+    return pattern
+
+
+def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
+    """Compile globs of ``*`` and ``?``: brackets are part of paths."""
+    shells = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
+    return re.compile(f"(?:{'|'.join(shells)})(?:[.\\[].*)?", re.DOTALL)
