@@ -25,7 +25,14 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import ORIGIN, TAGS
+from mlflow_exim_plugin.schema.provenance import ORIGIN, TAGS, is_provenance
+from tests.compare_models import (
+    logged_models,
+    models_put_back,
+    origins,
+    prompts,
+    prompts_put_back,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,6 +81,9 @@ class Snapshot:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logged_models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompt_versions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def counted(self) -> dict[Kind, int]:
         """How many objects of each kind a complete transfer finds."""
@@ -81,7 +91,14 @@ class Snapshot:
             Kind.EXPERIMENT: len(self.experiments),
             Kind.RUN: len(self.runs),
             Kind.METRIC_HISTORY: sum(len(run["histories"]) for run in self.runs.values()),
-            Kind.ARTIFACT: sum(len(run["files"]) for run in self.runs.values()),
+            Kind.ARTIFACT: sum(
+                len(owner["files"])
+                for of in (self.runs, self.logged_models)
+                for owner in of.values()
+            ),
+            Kind.LOGGED_MODEL: len(self.logged_models),
+            Kind.PROMPT: len(self.prompts),
+            Kind.PROMPT_VERSION: len(self.prompt_versions),
             Kind.REGISTERED_MODEL: len(self.models),
             Kind.MODEL_VERSION: len(self.versions),
         }
@@ -109,6 +126,14 @@ def snapshot(uri: str, *, files: bool = True) -> Snapshot:
             )
         ):
             found.runs[listed.info.run_id] = _run(client, uri, listed.info.run_id, files=files)
+    found.logged_models = logged_models(
+        client,
+        [experiment.experiment_id for experiment in experiments],
+        found.runs,
+        lambda root: _files(root, uri) if files else {},
+        _bits,
+    )
+    found.prompts, found.prompt_versions = prompts(client)
     models = _pages(lambda token: client.search_registered_models(page_token=token))
     for listed in models:
         model = client.get_registered_model(listed.name)
@@ -143,6 +168,8 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
     }
     experiment_names = {e["experiment_id"]: e["name"] for e in target.experiments.values()}
     source_ids = {e["name"]: e["experiment_id"] for e in source.experiments.values()}
+    experiments_back = {i: source_ids.get(n, n) for i, n in experiment_names.items()}
+    back |= origins(target.logged_models)
     carried = {
         run_id
         for run_id, run in target.runs.items()
@@ -154,7 +181,11 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
         for name in sorted({*one, *two}):
             if (kind, name) in MAY_DIFFER:
                 continue
-            if name in FIELDS_OF_MLFLOW_3 and not (one.get(name) and two.get(name)):
+            if (
+                kind in {"registered_model", "model_version"}
+                and name in FIELDS_OF_MLFLOW_3
+                and not (one.get(name) and two.get(name))
+            ):
                 continue
             if one.get(name) != two.get(name):
                 found.append((kind, id_, name, one.get(name), two.get(name)))
@@ -196,6 +227,21 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
         versions[id_] = put_back
     of_source = {id_: _without_ours(version) for id_, version in source.versions.items()}
     _match("model_version", of_source, versions, compare, found)
+    _match(
+        "logged_model",
+        models_put_back(source.logged_models, {}, {}),
+        models_put_back(target.logged_models, back, experiments_back),
+        compare,
+        found,
+    )
+    for kind in ("prompt", "prompt_version"):
+        _match(
+            kind,
+            prompts_put_back(getattr(source, f"{kind}s"), {}),
+            prompts_put_back(getattr(target, f"{kind}s"), experiments_back),
+            compare,
+            found,
+        )
     return found
 
 
@@ -319,11 +365,25 @@ def _run_put_back(run: dict[str, Any], back: dict[str, str], experiment_id: str)
         tags["mlflow.log-model.history"] = re.sub(
             r"[0-9a-f]{32}", lambda found: back.get(found[0], found[0]), history
         )
-    return {**run, "info": info, "data": {**run["data"], "tags": tags}}
+    links = {
+        part: {
+            **run[part],
+            f"model_{part}": sorted(
+                (
+                    {**link, "model_id": back.get(link["model_id"], link["model_id"])}
+                    for link in listed
+                ),
+                key=repr,
+            ),
+        }
+        for part in ("inputs", "outputs")
+        for listed in [run[part][f"model_{part}"]]
+    }
+    return {**run, **links, "info": info, "data": {**run["data"], "tags": tags}}
 
 
 def _without_ours(document: dict[str, Any]) -> dict[str, Any]:
-    tags = {key: value for key, value in document["tags"].items() if key not in TAGS}
+    tags = {key: value for key, value in document["tags"].items() if not is_provenance(key)}
     return {**document, "tags": tags}
 
 
@@ -346,6 +406,7 @@ def _plain(entity: Any) -> dict[str, Any]:
         plain[name] = plain[name] or ""
     if "version" in plain:
         plain["user_id"] = plain["user_id"] or ""
+        plain["run_id"] = plain["run_id"] or None
     return plain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN
@@ -32,6 +33,7 @@ class Carriers:
         self._reader = reader
         self._options = options
         self._experiment: str | None = None
+        self._lock = threading.Lock()
 
     def run(
         self, origin: str, group: str, name: str, user_id: str, start_time_ms: int | None
@@ -45,21 +47,26 @@ class Carriers:
             user_id: User of a new run.
             start_time_ms: Start of a new run.
         """
-        if self._experiment is None:
-            there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
-            self._experiment = there.get(CARRIERS) or self._writer.create_experiment(
-                CARRIERS, self._options.artifact_location, {}
-            )
+        experiment_id = self._made_experiment()
         of_origin = f"tags.`{ORIGIN}` = '{origin}'"
-        for info, tags in self._reader.run_tags([self._experiment], of_origin):
+        for info, tags in self._reader.run_tags([experiment_id], of_origin):
             if info.lifecycle_stage != "deleted":
                 as_of_ms = int(tags.get(AS_OF_MS) or 0)
                 return KnownRun(info.run_id, info.artifact_uri, tags.get(CONTENT, ""), as_of_ms)
         run_id, root = self._writer.create_run(
-            self._experiment,
+            experiment_id,
             self._options.importer or user_id,
             start_time_ms,
             name,
             {ORIGIN: origin, OF_GROUP: group},
         )
         return KnownRun(run_id, root)
+
+    def _made_experiment(self) -> str:
+        with self._lock:
+            if self._experiment is None:
+                there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
+                self._experiment = there.get(CARRIERS) or self._writer.create_experiment(
+                    CARRIERS, self._options.artifact_location, {}
+                )
+            return self._experiment

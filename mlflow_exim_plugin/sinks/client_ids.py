@@ -48,6 +48,7 @@ class KnownModel:
         folder: Empty, or ends with a slash.
         old_artifact_uri: Root of its files at the source, once it came by.
         notes_versions: Whether the source model names the versions that were made of it.
+        metric_count: How many metrics it has at the target, where that was looked up.
     """
 
     id: str
@@ -59,6 +60,7 @@ class KnownModel:
     folder: str = ""
     old_artifact_uri: str = ""
     notes_versions: bool = False
+    metric_count: int | None = None
 
 
 class IdMap:

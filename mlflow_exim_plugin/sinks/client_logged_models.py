@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -58,16 +58,24 @@ _ABSENT = "the target has no logged models"
 
 @dataclass
 class _Waiting:
-    """What has to wait for the end of the stream, when every run and version is there."""
+    """What has to wait for the end of the stream, when every run and version is there.
+
+    Attributes:
+        mark: What the model is marked with; empty where it stays as it is.
+        versions: Its tag ``mlflow.modelVersions`` at the source.
+        metrics: Those that are not at the target yet.
+        is_settled: Whether it was there before and only metrics may be missing.
+    """
 
     source_id: str
     known: KnownModel
     experiment_id: str
-    mark: str
-    as_of_ms: int
-    versions: str
-    is_deleted: bool
-    metrics: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]]
+    mark: str = ""
+    as_of_ms: int = 0
+    versions: str = ""
+    is_deleted: bool = False
+    is_settled: bool = False
 
 
 class LoggedModelWriter:
@@ -124,6 +132,7 @@ class LoggedModelWriter:
                         str(model.info.get("artifact_uri") or ""),
                         model.tags.get(CONTENT, ""),
                         int(model.tags.get(AS_OF_MS) or 0),
+                        metric_count=len(_metrics(document)),
                     )
         except ServerError as error:
             if not is_absent(error):
@@ -138,6 +147,10 @@ class LoggedModelWriter:
         self._describe(model, known)
         if known.content == self._mark(model):
             reason = "it is there already"
+            metrics = _metrics(model.document)
+            if known.metric_count is not None and known.metric_count < len(metrics):
+                # Runs that an earlier archive did not bring along may come with this one.
+                self._waiting.append(_Waiting(model.id, known, "", metrics, is_settled=True))
         elif known.as_of_ms > model.as_of_ms:
             reason = "the target has a later state of it"
         elif known.is_deleted:
@@ -188,11 +201,11 @@ class LoggedModelWriter:
             model.id,
             known,
             experiment_id,
+            left,
             self._mark(model) if whole else "",
             model.as_of_ms,
             versions,
             is_deleted,
-            left,
         )
         if left or versions or is_deleted:
             self._waiting.append(waiting)
@@ -204,9 +217,13 @@ class LoggedModelWriter:
         """Write what had to wait and mark the models that are whole."""
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
+            if self._options.dry_run:
+                continue
             try:
                 if entry.metrics:
                     self._log_the_rest(entry, report)
+                if entry.is_settled:
+                    continue
                 if entry.versions:
                     versions = _with_new_versions(entry.versions, self._ids)
                     self._models.set_tags(entry.known.id, {VERSIONS_TAG: versions})
@@ -306,7 +323,8 @@ class LoggedModelWriter:
         return {**metric, "value": "NaN"} if is_nan else metric
 
     def _log_the_rest(self, entry: _Waiting, report: Report) -> None:
-        for metric in self._log_metrics(entry.known, entry.metrics, None):
+        there = self._models.read(entry.known.id) if entry.is_settled else None
+        for metric in self._log_metrics(entry.known, entry.metrics, there):
             what = f"metric {metric['key']}: its run {metric.get('run_id')} is not at the target"
             report.lost(Loss(Kind.LOGGED_MODEL, entry.source_id, what))
 

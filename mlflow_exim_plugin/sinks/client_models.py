@@ -412,7 +412,7 @@ class ModelWriter:
 
     def _noted(self, model_id: str, known: KnownModel, report: Report) -> str:
         if self._host.is_http and not known.notes_versions:
-            what = "the target tells its versions in a tag mlflow.modelVersions"
+            what = "its tags gain mlflow.modelVersions, where the target names its versions"
             report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
             known.notes_versions = True
         return known.id

@@ -1,0 +1,378 @@
+"""Logged models: packed from servers and databases, put back, all that MLflow says compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelInput, LoggedModelStatus
+
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.schema.objects import Artifact, Kind, LoggedModel, Run
+from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
+from tests.integration.conftest import rows_of
+from tests.integration.test_idempotence import assert_nothing_written, is_write, unpack_until_killed
+from tests.seed import T0, new_run
+from tests.seed_logged_models import MANY_PARAMS, ModelsMade, log_model_files, seed_logged_models
+from tests.servers import new_sqlite_database, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlflow_exim_plugin.schema.report import Report
+    from tests.conftest import MakeServer
+    from tests.proxy import Request
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass(frozen=True)
+class Source:
+    """A deployment with logged models, what its API says, and an archive of it."""
+
+    uri: str
+    database: str
+    made: ModelsMade
+    snapshot: Snapshot
+    archive: str
+    report: Report
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    folder = tmp_path_factory.mktemp("served")
+    with start_server(folder) as server:
+        made = seed_logged_models(MlflowClient(server.url))
+        yield filled(server.url, server.backend_uri, made, folder)
+
+
+@pytest.fixture(scope="module")
+def in_database(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("database")
+    new_sqlite_database(folder / "mlflow.db")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    names = ("models", "evaluations", "left")
+    roots = {name: (folder / name).as_uri() for name in names}
+    with as_default(uri):  # a registry in a database asks the default store for logged models
+        made = seed_logged_models(MlflowClient(uri, uri), roots)
+    return filled(uri, uri, made, folder)
+
+
+def filled(uri: str, database: str, made: ModelsMade, folder: Path) -> Source:
+    archive = str(folder / "all.tar.zst")
+    found = snapshot(uri)
+    report = pack(archive, tracking_uri=uri)
+    return Source(uri, database, made, found, archive, report)
+
+
+def test_the_pack_is_complete(served: Source) -> None:
+    models = served.snapshot.logged_models
+
+    assert served.report.ok
+    assert served.report.losses == []
+    assert_count_law(served.report, served.snapshot)
+    # What is compared below would prove nothing if the hard cases were not in it.
+    assert set(models) == set(served.made.models.values())
+    assert {model["status"] for model in models.values()} == {"READY", "FAILED", "PENDING"}
+    assert {i for i, model in models.items() if model["is_deleted"]} == set(served.made.deleted)
+    net = models[served.made.models["net"]]
+    assert len(net["params"]) == MANY_PARAMS
+    assert ("accuracy", served.made.runs.runs["evaluate"], 0, T0) in {m[:4] for m in net["metrics"]}
+    assert len(net["metrics"]) == 7
+
+
+def test_server_to_server(served: Source, make_server: MakeServer) -> None:
+    server = make_server()
+
+    report = unpack(served.archive, tracking_uri=server.url)
+
+    assert report.failures == []
+    assert_count_law(report, served.snapshot)
+    assert_same(served.snapshot, snapshot(server.url), report)
+    before = rows_of(server.backend_uri)
+    assert_nothing_written(unpack(served.archive, tracking_uri=server.url))
+    assert rows_of(server.backend_uri) == before
+
+
+def test_database_to_server_to_database(
+    in_database: Source, make_server: MakeServer, sqlite_uri: str, tmp_path: Path
+) -> None:
+    server = make_server()
+    again = str(tmp_path / "again.tar.zst")
+
+    first = unpack(in_database.archive, tracking_uri=server.url)
+    packed = pack(again, tracking_uri=server.url)
+    second = unpack(again, tracking_uri=sqlite_uri, artifact_location=(tmp_path / "there").as_uri())
+
+    middle = snapshot(server.url)
+    for report in (first, packed, second):
+        assert report.failures == []
+        assert_count_law(report, in_database.snapshot)
+    assert_same(in_database.snapshot, middle, first)
+    assert_same(middle, snapshot(sqlite_uri), second)
+    before = rows_of(sqlite_uri)
+    assert_nothing_written(unpack(again, tracking_uri=sqlite_uri))
+    assert rows_of(sqlite_uri) == before
+
+
+def test_a_database_names_its_deleted_models(
+    sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment_id = client.create_experiment("e", (tmp_path / "e").as_uri())
+    model = client.create_logged_model(experiment_id, "nobody knows it")
+    client.delete_logged_model(model.model_id)
+    target, archive = make_sqlite(), str(tmp_path / "a.tar.zst")
+
+    packed = pack(archive, tracking_uri=sqlite_uri)
+    reports = [unpack(archive, tracking_uri=target) for _ in range(2)]
+
+    assert packed.counts[Kind.LOGGED_MODEL].written == 1
+    assert reports[0].counts[Kind.LOGGED_MODEL].written == 1
+    assert_nothing_written(reports[1])
+    there = MlflowClient(target, target)
+    experiment = there.get_experiment_by_name("e")
+    assert there.search_logged_models([experiment.experiment_id]) == []
+    (new_id,) = there._tracking_client.store._get_deleted_logged_models()
+    assert experiment.tags[f"mlflow_exim.deleted_model.{model.model_id}"].startswith(new_id)
+
+
+def test_the_same_documents_from_server_and_database(served: Source) -> None:
+    def documents(uri: str) -> list[dict[str, Any]]:
+        stream = ClientSource(Host(uri, create=False)).stream(Selection(artifacts=False))
+        return [item.document for item in stream if isinstance(item, LoggedModel | Run)]
+
+    assert documents(served.uri) == documents(served.database)
+
+
+def test_files_are_the_same_bytes_behind_an_alias(
+    served: Source, make_server: MakeServer, tmp_path: Path
+) -> None:
+    server = make_server()
+
+    report = unpack(served.archive, tracking_uri=server.url)
+
+    with as_default(server.url):
+        there = Path(
+            mlflow.artifacts.download_artifacts("models:/shop@champion", dst_path=tmp_path)
+        )
+    net, train = served.made.models["net"], served.made.runs.runs["train"]
+    assert (there / "MLmodel").read_text() == (
+        f"# kept  as it is\nmodel_id: {net}\nrun_id:   {train}\nflavors: {{}}\n"
+    )
+    assert (there / "data/deep/weights.bin").stat().st_size == 300_000 + len(train)
+    said = {loss.id: loss.what for loss in report.losses if loss.kind is Kind.LOGGED_MODEL}
+    assert said[net].endswith("untouched: MLmodel, data/deep/weights.bin")
+    assert said[served.made.models["gone"]].endswith("untouched: MLmodel")
+    assert set(said) == {net, served.made.models["gone"], "*"}
+    version = MlflowClient(server.url).get_model_version("shop", "1")
+    assert version.source.startswith("models:/m-")
+    assert net not in version.source
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "times"),
+    [
+        ("POST", "mlflow/logged-models", 2),
+        ("POST", "/params", 1),
+        ("PUT", "/models/", 2),
+        ("PATCH", "mlflow/logged-models/", 3),
+        ("POST", "runs/log-batch", 12),
+        ("POST", "runs/outputs", 1),
+        ("POST", "runs/log-inputs", 3),
+        ("POST", "set-experiment-tag", 4),
+        ("DELETE", "mlflow/logged-models/", 1),
+        ("POST", "experiments/delete", 1),
+    ],
+)
+def test_killed_between_two_calls(
+    served: Source, make_server: MakeServer, method: str, path: str, times: int
+) -> None:
+    server = make_server()
+    left = [times]
+
+    def ends(request: Request) -> bool:
+        is_search = request.path.endswith("search")
+        left[0] -= method == request.method and path in request.path and not is_search
+        return left[0] == 0
+
+    seen = unpack_until_killed(served.archive, server.url, ends)
+    assert left == [0], sorted({(r.method, r.path) for r in seen if is_write(r)})
+
+    report = unpack(served.archive, tracking_uri=server.url)
+
+    assert report.failures == []
+    assert_count_law(report)
+    assert_same(served.snapshot, snapshot(server.url), report)
+    before = rows_of(server.backend_uri)
+    assert_nothing_written(unpack(served.archive, tracking_uri=server.url))
+    assert rows_of(server.backend_uri) == before
+
+
+def test_runs_bring_their_models(served: Source, sqlite_uri: str, tmp_path: Path) -> None:
+    made = served.made
+    archive = str(tmp_path / "run.tar.zst")
+
+    packed = pack(
+        archive, tracking_uri=served.uri, selection=Selection(runs=(made.runs.runs["evaluate"],))
+    )
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert packed.ok
+    assert packed.counts[Kind.LOGGED_MODEL].written >= 2
+    assert packed.counts[Kind.RUN].written == 2  # with its parent, which has outputs of its own
+    assert report.failures == []
+    there = snapshot(sqlite_uri)
+    back = {m["tags"]["mlflow_exim.origin"]: i for i, m in there.logged_models.items()}
+    (child,) = (r for r in there.runs.values() if r["data"]["tags"]["role"] == "evaluate")
+    inputs = {link["model_id"] for link in child["inputs"]["model_inputs"]}
+    of_net, of_left = (made.models[role] for role in ("net", "of deleted experiment"))
+    assert inputs == {back[of_net], back[of_left]}
+    lost = [(loss.id, loss.what) for loss in report.losses]
+    ended = made.runs.runs["of deleted experiment"]
+    assert (of_left, f"metric loss: its run {ended} is not at the target") in lost
+    assert (of_left, f"its source run {ended} is not at the target, it has none there") in lost
+
+
+def test_versions_bring_their_models(served: Source, sqlite_uri: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "shop.tar.zst")
+
+    packed = pack(archive, tracking_uri=served.uri, selection=Selection(models=("shop",)))
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert packed.ok
+    assert report.failures == []
+    there = snapshot(sqlite_uri)
+    names = {model["name"] for model in there.logged_models.values()}
+    assert names >= {"net", "without a run"}
+    for id_, version in there.versions.items():
+        assert version["files"] == served.snapshot.versions[id_]["files"]
+
+
+def test_a_link_comes_with_the_later_part(served: Source, sqlite_uri: str) -> None:
+    first = unpack(
+        served.archive, tracking_uri=sqlite_uri, selection=Selection(experiments=("evaluations",))
+    )
+    child = served.made.runs.runs["evaluate"]
+    assert [loss for loss in first.losses if loss.id == child and "logged models" in loss.what]
+
+    report = unpack(served.archive, tracking_uri=sqlite_uri)
+
+    assert report.failures == []
+    assert_same(served.snapshot, snapshot(sqlite_uri), report)
+
+
+def test_models_join_a_strangers_experiment(served: Source, sqlite_uri: str) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    theirs = client.create_experiment("models")
+    kept = client.create_logged_model(theirs, "theirs").model_id
+
+    reports = [unpack(served.archive, tracking_uri=sqlite_uri) for _ in range(2)]
+
+    assert [report.failures for report in reports] == [[], []]
+    assert_nothing_written(reports[1])
+    names = sorted(model.name for model in client.search_logged_models([theirs]))
+    assert names == ["net", "of doomed", "pending", "second of a run", "theirs", "without a run"]
+    assert client.get_logged_model(kept).tags == {}
+
+
+def test_a_later_archive_completes(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment_id = client.create_experiment("e", (tmp_path / "e").as_uri())
+    seed = ModelsMade()
+    run_id = new_run(client, seed.runs, "r", experiment_id)
+    model_id = client.create_logged_model(experiment_id, "m", run_id).model_id
+    client.log_metric(run_id, "a", 1.0, T0, 0, model_id=model_id)
+    first, second = str(tmp_path / "1.tar.zst"), str(tmp_path / "2.tar.zst")
+    pack(first, tracking_uri=sqlite_uri)
+    client.log_metric(run_id, "a", 2.0, T0 + 1, 1, model_id=model_id)
+    client.log_model_params(model_id, {"p": "1"})
+    client.set_logged_model_tags(model_id, {"t": "1"})
+    log_model_files(client, model_id, {"new": "file"})
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    client.delete_run(run_id)
+    client.delete_logged_model(model_id)
+    pack(second, tracking_uri=sqlite_uri)
+    server = make_server()
+
+    reports = [unpack(archive, tracking_uri=server.url) for archive in (first, second)]
+
+    assert [report.failures for report in reports] == [[], []]
+    store = MlflowClient(server.url)._tracking_client.store
+    experiment = MlflowClient(server.url).get_experiment_by_name("e")
+    new_id = experiment.tags[f"mlflow_exim.deleted_model.{model_id}"].split(" ")[0]
+    model = store.get_logged_model(new_id, allow_deleted=True)
+    assert sorted(metric.value for metric in model.metrics) == [1.0, 2.0]
+    assert (model.params, model.tags["t"], str(model.status)) == ({"p": "1"}, "1", "READY")
+    assert MlflowClient(server.url).search_logged_models([experiment.experiment_id]) == []
+    before = rows_of(server.backend_uri)
+    for archive in (first, second):
+        assert_nothing_written(unpack(archive, tracking_uri=server.url))
+    assert rows_of(server.backend_uri) == before
+
+
+def test_a_model_that_a_run_leads_to_and_that_is_gone(served: Source, tmp_path: Path) -> None:
+    client = MlflowClient(served.uri)
+    experiment_id = client.create_experiment("leads nowhere")
+    run_id = client.create_run(experiment_id).info.run_id
+    missing = "m-" + "0" * 32
+    client.log_inputs(run_id, models=[LoggedModelInput(missing)])
+
+    report = pack(
+        str(tmp_path / "a.tar.zst"),
+        tracking_uri=served.uri,
+        selection=Selection(experiments=("leads nowhere",)),
+    )
+
+    assert report.ok
+    (loss,) = report.losses
+    assert (loss.kind, loss.id) == (Kind.RUN, run_id)
+    assert missing in loss.what
+    client.delete_experiment(experiment_id)
+
+
+@pytest.mark.compat
+def test_a_target_without_logged_models(
+    served: Source, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = make_server(mlflow_version="2.22.5")
+    # Old MLflow sends artifacts to this one, whatever its client was given.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+
+    report = unpack(served.archive, tracking_uri=server.url)
+
+    assert report.failures == []
+    assert_count_law(report)
+    skipped = {s.id: s.reason for s in report.skips if s.kind is Kind.LOGGED_MODEL}
+    assert set(skipped) == set(served.made.models.values())
+    assert all(reason.startswith("the target has no logged models") for reason in skipped.values())
+    child = served.made.runs.runs["evaluate"]
+    assert [loss for loss in report.losses if loss.id == child and "logged models" in loss.what]
+    there = snapshot(server.url)
+    for id_, version in there.versions.items():
+        assert version["files"] == served.snapshot.versions[id_]["files"]
+    before = rows_of(server.backend_uri)
+    assert_nothing_written(unpack(served.archive, tracking_uri=server.url))
+    assert rows_of(server.backend_uri) == before
+
+
+def test_a_selection_of_files_holds_for_models(served: Source) -> None:
+    stream = ClientSource(Host(served.uri, create=False)).stream(Selection(include=("MLmodel",)))
+
+    paths = {
+        artifact.path
+        for item in stream
+        if isinstance(item, LoggedModel)
+        for artifact in item.artifacts
+        if isinstance(artifact, Artifact)
+    }
+    assert paths == {"MLmodel"}
