@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.comparison.index import A, B, Index
 from mlflow_exim_plugin.comparison.pairing import pair
 from mlflow_exim_plugin.comparison.result import ABSENT, Comparison, Difference
-from mlflow_exim_plugin.comparison.shapes import ByKey, place_in_runs, shaped
+from mlflow_exim_plugin.comparison.shapes import ByKey, Entries, place_in_runs, shaped
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _DEFAULT_EXPERIMENT = "0"
 _CARRIED = "carried files"
 _STORED = "infinities and zeros"
 _OBJECTS = """
-SELECT kind, id, number, partner FROM object
+SELECT kind, label, number, partner FROM object
 WHERE side = ? AND NOT is_ours {and_more} ORDER BY number
 """
 
@@ -131,7 +131,7 @@ class _Comparer:
     def _of_pair(self, kind: Kind, identity: str, one: int, other: int) -> Iterator[Difference]:
         counts = self._result.of(kind)
         counts.compared += 1
-        ((id_b,),) = self._index.query("SELECT id FROM object WHERE number = ?", other)
+        ((id_b,),) = self._index.query("SELECT label FROM object WHERE number = ?", other)
         differs = False
         fields = (
             *self._fields(kind, one, other),
@@ -244,13 +244,20 @@ def _is_nothing(value: Any) -> bool:
 
 def _differing(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield where two shaped values differ; what is null or empty is the same as none."""
-    if _is_nothing(a) or _is_nothing(b):
+    if _is_nothing(a) and isinstance(b, Entries):
+        a = type(b)()
+    elif _is_nothing(b) and isinstance(a, Entries):
+        b = type(a)()
+    if isinstance(a, Entries) and isinstance(b, Entries):
+        for key in sorted({*a, *b}):
+            inner = f"{path}[{key}]" if isinstance(a, ByKey) else f"{path}.{key}"
+            yield from _differing(a.get(key, ABSENT), b.get(key, ABSENT), inner)
+    elif _is_nothing(a) or _is_nothing(b):
         if not (_is_nothing(a) and _is_nothing(b)):
             yield path, ABSENT if _is_nothing(a) else a, ABSENT if _is_nothing(b) else b
     elif isinstance(a, dict) and isinstance(b, dict):
         for key in sorted({*a, *b}):
-            inner = f"{path}[{key}]" if isinstance(a, ByKey) else f"{path}.{key}"
-            yield from _differing(a.get(key, ABSENT), b.get(key, ABSENT), inner)
+            yield from _differing(a.get(key, ABSENT), b.get(key, ABSENT), f"{path}.{key}")
     elif isinstance(a, list) and isinstance(b, list):
         for number in range(max(len(a), len(b))):
             left = a[number] if number < len(a) else ABSENT

@@ -25,18 +25,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Identities", "Identity"]
 
+_OTHER_IDS = {Kind.SCORER: "scorer_id"}
+"""What the rest of a deployment calls objects that the stream calls by name."""
+
 
 @dataclass(frozen=True)
 class Identity:
     """How an object finds its counterpart.
 
     Attributes:
+        id: What other objects of its side call it.
         own: What identifies it wherever it is: its id, or a fingerprint where ids are counted.
         oldest: Where it was first: the last of its chain of origins, or ``own``.
         natural: What people know it by, within its owner; empty where that says nothing.
         owner: Kind and id of the experiment or model that it belongs to, None without one.
     """
 
+    id: str
     own: str
     oldest: str
     natural: str
@@ -53,45 +58,52 @@ class Identities:
     def of(self, item: StreamObject) -> Identity:
         """Return how an object is known."""
         if isinstance(item, Experiment):
-            return self._tagged(experiment_origin(item.document), item.document, item.name)
+            origin = experiment_origin(item.document)
+            return self._tagged(item.id, origin, item.document, item.name)
         if isinstance(item, Run):
             info = item.info
             natural = _joined(info.get("run_name"), info.get("start_time"), info.get("user_id"))
-            return self._tagged(
-                item.id, item.document.get("data", {}), natural, _experiment(item.experiment_id)
-            )
+            data = item.document.get("data", {})
+            return self._tagged(item.id, item.id, data, natural, _experiment(item.experiment_id))
         if isinstance(item, LoggedModel):
             name = str(item.info.get("name", ""))
-            return self._tagged(item.id, item.info, name, _experiment(item.experiment_id))
+            owner = _experiment(item.experiment_id)
+            return self._tagged(item.id, item.id, item.info, name, owner)
         if isinstance(item, Trace):
             oldest = _oldest(item.info.get("tags", {}).get(ORIGIN, ""), item.id)
-            return Identity(item.id, oldest, "", _experiment(item.experiment_id))
+            return Identity(item.id, item.id, oldest, "", _experiment(item.experiment_id))
         if isinstance(item, RegisteredModel):
             self._model = model_origin(item.document)
-            return self._tagged(self._model, item.document, item.name)
+            return self._tagged(item.name, self._model, item.document, item.name)
         if isinstance(item, ModelVersion):
-            owner = Kind.PROMPT if item.kind is Kind.PROMPT_VERSION else Kind.REGISTERED_MODEL
+            kind = Kind.PROMPT if item.kind is Kind.PROMPT_VERSION else Kind.REGISTERED_MODEL
             own = f"{self._model}/{item.version}"
-            return self._tagged(own, item.document, str(item.version), (owner, item.name))
+            number = str(item.version)
+            return self._tagged(item.id, own, item.document, number, (kind, item.name))
         return self._of_entity(item)
 
     def _of_entity(self, entity: Entity) -> Identity:
+        spec = ENTITY_KINDS[entity.kind]
         if entity.kind is Kind.WORKSPACE:
             self._workspace = ""
+        identity = str(entity.document[_OTHER_IDS.get(entity.kind, spec.id_field)])
         found = self._tagged(
-            entity.id,
+            identity,
+            identity,
             entity.document if entity.kind is Kind.EVALUATION_DATASET else {},
             _natural_of_entity(entity),
             _experiment(entity.experiment_id) if entity.experiment_id else None,
         )
         if entity.kind is Kind.WORKSPACE:
             self._workspace = entity.id
-        elif ENTITY_KINDS[entity.kind].id_field == "name":
-            return Identity(found.natural, found.natural, found.natural, found.owner)
+        elif spec.id_field == "name":
+            natural = found.natural
+            return Identity(identity, natural, natural, natural, found.owner)
         return found
 
     def _tagged(
         self,
+        identity: str,
         own: str,
         tagged: dict[str, Any],
         natural: str,
@@ -100,7 +112,7 @@ class Identities:
         chain = key_values(tagged.get("tags")).get(ORIGIN, "")
         if owner is None and self._workspace:
             natural = f"{self._workspace}\n{natural}"
-        return Identity(own, _oldest(chain, own), natural, owner)
+        return Identity(identity, own, _oldest(chain, own), natural, owner)
 
 
 def _natural_of_entity(entity: Entity) -> str:

@@ -54,6 +54,7 @@ CREATE TABLE object (
     side INTEGER NOT NULL,
     kind TEXT NOT NULL,
     id TEXT NOT NULL,
+    label TEXT NOT NULL,
     own TEXT NOT NULL,
     oldest TEXT NOT NULL,
     natural TEXT NOT NULL,
@@ -157,8 +158,9 @@ class Index:
         """Add an object; return its number."""
         text = json.dumps(document, separators=(",", ":")).encode()
         cursor = self._database.execute(
-            "INSERT INTO object (side, kind, id, own, oldest, natural, owner, is_ours, document) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO object "
+            "(side, kind, id, label, own, oldest, natural, owner, is_ours, document) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*columns, self._compressor.compress(text)),
         )
         return int(cursor.lastrowid or 0)
@@ -252,6 +254,7 @@ class _Reading:
             (
                 self._side,
                 item.kind.value,
+                identity.id,
                 item.id,
                 identity.own,
                 identity.oldest,

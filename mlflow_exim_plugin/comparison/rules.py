@@ -120,6 +120,8 @@ REST_RULES: tuple[Rule, ...] = (
             "endpoint.created_at",
             "endpoint.last_updated_at",
             "endpoint.*[*].created_at",
+            "endpoint.*[*].last_updated_at",
+            "guardrail.scorer.creation_time",
             "guardrail.created_at",
             "guardrail.last_updated_at",
             "budget_policy.created_at",
@@ -234,6 +236,12 @@ REST_RULES: tuple[Rule, ...] = (
         "SQL stores keep infinities as the largest double, negative zeros as zeros, and identical "
         "rows once",
         _same_stored,
+    ),
+    Rule(
+        "webhooks",
+        ("webhook.status",),
+        "one without its secret is disabled",
+        lambda a, b: "DISABLED" in (a, b),
     ),
     Rule(
         "long params",

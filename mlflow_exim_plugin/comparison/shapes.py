@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
     _Reference = Kind | Callable[[Any, Ids], Any]
 
-__all__ = ["SHAPES", "ByKey", "Shape", "place_in_runs", "shaped"]
+__all__ = ["SHAPES", "ByKey", "Entries", "Shape", "place_in_runs", "shaped"]
 
 _ID = re.compile(r"[0-9a-f]{32}|m-[0-9a-f]{32}")
 _KEY = ("key",)
 
 
-class ByKey(dict[str, Any]):
+class Entries(dict[str, Any]):
+    """A list of keys and values: its values by key."""
+
+
+class ByKey(Entries):
     """A list without an order of its own: its elements by what tells them apart."""
 
 
@@ -71,24 +75,25 @@ class _Walk:
         if isinstance(value, list):
             fields = self._lists.get(path)
             if fields == _KEY and all(entry.keys() <= {"key", "value"} for entry in value):
-                value = {str(entry["key"]): entry.get("value", "") for entry in value}
-            else:
-                elements = [self.value(element, path + "[]") for element in value]
-                return elements if fields is None else _by_key(elements, fields)
+                return self._entries({str(e["key"]): e.get("value", "") for e in value}, path)
+            elements = [self.value(element, path + "[]") for element in value]
+            return elements if fields is None else _by_key(elements, fields)
         if isinstance(value, dict):
-            is_tags = path in _TAGS
-            prefix = path + "." if path else ""
-            return {
-                key: self.value(inner, prefix + key)
-                for key, inner in value.items()
-                if not (is_tags and is_provenance(key))
-            }
+            return self._entries(value, path) if path in _TAGS else self._fields(value, path)
         refers_to = self._references.get(path)
         if refers_to is None or value is None or self._ids is None:
             return value
         if isinstance(refers_to, Kind):
             return self._ids(refers_to, str(value)) if value != "" else value
         return refers_to(value, self._ids)
+
+    def _entries(self, value: dict[str, Any], path: str) -> Entries:
+        own = {k: v for k, v in value.items() if path not in _TAGS or not is_provenance(k)}
+        return Entries(self._fields(own, path))
+
+    def _fields(self, value: dict[str, Any], path: str) -> dict[str, Any]:
+        prefix = path + "." if path else ""
+        return {key: self.value(inner, prefix + key) for key, inner in value.items()}
 
 
 _TAGS = {"tags", "data.tags", "info.tags"}
@@ -292,6 +297,8 @@ SHAPES: dict[Kind, Shape] = {
         {"tags": _KEY, "records": ("inputs",), "experiment_ids": ()},
         {
             "dataset_id": Kind.EVALUATION_DATASET,
+            "schema": _json(None),
+            "profile": _json(None),
             "experiment_ids[]": Kind.EXPERIMENT,
             "records[].dataset_id": Kind.EVALUATION_DATASET,
             "records[].source.source_data.trace_id": Kind.TRACE,
