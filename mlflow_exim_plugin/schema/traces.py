@@ -8,6 +8,7 @@ or an empty object is the same as none. Source: spec/v1/archive.md, "Traces".
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class _Column:
     """One column, which holds the field of the same name.
 
     Attributes:
-        kind: ``text``, ``int``, ``bool``, ``texts`` (object of texts) or ``json``.
+        kind: ``text``, ``int``, ``bool``, ``texts`` (object of texts), or JSON text of an ``object``
+            or a ``list`` of objects.
     """
 
     name: str
@@ -67,7 +69,7 @@ _TRACE_COLUMNS = (
     _Column("response_preview", "text", "beginning of the response"),
     _Column("tags", "texts", "tags"),
     _Column("trace_metadata", "texts", "metadata that never changes"),
-    _Column("extra", "json", "JSON object of all other fields"),
+    _Column("extra", "object", "JSON object of all other fields"),
 )
 _SPAN_COLUMNS = (
     _Column("span_id", "text", "span id, 16 hex digits"),
@@ -82,26 +84,26 @@ _SPAN_COLUMNS = (
     _Column("end_time_ns", "int", "end in the same way; null while it runs"),
     _Column("status_code", "text", "`UNSET`, `OK` or `ERROR`"),
     _Column("status_message", "text", "what went wrong"),
-    _Column("attributes", "json", "JSON object of the attributes"),
-    _Column("events", "json", "JSON list of the events"),
-    _Column("links", "json", "JSON list of the links to other spans"),
-    _Column("extra", "json", "JSON object of all other fields"),
+    _Column("attributes", "object", "JSON object of the attributes"),
+    _Column("events", "list", "JSON list of the events"),
+    _Column("links", "list", "JSON list of the links to other spans"),
+    _Column("extra", "object", "JSON object of all other fields"),
 )
 _ASSESSMENT_COLUMNS = (
     _Column("assessment_id", "text", "assessment id"),
     _Column("assessment_name", "text", "name; the issue id for an issue"),
-    _Column("source", "json", "JSON object with `source_type` and `source_id`"),
+    _Column("source", "object", "JSON object with `source_type` and `source_id`"),
     _Column("create_time_ms", "int", "milliseconds since the Unix epoch, UTC"),
     _Column("last_update_time_ms", "int", "milliseconds since the Unix epoch, UTC"),
-    _Column("feedback", "json", "JSON object with `value` or `error`"),
-    _Column("expectation", "json", "JSON object with `value` or `serialized_value`"),
-    _Column("issue", "json", "JSON object with `issue_name`"),
+    _Column("feedback", "object", "JSON object with `value` or `error`"),
+    _Column("expectation", "object", "JSON object with `value` or `serialized_value`"),
+    _Column("issue", "object", "JSON object with `issue_name`"),
     _Column("rationale", "text", "why"),
     _Column("span_id", "text", "span that it speaks of"),
     _Column("overrides", "text", "assessment that it replaces"),
     _Column("valid", "bool", "false when another one replaces it"),
     _Column("metadata", "texts", "metadata"),
-    _Column("extra", "json", "JSON object of all other fields"),
+    _Column("extra", "object", "JSON object of all other fields"),
 )
 _MAPS = ("tags", "trace_metadata")
 _TRACE_ID = pa.field("trace_id", pa.string(), nullable=False)
@@ -276,11 +278,14 @@ def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Ite
         rows: Rows as Arrow gives them.
         path: Member path, for messages.
 
+    Yields:
+        The documents; of fields that may be empty, those that readers look for are there.
+
     Raises:
         InvalidArchiveError: A JSON column does not hold JSON.
     """
     for row in rows:
-        document = _document(row, _COLUMNS[table], path)
+        document = copy.deepcopy(_EMPTY[table]) | _document(row, _COLUMNS[table], path)
         trace_id = str(row["trace_id"])
         if table == "traces":
             document["trace_id"] = trace_id
@@ -290,6 +295,21 @@ def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Ite
 
 
 _COLUMNS = {"traces": _TRACE_COLUMNS, "spans": _SPAN_COLUMNS, "assessments": _ASSESSMENT_COLUMNS}
+_EMPTY: dict[str, dict[str, Any]] = {
+    "traces": {"tags": {}, "trace_metadata": {}},
+    "spans": {
+        "parent_span_id": None,
+        "end_time_ns": None,
+        "status_message": None,
+        "attributes": {},
+        "events": [],
+        "links": [],
+    },
+    "assessments": {},
+}
+"""Fields that a document always has, where a row has none."""
+
+_JSON = ("object", "list")
 _PYTHON = {"text": str, "bool": bool}
 
 
@@ -298,8 +318,10 @@ def _present(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    if kind == "json":
-        return True
+    if kind == "object":
+        return isinstance(value, dict)
+    if kind == "list":
+        return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
     if kind == "texts":
         return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     if kind == "int":
@@ -314,7 +336,7 @@ def _row(document: dict[str, Any], columns: tuple[_Column, ...]) -> dict[str, An
     for column in columns[:-1]:
         if column.name in rest and _fits(rest[column.name], column.kind):
             value = rest.pop(column.name)
-            if column.kind == "json":
+            if column.kind in _JSON:
                 value = _json(value)
             elif column.kind == "texts":
                 value = list(value.items())
@@ -330,23 +352,19 @@ def _document(row: dict[str, Any], columns: tuple[_Column, ...], path: str) -> d
         value = row[column.name]
         if value is None:
             continue
-        if column.kind == "json":
-            value = _parsed(value, path)
+        if column.kind in _JSON:
+            value = parse_json(value.encode("utf-8"), path)
+            if not _fits(value, column.kind):
+                raise _broken(path, f"column {column.name} does not hold JSON of its kind")
         elif column.kind == "texts":
             value = dict(value)
         document[column.name] = value
-    extra = document.pop("extra", {})
-    if not isinstance(extra, dict):
-        raise _broken(path, "column extra holds no JSON object")
+    extra: dict[str, Any] = document.pop("extra", {})
     return document | extra
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _parsed(text: str, path: str) -> Any:
-    return parse_json(text.encode("utf-8"), path)
 
 
 def _broken(path: str, message: str) -> InvalidArchiveError:
