@@ -1,0 +1,59 @@
+"""What a side is: decided by its name, or by what lies there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlflow_exim_plugin.comparison.sides import opened
+from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
+
+MINIMAL = Path(__file__).parents[3] / "samples" / "v1" / "good" / "minimal.tar.zst"
+
+
+def test_an_archive_by_name_and_by_content(tmp_path: Path) -> None:
+    without_suffix = tmp_path / "backup"
+    shutil.copyfile(MINIMAL, without_suffix)
+
+    for location in (str(MINIMAL), MINIMAL.as_uri(), str(without_suffix)):
+        with opened(location, jobs=1) as (source, name):
+            assert isinstance(source, ArchiveSource)
+            assert name == location
+
+
+def test_what_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no archive")
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"\x28\xb5")
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\x00 and so on")
+    nothing = [
+        *(str(tmp_path / name) for name in ("text", "empty", "short", "mlflow.db", "nowhere")),
+        str(tmp_path),
+        str(tmp_path / "nowhere.tar.zst"),
+        f"sqlite:///{tmp_path}/nowhere.db",
+        "",
+    ]
+
+    for location in nothing:
+        with pytest.raises(NotFoundError), opened(location, jobs=1):
+            pass
+
+
+def test_a_database_is_told_how_to_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"SQLite format 3\x00 and so on")
+
+    with pytest.raises(NotFoundError) as caught, opened(str(path), jobs=1):
+        pass
+    assert caught.value.hint == f"write sqlite:///{path}"
+
+
+def test_a_damaged_archive_is_no_missing_one(tmp_path: Path) -> None:
+    damaged = tmp_path / "x.tar.zst"
+    damaged.write_bytes(MINIMAL.read_bytes()[:100])
+
+    with pytest.raises(InvalidArchiveError), opened(str(damaged), jobs=1):
+        pass
