@@ -46,8 +46,8 @@ class _Column:
     """One column, which holds the field of the same name.
 
     Attributes:
-        kind: ``text``, ``int``, ``bool``, ``texts`` (object of texts), or JSON text of an ``object``
-            or a ``list`` of objects.
+        kind: ``text``, ``int``, ``bool``, ``texts`` (object of texts), JSON text of an ``object``
+            or of a ``list`` of objects.
     """
 
     name: str
