@@ -64,6 +64,7 @@ class _Job:
         whole: Whether everything has arrived so far.
         needs_info: Whether its info is to be written.
         in_file: Whether its spans go into a file.
+        differs: Whether the target answered its info or assessments in another form.
     """
 
     trace: Trace
@@ -76,6 +77,7 @@ class _Job:
     whole: bool = True
     needs_info: bool = True
     in_file: bool = False
+    differs: bool = False
 
 
 class TraceWriter:
@@ -105,6 +107,7 @@ class TraceWriter:
         self._jobs = jobs
         self._pool = ThreadPoolExecutor(jobs, "exim-traces")
         self._lock = threading.Lock()
+        self._queue_lock = threading.Lock()
         self._waiting: list[tuple[Trace, str]] = []
         self._spans = 0
         self._under_way: deque[Future[None]] = deque()
@@ -128,7 +131,7 @@ class TraceWriter:
             report.written(Kind.TRACE)
             count_trace(trace, report)
             return
-        with self._lock:
+        with self._queue_lock:
             spans = len(trace.spans or ())
             if self._waiting and (
                 len(self._waiting) == _GROUP or self._spans + spans > _GROUP_SPANS
@@ -139,7 +142,7 @@ class TraceWriter:
 
     def flush(self, report: Report) -> None:
         """Write what waits and return when it is written."""
-        with self._lock:
+        with self._queue_lock:
             if self._waiting:
                 self._send(report)
             while self._under_way:
@@ -189,10 +192,15 @@ class TraceWriter:
         there = self._calls.existing([trace.id for trace, _ in group])
         jobs = []
         for trace, experiment_id in group:
-            job = self._job(trace, experiment_id)
-            if trace.id in there and not self._goes_on(job, *there[trace.id], report):
-                continue
-            jobs.append(job)
+            digest = trace.digest or trace_digest(trace)
+            if trace.id not in there:
+                jobs.append(self._job(trace, experiment_id, digest))
+            elif reason := self._refusal(trace, experiment_id, *there[trace.id]):
+                report.failed(Failure(Kind.TRACE, trace.id, reason))
+            elif reason := self._settled(trace, digest, there[trace.id][1]["info"]["tags"]):
+                report.skipped(Kind.TRACE, trace.id, reason)
+            else:
+                jobs.append(self._resumed(trace, experiment_id, digest, there[trace.id][1]))
         for job in jobs:
             spans = job.spans
             job.in_file = spans is not None and not (spans and fits_otlp(spans, job.trace.id))
@@ -204,40 +212,58 @@ class TraceWriter:
                 raise
             except EximError as error:
                 report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
+        self._look_again([job for job in jobs if job.differs])
 
-    def _goes_on(
-        self, job: _Job, experiment_id: str, document: dict[str, Any], report: Report
-    ) -> bool:
-        """Whether a trace that is there needs anything more; if not it is counted."""
-        trace, tags = job.trace, document["info"]["tags"]
-        if experiment_id != job.experiment_id:
-            reason = f"the target has a trace of this id in its experiment {experiment_id}"
-            report.failed(Failure(Kind.TRACE, trace.id, reason))
-            return False
+    def _look_again(self, jobs: list[_Job]) -> None:
+        """Note what differs: what a server answers to a write may lack what it has just written."""
+        if not jobs:
+            return
+        there = self._calls.existing([job.trace.id for job in jobs])
+        for job in jobs:
+            document = there[job.trace.id][1]
+            for what in compare_info(job.info, document):
+                self._notes.add(Kind.TRACE, job.trace.id, what)
+            for what in compare_assessments(job.at_start, document):
+                self._notes.add(Kind.ASSESSMENT, job.trace.id, what)
+
+    def _refusal(
+        self, trace: Trace, experiment_id: str, there: str, document: dict[str, Any]
+    ) -> str:
+        """Return why a trace of this id that is there is not this one, empty when it is."""
+        if there != experiment_id:
+            return f"the target has a trace of this id in its experiment {there}"
+        if AS_OF_MS not in document["info"]["tags"] and not self._is_same(trace, document):
+            return "the target has another trace of this id"
+        return ""
+
+    def _settled(self, trace: Trace, digest: str, tags: dict[str, str]) -> str:
+        """Return why a trace that is there needs nothing more, empty when it does."""
         self._ids.know(Kind.TRACE, trace.id, trace.id)
-        if tags.get(CONTENT) == job.digest:
-            report.skipped(Kind.TRACE, trace.id, "it is there already")
-            return False
+        if tags.get(CONTENT) == digest:
+            return "it is there already"
         if int(tags.get(AS_OF_MS) or 0) > trace.as_of_ms:
-            report.skipped(Kind.TRACE, trace.id, "the target has a later state of it")
-            return False
-        is_ours = CONTENT in tags or AS_OF_MS in tags
-        if not is_ours and not self._is_same(job, document):
-            report.failed(Failure(Kind.TRACE, trace.id, "the target has another trace of this id"))
-            return False
+            return "the target has a later state of it"
+        return ""
+
+    def _resumed(
+        self, trace: Trace, experiment_id: str, digest: str, document: dict[str, Any]
+    ) -> _Job:
+        """Prepare a trace that is there without all its parts, or in an earlier state."""
+        job = self._job(trace, experiment_id, digest)
         known = {a.get("assessment_id") for a in document["assessments"]}
         job.afterwards = [
             a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") not in known
         ]
         job.at_start = []
+        is_ours = AS_OF_MS in document["info"]["tags"]
         job.needs_info = is_ours or _FINALIZED not in document["info"]["trace_metadata"]
-        return True
+        return job
 
-    def _is_same(self, job: _Job, document: dict[str, Any]) -> bool:
+    def _is_same(self, trace: Trace, document: dict[str, Any]) -> bool:
         """Whether a trace that no unpack finished is this one, perhaps without all its parts."""
-        there = Trace(document, job.experiment_id)
+        there = Trace(document, trace.experiment_id)
         self._reader.fill([there])
-        ours = {span["span_id"]: span for span in job.spans or ()}
+        ours = {span["span_id"]: span for span in trace.spans or ()}
         for span in there.spans or ():
             mine = ours.get(span["span_id"])
             if mine is None or (mine["name"], mine["start_time_ns"]) != (
@@ -247,7 +273,7 @@ class TraceWriter:
                 return False
         if _FINALIZED not in document["info"]["trace_metadata"]:
             return True
-        return bool(document["info"].get("request_time_ms") == job.info.get("request_time_ms"))
+        return bool(document["info"].get("request_time_ms") == trace.info.get("request_time_ms"))
 
     def _log_spans(self, jobs: list[_Job], report: Report) -> None:
         """Send the spans of some traces in one call, or of each alone if that is refused."""
@@ -297,12 +323,11 @@ class TraceWriter:
 
     def _write_info(self, job: _Job, report: Report) -> None:
         trace = job.trace
-        later = [a for a in job.at_start if self._is_of_deleted_run(a)]
-        names = {a.get("assessment_id") for a in later}
+        names = self._of_deleted_runs(trace)
         for assessment in job.afterwards:
-            if self._is_of_deleted_run(assessment) or assessment.get("overrides") in names:
-                later.append(assessment)
+            if assessment.get("overrides") in names:
                 names.add(assessment.get("assessment_id"))
+        later = [a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") in names]
         at_start = [a for a in job.at_start if a not in later]
         afterwards = [a for a in job.afterwards if a not in later]
         attachments = list(trace.attachments)
@@ -348,14 +373,16 @@ class TraceWriter:
                 raise
             info["tags"].pop(CONTENT, None)
             document = self._calls.start(info, job.experiment_id, [])
-            compare_info(self._notes, job.trace.id, info, document)
             self._add_assessments(job, assessments, report)
             self._complete(job, report)
-            return document
-        compare_info(self._notes, job.trace.id, info, document)
-        if assessments:
-            report.written(Kind.ASSESSMENT, len(assessments))
-            compare_assessments(self._notes, job.trace.id, assessments, document["assessments"])
+            job.at_start = []
+        else:
+            if assessments:
+                report.written(Kind.ASSESSMENT, len(assessments))
+            job.at_start = assessments
+        job.differs = bool(
+            compare_info(job.info, document) or compare_assessments(job.at_start, document)
+        )
         return document
 
     def _put_spans(self, job: _Job, document: dict[str, Any], form: Form, report: Report) -> bool:
@@ -401,22 +428,22 @@ class TraceWriter:
 
     def _write_without_ids(self, group: list[tuple[Trace, str]], report: Report) -> None:
         for trace, experiment_id in group:
-            job = self._job(trace, experiment_id)
+            digest = trace.digest or trace_digest(trace)
+            known, content = self._known_origins(experiment_id).get(trace.id, ("", ""))
+            if known and content == digest:
+                self._ids.know(Kind.TRACE, trace.id, known)
+                report.skipped(Kind.TRACE, trace.id, "it is there already")
+                continue
             try:
-                self._write_without_id(job, report)
+                self._write_without_id(self._job(trace, experiment_id, digest), known, report)
             except ServerLostError:
                 raise
             except EximError as error:
                 report.failed(Failure(Kind.TRACE, trace.id, error.message))
 
-    def _write_without_id(self, job: _Job, report: Report) -> None:
+    def _write_without_id(self, job: _Job, known: str, report: Report) -> None:
         trace = job.trace
-        known, content = self._known_origins(job.experiment_id).get(trace.id, ("", ""))
         if known:
-            self._ids.know(Kind.TRACE, trace.id, known)
-            if content == job.digest:
-                report.skipped(Kind.TRACE, trace.id, "it is there already")
-                return
             document = next(
                 found.document
                 for page in self._reader.pages(job.experiment_id, f"request_id = '{known}'")
@@ -426,7 +453,7 @@ class TraceWriter:
             tags = {ORIGIN: chained(trace.id, trace.info["tags"])} | job.info["tags"]
             document = self._calls.start_without_id(job.info | {"tags": tags}, job.experiment_id)
             known = document["info"]["trace_id"]
-            self._ids.know(Kind.TRACE, trace.id, known)
+        self._ids.know(Kind.TRACE, trace.id, known)
         if job.spans is not None:
             job.whole &= self._put_spans(job, document, Form.WITHOUT_ID, report)
         if job.info["state"] in {"OK", "ERROR"}:
@@ -446,7 +473,8 @@ class TraceWriter:
         if attachments := list(trace.attachments):
             location = document["info"]["tags"][ARTIFACT_LOCATION]
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
-        compare_info(self._notes, trace.id, job.info, document, sure=False)
+        for what in compare_info(job.info, document, is_started=True):
+            self._notes.add(Kind.TRACE, trace.id, what)
         self._collect_links(job)
         self._complete(job, report)
 
@@ -464,11 +492,10 @@ class TraceWriter:
 
     # References
 
-    def _job(self, trace: Trace, experiment_id: str) -> _Job:
+    def _job(self, trace: Trace, experiment_id: str, digest: str) -> _Job:
         """Prepare a trace: the target's ids in place of the source's."""
         references = self._references
         at_start, afterwards = references.assessments(trace)
-        digest = trace.digest or trace_digest(trace)
         return _Job(
             trace,
             experiment_id,
@@ -479,12 +506,14 @@ class TraceWriter:
             afterwards,
         )
 
-    def _is_of_deleted_run(self, assessment: dict[str, Any]) -> bool:
-        run_id = assessment["metadata"].get(JUDGE_RUN)
-        if not run_id:
-            return False
+    def _of_deleted_runs(self, trace: Trace) -> set[Any]:
+        """Return the ids of the assessments that a run's deletion takes along."""
         with self._lock:
-            return any(self._ids.get(Kind.RUN, run) == run_id for run in self._deleted_runs)
+            return {
+                assessment.get("assessment_id")
+                for assessment in trace.assessments
+                if (assessment.get("metadata") or {}).get(JUDGE_RUN) in self._deleted_runs
+            }
 
     def _collect_links(self, job: _Job) -> None:
         trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id

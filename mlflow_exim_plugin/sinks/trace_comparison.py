@@ -32,45 +32,50 @@ def compare_span(notes: Notes, trace_id: str, span: dict[str, Any], there: dict[
 
 
 def compare_info(
-    notes: Notes,
-    trace_id: str,
-    info: dict[str, Any],
-    document: dict[str, Any],
-    *,
-    sure: bool = True,
-) -> None:
-    """Note what reads differently; unless ``sure``, only what was given at the start."""
+    info: dict[str, Any], document: dict[str, Any], *, is_started: bool = False
+) -> list[str]:
+    """Return what of a trace's info reads differently.
+
+    Args:
+        info: What was sent.
+        document: What the target says.
+        is_started: The target made it before the trace's end and state were set.
+    """
     found = document["info"]
-    if sure:
+    differing = []
+    if not is_started:
         for name in info.keys() | found.keys():
             if name in {"tags", "trace_metadata"} or info.get(name) == found.get(name):
                 continue
-            what = f"{name} is another at the target"
-            if name not in info:
-                what = f"the target makes {name} from the spans"
-            notes.add(Kind.TRACE, trace_id, what)
+            if name in info:
+                differing.append(f"{name} is another at the target")
+            else:
+                differing.append(f"the target makes {name} from the spans")
     for part, ignored in (("tags", TAGS | OF_THE_TARGET), ("trace_metadata", {_FINALIZED})):
         ours, theirs = info[part], found[part]
         for key in (ours.keys() | theirs.keys()) - ignored:
             if key not in theirs:
-                notes.add(Kind.TRACE, trace_id, f"{part} {key} did not arrive")
+                differing.append(f"{part} {key} did not arrive")
             elif key not in ours:
-                notes.add(Kind.TRACE, trace_id, f"the target adds {part} {key}")
+                differing.append(f"the target adds {part} {key}")
             elif ours[key] != theirs[key]:
-                notes.add(Kind.TRACE, trace_id, f"{part} {key} reads differently")
+                differing.append(f"{part} {key} reads differently")
+    return differing
 
 
-def compare_assessments(
-    notes: Notes, trace_id: str, sent: list[dict[str, Any]], found: list[dict[str, Any]]
-) -> None:
-    """Note what differs in the assessments that were sent with a trace's info."""
-    there = {a.get("assessment_id"): a for a in found}
+def compare_assessments(sent: list[dict[str, Any]], document: dict[str, Any]) -> list[str]:
+    """Return what differs in assessments, the effects of later ones aside."""
+    there = {a.get("assessment_id"): a for a in document["assessments"]}
+    differing = []
     for assessment in sent:
-        name = f"{trace_id}/{assessment.get('assessment_id')}"
+        name = assessment.get("assessment_name")
         other = there.get(assessment.get("assessment_id"))
         if other is None:
-            notes.add(Kind.ASSESSMENT, name, "it did not arrive")
+            differing.append(f"assessment {name} did not arrive")
             continue
-        for field_name in assessment.keys() | other.keys():
-            if field_name != "valid" and assessment.get(field_name) != other.get(field_name):
-                notes.add(Kind.ASSESSMENT, name, f"{field_name} is another at the target")
+        differing += [
+            f"{field} of assessment {name} is another at the target"
+            for field in assessment.keys() | other.keys()
+            if field != "valid" and assessment.get(field) != other.get(field)
+        ]
+    return differing

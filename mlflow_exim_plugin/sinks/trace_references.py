@@ -93,7 +93,7 @@ class TraceReferences:
             return
         new = self._ids.get(kind, old)
         if new is None:
-            what = f"{key} keeps the id of a {kind} that is not at the target"
+            what = f"{key} keeps the source's id: no such {str(kind).replace('_', ' ')} is there"
             self._notes.add(Kind.TRACE, trace_id, what)
         else:
             values[key] = new
