@@ -225,7 +225,8 @@ def _gateway(store: Any, experiments: dict[str, str]) -> dict[str, Any]:
 
 def _mcp_server(store: Any, server: Any) -> dict[str, Any]:
     versions = {
-        v.version: _without_signature(asdict(v))
+        # A server says [] where the database says that there are none.
+        v.version: _without_signature(asdict(v)) | {"tools": asdict(v)["tools"] or []}
         for v in store.search_mcp_server_versions(server.name)
     }
     document = _without_signature(asdict(store.get_mcp_server(server.name)))

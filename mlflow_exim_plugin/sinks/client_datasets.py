@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host import datasets
+from mlflow_exim_plugin.host.absent import is_absent
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, content_digest
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import (
@@ -43,8 +44,8 @@ class DatasetWriter:
             self._write(entity, records, report)
         except ServerLostError:
             raise
-        except ServerError:
-            if records:
+        except ServerError as error:
+            if records and not is_absent(error):
                 report.failed(
                     Failure(
                         Kind.DATASET_RECORD,

@@ -122,13 +122,14 @@ class EndpointWriter:
         """Write one endpoint with its models and tags."""
         document = entity.document
         name = str(document.get("name", ""))
+        there = self._endpoints()
         definition_ids = self._definition_ids(document)
         wanted = _routes(document, definition_ids)
         place = find_place(
             entity,
             name,
-            self._endpoints(),
-            lambda there: _routes(there) == wanted,
+            there,
+            lambda found: _routes(found) == wanted,
             self._target.options,
             numbered="{}-{}",
         )
@@ -319,6 +320,8 @@ class GuardrailWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
         """Write one guardrail."""
         document, ids = entity.document, self._target.ids
+        if self._there is None:
+            self._there = gateway.guardrail_documents(self._target.host)
         scorer = document["scorer"]
         scorer_id = ids.get(Kind.SCORER, scorer["scorer_id"])
         version = ids.get(Kind.SCORER, f"{scorer['scorer_id']}/{scorer['scorer_version']}")
@@ -337,8 +340,6 @@ class GuardrailWriter:
                     "not at the target"
                 )
             action_endpoint = self._endpoints.names.get(action_endpoint, action_endpoint)
-        if self._there is None:
-            self._there = gateway.guardrail_documents(self._target.host)
         wanted = document | {"action_endpoint_id": action_endpoint}
         for there in self._there:
             is_of_scorer = (
@@ -375,13 +376,13 @@ class BudgetWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
         """Write one budget policy."""
         document = entity.document
+        if self._there is None:
+            self._there = gateway.budget_policy_documents(self._target.host)
         if document["target_scope"] == "ENDPOINT" and document.get("target_value"):
             endpoint_id = self._target.ids.get(Kind.ENDPOINT, document["target_value"])
             if endpoint_id is None:
                 raise ServerError(f"its endpoint {document['target_value']} is not at the target")
             document = document | {"target_value": endpoint_id}
-        if self._there is None:
-            self._there = gateway.budget_policy_documents(self._target.host)
         for there in self._there:
             if not differing(document, there, *_BUDGET_FIELDS):
                 self._there.remove(there)

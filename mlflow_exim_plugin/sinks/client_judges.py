@@ -61,6 +61,7 @@ class ScorerWriter:
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write a scorer, or let it wait."""
+        self._scorers(to.experiment_id)
         if any(_GATEWAY in version["serialized_scorer"] for version in entity.document["versions"]):
             self._waiting.append((entity, to))
         else:
@@ -335,11 +336,12 @@ class QueueWriter:
         """Write one review queue."""
         document = entity.document
         name = str(document["name"])
+        queues = self._queues(to.experiment_id)
         schema_ids = self._schema_ids(entity, report)
         place = find_place(
             entity,
             name.lower(),
-            self._queues(to.experiment_id),
+            queues,
             lambda there: (
                 there["queue_type"] == document["queue_type"]
                 and sorted(there.get("schema_ids", ())) == schema_ids
@@ -357,7 +359,7 @@ class QueueWriter:
                     self._target.host, to.experiment_id, new_name, document, schema_ids
                 )
             say_renamed(entity, name.lower(), place, report)
-            self._queues(to.experiment_id)[place.name] = queue
+            queues[place.name] = queue
         else:
             queue = place.there
             if fields := differing(

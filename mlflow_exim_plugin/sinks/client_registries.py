@@ -93,7 +93,7 @@ class McpServerWriter:
                     continue
                 unsettled.append(version)
                 changed = True
-            elif fields := differing(version, present, *_VERSION_FIELDS, "status"):
+            elif fields := _differing_versions(version, present, "status"):
                 what = f"version {number} keeps its own {', '.join(fields)}"
                 report.lost(Loss(entity.kind, entity.id, what))
             if present is None or present["status"] != "deleted":
@@ -193,9 +193,16 @@ def _is_same(document: dict[str, Any], there: dict[str, Any]) -> bool:
     versions = {version["version"]: version for version in document.get("versions", ())}
     return not any(
         version["version"] not in versions
-        or differing(versions[version["version"]], version, *_VERSION_FIELDS)
+        or _differing_versions(versions[version["version"]], version)
         for version in there.get("versions", ())
     )
+
+
+def _differing_versions(version: dict[str, Any], there: dict[str, Any], *more: str) -> list[str]:
+    """Return which fields of two versions differ but for the server's name, which may be new."""
+    name = {"name": there["server_json"].get("name")}
+    renamed = version | {"server_json": version["server_json"] | name}
+    return differing(renamed, there, *_VERSION_FIELDS, *more)
 
 
 class WebhookWriter:

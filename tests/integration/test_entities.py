@@ -6,18 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import GatewayEndpointModelConfig, GatewayModelLinkageType
 
+from mlflow_exim_plugin.errors import ConflictError
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.operations import pack, unpack, verify
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Kind, StreamItem
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Failure, Kind, StreamItem, Trace
 from mlflow_exim_plugin.sinks.client import ClientSink
-from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sources.client import ClientSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
@@ -25,7 +26,14 @@ from tests.compare import assert_count_law
 from tests.compare_entities import entities
 from tests.integration.conftest import rows_of
 from tests.proxy import FaultyProxy, Request
-from tests.seed_entities import SECRETS, SERVER_ENV, SeededEntities, add_secrets, seed_entities
+from tests.seed_entities import (
+    SECRETS,
+    SERVER_ENV,
+    SeededEntities,
+    add_secrets,
+    judge_json,
+    seed_entities,
+)
 from tests.servers import Server, start_server
 
 if TYPE_CHECKING:
@@ -94,6 +102,11 @@ def read(uri: str, selection: Selection | None = None) -> list[StreamItem]:
     """Return what the source gives of the entities, and everything that is no object."""
     stream = ClientSource(Host(uri, create=False)).stream(selection or Selection())
     return [i for i in stream if isinstance(i, Entity) or not hasattr(i, "document")]
+
+
+def read_entities(uri: str) -> list[Entity]:
+    """Return what the source gives of the entities."""
+    return [item for item in read(uri) if isinstance(item, Entity)]
 
 
 def move(source_uri: str, target_uri: str, **options: Any) -> Report:
@@ -236,7 +249,8 @@ def _pass_fail() -> Any:
 def test_a_target_that_lacks_secrets_and_trust(
     source: JudgedSource, make_server: MakeServer
 ) -> None:
-    server = make_server()  # no secrets, no custom scorers, no hosts on loopback
+    # No secrets, no custom scorers, no hosts on loopback.
+    server = make_server(env=dict.fromkeys(SERVER_ENV, "false"))
 
     report = move(source.server.url, server.url)
 
@@ -276,8 +290,8 @@ def test_a_target_that_lacks_secrets_and_trust(
 
 
 def test_one_bad_record_is_one_failure(source: JudgedSource, target: str) -> None:
-    items = read(source.sqlite_uri)
-    many = next(i for i in items if isinstance(i, Entity) and i.id == source.made.ids["many"])
+    items = read_entities(source.sqlite_uri)
+    many = next(i for i in items if i.id == source.made.ids["many"])
     bad = many.document["records"][700]
     bad["source"] = {"source_type": "NOBODY KNOWS", "source_data": {}}
 
@@ -292,7 +306,7 @@ def test_one_bad_record_is_one_failure(source: JudgedSource, target: str) -> Non
 
 def test_a_reference_that_is_not_there_is_said(source: JudgedSource, target: str) -> None:
     kinds = {Kind.REVIEW_QUEUE, Kind.GUARDRAIL, Kind.ENDPOINT, Kind.EVALUATION_DATASET}
-    items = [i for i in read(source.sqlite_uri) if isinstance(i, Entity) and i.kind in kinds]
+    items = [i for i in read_entities(source.sqlite_uri) if i.kind in kinds]
     full = next(i for i in items if i.id == source.made.ids["full"])
 
     report = write(items, target)
@@ -308,7 +322,7 @@ def test_a_reference_that_is_not_there_is_said(source: JudgedSource, target: str
 def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str) -> None:
     stream = ClientSource(Host(source.sqlite_uri, create=False)).stream(Selection())
     gone = f"tr-{3:032x}"
-    items = [i for i in stream if getattr(i, "kind", None) is not Kind.TRACE or i.id != gone]
+    items = [i for i in stream if not (isinstance(i, Trace) and i.id == gone)]
 
     report = write(items, target)
 
@@ -362,7 +376,7 @@ def test_a_kind_that_cannot_be_listed_is_one_failure(source: JudgedSource) -> No
     with FaultyProxy(source.server.url, refuse) as proxy:
         items = read(proxy.url)
 
-    failed = [(i.kind, i.id) for i in items if hasattr(i, "count")]
+    failed = [(i.kind, i.id) for i in items if isinstance(i, Failure)]
     assert sorted(failed) == sorted(
         [
             (Kind.MCP_SERVER, "all"),
@@ -418,10 +432,9 @@ def test_demo_data(make_server: MakeServer, tmp_path: Path) -> None:
     assert found["datasets"]
 
 
-def test_the_schema_of_the_source_is_not_needed(
+def test_a_database_file_takes_all_of_it(
     source: JudgedSource, make_sqlite: Callable[[], str]
 ) -> None:
-    """A database file takes all of it as a server does."""
     uri = make_sqlite()
     add_secrets(uri)
 
@@ -430,5 +443,109 @@ def test_the_schema_of_the_source_is_not_needed(
     assert not set(failures(report)) & {*KINDS, Kind.DATASET_RECORD}
     assert counts(report, "written") == FOUND
     assert entities(uri) == source.entities
-    with closing(Host(uri, create=False).tracking.engine.connect()):
-        assert counts(move(source.server.url, uri), "written") == {}
+    assert counts(move(source.server.url, uri), "written") == {}
+
+
+def strangers(uri: str) -> None:
+    """Make other objects under names of the source."""
+    client = MlflowClient(uri, uri)
+    store = client._tracking_client.store
+    add_secrets(uri)
+    experiment_id = client.create_experiment("judged")
+    store.register_scorer(experiment_id, "tone", judge_json("tone", "My own {{ outputs }}"))
+    store.create_label_schema(
+        experiment_id, name="stars", type="feedback", input=_pass_fail(), enable_comment=True
+    )
+    store.create_review_queue(
+        experiment_id, name="EXPERT review", queue_type="custom", users=["carol"]
+    )
+    secret = store.list_secret_infos()[0].secret_id
+    mine = store.create_gateway_model_definition("fast", secret, "openai", "my-model")
+    primary = GatewayModelLinkageType.PRIMARY
+    store.create_gateway_endpoint(
+        "untracked",
+        [GatewayEndpointModelConfig(mine.model_definition_id, primary)],
+        usage_tracking=False,
+    )
+    store.create_mcp_server("com.example/weather", description="My own weather")
+    store.create_mcp_server_version({"name": "com.example/weather", "version": "9.9.9"})
+
+
+def test_strangers_are_merged_with(source: JudgedSource, make_sqlite: Callable[[], str]) -> None:
+    uri = make_sqlite()
+    strangers(uri)
+    mine = entities(uri)
+
+    report = move(source.server.url, uri)
+
+    assert report.failures == []
+    assert_count_law(report)
+    there = entities(uri)
+    theirs, ours = there["experiments"]["judged"], source.entities["experiments"]["judged"]
+    contents = [json.loads(text) for _, text in theirs["scorers"]["tone"]["versions"]]
+    own = mine["experiments"]["judged"]["scorers"]["tone"]["versions"]
+    given = ours["scorers"]["tone"]["versions"]
+    assert contents == [json.loads(text) for _, text in own + given]
+    # MLflow's default schema is there now, so a listing shows the stranger's too.
+    assert theirs["label_schemas"]["stars"]["input"] == {
+        "pass_fail": {"positive_label": "yes", "negative_label": "no"}
+    }
+    queue = theirs["review_queues"]["EXPERT review"]
+    assert (queue["users"], queue["schemas"]) == (["carol"], [])
+    assert queue["items"] == ours["review_queues"]["Expert Review"]["items"]
+    assert there["model_definitions"]["fast"] == mine["model_definitions"]["fast"]
+    assert there["endpoints"]["untracked"] == mine["endpoints"]["untracked"]
+    # The guardrail's scorer has another number here: its second version is the third.
+    assert there["guardrails"]["keep it kind"][2] == 3
+    weather = there["mcp_servers"]["com.example/weather"]
+    assert weather["description"] == "My own weather"
+    assert set(weather["versions"]) == {"1.0.0", "1.1.0-rc.1", "2.0.0", "9.9.9"}
+    said = {(loss.kind, loss.what.split(":")[0]) for loss in report.losses}
+    assert (Kind.SCORER, "versions are renumbered") in said
+    keeps = {loss.kind for loss in report.losses if "stays as it is" in loss.what}
+    assert keeps == {Kind.LABEL_SCHEMA, Kind.MODEL_DEFINITION, Kind.ENDPOINT}
+    assert any("keeps its own" in loss.what for loss in report.losses if loss.id == "Expert Review")
+
+    assert counts(move(source.server.url, uri), "written") == {}
+    assert entities(uri) == there
+
+
+@pytest.mark.parametrize("policy", [OnConflict.SKIP, OnConflict.RENAME])
+def test_strangers_are_left_alone(
+    source: JudgedSource, make_sqlite: Callable[[], str], policy: OnConflict
+) -> None:
+    uri = make_sqlite()
+    strangers(uri)
+    mine = entities(uri)
+    of_workspace = {Kind.MODEL_DEFINITION, Kind.ENDPOINT, Kind.MCP_SERVER}
+    items = [i for i in read_entities(source.sqlite_uri) if i.kind in of_workspace]
+
+    report = write(items, uri, on_conflict=policy)
+
+    assert_count_law(report)
+    there = entities(uri)
+    for kind in ("model_definitions", "endpoints", "mcp_servers"):
+        for name, value in mine[kind].items():
+            assert there[kind][name] == value
+    if policy is OnConflict.RENAME:
+        assert report.failures == []
+        assert set(there["model_definitions"]) == {"fast", "fast-2", "good", "spare"}
+        assert set(there["endpoints"]) == {"chat", "untracked", "untracked-2"}
+        renamed = there["mcp_servers"]["com.example/weather-2"]
+        assert set(renamed["versions"]) == {"1.0.0", "1.1.0-rc.1", "2.0.0"}
+        named = [loss.what for loss in report.losses if "is named" in loss.what]
+        assert len(named) == 3
+    before = rows_of(uri)
+    assert counts(write(items, uri, on_conflict=policy), "written") == {}
+    assert rows_of(uri) == before
+
+
+def test_a_stranger_stops_a_careful_unpack(
+    source: JudgedSource, make_sqlite: Callable[[], str]
+) -> None:
+    uri = make_sqlite()
+    strangers(uri)
+    items = [i for i in read_entities(source.sqlite_uri) if i.kind is Kind.MODEL_DEFINITION]
+
+    with pytest.raises(ConflictError, match="another model definition named 'fast'"):
+        write(items, uri, on_conflict=OnConflict.FAIL)
