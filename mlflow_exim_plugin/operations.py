@@ -9,10 +9,6 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.comparison.compare import compare
-from mlflow_exim_plugin.comparison.result import Comparison
-from mlflow_exim_plugin.comparison.rules import RuleSet
-from mlflow_exim_plugin.comparison.sides import opened as opened_side
 from mlflow_exim_plugin.container.objects import verify_objects
 from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.reader import ArchiveReader
@@ -32,7 +28,7 @@ from mlflow_exim_plugin.transfer import transfer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlflow_exim_plugin.comparison.result import Difference
+    from mlflow_exim_plugin.comparison.result import Comparison, Difference
     from mlflow_exim_plugin.schema.rules import Finding
 
 __all__ = ["Verification", "diff", "open_archive", "pack", "unpack", "verify"]
@@ -233,20 +229,21 @@ def unpack(
         if policy is OnConflict.FAIL and not dry_run:
             # Every name is looked at before the first object is written.
             look = UnpackOptions(on_conflict=policy, dry_run=True)
-            transfer(source, ClientSink(host, look), selection, stages=stages)
+            with ClientSink(host, look) as sink:
+                transfer(source, sink, selection, stages=stages)
         report = Report(dry_run=dry_run)
         report.root = opened.reader.root
-        sink = ClientSink(host, options, jobs=jobs)
-        sink.reach()
-        return transfer(
-            source,
-            sink,
-            selection,
-            stages=stages,
-            report=report,
-            strict=strict,
-            progress=progress,
-        )
+        with ClientSink(host, options, jobs=jobs) as sink:
+            sink.reach()
+            return transfer(
+                source,
+                sink,
+                selection,
+                stages=stages,
+                report=report,
+                strict=strict,
+                progress=progress,
+            )
 
 
 def diff(
@@ -291,11 +288,16 @@ def diff(
         UnsupportedFormatError: An archive needs a newer reader.
         ServerError: A server cannot be reached, or died.
     """
+    from mlflow_exim_plugin.comparison.compare import compare
+    from mlflow_exim_plugin.comparison.result import Comparison
+    from mlflow_exim_plugin.comparison.rules import RuleSet
+    from mlflow_exim_plugin.comparison.sides import opened
+
     _check_jobs(jobs)
     rule_set = RuleSet(rules, ignore)
     with (
-        opened_side(a, jobs=jobs, storage_options=storage_options) as (source_a, name_a),
-        opened_side(b, jobs=jobs, storage_options=storage_options) as (source_b, name_b),
+        opened(a, jobs=jobs, storage_options=storage_options) as (source_a, name_a),
+        opened(b, jobs=jobs, storage_options=storage_options) as (source_b, name_b),
     ):
         result = Comparison(name_a, name_b, rule_set)
         compare(

@@ -29,7 +29,8 @@ class Rule:
 
     Attributes:
         name: What it is called in results.
-        fields: Paths of the fields, with globs.
+        fields: Paths of the fields; ``*`` stands for one name, ``[*]`` for one key of a list, and
+            ``**`` for whatever comes.
         reason: Why, in one sentence.
         when: Whether two values differ in just this way; None takes any two.
     """
@@ -91,47 +92,23 @@ REST_RULES: tuple[Rule, ...] = (
             "experiment.last_update_time",
             "logged_model.info.creation_timestamp_ms",
             "logged_model.info.last_updated_timestamp_ms",
-            "registered_model.creation_timestamp",
-            "registered_model.last_updated_timestamp",
-            "prompt.creation_timestamp",
-            "prompt.last_updated_timestamp",
-            "model_version.creation_timestamp",
-            "model_version.last_updated_timestamp",
-            "prompt_version.creation_timestamp",
-            "prompt_version.last_updated_timestamp",
-            "scorer.versions[*].creation_time",
-            "label_schema.created_at",
-            "label_schema.last_updated_at",
-            "label_schema.created_time",
-            "label_schema.last_update_time",
+            "*.creation_timestamp",
+            "*.last_updated_timestamp",
+            "*.*[*].creation_timestamp",
+            "*.*[*].last_updated_timestamp",
+            "*.created_at",
+            "*.last_updated_at",
+            "*.*[*].created_at",
+            "*.*[*].last_updated_at",
             "issue.created_timestamp",
-            "issue.last_updated_timestamp",
-            "review_queue.creation_time_ms",
-            "review_queue.last_update_time_ms",
-            "review_queue.items[*].creation_time_ms",
-            "review_queue.items[*].last_update_time_ms",
-            "review_queue.items[*].completed_time_ms",
+            "scorer.versions[*].creation_time",
+            "guardrail.scorer.creation_time",
+            "review_queue.*_time_ms",
+            "review_queue.items[*].*_time_ms",
             "evaluation_dataset.created_time",
             "evaluation_dataset.last_update_time",
             "evaluation_dataset.records[*].created_time",
             "evaluation_dataset.records[*].last_update_time",
-            "model_definition.created_at",
-            "model_definition.last_updated_at",
-            "endpoint.created_at",
-            "endpoint.last_updated_at",
-            "endpoint.*[*].created_at",
-            "endpoint.*[*].last_updated_at",
-            "guardrail.scorer.creation_time",
-            "guardrail.created_at",
-            "guardrail.last_updated_at",
-            "budget_policy.created_at",
-            "budget_policy.last_updated_at",
-            "mcp_server.creation_timestamp",
-            "mcp_server.last_updated_timestamp",
-            "mcp_server.*[*].creation_timestamp",
-            "mcp_server.*[*].last_updated_timestamp",
-            "webhook.creation_timestamp",
-            "webhook.last_updated_timestamp",
         ),
         "the server sets them when it creates or changes the object",
     ),
@@ -232,7 +209,7 @@ REST_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "infinities and zeros",
-        ("run.histories.*", "run.data.metrics[*].value", "logged_model.data.metrics[*].value"),
+        ("run.histories.**", "run.data.metrics[*].value", "logged_model.data.metrics[*].value"),
         "SQL stores keep infinities as the largest double, negative zeros as zeros, and identical "
         "rows once",
         _same_stored,
@@ -245,13 +222,13 @@ REST_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "long params",
-        ("run.data.params.*", "logged_model.data.params.*"),
+        ("run.data.params.**", "logged_model.data.params.**"),
         f"servers cut what is longer than {_PARAM_LENGTH} characters",
         _cut_at(_PARAM_LENGTH),
     ),
     Rule(
         "long tags",
-        ("*.tags.*",),
+        ("*.tags.**", "*.data.tags.**", "*.info.tags.**"),
         f"servers cut what is longer than {_TAG_LENGTH} characters",
         _cut_at(_TAG_LENGTH),
     ),
@@ -269,7 +246,7 @@ REST_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "empty is absent",
-        ("*.description", "*.status_message", "run.info.user_id", "*.display_name"),
+        ("*.description", "run.info.user_id", "*.display_name"),
         "the API does not tell an empty text from none",
         _empty_or_absent,
     ),
@@ -305,8 +282,8 @@ class RuleSet:
         self.ignore = tuple(ignore)
         self.applied: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
-        self._rules = [(rule, _pattern(rule.fields)) for rule in self.rules]
-        self._ignored = [(pattern, _pattern([_checked(pattern)])) for pattern in self.ignore]
+        self._rules = [(rule, _compiled(map(_of_rule, rule.fields))) for rule in self.rules]
+        self._ignored = [(glob, _compiled([_of_user(_checked(glob))])) for glob in self.ignore]
 
     @property
     def maps_ids(self) -> bool:
@@ -376,7 +353,21 @@ def _checked(pattern: str) -> str:
     return pattern
 
 
-def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
-    """Compile globs of ``*`` and ``?``: brackets are part of paths."""
-    shells = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
-    return re.compile(f"(?:{'|'.join(shells)})(?:[.\\[].*)?", re.DOTALL)
+def _compiled(expressions: Iterable[str]) -> re.Pattern[str]:
+    """Compile expressions of paths; a path stands for all that lies below it."""
+    return re.compile(f"(?:{'|'.join(expressions)})(?:[.\\[].*)?", re.DOTALL)
+
+
+def _of_user(glob: str) -> str:
+    """Translate what a user wrote: ``*`` and ``?`` stand for anything, brackets for themselves."""
+    return re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".")
+
+
+def _of_rule(glob: str) -> str:
+    """Translate the field of a rule, which must not reach into names that users give."""
+    return (
+        re.escape(glob)
+        .replace(r"\*\*", ".*")
+        .replace(r"\[\*\]", r"\[[^\]]*\]")
+        .replace(r"\*", r"[^.\[]*")
+    )
