@@ -143,7 +143,7 @@ def _as_prompt(client: MlflowClient, name: str, number: int) -> Any:
     """Return what MLflow's prompt functions say of a version; MLflow 2 has fewer of them."""
     try:
         prompt = client.get_prompt_version(name, str(number))
-        return repr((prompt.template, prompt.response_format, prompt.model_config, prompt.tags))
+        return repr((prompt.template, prompt.response_format, prompt.model_config))
     except (AttributeError, MlflowException) as error:
         return type(error).__name__
 

@@ -1,6 +1,6 @@
 """A deployment with every hard case that a round trip must survive, made through MLflow's client.
 
-It runs under every MLflow from 2.22 on; what only MLflow 3 has stands in ``seed_unpacked``.
+It runs under every MLflow from 2.22 on; what only MLflow 3 has stands in ``seed_of_mlflow_3``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "seed",
     "seed_big",
     "seed_models",
-    "seed_unpacked",
+    "seed_of_mlflow_3",
 ]
 
 T0 = 1_700_000_000_000
@@ -277,8 +277,8 @@ def seed_models(client: MlflowClient, made: Seeded) -> None:
     client.delete_model_version("starts at two", "1")
 
 
-def seed_unpacked(client: MlflowClient, made: Seeded) -> None:
-    """What the archive does not carry yet but must speak of; MLflow 3 only."""
+def seed_of_mlflow_3(client: MlflowClient, made: Seeded) -> None:
+    """One of each kind that only MLflow 3 has."""
     from mlflow.entities import (
         LoggedModelInput,
         LoggedModelOutput,
