@@ -210,7 +210,7 @@ class Host:
 
 
 def _raise_for_status(response: requests.Response) -> None:
-    if response.status_code != requests.codes.ok:
+    if not response.ok:
         raise ServerError(
             f"the server answered {response.status_code}: {_shorten(response.text)}",
             _status_hint(response.status_code),
