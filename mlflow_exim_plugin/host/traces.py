@@ -381,9 +381,11 @@ class TraceReader:
 
     def _spans_of_file(self, trace: Trace) -> list[dict[str, Any]] | None:
         tags = trace.info["tags"]
-        if tags.get(SPANS_LOCATION, "") == TRACKING_STORE or ARTIFACT_LOCATION not in tags:
+        location = tags.get(ARTIFACT_LOCATION, "mlflow-artifacts:")
+        # A server that passes files on has just been asked, and would be asked again and again.
+        if tags.get(SPANS_LOCATION) == TRACKING_STORE or location.startswith("mlflow-artifacts:"):
             return None
-        with ArtifactTree(self.host, tags[ARTIFACT_LOCATION]).open(DATA_FILE) as stream:
+        with ArtifactTree(self.host, location).open(DATA_FILE) as stream:
             return _spans(b"".join(iter(lambda: stream.read(1 << 20), b"")), trace)
 
 
