@@ -14,7 +14,7 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.histories import HistoryReader, Reading
 from mlflow_exim_plugin.host.logged_models import model_behind
-from mlflow_exim_plugin.host.probes import unpacked_kinds
+from mlflow_exim_plugin.host.probes import NEVER_PACKED
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
 from mlflow_exim_plugin.schema.objects import (
@@ -174,7 +174,7 @@ class ClientSource:
                 yield from self._model(name, kind, known, plan, logged_models, selection)
         yield from entities.of_workspace()
         yield from entities.left_out()
-        yield from unpacked_kinds(self._host, sorted(plan.chosen))
+        yield NEVER_PACKED
 
     def _runs(
         self,
