@@ -68,6 +68,15 @@ class Reader:
                 for run in self._search_runs(experiment_ids[start : start + _PAGE], filter_string):
                     yield run.info, run.data.tags
 
+    def made_models(self, experiment_id: str) -> set[str]:
+        """Return the logged models that runs of an experiment made, deleted ones included."""
+        with translated(f"searching the runs of experiment {experiment_id}"):
+            return {
+                str(made.model_id)
+                for run in self._search_runs([experiment_id], "")
+                for made in getattr(run.outputs, "model_outputs", None) or ()
+            }
+
     def _search_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
         """Yield MLflow's runs that match, deleted ones included.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.host.reading import Reader
     from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_carriers import Carriers
@@ -84,16 +86,21 @@ class LoggedModelWriter:
     Args:
         host: The deployment.
         writer: Single writes to it.
+        reader: Reads from it.
         run_writer: Uploads files, keeps deleted runs open while they are written to.
         carriers: Hold the files where the target has no logged models.
         ids: Source ids to target ids.
         options: How to write.
+
+    Attributes:
+        is_absent: Whether the target was found to have no logged models.
     """
 
     def __init__(
         self,
         host: Host,
         writer: HostWriter,
+        reader: Reader,
         run_writer: RunWriter,
         carriers: Carriers,
         ids: IdMap,
@@ -102,12 +109,15 @@ class LoggedModelWriter:
         self._host = host
         self._models = LoggedModels(host)
         self._writer = writer
+        self._reader = reader
         self._run_writer = run_writer
         self._carriers = carriers
         self._ids = ids
         self._options = options
         self._waiting: list[_Waiting] = []
-        self._absent = False
+        self.is_absent = False
+        self._unfollowed: set[str] = set()
+        self._lock = threading.Lock()
 
     def load(self, experiment_id: str, tags: dict[str, str]) -> None:
         """Recognise what earlier unpacks wrote to an experiment.
@@ -116,7 +126,7 @@ class LoggedModelWriter:
             experiment_id: The experiment at the target.
             tags: Its tags, which remember the models that were deleted after they were written.
         """
-        if self._absent:
+        if self.is_absent:
             return
         for key, value in tags.items():
             if key.startswith(DELETED_MODEL):
@@ -137,15 +147,22 @@ class LoggedModelWriter:
         except ServerError as error:
             if not is_absent(error):
                 raise
-            self._absent = True
+            self.is_absent = True
+        self._unfollowed.add(experiment_id)
 
-    def is_settled(self, model: LoggedModel, report: Report) -> bool:
+    def is_settled(self, model: LoggedModel, experiment_id: str, report: Report) -> bool:
         """Whether nothing is to be done for a model, which is then counted as skipped."""
+        if model.id not in self._ids.logged_models:
+            self._follow(experiment_id)
         known = self._ids.logged_models.get(model.id)
         if known is None or not known.content:
             return False
         self._describe(model, known)
-        if known.content == self._mark(model):
+        if known.is_deleted and not _is_deleted(model):
+            reason = "its copy was deleted at the target"
+        elif known.content == self._mark(model):
+            if _is_deleted(model) and not known.is_deleted:
+                return False  # an unpack was killed before it deleted it: nothing restores models
             reason = "it is there already"
             metrics = _metrics(model.document)
             if known.metric_count is not None and known.metric_count < len(metrics):
@@ -153,12 +170,31 @@ class LoggedModelWriter:
                 self._waiting.append(_Waiting(model.id, known, "", metrics, is_settled=True))
         elif known.as_of_ms > model.as_of_ms:
             reason = "the target has a later state of it"
-        elif known.is_deleted:
-            reason = "its copy was deleted at the target"
         else:
             return False
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)
         return True
+
+    def _follow(self, experiment_id: str) -> None:
+        """Find once the copies that someone deleted: only the runs that made them know them."""
+        with self._lock:
+            if experiment_id not in self._unfollowed or self.is_absent:
+                return
+            self._unfollowed.remove(experiment_id)
+            listed = {known.id for known in self._ids.logged_models.values()}
+            for model_id in self._reader.made_models(experiment_id) - listed:
+                try:
+                    model = LoggedModel(self._models.read(model_id))
+                except NotFoundError:
+                    continue  # this deployment does not give deleted models
+                if (origin := newest(model.tags.get(ORIGIN, ""))) and _is_deleted(model):
+                    self._ids.logged_models[origin] = KnownModel(
+                        model_id,
+                        str(model.info.get("artifact_uri") or ""),
+                        model.tags.get(CONTENT, ""),
+                        int(model.tags.get(AS_OF_MS) or 0),
+                        is_deleted=True,
+                    )
 
     def write(self, model: LoggedModel, experiment_id: str, group: str, report: Report) -> None:
         """Write one model, or go on with one that is unfinished.
@@ -181,7 +217,7 @@ class LoggedModelWriter:
         if known is not None:
             there = self._models.read(known.id)
             known.artifact_uri = str(there["info"].get("artifact_uri") or "")
-        elif not self._absent:
+        elif not self.is_absent:
             known = self._create(model, experiment_id, group, report)
         if known is None:
             self._keep_files(model, group, report)
@@ -196,7 +232,7 @@ class LoggedModelWriter:
             self._models.set_status(known.id, status)
         versions = model.tags.get(VERSIONS_TAG, "")
         self._require_arrived(model, known, len(left), report)
-        is_deleted = model.info.get("lifecycle_stage") == "deleted"
+        is_deleted = _is_deleted(model)
         waiting = _Waiting(
             model.id,
             known,
@@ -246,7 +282,7 @@ class LoggedModelWriter:
         except ServerError as error:
             if not is_absent(error):
                 raise
-            self._absent = True
+            self.is_absent = True
             return None
         if old_run and run_id is None:
             what = f"its source run {old_run} is not at the target, it has none there"
@@ -466,6 +502,10 @@ class _Watched(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def _is_deleted(model: LoggedModel) -> bool:
+    return model.info.get("lifecycle_stage") == "deleted"
 
 
 def _params(model: LoggedModel) -> dict[str, str]:

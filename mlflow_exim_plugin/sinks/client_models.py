@@ -375,6 +375,8 @@ class ModelWriter:
         behind = model_behind(version.document)
         if behind and (logged := self._ids.logged_models.get(behind)):
             return self._in_logged_model(version, behind, logged, run, report)
+        if behind and old_source.startswith(f"models:/{behind}"):
+            raise ServerError(f"logged model {behind}, which it was made of, is not at the target")
         if run is None:
             if old_run:
                 what = f"its run {old_run} is not at the target, its source is still {old_source}"

@@ -187,7 +187,7 @@ def test_files_are_the_same_bytes_behind_an_alias(
         ("POST", "runs/log-batch", 12),
         ("POST", "runs/outputs", 1),
         ("POST", "runs/log-inputs", 3),
-        ("POST", "set-experiment-tag", 4),
+        ("POST", "set-experiment-tag", 3),
         ("DELETE", "mlflow/logged-models/", 1),
         ("POST", "experiments/delete", 1),
     ],
@@ -281,6 +281,23 @@ def test_models_join_a_strangers_experiment(served: Source, sqlite_uri: str) -> 
     names = sorted(model.name for model in client.search_logged_models([theirs]))
     assert names == ["net", "of doomed", "pending", "second of a run", "theirs", "without a run"]
     assert client.get_logged_model(kept).tags == {}
+
+
+def test_what_the_user_deleted_stays_deleted(served: Source, sqlite_uri: str) -> None:
+    unpack(served.archive, tracking_uri=sqlite_uri)
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment = client.get_experiment_by_name("models")
+    there = {m.name: m for m in client.search_logged_models([experiment.experiment_id])}
+    client.delete_logged_model(there["second of a run"].model_id)
+    before = rows_of(sqlite_uri)
+
+    report = unpack(served.archive, tracking_uri=sqlite_uri)
+
+    assert_nothing_written(report)
+    assert rows_of(sqlite_uri) == before
+    reasons = {skip.id: skip.reason for skip in report.skips}
+    second = served.made.models["second of a run"]
+    assert reasons[second] == "its copy was deleted at the target"
 
 
 def test_a_later_archive_completes(

@@ -1,0 +1,266 @@
+"""Prompts: every version, what MLflow's prompt functions say of them, and their experiments."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import assert_count_law, assert_same, snapshot
+from tests.integration.conftest import rows_of
+from tests.integration.test_idempotence import assert_nothing_written, unpack_until_killed
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import MakeServer
+    from tests.proxy import Request
+    from tests.servers import Server
+
+pytestmark = pytest.mark.integration
+
+DELETED = (1, 3, 7, 8)
+EXPERIMENT_IDS = "_mlflow_experiment_ids"
+
+
+def seed_prompts(client: MlflowClient) -> None:
+    """Twelve versions with gaps, chat, response format, model config, one without versions."""
+    linked = [client.create_experiment(f"linked {number}") for number in range(12)]
+    for number in range(1, 13):
+        client.register_prompt(
+            "greet.user",
+            f"Hello {{{{name}}}}, {number} ✓\n",
+            f"commit {number}" if number % 2 else None,
+            {"n": str(number), "long": "v" * 900},
+        )
+    for number in DELETED:
+        client.delete_prompt_version("greet.user", str(number))
+    client.set_prompt_alias("greet.user", "production", 10)
+    client.set_prompt_alias("greet.user", "also", 10)
+    client.set_prompt_alias("greet.user", "old", 2)
+    client.set_prompt_tag("greet.user", "team", "a")
+    client.set_prompt_tag("greet.user", EXPERIMENT_IDS, f",{linked[1]},{linked[11]},")
+    client.register_prompt(
+        "chat",
+        [{"role": "system", "content": "Be {{mood}}"}, {"role": "user", "content": "{{q}}"}],
+        response_format={"type": "object", "properties": {"a": {"type": "string"}}},
+        model_config={"model_name": "m", "temperature": 0.25, "max_tokens": 7},
+    )
+    client.register_prompt("chat", [{"role": "user", "content": "{{q}}?"}])
+    client.register_prompt("versions-gone", "gone")
+    client.delete_prompt_version("versions-gone", "1")
+    client.create_registered_model("a model")
+
+
+def seed_by_hand(client: MlflowClient) -> None:
+    """What only the registry's own calls can make: no template, one that is no text, no tag."""
+    registry = client._get_registry_client()
+    client.register_prompt("by-hand", "fine")
+    no_template = {"mlflow.prompt.is_prompt": "true", "note": "no template"}
+    registry.create_model_version("by-hand", "dummy-source", tags=no_template)
+    broken = {**no_template, "mlflow.prompt.text": "[{", "_mlflow_prompt_type": "chat"}
+    registry.create_model_version("by-hand", "dummy-source", tags=broken)
+    client.register_prompt("by-hand", "no tag")
+    registry.delete_model_version_tag("by-hand", "4", "mlflow.prompt.is_prompt")
+    client.register_prompt("by-hand", "last")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start_server(tmp_path_factory.mktemp("prompts")) as server:
+        seed_prompts(MlflowClient(server.url))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def archive(served: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("archive") / "a.tar.zst")
+    report = pack(path, tracking_uri=served.url)
+    assert report.failures == []
+    assert_count_law(report, snapshot(served.url))
+    return path
+
+
+def test_the_seed_has_the_hard_cases(served: Server) -> None:
+    found = snapshot(served.url)
+
+    assert set(found.prompts) == {"greet.user", "chat", "versions-gone"}
+    numbers = {int(i.rpartition("/")[2]) for i in found.prompt_versions if "greet" in i}
+    assert numbers == set(range(1, 13)) - set(DELETED)
+    assert set(found.models) == {"a model"}
+    assert "temperature" in found.prompt_versions["chat/1"]["as a prompt"]
+    assert "properties" in found.prompt_versions["chat/1"]["as a prompt"]
+
+
+@pytest.mark.parametrize("through_server", [True, False], ids=["server", "database"])
+def test_to_a_server(
+    served: Server, make_server: MakeServer, archive: str, tmp_path: Path, *, through_server: bool
+) -> None:
+    target = make_server()
+    # Experiments get other numbers, so that the prompts' links have to follow.
+    MlflowClient(target.url).create_experiment("in the way")
+    if not through_server:
+        archive = str(tmp_path / "from a database.tar.zst")
+        assert pack(archive, tracking_uri=served.backend_uri).ok
+
+    report = unpack(archive, tracking_uri=target.url)
+
+    assert report.failures == []
+    assert_count_law(report, snapshot(served.url))
+    there = snapshot(target.url)
+    there.experiments.pop("in the way")
+    assert_same(snapshot(served.url), there, report)
+    client = MlflowClient(target.url)
+    assert client.load_prompt("prompts:/greet.user@production").template == "Hello {{name}}, 10 ✓\n"
+    ids = client.get_prompt("greet.user").tags[EXPERIMENT_IDS].strip(",").split(",")
+    assert [client.get_experiment(i).name for i in ids] == ["linked 1", "linked 11"]
+    before = rows_of(target.backend_uri)
+    assert_nothing_written(unpack(archive, tracking_uri=target.url))
+    assert rows_of(target.backend_uri) == before
+
+
+def test_to_a_database(served: Server, archive: str, sqlite_uri: str) -> None:
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert report.failures == []
+    assert_same(snapshot(served.url), snapshot(sqlite_uri), report)
+    assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
+
+
+@pytest.mark.parametrize(
+    ("path", "times"),
+    [
+        ("registered-models/create", 2),
+        ("model-versions/create", 4),  # a placeholder among them
+        ("model-versions/delete", 1),
+        ("registered-models/alias", 2),
+        ("registered-models/set-tag", 2),
+    ],
+)
+def test_killed_between_two_calls(
+    served: Server, archive: str, make_server: MakeServer, path: str, times: int
+) -> None:
+    target = make_server()
+    left = [times]
+
+    def ends(request: Request) -> bool:
+        left[0] -= path in request.path
+        return left[0] == 0
+
+    unpack_until_killed(archive, target.url, ends)
+    assert left == [0]
+
+    report = unpack(archive, tracking_uri=target.url)
+
+    assert report.failures == []
+    assert_same(snapshot(served.url), snapshot(target.url), report)
+    assert_nothing_written(unpack(archive, tracking_uri=target.url))
+
+
+def test_a_glob_takes_prompts(served: Server, sqlite_uri: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+
+    packed = pack(archive, tracking_uri=served.url, selection=Selection(models=("greet*",)))
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert packed.counts[Kind.PROMPT].written == 1
+    assert packed.counts[Kind.PROMPT_VERSION].written == 12 - len(DELETED)
+    assert Kind.REGISTERED_MODEL not in packed.counts
+    assert report.failures == []
+    (loss,) = (loss for loss in report.losses if loss.id == "greet.user")
+    assert loss.what.startswith("its links to experiments")
+    tags = MlflowClient(sqlite_uri, sqlite_uri).get_prompt("greet.user").tags
+    assert EXPERIMENT_IDS not in tags
+
+
+def test_links_come_with_the_later_part(served: Server, archive: str, sqlite_uri: str) -> None:
+    unpack(archive, tracking_uri=sqlite_uri, selection=Selection(models=("*",)))
+
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert report.failures == []
+    assert_same(snapshot(served.url), snapshot(sqlite_uri), report)
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"), [("rename", "chat.2"), ("skip", None), ("merge", None)]
+)
+def test_a_model_in_the_way(archive: str, sqlite_uri: str, policy: str, named: str | None) -> None:
+    """A registered model and a prompt share one set of names."""
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    client.create_registered_model("chat")
+
+    report = unpack(archive, tracking_uri=sqlite_uri, on_conflict=policy)
+
+    assert_count_law(report)
+    failed = [(failure.kind, failure.id) for failure in report.failures]
+    assert failed == ([(Kind.PROMPT, "chat")] if policy == "merge" else [])
+    assert client.get_registered_model("chat").tags == {}
+    if named:
+        assert client.get_prompt_version(named, "2").template == [
+            {"role": "user", "content": "{{q}}?"}
+        ]
+        assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri, on_conflict=policy))
+
+
+def test_versions_join_a_strangers_prompt(archive: str, sqlite_uri: str) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    client.register_prompt("chat", "theirs", tags={"mine": "no"})
+
+    report = unpack(archive, tracking_uri=sqlite_uri)
+
+    assert report.failures == []
+    assert client.get_prompt_version("chat", "1").template == "theirs"
+    assert client.get_prompt_version("chat", "3").template == [
+        {"role": "user", "content": "{{q}}?"}
+    ]
+    lost = {loss.id: loss.what for loss in report.losses}
+    assert lost["chat/2"] == "it has number 3 at the target"
+    assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
+
+
+def test_versions_without_a_template(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    seed_by_hand(MlflowClient(sqlite_uri, sqlite_uri))
+    archive, target = str(tmp_path / "a.tar.zst"), make_server()
+
+    packed = pack(archive, tracking_uri=sqlite_uri)
+    report = unpack(archive, tracking_uri=target.url)
+
+    assert packed.counts[Kind.PROMPT_VERSION].written == 5
+    # Servers take prompts' versions by their tag alone: the one without it is refused by name.
+    (failure,) = report.failures
+    assert (failure.kind, failure.id) == (Kind.PROMPT_VERSION, "by-hand/4")
+    source, there = snapshot(sqlite_uri), snapshot(target.url)
+    del source.prompt_versions["by-hand/4"]
+    assert_same(source, there, report)
+    with pytest.raises(MlflowException, match=re.escape("4")):
+        MlflowClient(target.url).get_model_version("by-hand", "4")
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+def test_old_servers(
+    served: Server, archive: str, make_server: MakeServer, mlflow_version: str, tmp_path: Path
+) -> None:
+    old, again = make_server(mlflow_version=mlflow_version), make_server()
+    path = str(tmp_path / "back.tar.zst")
+
+    there = unpack(archive, tracking_uri=old.url)
+    packed = pack(path, tracking_uri=old.url)
+    back = unpack(path, tracking_uri=again.url)
+
+    for report in (there, packed, back):
+        assert report.failures == []
+    assert_nothing_written(unpack(archive, tracking_uri=old.url))
+    source, end = snapshot(served.url), snapshot(again.url)
+    assert_same(source, end, there, back)
