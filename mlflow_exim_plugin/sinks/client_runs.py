@@ -84,6 +84,7 @@ class RunWriter:
         self._ids = ids
         self._options = options
         self._lock = threading.Lock()
+        self._datasets_lock = threading.Lock()
         self._models = LoggedModels(host)
         self._waiting: list[_Waiting] = []
 
@@ -324,7 +325,9 @@ class RunWriter:
 
     def _log_datasets(self, run: Run, known: KnownRun, report: Report) -> None:
         try:
-            self._writer.log_inputs(known.id, run.document)
+            # Two runs that bring the same new dataset at once: MLflow refuses the second.
+            with self._datasets_lock:
+                self._writer.log_inputs(known.id, run.document)
         except ServerLostError:
             raise
         except ServerError as error:
