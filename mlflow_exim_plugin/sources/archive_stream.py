@@ -34,7 +34,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
     by_number,
 )
-from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, Wanted
+from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,15 +119,10 @@ class _TreeStream:
 
     def items(self) -> Iterator[StreamItem]:
         """Yield what was chosen."""
-        if self._tree.workspace is None:
-            yield from self._in_tree()
-            return
-        stream = self._in_tree()
-        if (first := next(stream, None)) is not None or not self._selection.is_narrow:
-            yield from self._entities(Kind.WORKSPACE, [self._tree.workspace], "")
-        if first is not None:
-            yield first
-            yield from stream
+        workspace = None
+        if self._tree.workspace is not None:
+            (workspace,) = self._entities(Kind.WORKSPACE, [self._tree.workspace], "")
+        yield from within(workspace, self._in_tree(), self._selection)
 
     def _in_tree(self) -> Iterator[StreamItem]:
         tree, plan = self._tree, self._plan

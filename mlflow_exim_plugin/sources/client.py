@@ -33,7 +33,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.sources.client_entities import EntityReader
 from mlflow_exim_plugin.sources.client_logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.client_traces import TraceSource
-from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted
+from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -103,15 +103,11 @@ class ClientSource:
 
     def _of_workspace(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
         """Yield a workspace before the first of what is taken of it."""
-        stream = self._chosen(choice, selection)
-        workspace = choice.workspace
-        if workspace is not None and workspace["name"] != DEFAULT:
-            first = next(stream, None)
-            if first is not None or not selection.is_narrow:
-                yield Entity(Kind.WORKSPACE, workspace, as_of_ms=time.time_ns() // 1_000_000)
-            if first is not None:
-                yield first
-        yield from stream
+        document = choice.workspace
+        workspace = None
+        if document is not None and document["name"] != DEFAULT:
+            workspace = Entity(Kind.WORKSPACE, document, as_of_ms=time.time_ns() // 1_000_000)
+        yield from within(workspace, self._chosen(choice, selection), selection)
 
     def _choose(
         self, choice: _Choice, selection: Selection, wanted: Wanted

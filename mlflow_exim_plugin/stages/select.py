@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
 from mlflow_exim_plugin.schema.objects import (
+    Entity,
     Experiment,
     Failure,
     Kind,
     LoggedModel,
     Loss,
     Run,
+    StreamItem,
     Trace,
+    Unpacked,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms"]
+__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms", "within"]
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,26 @@ class Plan:
 def _is_refusal(error: ServerError) -> bool:
     """Whether MLflow refused the request itself, as it does with a filter it cannot read."""
     return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+
+
+def within(
+    workspace: Entity | Failure | None, stream: Iterator[StreamItem], selection: Selection
+) -> Iterator[StreamItem]:
+    """Yield a workspace before the first object of its stream, even of none if all was asked for.
+
+    Args:
+        workspace: The workspace; None for the default one, which is always there.
+        stream: What is taken of it.
+        selection: What was asked for.
+    """
+    if workspace is not None and not selection.is_narrow:
+        yield workspace
+        workspace = None
+    for item in stream:
+        if workspace is not None and not isinstance(item, Failure | Loss | Unpacked):
+            yield workspace
+            workspace = None
+        yield item
 
 
 class Wanted:

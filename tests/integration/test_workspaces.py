@@ -1,0 +1,170 @@
+"""Workspaces: all of them are packed, by loop, and each goes back into the one of its name."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.workspaces import Workspaces
+from mlflow_exim_plugin.operations import diff, open_archive, pack, unpack, verify
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import assert_count_law
+from tests.servers import Server, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+TEAMS = ("team-a", "team-b")
+ENABLED = {"MLFLOW_ENABLE_WORKSPACES": "true"}
+
+
+@pytest.fixture(autouse=True)
+def no_workspace_is_left_active() -> Iterator[None]:
+    yield
+    assert "MLFLOW_WORKSPACE" not in os.environ
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start_server(tmp_path_factory.mktemp("workspaces"), env=ENABLED) as server:
+        fill(server.url)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def archive(source: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("packed") / "all.tar.zst")
+    report = pack(path, tracking_uri=source.url)
+    assert report.ok, report.failures
+    assert report.counts[Kind.WORKSPACE].written == len(TEAMS)
+    return path
+
+
+def fill(uri: str) -> None:
+    """The same names in every workspace, with other content."""
+    client = MlflowClient(uri, uri)
+    workspaces = Workspaces(Host(uri, create=False))
+    for name in TEAMS:
+        workspaces.create({"name": name, "description": f"of {name}"})
+    for document in workspaces.documents():
+        name = document["name"]
+        with workspaces.entered(document):
+            experiment = client.create_experiment("shared name", tags={"of": name})
+            run = client.create_run(experiment, run_name=name)
+            client.log_metric(run.info.run_id, "loss", len(name) / 7)
+            client.log_text(run.info.run_id, f"written in {name}", "note.txt")
+            client.set_terminated(run.info.run_id)
+            client.create_registered_model("shared model", {"of": name})
+            source = f"{run.info.artifact_uri}/note.txt"
+            client.create_model_version("shared model", source, run.info.run_id)
+
+
+def contents(uri: str) -> dict[str, Any]:
+    """What is in each workspace, by the names that are the same everywhere."""
+    client = MlflowClient(uri, uri)
+    workspaces = Workspaces(Host(uri, create=False))
+    found = {}
+    for document in workspaces.documents():
+        with workspaces.entered(document):
+            experiment = client.get_experiment_by_name("shared name")
+            (run,) = client.search_runs([experiment.experiment_id])
+            (version,) = client.search_model_versions("name = 'shared model'")
+            mlflow.set_tracking_uri(uri)
+            text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt")
+            found[document["name"]] = {
+                "description": document.get("description"),
+                "experiment": experiment.tags["of"],
+                "run": (run.info.run_name, run.data.metrics, run.info.end_time),
+                "text": text,
+                "model": client.get_registered_model("shared model").tags["of"],
+                "of run": version.run_id == run.info.run_id,
+            }
+    return found
+
+
+def test_every_workspace_is_packed(archive: str) -> None:
+    assert verify(archive).findings == []
+    with open_archive(archive) as opened:
+        listed = opened.summary.mlflow.workspaces
+        assert [workspace.name for workspace in listed] == list(TEAMS)
+        assert all(
+            [e.name for e in workspace.experiments] == ["shared name"] for workspace in listed
+        )
+        names = [e.mlflow.experiment["name"] for e in opened.experiments()]
+        assert names.count("shared name") == len(TEAMS) + 1
+
+
+def test_each_goes_back_into_the_one_of_its_name(
+    source: Server, archive: str, tmp_path: Path
+) -> None:
+    with start_server(tmp_path, env=ENABLED) as target:
+        before = unpack(archive, tracking_uri=target.url, dry_run=True)
+        assert before.counts[Kind.WORKSPACE].written == len(TEAMS)
+        report = unpack(archive, tracking_uri=target.url)
+        assert report.ok, report.failures
+        assert_count_law(report)
+        for kind in (Kind.WORKSPACE, Kind.RUN, Kind.REGISTERED_MODEL, Kind.MODEL_VERSION):
+            assert before.counts[kind].written == report.counts[kind].written
+        assert contents(target.url) == contents(source.url)
+        result = diff(source.url, target.url)
+        assert result.equal, result.differences
+        again = unpack(archive, tracking_uri=target.url)
+        assert not any(counts.written for counts in again.counts.values())
+        assert_count_law(again)
+
+
+def test_a_target_without_workspaces_takes_the_default_one_and_names_the_others(
+    archive: str, tmp_path: Path
+) -> None:
+    with start_server(tmp_path) as target:
+        report = unpack(archive, tracking_uri=target.url)
+        assert_count_law(report)
+        assert sorted(f.id for f in report.failures) == list(TEAMS)
+        assert report.counts[Kind.RUN].written == 1
+        assert report.counts[Kind.RUN].skipped == len(TEAMS)
+        client = MlflowClient(target.url, target.url)
+        assert client.get_experiment_by_name("shared name").tags["of"] == "default"
+
+
+def test_names_are_looked_for_in_every_workspace(source: Server, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        pack(
+            str(tmp_path / "none.tar.zst"),
+            tracking_uri=source.url,
+            selection=Selection(experiments=("nowhere", "shared name")),
+        )
+    workspaces = Workspaces(Host(source.url, create=False))
+    (team,) = (w for w in workspaces.documents() if w["name"] == "team-b")
+    with workspaces.entered(team):
+        experiment = MlflowClient(source.url).get_experiment_by_name("shared name")
+    path = str(tmp_path / "one.tar.zst")
+    selection = Selection(experiments=(experiment.experiment_id,))
+    assert pack(path, tracking_uri=source.url, selection=selection).ok
+    with open_archive(path) as opened:
+        assert [e.mlflow.experiment["name"] for e in opened.experiments()] == ["shared name"]
+        listed = opened.summary.mlflow.workspaces
+        assert [workspace.name for workspace in listed] == ["team-b"]
+
+
+def test_the_workspace_that_the_user_chose_is_the_only_one(
+    source: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as chosen:
+        chosen.setenv("MLFLOW_WORKSPACE", "team-a")
+        path = str(tmp_path / "chosen.tar.zst")
+        assert pack(path, tracking_uri=source.url).ok
+        assert os.environ["MLFLOW_WORKSPACE"] == "team-a"
+        mlflow.set_workspace(None)
+    with open_archive(path) as opened:
+        (experiment, *_) = opened.experiments()
+        assert experiment.mlflow.experiment["workspace"] == "team-a"
+        assert not opened.summary.mlflow.experiments
