@@ -67,8 +67,10 @@ def entities(uri: str) -> dict[str, Any]:
 
 
 def _of_experiment(store: Any, experiment_id: str, runs: dict[str, str]) -> dict[str, Any]:
-    schemas = {s.schema_id: s for s in _label_schemas(store, experiment_id)}
     queues = store.list_review_queues(experiment_id, max_results=100)
+    schemas = {s.schema_id: s for s in _label_schemas(store, experiment_id)}
+    for schema_id in {schema_id for queue in queues for schema_id in queue.schema_ids}:
+        schemas[schema_id] = store.get_label_schema(schema_id)
     return {
         "scorers": {s.scorer_name: _scorer(store, s) for s in store.list_scorers(experiment_id)},
         "label_schemas": {

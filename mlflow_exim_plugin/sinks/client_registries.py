@@ -53,20 +53,20 @@ class McpServerWriter:
         self._target.ids.know(entity.kind, name, place.name)
         say_renamed(entity, name, place, report)
         there = place.there
-        if self._target.options.dry_run:
-            changed = there is None
-        else:
+        changed = False
+        if not self._target.options.dry_run:
             if there is None:
                 mcp.create_mcp_server(self._target.host, place.name, document)
-                if icons := document.get("icons"):
-                    self._try(
-                        entity,
-                        lambda: mcp.set_mcp_icons(self._target.host, place.name, icons),
-                        report,
-                    )
-            elif fields := differing(document, there, *_SERVER_FIELDS):
+            icons = document.get("icons")
+            if icons and not (there or {}).get("icons"):
+                changed = self._try(
+                    entity,
+                    lambda: mcp.set_mcp_icons(self._target.host, place.name, icons),
+                    report,
+                )
+            elif there and (fields := differing(document, there, *_SERVER_FIELDS)):
                 report.lost(Loss(entity.kind, name, f"it keeps its own {', '.join(fields)}"))
-            changed = self._add_parts(entity, place.name, there or {}, report)
+            changed |= self._add_parts(entity, place.name, there or {}, report)
         if changed or there is None:
             report.written(entity.kind)
         else:

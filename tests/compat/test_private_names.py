@@ -10,6 +10,7 @@ import pytest
 from mlflow.entities import Metric, RunData
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from packaging.version import Version
 
 import mlflow_exim_plugin
 from mlflow_exim_plugin.host.connection import Host
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.compat
 PRIVATE = {
     "_tracking_client",
     "_get_registry_client",
+    "_load_dataset_records",
     "_metric_objs",
     "_host_creds",
 }
@@ -46,6 +48,41 @@ def test_a_proxied_root_has_credentials() -> None:
 def test_the_store_of_a_server_has_credentials() -> None:
     host = Host("http://127.0.0.1:5000", create=False)
     assert host.tracking.get_host_creds().host == "http://127.0.0.1:5000"
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.4"), reason="no datasets before")
+def test_a_store_gives_the_records_of_a_dataset_by_pages(sqlite_uri: str) -> None:
+    store = mlflow.MlflowClient(sqlite_uri, sqlite_uri)._tracking_client.store
+    dataset = store.create_dataset("questions")
+    store.upsert_dataset_records(dataset.dataset_id, [{"inputs": {"n": n}} for n in range(3)])
+    first, token = store._load_dataset_records(dataset.dataset_id, max_results=2)
+    rest, end = store._load_dataset_records(dataset.dataset_id, max_results=2, page_token=token)
+    assert sorted(record.to_dict()["inputs"]["n"] for record in first + rest) == [0, 1, 2]
+    assert (len(first), end) == (2, None)
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.14"), reason="no schemas before")
+def test_label_schemas_have_a_table_that_can_be_read_without_writing(sqlite_uri: str) -> None:
+    from mlflow.store.tracking.dbmodels.models import SqlLabelSchema
+
+    store = mlflow.MlflowClient(sqlite_uri, sqlite_uri)._tracking_client.store
+    (made,) = store.list_label_schemas("0")
+    with store.ManagedSessionMaker() as session:
+        (row,) = session.query(SqlLabelSchema).filter(SqlLabelSchema.experiment_id == 0)
+        assert row.to_mlflow_entity() == made
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.3"), reason="no webhooks before")
+def test_webhooks_have_a_table_that_can_be_read_without_its_secret(sqlite_uri: str) -> None:
+    from mlflow.store.model_registry.dbmodels.models import SqlWebhook, SqlWebhookEvent
+
+    registry = mlflow.MlflowClient(sqlite_uri, sqlite_uri)._get_registry_client().store
+    columns = {column.name for column in SqlWebhook.__table__.columns}
+    assert columns >= {"webhook_id", "name", "url", "description", "status", "secret"}
+    assert columns >= {"creation_timestamp", "last_updated_timestamp", "deleted_timestamp"}
+    with registry.ManagedSessionMaker() as session:
+        assert session.query(SqlWebhook.webhook_id).all() == []
+        assert session.query(SqlWebhookEvent).all() == []
 
 
 def test_no_other_private_name_is_used() -> None:
