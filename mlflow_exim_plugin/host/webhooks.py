@@ -53,7 +53,11 @@ def _in_database(host: Host) -> list[Any]:
         raise NotImplementedError("this MLflow has no webhooks") from error
     with host.registry.ManagedSessionMaker() as session:
         columns = [c for c in SqlWebhook.__table__.columns if c.name != "secret"]
-        rows = session.query(*columns).filter(SqlWebhook.deleted_timestamp.is_(None)).all()
+        rows = session.query(*columns).filter(SqlWebhook.deleted_timestamp.is_(None))
+        if "workspace" in SqlWebhook.__table__.columns:
+            from mlflow.utils.workspace_utils import resolve_entity_workspace_name
+
+            rows = rows.filter(SqlWebhook.workspace == resolve_entity_workspace_name(None))
         events: dict[str, list[Any]] = {}
         for event in session.query(SqlWebhookEvent):
             events.setdefault(event.webhook_id, []).append(WebhookEvent(event.entity, event.action))
