@@ -24,7 +24,7 @@ from mlflow.entities.assessment import IssueReference
 from mlflow.entities.link import Link
 from mlflow.tracing.attachments import Attachment
 
-__all__ = ["SeededTraces", "seed_traces", "started_trace"]
+__all__ = ["SeededTraces", "put_trace_file", "seed_traces", "started_trace"]
 
 START_NS = 1_700_000_000_123_456_789
 
@@ -101,6 +101,13 @@ def started_trace(
     return trace_id
 
 
+def put_trace_file(
+    client: MlflowClient, experiment: str, trace_id: str, attributes: dict[str, Any]
+) -> str:
+    """Make a trace of one span in ``traces.json`` with these attributes."""
+    return _as_artifact(client, experiment, trace_id, [_span("alone", 1, **attributes)])
+
+
 def _span(name: str, number: int, parent: int | None = None, **attributes: Any) -> dict[str, Any]:
     return {
         "name": name,
@@ -119,10 +126,7 @@ def _span(name: str, number: int, parent: int | None = None, **attributes: Any) 
 def _error_span() -> dict[str, Any]:
     span = _span("fails", 1)
     span["status"], span["message"] = "ERROR", "it broke: ü"
-    try:
-        raise ValueError("nö 🔥")
-    except ValueError as error:
-        span["events"] = [SpanEvent.from_exception(error)]
+    span["events"] = [SpanEvent.from_exception(ValueError("nö 🔥"))]
     return span
 
 
@@ -300,9 +304,7 @@ def _assess(store: Any, made: SeededTraces) -> None:
         return store.create_assessment(assessment)
 
     first = add(Feedback("correct", value=False, source=judge, rationale="warum nicht"))
-    second = add(
-        Feedback("correct", value=True, source=human, overrides=first.assessment_id)
-    )
+    second = add(Feedback("correct", value=True, source=human, overrides=first.assessment_id))
     add(Feedback("correct", value="maybe", source=human, overrides=second.assessment_id))
     add(Feedback("score", value=0.25, source=judge, span_id=f"{2:016x}", metadata={"k": "v"}))
     add(Feedback("broken", error=AssessmentError("E1", "no answer"), source=judge))

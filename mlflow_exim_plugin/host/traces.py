@@ -134,10 +134,13 @@ class TraceReader:
         return pointing
 
     def attachments(self, trace: Trace) -> list[Artifact | Failure]:
-        """Return the files that a trace's spans point at."""
+        """Return the files beside a trace whose spans point at some.
+
+        A trace that came to its server under a new id still points by the old one.
+        """
         wanted = attachment_ids(trace.spans or (), trace.id)
         root = trace.info["tags"].get(ARTIFACT_LOCATION)
-        if not wanted or not root:
+        if not root:
             return []
         try:
             tree = ArtifactTree(self.host, root)
@@ -146,7 +149,7 @@ class TraceReader:
             raise
         except EximError as error:
             name = f"{trace.id}/{ATTACHMENTS}"
-            return [Failure(Kind.ARTIFACT, name, error.message, len(wanted))]
+            return [Failure(Kind.ARTIFACT, name, error.message, max(1, len(wanted)))]
         found: list[Artifact | Failure] = [
             Artifact(path, size, lambda path=path: tree.open(path))  # type: ignore[misc]
             for path, size in there.items()
