@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.stages.select import Selection
     from mlflow_exim_plugin.transfer import transfer
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Archive",
