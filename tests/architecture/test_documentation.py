@@ -11,6 +11,7 @@ import click
 import pytest
 
 from mlflow_exim_plugin.cli.main import exim
+from mlflow_exim_plugin.comparison.rules import rules_table
 from mlflow_exim_plugin.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ BEGIN = (
     "<!-- commands: written by `python tests/architecture/test_documentation.py`; do not edit -->\n"
 )
 END = "<!-- end of commands -->"
+RULES_BEGIN = (
+    "<!-- rules: written by `python tests/architecture/test_documentation.py`; do not edit -->\n"
+)
+RULES_END = "<!-- end of rules -->"
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -48,11 +53,11 @@ def reference() -> str:
     return "\n" + "\n".join(blocks) + "\n"
 
 
-def between_markers(text: str) -> tuple[str, str, str]:
-    before, begin, rest = text.partition(BEGIN)
-    shown, end, after = rest.partition(END)
-    assert begin
-    assert end
+def between_markers(text: str, begin: str = BEGIN, end: str = END) -> tuple[str, str, str]:
+    before, begins, rest = text.partition(begin)
+    shown, ends, after = rest.partition(end)
+    assert begins
+    assert ends
     return before + begin, shown, end + after
 
 
@@ -63,6 +68,12 @@ def test_readme_shows_the_help_of_every_command() -> None:
     assert re.findall(r"[\w-]+", shown) == re.findall(r"[\w-]+", reference()), (
         "run python tests/architecture/test_documentation.py"
     )
+
+
+def test_readme_shows_the_rules_of_diff() -> None:
+    _, shown, _ = between_markers(README.read_text(encoding="utf-8"), RULES_BEGIN, RULES_END)
+
+    assert shown == f"\n{rules_table()}\n\n", "run python tests/architecture/test_documentation.py"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -119,6 +130,8 @@ def test_python_of_readme_runs(
 
 
 if __name__ == "__main__":
-    before, _, after = between_markers(README.read_text(encoding="utf-8"))
-    README.write_text(before + reference() + after, encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    before, _, after = between_markers(text)
+    before, _, after = between_markers(before + reference() + after, RULES_BEGIN, RULES_END)
+    README.write_text(f"{before}\n{rules_table()}\n\n{after}", encoding="utf-8")
     sys.stdout.write("README.md is up to date\n")
