@@ -50,11 +50,20 @@ DEMO_KINDS = {
 }
 
 
-def assert_equal(result: Comparison) -> None:
-    told = [f"{d.kind} {d.id} {d.path}: {d.a!r} / {d.b!r}"[:300] for d in result.differences]
+NO_PROMPT_TO_ITS_REGISTRY = (Kind.PROMPT_VERSION, "by-hand/4")
+"""A version without the tag of prompts: the server refuses its source, and the report says so."""
+
+
+def assert_equal(result: Comparison, *failed: tuple[Kind, str]) -> None:
+    told = [
+        f"{d.kind} {d.id} {d.path}: {d.a!r} / {d.b!r}"[:300]
+        for d in result.differences
+        if (d.kind, d.id) not in failed
+    ]
     assert not told, "\n".join(told)
     assert not result.unreadable
-    assert result.equal
+    assert result.total == len(failed)
+    assert result.equal == (not failed)
 
 
 @pytest.mark.timeout(900)
@@ -74,8 +83,10 @@ def test_everything_survives(make_server: MakeServer, tmp_path: Path) -> None:
 
     unpacked = unpack(archive, tracking_uri=target)
     assert_count_law(unpacked)
-    assert_equal(diff(source, target))
-    assert_equal(diff(archive, target))
+    failed = [(failure.kind, failure.id) for failure in unpacked.failures]
+    assert failed == [NO_PROMPT_TO_ITS_REGISTRY]
+    assert_equal(diff(source, target), *failed)
+    assert_equal(diff(archive, target), *failed)
 
 
 @pytest.mark.timeout(900)
