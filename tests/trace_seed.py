@@ -108,7 +108,9 @@ def put_trace_file(
     return _as_artifact(client, experiment, trace_id, [_span("alone", 1, **attributes)])
 
 
-def _span(name: str, number: int, parent: int | None = None, **attributes: Any) -> dict[str, Any]:
+def _span(
+    name: str, number: int, parent: int | None = None, /, **attributes: Any
+) -> dict[str, Any]:
     return {
         "name": name,
         "id": number,
