@@ -24,6 +24,7 @@ from typing import Any
 import requests
 from mlflow import MlflowClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from tests.benchmarks.bench_pack import import_seconds, measured, packed
 from tests.servers import start_server
@@ -69,7 +70,7 @@ def build(uri: str, traces: int, spans: int) -> str:
                 )
                 if index:
                     span.parent_span_id = (1).to_bytes(8, "big")
-                span.status.code = 1
+                span.status.code = Status.STATUS_CODE_OK
                 for key, value in _attributes(number, index).items():
                     span.attributes.add(key=key).value.string_value = json.dumps(value)
         response = requests.post(

@@ -76,7 +76,7 @@ def shown(uri: str, trace_id: str) -> dict[str, Any]:
     """Return what MLflow's own client shows of a trace, less what may differ."""
     client = MlflowClient(uri, uri)
     store = client._tracking_client.store
-    info = store.get_trace_info(trace_id).to_dict()
+    info: dict[str, Any] = store.get_trace_info(trace_id).to_dict()
     info.pop("trace_location")
     for part in ("tags", "trace_metadata"):
         info[part] = {k: v for k, v in info.get(part, {}).items() if k not in OF_THE_TARGET}
