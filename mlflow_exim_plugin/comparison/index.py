@@ -70,6 +70,13 @@ CREATE TABLE part (
     value TEXT NOT NULL,
     PRIMARY KEY (object, kind, name)
 ) WITHOUT ROWID;
+CREATE TABLE free (
+    side INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    nth INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (side, name, nth)
+) WITHOUT ROWID;
 CREATE TABLE pair (a INTEGER PRIMARY KEY, b INTEGER NOT NULL UNIQUE);
 """
 _INDEXES = """

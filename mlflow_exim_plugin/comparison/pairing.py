@@ -18,17 +18,18 @@ __all__ = ["pair"]
 _COMPARED_NAMESAKES = 30
 """More objects of one name on a side are paired in their order, whatever they hold."""
 
-_BY_IDENTITY = """
+_FREE = """
+INSERT INTO free
+SELECT side, {column}, row_number() OVER (PARTITION BY side, {column} ORDER BY number), number
+FROM object
+WHERE kind = ? AND partner IS NULL AND NOT is_ours
+"""
+_JOIN_FREE = """
 INSERT INTO pair
-WITH free AS (
-    SELECT number, side, {column} AS name,
-           row_number() OVER (PARTITION BY side, {column} ORDER BY number) AS nth
-    FROM object
-    WHERE kind = ? AND partner IS NULL AND NOT is_ours
-)
 SELECT one.number, other.number
-FROM free one JOIN free other ON one.name = other.name AND one.nth = other.nth
-WHERE one.side = 0 AND other.side = 1
+FROM free one JOIN free other ON other.side = 1 AND other.name = one.name AND other.nth = one.nth
+WHERE one.side = 0;
+DELETE FROM free;
 """
 _JOIN = """
 UPDATE object SET partner = (SELECT b FROM pair WHERE a = number)
@@ -56,8 +57,8 @@ def pair(index: Index, distance: Callable[[Kind, int, int], int]) -> None:
     """
     for kind in Kind:
         for column in ("own", "oldest"):
-            index.run(_BY_IDENTITY.format(column=column), kind.value)
-            index.run_all(_JOIN)
+            index.run(_FREE.format(column=column), kind.value)
+            index.run_all(_JOIN_FREE + _JOIN)
         namesakes = [
             found
             for _, group in groupby(
