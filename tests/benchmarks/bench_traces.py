@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench_traces [--traces N] [--spans N] [--jobs N] [--root FOLDER]
 
-The floor is ``traces/search`` and ``traces/batchGet`` with as many connections as we use, the
-replies thrown away. Beside it: our reading of the same traces, whole packs and unpacks by the real
-command, and their peak memory.
+The floor of reading is ``traces/search`` and ``traces/batchGet`` with as many connections as we
+use, the replies thrown away. That of writing is the same spans by OTLP, 200 traces to a call, and
+then ``StartTraceV3`` for each trace, into an empty server. Beside them: our reading of the same
+traces, whole packs and unpacks by the real command, and their peak memory.
 """
 
 from __future__ import annotations
@@ -56,26 +57,10 @@ def build(uri: str, traces: int, spans: int) -> str:
     """Write traces by OTLP, many in one call, and return their experiment."""
     experiment = MlflowClient(uri, uri).create_experiment("bench")
     for start in range(0, traces, 200):
-        request = ExportTraceServiceRequest()
-        scope = request.resource_spans.add().scope_spans.add()
-        for number in range(start, min(start + 200, traces)):
-            trace_id = uuid.uuid4().bytes
-            for index in range(spans):
-                span = scope.spans.add(
-                    trace_id=trace_id,
-                    span_id=(index + 1).to_bytes(8, "big"),
-                    name=f"step {index}",
-                    start_time_unix_nano=START_NS + number * 1_000_000 + index,
-                    end_time_unix_nano=START_NS + number * 1_000_000 + 500_000 + index,
-                )
-                if index:
-                    span.parent_span_id = (1).to_bytes(8, "big")
-                span.status.code = Status.STATUS_CODE_OK
-                for key, value in _attributes(number, index).items():
-                    span.attributes.add(key=key).value.string_value = json.dumps(value)
+        numbers = range(start, min(start + 200, traces))
         response = requests.post(
             f"{uri}/v1/traces",
-            data=request.SerializeToString(),
+            data=_request([(number, uuid.uuid4().bytes) for number in numbers], spans),
             headers={
                 "Content-Type": "application/x-protobuf",
                 "x-mlflow-experiment-id": experiment,
@@ -84,6 +69,27 @@ def build(uri: str, traces: int, spans: int) -> str:
         )
         response.raise_for_status()
     return str(experiment)
+
+
+def _request(traces: list[tuple[int, bytes]], spans: int) -> bytes:
+    """Return the OTLP request for traces with these numbers and ids."""
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for number, trace_id in traces:
+        for index in range(spans):
+            span = scope.spans.add(
+                trace_id=trace_id,
+                span_id=(index + 1).to_bytes(8, "big"),
+                name=f"step {index}",
+                start_time_unix_nano=START_NS + number * 1_000_000 + index,
+                end_time_unix_nano=START_NS + number * 1_000_000 + 500_000 + index,
+            )
+            if index:
+                span.parent_span_id = (1).to_bytes(8, "big")
+            span.status.code = Status.STATUS_CODE_OK
+            for key, value in _attributes(number, index).items():
+                span.attributes.add(key=key).value.string_value = json.dumps(value)
+    return request.SerializeToString()
 
 
 def _attributes(number: int, index: int) -> dict[str, Any]:
@@ -133,6 +139,45 @@ def floor(uri: str, experiment: str, connections: int) -> tuple[float, int]:
     return time.perf_counter() - start, size_bytes
 
 
+def write_floor(source: str, experiment: str, target: str, spans: int, connections: int) -> float:
+    """Return the seconds of the calls alone that write the same traces to another server."""
+    infos: list[dict[str, Any]] = []
+    location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
+    body: dict[str, Any] = {"locations": [location], "max_results": PAGE}
+    while True:
+        reply = requests.post(f"{source}/api/3.0/mlflow/traces/search", json=body, timeout=300)
+        infos += reply.json().get("traces", ())
+        if not (token := reply.json().get("next_page_token")):
+            break
+        body["page_token"] = token
+    there = MlflowClient(target, target).create_experiment("floor")
+    for info in infos:
+        info["trace_location"]["mlflow_experiment"]["experiment_id"] = there
+        info["tags"].pop("mlflow.artifactLocation", None)
+    free: deque[requests.Session] = deque(requests.Session() for _ in range(connections))
+
+    def post(path: str, **arguments: Any) -> None:
+        session = free.popleft()
+        session.post(f"{target}{path}", timeout=300, **arguments).raise_for_status()
+        free.append(session)
+
+    headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": there}
+    ids = [uuid.UUID(info["trace_id"].removeprefix("tr-")).bytes for info in infos]
+    payloads = [
+        _request(list(enumerate(ids[at : at + 200], at)), spans) for at in range(0, len(ids), 200)
+    ]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(lambda data: post("/v1/traces", data=data, headers=headers), payloads))
+        list(
+            pool.map(
+                lambda info: post("/api/3.0/mlflow/traces", json={"trace": {"trace_info": info}}),
+                infos,
+            )
+        )
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Build, read, pack and unpack."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,6 +201,10 @@ def main() -> None:
             read_s = min(run["seconds"] for run in ours)
             archive = folder / "traces.tar.zst"
             pack = packed(archive, source.url, "--jobs", str(arguments.jobs))
+            with start_server(folder / "floor") as empty:
+                write_floor_s = write_floor(
+                    source.url, experiment, empty.url, arguments.spans, arguments.jobs
+                )
         with start_server(folder / "target") as target:
             command = [sys.executable, "-m", "mlflow_exim_plugin", "unpack", str(archive)]
             command += ["--tracking-uri", target.url, "--output", "json"]
@@ -170,7 +219,9 @@ def main() -> None:
         print(f"  pack beside MLflow's import   {pack_s:8.1f} s  {pack['peak_mb']:8.0f} MB")
         print(f"  archive                       {archive_share(size_bytes, archive)}")
         unpack_s = unpack["seconds"] - start_s
+        print(f"  OTLP and StartTraceV3 alone   {write_floor_s:8.1f} s")
         print(f"  unpack beside MLflow's import {unpack_s:8.1f} s  {unpack['peak_mb']:8.0f} MB")
+        print(f"  ratio                         {unpack_s / write_floor_s:8.2f}")
 
 
 def archive_share(size_bytes: int, archive: Path) -> str:
