@@ -263,5 +263,5 @@ def _differing(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             left = a[number] if number < len(a) else ABSENT
             right = b[number] if number < len(b) else ABSENT
             yield from _differing(left, right, f"{path}[{number}]")
-    elif a != b or isinstance(a, bool) != isinstance(b, bool):
+    elif (a != b and repr(a) != repr(b)) or isinstance(a, bool) != isinstance(b, bool):
         yield path, a, b

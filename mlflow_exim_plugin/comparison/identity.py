@@ -16,7 +16,6 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     Run,
     Trace,
-    key_values,
 )
 from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin
 
@@ -109,7 +108,7 @@ class Identities:
         natural: str,
         owner: tuple[Kind, str] | None = None,
     ) -> Identity:
-        chain = key_values(tagged.get("tags")).get(ORIGIN, "")
+        chain = _tag(tagged.get("tags"), ORIGIN)
         if owner is None and self._workspace:
             natural = f"{self._workspace}\n{natural}"
         return Identity(identity, own, _oldest(chain, own), natural, owner)
@@ -128,6 +127,13 @@ def _natural_of_entity(entity: Entity) -> str:
 
 def _experiment(experiment_id: str) -> tuple[Kind, str]:
     return Kind.EXPERIMENT, experiment_id
+
+
+def _tag(tags: Any, key: str) -> str:
+    """Return a tag's value, empty without it; foreign archives may hold anything."""
+    entries = tags if isinstance(tags, list) else ()
+    named = (e for e in entries if isinstance(e, dict) and e.get("key") == key)
+    return next((str(entry.get("value", "")) for entry in named), "")
 
 
 def _oldest(chain: str, own: str) -> str:

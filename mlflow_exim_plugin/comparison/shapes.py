@@ -74,8 +74,8 @@ class _Walk:
     def value(self, value: Any, path: str) -> Any:
         if isinstance(value, list):
             fields = self._lists.get(path)
-            if fields == _KEY and all(entry.keys() <= {"key", "value"} for entry in value):
-                return self._entries({str(e["key"]): e.get("value", "") for e in value}, path)
+            if fields == _KEY and _are_key_values(value):
+                return self._entries({e["key"]: e.get("value", "") for e in value}, path)
             elements = [self.value(element, path + "[]") for element in value]
             return elements if fields is None else _by_key(elements, fields)
         if isinstance(value, dict):
@@ -99,13 +99,20 @@ class _Walk:
 _TAGS = {"tags", "data.tags", "info.tags"}
 
 
+def _are_key_values(entries: list[Any]) -> bool:
+    """Whether a list is one of keys and values, each key once."""
+    keys = [e.get("key") for e in entries if isinstance(e, dict) and e.keys() <= {"key", "value"}]
+    distinct = {key for key in keys if isinstance(key, str)}
+    return len(distinct) == len(entries)
+
+
 def _by_key(elements: list[Any], fields: tuple[str, ...]) -> ByKey:
     found = ByKey()
     for element in elements:
         if fields:
             name = ", ".join(_name(_at(element, of)) for of in fields)
-            if len(fields) == 1 and fields[0] in element and isinstance(element[fields[0]], str):
-                element = {k: v for k, v in element.items() if k != fields[0]}  # noqa: PLW2901
+            if len(fields) == 1 and isinstance(_at(element, fields[0]), str):
+                element = _without(element, fields[0])  # noqa: PLW2901
         else:
             name = str(element)
         number, unique = 1, name
@@ -120,6 +127,12 @@ def _at(element: Any, path: str) -> Any:
     for name in path.split("."):
         element = element.get(name, "") if isinstance(element, dict) else ""
     return element
+
+
+def _without(element: Any, name: str) -> Any:
+    if not isinstance(element, dict):
+        return element
+    return {key: value for key, value in element.items() if key != name}
 
 
 def _name(value: Any) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import tempfile
+import tracemalloc
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -564,3 +565,51 @@ def test_many_objects_of_one_name() -> None:
     others = [experiment("2"), *(run(hex_id(n + 1000), "2") for n in range(100))]
 
     assert compared(ones, others).counts[Kind.RUN].equal == 100
+
+
+def test_documents_of_strange_archives_are_compared_too() -> None:
+    def side(*tags: Any) -> list[StreamItem]:
+        return [Experiment({"experiment_id": "1", "name": "e", "tags": list(tags)})]
+
+    twice = {"key": "a", "value": "1"}, {"key": "a", "value": "2"}
+    strange: tuple[Any, ...] = (
+        {"key": "a"},
+        {"value": "1"},
+        {},
+        "text",
+        5,
+        None,
+        ["x"],
+        {"key": 1},
+    )
+
+    assert paths(side(*strange), side(*strange)) == []
+    assert paths(side(*twice), side(*twice[1:])) != []
+    for entry in strange[1:]:
+        assert paths(side(*strange), side(*(e for e in strange if e is not entry))) != []
+
+
+def test_memory_does_not_hold_a_side() -> None:
+    class Traces:
+        def stream(self, selection: Selection) -> Iterator[StreamItem]:
+            del selection
+            yield experiment("1")
+            for number in range(_TRACES):
+                info = {"trace_id": f"tr-{number}", "tags": {}, "trace_metadata": {}}
+                spans = [{"span_id": "1", "attributes": {"x": f"{number:06}" * (_BYTES // 6)}}]
+                yield Trace({"info": info, "assessments": []}, "1", spans)
+
+    result = Comparison("a", "b", RuleSet())
+    tracemalloc.start()
+    try:
+        compare(Traces(), Traces(), result, Selection())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert result.counts[Kind.TRACE].equal == _TRACES
+    assert peak < _TRACES * _BYTES / 4
+
+
+_TRACES = 400
+_BYTES = 60_000
