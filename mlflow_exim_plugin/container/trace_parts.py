@@ -16,6 +16,7 @@ from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_ROWS, metrics_file, r
 from mlflow_exim_plugin.schema.traces import (
     MAX_ROW_GROUP_BYTES,
     TABLES,
+    problem_of,
     read_documents,
     trace_digest,
 )
@@ -48,15 +49,17 @@ class StoredTrace:
     digest: str
 
     def check(self, path: str) -> None:
-        """Check the trace's digest.
+        """Check the trace's digest (E064) and that it is as readers expect it (E063).
 
         Raises:
-            InvalidArchiveError: It is not what the part states.
+            InvalidArchiveError: It is not what the part states, or lacks a field.
         """
         contents = ((a.path, a.size_bytes, a.sha256) for a in self.attachments)
         if (found := trace_digest(self.trace, contents)) != self.digest:
             message = f"trace {self.trace.id} hashes to {found}, not {self.digest}"
             raise _broken("E064", path, message)
+        if problem := problem_of(self.trace):
+            raise _broken("E063", path, f"trace {self.trace.id}: {problem}")
 
 
 def read_part(

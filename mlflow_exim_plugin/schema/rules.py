@@ -404,8 +404,9 @@ _OBJECTS: tuple[Rule, ...] = (
     Rule(
         "E063",
         "trace_rows",
-        "The rows of a part MUST be sorted by trace_id, a trace MUST have one row, and every span "
-        "and assessment MUST belong to a trace that counts it.",
+        "The rows of a part MUST be sorted by trace_id, a trace MUST have one row, every span and "
+        "assessment MUST belong to a trace that counts it, and every object MUST have the fields "
+        "that all of its kind have.",
         "traces",
     ),
     Rule(

@@ -33,6 +33,7 @@ __all__ = [
     "TABLES",
     "TRACES",
     "TraceRows",
+    "problem_of",
     "read_documents",
     "trace_digest",
     "traces_writer",
@@ -270,6 +271,35 @@ def trace_digest(trace: Trace, attachments: Iterable[tuple[str, int, str]] = ())
     return "sha256:" + hashlib.sha256(canonical_bytes(body)).hexdigest()
 
 
+def problem_of(trace: Trace) -> str:
+    """Return what a trace lacks that every one has, empty when it lacks nothing.
+
+    Fields that have another type than their column stand in ``extra``, so that columns alone do not
+    say that a document is as readers expect it.
+
+    Source: spec/v1/archive.md, "Traces".
+    """
+    fields: list[tuple[dict[str, Any], dict[str, type], str]] = [
+        (trace.info, _OF_INFO, "the trace"),
+        *((a, _OF_ASSESSMENT, "an assessment") for a in trace.assessments),
+    ]
+    for span in trace.spans or ():
+        fields.append((span, _OF_SPAN, f"span {span.get('span_id')}"))
+        for name, of in (("events", _OF_EVENT), ("links", _OF_LINK)):
+            listed = span.get(name) or []
+            if not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
+                return f"{name} of span {span.get('span_id')} is no list of objects"
+            fields += [(entry, of, f"{name} of span {span.get('span_id')}") for entry in listed]
+    for document, types, owner in fields:
+        for name, kind in types.items():
+            value = document.get(name)
+            if value is None and kind is dict and (types is _OF_INFO or types is _OF_SPAN):
+                continue  # a column without a value is the same as an empty one
+            if not isinstance(value, kind) or type(value) is bool:
+                return f"{name} of {owner} is {value!r:.40}"
+    return ""
+
+
 def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Iterator[Any]:
     """Turn rows of one of ``TABLES`` back into documents.
 
@@ -295,6 +325,20 @@ def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Ite
 
 
 _COLUMNS = {"traces": _TRACE_COLUMNS, "spans": _SPAN_COLUMNS, "assessments": _ASSESSMENT_COLUMNS}
+_OF_INFO: dict[str, type] = {"tags": dict, "trace_metadata": dict}
+_OF_ASSESSMENT: dict[str, type] = {"assessment_name": str}
+_OF_SPAN: dict[str, type] = {
+    "span_id": str,
+    "otel_trace_id": str,
+    "name": str,
+    "start_time_ns": int,
+    "status_code": str,
+    "attributes": dict,
+}
+_OF_EVENT: dict[str, type] = {"name": str, "time_ns": int, "attributes": dict}
+_OF_LINK: dict[str, type] = {"trace_id": str, "span_id": str, "attributes": dict}
+"""What is always there, and its type."""
+
 _EMPTY: dict[str, dict[str, Any]] = {
     "traces": {"tags": {}, "trace_metadata": {}},
     "spans": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
 )
 from mlflow_exim_plugin.schema.tables import MetricsDigest
-from mlflow_exim_plugin.schema.traces import trace_digest
+from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
 from mlflow_exim_plugin.sinks.archive_tables import MetricsParts, TraceParts
 from mlflow_exim_plugin.sinks.counting import count_parts
 
@@ -179,6 +179,11 @@ class ArchiveSink:
         if opened.traces.is_full:
             self._close_traces(opened)
         issues = [*trace.issues]
+        if problem := problem_of(trace):
+            issues.append(Failure(Kind.SPAN, trace.id, f"its spans are malformed: {problem}"))
+            trace = replace(trace, spans=None)
+            if problem := problem_of(trace):
+                raise InvalidArchiveError(problem)
         try:
             digest = trace_digest(trace)
         except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN

@@ -50,15 +50,7 @@ def many(count: int, text: str = "") -> Iterator[Any]:
     for number in range(count):
         otel_id = f"{number * 2654435761 % 2**64:032x}"
         attributes = {"mlflow.spanInputs": f"{text}{number}"}
-        spans = [
-            {
-                "span_id": f"{n:016x}",
-                "otel_trace_id": otel_id,
-                "name": "s",
-                "attributes": attributes,
-            }
-            for n in range(5)
-        ]
+        spans = [mlflow3.span(n, otel_trace_id=otel_id, attributes=attributes) for n in range(5)]
         info = {"trace_id": f"tr-{otel_id}", "request_time_ms": number}
         yield Trace({"info": info, "assessments": []}, "1", spans)
 
@@ -158,3 +150,23 @@ def test_selections_leave_traces_out_or_take_those_of_a_run() -> None:
     of_run = streamed(data, Selection(runs=(mlflow3.RUN,)))
     assert [str(item.kind) for item in of_run] == ["experiment", "run", "trace", "trace", "trace"]
     assert json.dumps(of_run[2].document)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("start_time_ns", 1.5),
+        ("span_id", None),
+        ("name", 7),
+        ("events", [{"name": "x", "attributes": {}}]),
+        ("links", ["x"]),
+        ("attributes", [1]),
+    ],
+)
+def test_spans_that_no_reader_could_use_cost_themselves_alone(field: str, value: Any) -> None:
+    strange = mlflow3.trace("strange", [mlflow3.span(1, **{field: value})])
+    data, report = packed([generate.experiment("1", "iris"), strange])
+    assert [(f.kind, f.id) for f in report.failures] == [(Kind.SPAN, "strange")]
+    with opened(data) as archive:
+        (trace,) = archive.traces()
+        assert (trace.spans, len(trace.assessments)) == (None, 2)
