@@ -70,7 +70,7 @@ def seed_logged_models(client: MlflowClient, locations: dict[str, str] | None = 
         {
             "MLmodel": f"# kept  as it is\nmodel_id: {net}\nrun_id:   {train}\nflavors: {{}}\n",
             "data/deep/weights.bin": "x" * 300_000 + train,
-            "data/a b#1.txt": "ü",
+            "data/a b+1.txt": "ü",
             "empty": "",
         },
     )
