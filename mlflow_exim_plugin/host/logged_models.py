@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
@@ -151,8 +152,7 @@ class LoggedModels:
         """
         from mlflow.entities import Metric
 
-        for start in range(0, len(metrics), _BATCH):
-            batch = metrics[start : start + _BATCH]
+        for batch in _batches(metrics):
             if self._host.is_http:
                 fields = ("key", "value", "timestamp", "step", "dataset_name", "dataset_digest")
                 entries = [
@@ -205,3 +205,20 @@ def model_behind(version: dict[str, Any]) -> str | None:
         return str(model_id)
     found = _MODEL_ID.search(str(version.get("source") or ""))
     return found[0] if found else None
+
+
+def _batches(metrics: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut metrics into batches that give the run no row twice.
+
+    Metrics that differ in their dataset alone give the run the same row; MLflow 3.1 refuses a batch
+    with two of them, though not one after the other.
+    """
+    times: Counter[tuple[Any, ...]] = Counter()
+    rounds: dict[int, list[dict[str, Any]]] = {}
+    for metric in metrics:
+        row = tuple(metric.get(name) for name in ("key", "value", "timestamp", "step"))
+        rounds.setdefault(times[row], []).append(metric)
+        times[row] += 1
+    for listed in rounds.values():
+        for start in range(0, len(listed), _BATCH):
+            yield listed[start : start + _BATCH]

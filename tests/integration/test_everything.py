@@ -14,8 +14,10 @@ from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV, fill
 from tests.seed_entities import add_secrets
+from tests.servers import start_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mlflow_exim_plugin import Comparison
@@ -36,6 +38,18 @@ KINDS = {
     Kind.MODEL_VERSION,
     *ENTITY_KINDS,
 } - {Kind.WORKSPACE}
+OF_2_22 = {
+    Kind.EXPERIMENT,
+    Kind.RUN,
+    Kind.METRIC_HISTORY,
+    Kind.ARTIFACT,
+    Kind.TRACE,
+    Kind.PROMPT,
+    Kind.PROMPT_VERSION,
+    Kind.REGISTERED_MODEL,
+    Kind.MODEL_VERSION,
+}
+OF_3_1 = {*OF_2_22, Kind.LOGGED_MODEL}
 DEMO = "from mlflow.demo import generate_all_demos; generate_all_demos()"
 DEMO_KINDS = {
     Kind.EXPERIMENT,
@@ -66,16 +80,24 @@ def assert_equal(result: Comparison, *failed: tuple[Kind, str]) -> None:
     assert result.equal == (not failed)
 
 
-@pytest.mark.timeout(900)
-def test_everything_survives(make_server: MakeServer, tmp_path: Path) -> None:
-    source, target = make_server(env=SERVER_ENV).url, make_server(env=SERVER_ENV).url
-    fill(source)
-    add_secrets(target)
-    archive = str(tmp_path / "everything.tar.zst")
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A server with everything and an archive of it."""
+    folder = tmp_path_factory.mktemp("everything")
+    with start_server(folder, env=SERVER_ENV) as server:
+        fill(server.url)
+        archive = str(folder / "everything.tar.zst")
+        packed = pack(archive, tracking_uri=server.url)
+        assert packed.failures == []
+        assert_count_law(packed)
+        yield server.url, archive
 
-    packed = pack(archive, tracking_uri=source)
-    assert packed.failures == []
-    assert_count_law(packed)
+
+@pytest.mark.timeout(900)
+def test_everything_survives(everything: tuple[str, str], make_server: MakeServer) -> None:
+    source, archive = everything
+    target = make_server(env=SERVER_ENV).url
+    add_secrets(target)
     assert verify(archive).ok
     exact = diff(source, archive, rules="exact")
     assert_equal(exact)
@@ -87,6 +109,42 @@ def test_everything_survives(make_server: MakeServer, tmp_path: Path) -> None:
     assert failed == [NO_PROMPT_TO_ITS_REGISTRY]
     assert_equal(diff(source, target), *failed)
     assert_equal(diff(archive, target), *failed)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1)])
+def test_older_servers_take_what_they_hold_and_give_it_back(
+    everything: tuple[str, str],
+    make_server: MakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    keeps: set[Kind],
+) -> None:
+    # Old servers answer 500 for files that are not there, which MLflow asks for again and again.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    _, archive = everything
+    old, new = make_server(mlflow_version=version).url, make_server().url
+
+    report = unpack(archive, tracking_uri=old)
+    assert_count_law(report)
+    arrived = {kind for kind, counts in report.counts.items() if counts.written}
+    assert {kind for kind in arrived if kind in KINDS} == keeps
+    named = {failure.kind for failure in (*report.failures, *report.skips)}
+    assert named >= KINDS - keeps
+    again = unpack(archive, tracking_uri=old)
+    assert_count_law(again)
+    # The files of a model that a server refuses to complete are sent again.
+    settled = keeps - {Kind.ARTIFACT}
+    assert not any(again.counts[kind].written for kind in settled & set(again.counts))
+
+    back = f"{archive}.{version}"
+    packed = pack(back, tracking_uri=old)
+    assert_count_law(packed)
+    assert packed.counts[Kind.RUN].failed == packed.counts[Kind.TRACE].failed == 0
+    returned = unpack(back, tracking_uri=new)
+    assert_count_law(returned)
+    for kind in keeps:
+        assert returned.counts[kind].written == packed.counts[kind].written, kind
 
 
 @pytest.mark.timeout(900)
