@@ -179,6 +179,8 @@ class HostWriter:
         """Create a model version and return the number the server gave it."""
         from mlflow.entities.model_registry import ModelVersionTag
 
+        # MLflow 2 has no such argument; where there are no logged models there is none to give.
+        of_model = {"model_id": model_id} if model_id else {}
         with translated(f"creating a version of {name!r}"), self._as_default():
             version = self.host.registry.create_model_version(
                 name,
@@ -187,7 +189,7 @@ class HostWriter:
                 [ModelVersionTag(k, v) for k, v in tags.items()],
                 run_link,
                 description,
-                model_id=model_id,
+                **of_model,
             )
         return int(version.version)
 
