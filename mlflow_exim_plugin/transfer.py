@@ -21,7 +21,6 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamItem,
     StreamObject,
-    Trace,
     Unpacked,
 )
 from mlflow_exim_plugin.schema.report import Report
@@ -45,7 +44,7 @@ class Sink(Protocol):
     """Where a stream ends."""
 
     parallel: int
-    """How many runs, logged models or traces may be written at once; all else comes one by one."""
+    """How many runs or logged models may be written at once; everything else comes one by one."""
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts and count it."""
@@ -118,7 +117,7 @@ def transfer(
                 report.lost(item)
             elif isinstance(item, Unpacked):
                 report.not_packed(item)
-            elif isinstance(item, Run | LoggedModel | Trace) and sink.parallel > 1:
+            elif isinstance(item, Run | LoggedModel) and sink.parallel > 1:
                 if under_way and under_way[-1][0].kind is not item.kind:
                     drain(0)  # what comes next may need the ids of all that came before
                 under_way.append((item, pool.submit(sink.write, item, report)))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import encode_path, encode_segment
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -69,10 +69,7 @@ TRACE_TABLES = ("traces", "spans", "assessments")
 """Tables of a part of traces."""
 
 _REGISTRY_FOLDERS = {Kind.REGISTERED_MODEL: "models", Kind.PROMPT: "prompts"}
-_REGISTRY_KINDS = {
-    "models": (Kind.REGISTERED_MODEL, Kind.MODEL_VERSION),
-    "prompts": (Kind.PROMPT, Kind.PROMPT_VERSION),
-}
+_REGISTRY_KINDS = {folder: kind for kind, folder in _REGISTRY_FOLDERS.items()}
 _ENTITY_FOLDERS = {
     (spec.of_experiment, spec.folder): kind
     for kind, spec in ENTITY_KINDS.items()
@@ -90,19 +87,14 @@ class Place:
         tree: Tree of the workspace, with its final slash.
         experiment: Segment of the experiment, empty outside of one.
         segment: Segment that encodes the object's id, name or number.
-        model: Segment of the registered model or prompt of a version.
+        model: Kind and segment of the registered model or prompt of a version.
     """
 
     kind: Kind
     tree: str
     experiment: str
     segment: str
-    model: str = ""
-
-    @property
-    def workspace(self) -> str:
-        """Segment of the workspace, empty for the default one."""
-        return self.tree.split("/")[2] if self.tree != TREE else ""
+    model: tuple[Kind, str] | None = None
 
 
 def place_of(path: str) -> Place | None:
@@ -122,9 +114,10 @@ def place_of(path: str) -> Place | None:
         case ["experiments", experiment, folder, name] if name.endswith(".json"):
             return _entity_place(tree, experiment, folder, name)
         case [("models" | "prompts") as folder, model, "model.json"]:
-            return Place(_REGISTRY_KINDS[folder][0], tree, "", model)
+            return Place(_REGISTRY_KINDS[folder], tree, "", model)
         case [("models" | "prompts") as folder, model, "versions", number, "version.json"]:
-            return Place(_REGISTRY_KINDS[folder][1], tree, "", number, model)
+            owner = _REGISTRY_KINDS[folder]
+            return Place(VERSION_KINDS[owner], tree, "", number, (owner, model))
         case [*folders, name] if name.endswith(".json"):
             return _entity_place(tree, "", "/".join(folders), name)
         case _:

@@ -137,8 +137,8 @@ class _ObjectCheck:
                 self._check_traces(path, place)
             case Kind.REGISTERED_MODEL | Kind.PROMPT:
                 self._check_model(path, place)
-            case Kind.MODEL_VERSION | Kind.PROMPT_VERSION:
-                self._check_version(path, place)
+            case _ if place.model is not None:
+                self._check_version(path, place.tree, place.segment, place.model)
             case _:
                 self._check_entity(path, place)
 
@@ -308,19 +308,18 @@ class _ObjectCheck:
             layout.version_member(folder, number) for number in envelope.mlflow.versions
         )
 
-    def _check_version(self, path: str, place: layout.Place) -> None:
+    def _check_version(self, path: str, tree: str, number: str, model: tuple[Kind, str]) -> None:
         self._there.add(path)
         parsed = self._parse(VersionEnvelope, path)
         if parsed is None:
             return
         envelope, value = parsed
         document = envelope.mlflow.model_version
-        if document["version"] != place.segment:
+        if document["version"] != number:
             self._find("E052", path, "its document has another version")
-        is_prompt = place.kind is Kind.PROMPT_VERSION
-        owner = Kind.PROMPT if is_prompt else Kind.REGISTERED_MODEL
-        names = self._trees[place.tree].models.get(owner, {})
-        if names.get(place.model, document["name"]) != document["name"]:
+        kind, segment = model
+        names = self._trees[tree].models.get(kind, {})
+        if names.get(segment, document["name"]) != document["name"]:
             self._find("E052", path, f"its document has the name {document['name']!r}")
         self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
         self._check_artifacts(path, envelope.info.artifacts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,10 @@ from mlflow_exim_plugin.host.reading import pages
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["LoggedModels", "linked_models", "model_behind"]
+__all__ = ["LoggedModels"]
 
 _PAGE = 100
 _BATCH = 100
-_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 
 
 class LoggedModels:
@@ -187,24 +185,6 @@ class LoggedModels:
                 self._host.tracking.log_inputs(run_id, models=models)
             if made := [LoggedModelOutput(model_id, step) for model_id, step in outputs]:
                 self._host.tracking.log_outputs(run_id, made)
-
-
-def linked_models(run: dict[str, Any]) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the models that REST's ``Run`` takes as input, and those it made with their steps."""
-    inputs = run.get("inputs", {}).get("model_inputs", ())
-    outputs = run.get("outputs", {}).get("model_outputs", ())
-    return (
-        [str(entry["model_id"]) for entry in inputs],
-        [(str(entry["model_id"]), int(entry.get("step", 0))) for entry in outputs],
-    )
-
-
-def model_behind(version: dict[str, Any]) -> str | None:
-    """Return the id of the logged model that a ``ModelVersion`` says it was made of."""
-    if model_id := version.get("model_id"):
-        return str(model_id)
-    found = _MODEL_ID.search(str(version.get("source") or ""))
-    return found[0] if found else None
 
 
 def _batches(metrics: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.host.trace_documents import (
     document_of_v2,
     document_of_v3,
 )
-from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Trace
+from mlflow_exim_plugin.schema.objects import SOURCE_RUN, Artifact, Failure, Kind, Loss, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,6 @@ __all__ = [
     "ATTACHMENTS",
     "BATCH",
     "DATA_FILE",
-    "SOURCE_RUN",
     "TraceReader",
     "expected_spans",
     "json_reply",
@@ -43,7 +42,6 @@ ATTACHMENTS = "attachments/"
 BATCH = 50
 """Traces that one call asks spans for: more would not fit the request line of some servers."""
 DATA_FILE = "traces.json"
-SOURCE_RUN = "mlflow.sourceRun"
 
 _PAGE = 500
 _LATE_MS = 3_600_000

@@ -283,6 +283,15 @@ def _check_run(document: dict[str, Any]) -> dict[str, Any]:
         if type(info.get(name, 0)) is not int:
             raise ValueError(f"info.{name} must be a whole number")
     _check_entries(data, "metrics", "params", "tags")
+    for part, name in (("inputs", "model_inputs"), ("outputs", "model_outputs")):
+        links = document.get(part, {})
+        listed = links.get(name, []) if isinstance(links, dict) else None
+        if not isinstance(listed, list):
+            raise ValueError(f"{part}.{name} must be a list")  # noqa: TRY004 - pydantic's
+        for entry in listed:
+            if not isinstance(entry, dict):
+                raise ValueError(f"{part}.{name} must be a list of objects")  # noqa: TRY004 - pydantic's
+            _check_texts(entry, "model_id")
     return document
 
 

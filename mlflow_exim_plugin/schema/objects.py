@@ -11,6 +11,7 @@ MCP servers, webhooks. Experiments come by number, runs by run id, versions by n
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTITY_KINDS",
+    "LINKED_RUNS",
+    "SOURCE_RUN",
+    "VERSION_KINDS",
     "Artifact",
     "Entity",
     "EntityKind",
@@ -39,7 +43,16 @@ __all__ = [
     "Unpacked",
     "by_number",
     "key_values",
+    "linked_models",
+    "model_behind",
 ]
+
+
+SOURCE_RUN = "mlflow.sourceRun"
+"""Metadata of a trace: the run that it comes from."""
+LINKED_RUNS = "linked_runs"
+"""Field of a trace's info: runs that it was linked to beside the one it comes from."""
+_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 
 
 class Kind(str, Enum):
@@ -399,6 +412,12 @@ class EntityKind:
     parts: tuple[str, Kind] | None = None
 
 
+VERSION_KINDS = {
+    Kind.REGISTERED_MODEL: Kind.MODEL_VERSION,
+    Kind.PROMPT: Kind.PROMPT_VERSION,
+}
+"""Kind of the versions of each kind that has numbered ones."""
+
 ENTITY_KINDS: dict[Kind, EntityKind] = {
     Kind.SCORER: EntityKind("scorers", "scorer_name", of_experiment=True),
     Kind.LABEL_SCHEMA: EntityKind("label_schemas", "schema_id", of_experiment=True),
@@ -416,6 +435,24 @@ ENTITY_KINDS: dict[Kind, EntityKind] = {
     Kind.WORKSPACE: EntityKind("workspaces", "name"),
 }
 """The kinds whose objects are ``Entity``."""
+
+
+def linked_models(run: dict[str, Any]) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the models that REST's ``Run`` takes as input, and those it made with their steps."""
+    inputs = run.get("inputs", {}).get("model_inputs", ())
+    outputs = run.get("outputs", {}).get("model_outputs", ())
+    return (
+        [str(entry["model_id"]) for entry in inputs],
+        [(str(entry["model_id"]), int(entry.get("step", 0))) for entry in outputs],
+    )
+
+
+def model_behind(version: dict[str, Any]) -> str | None:
+    """Return the id of the logged model that a ``ModelVersion`` says it was made of."""
+    if model_id := version.get("model_id"):
+        return str(model_id)
+    found = _MODEL_ID.search(str(version.get("source") or ""))
+    return found[0] if found else None
 
 
 def by_number(identity: str) -> tuple[int, str]:

@@ -34,7 +34,7 @@ class ClientSink:
     Args:
         host: The deployment.
         options: How to write.
-        jobs: How many runs, logged models or traces may be written at once.
+        jobs: How many runs, logged models or groups of traces may be written at once.
     """
 
     def __init__(self, host: Host, options: UnpackOptions, *, jobs: int = 4) -> None:

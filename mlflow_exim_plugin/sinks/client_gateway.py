@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host import gateway
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import (
     Destination,
     Target,
+    attempt,
     differing,
     find_place,
     leave_to_stranger,
@@ -272,12 +273,7 @@ class EndpointWriter:
                 )
 
     def _try(self, entity: Entity, call: Callable[[], None], report: Report) -> None:
-        try:
-            call()
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            self._lose(entity, error.message, report)
+        attempt(call, Loss(entity.kind, str(entity.document.get("name", "")), ""), report)
 
     def _lose(self, entity: Entity, what: str, report: Report) -> None:
         report.lost(Loss(entity.kind, str(entity.document.get("name", "")), what))

@@ -14,6 +14,7 @@ from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import (
     Destination,
     Target,
+    attempt,
     differing,
     find_place,
     leave_to_stranger,
@@ -147,14 +148,11 @@ class ScorerWriter:
                     Loss(entity.kind, name, f"it keeps its own {' and '.join(fields)} there")
                 )
             return False
-        try:
-            judges.set_online_config(self._target.host, experiment_id, name, configs[-1])
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            report.lost(Loss(entity.kind, name, error.message))
-            return False
-        return True
+        return attempt(
+            lambda: judges.set_online_config(self._target.host, experiment_id, name, configs[-1]),
+            Loss(entity.kind, name, ""),
+            report,
+        )
 
     def _renamed(self, serialized: str) -> str:
         if _GATEWAY not in serialized:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
-from mlflow_exim_plugin.host.logged_models import model_behind
+from mlflow_exim_plugin.errors import ConflictError, ServerError
 from mlflow_exim_plugin.host.reading import PROMPT_TAG
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
@@ -18,6 +18,7 @@ from mlflow_exim_plugin.schema.objects import (
     ModelVersion,
     RegisteredModel,
     key_values,
+    model_behind,
 )
 from mlflow_exim_plugin.schema.provenance import (
     AS_OF_MS,
@@ -32,6 +33,7 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.client_places import attempt
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
@@ -228,8 +230,8 @@ class ModelWriter:
         if model is None or self._options.dry_run:
             return
         for number in model.placeholders:
-            self._quietly(
-                lambda number=number: self._writer.delete_version(model.name, number),
+            attempt(
+                partial(self._writer.delete_version, model.name, number),
                 Loss(model.kind, model.source.name, f"placeholder {number} is left"),
                 report,
             )
@@ -247,10 +249,8 @@ class ModelWriter:
             if target_number is None or not may_set:
                 report.lost(kept)
                 continue
-            self._quietly(
-                lambda alias=alias, number=target_number: self._writer.set_alias(
-                    model.name, alias, number
-                ),
+            attempt(
+                partial(self._writer.set_alias, model.name, alias, target_number),
                 kept,
                 report,
             )
@@ -350,7 +350,7 @@ class ModelWriter:
         stage = version.document.get("current_stage")
         current = there.get("current_stage", "None")
         if stage and stage != "None" and (model.ours or not there) and current == "None":
-            self._quietly(
+            attempt(
                 lambda: self._writer.set_stage(model.name, number, stage),
                 Loss(version.kind, version.id, f"stage {stage} is not set"),
                 report,
@@ -432,15 +432,6 @@ class ModelWriter:
         self._writer.finish_run(run.id, "FINISHED", document.get("last_updated_timestamp"), None)
         report.lost(Loss(version.kind, version.id, f"run {run.id} of {CARRIERS!r} holds its files"))
         return run.id, run.artifact_uri
-
-    def _quietly(self, call: Any, otherwise: Loss, report: Report) -> None:
-        """Make a call whose refusal costs a detail, and name the detail."""
-        try:
-            call()
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            report.lost(Loss(otherwise.kind, otherwise.id, f"{otherwise.what}: {error.message}"))
 
 
 def _as_it_is_there(version: ModelVersion, model: _Model) -> str:

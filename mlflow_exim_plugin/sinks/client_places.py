@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from mlflow_exim_plugin.errors import ConflictError
+from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 
@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_ids import IdMap
 
-__all__ = ["Destination", "FamilyWriter", "Place", "Target", "differing", "find_place"]
+__all__ = [
+    "Destination",
+    "FamilyWriter",
+    "Place",
+    "Target",
+    "attempt",
+    "differing",
+    "find_place",
+    "leave_to_stranger",
+    "say_renamed",
+]
 
 _T = TypeVar("_T")
 
@@ -117,6 +127,28 @@ def find_place(
             "choose --on-conflict merge, skip or rename",
         )
     return Place(name, stranger)
+
+
+def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool:
+    """Make a call whose refusal costs a detail alone, and name the detail.
+
+    Args:
+        call: The call.
+        otherwise: What is lost then; the reason follows what it says.
+        report: Names the loss.
+
+    Returns:
+        Whether the target took it.
+    """
+    try:
+        call()
+    except ServerLostError:
+        raise
+    except ServerError as error:
+        what = f"{otherwise.what}: {error.message}" if otherwise.what else error.message
+        report.lost(Loss(otherwise.kind, otherwise.id, what))
+        return False
+    return True
 
 
 def say_renamed(entity: Entity, name: str, place: Place[Any], report: Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host import mcp_servers as mcp
 from mlflow_exim_plugin.host import webhooks
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
@@ -12,6 +12,7 @@ from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import (
     Destination,
     Target,
+    attempt,
     differing,
     find_place,
     say_renamed,
@@ -167,14 +168,7 @@ class McpServerWriter:
 
     def _try(self, entity: Entity, call: Callable[[], None], report: Report) -> bool:
         """Write one part; a refused part is named and the others go on."""
-        try:
-            call()
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            report.lost(Loss(entity.kind, entity.id, error.message))
-            return False
-        return True
+        return attempt(call, Loss(entity.kind, entity.id, ""), report)
 
     def _servers(self) -> dict[str, dict[str, Any]]:
         if self._there is None:

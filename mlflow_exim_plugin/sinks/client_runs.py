@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.logged_models import LoggedModels, linked_models
-from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Run
+from mlflow_exim_plugin.host.logged_models import LoggedModels
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Failure,
+    Kind,
+    Loss,
+    Run,
+    linked_models,
+)
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
 from mlflow_exim_plugin.sinks.client_histories import HistoryLog
 from mlflow_exim_plugin.sinks.client_ids import KnownRun

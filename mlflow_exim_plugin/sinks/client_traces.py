@@ -22,7 +22,7 @@ from mlflow_exim_plugin.host.trace_documents import (
 )
 from mlflow_exim_plugin.host.trace_writing import MAX_LINKS, Form, TraceCalls
 from mlflow_exim_plugin.host.traces import TraceReader
-from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
+from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
 from mlflow_exim_plugin.schema.traces import trace_digest
 from mlflow_exim_plugin.sinks.counting import count_trace
@@ -32,7 +32,7 @@ from mlflow_exim_plugin.sinks.trace_comparison import (
     compare_info,
     compare_span,
 )
-from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, LINKED_RUNS, TraceReferences
+from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host

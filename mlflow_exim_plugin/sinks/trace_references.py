@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.trace_documents import OF_THE_TARGET
-from mlflow_exim_plugin.host.traces import SOURCE_RUN
-from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.objects import LINKED_RUNS, SOURCE_RUN, Kind
 from mlflow_exim_plugin.schema.provenance import TAGS
 
 if TYPE_CHECKING:
@@ -14,10 +13,9 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.client_ids import IdMap
     from mlflow_exim_plugin.sinks.notes import Notes
 
-__all__ = ["JUDGE_RUN", "LINKED_RUNS", "TraceReferences"]
+__all__ = ["JUDGE_RUN", "TraceReferences"]
 
 JUDGE_RUN = "mlflow.assessment.sourceRunId"
-LINKED_RUNS = "linked_runs"
 _MODEL = "mlflow.modelId"
 
 

@@ -82,23 +82,10 @@ class Tree:
                 self.traces.setdefault(experiment, []).append(path)
             case Kind.REGISTERED_MODEL | Kind.PROMPT:
                 self.models[place.kind, place.segment] = path
-            case Kind.MODEL_VERSION | Kind.PROMPT_VERSION:
-                is_model = place.kind is Kind.MODEL_VERSION
-                owner = Kind.REGISTERED_MODEL if is_model else Kind.PROMPT
-                self.versions.setdefault((owner, place.model), []).append(path)
+            case _ if place.model is not None:
+                self.versions.setdefault(place.model, []).append(path)
             case _:
                 self.entities.setdefault((place.kind, experiment), []).append(path)
-
-    def of_experiment(self, segment: str) -> int:
-        """Return how many envelopes lie below an experiment."""
-        return sum(
-            len(members)
-            for members in (
-                self.runs.get(segment, ()),
-                self.logged_models.get(segment, ()),
-                self.traces.get(segment, ()),
-            )
-        )
 
 
 class Archive:

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.schema.envelope import (
 )
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
+    VERSION_KINDS,
     Artifact,
     Entity,
     Experiment,
@@ -33,6 +34,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamItem,
     Trace,
     by_number,
+    model_behind,
 )
 from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, Wanted, within
 
@@ -132,13 +134,12 @@ class _TreeStream:
                 yield from self._of_experiment(experiment, plan)
         for model in self._models:
             yield model
-            version_kind = Kind.PROMPT_VERSION if model.kind is Kind.PROMPT else Kind.MODEL_VERSION
             for version in self._versions[model.kind, model.name]:
                 yield ModelVersion(
                     dict(version.mlflow.model_version),
                     self._artifacts(version.info.artifacts),
                     version.system.export_time_ms,
-                    version_kind,
+                    VERSION_KINDS[model.kind],
                 )
         for kind in _AFTER_MODELS:
             for item in self._entities(kind, tree.entities.get((kind, ""), ()), ""):
@@ -154,8 +155,8 @@ class _TreeStream:
         }
         for listed in self._versions.values():
             for version in listed:
-                model_id = str(version.mlflow.model_version.get("model_id", ""))
-                if owner := owners.get(encode_segment(model_id)):
+                model_id = model_behind(version.mlflow.model_version)
+                if model_id and (owner := owners.get(encode_segment(model_id))):
                     self._plan.logged_models.add(model_id)
                     self._plan.chosen.setdefault(owner, set())
 
@@ -218,7 +219,7 @@ class _TreeStream:
         tree = self._tree
         for key in sorted(tree.models, key=lambda key: key[0] is not Kind.PROMPT):
             path, members, kind = tree.models[key], tree.versions.get(key, ()), key[0]
-            version_kind = Kind.PROMPT_VERSION if kind is Kind.PROMPT else Kind.MODEL_VERSION
+            version_kind = VERSION_KINDS[kind]
             try:
                 envelope = self._archive.document(ModelEnvelope, path)
             except InvalidArchiveError as error:

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.histories import HistoryReader, Reading
-from mlflow_exim_plugin.host.logged_models import model_behind
 from mlflow_exim_plugin.host.probes import NEVER_PACKED
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
 from mlflow_exim_plugin.schema.objects import (
+    VERSION_KINDS,
     Artifact,
     Entity,
     Experiment,
@@ -29,6 +29,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamItem,
     Unpacked,
+    model_behind,
 )
 from mlflow_exim_plugin.sources.client_entities import EntityReader
 from mlflow_exim_plugin.sources.client_logged_models import LoggedModelReader
@@ -134,25 +135,22 @@ class ClientSource:
         """Yield what was chosen of a workspace, in dependency order."""
         experiments, models, versions = choice.experiments, choice.models, choice.versions
         plan = choice.plan
-        entities = EntityReader(self._host, selection)
-        whole = {
-            e.id
-            for e in experiments.values()
-            if selection.takes_experiment(e.id, e.name, e.document.get("lifecycle_stage", "active"))
-        }
+        entities = EntityReader(self._host, selection, plan)
         with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
             logged_models = LoggedModelReader(
                 self._host,
                 selection,
-                whole,
+                plan,
                 lambda owner, root: self._artifacts(
                     self._list_files(owner, root), selection, pool, self._budget(_MODEL_BYTES)
                 ),
             )
             named = (v for _, listed in versions.values() for v in listed)
-            yield from logged_models.complete(plan, named, self._reader, pool)
-            traces = TraceSource(self._host, pool, self._jobs, selection, contents=self._contents)
-            yield from traces.find_links(plan.chosen)
+            yield from logged_models.complete(named, self._reader, pool)
+            traces = TraceSource(
+                self._host, pool, self._jobs, selection, plan, contents=self._contents
+            )
+            yield from traces.find_links()
             for experiment in experiments.values():
                 if experiment.id not in plan.chosen:
                     continue
@@ -163,7 +161,7 @@ class ClientSource:
                     yield item
                 yield from logged_models.of_experiment(experiment.id, pool)
                 yield from entities.before_traces(experiment)
-                yield from traces.of_experiment(experiment, plan.chosen[experiment.id])
+                yield from traces.of_experiment(experiment.id)
                 yield from entities.after_traces(experiment)
             for name, kind in models:
                 known = versions.get(name)
@@ -316,10 +314,8 @@ class ClientSource:
             return
         yield model
         for document in versions:
-            version = ModelVersion(document, as_of_ms=model.as_of_ms)
-            if kind is Kind.PROMPT:
-                version.kind = Kind.PROMPT_VERSION
-            elif selection.artifacts:
+            version = ModelVersion(document, as_of_ms=model.as_of_ms, kind=VERSION_KINDS[kind])
+            if kind is not Kind.PROMPT and selection.artifacts:
                 version.artifacts = self._version_files(version, plan, logged_models, selection)
             yield version
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.stages.select import Selection
+    from mlflow_exim_plugin.stages.select import Plan, Selection
 
 __all__ = ["EntityReader"]
 
@@ -53,13 +53,14 @@ class EntityReader:
 
     Args:
         host: The deployment.
-        selection: What was asked for. Experiments that are taken as a whole bring what belongs to
-            them; what belongs to none comes when nothing was named.
+        selection: What was asked for; what belongs to no experiment comes when nothing was named.
+        plan: Which experiments are taken as a whole: they bring what belongs to them.
     """
 
-    def __init__(self, host: Host, selection: Selection) -> None:
+    def __init__(self, host: Host, selection: Selection, plan: Plan) -> None:
         self._host = host
         self._selection = selection
+        self._plan = plan
         self._taken: list[str] = []
         self._absent: set[Kind] = set()
         self._issues: dict[str, list[dict[str, Any]]] | None = None
@@ -68,7 +69,7 @@ class EntityReader:
 
     def before_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what traces of an experiment may name: scorers, label schemas, issues."""
-        if not self._takes(experiment):
+        if not self._plan.takes_whole(experiment.id):
             return
         self._taken.append(experiment.id)
         if _is_deleted(experiment):
@@ -84,7 +85,7 @@ class EntityReader:
 
     def after_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what names traces of an experiment: review queues."""
-        if self._takes(experiment) and not _is_deleted(experiment):
+        if self._plan.takes_whole(experiment.id) and not _is_deleted(experiment):
             yield from self._read(
                 Kind.REVIEW_QUEUE, lambda: review_queues(self._host, experiment.id), experiment.id
             )
@@ -169,10 +170,6 @@ class EntityReader:
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)
-
-    def _takes(self, experiment: Experiment) -> bool:
-        stage = experiment.document.get("lifecycle_stage", "active")
-        return self._selection.takes_experiment(experiment.id, experiment.name, stage)
 
 
 def _is_deleted(experiment: Experiment) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.absent import is_absent
-from mlflow_exim_plugin.host.logged_models import LoggedModels, linked_models, model_behind
+from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Failure,
@@ -15,11 +15,12 @@ from mlflow_exim_plugin.schema.objects import (
     LoggedModel,
     Loss,
     Run,
+    linked_models,
+    model_behind,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from collections.abc import Set as AbstractSet
     from concurrent.futures import ThreadPoolExecutor
 
     from mlflow_exim_plugin.host.connection import Host
@@ -40,7 +41,7 @@ class LoggedModelReader:
     Args:
         host: The deployment.
         selection: What to take.
-        whole: Ids of the experiments that are taken as a whole.
+        plan: Which experiments and runs are taken; gains the experiments of the models.
         files: Lists the files below an owner's artifact root.
     """
 
@@ -48,12 +49,12 @@ class LoggedModelReader:
         self,
         host: Host,
         selection: Selection,
-        whole: AbstractSet[str],
+        plan: Plan,
         files: Callable[[str, str | None], list[Artifact | Failure]],
     ) -> None:
         self._models = LoggedModels(host)
         self._selection = selection
-        self._whole = whole
+        self._plan = plan
         self._files = files
         self._wanted: dict[str, set[str]] = {}
         self._deleted: dict[str, set[str]] | None = None
@@ -65,7 +66,6 @@ class LoggedModelReader:
 
     def complete(
         self,
-        plan: Plan,
         versions: Iterable[dict[str, Any]],
         reader: Reader,
         pool: ThreadPoolExecutor,
@@ -73,16 +73,16 @@ class LoggedModelReader:
         """Take the models behind versions and those that runs taken alone made or used.
 
         Args:
-            plan: Which runs are taken; gains the experiments of the models.
             versions: REST's ``ModelVersion`` of the registered models that were named.
             reader: Reads the runs.
             pool: Where calls are made.
         """
+        plan = self._plan
         wanted = {model_id for version in versions if (model_id := model_behind(version))}
         alone = [
             run_id
             for experiment_id, runs in plan.chosen.items()
-            if experiment_id not in self._whole
+            if not plan.takes_whole(experiment_id)
             for run_id in runs
         ]
         for links in pool.map(lambda run_id: self._links(run_id, reader), sorted(alone)):
@@ -104,7 +104,7 @@ class LoggedModelReader:
     ) -> Iterator[LoggedModel | Failure | Loss]:
         """Yield the models of an experiment whose runs have all been watched, by id."""
         wanted = self._wanted.pop(experiment_id, set())
-        whole = experiment_id in self._whole
+        whole = self._plan.takes_whole(experiment_id)
         if whole and not self._absent:
             try:
                 wanted |= {

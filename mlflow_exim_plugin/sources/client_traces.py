@@ -10,24 +10,28 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.traces import (
     ATTACHMENTS,
     BATCH,
-    SOURCE_RUN,
     TraceReader,
     expected_spans,
     run_clause,
 )
-from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Failure, Kind, Trace
+from mlflow_exim_plugin.schema.objects import (
+    LINKED_RUNS,
+    SOURCE_RUN,
+    Artifact,
+    Failure,
+    Kind,
+    Trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.stages.select import Selection
+    from mlflow_exim_plugin.stages.select import Plan, Selection
 
-__all__ = ["LINKED_RUNS", "TraceSource"]
+__all__ = ["TraceSource"]
 
-LINKED_RUNS = "linked_runs"
-"""Field of a trace's info: runs that it was linked to beside the one it comes from."""
 _SPANS_AHEAD = 2_000
 """Spans that one group may have by what the traces say of themselves."""
 
@@ -40,6 +44,7 @@ class TraceSource:
         pool: Runs the calls.
         jobs: How many calls may be under way at once.
         selection: Which traces and attachments to take.
+        plan: Which experiments and runs are taken.
         contents: False reads no spans, for a dry run.
     """
 
@@ -49,6 +54,7 @@ class TraceSource:
         pool: ThreadPoolExecutor,
         jobs: int,
         selection: Selection,
+        plan: Plan,
         *,
         contents: bool,
     ) -> None:
@@ -57,17 +63,16 @@ class TraceSource:
         self._jobs = jobs
         self._contents = contents
         self._selection = selection
+        self._plan = plan
         self._links: dict[str, list[str]] = {}
 
-    def find_links(self, chosen: dict[str, set[str]]) -> Iterator[Failure]:
+    def find_links(self) -> Iterator[Failure]:
         """Look for traces that are linked to runs which are not where they come from.
 
         Only a run can be asked for its links, so this is one call for each, and only where there
         are traces at all.
-
-        Args:
-            chosen: Run ids by experiment id.
         """
+        chosen = self._plan.chosen
         if not self._selection.traces or not self._contents:
             return
         with_traces: list[str] = []
@@ -97,24 +102,18 @@ class TraceSource:
             for trace_id in found:
                 self._links.setdefault(trace_id, []).append(run_id)
 
-    def of_experiment(
-        self, experiment: Experiment, run_ids: Iterable[str]
-    ) -> Iterator[Trace | Failure]:
+    def of_experiment(self, experiment_id: str) -> Iterator[Trace | Failure]:
         """Yield the traces of an experiment, oldest first.
 
-        Args:
-            experiment: The experiment; taken as a whole it gives all its traces.
-            run_ids: Otherwise only those of these runs, and those that are linked to them.
+        One that is not taken as a whole gives those of its runs that are taken, and those that are
+        linked to them.
         """
         if not self._selection.traces:
             return
-        is_whole = self._selection.takes_experiment(
-            experiment.id,
-            experiment.name,
-            experiment.document.get("lifecycle_stage", "active"),
-        )
+        is_whole = self._plan.takes_whole(experiment_id)
+        run_ids = None if is_whole else self._plan.chosen[experiment_id]
         under_way: deque[Future[list[Trace]]] = deque()
-        for group in self._groups(experiment.id, None if is_whole else run_ids):
+        for group in self._groups(experiment_id, run_ids):
             if isinstance(group, Failure):
                 yield group
                 continue

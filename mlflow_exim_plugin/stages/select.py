@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
 from mlflow_exim_plugin.schema.objects import (
+    SOURCE_RUN,
     Entity,
     Experiment,
     Failure,
@@ -20,6 +21,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamItem,
     Trace,
     Unpacked,
+    linked_models,
 )
 
 if TYPE_CHECKING:
@@ -236,9 +238,8 @@ class Plan:
 
     def link(self, run: dict[str, Any]) -> None:
         """Take the logged models that a run has as inputs and outputs along; REST's ``Run``."""
-        for part, listed in (("inputs", "model_inputs"), ("outputs", "model_outputs")):
-            for entry in run.get(part, {}).get(listed, ()):
-                self.logged_models.add(str(entry.get("model_id")))
+        inputs, outputs = linked_models(run)
+        self.logged_models.update(inputs, (model_id for model_id, _ in outputs))
 
     def takes_logged_model(self, model: LoggedModel) -> bool:
         """Whether a logged model of a chosen experiment is taken."""
@@ -250,7 +251,7 @@ class Plan:
         """Whether a trace of a chosen experiment is taken."""
         if self.takes_whole(trace.experiment_id):
             return True
-        run_id = trace.info.get("trace_metadata", {}).get("mlflow.sourceRun")
+        run_id = trace.info.get("trace_metadata", {}).get(SOURCE_RUN)
         return run_id in self.chosen.get(trace.experiment_id, ())
 
     def holds(self, run_id: str) -> bool:
