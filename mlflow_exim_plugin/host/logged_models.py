@@ -10,6 +10,7 @@ from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.absent import method
 from mlflow_exim_plugin.host.connection import Host, translated
 from mlflow_exim_plugin.host.documents import logged_model_document
+from mlflow_exim_plugin.host.halving import send_halving
 from mlflow_exim_plugin.host.reading import pages
 
 if TYPE_CHECKING:
@@ -140,17 +141,22 @@ class LoggedModels:
         with translated(f"deleting logged model {model_id}"):
             self._host.tracking.delete_logged_model(model_id)
 
-    def log_metrics(self, run_id: str, model_id: str, metrics: list[dict[str, Any]]) -> None:
+    def log_metrics(
+        self, run_id: str, model_id: str, metrics: list[dict[str, Any]]
+    ) -> list[tuple[dict[str, Any], str]]:
         """Log metrics of a model through the run that made them, which gets the same rows.
 
         Args:
             run_id: The run; it must not be deleted.
             model_id: The model.
             metrics: REST's ``Metric`` each.
+
+        Returns:
+            The metrics that were refused, each with the reason.
         """
         from mlflow.entities import Metric
 
-        for batch in _batches(metrics):
+        def send(batch: list[dict[str, Any]]) -> None:
             if self._host.is_http:
                 fields = ("key", "value", "timestamp", "step", "dataset_name", "dataset_digest")
                 entries = [
@@ -160,7 +166,7 @@ class LoggedModels:
                 self._host.post_json(
                     "/api/2.0/mlflow/runs/log-batch", {"run_id": run_id, "metrics": entries}
                 )
-                continue
+                return
             with translated(f"logging metrics of logged model {model_id}"):
                 rows = [
                     Metric(
@@ -175,6 +181,8 @@ class LoggedModels:
                     for m in batch
                 ]
                 self._host.tracking.log_batch(run_id, rows, [], [])
+
+        return send_halving(_batches(metrics), send)
 
     def link(self, run_id: str, inputs: Iterable[str], outputs: Iterable[tuple[str, int]]) -> None:
         """Make models the inputs and outputs (with their steps) of a run that has them not yet."""

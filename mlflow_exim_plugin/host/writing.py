@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.connection import Host, translated
 from mlflow_exim_plugin.host.documents import dataset_inputs, json_number
+from mlflow_exim_plugin.host.halving import send_halving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,20 +133,21 @@ class HostWriter:
             with translated(f"logging params of run {run_id}"):
                 self.host.tracking.log_batch(run_id, [], [Param(k, v) for k, v in batch], [])
 
-        return _halving(list(params.items()), BATCH_PARAMS, send)
+        return _send(params, BATCH_PARAMS, send)
 
     def log_tags(self, run_id: str, tags: dict[str, str]) -> dict[str, str]:
         """Set run tags and return those the server refused, with its reason."""
+        return _send(tags, BATCH_TAGS, lambda batch: self.set_run_tags(run_id, dict(batch)))
+
+    def set_run_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        """Set at most ``BATCH_TAGS`` run tags in one call."""
         from mlflow.entities import RunTag
 
-        def send(batch: list[tuple[str, str]]) -> None:
-            if self.host.is_http:
-                self._post_batch(run_id, {"tags": [{"key": k, "value": v} for k, v in batch]})
-                return
-            with translated(f"tagging run {run_id}"):
-                self.host.tracking.log_batch(run_id, [], [], [RunTag(k, v) for k, v in batch])
-
-        return _halving(list(tags.items()), BATCH_TAGS, send)
+        if self.host.is_http:
+            self._post_batch(run_id, {"tags": [{"key": k, "value": v} for k, v in tags.items()]})
+            return
+        with translated(f"tagging run {run_id}"):
+            self.host.tracking.log_batch(run_id, [], [], [RunTag(k, v) for k, v in tags.items()])
 
     def create_registered_model(
         self, name: str, tags: dict[str, str], description: str | None
@@ -198,6 +199,11 @@ class HostWriter:
         with translated(f"deleting placeholder {name!r} version {version}"):
             self.host.registry.delete_model_version(name, str(version))
 
+    def delete_version_tag(self, name: str, version: int, key: str) -> None:
+        """Take a tag off a version; only ever called for what the server wanted and nobody set."""
+        with translated(f"taking tag {key} off {name!r} version {version}"):
+            self.host.registry.delete_model_version_tag(name, str(version), key)
+
     def set_stage(self, name: str, version: int, stage: str) -> None:
         """Move a version to a stage and leave the others where they are."""
         with translated(f"moving {name!r} version {version} to {stage}"):
@@ -229,22 +235,10 @@ class HostWriter:
             mlflow.set_tracking_uri(before)
 
 
-def _halving(
-    entries: list[tuple[str, str]], limit: int, send: Callable[[list[tuple[str, str]]], None]
+def _send(
+    entries: dict[str, str], limit: int, send: Callable[[list[tuple[str, str]]], None]
 ) -> dict[str, str]:
-    """Send entries in batches; split a refused batch until the refused entries stand alone."""
-    refused: dict[str, str] = {}
-    queue = [entries[start : start + limit] for start in range(0, len(entries), limit)]
-    while queue:
-        batch = queue.pop()
-        try:
-            send(batch)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            if len(batch) == 1:
-                refused[batch[0][0]] = error.message
-            else:
-                half = len(batch) // 2
-                queue += [batch[:half], batch[half:]]
-    return refused
+    """Send entries in batches; return those that were refused, with the reason."""
+    listed = list(entries.items())
+    batches = (listed[start : start + limit] for start in range(0, len(listed), limit))
+    return {key: reason for (key, _), reason in send_halving(batches, send)}

@@ -226,12 +226,13 @@ class LoggedModelWriter:
         if there is not None:
             self._continue(model, LoggedModel(there))
         whole = self._put_files(model, known, report)
-        left = self._log_metrics(known, _metrics(model.document), there)
+        metrics = _metrics(model.document)
+        left, refused = self._log_metrics(model.id, known, metrics, there, report)
         status = str(model.info.get("status", _PENDING))
         if status != (there or {"info": {"status": _PENDING}})["info"].get("status", _PENDING):
             self._models.set_status(known.id, status)
         versions = model.tags.get(VERSIONS_TAG, "")
-        self._require_arrived(model, known, len(left), report)
+        self._require_arrived(model, known, len(metrics) - len(left) - refused, report)
         is_deleted = _is_deleted(model)
         waiting = _Waiting(
             model.id,
@@ -323,14 +324,23 @@ class LoggedModelWriter:
 
     def _log_metrics(
         self,
+        source_id: str,
         known: KnownModel,
         metrics: list[dict[str, Any]],
         there: dict[str, Any] | None,
-    ) -> list[dict[str, Any]]:
-        """Log what is not there yet; return the metrics whose runs are not at the target."""
+        report: Report,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Log what is not there yet and name what the target refuses.
+
+        MLflow 3.1 refuses a NaN that the run has already, and the run always has it first.
+
+        Returns:
+            The metrics whose runs are not at the target, and how many were refused.
+        """
         present = {_identity(metric) for metric in _metrics(there)} if there else set()
         of_run: dict[str, list[dict[str, Any]]] = {}
         left = []
+        refused = 0
         for metric in metrics:
             source_run = str(metric.get("run_id") or "")
             target_run = self._ids.get(Kind.RUN, source_run)
@@ -342,8 +352,11 @@ class LoggedModelWriter:
             run = self._ids.runs[source_run]
             with self._run_writer.opened(run):
                 rows = [self._as_logged(metric, run.id) for metric in missing]
-                self._models.log_metrics(run.id, known.id, rows)
-        return left
+                for metric, reason in self._models.log_metrics(run.id, known.id, rows):
+                    what = f"metric {metric['key']} at step {metric.get('step', 0)}: {reason}"
+                    report.lost(Loss(Kind.LOGGED_MODEL, source_id, what))
+                    refused += 1
+        return left, refused
 
     def _as_logged(self, metric: dict[str, Any], run_id: str) -> dict[str, Any]:
         """Return a metric as it was logged: MLflow keeps a model's NaN as 0, its run's as NaN."""
@@ -360,14 +373,21 @@ class LoggedModelWriter:
 
     def _log_the_rest(self, entry: _Waiting, report: Report) -> None:
         there = self._models.read(entry.known.id) if entry.is_settled else None
-        for metric in self._log_metrics(entry.known, entry.metrics, there):
+        left, _ = self._log_metrics(entry.source_id, entry.known, entry.metrics, there, report)
+        for metric in left:
             what = f"metric {metric['key']}: its run {metric.get('run_id')} is not at the target"
             report.lost(Loss(Kind.LOGGED_MODEL, entry.source_id, what))
 
     def _require_arrived(
-        self, model: LoggedModel, known: KnownModel, left: int, report: Report
+        self, model: LoggedModel, known: KnownModel, metrics: int, report: Report
     ) -> None:
         """Read a model back and name what became different.
+
+        Args:
+            model: As it was read.
+            known: Its copy.
+            metrics: How many metrics the copy must have by now.
+            report: Told of what became different.
 
         Raises:
             ServerError: Something of it did not arrive.
@@ -385,7 +405,7 @@ class LoggedModelWriter:
                     what = f"{part} {key}: the target keeps {kept}"
                     report.lost(Loss(Kind.LOGGED_MODEL, model.id, what))
         arrived = len(_metrics(there.document))
-        if arrived < len(_metrics(model.document)) - left:
+        if arrived < metrics:
             raise ServerError(f"only {arrived} of its metrics arrived")
         for name in ("name", "model_type", "status"):
             if (wanted := model.info.get(name)) and wanted != there.info.get(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, LoggedModelStatus
+from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric
 
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.operations import pack, unpack
@@ -379,6 +380,43 @@ def test_a_target_without_logged_models(
         assert version["files"] == served.snapshot.versions[id_]["files"]
     before = rows_of(server.backend_uri)
     assert_nothing_written(unpack(served.archive, tracking_uri=server.url))
+    assert rows_of(server.backend_uri) == before
+
+
+@pytest.mark.compat
+def test_a_target_that_refuses_nan(
+    sqlite_uri: str, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment_id = client.create_experiment("e", (tmp_path / "e").as_uri())
+    run_id = client.create_run(experiment_id).info.run_id
+    model_id = client.create_logged_model(experiment_id, "m", run_id).model_id
+    rows = [Metric(f"m{n:02}", float(n), T0, n, model_id) for n in range(10)]
+    rows += [Metric("m00", math.nan, T0 + 1, 10, model_id)]
+    rows += [Metric("up", math.inf, T0, 0, model_id), Metric("down", -math.inf, T0, 0, model_id)]
+    client.log_batch(run_id, rows)
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    server, archive = make_server(mlflow_version="3.1.4"), str(tmp_path / "a.tar.zst")
+    pack(archive, tracking_uri=sqlite_uri)
+
+    report = unpack(archive, tracking_uri=server.url)
+
+    assert report.failures == []
+    assert_count_law(report)
+    assert report.counts[Kind.LOGGED_MODEL].written == 1
+    (lost,) = (loss for loss in report.losses if loss.id == model_id)
+    assert lost.what.startswith("metric m00 at step 10: ")
+    there = MlflowClient(server.url)
+    (model,) = there.search_logged_models([there.get_experiment_by_name("e").experiment_id])
+    assert (str(model.status), model.name) == ("READY", "m")
+    source = client.get_logged_model(model_id).metrics
+    arrived = sorted((m.key, m.value, m.step) for m in model.metrics)
+    assert arrived == sorted((m.key, m.value, m.step) for m in source if m.step < 10)
+    before = rows_of(server.backend_uri)
+    again = unpack(archive, tracking_uri=server.url)
+    assert_nothing_written(again)
+    assert [loss for loss in again.losses if loss.id == model_id] == [lost]
     assert rows_of(server.backend_uri) == before
 
 

@@ -1,0 +1,47 @@
+"""Batches that a deployment refuses, sent again in halves until what it refuses stands alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["send_halving"]
+
+Entry = TypeVar("Entry")
+
+
+def send_halving(
+    batches: Iterable[list[Entry]], send: Callable[[list[Entry]], None]
+) -> list[tuple[Entry, str]]:
+    """Send batches in their order.
+
+    Args:
+        batches: None of them empty.
+        send: Sends some of a batch's entries in one call.
+
+    Returns:
+        The entries that were refused alone, each with the reason.
+
+    Raises:
+        ServerLostError: The deployment does not answer any more.
+    """
+    refused: list[tuple[Entry, str]] = []
+    for batch in batches:
+        unsent = [batch]
+        while unsent:
+            entries = unsent.pop()
+            try:
+                send(entries)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                if len(entries) == 1:
+                    refused.append((entries[0], error.message))
+                else:
+                    half = len(entries) // 2
+                    unsent += [entries[half:], entries[:half]]
+    return refused
