@@ -10,6 +10,7 @@ from mlflow_exim_plugin.host.absent import method
 from mlflow_exim_plugin.host.connection import Host, translated
 from mlflow_exim_plugin.host.documents import json_number, proto_document, sorted_entries
 from mlflow_exim_plugin.host.reading import pages
+from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ def linked_experiments(host: Host, dataset_id: str) -> list[str]:
 
 
 def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the records of a dataset, oldest first, and the ids of those not in plain JSON."""
+    """Return the records of a dataset, oldest first, and the ids of those not in plain JSON.
+
+    Raises:
+        ServerError: They cannot be read, or are more than one document, and memory, may hold.
+    """
     unlike_json: list[str] = []
 
     def plain(record: dict[str, Any]) -> dict[str, Any]:
@@ -115,13 +120,21 @@ def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], 
         return made
 
     records: list[dict[str, Any]] = []
+    size_bytes = 0
     token: str | None = None
     while True:
         with translated(f"reading the records of dataset {dataset_id}"):
             page, following = host.tracking._load_dataset_records(  # noqa: SLF001 - the paged one
                 dataset_id, max_results=_PAGE, page_token=token
             )
-            records += [plain(record.to_dict()) for record in page]
+            read = [plain(record.to_dict()) for record in page]
+        # Characters, at most the bytes that they are stored in.
+        size_bytes += sum(len(json.dumps(record, ensure_ascii=False)) for record in read)
+        if size_bytes > MAX_DOCUMENT_BYTES:
+            raise ServerError(
+                f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
+            )
+        records += read
         if not following or following == token:
             break
         token = following

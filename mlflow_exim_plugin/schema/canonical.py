@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MAX_DOCUMENT_BYTES = 256 << 20
-"""A longer JSON document is refused before it is parsed."""
+"""A longer JSON document is not written, and refused before it is parsed."""
 MAX_DEPTH = 100
 """So many arrays and objects may stand in each other; MLflow's have about six levels."""
 
@@ -71,8 +71,20 @@ def parse_json(data: bytes, path: str) -> Any:
 
 
 def document_bytes(value: Any) -> bytes:
-    """Return the bytes to store for a JSON document: UTF-8, two-space indent, final newline."""
-    return to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
+    """Return the bytes to store for a JSON document: UTF-8, two-space indent, final newline.
+
+    Raises:
+        InvalidArchiveError: Nested deeper than ``MAX_DEPTH`` or larger than ``MAX_DOCUMENT_BYTES``:
+            no reader would take it.
+    """
+    if _is_too_deep(value):
+        raise InvalidArchiveError(f"it is nested deeper than the {MAX_DEPTH} levels of a document")
+    data: bytes = to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise InvalidArchiveError(
+            f"its document of {len(data)} bytes is over the limit of {MAX_DOCUMENT_BYTES}"
+        )
+    return data
 
 
 def canonical_bytes(value: Any) -> bytes:

@@ -259,7 +259,10 @@ class ArchiveSink:
         more: dict[str, Any] | None = None,
     ) -> None:
         """Write an object's envelope and report what is wrong with it."""
-        digest = content_digest(document, metrics, _contents(artifacts or ()))
+        try:
+            digest = content_digest(document, metrics, _contents(artifacts or ()))
+        except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
+            raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
         info = {"content_digest": digest, **(more or {})}
         if artifacts:
             info["artifacts"] = artifacts

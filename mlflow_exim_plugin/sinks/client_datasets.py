@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host import datasets
 from mlflow_exim_plugin.host.absent import is_absent
+from mlflow_exim_plugin.host.halving import send_halving
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, content_digest
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import (
@@ -95,10 +97,11 @@ class DatasetWriter:
         missing = [record for record in records if _key(record) not in present]
         # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
-        refused = 0
-        for batch in _batches(missing):
-            refused += self._add(entity, dataset_id, batch, report)
-        if written := len(missing) - refused:
+        refused = send_halving(_batches(missing), partial(datasets.add_records, host, dataset_id))
+        for record, reason in refused:
+            name = f"{entity.id}/{record['dataset_record_id']}"
+            report.failed(Failure(Kind.DATASET_RECORD, name, reason))
+        if written := len(missing) - len(refused):
             report.written(Kind.DATASET_RECORD, written)
         report.skipped(
             Kind.DATASET_RECORD, entity.id, "they are there already", len(records) - len(missing)
@@ -146,29 +149,6 @@ class DatasetWriter:
             elif target_id not in found:
                 found.append(target_id)
         return found
-
-    def _add(
-        self, entity: Entity, dataset_id: str, records: list[dict[str, Any]], report: Report
-    ) -> int:
-        """Add records; split what is refused until the refused ones stand alone.
-
-        Returns:
-            How many were refused.
-        """
-        try:
-            datasets.add_records(self._target.host, dataset_id, records)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            if len(records) == 1:
-                name = f"{entity.id}/{records[0]['dataset_record_id']}"
-                report.failed(Failure(Kind.DATASET_RECORD, name, error.message))
-                return 1
-            half = len(records) // 2
-            return self._add(entity, dataset_id, records[:half], report) + self._add(
-                entity, dataset_id, records[half:], report
-            )
-        return 0
 
     def _say_differing(
         self,

@@ -83,6 +83,17 @@ def test_stored_documents_are_json_even_of_nan() -> None:
     assert "é".encode() in data
 
 
+def test_what_no_reader_would_take_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    deepest = json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    assert parse_json(document_bytes(deepest), "x") == deepest
+    with pytest.raises(InvalidArchiveError, match="levels"):
+        document_bytes([deepest])
+    monkeypatch.setattr(canonical, "MAX_DOCUMENT_BYTES", 10)
+    assert len(document_bytes("1234567")) == 10
+    with pytest.raises(InvalidArchiveError, match="over the limit"):
+        document_bytes("12345678")
+
+
 @pytest.mark.parametrize("number", [0.1, 1.0, -0.0, 1e16, 1e15, 5e-324, 1.7976931348623157e308])
 def test_stored_doubles_hash_like_the_original(number: float) -> None:
     read = parse_json(document_bytes({"n": number}), "x")
