@@ -23,9 +23,10 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     linked_models,
 )
+from mlflow_exim_plugin.schema.provenance import ORIGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 __all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms", "within"]
 
@@ -67,7 +68,8 @@ class Selection:
 
     Attributes:
         experiments: Experiment names or ids, globs.
-        runs: Run ids, globs.
+        runs: Run ids, globs; an id that is not there means the copy of the run that has it
+            elsewhere.
         models: Registered model and prompt names, globs.
         filter: MLflow's run filter language.
         since_ms: Runs that started then or later, ms since the Unix epoch.
@@ -211,22 +213,21 @@ class Plan:
             in_experiment = experiment_id in taken
             if in_experiment:
                 self.chosen.setdefault(experiment_id, set())
-            try:
-                listed = self._catalog.runs(experiment_id, selection.server_filter())
-            except ServerLostError:
-                raise
-            except ServerError as error:
-                if selection.filter and _is_refusal(error):
-                    raise UsageError(f"--filter: {error.message}") from error
-                yield Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
+            listed = self._list(experiment_id, selection.server_filter())
+            if isinstance(listed, Failure):
+                yield listed
                 continue
             for header in listed.values():
                 if selection.takes_run(header, in_experiment=in_experiment):
                     headers[header.run_id] = header
-        for run_id in (set(selection.runs) - set(globs) - set(headers)) | runs_of_versions:
-            named = self._header(run_id)
-            if named is not None and (named.lifecycle_stage != "deleted" or selection.deleted):
-                headers[run_id] = named
+        named = set(selection.runs) - set(globs) - set(headers)
+        for run_id in named | runs_of_versions:
+            found = self._header(run_id)
+            if found is None and run_id in named:
+                found = yield from self._copy(run_id)
+            if found is not None and (found.lifecycle_stage != "deleted" or selection.deleted):
+                headers[found.run_id] = found
+                self._wanted.saw("run", [run_id])
         self._wanted.saw("run", headers)
         self._add_ancestors(headers)
         for header in headers.values():
@@ -278,6 +279,34 @@ class Plan:
                 continue
             headers[parent] = found
             queue.append(found)
+
+    def _list(self, experiment_id: str, clause: str) -> dict[str, RunHeader] | Failure:
+        try:
+            return self._catalog.runs(experiment_id, clause)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if self._selection.filter and _is_refusal(error):
+                raise UsageError(f"--filter: {error.message}") from error
+            return Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
+
+    def _copy(self, source_id: str) -> Generator[Failure, None, RunHeader | None]:
+        """Return the copy of a run that has this id elsewhere, None without one.
+
+        Yields the experiments whose runs cannot be listed.
+        """
+        if not source_id.isalnum():
+            return None
+        for experiment_id in self._experiments:
+            listed = self._list(experiment_id, f"tags.`{ORIGIN}` LIKE '%{source_id}%'")
+            if isinstance(listed, Failure):
+                yield listed
+                continue
+            for header in listed.values():
+                origins = Run(self._catalog.run(header.run_id)).tags.get(ORIGIN, "")
+                if source_id in origins.split():
+                    return header
+        return None
 
     def _header(self, run_id: str) -> RunHeader | None:
         try:

@@ -275,6 +275,34 @@ def test_both_sides_are_selected_alike(small: Small) -> None:
     assert [(d.kind, d.path) for d in kept.differences] == [(Kind.RUN, "run")]
 
 
+def test_a_run_is_found_by_the_id_of_its_source(
+    small: Small, make_server: MakeServer, tmp_path: Path
+) -> None:
+    first, second = make_server().url, make_server().url
+    again = str(tmp_path / "again.tar.zst")
+    assert unpack(small.archive, tracking_uri=first).ok
+    assert pack(again, tracking_uri=first).ok
+    assert unpack(again, tracking_uri=second).ok
+    run_id = small.made.runs["one"]
+    there = MlflowClient(second)
+    (experiment,) = (e for e in there.search_experiments() if e.name == "e")
+    copies = {
+        r.data.tags["role"]: r.info.run_id for r in there.search_runs([experiment.experiment_id])
+    }
+
+    for b in (first, again, second):
+        result = diff(small.archive, b, selection=Selection(runs=(run_id,)))
+        assert result.equal, (told(result), result.unreadable)
+        assert (result.of(Kind.RUN).equal, result.of(Kind.METRIC_HISTORY).equal) == (1, 2)
+    there.set_tag(copies["one"], "new", "tag")
+    assert call(small.archive, second, "-r", run_id).exit_code == 1
+    assert call(small.archive, second, "-r", small.made.runs["two"], "-e", "e").exit_code == 1
+    there.delete_run(copies["one"])
+    assert call(small.archive, second, "-r", run_id, "--no-deleted").exit_code == 4
+    assert call(small.archive, second, "-r", run_id[:8]).exit_code == 4
+    assert call(small.archive, second, "-r", copies["one"]).exit_code == 4
+
+
 def test_what_cannot_be_read_is_told_and_is_not_equal(small: Small) -> None:
     experiment_id = small.client.create_experiment("far", "nowhere://bucket/root")
     run_id = new_run(small.client, small.made, "far", experiment_id)
