@@ -207,6 +207,8 @@ class ModelWriter:
         origin = f"{model.origin}/{version.version}"
         marked = {k: v for k, v in tags.items() if k not in TAGS}
         marked |= {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
+        if model.kind is Kind.PROMPT:
+            marked.setdefault(PROMPT_TAG, "true")  # or the server refuses its source
         number = self._writer.create_version(
             model.name,
             source.uri,
@@ -345,8 +347,16 @@ class ModelWriter:
                 break
 
     def _complete(self, model: _Model, version: ModelVersion, number: int, report: Report) -> None:
-        """Set what cannot be given when a version is made; an interrupted unpack may lack it."""
+        """Do what cannot be done when a version is made; an interrupted unpack may lack it."""
         there = model.documents.get(number, {})
+        added = key_values(there.get("tags")).keys() if there else {PROMPT_TAG}
+        added -= key_values(version.document.get("tags")).keys()
+        if model.kind is Kind.PROMPT and PROMPT_TAG in added:
+            attempt(
+                lambda: self._writer.delete_version_tag(model.name, number, PROMPT_TAG),
+                Loss(version.kind, version.id, f"its tag {PROMPT_TAG} is there for the server"),
+                report,
+            )
         stage = version.document.get("current_stage")
         current = there.get("current_stage", "None")
         if stage and stage != "None" and (model.ours or not there) and current == "None":

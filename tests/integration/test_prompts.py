@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from mlflow_exim_plugin.operations import pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.compare_models import PROMPT_TAG
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, unpack_until_killed
+from tests.proxy import FaultyProxy
 from tests.servers import start_server
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def seed_by_hand(client: MlflowClient) -> None:
     """What only the registry's own calls can make: no template, one that is no text, no tag."""
     registry = client._get_registry_client()
     client.register_prompt("by-hand", "fine")
-    no_template = {"mlflow.prompt.is_prompt": "true", "note": "no template"}
+    no_template = {PROMPT_TAG: "true", "note": "no template"}
     registry.create_model_version("by-hand", "dummy-source", tags=no_template)
     broken = {**no_template, "mlflow.prompt.text": "[{", "_mlflow_prompt_type": "chat"}
     registry.create_model_version("by-hand", "dummy-source", tags=broken)
     client.register_prompt("by-hand", "no tag")
-    registry.delete_model_version_tag("by-hand", "4", "mlflow.prompt.is_prompt")
+    registry.delete_model_version_tag("by-hand", "4", PROMPT_TAG)
     client.register_prompt("by-hand", "last")
 
 
@@ -227,24 +227,45 @@ def test_versions_join_a_strangers_prompt(archive: str, sqlite_uri: str) -> None
     assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
 
 
+@pytest.mark.parametrize("mlflow_version", [None, pytest.param("3.1.4", marks=pytest.mark.compat)])
 def test_versions_without_a_template(
-    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path, mlflow_version: str | None
 ) -> None:
     seed_by_hand(MlflowClient(sqlite_uri, sqlite_uri))
-    archive, target = str(tmp_path / "a.tar.zst"), make_server()
+    archive, target = str(tmp_path / "a.tar.zst"), make_server(mlflow_version=mlflow_version)
 
     packed = pack(archive, tracking_uri=sqlite_uri)
     report = unpack(archive, tracking_uri=target.url)
 
     assert packed.counts[Kind.PROMPT_VERSION].written == 5
-    # Servers take prompts' versions by their tag alone: the one without it is refused by name.
-    (failure,) = report.failures
-    assert (failure.kind, failure.id) == (Kind.PROMPT_VERSION, "by-hand/4")
-    source, there = snapshot(sqlite_uri), snapshot(target.url)
-    del source.prompt_versions["by-hand/4"]
-    assert_same(source, there, report)
-    with pytest.raises(MlflowException, match=re.escape("4")):
-        MlflowClient(target.url).get_model_version("by-hand", "4")
+    assert report.failures == []
+    assert_count_law(report)
+    assert_same(snapshot(sqlite_uri), snapshot(target.url), report)
+    assert PROMPT_TAG not in MlflowClient(target.url).get_model_version("by-hand", "4").tags
+    before = rows_of(target.backend_uri)
+    assert_nothing_written(unpack(archive, tracking_uri=target.url))
+    assert rows_of(target.backend_uri) == before
+
+
+def test_a_tag_that_the_server_wanted_and_keeps(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    seed_by_hand(MlflowClient(sqlite_uri, sqlite_uri))
+    archive, target = str(tmp_path / "a.tar.zst"), make_server()
+    pack(archive, tracking_uri=sqlite_uri)
+
+    def refuses(request: Request) -> int | None:
+        return 403 if "model-versions/delete-tag" in request.path else None
+
+    with FaultyProxy(target.url, refuses) as proxy:
+        report = unpack(archive, tracking_uri=proxy.url)
+
+    assert report.failures == []
+    (lost,) = (loss for loss in report.losses if loss.id == "by-hand/4")
+    assert lost.what.startswith(f"its tag {PROMPT_TAG} is there for the server: ")
+    # A later unpack ends what this one could not.
+    assert_nothing_written(unpack(archive, tracking_uri=target.url))
+    assert_same(snapshot(sqlite_uri), snapshot(target.url), report)
 
 
 @pytest.mark.compat
