@@ -1,26 +1,32 @@
 """Traces over HTTP against the calls that any reader must make, in the same run.
 
     python -m tests.benchmarks.bench_traces [--traces N] [--spans N] [--jobs N] [--root FOLDER]
+                                            [--only pack|unpack] [--repeat N]
 
 The floor of reading is ``traces/search`` and ``traces/batchGet`` with as many connections as we
 use, the replies thrown away. That of writing is the same spans by OTLP, 200 traces to a call, and
-then ``StartTraceV3`` for each trace, into an empty server. Beside them: our reading of the same
-traces, whole packs and unpacks by the real command, and their peak memory.
+``StartTraceV3`` for each trace, into an empty server: spans first as MLflow's clients write, and
+infos first, which servers take in less time. Beside them: our reading of the same traces, whole
+packs and unpacks by the real command, and their peak memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from mlflow import MlflowClient
@@ -28,7 +34,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from tests.benchmarks.bench_pack import import_seconds, measured, packed
-from tests.servers import start_server
+from tests.servers import Server, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 PAGE = 500
 BATCH = 50
@@ -53,14 +62,19 @@ print(json.dumps({"seconds": seconds, "found": found, "peak_mb": peak}))
 """
 
 
-def build(uri: str, traces: int, spans: int) -> str:
-    """Write traces by OTLP, many in one call, and return their experiment."""
-    experiment = MlflowClient(uri, uri).create_experiment("bench")
-    for start in range(0, traces, 200):
-        numbers = range(start, min(start + 200, traces))
+def filled(folder: Path, traces: int, spans: int) -> tuple[Server, str]:
+    """Start a server that has traces, and return it and their experiment.
+
+    The server itself writes one of them by OTLP. Its rows are copied with the ids, times and texts
+    that the server would have given to the others: it would need some 18 ms for each.
+    """
+    mould = 1_234_567
+    identity = uuid.uuid4().bytes
+    with start_server(folder) as server:
+        experiment = str(MlflowClient(server.url, server.url).create_experiment("bench"))
         response = requests.post(
-            f"{uri}/v1/traces",
-            data=_request([(number, uuid.uuid4().bytes) for number in numbers], spans),
+            f"{server.url}/v1/traces",
+            data=_request([(mould, identity)], spans),
             headers={
                 "Content-Type": "application/x-protobuf",
                 "x-mlflow-experiment-id": experiment,
@@ -68,7 +82,49 @@ def build(uri: str, traces: int, spans: int) -> str:
             timeout=300,
         )
         response.raise_for_status()
-    return str(experiment)
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        for table, column in (
+            ("trace_info", "request_id"),
+            ("trace_tags", "request_id"),
+            ("trace_request_metadata", "request_id"),
+            ("spans", "trace_id"),
+        ):
+            of_mould = f"FROM {table} WHERE {column} = ?"
+            read = database.execute(f"SELECT * {of_mould}", [f"tr-{identity.hex()}"])
+            # What is computed from other columns cannot be set.
+            kept = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+            names = [entry[0] for entry in read.description]
+            rows = [{n: v for n, v in zip(names, row, strict=True) if n in kept} for row in read]
+            database.execute(f"DELETE {of_mould}", [f"tr-{identity.hex()}"])
+            if rows:
+                columns = list(rows[0])
+                database.executemany(
+                    f"INSERT INTO {table} ({', '.join(columns)}) "
+                    f"VALUES ({', '.join('?' * len(columns))})",
+                    (
+                        [_cast(row[name], mould, identity, number) for name in columns]
+                        for number in range(traces)
+                        for row in rows
+                    ),
+                )
+    return start_server(folder), experiment
+
+
+def _cast(value: Any, mould: int, identity: bytes, number: int) -> Any:
+    """Return what a field of the trace ``mould`` would be in the trace ``number``."""
+    if not isinstance(value, int | str):
+        return value
+    its = uuid.uuid5(uuid.NAMESPACE_OID, str(number)).bytes
+    text = str(value)
+    for old, new in (
+        (identity.hex(), its.hex()),
+        (base64.b64encode(identity).decode(), base64.b64encode(its).decode()),
+        (str(START_NS // 1_000_000 + mould), str(START_NS // 1_000_000 + number)),
+        (str(mould), str(number)),
+        (str(mould)[::-1], str(number)[::-1]),
+    ):
+        text = text.replace(old, new)
+    return type(value)(text)
 
 
 def _request(traces: list[tuple[int, bytes]], spans: int) -> bytes:
@@ -103,12 +159,13 @@ def _attributes(number: int, index: int) -> dict[str, Any]:
     }
 
 
-def floor(uri: str, experiment: str, connections: int) -> tuple[float, int]:
-    """Return the seconds and bytes of the calls alone."""
+def floor(uri: str, experiment: str, connections: int) -> tuple[float, int, list[float]]:
+    """Return the seconds and bytes of the calls alone, and the seconds of each page of search."""
     start = time.perf_counter()
     sessions = [requests.Session() for _ in range(connections)]
     free: deque[requests.Session] = deque(sessions)
     size_bytes = 0
+    pages_s: list[float] = []
 
     def get(trace_ids: list[str]) -> int:
         session = free.popleft()
@@ -129,6 +186,7 @@ def floor(uri: str, experiment: str, connections: int) -> tuple[float, int]:
         while True:
             reply = lister.post(f"{uri}/api/3.0/mlflow/traces/search", json=body, timeout=300)
             page = reply.json()
+            pages_s.append(reply.elapsed.total_seconds())
             size_bytes += len(reply.content)
             ids = [trace["trace_id"] for trace in page.get("traces", ())]
             calls += [pool.submit(get, ids[at : at + BATCH]) for at in range(0, len(ids), BATCH)]
@@ -136,24 +194,26 @@ def floor(uri: str, experiment: str, connections: int) -> tuple[float, int]:
                 break
             body["page_token"] = page["next_page_token"]
         size_bytes += sum(call.result() for call in calls)
-    return time.perf_counter() - start, size_bytes
+    return time.perf_counter() - start, size_bytes, pages_s
 
 
-def write_floor(source: str, experiment: str, target: str, spans: int, connections: int) -> float:
-    """Return the seconds of the calls alone that write the same traces to another server."""
-    infos: list[dict[str, Any]] = []
+def listed(uri: str, experiment: str) -> Iterator[dict[str, Any]]:
+    """Yield the infos of all traces."""
     location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
     body: dict[str, Any] = {"locations": [location], "max_results": PAGE}
     while True:
-        reply = requests.post(f"{source}/api/3.0/mlflow/traces/search", json=body, timeout=300)
-        infos += reply.json().get("traces", ())
-        if not (token := reply.json().get("next_page_token")):
-            break
+        page = requests.post(f"{uri}/api/3.0/mlflow/traces/search", json=body, timeout=300).json()
+        yield from page.get("traces", ())
+        if not (token := page.get("next_page_token")):
+            return
         body["page_token"] = token
+
+
+def write_floor(
+    infos: list[dict[str, Any]], target: str, spans: int, connections: int, *, infos_first: bool
+) -> float:
+    """Return the seconds of the calls alone that write the same traces to another server."""
     there = MlflowClient(target, target).create_experiment("floor")
-    for info in infos:
-        info["trace_location"]["mlflow_experiment"]["experiment_id"] = there
-        info["tags"].pop("mlflow.artifactLocation", None)
     free: deque[requests.Session] = deque(requests.Session() for _ in range(connections))
 
     def post(path: str, **arguments: Any) -> None:
@@ -161,73 +221,116 @@ def write_floor(source: str, experiment: str, target: str, spans: int, connectio
         session.post(f"{target}{path}", timeout=300, **arguments).raise_for_status()
         free.append(session)
 
-    headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": there}
-    ids = [uuid.UUID(info["trace_id"].removeprefix("tr-")).bytes for info in infos]
-    payloads = [
-        _request(list(enumerate(ids[at : at + 200], at)), spans) for at in range(0, len(ids), 200)
+    def start(info: dict[str, Any]) -> None:
+        place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": there}}
+        of_source = {"mlflow.artifactLocation", "mlflow.trace.spansLocation"}
+        tags = {key: value for key, value in info["tags"].items() if key not in of_source}
+        sent = info | {"trace_location": place, "tags": tags}
+        post("/api/3.0/mlflow/traces", json={"trace": {"trace_info": sent}})
+
+    def log(at: int) -> None:
+        headers = {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": there}
+        part = infos[at : at + 200]
+        ids = [uuid.UUID(info["trace_id"].removeprefix("tr-")).bytes for info in part]
+        post("/v1/traces", data=_request(list(enumerate(ids, at)), spans), headers=headers)
+
+    steps: list[tuple[Callable[[Any], None], Iterable[Any]]] = [
+        (log, range(0, len(infos), 200)),
+        (start, infos),
     ]
-    start = time.perf_counter()
+    started = time.perf_counter()
     with ThreadPoolExecutor(connections) as pool:
-        list(pool.map(lambda data: post("/v1/traces", data=data, headers=headers), payloads))
-        list(
-            pool.map(
-                lambda info: post("/api/3.0/mlflow/traces", json={"trace": {"trace_info": info}}),
-                infos,
-            )
-        )
-    return time.perf_counter() - start
+        for step, entries in reversed(steps) if infos_first else steps:
+            waiting = iter(entries)
+            while some := list(islice(waiting, 1000)):
+                list(pool.map(step, some))
+    return time.perf_counter() - started
 
 
 def main() -> None:
-    """Build, read, pack and unpack."""
+    """Fill, read, pack and unpack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=int, default=5_000)
     parser.add_argument("--spans", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--root", type=Path)
+    parser.add_argument("--only", choices=["pack", "unpack"])
+    parser.add_argument("--repeat", type=int, default=3, help="readings, the best of which count")
     arguments = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    print(f"{arguments.traces:,} traces of {arguments.spans} spans, {arguments.jobs} connections")
     with tempfile.TemporaryDirectory(dir=arguments.root) as name:
         folder = Path(name)
-        with start_server(folder / "source") as source:
-            experiment = build(source.url, arguments.traces, arguments.spans)
-            floors, ours = [], []
-            for _ in range(3):
-                floors.append(floor(source.url, experiment, arguments.jobs))
-                command = [sys.executable, "-c", READ, source.url, str(arguments.jobs)]
-                ours.append(json.loads(measured(command)["output"]))
-            assert ours[0]["found"] == [arguments.traces, arguments.traces * arguments.spans]
-            floor_s, size_bytes = min(floors)
-            read_s = min(run["seconds"] for run in ours)
-            archive = folder / "traces.tar.zst"
+        archive = folder / "traces.tar.zst"
+        infos: list[dict[str, Any]] = []
+        size_bytes = 0
+        source, experiment = filled(folder / "source", arguments.traces, arguments.spans)
+        with source:
+            if arguments.only != "unpack":
+                size_bytes = measure_reading(source, experiment, arguments)
             pack = packed(archive, source.url, "--jobs", str(arguments.jobs))
-            with start_server(folder / "floor") as empty:
-                write_floor_s = write_floor(
-                    source.url, experiment, empty.url, arguments.spans, arguments.jobs
-                )
-        with start_server(folder / "target") as target:
-            command = [sys.executable, "-m", "mlflow_exim_plugin", "unpack", str(archive)]
-            command += ["--tracking-uri", target.url, "--output", "json"]
-            unpack = measured([*command, "--jobs", str(arguments.jobs)])
+            if arguments.only != "pack":
+                infos += listed(source.url, experiment)
         start_s = import_seconds()
-        many = f"{arguments.traces:,} traces of {arguments.spans} spans"
-        print(f"{many}, {arguments.jobs} connections")
-        print(f"  search and batchGet alone     {floor_s:8.1f} s  {size_bytes / 1e6:8.1f} MB")
-        print(f"  our reading                   {read_s:8.1f} s  {ours[0]['peak_mb']:8.0f} MB")
-        print(f"  ratio                         {read_s / floor_s:8.2f}")
-        pack_s = pack["seconds"] - start_s
-        print(f"  pack beside MLflow's import   {pack_s:8.1f} s  {pack['peak_mb']:8.0f} MB")
-        print(f"  archive                       {archive_share(size_bytes, archive)}")
-        unpack_s = unpack["seconds"] - start_s
-        print(f"  OTLP and StartTraceV3 alone   {write_floor_s:8.1f} s")
-        print(f"  unpack beside MLflow's import {unpack_s:8.1f} s  {unpack['peak_mb']:8.0f} MB")
-        print(f"  ratio                         {unpack_s / write_floor_s:8.2f}")
+        tell("pack beside MLflow's import", pack["seconds"] - start_s, pack["peak_mb"])
+        archive_bytes = archive.stat().st_size
+        share = f", 1/{size_bytes / archive_bytes:.1f} of the JSON" if size_bytes else ""
+        print(f"  archive {archive_bytes / 1e6:.2f} MB{share}", flush=True)
+        if infos:
+            measure_writing(archive, infos, start_s, folder, arguments)
 
 
-def archive_share(size_bytes: int, archive: Path) -> str:
-    """Say how large an archive is beside the JSON that the server sent."""
-    size = archive.stat().st_size
-    return f"{size / 1e6:8.2f} MB, 1/{size_bytes / size:.1f} of the JSON"
+def measure_reading(source: Server, experiment: str, arguments: argparse.Namespace) -> int:
+    """Tell the floor of reading beside our reading, and return the bytes that the server sent."""
+    floors, ours = [], []
+    for _ in range(arguments.repeat):
+        floors.append(floor(source.url, experiment, arguments.jobs))
+        command = [sys.executable, "-c", READ, source.url, str(arguments.jobs)]
+        ours.append(json.loads(measured(command)["output"]))
+    assert ours[0]["found"] == [arguments.traces, arguments.traces * arguments.spans]
+    floor_s, size_bytes, pages_s = min(floors)
+    read_s = min(run["seconds"] for run in ours)
+    tell(f"search and batchGet alone, {size_bytes / 1e6:.0f} MB of JSON", floor_s)
+    tell("our reading", read_s, ours[0]["peak_mb"])
+    print(f"  ratio {read_s / floor_s:.2f}")
+    tenth = max(1, len(pages_s) // 10)
+    first_s, last_s = sum(pages_s[:tenth]) / tenth, sum(pages_s[-tenth:]) / tenth
+    print(f"  a page of search: {first_s:.2f} s in the first tenth, {last_s:.2f} s in the last")
+    return size_bytes
+
+
+def measure_writing(
+    archive: Path,
+    infos: list[dict[str, Any]],
+    start_s: float,
+    folder: Path,
+    arguments: argparse.Namespace,
+) -> None:
+    """Tell the floors of writing beside our unpack."""
+    floors = {}
+    for infos_first in (False, True):
+        with start_server(folder / f"floor-{infos_first}") as empty:
+            floors[infos_first] = write_floor(
+                infos, empty.url, arguments.spans, arguments.jobs, infos_first=infos_first
+            )
+    tell("OTLP, then StartTraceV3 alone", floors[False])
+    tell("StartTraceV3, then OTLP alone", floors[True])
+    with start_server(folder / "target") as target:
+        command = [sys.executable, "-m", "mlflow_exim_plugin", "unpack", str(archive)]
+        command += ["--tracking-uri", target.url, "--output", "json"]
+        unpack = measured([*command, "--jobs", str(arguments.jobs)])
+    counts = json.loads(unpack["output"])["counts"]
+    assert counts["trace"]["written"] == arguments.traces, counts
+    assert counts["span"]["written"] == arguments.traces * arguments.spans, counts
+    unpack_s = unpack["seconds"] - start_s
+    tell("unpack beside MLflow's import", unpack_s, unpack["peak_mb"])
+    print(f"  ratios {unpack_s / floors[False]:.2f} and {unpack_s / floors[True]:.2f}")
+
+
+def tell(what: str, seconds: float, peak_mb: float | None = None) -> None:
+    """Print one line at once."""
+    memory = "" if peak_mb is None else f"{peak_mb:8.0f} MB"
+    print(f"  {what:45} {seconds:8.1f} s{memory}", flush=True)
 
 
 if __name__ == "__main__":
