@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _PAGE = 1000
+_PAGE_RECORDS = 100
+"""Records may be large, and a page of them is in memory whatever it holds."""
 _EXPERIMENTS = 100
 
 
@@ -125,7 +127,7 @@ def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], 
     while True:
         with translated(f"reading the records of dataset {dataset_id}"):
             page, following = host.tracking._load_dataset_records(  # noqa: SLF001 - the paged one
-                dataset_id, max_results=_PAGE, page_token=token
+                dataset_id, max_results=_PAGE_RECORDS, page_token=token
             )
             read = [plain(record.to_dict()) for record in page]
         # Characters, at most the bytes that they are stored in.

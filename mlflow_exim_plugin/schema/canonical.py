@@ -31,6 +31,8 @@ MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is not written, and refused before it is parsed."""
 MAX_DEPTH = 100
 """So many arrays and objects may stand in each other; MLflow's have about six levels."""
+_DEEP_LINE = b"\n" + b"  " * MAX_DEPTH
+"""Begins a line of a stored document that may be too deep: texts have no bare newline in them."""
 
 
 def parse_json(data: bytes, path: str) -> Any:
@@ -74,12 +76,15 @@ def document_bytes(value: Any) -> bytes:
     """Return the bytes to store for a JSON document: UTF-8, two-space indent, final newline.
 
     Raises:
-        InvalidArchiveError: Nested deeper than ``MAX_DEPTH`` or larger than ``MAX_DOCUMENT_BYTES``:
-            no reader would take it.
+        InvalidArchiveError: No reader would take it: no text, nested deeper than ``MAX_DEPTH`` or
+            larger than ``MAX_DOCUMENT_BYTES``.
     """
-    if _is_too_deep(value):
+    try:
+        data: bytes = to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
+    except ValueError as error:
+        raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+    if _DEEP_LINE in data and _is_too_deep(value):
         raise InvalidArchiveError(f"it is nested deeper than the {MAX_DEPTH} levels of a document")
-    data: bytes = to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
     if len(data) > MAX_DOCUMENT_BYTES:
         raise InvalidArchiveError(
             f"its document of {len(data)} bytes is over the limit of {MAX_DOCUMENT_BYTES}"
