@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.stages.rename import Rename
     from mlflow_exim_plugin.stages.select import Selection
     from mlflow_exim_plugin.transfer import transfer
+    from mlflow_exim_plugin.whereabouts import Sighting, copies, lineage
 
 __version__ = "0.2.0.dev0"
 
@@ -33,8 +34,11 @@ __all__ = [
     "Rename",
     "Report",
     "Selection",
+    "Sighting",
     "Verification",
+    "copies",
     "diff",
+    "lineage",
     "open_archive",
     "pack",
     "transfer",
@@ -50,8 +54,11 @@ _HOMES = {
     "Rename": "stages.rename",
     "Report": "schema.report",
     "Selection": "stages.select",
+    "Sighting": "whereabouts",
     "Verification": "operations",
+    "copies": "whereabouts",
     "diff": "operations",
+    "lineage": "whereabouts",
     "open_archive": "operations",
     "pack": "operations",
     "transfer": "transfer",

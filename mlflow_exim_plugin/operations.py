@@ -21,6 +21,7 @@ from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sources.archive import Archive
 from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
+from mlflow_exim_plugin.stages.lineage import ExportTags, ImportTags
 from mlflow_exim_plugin.stages.rename import Rename
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.comparison.result import Comparison, Difference
     from mlflow_exim_plugin.schema.rules import Finding
+    from mlflow_exim_plugin.transfer import Stage
 
 __all__ = ["Verification", "diff", "open_archive", "pack", "unpack", "verify"]
 
@@ -81,6 +83,7 @@ def pack(
     jobs: int = DEFAULT_JOBS,
     level: int = DEFAULT_LEVEL,
     overwrite: bool = False,
+    export_source_tags: bool = False,
     dry_run: bool = False,
     strict: bool = False,
     script: str = "mlflow_exim_plugin.pack",
@@ -99,6 +102,8 @@ def pack(
         jobs: Calls to the server that may be under way at once.
         level: zstd level, 1 to 22.
         overwrite: Replace an archive that is there.
+        export_source_tags: Give packed runs the tags ``mlflow_export_import.*`` (spec, "Source
+            tags").
         dry_run: Only count what would be packed.
         strict: Stop at the first object that fails, and leave no archive.
         script: Name of the command, kept in the envelopes.
@@ -146,6 +151,7 @@ def pack(
                 ClientSource(host, jobs=jobs),
                 sink,
                 selection,
+                stages=(ExportTags(system),) if export_source_tags else (),
                 report=report,
                 strict=strict,
                 progress=progress,
@@ -164,6 +170,7 @@ def unpack(
     rename: Rename | None = None,
     importer: str | None = None,
     artifact_location: str | None = None,
+    import_source_tags: bool = False,
     jobs: int = DEFAULT_JOBS,
     dry_run: bool = False,
     strict: bool = False,
@@ -185,6 +192,8 @@ def unpack(
         rename: Other names for experiments and registered models.
         importer: Make this user the owner of runs; the source's users are kept without it.
         artifact_location: Artifact root for new experiments; the target's own without it.
+        import_source_tags: Keep what the target sets anew as tags ``mlflow_exim.*`` (spec, "Source
+            tags").
         jobs: Runs that may be written at once.
         dry_run: Only say what would be done.
         strict: Stop at the first object that fails.
@@ -215,16 +224,19 @@ def unpack(
         ) from None
     if experiment_name is not None:
         rename = Rename(every_experiment=experiment_name)
-    stages = (rename,) if rename else ()
     options = UnpackOptions(
         on_conflict=policy,
         importer=importer,
         artifact_location=artifact_location,
         marks_content=selection.takes_all_artifacts,
+        source_tags=import_source_tags,
         dry_run=dry_run,
     )
     with Archive.open(archive, storage_options=storage_options) as opened:
         source = ArchiveSource(opened)
+        stages: list[Stage] = [ImportTags(opened.summary.system)] if import_source_tags else []
+        if rename:
+            stages.append(rename)
         host = Host(tracking_uri, registry_uri, create=not dry_run)
         if policy is OnConflict.FAIL and not dry_run:
             # Every name is looked at before the first object is written.

@@ -27,8 +27,11 @@ from mlflow_exim_plugin.schema.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from mlflow_exim_plugin.stages.select import Selection
+
+    Stage: TypeAlias = Callable[[Iterator[StreamItem]], Iterator[StreamItem]]
 
 __all__ = ["Sink", "Source", "transfer"]
 
@@ -58,7 +61,7 @@ def transfer(
     sink: Sink,
     selection: Selection,
     *,
-    stages: Sequence[Callable[[Iterator[StreamItem]], Iterator[StreamItem]]] = (),
+    stages: Sequence[Stage] = (),
     report: Report | None = None,
     strict: bool = False,
     progress: Callable[[Report], None] | None = None,

@@ -48,6 +48,12 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
 @click.option("-m", "--model", metavar="NAME", help="Registered model or prompt and its versions.")
 @click.option("--logged-model", metavar="ID", help="Logged model.")
 @click.option("--trace", metavar="ID", help="Trace with its spans and assessments.")
+@click.option(
+    "--lineage",
+    is_flag=True,
+    help="Show where the experiment, run or model was before, the oldest place first; ARCHIVE may "
+    "then be a server's or store's URI too.",
+)
 @output_options
 def show(
     archive: str,
@@ -56,11 +62,13 @@ def show(
     model: str | None,
     logged_model: str | None,
     trace: str | None,
+    lineage: bool,
     output: str,
 ) -> None:
     """Show one object of ARCHIVE, or the archive itself.
 
-    That is its envelope, but for a trace, which is rows of a table: its documents.
+    That is its envelope, but for a trace, which is rows of a table: its documents. With --lineage
+    it is what the object's tags tell of the places it was carried from.
 
     Example:
 
@@ -71,6 +79,11 @@ def show(
         raise click.UsageError(
             "Give one of --experiment, --run-id, --model, --logged-model and --trace."
         )
+    if lineage:
+        from mlflow_exim_plugin.cli.lineage import show_lineage
+
+        show_lineage(archive, experiment, run_id, model, as_json=output == "json")
+        return
     from mlflow_exim_plugin.sources.archive import Archive
 
     with Archive.open(archive) as opened:

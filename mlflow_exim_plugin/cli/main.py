@@ -14,6 +14,7 @@ _MODULES = {
     "diff": "diff",
     "ls": "look",
     "show": "look",
+    "find": "lineage",
     "cat": "look",
     "verify": "verify",
 }

@@ -30,6 +30,12 @@ from mlflow_exim_plugin.errors import ExitCode
     help="zstd compression level.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an archive that is there.")
+@click.option(
+    "--export-source-tags",
+    is_flag=True,
+    help="Give packed runs their ids, times, users and mlflow. tags again as tags "
+    "mlflow_export_import.*.",
+)
 @output_options
 @click.pass_context
 def pack(ctx: click.Context, /, archive: str, output: str, **options: Any) -> None:

@@ -45,6 +45,12 @@ from mlflow_exim_plugin.errors import EximError, ExitCode, UsageError
     show_default=True,
     help="Keep the users of the runs, or make them yours.",
 )
+@click.option("--use-src-user-id", is_flag=True, help="The old name of --user source.")
+@click.option(
+    "--import-source-tags",
+    is_flag=True,
+    help="Keep ids, times, users and other fields that the target sets anew as tags mlflow_exim.*.",
+)
 @click.option(
     "--artifact-location",
     metavar="URI",
@@ -59,6 +65,7 @@ def unpack(
     experiment_name: str | None,
     rename_file: str | None,
     user: str,
+    use_src_user_id: bool,
     output: str,
     **options: Any,
 ) -> None:
@@ -71,6 +78,8 @@ def unpack(
 
       mlflow exim unpack backup.tar.zst --tracking-uri http://new-server:5000
     """
+    if use_src_user_id and user == "importer":
+        raise UsageError("--use-src-user-id and --user importer exclude each other")
     if experiment_name and rename_file:
         raise UsageError("--experiment-name and --rename exclude each other")
     from mlflow_exim_plugin.container.storage import redact_url

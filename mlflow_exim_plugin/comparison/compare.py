@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.comparison.index import A, B, Index
 from mlflow_exim_plugin.comparison.pairing import pair
 from mlflow_exim_plugin.comparison.result import ABSENT, Comparison, Difference
-from mlflow_exim_plugin.comparison.shapes import ByKey, Entries, place_in_runs, shaped
+from mlflow_exim_plugin.comparison.shapes import (
+    ByKey,
+    Entries,
+    drop_later_hops,
+    hops_of,
+    place_in_runs,
+    shaped,
+)
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ _FOLDER_OF_OURS = "mlflow_exim/"
 """Begins the paths of files that an unpack put into runs for other objects."""
 _DEFAULT_EXPERIMENT = "0"
 _CARRIED = "carried files"
+_SOURCE_TAGS = "source tags"
 _STORED = "infinities and zeros"
 _OBJECTS = """
 SELECT kind, label, number, partner FROM object
@@ -150,6 +158,10 @@ class _Comparer:
         self, kind: Kind, one: int, other: int, *, silent: bool = False
     ) -> Iterator[tuple[str, Any, Any]]:
         a, b = self._shaped(kind, A, one), self._shaped(kind, B, other)
+        if self._rules.has(_SOURCE_TAGS):
+            further = hops_of(self._index.document(one)) - hops_of(self._index.document(other))
+            if drop_later_hops(a, b, further) and not silent:
+                self._rules.note(_SOURCE_TAGS)
         if json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True):
             return
         for path, left, right in _differing(a, b, kind.value):

@@ -195,6 +195,12 @@ REST_RULES: tuple[Rule, ...] = (
         lambda _a, _b: False,
     ),
     Rule(
+        "source tags",
+        ("*.tags", "run.data.tags", "logged_model.info.tags"),
+        "a copy may tell of one place more where it was than the object it was made from",
+        lambda _a, _b: False,
+    ),
+    Rule(
         "workspace",
         ("*.workspace",),
         "MLflow before 3.10 does not name it",

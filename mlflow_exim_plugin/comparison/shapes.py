@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
+from mlflow_exim_plugin.schema.lineage import later_hops
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import is_provenance
+from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,6 +98,38 @@ class _Walk:
 
 
 _TAGS = {"tags", "data.tags", "info.tags"}
+
+
+def drop_later_hops(a: dict[str, Any], b: dict[str, Any], further: int) -> bool:
+    """Take out of two shaped documents the source tags of hops that the later one has more.
+
+    Args:
+        a: One document.
+        b: The other one.
+        further: How many hops more ``a`` has come than ``b``; below zero where ``b`` has.
+
+    Returns:
+        Whether there were any.
+    """
+    later, earlier = (a, b) if further > 0 else (b, a)
+    dropped = False
+    for path in _TAGS if further else ():
+        there, before = _at(later, path), _at(earlier, path)
+        if isinstance(there, Entries):
+            known = before if isinstance(before, Entries) else {}
+            for key in later_hops(there, known, abs(further)):
+                there.pop(key)
+                dropped = True
+    return dropped
+
+
+def hops_of(document: dict[str, Any]) -> int:
+    """Return how many hops the provenance of an object's document tells of."""
+    for path in _TAGS:
+        for entry in _at(document, path) or ():
+            if isinstance(entry, dict) and entry.get("key") == ORIGIN:
+                return len(str(entry.get("value", "")).split())
+    return 0
 
 
 def _are_key_values(entries: list[Any]) -> bool:

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow_exim_plugin.transfer import Source
+    from mlflow_exim_plugin.sources.client import ClientSource
 
 __all__ = ["opened"]
 
@@ -30,14 +30,19 @@ _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 @contextlib.contextmanager
 def opened(
-    location: str, *, jobs: int, storage_options: dict[str, Any] | None = None
-) -> Iterator[tuple[Source, str]]:
+    location: str,
+    *,
+    jobs: int,
+    storage_options: dict[str, Any] | None = None,
+    contents: bool = True,
+) -> Iterator[tuple[ClientSource | ArchiveSource, str]]:
     """Open one side to read it.
 
     Args:
         location: URI of a tracking server or store, or path or fsspec URL of an archive.
         jobs: Calls to a server that may be under way at once.
         storage_options: Given to the fsspec file system of an archive.
+        contents: False reads no metric rows and no files from a server.
 
     Yields:
         The source, and what to call it, without secrets.
@@ -56,7 +61,7 @@ def opened(
     from mlflow_exim_plugin.sources.client import ClientSource
 
     host = Host(location, location, create=False)
-    yield ClientSource(host, jobs=jobs), host.display_uri
+    yield ClientSource(host, jobs=jobs, contents=contents), host.display_uri
 
 
 def _is_archive(location: str) -> bool:

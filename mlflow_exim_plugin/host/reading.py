@@ -11,7 +11,9 @@ from mlflow_exim_plugin.host.documents import (
     registered_model_document,
     run_document,
 )
+from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import Kind, by_number
+from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.stages.select import RunHeader
 
 if TYPE_CHECKING:
@@ -100,6 +102,18 @@ class Reader:
         """Return one run; only this call knows its model inputs, searches leave them out."""
         with translated(f"reading run {run_id}"):
             return run_document(self.host.tracking.get_run(run_id))
+
+    def copies(self, run_id: str, experiment_ids: list[str]) -> list[str]:
+        """Return the run of this id, if it is there, and the runs whose tags name it."""
+        found: dict[str, None] = {}
+        for condition in (
+            f"attributes.run_id = '{run_id}'",
+            f"tags.`{ORIGIN}` LIKE '%{run_id}%'",
+            *(f"tags.`{key}` = '{run_id}'" for key in RUN_ID_TAGS),
+        ):
+            for info, _ in self.run_tags(experiment_ids, condition):
+                found[str(info.run_id)] = None
+        return list(found)
 
     def registered_models(self) -> tuple[list[str], list[str]]:
         """Return the names of all registered models and those of all prompts, each sorted."""

@@ -199,6 +199,15 @@ class HostWriter:
         with translated(f"deleting placeholder {name!r} version {version}"):
             self.host.registry.delete_model_version(name, str(version))
 
+    def set_version_tag(self, name: str, version: int, key: str, value: str) -> None:
+        """Set one tag of a version."""
+        from mlflow.entities.model_registry import ModelVersionTag
+
+        with translated(f"tagging {name!r} version {version}"):
+            self.host.registry.set_model_version_tag(
+                name, str(version), ModelVersionTag(key, value)
+            )
+
     def delete_version_tag(self, name: str, version: int, key: str) -> None:
         """Take a tag off a version; only ever called for what the server wanted and nobody set."""
         with translated(f"taking tag {key} off {name!r} version {version}"):

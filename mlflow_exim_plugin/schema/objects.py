@@ -152,9 +152,15 @@ class Artifact:
 
 @dataclass
 class Experiment:
-    """An experiment; ``document`` is REST's ``Experiment``."""
+    """An experiment; ``document`` is REST's ``Experiment``.
+
+    Attributes:
+        document: REST's ``Experiment``.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
+    """
 
     document: dict[str, Any]
+    source_tags: dict[str, str] = field(default_factory=dict)
     kind: Kind = field(default=Kind.EXPERIMENT, init=False)
 
     @property
@@ -179,6 +185,7 @@ class Run:
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
         issues: What the source knows to be missing of it, such as a parent that is gone.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
@@ -187,6 +194,7 @@ class Run:
     digest: str | None = None
     as_of_ms: int = 0
     issues: tuple[Failure | Loss, ...] = ()
+    source_tags: dict[str, str] = field(default_factory=dict)
     kind: Kind = field(default=Kind.RUN, init=False)
 
     @property
@@ -231,6 +239,7 @@ class LoggedModel:
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
         issues: What the source knows to be missing of it.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
@@ -238,6 +247,7 @@ class LoggedModel:
     digest: str | None = None
     as_of_ms: int = 0
     issues: tuple[Failure | Loss, ...] = ()
+    source_tags: dict[str, str] = field(default_factory=dict)
     kind: Kind = field(default=Kind.LOGGED_MODEL, init=False)
 
     @property
@@ -309,11 +319,17 @@ class RegisteredModel:
     """A registered model or prompt without its versions; ``document`` is ``RegisteredModel``.
 
     To MLflow's registry a prompt is a registered model with the tag ``mlflow.prompt.is_prompt``.
+
+    Attributes:
+        document: REST's ``RegisteredModel``.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
     as_of_ms: int = 0
     kind: Kind = Kind.REGISTERED_MODEL
+    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -339,12 +355,15 @@ class ModelVersion:
     Attributes:
         document: REST's ``ModelVersion``.
         artifacts: Its files, only where no packed run or logged model holds them.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
     as_of_ms: int = 0
     kind: Kind = Kind.MODEL_VERSION
+    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -373,6 +392,7 @@ class Entity:
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
         issues: What could not be read of it.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     kind: Kind
@@ -381,6 +401,7 @@ class Entity:
     digest: str | None = None
     as_of_ms: int = 0
     issues: tuple[Failure | Loss, ...] = ()
+    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

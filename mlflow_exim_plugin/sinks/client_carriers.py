@@ -9,9 +9,7 @@ from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, OR
 from mlflow_exim_plugin.sinks.client_ids import KnownRun
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.host.reading import Reader
-    from mlflow_exim_plugin.host.writing import HostWriter
-    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_places import Target
 
 __all__ = ["CARRIERS", "Carriers"]
 
@@ -23,15 +21,13 @@ class Carriers:
     """Makes carriers, and finds those of an interrupted or earlier unpack.
 
     Args:
-        writer: Single writes to the deployment.
-        reader: Reads from it.
-        options: How to write.
+        target: The deployment and how to write to it.
     """
 
-    def __init__(self, writer: HostWriter, reader: Reader, options: UnpackOptions) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._options = options
+    def __init__(self, target: Target) -> None:
+        self._writer = target.writer
+        self._reader = target.reader
+        self._options = target.options
         self._experiment: str | None = None
         self._lock = threading.Lock()
 

@@ -86,12 +86,14 @@ class DatasetWriter:
             unlinked = [e for e in experiment_ids if e not in linked]
             if key_values(there["tags"]).get(CONTENT) == content and not unlinked:
                 self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
+                self._put_source_tags(entity, dataset_id, key_values(there["tags"]), report)
                 report.skipped(entity.kind, entity.id, "it is there already")
                 reason = "their dataset is there already"
                 report.skipped(Kind.DATASET_RECORD, entity.id, reason, len(records))
                 return
             present = {_key(r): r for r in datasets.dataset_records(host, dataset_id)[0]}
         self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
+        self._put_source_tags(entity, dataset_id, {}, report)
         if unlinked:
             datasets.link_experiments(host, dataset_id, unlinked)
         missing = [record for record in records if _key(record) not in present]
@@ -115,6 +117,14 @@ class DatasetWriter:
                 host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
             )
         report.written(entity.kind)
+
+    def _put_source_tags(
+        self, entity: Entity, dataset_id: str, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            datasets.set_dataset_tags(self._target.host, dataset_id, tags)
+
+        self._target.source_tags.put(entity, there, send, report)
 
     def _look(
         self,

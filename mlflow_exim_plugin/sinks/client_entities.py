@@ -22,14 +22,11 @@ from mlflow_exim_plugin.sinks.client_judges import (
     QueueWriter,
     ScorerWriter,
 )
-from mlflow_exim_plugin.sinks.client_places import Destination, FamilyWriter, Target
 from mlflow_exim_plugin.sinks.client_registries import McpServerWriter, WebhookWriter
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_ids import IdMap
-    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_places import Destination, FamilyWriter, Target
 
 __all__ = ["SET_ANEW", "EntityWriter"]
 
@@ -62,8 +59,7 @@ class EntityWriter:
     What the target's MLflow does not have is skipped and named once a kind.
     """
 
-    def __init__(self, host: Host, ids: IdMap, options: UnpackOptions) -> None:
-        target = Target(host, ids, options)
+    def __init__(self, target: Target) -> None:
         definitions = ModelDefinitionWriter(target)
         self._endpoints = EndpointWriter(target, definitions)
         self._scorers = ScorerWriter(target, lambda name: self._endpoints.names.get(name, name))

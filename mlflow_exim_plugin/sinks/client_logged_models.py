@@ -35,18 +35,16 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.client_ids import KnownModel
+from mlflow_exim_plugin.sinks.client_places import attempt
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.host.reading import Reader
-    from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_carriers import Carriers
     from mlflow_exim_plugin.sinks.client_ids import IdMap
-    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_places import Target
     from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["LoggedModelWriter"]
@@ -84,36 +82,24 @@ class LoggedModelWriter:
     """Writes logged models; each is marked whole only when its metrics and links are in.
 
     Args:
-        host: The deployment.
-        writer: Single writes to it.
-        reader: Reads from it.
+        target: The deployment and how to write to it.
         run_writer: Uploads files, keeps deleted runs open while they are written to.
         carriers: Hold the files where the target has no logged models.
-        ids: Source ids to target ids.
-        options: How to write.
 
     Attributes:
         is_absent: Whether the target was found to have no logged models.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        writer: HostWriter,
-        reader: Reader,
-        run_writer: RunWriter,
-        carriers: Carriers,
-        ids: IdMap,
-        options: UnpackOptions,
-    ) -> None:
-        self._host = host
-        self._models = LoggedModels(host)
-        self._writer = writer
-        self._reader = reader
+    def __init__(self, target: Target, run_writer: RunWriter, carriers: Carriers) -> None:
+        self._host = target.host
+        self._models = LoggedModels(target.host)
+        self._writer = target.writer
+        self._reader = target.reader
         self._run_writer = run_writer
         self._carriers = carriers
-        self._ids = ids
-        self._options = options
+        self._ids = target.ids
+        self._source_tags = target.source_tags
+        self._options = target.options
         self._waiting: list[_Waiting] = []
         self.is_absent = False
         self._unfollowed: set[str] = set()
@@ -160,9 +146,15 @@ class LoggedModelWriter:
         self._describe(model, known)
         if known.is_deleted and not _is_deleted(model):
             reason = "its copy was deleted at the target"
-        elif known.content == self._mark(model):
+        elif self._options.is_whole(known.content, model.digest):
             if _is_deleted(model) and not known.is_deleted:
                 return False  # an unpack was killed before it deleted it: nothing restores models
+            if self._options.lacks_source_tags(known.content) and not self._options.dry_run:
+                attempt(
+                    lambda: self._add_source_tags(model, known, report),
+                    Loss(Kind.LOGGED_MODEL, model.id, "its source tags"),
+                    report,
+                )
             reason = "it is there already"
             metrics = _metrics(model.document)
             if known.metric_count is not None and known.metric_count < len(metrics):
@@ -225,6 +217,7 @@ class LoggedModelWriter:
         self._describe(model, known)
         if there is not None:
             self._continue(model, LoggedModel(there))
+        self._put_source_tags(model, known, report)
         whole = self._put_files(model, known, report)
         metrics = _metrics(model.document)
         left, refused = self._log_metrics(model.id, known, metrics, there, report)
@@ -239,7 +232,7 @@ class LoggedModelWriter:
             known,
             experiment_id,
             left,
-            self._mark(model) if whole else "",
+            self._options.mark(model.digest) if whole else "",
             model.as_of_ms,
             versions,
             is_deleted,
@@ -310,6 +303,19 @@ class LoggedModelWriter:
     def _tags(self, model: LoggedModel) -> dict[str, str]:
         ours = TAGS | {VERSIONS_TAG}
         return {key: value for key, value in model.tags.items() if key not in ours}
+
+    def _put_source_tags(self, model: LoggedModel, known: KnownModel, report: Report) -> None:
+        send = partial(self._models.set_tags, known.id)
+        taken = self._source_tags.put(model, {}, send, report)
+        if taken:
+            there = LoggedModel(self._models.read(known.id))
+            self._source_tags.compare(model, taken, there.tags, report)
+
+    def _add_source_tags(self, model: LoggedModel, known: KnownModel, report: Report) -> None:
+        """Give a model that an earlier unpack wrote the source tags that are asked for now."""
+        known.content = self._options.mark(model.digest)
+        self._put_source_tags(model, known, report)
+        self._models.set_tags(known.id, {CONTENT: known.content})
 
     def _put_files(self, model: LoggedModel, known: KnownModel, report: Report) -> bool:
         old_ids = [model.id, str(model.info.get("source_run_id") or "")]
@@ -428,10 +434,6 @@ class LoggedModelWriter:
             self._models.delete(known.id)
             known.is_deleted = True
 
-    def _mark(self, model: LoggedModel) -> str:
-        digest = model.digest or ""
-        return digest if self._options.marks_content else f"{digest} without all artifacts"
-
     def _keep_files(self, model: LoggedModel, group: str, report: Report) -> None:
         """Give a model's files to a run, where versions that were made of it will find them."""
         run = self._carriers.run(
@@ -445,13 +447,13 @@ class LoggedModelWriter:
         known = KnownModel("", run.artifact_uri, holder=run.id, folder=folder)
         self._ids.logged_models[model.id] = known
         self._describe(model, known)
-        if not run.content or run.content != self._mark(model):
+        if not run.content or not self._options.is_whole(run.content, model.digest):
             whole = self._put_files(model, known, report)
             self._writer.finish_run(
                 run.id, "FINISHED", model.info.get("last_updated_timestamp_ms"), None
             )
             if whole:
-                mark = {AS_OF_MS: str(model.as_of_ms), CONTENT: self._mark(model)}
+                mark = {AS_OF_MS: str(model.as_of_ms), CONTENT: self._options.mark(model.digest)}
                 self._writer.log_tags(run.id, mark)
         reason = f"{_ABSENT}; folder {folder} of run {run.id} holds its files"
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)

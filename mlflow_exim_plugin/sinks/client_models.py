@@ -32,16 +32,13 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
-from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sinks.client_places import attempt
+from mlflow_exim_plugin.sinks.client_options import OnConflict
+from mlflow_exim_plugin.sinks.client_places import Target, attempt
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.host.reading import Reader
-    from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_carriers import Carriers
-    from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownModel, KnownRun
+    from mlflow_exim_plugin.sinks.client_ids import KnownModel, KnownRun
     from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["ModelWriter"]
@@ -80,7 +77,7 @@ class _Model:
     as_of_ms: int = 0
     aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
-    experiment_ids: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -101,32 +98,20 @@ class ModelWriter:
     """Writes registered models and prompts one after the other, with their versions in order.
 
     Args:
-        host: The deployment.
-        writer: Single writes to it.
-        reader: Reads from it.
+        target: The deployment and how to write to it.
         run_writer: Uploads files.
         carriers: Hold files of versions that no run holds.
-        ids: Source ids to target ids.
-        options: How to write.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        writer: HostWriter,
-        reader: Reader,
-        run_writer: RunWriter,
-        carriers: Carriers,
-        ids: IdMap,
-        options: UnpackOptions,
-    ) -> None:
-        self._host = host
-        self._writer = writer
-        self._reader = reader
+    def __init__(self, target: Target, run_writer: RunWriter, carriers: Carriers) -> None:
+        self._host = target.host
+        self._writer = target.writer
+        self._reader = target.reader
         self._run_writer = run_writer
         self._carriers = carriers
-        self._ids = ids
-        self._options = options
+        self._ids = target.ids
+        self._source_tags = target.source_tags
+        self._options = target.options
         self._model: _Model | None = None
         self._skipped = ""
         self._names: dict[str, Kind] | None = None
@@ -151,7 +136,10 @@ class ModelWriter:
         name = self._known_name(item, origin)
         if name is not None:
             report.skipped(item.kind, item.name, "it is there already")
-            return self._load(item, name, origin)
+            model = self._load(item, name, origin)
+            if model.ours and not self._options.dry_run:
+                self._put_model_tags(item, name, model.tags, report)
+            return model
         stranger = self._all_names().get(item.name)
         if stranger is None:
             return self._create(item, item.name, origin, report)
@@ -286,7 +274,7 @@ class ModelWriter:
         model.aliases = there.aliases
         model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
         model.aliases_taken = tags.get(CONTENT, "")
-        model.experiment_ids = tags.get(_EXPERIMENT_IDS, "")
+        model.tags = tags
         for version in self._reader.model_versions(name, there.aliases, item.kind):
             number = int(version["version"])
             model.next_version = max(model.next_version, number + 1)
@@ -305,6 +293,7 @@ class ModelWriter:
         marked[ORIGIN] = chained(origin, tags)
         if not self._options.dry_run:
             self._writer.create_registered_model(name, marked, item.document.get("description"))
+            self._put_model_tags(item, name, {}, report)
         self._all_names()[name] = item.kind
         report.written(item.kind)
         return _Model(item, name, origin, ours=True)
@@ -323,7 +312,7 @@ class ModelWriter:
         if missing := [old_id for old_id, new_id in found.items() if not new_id]:
             what = f"its links to experiments {', '.join(missing)} are left out: not at the target"
             report.lost(Loss(model.kind, model.source.name, what))
-        there = _ids_of(model.experiment_ids)
+        there = _ids_of(model.tags.get(_EXPERIMENT_IDS, ""))
         linked = list(dict.fromkeys([*there, *filter(None, found.values())]))
         if linked != there and not self._options.dry_run:
             self._writer.set_model_tag(model.name, _EXPERIMENT_IDS, f",{','.join(linked)},")
@@ -357,6 +346,7 @@ class ModelWriter:
                 Loss(version.kind, version.id, f"its tag {PROMPT_TAG} is there for the server"),
                 report,
             )
+        self._put_version_tags(model, version, number, key_values(there.get("tags")), report)
         stage = version.document.get("current_stage")
         current = there.get("current_stage", "None")
         if stage and stage != "None" and (model.ours or not there) and current == "None":
@@ -365,6 +355,29 @@ class ModelWriter:
                 Loss(version.kind, version.id, f"stage {stage} is not set"),
                 report,
             )
+
+    def _put_model_tags(
+        self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_model_tag(name, key, value)
+
+        self._source_tags.put(item, there, send, report, batch=1)
+
+    def _put_version_tags(
+        self,
+        model: _Model,
+        version: ModelVersion,
+        number: int,
+        there: dict[str, str],
+        report: Report,
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_version_tag(model.name, number, key, value)
+
+        self._source_tags.put(version, there, send, report, batch=1)
 
     def _source(self, model: _Model, version: ModelVersion, report: Report) -> _Source:
         """Return where the version's files are at the target, once they are in place."""

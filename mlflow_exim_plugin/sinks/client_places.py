@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.writing import HostWriter
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.client_source_tags import SourceTagWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,11 +37,28 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Target:
-    """What the writer of every family works with."""
+    """What the writer of every kind works with.
+
+    Attributes:
+        host: The deployment.
+        options: How to write.
+        ids: Source ids to target ids.
+        writer: Single writes to it.
+        reader: Reads from it.
+        source_tags: Writes source tags.
+    """
 
     host: Host
-    ids: IdMap
     options: UnpackOptions
+    ids: IdMap
+    writer: HostWriter
+    reader: Reader
+    source_tags: SourceTagWriter
+
+    @classmethod
+    def of(cls, host: Host, options: UnpackOptions, ids: IdMap) -> Target:
+        """Make the parts that belong to a deployment."""
+        return cls(host, options, ids, HostWriter(host), Reader(host), SourceTagWriter())
 
 
 @dataclass(frozen=True)

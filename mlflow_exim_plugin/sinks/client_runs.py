@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
@@ -22,17 +23,14 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
 from mlflow_exim_plugin.sinks.client_histories import HistoryLog
 from mlflow_exim_plugin.sinks.client_ids import KnownRun
+from mlflow_exim_plugin.sinks.client_places import Target, attempt
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.host.reading import Reader
-    from mlflow_exim_plugin.host.writing import HostWriter
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_ids import IdMap
-    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
 
 __all__ = ["RunWriter"]
 
@@ -70,29 +68,19 @@ class RunWriter:
     """Writes runs; each is marked whole only after the target was read back.
 
     Args:
-        host: The deployment.
-        writer: Single writes to it.
-        reader: Reads from it.
-        ids: Source ids to target ids.
-        options: How to write.
+        target: The deployment and how to write to it.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        writer: HostWriter,
-        reader: Reader,
-        ids: IdMap,
-        options: UnpackOptions,
-    ) -> None:
-        self._host = host
-        self._writer = writer
-        self._reader = reader
-        self._ids = ids
-        self._options = options
+    def __init__(self, target: Target) -> None:
+        self._host = target.host
+        self._writer = target.writer
+        self._reader = target.reader
+        self._ids = target.ids
+        self._source_tags = target.source_tags
+        self._options = target.options
         self._lock = threading.Lock()
         self._datasets_lock = threading.Lock()
-        self._models = LoggedModels(host)
+        self._models = LoggedModels(target.host)
         self._waiting: list[_Waiting] = []
 
     def is_settled(self, run: Run, report: Report) -> bool:
@@ -101,8 +89,14 @@ class RunWriter:
         if known is None:
             return False
         known.old_artifact_uri = str(run.info.get("artifact_uri") or "")
-        if known.content and known.content == self._mark(run):
+        if known.content and self._options.is_whole(known.content, run.digest):
             reason = "it is there already"
+            if self._options.lacks_source_tags(known.content) and not self._options.dry_run:
+                attempt(
+                    lambda: self._add_source_tags(run, known, report),
+                    Loss(Kind.RUN, run.id, "its source tags"),
+                    report,
+                )
             if run.info.get("lifecycle_stage") == "deleted" and not known.is_deleted:
                 # Restored here, or an unpack was killed between marking and deleting it: a deleted
                 # run takes no tags, so nothing can tell. It stays, and that is said.
@@ -149,7 +143,7 @@ class RunWriter:
             known,
             run.tags.get(PARENT, ""),
             *linked_models(run.document),
-            mark=self._mark(run) if whole else None,
+            mark=self._options.mark(run.digest) if whole else None,
             as_of_ms=run.as_of_ms,
             is_deleted=run.info.get("lifecycle_stage") == "deleted",
             resumes=not is_new,
@@ -285,10 +279,6 @@ class RunWriter:
             whole = False
         return whole
 
-    def _mark(self, run: Run) -> str:
-        digest = run.digest or ""
-        return digest if self._options.marks_content else f"{digest} without all artifacts"
-
     def _create(self, run: Run, experiment_id: str, group: str, report: Report) -> KnownRun:
         info = run.info
         if "start_time" not in info:
@@ -314,12 +304,13 @@ class RunWriter:
         for key, reason in self._writer.log_tags(known.id, tags).items():
             report.failed(Failure(Kind.TAG, f"{run.id}/{key}", reason))
             tags.pop(key)
+        source_tags = self._put_source_tags(run, known, report)
         whole = len(params) == len(run.params)
         self._log_datasets(run, known, report)
         whole &= self._log_histories(run, known, report, is_new=is_new)
         whole &= self.put_artifacts(run.id, known.artifact_uri, "", run.artifacts, report)
         self._finish_info(run, known)
-        return self._read_back(run, known, params, tags, report) and whole
+        return self._read_back(run, known, params, tags, source_tags, report) and whole
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: value for key, value in run.tags.items() if key not in TAGS}
@@ -329,6 +320,16 @@ class RunWriter:
         if history := tags.get(_LOGGED_MODELS):
             tags[_LOGGED_MODELS] = _with_new_run_ids(history, run.id, self._ids)
         return tags
+
+    def _put_source_tags(self, run: Run, known: KnownRun, report: Report) -> dict[str, str]:
+        return self._source_tags.put(run, {}, partial(self._writer.set_run_tags, known.id), report)
+
+    def _add_source_tags(self, run: Run, known: KnownRun, report: Report) -> None:
+        """Give a run that an earlier unpack wrote the source tags that are asked for now."""
+        known.content = self._options.mark(run.digest)
+        with self.opened(known):
+            self._put_source_tags(run, known, report)
+            self._writer.set_run_tags(known.id, {CONTENT: known.content})
 
     def _log_datasets(self, run: Run, known: KnownRun, report: Report) -> None:
         try:
@@ -363,6 +364,7 @@ class RunWriter:
         known: KnownRun,
         params: dict[str, str],
         tags: dict[str, str],
+        source_tags: dict[str, str],
         report: Report,
     ) -> bool:
         there = Run(self._reader.run(known.id))
@@ -380,6 +382,7 @@ class RunWriter:
                     if len(found[key]) >= len(value):
                         what = "the target keeps another value"
                     report.lost(Loss(kind, f"{run.id}/{key}", what))
+        self._source_tags.compare(run, source_tags, there.tags, report)
         for name in ("status", "start_time", "end_time", "run_name"):
             wanted, found_value = run.info.get(name), there.info.get(name)
             if wanted and wanted != found_value:

@@ -35,10 +35,8 @@ from mlflow_exim_plugin.sinks.trace_comparison import (
 from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_ids import IdMap
-    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.client_places import Target
     from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["TraceWriter"]
@@ -84,26 +82,17 @@ class TraceWriter:
     """Writes traces some at a time, as one call checks and fills many of them.
 
     Args:
-        host: The deployment.
+        target: The deployment and how to write to it.
         run_writer: Uploads attachments.
-        ids: Source ids to target ids.
-        options: How to write.
         jobs: How many groups may be written at once.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        run_writer: RunWriter,
-        ids: IdMap,
-        options: UnpackOptions,
-        jobs: int,
-    ) -> None:
-        self._calls = TraceCalls(host)
-        self._reader = TraceReader(host)
+    def __init__(self, target: Target, run_writer: RunWriter, jobs: int) -> None:
+        self._calls = TraceCalls(target.host)
+        self._reader = TraceReader(target.host)
         self._run_writer = run_writer
-        self._ids = ids
-        self._options = options
+        self._ids = target.ids
+        self._options = target.options
         self._jobs = jobs
         self._pool = ThreadPoolExecutor(jobs, "exim-traces")
         self._lock = threading.Lock()
@@ -117,7 +106,7 @@ class TraceWriter:
         self._links: dict[str, list[str]] = {}
         self._prompts: list[tuple[str, str]] = []
         self._notes = Notes()
-        self._references = TraceReferences(ids, self._notes)
+        self._references = TraceReferences(target.ids, self._notes)
 
     def saw_run(self, run: Run) -> None:
         """Remember a run that will be deleted: that takes its assessments along."""

@@ -13,8 +13,6 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
-from mlflow_exim_plugin.host.reading import Reader
-from mlflow_exim_plugin.host.writing import HostWriter
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -44,7 +42,7 @@ from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.client_logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sinks.client_places import Destination
+from mlflow_exim_plugin.sinks.client_places import Destination, Target
 from mlflow_exim_plugin.sinks.client_runs import RunWriter
 from mlflow_exim_plugin.sinks.client_traces import TraceWriter
 
@@ -87,23 +85,21 @@ class WorkspaceSink:
     """
 
     def __init__(self, host: Host, options: UnpackOptions, ids: IdMap, jobs: int) -> None:
+        target = Target.of(host, options, ids)
         self._options = options
-        self._reader = Reader(host)
-        self._writer = HostWriter(host)
+        self._reader = target.reader
+        self._writer = target.writer
         self._ids = ids
         self._targets: dict[str, _Target | str] = {}
         self._current: list[_Target] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
-        self._run_writer = RunWriter(host, self._writer, self._reader, self._ids, options)
-        carriers = Carriers(self._writer, self._reader, options)
-        self._logged_model_writer = LoggedModelWriter(
-            host, self._writer, self._reader, self._run_writer, carriers, self._ids, options
-        )
-        self._entity_writer = EntityWriter(host, self._ids, options)
-        self._trace_writer = TraceWriter(host, self._run_writer, self._ids, options, jobs)
-        self._model_writer = ModelWriter(
-            host, self._writer, self._reader, self._run_writer, carriers, self._ids, options
-        )
+        self._source_tags = target.source_tags
+        self._run_writer = RunWriter(target)
+        carriers = Carriers(target)
+        self._logged_model_writer = LoggedModelWriter(target, self._run_writer, carriers)
+        self._entity_writer = EntityWriter(target)
+        self._trace_writer = TraceWriter(target, self._run_writer, jobs)
+        self._model_writer = ModelWriter(target, self._run_writer, carriers)
 
     def reach(self) -> None:
         """List the target once, before anything is written.
@@ -164,7 +160,7 @@ class WorkspaceSink:
                 report.skipped(Kind.EXPERIMENT, experiment.name, reason)
                 return
             reason = "it is there already"
-            if target.ours and (differing := self._add_tags(target.id, experiment)):
+            if target.ours and (differing := self._add_tags(target.id, experiment, report)):
                 reason += f" and keeps its own tags {', '.join(differing)}"
             report.skipped(Kind.EXPERIMENT, experiment.name, reason)
             self._current.append(target)
@@ -210,7 +206,7 @@ class WorkspaceSink:
         if stranger is not None and self._is_untouched_default(stranger):
             target = _Target(stranger["experiment_id"], ours=True, origin=origin)
             self._load(target)
-            self._add_tags(target.id, experiment)
+            self._add_tags(target.id, experiment, report)
             report.written(Kind.EXPERIMENT)
             return target
         if stranger is not None:
@@ -237,6 +233,7 @@ class WorkspaceSink:
             new_id = ""
         else:
             new_id = self._writer.create_experiment(name, self._options.artifact_location, marked)
+            self._put_source_tags(new_id, experiment, {}, report)
         self._experiments()[name] = {
             "experiment_id": new_id,
             "name": name,
@@ -316,7 +313,7 @@ class WorkspaceSink:
             if d["experiment_id"] == experiment_id
         )
 
-    def _add_tags(self, experiment_id: str, experiment: Experiment) -> list[str]:
+    def _add_tags(self, experiment_id: str, experiment: Experiment, report: Report) -> list[str]:
         """Set what an interrupted unpack or an older archive left out.
 
         Returns:
@@ -328,7 +325,18 @@ class WorkspaceSink:
         for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
             if key not in there and not self._options.dry_run:
                 self._writer.set_experiment_tag(experiment_id, key, value)
+        if not self._options.dry_run:
+            self._put_source_tags(experiment_id, experiment, there, report)
         return [key for key, value in _own(tags).items() if there.get(key, value) != value]
+
+    def _put_source_tags(
+        self, experiment_id: str, experiment: Experiment, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_experiment_tag(experiment_id, key, value)
+
+        self._source_tags.put(experiment, there, send, report, batch=1)
 
     def _write_run(self, run: Run, report: Report) -> None:
         target = self._targets.get(run.experiment_id, "its experiment could not be written")

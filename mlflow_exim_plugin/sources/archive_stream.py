@@ -19,6 +19,7 @@ from mlflow_exim_plugin.schema.envelope import (
     VersionEnvelope,
     check_entity,
 )
+from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     VERSION_KINDS,
@@ -79,6 +80,21 @@ class ArchiveSource:
         wanted.require()
         for stream in streams:
             yield from stream.items()
+
+    def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        """Yield what has an id or had it at an earlier place, without its parts."""
+        for item in self._with_lasting_ids():
+            if is_or_was(item, identity):
+                yield item
+
+    def _with_lasting_ids(self) -> Iterator[Run | LoggedModel | Entity]:
+        for run in self._archive.runs():
+            yield Run(dict(run.mlflow.run))
+        for model in self._archive.logged_models():
+            yield LoggedModel(dict(model.mlflow.logged_model))
+        kind = Kind.EVALUATION_DATASET
+        for entity in self._archive.entities(kind):
+            yield Entity(kind, check_entity(entity, kind, str(kind)))
 
 
 class _TreeStream:

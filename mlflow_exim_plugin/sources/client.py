@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.absent import is_absent
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
+from mlflow_exim_plugin.host.datasets import dataset_headers
 from mlflow_exim_plugin.host.histories import HistoryReader, Reading
+from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import NEVER_PACKED
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
+from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     VERSION_KINDS,
     Artifact,
@@ -23,6 +27,7 @@ from mlflow_exim_plugin.schema.objects import (
     Experiment,
     Failure,
     Kind,
+    LoggedModel,
     Loss,
     ModelVersion,
     RegisteredModel,
@@ -101,6 +106,35 @@ class ClientSource:
                             continue  # said of an earlier workspace in the same words
                         left_out.add(item)
                     yield item
+
+    def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        """Yield what has an id or had it at an earlier place, without its parts.
+
+        Raises:
+            ServerError: The deployment cannot be searched.
+        """
+        for workspace in self._workspaces.to_read():
+            with self._workspaces.entered(workspace):
+                try:
+                    for item in self._candidates(identity):
+                        if is_or_was(item, identity):
+                            yield item
+                except ServerError as error:
+                    if not is_absent(error):
+                        raise
+
+    def _candidates(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        experiment_ids = [d["experiment_id"] for d in self._reader.experiments()]
+        if identity.startswith("m-"):
+            for experiment_id in experiment_ids:
+                for document in LoggedModels(self._host).documents(experiment_id):
+                    yield LoggedModel(document)
+        elif identity.startswith("d-"):
+            for header in dataset_headers(self._host).values():
+                yield Entity(Kind.EVALUATION_DATASET, header)
+        else:
+            for run_id in self._reader.copies(identity, experiment_ids):
+                yield Run(self._reader.run(run_id))
 
     def _of_workspace(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
         """Yield a workspace before the first of what is taken of it."""

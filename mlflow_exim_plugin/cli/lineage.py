@@ -1,0 +1,120 @@
+"""``mlflow exim find`` and ``show --lineage``: where objects went and where they were."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import click
+
+from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.options import output_options
+from mlflow_exim_plugin.cli.output import say, show_json
+from mlflow_exim_plugin.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.lineage import Hop
+    from mlflow_exim_plugin.whereabouts import Sighting
+
+_TIMES_MS = ("start_time", "end_time", "creation_time", "last_update_time", "created_time")
+_TIME_ENDS = ("_timestamp", "_timestamp_ms", "_time_ms")
+
+
+@click.command(cls=Command)
+@click.argument("identity", metavar="ID")
+@click.argument("places", metavar="PLACE...", nargs=-1, required=True)
+@output_options
+def find(identity: str, places: tuple[str, ...], output: str) -> None:
+    """Tell where the run ID of an old server went: what it is at each PLACE.
+
+    ID is that of a run, a logged model (m-…) or an evaluation dataset (d-…), as it is or was
+    anywhere; a PLACE is a server's or store's URI or an archive. The exit code is 4 when no place
+    has it.
+
+    Example:
+
+      mlflow exim find 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b http://new-server:5000 backup.tar.zst
+    """
+    from mlflow_exim_plugin.whereabouts import copies
+
+    found = list(copies(identity, places))
+    if output == "json":
+        show_json([sighting.to_dict() for sighting in found])
+    for sighting in found if output == "text" else ():
+        of = f" of experiment {sighting.experiment_id}" if sighting.experiment_id else ""
+        say(f"{sighting.place}: {sighting.kind} {sighting.id}{of}  {sighting.name}".rstrip())
+    if not found:
+        raise NotFoundError(
+            f"no place has {identity} or a copy of it",
+            "copies are known by the tags that unpack sets; ids of other tools are not kept",
+        )
+
+
+def show_lineage(
+    location: str,
+    experiment: str | None,
+    run_id: str | None,
+    model: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print where an object was before, the oldest place first."""
+    from mlflow_exim_plugin.whereabouts import lineage
+
+    if experiment is run_id is model is None:
+        raise click.UsageError("--lineage needs one of --experiment, --run-id and --model.")
+    found = lineage(location, experiment=experiment, run_id=run_id, model=model)
+    if as_json:
+        show_json([sighting.to_dict() for sighting in found])
+        return
+    for sighting in found:
+        _show(sighting)
+
+
+def _show(sighting: Sighting) -> None:
+    kind = str(sighting.kind).replace("_", " ")
+    for number, hop in enumerate(sighting.hops, 1):
+        identity = hop.fields.get("run_id") or hop.origin
+        place = hop.server.get("tracking_uri", "a place that its tags do not name")
+        say(f"{number}. {place}{_read_at(hop)}")
+        if sighting.kind == "run":
+            say(f"   run_id: {identity}")
+        for name, text in sorted(hop.fields.items()):
+            if sighting.kind == "run" and name in ("run_id", "run_uuid"):
+                continue
+            say(f"   {name}: {_readable(name, text)}")
+        for name, text in sorted(hop.tags.items()):
+            say(f"   mlflow.{name}: {text}")
+        if not hop.names:
+            say("   (it was carried on without source tags)")
+    say(f"{len(sighting.hops) + 1}. {sighting.place}, now")
+    say(f"   {kind}: {sighting.id}")
+    for name, text in (
+        ("name", sighting.name),
+        ("experiment_id", sighting.experiment_id),
+        ("user", sighting.user),
+    ):
+        if text and text != sighting.id:
+            say(f"   {name}: {text}")
+
+
+def _read_at(hop: Hop) -> str:
+    if text := hop.server.get("export_time_ms", ""):
+        return f", read {_moment(text)}"
+    if text := hop.server.get("timestamp", ""):
+        return f", read {_moment(text + '000')}"
+    return ""
+
+
+def _readable(name: str, text: str) -> str:
+    if name in _TIMES_MS or name.endswith(_TIME_ENDS):
+        return _moment(text)
+    return text
+
+
+def _moment(text: str) -> str:
+    """Return ms since the Unix epoch as a time in UTC; other text as it is."""
+    if not text.isdecimal() or len(text) > 15:
+        return text
+    moment = datetime.fromtimestamp(int(text) / 1000, timezone.utc)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

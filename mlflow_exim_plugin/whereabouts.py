@@ -1,0 +1,152 @@
+"""Where objects were and where they went: the hops behind one, and the copies of one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.comparison.sides import opened
+from mlflow_exim_plugin.errors import NotFoundError, UsageError
+from mlflow_exim_plugin.schema.lineage import Hop, Tagged, hops, is_or_was, tags_of
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Kind,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+)
+from mlflow_exim_plugin.stages.select import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Sighting", "copies", "lineage"]
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PARTS = (ModelVersion, RegisteredModel)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """An object at one place and the way that it came.
+
+    Attributes:
+        place: The server, store or archive, without secrets.
+        kind: Kind of the object.
+        id: Its id or name there.
+        name: Name that people know it by, empty without one.
+        experiment_id: Its experiment there, empty for what belongs to none.
+        user: Its user there, empty where that is not known.
+        hops: Where it was before, oldest first.
+    """
+
+    place: str
+    kind: Kind
+    id: str
+    name: str
+    experiment_id: str
+    user: str
+    hops: list[Hop]
+
+    @classmethod
+    def of(cls, item: Tagged, place: str) -> Sighting:
+        """Describe an object of a stream."""
+        info: dict[str, Any] = getattr(item, "info", {})
+        return cls(
+            place,
+            item.kind,
+            item.id,
+            str(info.get("run_name") or info.get("name") or getattr(item, "name", "")),
+            "" if isinstance(item, _PARTS) else str(getattr(item, "experiment_id", "")),
+            str(info.get("user_id") or tags_of(item).get("mlflow.user", "")),
+            hops(item),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "place": self.place,
+            "kind": str(self.kind),
+            "id": self.id,
+            "name": self.name,
+            "experiment_id": self.experiment_id,
+            "user": self.user,
+            "hops": [vars(hop) for hop in self.hops],
+        }
+
+
+def lineage(
+    location: str,
+    *,
+    experiment: str | None = None,
+    run_id: str | None = None,
+    model: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> list[Sighting]:
+    """Tell where an object of a server, store or archive was before.
+
+    Args:
+        location: Tracking URI, or path or fsspec URL of an archive.
+        experiment: Name or id of an experiment.
+        run_id: A run.
+        model: A registered model or prompt; its versions follow it.
+        storage_options: Given to the fsspec file system of an archive.
+
+    Raises:
+        NotFoundError: The location or the object is not there.
+        InvalidArchiveError: The archive cannot be opened.
+        ServerError: The server cannot be reached.
+    """
+    chosen = Selection(
+        experiments=(experiment,) if experiment else (),
+        runs=(run_id,) if run_id else (),
+        models=(model,) if model else (),
+        traces=False,
+        artifacts=False,
+    )
+    found: list[Sighting] = []
+    with opened(location, jobs=1, storage_options=storage_options, contents=False) as (
+        source,
+        place,
+    ):
+        for item in source.stream(chosen):
+            if isinstance(item, Experiment) and experiment in (item.id, item.name):
+                return [Sighting.of(item, place)]
+            if run_id and isinstance(item, Run) and is_or_was(item, run_id):
+                return [Sighting.of(item, place)]
+            if isinstance(item, RegisteredModel | ModelVersion) and item.name == model:
+                found.append(Sighting.of(item, place))
+    if not found:
+        raise NotFoundError(f"{place} has no {experiment or run_id or model!r}")
+    return found
+
+
+def copies(
+    identity: str,
+    locations: Iterable[str],
+    *,
+    storage_options: dict[str, Any] | None = None,
+) -> Iterator[Sighting]:
+    """Find an object and its copies by the id that it has or had anywhere.
+
+    Args:
+        identity: Id of a run, logged model (``m-…``) or evaluation dataset (``d-…``).
+        locations: Servers, stores and archives to look at.
+        storage_options: Given to the fsspec file system of archives.
+
+    Yields:
+        What is or came from the object, place by place.
+
+    Raises:
+        UsageError: It is no id.
+        NotFoundError: A location is not there.
+        InvalidArchiveError: An archive cannot be opened.
+        ServerError: A server cannot be reached.
+    """
+    if not _ID.fullmatch(identity):
+        raise UsageError(f"{identity!r} is no id", "give a run id, or one of m-… or d-…")
+    for location in locations:
+        with opened(location, jobs=1, storage_options=storage_options) as (source, place):
+            for item in source.find(identity):
+                yield Sighting.of(item, place)

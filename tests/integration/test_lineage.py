@@ -1,0 +1,423 @@
+"""Source tags on copies: what each kind keeps, over several hops, and what a target refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from mlflow_exim_plugin import copies, diff, lineage
+from mlflow_exim_plugin.cli.main import exim as exim_command
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.operations import open_archive, pack, unpack
+from mlflow_exim_plugin.schema.lineage import tags_of
+from mlflow_exim_plugin.schema.objects import Kind, ModelVersion, RegisteredModel
+from tests.everything import SERVER_ENV, fill
+from tests.integration.conftest import rows_of
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlflow_exim_plugin import Report
+
+pytestmark = pytest.mark.integration
+
+IMPORT = "mlflow_exim."
+EXPORT = "mlflow_export_import."
+TAGGED = (
+    Kind.EXPERIMENT,
+    Kind.RUN,
+    Kind.LOGGED_MODEL,
+    Kind.REGISTERED_MODEL,
+    Kind.MODEL_VERSION,
+    Kind.PROMPT,
+    Kind.PROMPT_VERSION,
+    Kind.EVALUATION_DATASET,
+)
+PROVENANCE = ("origin", "origin_of_group", "content", "as_of_ms")
+
+
+def source_tags(tags: dict[str, str], prefix: str = IMPORT) -> dict[str, str]:
+    """Return the source tags of a copy without their prefix."""
+    ours = {prefix + name for name in PROVENANCE}
+    return {k[len(prefix) :]: v for k, v in tags.items() if k.startswith(prefix) and k not in ours}
+
+
+def assert_taken(report: Report) -> None:
+    """Assert that all arrived but what asks for secrets of the gateway."""
+    assert not [failure for failure in report.failures if failure.kind in TAGGED]
+
+
+def rows_without_update_times(uri: str) -> list[str]:
+    """Return all rows but those that say when an experiment or run was deleted or changed last.
+
+    A deleted experiment is restored for as long as its traces are looked at.
+    """
+    times = ('INSERT INTO "experiments"', 'INSERT INTO "runs"')
+    return [row for row in rows_of(uri) if not row.startswith(times)]
+
+
+def make_run(client: MlflowClient, name: str = "churn", **tags: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
+    run = client.create_run(experiment_id, start_time=1_700_000_000_000, tags=tags, run_name="r1")
+    client.log_metric(run.info.run_id, "loss", 0.5, timestamp=1_700_000_000_001, step=1)
+    client.set_terminated(run.info.run_id, end_time=1_700_000_100_000)
+    return str(run.info.run_id)
+
+
+def carried(
+    source: str, target: str, folder: Path, *, name: str = "hop", **options: Any
+) -> dict[str, str]:
+    """Pack a store, unpack it with source tags, and return the archive's system part."""
+    archive = str(folder / f"{name}.tar.zst")
+    assert pack(archive, tracking_uri=source).ok
+    report = unpack(archive, tracking_uri=target, import_source_tags=True, **options)
+    assert report.ok, report.failures
+    with open_archive(archive) as opened:
+        system: dict[str, str] = opened.summary.to_json()["system"]
+        return system
+
+
+def the_run(uri: str, name: str = "churn") -> Any:
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    return run
+
+
+def run_fields(run: Any) -> dict[str, str]:
+    """Return every field of MLflow's RunInfo as text, taken from MLflow's own document."""
+    from google.protobuf.json_format import MessageToDict
+
+    document = MessageToDict(run.info.to_proto(), preserving_proto_field_name=True)
+    return {key: str(value) for key, value in document.items()}
+
+
+def test_a_run_keeps_every_field_and_every_tag_of_mlflow(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    laptop, server = make_sqlite(), make_sqlite()
+    run_id = make_run(
+        MlflowClient(laptop, laptop),
+        **{
+            "mlflow.user": "ana",
+            "mlflow.source.git.commit": "c0ffee",
+            "mlflow.mlflow.x": "twice",
+            "mlflow.x": "once",
+            "team": "risk",
+        },
+    )
+    before = the_run(laptop)
+
+    system = carried(laptop, server, tmp_path)
+
+    after = the_run(server).data.tags
+    fields = run_fields(before)
+    assert fields["run_id"] == run_id
+    assert {
+        "experiment_id",
+        "user_id",
+        "status",
+        "start_time",
+        "end_time",
+        "artifact_uri",
+        "lifecycle_stage",
+        "run_name",
+    } <= set(fields)
+    assert source_tags(after) == (
+        {f"run_info.{key}": value for key, value in fields.items()}
+        | {f"mlflow_tag.{k[7:]}": v for k, v in before.data.tags.items() if k[:7] == "mlflow."}
+        | {
+            "src_client.tracking_uri": system["mlflow_tracking_uri"],
+            "src_client.export_time_ms": str(system["export_time_ms"]),
+        }
+    )  # fmt: skip
+    assert source_tags(after)["mlflow_tag.mlflow.x"] == "twice"
+    assert source_tags(after)["mlflow_tag.x"] == "once"
+    assert {k: v for k, v in after.items() if not k.startswith(IMPORT)} == before.data.tags
+    assert the_run(server).info.user_id == before.info.user_id
+
+
+def test_the_importer_becomes_the_user_and_the_tags_keep_the_first(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    laptop, server = make_sqlite(), make_sqlite()
+    make_run(MlflowClient(laptop, laptop), **{"mlflow.user": "ana"})
+
+    carried(laptop, server, tmp_path, importer="bea")
+
+    run = the_run(server)
+    assert run.info.user_id == run.data.tags["mlflow.user"] == "bea"
+    assert run.data.tags["mlflow_exim.mlflow_tag.user"] == "ana"
+    assert run.data.tags["mlflow_exim.run_info.user_id"] == the_run(laptop).info.user_id
+
+
+def test_a_second_hop_leaves_the_first_as_it_is(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    laptop, staging, production = make_sqlite(), make_sqlite(), make_sqlite()
+    make_run(MlflowClient(laptop, laptop), **{"mlflow.user": "ana"})
+    carried(laptop, staging, tmp_path, name="first")
+    first = source_tags(the_run(staging).data.tags)
+
+    system = carried(staging, production, tmp_path, name="second")
+
+    tags = source_tags(the_run(production).data.tags)
+    assert {key: tags[key] for key in first} == first
+    second = {k[len("hop_2.") :]: v for k, v in tags.items() if k not in first}
+    assert all(key.startswith("hop_2.") for key in set(tags) - set(first))
+    assert second["run_info.run_id"] == the_run(staging).info.run_id
+    assert second["mlflow_tag.user"] == "ana"
+    assert second["src_client.tracking_uri"] == system["mlflow_tracking_uri"]
+    assert set(second) == set(first)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A server with every kind and an archive of it."""
+    folder = tmp_path_factory.mktemp("everything")
+    with start_server(folder, env=SERVER_ENV) as server:
+        fill(server.url)
+        archive = str(folder / "everything.tar.zst")
+        assert pack(archive, tracking_uri=server.url).ok
+        yield server.url, archive
+
+
+@pytest.fixture(autouse=True)
+def _as_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that this process opens itself take what the server takes."""
+    for name, value in SERVER_ENV.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_every_kind_keeps_its_fields(
+    everything: tuple[str, str], make_sqlite: Callable[[], str]
+) -> None:
+    (source, archive), target = everything, make_sqlite()
+
+    report = unpack(archive, tracking_uri=target, import_source_tags=True)
+
+    assert_taken(report)
+    result = diff(archive, target)
+    told = [f"{d.kind} {d.path}" for d in result.differences if "tags" in d.path]
+    assert not told
+    assert result.rules.applied["source tags"]
+    client, copied = MlflowClient(source, source), MlflowClient(target, target)
+    reader = Reader(Host(target, create=False))
+    experiments = {e.name: e for e in client.search_experiments(view_type=ViewType.ALL)}
+    for copy in copied.search_experiments(view_type=ViewType.ALL):
+        if copy.name == "mlflow_exim.model_versions":
+            continue
+        fields = source_tags(copy.tags)
+        old = experiments.pop(copy.name)
+        assert fields["field.experiment_id"] == old.experiment_id
+        assert fields["field.creation_time"] == str(old.creation_time)
+        assert fields["field.artifact_location"] == old.artifact_location
+        assert fields["field.lifecycle_stage"] == old.lifecycle_stage
+    assert not experiments
+    with open_archive(archive) as opened:
+        for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT):
+            for envelope in opened.models(kind):
+                model = envelope.mlflow.registered_model
+                there = RegisteredModel(reader.registered_model(model["name"]))
+                fields = source_tags(tags_of(there))
+                assert fields["field.name"] == model["name"]
+                assert fields["field.creation_timestamp"] == str(model["creation_timestamp"])
+                listed = reader.model_versions(model["name"], {}, kind)
+                versions = {int(v["version"]): ModelVersion(v) for v in listed}
+                for version in opened.versions(model["name"]):
+                    document = version.mlflow.model_version
+                    number = document["version"]
+                    fields = source_tags(tags_of(versions[int(number)]))
+                    assert fields["field.version"] == number
+                    assert fields["field.source"] == document["source"]
+                    assert fields["field.creation_timestamp"] == str(document["creation_timestamp"])
+                    assert "field.tags" not in fields
+        logged = copied.search_logged_models(
+            [e.experiment_id for e in copied.search_experiments()], max_results=100
+        )
+        assert len(logged) > 3
+        for model in logged:
+            fields = source_tags(model.tags)
+            old_id = model.tags["mlflow_exim.origin"]
+            assert fields["field.model_id"] == old_id
+            old_info = opened.logged_model(old_id).mlflow.logged_model["info"]
+            assert fields["field.creation_timestamp_ms"] == str(old_info["creation_timestamp_ms"])
+    from mlflow.genai.datasets import search_datasets
+
+    from tests.compare import as_default
+
+    with as_default(target):
+        datasets = list(search_datasets())
+        assert len(datasets) > 1
+        for dataset in datasets:
+            tags = dataset.tags
+            assert tags["mlflow_exim.field.dataset_id"] == tags["mlflow_exim.origin"]
+            assert tags["mlflow_exim.field.created_time"].isdecimal()
+
+
+def test_source_tags_asked_for_later_are_added_and_then_nothing_changes(
+    everything: tuple[str, str], make_sqlite: Callable[[], str]
+) -> None:
+    (_, archive), target = everything, make_sqlite()
+    assert_taken(unpack(archive, tracking_uri=target))
+
+    report = unpack(archive, tracking_uri=target, import_source_tags=True)
+
+    assert_taken(report)
+    assert not any(report.counts[kind].written for kind in TAGGED)
+    client = MlflowClient(target, target)
+    ids = [
+        e.experiment_id
+        for e in client.search_experiments(view_type=ViewType.ALL)
+        if e.name != "mlflow_exim.model_versions"
+    ]
+    runs = client.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000)
+    assert runs
+    for run in runs:
+        tags = run.data.tags
+        assert tags["mlflow_exim.run_info.run_id"] == tags["mlflow_exim.origin"], run.info
+    before = rows_without_update_times(target)
+    for wanted in (True, False):
+        assert_taken(unpack(archive, tracking_uri=target, import_source_tags=wanted))
+        assert rows_without_update_times(target) == before
+
+
+def exim(*arguments: str) -> Any:
+    """Run the command and return its exit code and output."""
+    return CliRunner().invoke(exim_command, arguments)
+
+
+def test_both_hops_are_shown_and_found(make_sqlite: Callable[[], str], tmp_path: Path) -> None:
+    laptop, staging, production = make_sqlite(), make_sqlite(), make_sqlite()
+    first = make_run(MlflowClient(laptop, laptop), **{"mlflow.user": "ana"})
+    made = carried(laptop, staging, tmp_path, name="first")
+    second = the_run(staging).info.run_id
+    carried(staging, production, tmp_path, name="second", importer="bea")
+    third = the_run(production).info.run_id
+    archive = str(tmp_path / "third.tar.zst")
+    pack(archive, tracking_uri=production)
+
+    for a, b in ((laptop, production), (production, laptop), (staging, archive)):
+        assert diff(a, b, ignore=("run.info.user_id", "run.data.tags.mlflow.user")).equal
+    client = MlflowClient(production, production)
+    client.delete_tag(third, "mlflow_exim.run_info.status")
+    lost = diff(staging, production, ignore=("run.info.user_id", "run.data.tags.mlflow.user"))
+    assert [d.path for d in lost.differences] == ["run.data.tags.mlflow_exim.run_info.status"]
+    client.set_tag(third, "mlflow_exim.run_info.status", "FINISHED")
+
+    for place in (production, archive):
+        shown = exim("show", place, "--run-id", third, "--lineage", "--output", "json")
+        assert shown.exit_code == 0, shown.output
+        (sighting,) = json.loads(shown.stdout)
+        assert sighting["id"] == third
+        assert sighting["user"] == "bea"
+        assert [hop["origin"] for hop in sighting["hops"]] == [first, second]
+        assert [hop["fields"]["run_id"] for hop in sighting["hops"]] == [first, second]
+        assert sighting["hops"][0]["tags"]["user"] == "ana"
+        assert sighting["hops"][0]["server"]["tracking_uri"] == made["mlflow_tracking_uri"]
+        text = exim("show", place, "--run-id", third, "--lineage").stdout
+        assert text.index(first) < text.index(second) < text.index(third)
+        assert "start_time: 2023-11-14 22:13:20 UTC" in text
+
+    places = [laptop, staging, production, archive]
+    for identity, where in ((first, places), (second, places[1:]), (third, places[2:])):
+        found = exim("find", identity, *places, "--output", "json")
+        assert found.exit_code == 0, found.output
+        ids = [first, second, third, third][-len(where) :]
+        assert [entry["id"] for entry in json.loads(found.stdout)] == ids
+    nowhere = exim("find", "0" * 32, *places)
+    assert nowhere.exit_code == 4
+    assert "0" * 32 in nowhere.stderr
+    assert exim("find", "it's", archive).exit_code == 2
+
+
+def test_a_hop_without_source_tags_is_still_known(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    laptop, staging, production = make_sqlite(), make_sqlite(), make_sqlite()
+    first = make_run(MlflowClient(laptop, laptop))
+    archive = str(tmp_path / "first.tar.zst")
+    pack(archive, tracking_uri=laptop)
+    unpack(archive, tracking_uri=staging)
+    carried(staging, production, tmp_path, name="second")
+
+    (sighting,) = lineage(production, run_id=the_run(production).info.run_id)
+
+    assert [hop.origin for hop in sighting.hops] == [first, the_run(staging).info.run_id]
+    assert [bool(hop.fields) for hop in sighting.hops] == [False, True]
+
+
+def test_models_experiments_and_datasets_show_their_hops(
+    everything: tuple[str, str], make_sqlite: Callable[[], str]
+) -> None:
+    (_, archive), target = everything, make_sqlite()
+    unpack(archive, tracking_uri=target, import_source_tags=True)
+    with open_archive(archive) as opened:
+        model = next(iter(opened.models()))
+        name, numbers = model.mlflow.registered_model["name"], model.mlflow.versions
+        logged = next(
+            e.mlflow.logged_model["info"]["model_id"]
+            for e in opened.logged_models()
+            if e.mlflow.logged_model["info"].get("lifecycle_stage") != "deleted"
+        )
+        experiment = next(iter(opened.experiments())).mlflow.experiment
+
+    sightings = lineage(target, model=name)
+    assert [s.id for s in sightings] == [name, *(f"{name}/{n}" for n in numbers)]
+    assert all(len(s.hops) == 1 for s in sightings)
+    assert [s.hops[0].fields["version"] for s in sightings[1:]] == [str(n) for n in numbers]
+    (of_experiment,) = lineage(target, experiment=experiment["name"])
+    (hop,) = of_experiment.hops
+    assert hop.fields["experiment_id"] == experiment["experiment_id"]
+    (copy,) = copies(logged, [target])
+    assert copy.kind is Kind.LOGGED_MODEL
+    assert copy.id != logged
+
+
+def test_a_packed_run_carries_the_older_generation(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    laptop, staging = make_sqlite(), make_sqlite()
+    make_run(MlflowClient(laptop, laptop), **{"mlflow.user": "ana", "team": "risk"})
+    before = the_run(laptop)
+    archive = str(tmp_path / "exported.tar.zst")
+
+    assert pack(archive, tracking_uri=laptop, export_source_tags=True).ok
+
+    with open_archive(archive) as opened:
+        (envelope,) = opened.runs()
+        system = opened.summary.system
+        tags = {t["key"]: t["value"] for t in envelope.mlflow.run["data"]["tags"]}
+    assert {k: v for k, v in tags.items() if not k.startswith(EXPORT)} == before.data.tags
+    assert source_tags(tags, EXPORT) == (
+        {f"run_info.{key}": value for key, value in run_fields(before).items()}
+        | {f"mlflow.{k[7:]}": v for k, v in before.data.tags.items() if k[:7] == "mlflow."}
+        | {
+            "metadata.mlflow_version": system.mlflow_version,
+            "metadata.tracking_uri": system.mlflow_tracking_uri,
+            "metadata.experiment_name": "churn",
+            "metadata.timestamp": str(system.export_time),
+            "metadata.timestamp_nice": system.export_time_text,
+        }
+    )
+    assert the_run(laptop).data.tags == before.data.tags, "the source is only read"
+
+    unpack(archive, tracking_uri=staging)
+    again = str(tmp_path / "again.tar.zst")
+    pack(again, tracking_uri=staging, export_source_tags=True)
+    with open_archive(again) as opened:
+        (envelope,) = opened.runs()
+        later = {t["key"]: t["value"] for t in envelope.mlflow.run["data"]["tags"]}
+    first = {k: v for k, v in tags.items() if k.startswith(EXPORT)}
+    assert {key: later[key] for key in first} == first
+    assert later[f"{EXPORT}hop_2.run_info.run_id"] == the_run(staging).info.run_id
