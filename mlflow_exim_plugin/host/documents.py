@@ -19,6 +19,7 @@ from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.search_utils import SearchUtils
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
+from mlflow_exim_plugin.schema.provenance import with_dots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,8 @@ def registered_model_document(model: Any) -> dict[str, Any]:
     if document.get("deployment_job_state") == "DEPLOYMENT_JOB_CONNECTION_STATE_UNSPECIFIED":
         del document["deployment_job_state"]  # protobuf's way to say that there is none
     # The entity's own ``tags`` leave out the one that makes it a prompt.
-    document["tags"] = sorted(document.get("tags", []), key=lambda tag: tag["key"])
+    tags = {with_dots(tag["key"]): tag.get("value", "") for tag in document.get("tags", [])}
+    document["tags"] = sorted_entries(tags)
     document["aliases"] = sorted(document.get("aliases", []), key=lambda a: a["alias"])
     return document
 
@@ -117,7 +119,8 @@ def registered_model_document(model: Any) -> dict[str, Any]:
 def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
     """Return REST's ``ModelVersion``; searches leave the aliases out, so they are given."""
     document = _without_empty(proto_document(version))
-    document["tags"] = sorted_entries(version.tags)
+    tags = {with_dots(key): value for key, value in version.tags.items()}
+    document["tags"] = sorted_entries(tags)
     document["aliases"] = sorted(aliases)
     if model_id := getattr(version, "model_id", None):
         document["model_id"] = model_id

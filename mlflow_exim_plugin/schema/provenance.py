@@ -24,6 +24,8 @@ __all__ = [
     "is_provenance",
     "model_origin",
     "newest",
+    "with_dots",
+    "without_dots",
 ]
 
 ORIGIN = "mlflow_exim.origin"
@@ -41,6 +43,19 @@ DELETED_MODEL = "mlflow_exim.deleted_model."
 the id at the source, as value the id at the target, ``AS_OF_MS`` and ``CONTENT``."""
 
 TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
+
+
+_WITH_DOTS = {key.replace(".", "_"): key for key in TAGS}
+
+
+def without_dots(key: str) -> str:
+    """Return what a tag is called where names have no dots, as in Unity Catalog."""
+    return key.replace(".", "_")
+
+
+def with_dots(key: str) -> str:
+    """Return the name of a provenance tag that a registry without dots has; others as they are."""
+    return _WITH_DOTS.get(key, key)
 
 
 def is_provenance(key: str) -> bool:

@@ -34,6 +34,7 @@ from mlflow_exim_plugin.schema.provenance import (
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import Target, attempt
+from mlflow_exim_plugin.sinks.client_registry_tags import RegistryTags
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -111,6 +112,7 @@ class ModelWriter:
         self._carriers = carriers
         self._ids = target.ids
         self._source_tags = target.source_tags
+        self._tags = RegistryTags()
         self._options = target.options
         self._model: _Model | None = None
         self._skipped = ""
@@ -193,18 +195,25 @@ class ModelWriter:
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
         origin = f"{model.origin}/{version.version}"
-        marked = {k: v for k, v in tags.items() if k not in TAGS}
-        marked |= {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
+        own = {k: v for k, v in tags.items() if k not in TAGS}
+        marks = {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
         if model.kind is Kind.PROMPT:
-            marked.setdefault(PROMPT_TAG, "true")  # or the server refuses its source
-        number = self._writer.create_version(
-            model.name,
-            source.uri,
-            source.run_id,
-            marked,
-            version.document.get("run_link"),
-            version.document.get("description"),
-            source.model_id,
+            marks[PROMPT_TAG] = own.pop(PROMPT_TAG, "true")  # or the server refuses its source
+        number = self._tags.made(
+            version,
+            lambda some: self._writer.create_version(
+                model.name,
+                source.uri,
+                source.run_id,
+                some,
+                version.document.get("run_link"),
+                version.document.get("description"),
+                source.model_id,
+            ),
+            lambda made, key, value: self._writer.set_version_tag(model.name, made, key, value),
+            own,
+            marks,
+            report,
         )
         model.next_version = number + 1
         model.versions[version.version] = number
@@ -245,8 +254,8 @@ class ModelWriter:
                 report,
             )
         if model.ours and is_later:
-            self._writer.set_model_tag(model.name, AS_OF_MS, str(model.source.as_of_ms))
-            self._writer.set_model_tag(model.name, CONTENT, taken)
+            for key, value in ((AS_OF_MS, str(model.source.as_of_ms)), (CONTENT, taken)):
+                self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
 
     def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
         """Find where this source model went before, even into a stranger's model."""
@@ -289,10 +298,20 @@ class ModelWriter:
 
     def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _Model:
         tags = key_values(item.document.get("tags"))
-        marked = {k: v for k, v in tags.items() if k not in TAGS | {_EXPERIMENT_IDS}}
-        marked[ORIGIN] = chained(origin, tags)
+        own = {k: v for k, v in tags.items() if k not in TAGS | {_EXPERIMENT_IDS}}
+        marks = {ORIGIN: chained(origin, tags)}
+        if item.kind is Kind.PROMPT:
+            marks[PROMPT_TAG] = own.pop(PROMPT_TAG)
         if not self._options.dry_run:
-            self._writer.create_registered_model(name, marked, item.document.get("description"))
+            text = item.document.get("description")
+            self._tags.made(
+                item,
+                lambda some: self._writer.create_registered_model(name, some, text),
+                lambda _, key, value: self._writer.set_model_tag(name, key, value),
+                own,
+                marks,
+                report,
+            )
             self._put_model_tags(item, name, {}, report)
         self._all_names()[name] = item.kind
         report.written(item.kind)
@@ -325,7 +344,8 @@ class ModelWriter:
         if gap + len(model.placeholders) > _MOST_PLACEHOLDERS:
             report.lost(Loss(version.kind, version.id, f"a gap of {gap} is not replayed"))
             return
-        tags, source = {PLACEHOLDER: model.origin}, _PLACEHOLDER_SOURCE
+        tags = {self._tags.name_of(PLACEHOLDER): model.origin}
+        source = _PLACEHOLDER_SOURCE
         if model.kind is Kind.PROMPT:
             tags[PROMPT_TAG], source = "true", _PROMPT_SOURCE
         for _ in range(gap):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.host.halving import send_halving
 from mlflow_exim_plugin.schema.objects import Kind, Loss
+from mlflow_exim_plugin.schema.provenance import without_dots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ class SourceTagWriter:
         missing = {
             key: value
             for key, value in item.source_tags.items()
-            if key not in there and _without_dots(key) not in there
+            if key not in there and without_dots(key) not in there
         }
         taken: dict[str, str] = {}
         if not self._refuses_dots:
@@ -67,7 +68,7 @@ class SourceTagWriter:
             refused = dict.fromkeys(missing, "")
         renamed: dict[str, str] = {}
         for key in refused:
-            name = _without_dots(key)
+            name = without_dots(key)
             if name in renamed or name in there:
                 refused[key] = f"as {name} it would be another tag's"
             else:
@@ -99,10 +100,6 @@ class SourceTagWriter:
         self._refuses_dots = True
         if said not in report.losses:
             report.lost(said)
-
-
-def _without_dots(key: str) -> str:
-    return key.replace(".", "_")
 
 
 def _send(

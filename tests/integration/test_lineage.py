@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from mlflow_exim_plugin.schema.lineage import tags_of
 from mlflow_exim_plugin.schema.objects import Kind, ModelVersion, RegisteredModel
 from tests.everything import SERVER_ENV, fill
 from tests.integration.conftest import rows_of
+from tests.proxy import FaultyProxy, Request
 from tests.servers import start_server
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlflow_exim_plugin import Report
+    from tests.conftest import MakeServer
 
 pytestmark = pytest.mark.integration
 
@@ -421,3 +424,87 @@ def test_a_packed_run_carries_the_older_generation(
     first = {k: v for k, v in tags.items() if k.startswith(EXPORT)}
     assert {key: later[key] for key in first} == first
     assert later[f"{EXPORT}hop_2.run_info.run_id"] == the_run(staging).info.run_id
+
+
+DOTTED_TAG = re.compile(rb'"key": ?"[^"]*\.[^"]*"')
+
+
+def losses_of(report: Report, kind: Kind = Kind.TAG) -> dict[str, str]:
+    return {loss.id: loss.what for loss in report.losses if loss.kind is kind}
+
+
+def test_source_tags_that_a_server_refuses_cost_nothing_else(
+    make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_server().url
+    client = MlflowClient(source, source)
+    just_fits = "mlflow." + "k" * (250 - len("mlflow."))
+    run_id = make_run(client, **{just_fits: "1", "mlflow.long": "v" * 8000})
+    experiment_id = client.get_run(run_id).info.experiment_id
+    client.set_experiment_tag(experiment_id, just_fits, "1")
+    client.create_registered_model("m", tags={just_fits: "1"})
+    client.create_model_version("m", f"runs:/{run_id}/model", run_id, tags={just_fits: "1"})
+    archive = str(tmp_path / "hop.tar.zst")
+    pack(archive, tracking_uri=source)
+
+    report = unpack(archive, tracking_uri=target, import_source_tags=True)
+
+    assert report.ok, report.failures
+    too_long = f"mlflow_exim.mlflow_tag.{just_fits[7:]}"
+    lost = losses_of(report)
+    assert {f"{run_id}/{too_long}", f"{experiment_id}/{too_long}", f"m/{too_long}"} <= set(lost)
+    assert f"m/1/{too_long}" in lost
+    assert all("the archive keeps the whole value" in what for what in lost.values())
+    run = the_run(target)
+    assert run.data.tags[just_fits] == "1"
+    assert run.data.tags["mlflow_exim.mlflow_tag.long"] == "v" * 8000
+    assert run.data.tags["mlflow_exim.run_info.run_id"] == run_id
+    assert run.data.tags["mlflow_exim.content"], "the run is whole"
+    with open_archive(archive) as opened:
+        kept = {t["key"]: t["value"] for t in opened.run(run_id).mlflow.run["data"]["tags"]}
+    assert kept[just_fits] == "1"
+    again = unpack(archive, tracking_uri=target, import_source_tags=True)
+    assert again.ok
+    assert not any(counts.written for counts in again.counts.values())
+
+
+def test_a_registry_that_refuses_dots_gets_underscores(
+    make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_server().url
+    client = MlflowClient(source, source)
+    run_id = make_run(client)
+    client.create_registered_model("m", tags={"team": "risk", "a.b": "lost", "mlflow.a.b": "1"})
+    client.set_registered_model_tag("m", "mlflow.a_b", "2")
+    for number in (1, 2):
+        tags = {"number": str(number)}
+        client.create_model_version("m", f"runs:/{run_id}/model", run_id, tags=tags)
+    archive = str(tmp_path / "hop.tar.zst")
+    pack(archive, tracking_uri=source)
+
+    def refuse(request: Request) -> int | None:
+        is_registry = "registered-models" in request.path or "model-versions" in request.path
+        return 400 if is_registry and DOTTED_TAG.search(request.body) else None
+
+    with FaultyProxy(target, refuse) as proxy:
+        report = unpack(archive, tracking_uri=proxy.url, import_source_tags=True)
+        assert report.ok, report.failures
+        assert "its tag a.b" in [loss.what.split(":")[0] for loss in report.losses]
+        assert any("underscores" in loss.what for loss in report.losses)
+        tags = MlflowClient(target, target).get_registered_model("m").tags
+        assert tags["team"] == "risk"
+        assert tags["mlflow_exim_field_name"] == "m"
+        assert not [key for key in tags if "." in key]
+        (collision,) = [k for k, v in losses_of(report).items() if "another tag's" in v]
+        assert collision.startswith("m/mlflow_exim.mlflow_tag.a")
+        version = MlflowClient(target, target).get_model_version("m", "2")
+        assert version.tags["number"] == "2"
+        assert version.tags["mlflow_exim_field_version"] == "2"
+        model, first, second = lineage(target, model="m")
+        assert model.hops[0].fields["name"] == "m"
+        assert [s.hops[0].fields["version"] for s in (first, second)] == ["1", "2"]
+
+        again = unpack(archive, tracking_uri=proxy.url, import_source_tags=True)
+        assert again.ok, again.failures
+        assert not any(counts.written for counts in again.counts.values())
+        assert diff(source, target, ignore=("registered_model.tags.*",)).equal
