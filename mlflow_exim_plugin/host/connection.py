@@ -92,6 +92,7 @@ class Host:
             self.tracking: Any = client._tracking_client.store  # noqa: SLF001
             self.registry: Any = client._get_registry_client().store  # noqa: SLF001
         self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
+        self._given_up: set[str] = set()
 
     @property
     def display_uri(self) -> str:
@@ -190,6 +191,34 @@ class Host:
             )
             if response.status_code in {401, 403}:
                 _raise_for_status(response)
+        return response
+
+    def read(
+        self, method: str, endpoint: str, *, retries: bool = True, **arguments: Any
+    ) -> requests.Response:
+        """Call one endpoint that only reads, as ``call`` does.
+
+        One that stayed busy through all retries is asked just once from then on, until it answers:
+        else each of many objects would wait for minutes.
+
+        Args:
+            method: HTTP's method.
+            endpoint: Path below the server's root.
+            retries: Whether a server that is busy is asked again.
+            arguments: Further ones of ``call``.
+
+        Raises:
+            ServerError: The server refused this client, or has no time for it even after retries.
+        """
+        retries = retries and endpoint not in self._given_up
+        try:
+            response = self.call(method, endpoint, retries=retries, **arguments)
+        except ServerError as error:
+            if any(isinstance(e, requests.exceptions.RetryError) for e in _chain(error)):
+                self._given_up.add(endpoint)
+            raise
+        if response.status_code not in _BUSY:
+            self._given_up.discard(endpoint)
         return response
 
     def get(

@@ -78,8 +78,13 @@ def document_of_v2(trace: dict[str, Any]) -> dict[str, Any]:
     return _document(info, metadata, tags, ())
 
 
-def document_of_entity(entity: Any) -> dict[str, Any]:
-    """Return the document of a trace for ``mlflow.entities.TraceInfo``, of MLflow 2 too."""
+def document_of_entity(entity: Any, *, assessments: bool = True) -> dict[str, Any]:
+    """Return the document of a trace for ``mlflow.entities.TraceInfo``, of MLflow 2 too.
+
+    Args:
+        entity: The trace's info.
+        assessments: Whether to take them; some hold what cannot be sent.
+    """
     if hasattr(entity, "request_time"):
         fields = {
             "trace_id": entity.trace_id,
@@ -90,7 +95,7 @@ def document_of_entity(entity: Any) -> dict[str, Any]:
             "execution_duration_ms": entity.execution_duration,
             "state": entity.state.value,
         }
-        metadata, assessments = entity.trace_metadata, entity.assessments
+        metadata, given = entity.trace_metadata, entity.assessments if assessments else ()
     else:
         fields = {
             "trace_id": entity.request_id,
@@ -98,12 +103,12 @@ def document_of_entity(entity: Any) -> dict[str, Any]:
             "execution_duration_ms": entity.execution_time_ms,
             "state": _state(entity.status.value),
         }
-        metadata, assessments = entity.request_metadata, ()
+        metadata, given = entity.request_metadata, ()
     return _document(
         {name: value for name, value in fields.items() if value is not None},
         metadata,
         entity.tags,
-        [MessageToDict(a.to_proto(), preserving_proto_field_name=True) for a in assessments or ()],
+        [MessageToDict(a.to_proto(), preserving_proto_field_name=True) for a in given or ()],
     )
 
 

@@ -24,7 +24,8 @@ from mlflow_exim_plugin.host.trace_documents import (
     document_of_v3,
     info_for_rest,
 )
-from mlflow_exim_plugin.host.traces import DATA_FILE, json_reply
+from mlflow_exim_plugin.host.trace_search import json_reply
+from mlflow_exim_plugin.host.traces import DATA_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,6 +20,8 @@ from mlflow_exim_plugin.host.trace_documents import (
     SPANS_LOCATION,
     TRACKING_STORE,
 )
+from mlflow_exim_plugin.host.trace_listing import TraceListing
+from mlflow_exim_plugin.host.trace_search import TraceSearch
 from mlflow_exim_plugin.host.trace_writing import MAX_LINKS, Form, TraceCalls
 from mlflow_exim_plugin.host.traces import TraceReader
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Run, Trace
@@ -89,6 +91,7 @@ class TraceWriter:
 
     def __init__(self, target: Target, run_writer: RunWriter, jobs: int) -> None:
         self._calls = TraceCalls(target.host)
+        self._listing = TraceListing(TraceSearch(target.host))
         self._reader = TraceReader(target.host)
         self._run_writer = run_writer
         self._ids = target.ids
@@ -433,11 +436,8 @@ class TraceWriter:
     def _write_without_id(self, job: _Job, known: str, report: Report) -> None:
         trace = job.trace
         if known:
-            document = next(
-                found.document
-                for page in self._reader.pages(job.experiment_id, f"request_id = '{known}'")
-                for found in page
-            )
+            found = self._listing.all(job.experiment_id, f"request_id = '{known}'")
+            document = next(found).document
         else:
             tags = {ORIGIN: chained(trace.id, trace.info["tags"])} | job.info["tags"]
             document = self._calls.start_without_id(job.info | {"tags": tags}, job.experiment_id)
@@ -473,8 +473,7 @@ class TraceWriter:
             if experiment_id not in self._origins:
                 self._origins[experiment_id] = {
                     newest(tags[ORIGIN]): (trace.id, tags.get(CONTENT, ""))
-                    for page in self._reader.pages(experiment_id)
-                    for trace in page
+                    for trace in self._listing.all(experiment_id)
                     if ORIGIN in (tags := trace.info["tags"])
                 }
             return self._origins[experiment_id]

@@ -7,19 +7,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.traces import (
-    ATTACHMENTS,
-    BATCH,
-    TraceReader,
-    expected_spans,
-    run_clause,
-)
+from mlflow_exim_plugin.host.trace_listing import TraceListing, run_clause
+from mlflow_exim_plugin.host.trace_search import TraceSearch
+from mlflow_exim_plugin.host.traces import ATTACHMENTS, BATCH, TraceReader, expected_spans
 from mlflow_exim_plugin.schema.objects import (
     LINKED_RUNS,
     SOURCE_RUN,
     Artifact,
     Failure,
-    Kind,
     Trace,
 )
 
@@ -58,6 +53,7 @@ class TraceSource:
         *,
         contents: bool,
     ) -> None:
+        self._listing = TraceListing(TraceSearch(host))
         self._reader = TraceReader(host)
         self._pool = pool
         self._jobs = jobs
@@ -78,7 +74,7 @@ class TraceSource:
         with_traces: list[str] = []
         for experiment_id in sorted(chosen):
             try:
-                if self._reader.any(experiment_id):
+                if self._listing.any(experiment_id):
                     with_traces.append(experiment_id)
             except ServerLostError:
                 raise
@@ -87,20 +83,15 @@ class TraceSource:
         if not with_traces:
             return
 
-        def ask(run_id: str) -> tuple[str, list[str] | Failure]:
-            try:
-                return run_id, self._reader.linked_to(with_traces, run_id)
-            except ServerLostError:
-                raise
-            except ServerError as error:
-                return run_id, Failure(Kind.TRACE, f"links to run {run_id}", error.message)
+        def ask(run_id: str) -> tuple[str, list[str | Failure]]:
+            return run_id, list(self._listing.linked_to(with_traces, run_id))
 
         for run_id, found in self._pool.map(ask, sorted(set().union(*chosen.values()))):
-            if isinstance(found, Failure):
-                yield found
-                continue
-            for trace_id in found:
-                self._links.setdefault(trace_id, []).append(run_id)
+            for linked in found:
+                if isinstance(linked, Failure):
+                    yield linked
+                else:
+                    self._links.setdefault(linked, []).append(run_id)
 
     def of_experiment(self, experiment_id: str) -> Iterator[Trace | Failure]:
         """Yield the traces of an experiment, oldest first.
@@ -128,29 +119,21 @@ class TraceSource:
     ) -> Iterator[list[Trace] | Failure]:
         """Yield so many traces at a time as one call reads and memory allows."""
         clauses = [""] if run_ids is None else [run_clause(run_id) for run_id in sorted(run_ids)]
-        seen: set[str] = set()
-        for clause in clauses:
-            group: list[Trace] = []
-            spans = 0
-            try:
-                for page in self._reader.pages(experiment_id, clause):
-                    for trace in page:
-                        if run_ids is not None:
-                            if trace.id in seen:
-                                continue
-                            seen.add(trace.id)
-                        expected = expected_spans(trace.info)
-                        if group and (len(group) == BATCH or spans + expected > _SPANS_AHEAD):
-                            yield group
-                            group, spans = [], 0
-                        group.append(trace)
-                        spans += expected
-            except ServerLostError:
-                raise
-            except ServerError as error:
-                yield Failure(Kind.TRACE, f"experiment {experiment_id}", error.message)
-            if group:
-                yield group
+        group: list[Trace] = []
+        spans = 0
+        for page in self._listing.traces(experiment_id, clauses):
+            if isinstance(page, Failure):
+                yield page
+                continue
+            for trace in page:
+                expected = expected_spans(trace.info)
+                if group and (len(group) == BATCH or spans + expected > _SPANS_AHEAD):
+                    yield group
+                    group, spans = [], 0
+                group.append(trace)
+                spans += expected
+        if group:
+            yield group
 
     def _read(self, traces: list[Trace]) -> list[Trace]:
         as_of_ms = time.time_ns() // 1_000_000
