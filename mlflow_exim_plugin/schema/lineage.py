@@ -220,6 +220,8 @@ def _hop_prefix(root: str, tags: Iterable[str]) -> str:
 
 def _note(hop: Hop, match: re.Match[str], value: str) -> None:
     part, name = match["part"].replace("src_run_", "src_run."), match["name"]
+    if part == "metadata":
+        name = name.replace("-", "_")  # as the first exports wrote them
     if part in _FIELDS or (part == "metadata" and name in _METADATA_FIELDS):
         hop.fields[name] = value
     elif part in _TAGS:

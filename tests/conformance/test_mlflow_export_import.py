@@ -182,8 +182,10 @@ def test_no_field_of_theirs_stands_twice() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)", TEXT):
-        assert (PAGE.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]+)#?([^)]*)\)", TEXT):
+        headings = re.findall(r"^#+ (.+)$", (PAGE.parent / target).read_text("utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+        assert not anchor or anchor in anchors, anchor
     for page in ("v1/archive.md", "README.md"):
         assert f"{PAGE.name})" in (generate.FOLDER.parent / page).read_text("utf-8")
 
