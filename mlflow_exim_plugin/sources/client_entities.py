@@ -65,6 +65,7 @@ class EntityReader:
         self._absent: set[Kind] = set()
         self._issues: dict[str, list[dict[str, Any]]] | None = None
         self._unlisted = 0
+        self._has_schemas = False
         self._deleted = 0
 
     def before_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
@@ -104,7 +105,7 @@ class EntityReader:
         """Yield what was seen and not read, and why."""
         if not self._selection.is_narrow:
             yield from self._secrets()
-        if self._unlisted:
+        if self._unlisted and self._has_schemas:
             yield Unpacked(
                 "label schemas that no review queue uses",
                 0,
@@ -141,7 +142,11 @@ class EntityReader:
     def _label_schemas(self, experiment_id: str) -> Iterator[Entity | Failure]:
         if self._host.is_http and not schemas_can_be_listed(self._host, experiment_id):
             self._unlisted += 1
-        yield from label_schemas(self._host, experiment_id)
+        for schema in label_schemas(self._host, experiment_id):
+            # Where not one is seen, not even MLflow's own, nobody has used or opened them: a word
+            # about hidden ones would stand in every report and tell nothing.
+            self._has_schemas = True
+            yield schema
 
     def _issues_of(self, experiment_id: str) -> Iterator[Entity]:
         if self._issues is None:
