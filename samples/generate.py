@@ -2,10 +2,12 @@
 
     python samples/generate.py           rewrite samples/v1/good, bad, warn and vectors
     python samples/generate.py golden    add samples/v1/written-by/<this version>, once and for all
+    python samples/generate.py exports   rewrite samples/oss_mlflow and samples/databricks
 
 Times, ids and names are fixed, so that one version of libzstd, pyarrow and pydantic (named in
-``v1/generated-with.json``) gives the same bytes on every machine. No MLflow server is needed: typed
-objects go through the package's own sink and writer, and what is broken is broken afterwards.
+``v1/generated-with.json``) gives the same bytes on every machine. Only ``exports`` needs MLflow
+servers and starts them itself (``exports.py``); all else are typed objects that go through the
+package's own sink and writer, and what is broken is broken afterwards.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import struct
 import sys
@@ -968,6 +971,12 @@ def main() -> None:
     """Write the samples."""
     if sys.argv[1:] == ["golden"]:
         write_golden()
+        return
+    if sys.argv[1:] == ["exports"]:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        from samples import exports
+
+        exports.write(exports.archives(SYSTEM), generated_with() | exports.generated_with())
         return
     for name in ("good", "bad", "warn", "vectors"):
         shutil.rmtree(FOLDER / name, ignore_errors=True)
