@@ -16,7 +16,7 @@ from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.datasets import dataset_headers
 from mlflow_exim_plugin.host.histories import HistoryReader, Reading
 from mlflow_exim_plugin.host.logged_models import LoggedModels
-from mlflow_exim_plugin.host.probes import NEVER_PACKED
+from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
 from mlflow_exim_plugin.schema.lineage import is_or_was
@@ -202,7 +202,7 @@ class ClientSource:
                 yield from self._model(name, kind, known, plan, logged_models, selection)
         yield from entities.of_workspace()
         yield from entities.left_out()
-        yield NEVER_PACKED
+        yield never_packed(hides_label_schemas=entities.hides_label_schemas)
 
     def _runs(
         self,

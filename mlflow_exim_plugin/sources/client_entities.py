@@ -68,6 +68,11 @@ class EntityReader:
         self._has_schemas = False
         self._deleted = 0
 
+    @property
+    def hides_label_schemas(self) -> bool:
+        """Whether there may be label schemas although not one was seen."""
+        return self._unlisted > 0 and not self._has_schemas
+
     def before_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what traces of an experiment may name: scorers, label schemas, issues."""
         if not self._plan.takes_whole(experiment.id):
@@ -143,8 +148,6 @@ class EntityReader:
         if self._host.is_http and not schemas_can_be_listed(self._host, experiment_id):
             self._unlisted += 1
         for schema in label_schemas(self._host, experiment_id):
-            # Where not one is seen, not even MLflow's own, nobody has used or opened them: a word
-            # about hidden ones would stand in every report and tell nothing.
             self._has_schemas = True
             yield schema
 

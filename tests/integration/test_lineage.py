@@ -387,6 +387,40 @@ def test_models_experiments_and_datasets_show_their_hops(
     assert copy.id != logged
 
 
+def test_the_command_line_has_the_old_names(
+    make_sqlite: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "bea")
+    laptop, kept, owned = make_sqlite(), make_sqlite(), make_sqlite()
+    make_run(MlflowClient(laptop, laptop), **{"mlflow.user": "ana"})
+    archive = str(tmp_path / "a.tar.zst")
+    packed = exim("pack", archive, "--tracking-uri", laptop, "--export-source-tags")
+    assert packed.exit_code == 0, packed.output
+
+    looked = exim("unpack", archive, "--tracking-uri", kept, "--import-source-tags", "--dry-run")
+    assert looked.exit_code == 0, looked.output
+    assert MlflowClient(kept, kept).get_experiment_by_name("churn") is None
+    for target, options in (
+        (kept, ["--import-source-tags", "--use-src-user-id"]),
+        (owned, ["--import-source-tags", "--user", "importer"]),
+    ):
+        done = exim("unpack", archive, "--tracking-uri", target, *options)
+        assert done.exit_code == 0, done.output
+    assert the_run(kept).data.tags["mlflow.user"] == "ana"
+    assert the_run(owned).data.tags["mlflow.user"] == "bea"
+    for target in (kept, owned):
+        tags = the_run(target).data.tags
+        assert tags["mlflow_exim.mlflow_tag.user"] == "ana"
+        assert tags["mlflow_export_import.mlflow.user"] == "ana"
+        (sighting,) = lineage(target, run_id=the_run(target).info.run_id)
+        assert [hop.names for hop in sighting.hops] == [["mlflow_export_import", "mlflow_exim"]]
+
+    both = exim("unpack", archive, "--use-src-user-id", "--user", "importer")
+    assert both.exit_code == 2
+    assert exim("show", archive, "--lineage").exit_code == 2
+    assert exim("show", archive, "--lineage", "-r", "0" * 32).exit_code == 4
+
+
 def test_a_packed_run_carries_the_older_generation(
     make_sqlite: Callable[[], str], tmp_path: Path
 ) -> None:
