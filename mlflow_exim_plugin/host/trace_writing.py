@@ -6,9 +6,12 @@ their own ids and keep spans in a file. What a server has is tried once and reme
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -49,13 +52,19 @@ class Form(Enum):
 
 
 class TraceCalls:
-    """Writes traces to a ``Host``; each method is one call, or one for each of some objects."""
+    """Writes traces to a ``Host``; each method is one call, or one for each of some objects.
+
+    Attributes:
+        takes_otlp: Whether it takes spans by OTLP, as far as is known.
+        takes_tags: Whether traces get tags along with their spans, None while that is not known.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self._has_infos = True
         self._form: Form | None = None
         self.takes_otlp = True
+        self.takes_tags: bool | None = None
 
     def form(self, experiment_id: str) -> Form:
         """Return how the deployment takes traces."""
@@ -88,8 +97,19 @@ class TraceCalls:
                 found[trace_id] = _located(trace["trace_info"])[1]
         return found
 
-    def log_spans(self, experiment_id: str, spans: Iterable[dict[str, Any]]) -> bool:
+    def log_spans(
+        self,
+        experiment_id: str,
+        spans: Iterable[dict[str, Any]],
+        tags: dict[str, dict[str, str]],
+    ) -> bool:
         """Send spans of any traces by OTLP, all or none.
+
+        Args:
+            experiment_id: Where they go.
+            spans: The spans, those of one trace together.
+            tags: Tags by trace id, sent as attributes of OTLP's resource. Some deployments make
+                tags of these, all in one transaction.
 
         Returns:
             False when the deployment, or this client, does not have it.
@@ -102,15 +122,17 @@ class TraceCalls:
             from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
                 ExportTraceServiceRequest,
             )
-
-            protos = [as_otlp(span) for span in spans]
         except ImportError:
             self.takes_otlp = False
             return False
-        if not self.host.is_http:
-            return self._log_spans_to_store(experiment_id, protos)
         request = ExportTraceServiceRequest()
-        request.resource_spans.add().scope_spans.add().spans.extend(protos)
+        for otel_trace_id, group in groupby(spans, key=itemgetter("otel_trace_id")):
+            of_trace = request.resource_spans.add()
+            for key, value in tags.get(f"tr-{otel_trace_id}", {}).items():
+                of_trace.resource.attributes.add(key=key).value.string_value = value
+            of_trace.scope_spans.add().spans.extend(map(as_otlp, group))
+        if not self.host.is_http:
+            return self._log_spans_to_store(experiment_id, request)
         response = self.host.call(
             "POST",
             "/v1/traces",
@@ -298,8 +320,6 @@ class TraceCalls:
             params = [("experiment_ids", experiment_id), ("max_results", "1")]
             old = self.host.call("GET", "/api/2.0/mlflow/traces", doing=doing, params=params)
             return Form.NONE if old.status_code in _ABSENT else Form.WITHOUT_ID
-        import inspect
-
         start = getattr(self.host.tracking, "start_trace", None)
         if start is None:
             return Form.NONE
@@ -321,7 +341,7 @@ class TraceCalls:
             found[trace_id] = (str(info.experiment_id), document_of_entity(info))
         return found
 
-    def _log_spans_to_store(self, experiment_id: str, protos: list[Any]) -> bool:
+    def _log_spans_to_store(self, experiment_id: str, request: Any) -> bool:
         log = getattr(self.host.tracking, "log_spans", None)
         if log is None:
             self.takes_otlp = False
@@ -330,7 +350,15 @@ class TraceCalls:
 
         try:
             with translated("writing spans"):
-                log(experiment_id, [Span.from_otel_proto(proto) for proto in protos])
+                takes_tags = "resource" in inspect.signature(Span.from_otel_proto).parameters
+                spans = [
+                    Span.from_otel_proto(
+                        span, **({"resource": of_trace.resource} if takes_tags else {})
+                    )
+                    for of_trace in request.resource_spans
+                    for span in of_trace.scope_spans[0].spans
+                ]
+                log(experiment_id, spans)
         except ServerError as error:
             if not isinstance(error.__cause__, NotImplementedError):
                 raise

@@ -1,12 +1,13 @@
-"""Traces to a deployment: ids and times kept, spans first, then the info that has the last word.
+"""Traces to a deployment: ids and times kept, and read back.
 
 A server that gets spans makes a trace of them, with previews, token counts and times of its own;
-the info that follows puts the source's in their place. Its tag ``CONTENT`` says that all is there.
+the info that follows puts the source's in their place. The tag ``CONTENT`` says that all is there
+and comes with what is last. Writing the info of a trace that is there takes a server twice as long.
+So where it takes tags along with spans, and the spans leave it nothing to make, infos go first.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,9 @@ from mlflow_exim_plugin.host.trace_documents import (
 )
 from mlflow_exim_plugin.host.trace_listing import TraceListing
 from mlflow_exim_plugin.host.trace_search import TraceSearch
-from mlflow_exim_plugin.host.trace_writing import MAX_LINKS, Form, TraceCalls
+from mlflow_exim_plugin.host.trace_writing import Form, TraceCalls
 from mlflow_exim_plugin.host.traces import TraceReader
-from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Run, Trace
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
 from mlflow_exim_plugin.schema.traces import trace_digest
 from mlflow_exim_plugin.sinks.counting import count_trace
@@ -33,7 +34,9 @@ from mlflow_exim_plugin.sinks.trace_comparison import (
     compare_assessments,
     compare_info,
     compare_span,
+    leaves_info,
 )
+from mlflow_exim_plugin.sinks.trace_links import TraceLinks
 from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
@@ -45,7 +48,6 @@ __all__ = ["TraceWriter"]
 
 _GROUP = 50
 _GROUP_SPANS = 2_000
-_PROMPTS = "mlflow.linkedPrompts"
 _FINALIZED = "mlflow.trace.infoFinalized"
 
 
@@ -61,10 +63,13 @@ class _Job:
         spans: Its spans with the target's ids.
         at_start: Assessments that are written with the info.
         afterwards: Assessments that override others, in order.
+        later: Assessments that come when their run is deleted.
         whole: Whether everything has arrived so far.
         needs_info: Whether its info is to be written.
         in_file: Whether its spans go into a file.
-        differs: Whether the target answered its info or assessments in another form.
+        spans_last: Whether its spans go by OTLP after its info.
+        document: What the target has of it, empty while that is not known.
+        marked: Whether ``CONTENT`` is there.
     """
 
     trace: Trace
@@ -74,10 +79,26 @@ class _Job:
     spans: list[dict[str, Any]] | None
     at_start: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[dict[str, Any]] = field(default_factory=list)
+    later: list[dict[str, Any]] = field(default_factory=list)
     whole: bool = True
     needs_info: bool = True
     in_file: bool = False
-    differs: bool = False
+    spans_last: bool = False
+    document: dict[str, Any] = field(default_factory=dict)
+    marked: bool = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something follows its info and spans."""
+        return bool(self.later or self.afterwards or self.trace.attachments)
+
+    def differences(self) -> list[tuple[Kind, str]]:
+        """Return what of its info and first assessments the target has differently."""
+        if not self.document:
+            return [(Kind.TRACE, "its info cannot be read back")]
+        return [(Kind.TRACE, what) for what in compare_info(self.info, self.document)] + [
+            (Kind.ASSESSMENT, what) for what in compare_assessments(self.at_start, self.document)
+        ]
 
 
 class TraceWriter:
@@ -105,11 +126,10 @@ class TraceWriter:
         self._under_way: deque[Future[None]] = deque()
         self._origins: dict[str, dict[str, tuple[str, str]]] = {}
         self._deleted_runs: set[str] = set()
-        self._late: list[tuple[_Job, list[dict[str, Any]]]] = []
-        self._links: dict[str, list[str]] = {}
-        self._prompts: list[tuple[str, str]] = []
+        self._late: list[_Job] = []
         self._notes = Notes()
         self._references = TraceReferences(target.ids, self._notes)
+        self._links = TraceLinks(self._calls, target.ids, self._notes)
 
     def saw_run(self, run: Run) -> None:
         """Remember a run that will be deleted: that takes its assessments along."""
@@ -148,13 +168,10 @@ class TraceWriter:
         """
         self.flush(report)
         self._pool.shutdown()
-        for job, assessments in self._late:
-            self._add_assessments(job, assessments, report)
+        for job in self._late:
+            self._add_assessments(job, job.later, report)
             self._complete(job, report)
-        for run_id, trace_ids in self._links.items():
-            self._link(run_id, trace_ids)
-        for trace_id, text in self._prompts:
-            self._link_prompts(trace_id, text)
+        self._links.make()
         self._notes.say(report)
 
     def _send(self, report: Report) -> None:
@@ -194,29 +211,54 @@ class TraceWriter:
             else:
                 jobs.append(self._resumed(trace, experiment_id, digest, there[trace.id][1]))
         for job in jobs:
-            spans = job.spans
-            job.in_file = spans is not None and not (spans and fits_otlp(spans, job.trace.id))
-        self._log_spans([job for job in jobs if job.spans and not job.in_file], report)
-        for job in jobs:
-            try:
-                self._write_info(job, report)
-            except ServerLostError:
-                raise
-            except EximError as error:
-                report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
-        self._look_again([job for job in jobs if job.differs])
+            self._plan(job)
+        by_otlp = [job for job in jobs if job.spans and not job.in_file]
+        self._log_spans([job for job in by_otlp if not job.spans_last], report)
+        begun = [job for job in jobs if self._write_info(job, report)]
+        self._log_spans([job for job in begun if job.spans_last], report)
+        self._look_again([job for job in begun if job.needs_info and job.differences()])
+        for job in begun:
+            self._write_rest(job, report)
+
+    def _plan(self, job: _Job) -> None:
+        """Decide what of a trace is written when, and how."""
+        spans, names = job.spans, self._of_deleted_runs(job.trace)
+        for assessment in job.afterwards:
+            if assessment.get("overrides") in names:
+                names.add(assessment.get("assessment_id"))
+        job.later = [a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") in names]
+        job.at_start = [a for a in job.at_start if a not in job.later]
+        job.afterwards = [a for a in job.afterwards if a not in job.later]
+        job.in_file = spans is not None and not (spans and fits_otlp(spans, job.trace.id))
+        if spans and self._calls.takes_tags and not (job.in_file or job.document):
+            job.spans_last = len(spans) <= _GROUP_SPANS and leaves_info(job.info, spans)
 
     def _look_again(self, jobs: list[_Job]) -> None:
-        """Note what differs: what a server answers to a write may lack what it has just written."""
+        """Put right what spans made of infos, and note what stays different.
+
+        What a server answers to a write may lack what it has just written: so it is asked first.
+        """
+        self._look(jobs)
+        changed = [job for job in jobs if job.spans_last and job.differences()]
+        for job in changed:
+            try:
+                self._calls.start(self._marked_info(job), job.experiment_id, [])
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                what = f"its info cannot be written after its spans: {error.message}"
+                self._notes.add(Kind.TRACE, job.trace.id, what)
+        self._look(changed)
+        for job in jobs:
+            for kind, what in job.differences():
+                self._notes.add(kind, job.trace.id, what)
+
+    def _look(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
         there = self._calls.existing([job.trace.id for job in jobs])
         for job in jobs:
-            document = there[job.trace.id][1]
-            for what in compare_info(job.info, document):
-                self._notes.add(Kind.TRACE, job.trace.id, what)
-            for what in compare_assessments(job.at_start, document):
-                self._notes.add(Kind.ASSESSMENT, job.trace.id, what)
+            job.document = there[job.trace.id][1]
 
     def _refusal(
         self, trace: Trace, experiment_id: str, there: str, document: dict[str, Any]
@@ -242,6 +284,7 @@ class TraceWriter:
     ) -> _Job:
         """Prepare a trace that is there without all its parts, or in an earlier state."""
         job = self._job(trace, experiment_id, digest)
+        job.document = document
         known = {a.get("assessment_id") for a in document["assessments"]}
         job.afterwards = [
             a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") not in known
@@ -287,12 +330,21 @@ class TraceWriter:
 
     def _send_spans(self, jobs: list[_Job], experiment_id: str) -> None:
         spans = [span for job in jobs for span in job.spans or ()]
+        marks = {job.trace.id: self._mark_with_spans(job) for job in jobs}
         for start in range(0, len(spans), _GROUP_SPANS):
             part = spans[start : start + _GROUP_SPANS]
-            if not self._calls.takes_otlp or not self._calls.log_spans(experiment_id, part):
+            if not self._calls.takes_otlp or not self._calls.log_spans(experiment_id, part, marks):
                 for job in jobs:
                     job.in_file = True
                 return
+
+    def _mark_with_spans(self, job: _Job) -> dict[str, str]:
+        """Return the tags that go with the spans: of the first ones, to see whether they arrive."""
+        if job.spans_last:
+            return {} if job.has_more else {CONTENT: job.digest}
+        if self._calls.takes_tags is None and not job.document:
+            return {AS_OF_MS: str(job.trace.as_of_ms)}
+        return {}
 
     def _compare_spans(self, jobs: list[_Job], report: Report) -> None:
         """Read the spans back: some servers add attributes, or change their values."""
@@ -312,75 +364,70 @@ class TraceWriter:
             for span in job.spans or ():
                 if span["span_id"] in by_id:
                     compare_span(self._notes, job.trace.id, span, by_id[span["span_id"]])
+            has_info = "request_time_ms" in found.info  # it comes with the spans, but not always
+            if job.spans_last:
+                job.document = found.document if has_info else {}
+            elif has_info and self._calls.takes_tags is None and not job.document:
+                self._calls.takes_tags = AS_OF_MS in found.info["tags"]
 
-    def _write_info(self, job: _Job, report: Report) -> None:
-        trace = job.trace
-        names = self._of_deleted_runs(trace)
-        for assessment in job.afterwards:
-            if assessment.get("overrides") in names:
-                names.add(assessment.get("assessment_id"))
-        later = [a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") in names]
-        at_start = [a for a in job.at_start if a not in later]
-        afterwards = [a for a in job.afterwards if a not in later]
-        attachments = list(trace.attachments)
-        in_one_call = job.whole and not (later or afterwards or attachments or job.in_file)
+    def _write_info(self, job: _Job, report: Report) -> bool:
+        """Write the info, and say whether the trace is there now."""
         if job.needs_info:
-            mark = {AS_OF_MS: str(trace.as_of_ms)}
-            if in_one_call:
-                mark[CONTENT] = job.digest
-            info = job.info | {"tags": job.info["tags"] | mark}
-            document = self._start(job, info, at_start, report)
-        else:
-            document = self._calls.existing([trace.id])[trace.id][1]
-            in_one_call = False
-        self._ids.know(Kind.TRACE, trace.id, trace.id)
+            is_last = job.whole and not (job.has_more or job.in_file or job.spans_last)
+            try:
+                self._start(job, report, is_last=is_last)
+            except ServerLostError:
+                raise
+            except EximError as error:
+                report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
+                return False
+        self._ids.know(Kind.TRACE, job.trace.id, job.trace.id)
         report.written(Kind.TRACE)
-        location = document["info"]["tags"].get(ARTIFACT_LOCATION, "")
-        if job.in_file and not self._put_spans(job, document, Form.WITH_ID, report):
-            job.whole = False
-        if attachments:
+        return True
+
+    def _write_rest(self, job: _Job, report: Report) -> None:
+        """Write what follows info and spans, then the mark where it is not there yet."""
+        trace = job.trace
+        if job.in_file:
+            job.whole &= self._put_spans(job, Form.WITH_ID, report)
+        if attachments := list(trace.attachments):
+            location = job.document["info"]["tags"].get(ARTIFACT_LOCATION, "")
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
-        self._add_assessments(job, afterwards, report)
-        self._collect_links(job)
-        if later:
+        self._add_assessments(job, job.afterwards, report)
+        self._links.collect(trace, job.info, trace.id)
+        if job.later:
             with self._lock:
-                self._late.append((job, later))
-        elif not in_one_call:
+                self._late.append(job)
+        else:
             self._complete(job, report)
 
-    def _start(
-        self,
-        job: _Job,
-        info: dict[str, Any],
-        assessments: list[dict[str, Any]],
-        report: Report,
-    ) -> dict[str, Any]:
+    def _marked_info(self, job: _Job) -> dict[str, Any]:
+        return job.info | {"tags": job.info["tags"] | {AS_OF_MS: str(job.trace.as_of_ms)}}
+
+    def _start(self, job: _Job, report: Report, *, is_last: bool) -> None:
         """Write info and assessments in one call; a refused assessment must not cost the trace."""
+        info, assessments = self._marked_info(job), job.at_start
+        mark = {CONTENT: job.digest} if is_last else {}
         try:
-            document = self._calls.start(info, job.experiment_id, assessments)
+            marked = info | {"tags": info["tags"] | mark}
+            job.document = self._calls.start(marked, job.experiment_id, assessments)
         except ServerLostError:
             raise
         except ServerError:
             if not assessments:
                 raise
-            info["tags"].pop(CONTENT, None)
-            document = self._calls.start(info, job.experiment_id, [])
-            self._add_assessments(job, assessments, report)
-            self._complete(job, report)
-            job.at_start = []
+            job.document = self._calls.start(info, job.experiment_id, [])
+            # Each alone after all, so that the refused one is named.
+            job.at_start, job.afterwards = [], [*assessments, *job.afterwards]
         else:
+            job.marked = is_last
             if assessments:
                 report.written(Kind.ASSESSMENT, len(assessments))
-            job.at_start = assessments
-        job.differs = bool(
-            compare_info(job.info, document) or compare_assessments(job.at_start, document)
-        )
-        return document
 
-    def _put_spans(self, job: _Job, document: dict[str, Any], form: Form, report: Report) -> bool:
+    def _put_spans(self, job: _Job, form: Form, report: Report) -> bool:
         spans = job.spans or []
         try:
-            self._calls.put_spans(document, spans, form)
+            self._calls.put_spans(job.document, spans, form)
         except ServerLostError:
             raise
         except EximError as error:
@@ -404,13 +451,21 @@ class TraceWriter:
                 job.whole = False
 
     def _complete(self, job: _Job, report: Report) -> None:
-        """Mark a trace as whole."""
-        if not job.whole:
+        """Put the mark where the last part of a trace did not bring it, or take it away."""
+        there = job.document["info"]["tags"]
+        if job.marked:
+            return
+        if job.whole:
+            wanted = {AS_OF_MS: str(job.trace.as_of_ms), CONTENT: job.digest}
+        elif there.get(CONTENT) == job.digest:
+            wanted = {CONTENT: ""}
+        else:
             return
         trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
         try:
-            self._calls.set_tag(trace_id, AS_OF_MS, str(job.trace.as_of_ms))
-            self._calls.set_tag(trace_id, CONTENT, job.digest)
+            for key, value in wanted.items():
+                if there.get(key) != value:
+                    self._calls.set_tag(trace_id, key, value)
         except ServerLostError:
             raise
         except ServerError as error:
@@ -437,14 +492,15 @@ class TraceWriter:
         trace = job.trace
         if known:
             found = self._listing.all(job.experiment_id, f"request_id = '{known}'")
-            document = next(found).document
+            job.document = next(found).document
         else:
             tags = {ORIGIN: chained(trace.id, trace.info["tags"])} | job.info["tags"]
-            document = self._calls.start_without_id(job.info | {"tags": tags}, job.experiment_id)
-            known = document["info"]["trace_id"]
+            info = job.info | {"tags": tags}
+            job.document = self._calls.start_without_id(info, job.experiment_id)
+            known = job.document["info"]["trace_id"]
         self._ids.know(Kind.TRACE, trace.id, known)
         if job.spans is not None:
-            job.whole &= self._put_spans(job, document, Form.WITHOUT_ID, report)
+            job.whole &= self._put_spans(job, Form.WITHOUT_ID, report)
         if job.info["state"] in {"OK", "ERROR"}:
             self._calls.end_without_id(known, job.info)
         report.written(Kind.TRACE)
@@ -460,11 +516,11 @@ class TraceWriter:
             report.skipped(Kind.ASSESSMENT, f"{trace.id}/*", reason, lost)
             self._notes.add(Kind.ASSESSMENT, trace.id, reason)
         if attachments := list(trace.attachments):
-            location = document["info"]["tags"][ARTIFACT_LOCATION]
+            location = job.document["info"]["tags"][ARTIFACT_LOCATION]
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
-        for what in compare_info(job.info, document, is_started=True):
+        for what in compare_info(job.info, job.document, is_started=True):
             self._notes.add(Kind.TRACE, trace.id, what)
-        self._collect_links(job)
+        self._links.collect(trace, job.info, known)
         self._complete(job, report)
 
     def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str]]:
@@ -502,57 +558,3 @@ class TraceWriter:
                 for assessment in trace.assessments
                 if (assessment.get("metadata") or {}).get(JUDGE_RUN) in self._deleted_runs
             }
-
-    def _collect_links(self, job: _Job) -> None:
-        trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
-        with self._lock:
-            for run_id in job.trace.info.get(LINKED_RUNS, ()):
-                self._links.setdefault(run_id, []).append(trace_id)
-            if prompts := job.info["tags"].get(_PROMPTS):
-                self._prompts.append((trace_id, prompts))
-
-    def _link(self, run_id: str, trace_ids: list[str]) -> None:
-        new = self._ids.get(Kind.RUN, run_id)
-        if new is None:
-            what = f"links to run {run_id} are not restored: the run is not at the target"
-            for trace_id in trace_ids:
-                self._notes.add(Kind.TRACE, trace_id, what)
-            return
-        try:
-            for start in range(0, len(trace_ids), MAX_LINKS):
-                self._calls.link_to_run(new, trace_ids[start : start + MAX_LINKS])
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            for trace_id in trace_ids:
-                what = f"links to run {run_id} are not restored: {error.message}"
-                self._notes.add(Kind.TRACE, trace_id, what)
-
-    def _link_prompts(self, trace_id: str, text: str) -> None:
-        """Link a trace to prompt versions, which may have other numbers at the target."""
-        try:
-            listed = [(str(p["name"]), str(p["version"])) for p in json.loads(text)]
-        except (ValueError, KeyError, TypeError):
-            self._notes.add(
-                Kind.TRACE, trace_id, f"{_PROMPTS} is no list of prompts: no links are made"
-            )
-            return
-        versions = []
-        for name, number in listed:
-            new = self._ids.get(Kind.PROMPT_VERSION, f"{name}/{number}")
-            if new is None:
-                what = f"{_PROMPTS} names a prompt version that is not at the target"
-                self._notes.add(Kind.TRACE, trace_id, what)
-                new = f"{name}/{number}"
-            versions.append((new.rpartition("/")[0], new.rpartition("/")[2]))
-        try:
-            if versions != listed:
-                renamed = [{"name": name, "version": number} for name, number in versions]
-                self._calls.set_tag(trace_id, _PROMPTS, json.dumps(renamed))
-            self._calls.link_prompts(trace_id, versions)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            self._notes.add(
-                Kind.TRACE, trace_id, f"links to prompts are not restored: {error.message}"
-            )

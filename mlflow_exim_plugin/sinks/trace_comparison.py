@@ -11,9 +11,30 @@ from mlflow_exim_plugin.schema.provenance import TAGS
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.notes import Notes
 
-__all__ = ["compare_assessments", "compare_info", "compare_span"]
+__all__ = ["compare_assessments", "compare_info", "compare_span", "leaves_info"]
 
 _FINALIZED = "mlflow.trace.infoFinalized"
+_PREVIEWS = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
+
+
+def leaves_info(info: dict[str, Any], spans: list[dict[str, Any]]) -> bool:
+    """Whether a target that has the info most likely leaves it alone when it gets the spans.
+
+    Targets widen a trace's time to that of its spans, end one whose root has ended, and make the
+    previews that are not there.
+    """
+    if info["state"] not in {"OK", "ERROR"} or "execution_duration_ms" not in info:
+        return False
+    end_ms = info["request_time_ms"] + info["execution_duration_ms"]
+    roots = [span["attributes"] for span in spans if span["parent_span_id"] is None]
+    return (
+        info["request_time_ms"] <= min(span["start_time_ns"] for span in spans) // 1_000_000
+        and max(span["end_time_ns"] or 0 for span in spans) // 1_000_000 <= end_ms
+        and all(
+            preview in info or not any(root.get(source) for root in roots)
+            for preview, source in _PREVIEWS.items()
+        )
+    )
 
 
 def compare_span(notes: Notes, trace_id: str, span: dict[str, Any], there: dict[str, Any]) -> None:
