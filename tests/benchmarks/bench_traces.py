@@ -6,8 +6,9 @@
 The floor of reading is ``traces/search`` and ``traces/batchGet`` with as many connections as we
 use, the replies thrown away. That of writing is the same spans by OTLP, 200 traces to a call, and
 ``StartTraceV3`` for each trace, into an empty server: spans first as MLflow's clients write, and
-infos first, which servers take in less time. Beside them: our reading of the same traces, whole
-packs and unpacks by the real command, and their peak memory.
+infos first, which servers take in less time, but change where spans last longer than their trace.
+Beside them: our reading of the same traces, whole packs and unpacks by the real command, and their
+peak memory.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def filled(folder: Path, traces: int, spans: int) -> tuple[Server, str]:
     """Start a server that has traces, and return it and their experiment.
 
     The server itself writes one of them by OTLP. Its rows are copied with the ids, times and texts
-    that the server would have given to the others: it would need some 18 ms for each.
+    that the server would have given to the others: it would need some 18 ms for each. Every second
+    one lasts a millisecond less long than its spans, as MLflow's clients round.
     """
     mould = 1_234_567
     identity = uuid.uuid4().bytes
@@ -107,6 +109,10 @@ def filled(folder: Path, traces: int, spans: int) -> tuple[Server, str]:
                         for row in rows
                     ),
                 )
+        database.execute(
+            "UPDATE trace_info SET execution_time_ms = execution_time_ms - 1 "
+            "WHERE timestamp_ms % 2 = 0"
+        )
     return start_server(folder), experiment
 
 
@@ -119,7 +125,10 @@ def _cast(value: Any, mould: int, identity: bytes, number: int) -> Any:
     for old, new in (
         (identity.hex(), its.hex()),
         (base64.b64encode(identity).decode(), base64.b64encode(its).decode()),
-        (str(START_NS // 1_000_000 + mould), str(START_NS // 1_000_000 + number)),
+        *(
+            (str(START_NS // 1_000_000 + mould + late), str(START_NS // 1_000_000 + number + late))
+            for late in (0, 1)
+        ),
         (str(mould), str(number)),
         (str(mould)[::-1], str(number)[::-1]),
     ):
@@ -138,7 +147,7 @@ def _request(traces: list[tuple[int, bytes]], spans: int) -> bytes:
                 span_id=(index + 1).to_bytes(8, "big"),
                 name=f"step {index}",
                 start_time_unix_nano=START_NS + number * 1_000_000 + index,
-                end_time_unix_nano=START_NS + number * 1_000_000 + 500_000 + index,
+                end_time_unix_nano=START_NS + number * 1_000_000 + 1_500_000 + index,
             )
             if index:
                 span.parent_span_id = (1).to_bytes(8, "big")
