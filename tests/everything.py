@@ -26,10 +26,10 @@ from mlflow.entities import (
 from mlflow.entities.assessment import IssueReference
 
 from tests.compare import as_default
-from tests.integration.test_prompts import seed_by_hand, seed_prompts
 from tests.seed import Seeded, new_run, seed
 from tests.seed_entities import SERVER_ENV, judge_json, seed_entities
 from tests.seed_logged_models import log_model_files, seed_logged_models
+from tests.seed_prompts import seed_by_hand, seed_prompts
 from tests.trace_seed import seed_traces, started_trace
 
 __all__ = ["SERVER_ENV", "fill"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import ParseDict
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.absent import method
+from mlflow_exim_plugin.host.absent import is_absent, method
 from mlflow_exim_plugin.host.connection import Host, translated
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.reading import pages
@@ -89,8 +89,13 @@ def online_configs(host: Host, scorer_id: str) -> list[dict[str, Any]]:
     """Return when a scorer runs by itself."""
     if not hasattr(host.tracking, "get_online_scoring_configs"):
         return []
-    with translated("reading when scorers run by themselves"):
-        configs = host.tracking.get_online_scoring_configs([scorer_id])
+    try:
+        with translated("reading when scorers run by themselves"):
+            configs = host.tracking.get_online_scoring_configs([scorer_id])
+    except ServerError as error:
+        if is_absent(error):  # the first servers with scorers ran none by themselves
+            return []
+        raise
     documents = [
         {
             "online_scoring_config_id": config.online_scoring_config_id,

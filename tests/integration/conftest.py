@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin.operations import pack
-from tests.compare import Snapshot, snapshot
+from tests.compare import Snapshot, assert_count_law, snapshot
+from tests.everything import SERVER_ENV, fill
 from tests.seed import Seeded, seed
 from tests.servers import new_sqlite_database, start_server
 
@@ -49,6 +50,19 @@ def sqlite_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp("sqlite-source")
     new_sqlite_database(folder / "mlflow.db")
     return _filled(f"sqlite:///{folder}/mlflow.db", folder, local_artifacts=True)
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A server with every kind and every hard case, which nobody changes, and an archive of it."""
+    folder = tmp_path_factory.mktemp("everything")
+    with start_server(folder, env=SERVER_ENV) as server:
+        fill(server.url)
+        archive = str(folder / "everything.tar.zst")
+        packed = pack(archive, tracking_uri=server.url)
+        assert packed.failures == []
+        assert_count_law(packed)
+        yield server.url, archive
 
 
 @pytest.fixture

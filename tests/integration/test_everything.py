@@ -12,12 +12,10 @@ import pytest
 from mlflow_exim_plugin import diff, pack, unpack, verify
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from tests.compare import assert_count_law
-from tests.everything import SERVER_ENV, fill
+from tests.everything import SERVER_ENV
 from tests.seed_entities import add_secrets
-from tests.servers import start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mlflow_exim_plugin import Comparison
@@ -50,6 +48,7 @@ OF_2_22 = {
     Kind.MODEL_VERSION,
 }
 OF_3_1 = {*OF_2_22, Kind.LOGGED_MODEL}
+OF_3_8 = {*OF_3_1, Kind.SCORER, Kind.EVALUATION_DATASET, Kind.WEBHOOK}
 DEMO = "from mlflow.demo import generate_all_demos; generate_all_demos()"
 DEMO_KINDS = {
     Kind.EXPERIMENT,
@@ -71,19 +70,6 @@ def assert_equal(result: Comparison) -> None:
     assert result.equal
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A server with everything and an archive of it."""
-    folder = tmp_path_factory.mktemp("everything")
-    with start_server(folder, env=SERVER_ENV) as server:
-        fill(server.url)
-        archive = str(folder / "everything.tar.zst")
-        packed = pack(archive, tracking_uri=server.url)
-        assert packed.failures == []
-        assert_count_law(packed)
-        yield server.url, archive
-
-
 @pytest.mark.timeout(900)
 def test_everything_survives(everything: tuple[str, str], make_server: MakeServer) -> None:
     source, archive = everything
@@ -102,7 +88,29 @@ def test_everything_survives(everything: tuple[str, str], make_server: MakeServe
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1)])
+@pytest.mark.parametrize("database", ["postgres_uri", "mariadb_uri"])
+def test_everything_survives_in_other_databases(
+    everything: tuple[str, str],
+    make_server: MakeServer,
+    request: pytest.FixtureRequest,
+    database: str,
+) -> None:
+    source, archive = everything
+    uri = request.getfixturevalue(database)
+    target = make_server(env=SERVER_ENV, backend_store_uri=uri).url
+    add_secrets(target)
+
+    unpacked = unpack(archive, tracking_uri=target)
+
+    assert_count_law(unpacked)
+    assert unpacked.failures == []
+    assert_equal(diff(source, target))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1), ("3.8.1", OF_3_8)]
+)
 def test_older_servers_take_what_they_hold_and_give_it_back(
     everything: tuple[str, str],
     make_server: MakeServer,

@@ -18,13 +18,12 @@ from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.operations import open_archive, pack, unpack
 from mlflow_exim_plugin.schema.lineage import tags_of
 from mlflow_exim_plugin.schema.objects import Kind, ModelVersion, RegisteredModel
-from tests.everything import SERVER_ENV, fill
+from tests.everything import SERVER_ENV
 from tests.integration.conftest import rows_of
 from tests.proxy import FaultyProxy, Request
-from tests.servers import start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlflow_exim_plugin import Report
@@ -182,17 +181,6 @@ def test_a_second_hop_leaves_the_first_as_it_is(
     assert second["mlflow_tag.user"] == "ana"
     assert second["src_client.tracking_uri"] == system["mlflow_tracking_uri"]
     assert set(second) == set(first)
-
-
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A server with every kind and an archive of it."""
-    folder = tmp_path_factory.mktemp("everything")
-    with start_server(folder, env=SERVER_ENV) as server:
-        fill(server.url)
-        archive = str(folder / "everything.tar.zst")
-        assert pack(archive, tracking_uri=server.url).ok
-        yield server.url, archive
 
 
 @pytest.fixture(autouse=True)
