@@ -256,10 +256,16 @@ def scorer_names(host: Host, experiment_id: str) -> set[str]:
 
 def register_scorer(host: Host, experiment_id: str, name: str, serialized: str) -> dict[str, Any]:
     """Register the next version of a scorer and return it as REST's ``Scorer``."""
-    with translated(f"registering a version of scorer {name!r}"):
-        return proto_document(
-            method(host.tracking, "register_scorer")(experiment_id, name, serialized)
-        )
+    try:
+        with translated(f"registering a version of scorer {name!r}"):
+            return proto_document(
+                method(host.tracking, "register_scorer")(experiment_id, name, serialized)
+            )
+    except ServerError as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        # MLflow 3.4 answers with the number alone, which later clients do not understand.
+        return scorer_versions(host, experiment_id, name)[-1]
 
 
 def set_online_config(host: Host, experiment_id: str, name: str, config: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ OF_2_22 = {
     Kind.MODEL_VERSION,
 }
 OF_3_1 = {*OF_2_22, Kind.LOGGED_MODEL}
-OF_3_8 = {*OF_3_1, Kind.SCORER, Kind.EVALUATION_DATASET, Kind.WEBHOOK}
+OF_3_4 = {*OF_3_1, Kind.SCORER, Kind.EVALUATION_DATASET, Kind.WEBHOOK}
 DEMO = "from mlflow.demo import generate_all_demos; generate_all_demos()"
 DEMO_KINDS = {
     Kind.EXPERIMENT,
@@ -109,7 +109,7 @@ def test_everything_survives_in_other_databases(
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1), ("3.8.1", OF_3_8)]
+    ("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1), ("3.4.0", OF_3_4)]
 )
 def test_older_servers_take_what_they_hold_and_give_it_back(
     everything: tuple[str, str],
@@ -121,12 +121,13 @@ def test_older_servers_take_what_they_hold_and_give_it_back(
     # Old servers answer 500 for files that are not there, which MLflow asks for again and again.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     _, archive = everything
-    old, new = make_server(mlflow_version=version).url, make_server().url
+    old, new = make_server(mlflow_version=version).url, make_server(env=SERVER_ENV).url
 
     report = unpack(archive, tracking_uri=old)
     assert_count_law(report)
     arrived = {kind for kind, counts in report.counts.items() if counts.written}
     assert {kind for kind in arrived if kind in KINDS} == keeps
+    assert not [f for f in report.failures if f.kind in (Kind.RUN, Kind.TRACE, Kind.SPAN)]
     named = {failure.kind for failure in (*report.failures, *report.skips)}
     assert named >= KINDS - keeps
     again = unpack(archive, tracking_uri=old)
@@ -140,7 +141,8 @@ def test_older_servers_take_what_they_hold_and_give_it_back(
     returned = unpack(back, tracking_uri=new)
     assert_count_law(returned)
     for kind in keeps:
-        assert returned.counts[kind].written == packed.counts[kind].written, kind
+        needy = [f for f in returned.failures if f.kind is kind and "GatewayEndpoint" in f.reason]
+        assert returned.counts[kind].written == packed.counts[kind].written - len(needy), kind
 
 
 @pytest.mark.timeout(900)
