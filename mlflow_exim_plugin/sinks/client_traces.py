@@ -40,8 +40,10 @@ from mlflow_exim_plugin.sinks.trace_links import TraceLinks
 from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_places import Target
+    from mlflow_exim_plugin.sinks.client_places import Destination, Target
     from mlflow_exim_plugin.sinks.client_runs import RunWriter
 
 __all__ = ["TraceWriter"]
@@ -122,6 +124,7 @@ class TraceWriter:
         self._lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._waiting: list[tuple[Trace, str]] = []
+        self._restores: dict[str, Callable[[], None]] = {}
         self._spans = 0
         self._under_way: deque[Future[None]] = deque()
         self._origins: dict[str, dict[str, tuple[str, str]]] = {}
@@ -137,7 +140,7 @@ class TraceWriter:
             with self._lock:
                 self._deleted_runs.add(run.id)
 
-    def add(self, trace: Trace, experiment_id: str, report: Report) -> None:
+    def add(self, trace: Trace, to: Destination, report: Report) -> None:
         """Take a trace; it is written with others, at the latest by ``flush``."""
         if self._options.dry_run:
             report.written(Kind.TRACE)
@@ -149,7 +152,8 @@ class TraceWriter:
                 len(self._waiting) == _GROUP or self._spans + spans > _GROUP_SPANS
             ):
                 self._send(report)
-            self._waiting.append((trace, experiment_id))
+            self._restores[to.experiment_id] = to.restore
+            self._waiting.append((trace, to.experiment_id))
             self._spans += spans
 
     def flush(self, report: Report) -> None:
@@ -542,6 +546,7 @@ class TraceWriter:
 
     def _job(self, trace: Trace, experiment_id: str, digest: str) -> _Job:
         """Prepare a trace: the target's ids in place of the source's."""
+        self._restores[experiment_id]()
         references = self._references
         at_start, afterwards = references.assessments(trace)
         return _Job(

@@ -369,8 +369,8 @@ class WorkspaceSink:
         if isinstance(target, str):
             report.skipped(Kind.TRACE, trace.id, target)
             return
-        self._open(target)
-        self._trace_writer.add(trace, target.id, report)
+        to = Destination(target.id, lambda: self._open(target))
+        self._trace_writer.add(trace, to, report)
 
     def _write_entity(self, entity: Entity, report: Report) -> None:
         if not entity.experiment_id:
