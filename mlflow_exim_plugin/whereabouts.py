@@ -21,6 +21,8 @@ from mlflow_exim_plugin.stages.select import Selection
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mlflow_exim_plugin.transfer import Source
+
 __all__ = ["Sighting", "copies", "lineage"]
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -82,6 +84,7 @@ def lineage(
     experiment: str | None = None,
     run_id: str | None = None,
     model: str | None = None,
+    logged_model: str | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> list[Sighting]:
     """Tell where an object of a server, store or archive was before.
@@ -91,6 +94,7 @@ def lineage(
         experiment: Name or id of an experiment.
         run_id: A run.
         model: A registered model or prompt; its versions follow it.
+        logged_model: A logged model.
         storage_options: Given to the fsspec file system of an archive.
 
     Raises:
@@ -98,28 +102,38 @@ def lineage(
         InvalidArchiveError: The archive cannot be opened.
         ServerError: The server cannot be reached.
     """
-    chosen = Selection(
+    options = storage_options
+    with opened(location, jobs=1, storage_options=options, contents=False) as (source, place):
+        if logged_model is not None:
+            items: Iterable[Tagged] = source.find(_checked(logged_model))
+        else:
+            items = _named(source, experiment, run_id, model)
+        found = [Sighting.of(item, place) for item in items]
+    if not found:
+        raise NotFoundError(f"{place} has no {experiment or run_id or model or logged_model!r}")
+    return found
+
+
+def _named(
+    source: Source, experiment: str | None, run_id: str | None, model: str | None
+) -> Iterator[Tagged]:
+    """Yield an experiment or run, or a model with its versions, and read no further."""
+    selection = Selection(
         experiments=(experiment,) if experiment else (),
         runs=(run_id,) if run_id else (),
         models=(model,) if model else (),
         traces=False,
         artifacts=False,
     )
-    found: list[Sighting] = []
-    with opened(location, jobs=1, storage_options=storage_options, contents=False) as (
-        source,
-        place,
-    ):
-        for item in source.stream(chosen):
-            if isinstance(item, Experiment) and experiment in (item.id, item.name):
-                return [Sighting.of(item, place)]
-            if run_id and isinstance(item, Run) and is_or_was(item, run_id):
-                return [Sighting.of(item, place)]
-            if isinstance(item, RegisteredModel | ModelVersion) and item.name == model:
-                found.append(Sighting.of(item, place))
-    if not found:
-        raise NotFoundError(f"{place} has no {experiment or run_id or model!r}")
-    return found
+    for item in source.stream(selection):
+        if isinstance(item, Experiment) and experiment in (item.id, item.name):
+            yield item
+            return
+        if isinstance(item, Run) and run_id is not None and is_or_was(item, run_id):
+            yield item
+            return
+        if isinstance(item, RegisteredModel | ModelVersion) and item.name == model:
+            yield item
 
 
 def copies(
@@ -144,9 +158,14 @@ def copies(
         InvalidArchiveError: An archive cannot be opened.
         ServerError: A server cannot be reached.
     """
-    if not _ID.fullmatch(identity):
-        raise UsageError(f"{identity!r} is no id", "give a run id, or one of m-… or d-…")
+    _checked(identity)
     for location in locations:
         with opened(location, jobs=1, storage_options=storage_options) as (source, place):
             for item in source.find(identity):
                 yield Sighting.of(item, place)
+
+
+def _checked(identity: str) -> str:
+    if not _ID.fullmatch(identity):
+        raise UsageError(f"{identity!r} is no id", "give a run id, or one of m-… or d-…")
+    return identity

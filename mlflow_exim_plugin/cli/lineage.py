@@ -55,15 +55,20 @@ def show_lineage(
     experiment: str | None,
     run_id: str | None,
     model: str | None,
+    logged_model: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Print where an object was before, the oldest place first."""
     from mlflow_exim_plugin.whereabouts import lineage
 
-    if experiment is run_id is model is None:
-        raise click.UsageError("--lineage needs one of --experiment, --run-id and --model.")
-    found = lineage(location, experiment=experiment, run_id=run_id, model=model)
+    if experiment is run_id is model is logged_model is None:
+        raise click.UsageError(
+            "--lineage needs one of --experiment, --run-id, --model and --logged-model."
+        )
+    found = lineage(
+        location, experiment=experiment, run_id=run_id, model=model, logged_model=logged_model
+    )
     if as_json:
         show_json([sighting.to_dict() for sighting in found])
         return
@@ -114,7 +119,7 @@ def _readable(name: str, text: str) -> str:
 
 def _moment(text: str) -> str:
     """Return ms since the Unix epoch as a time in UTC; other text as it is."""
-    if not text.isdecimal() or len(text) > 15:
+    if not text.isdecimal() or len(text) > 14:
         return text
     moment = datetime.fromtimestamp(int(text) / 1000, timezone.utc)
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -51,7 +51,7 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
 @click.option(
     "--lineage",
     is_flag=True,
-    help="Show where the experiment, run or model was before, the oldest place first; ARCHIVE may "
+    help="Show where an experiment, run or model was before, the oldest place first; ARCHIVE may "
     "then be a server's or store's URI too.",
 )
 @output_options
@@ -82,7 +82,7 @@ def show(
     if lineage:
         from mlflow_exim_plugin.cli.lineage import show_lineage
 
-        show_lineage(archive, experiment, run_id, model, as_json=output == "json")
+        show_lineage(archive, experiment, run_id, model, logged_model, as_json=output == "json")
         return
     from mlflow_exim_plugin.sources.archive import Archive
 

@@ -364,6 +364,8 @@ def test_models_experiments_and_datasets_show_their_hops(
     (copy,) = copies(logged, [target])
     assert copy.kind is Kind.LOGGED_MODEL
     assert copy.id != logged
+    assert lineage(target, logged_model=logged) == [copy]
+    assert [hop.fields["model_id"] for hop in copy.hops] == [logged]
 
 
 def test_the_command_line_has_the_old_names(
