@@ -7,6 +7,7 @@ without assessments or without the one trace.
 
 from __future__ import annotations
 
+import re
 import string
 import time
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ _MOST_NAMED = 100
 _ID_CHARACTERS = string.digits + "abcdeftr-" + "ghijklmnopqsuvwxyz" + string.ascii_uppercase + ".:/"
 """What ids consist of, in the order in which a search for one tries them."""
 _ID_LENGTH = 50
+_USUAL_ID = re.compile(r"tr-[0-9a-f]{32}")
 
 
 @dataclass
@@ -69,8 +71,7 @@ class TraceListing:
             experiment_id: The experiment.
             clauses: Filters in MLflow's search language, of which a trace meets one.
         """
-        # Ids are kept as hashes: a million of them fit into some tens of megabytes.
-        seen: set[int] = set()
+        seen: set[int | str] = set()
         trouble = _Trouble(self._most_named)
         for clause in clauses:
             query = Query((experiment_id,), clause)
@@ -132,7 +133,7 @@ class TraceListing:
                     yield trace.id
 
     def _new(
-        self, query: Query, seen: set[int], trouble: _Trouble
+        self, query: Query, seen: set[int | str], trouble: _Trouble
     ) -> Iterator[list[Trace] | Failure]:
         """Yield what was not seen before."""
         try:
@@ -140,7 +141,7 @@ class TraceListing:
                 if isinstance(found, Failure):
                     yield found
                     continue
-                new = {hash(t.id): t for t in found if hash(t.id) not in seen}
+                new = {key: t for t in found if (key := _compact(t.id)) not in seen}
                 seen.update(new)
                 if new:
                     yield list(new.values())
@@ -263,6 +264,11 @@ class TraceListing:
 def run_clause(run_id: str) -> str:
     """Return the filter for the traces of a run, linked ones included."""
     return f"request_metadata.`{SOURCE_RUN}` = '{run_id}'"
+
+
+def _compact(trace_id: str) -> int | str:
+    """Return a trace's id in less memory: a million of them are kept."""
+    return int(trace_id[3:], 16) if _USUAL_ID.fullmatch(trace_id) else trace_id
 
 
 def _place(query: Query) -> str:
