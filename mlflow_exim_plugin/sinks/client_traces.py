@@ -126,6 +126,7 @@ class TraceWriter:
         self._waiting: list[tuple[Trace, str]] = []
         self._restores: dict[str, Callable[[], None]] = {}
         self._spans = 0
+        self._spans_come_back = False
         self._under_way: deque[Future[None]] = deque()
         self._origins: dict[str, dict[str, tuple[str, str]]] = {}
         self._deleted_runs: set[str] = set()
@@ -357,10 +358,11 @@ class TraceWriter:
             Trace({"info": {"trace_id": job.trace.id, **stored}}, job.experiment_id) for job in jobs
         ]
         self._reader.fill(there)
+        self._spans_come_back |= any(found.spans for found in there)
         for job, found in zip(jobs, there, strict=True):
             by_id = {span["span_id"]: span for span in found.spans or ()}
             missing = sum(span["span_id"] not in by_id for span in job.spans or ())
-            if missing == len(job.spans or ()):
+            if not self._spans_come_back:
                 # MLflow 3.4 takes spans by OTLP and never gives them back.
                 job.in_file, self._calls.takes_otlp = True, False
                 continue
@@ -396,7 +398,12 @@ class TraceWriter:
     def _write_rest(self, job: _Job, report: Report) -> None:
         """Write what follows info and spans, then the mark where it is not there yet."""
         trace = job.trace
-        if job.in_file:
+        if job.in_file and job.document["info"]["tags"].get(SPANS_LOCATION) == TRACKING_STORE:
+            count = len(job.spans or ())  # the server would not look into a file for them
+            reason = f"{count} of its {count} spans did not arrive"
+            report.failed(Failure(Kind.SPAN, job.trace.id, reason, count))
+            job.whole = False
+        elif job.in_file:
             job.whole &= self._put_spans(job, Form.WITH_ID, report)
         if attachments := list(trace.attachments):
             location = job.document["info"]["tags"].get(ARTIFACT_LOCATION, "")
