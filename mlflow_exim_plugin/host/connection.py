@@ -22,6 +22,8 @@ from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, Ser
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sqlalchemy import Engine
+
 __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
@@ -93,6 +95,16 @@ class Host:
             self.registry: Any = client._get_registry_client().store  # noqa: SLF001
         self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
         self._given_up: set[str] = set()
+
+    @property
+    def engine(self) -> Engine | None:
+        """The database's engine where this process opens the store itself, None elsewhere."""
+        if self.is_http:
+            return None
+        from sqlalchemy import Engine
+
+        found = getattr(self.tracking, "engine", None)
+        return found if isinstance(found, Engine) else None
 
     @property
     def display_uri(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.connection import Host
 
-__all__ = ["Histories", "HistoryReader", "Reading", "read_history"]
+__all__ = ["HistoryReader", "HistorySource", "Reading", "empty", "failed", "read_history"]
 
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 _PAGED = "/api/2.0/mlflow/metrics/get-history"
@@ -35,7 +35,7 @@ _PAGE_ROWS = 25_000
 
 
 @dataclass
-class Histories:
+class _Histories:
     """What was read ahead of one run's rows.
 
     Attributes:
@@ -51,34 +51,49 @@ class Histories:
     failures: list[Failure] = field(default_factory=list)
 
 
-class Reading:
+class Reading(Protocol):
+    """The histories of some runs, on their way."""
+
+    def finish(self) -> dict[str, Iterator[pa.Table | Failure]]:
+        """Return by run id its rows, sorted, keys going forward, then its failures.
+
+        Raises:
+            ServerLostError: The deployment is gone.
+        """
+
+
+class HistorySource(Protocol):
+    """Where histories are read."""
+
+    def start(self, runs: dict[str, dict[str, int]]) -> Reading:
+        """Begin to read the histories of some runs.
+
+        Args:
+            runs: Run id to latest step by metric key, the keys being all the run has.
+        """
+
+
+class _Calls:
     """Calls that are under way for the histories of some runs."""
 
     def __init__(self, reader: HistoryReader, runs: dict[str, dict[str, int]]) -> None:
         self._reader = reader
-        self._found = {run_id: Histories(run_id) for run_id in runs}
+        self._found = {run_id: _Histories(run_id) for run_id in runs}
         self._runs = runs
         self._calls: list[tuple[str, list[str], Future[dict[str, Columns] | None]]] = []
         if reader.has_bulk:
             self._plan()
 
-    def finish(self) -> dict[str, Histories]:
-        """Wait for the calls.
-
-        Returns:
-            Run id to its histories; long ones are only noted.
-
-        Raises:
-            ServerLostError: The server is gone.
-        """
+    def finish(self) -> dict[str, Iterator[pa.Table | Failure]]:
+        """Wait for the calls; long histories are read when they are taken."""
         while self._calls and self._reader.has_bulk:
             calls, self._calls = self._calls, []
             for key, run_ids, call in calls:
                 self._settle(key, run_ids, call)
         if not self._reader.has_bulk:
             for run_id, keys in self._runs.items():
-                self._found[run_id] = Histories(run_id, later=set(keys))
-        return self._found
+                self._found[run_id] = _Histories(run_id, later=set(keys))
+        return {run_id: self._reader.take(found) for run_id, found in self._found.items()}
 
     def _plan(self) -> None:
         """Ask for each key of as many runs a call as a reply is expected to hold."""
@@ -114,7 +129,7 @@ class Reading:
             raise
         except ServerError as error:
             if len(run_ids) == 1:
-                self._found[run_ids[0]].failures.append(_failure(run_ids[0], key, error.message))
+                self._found[run_ids[0]].failures.append(failed(run_ids[0], key, error.message))
             else:
                 self._halve(key, run_ids)
             return
@@ -125,7 +140,7 @@ class Reading:
                 if run_id in reply:
                     self._found[run_id].columns[key] = reply[run_id]
                 else:
-                    self._found[run_id].failures.append(_empty(run_id, key))
+                    self._found[run_id].failures.append(empty(run_id, key))
         elif len(run_ids) == 1:
             self._found[run_ids[0]].later.add(key)
         else:
@@ -156,14 +171,10 @@ class HistoryReader:
         self._jobs = jobs
 
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
-        """Begin to read the histories of some runs.
+        """Begin to read the histories of some runs."""
+        return _Calls(self, runs)
 
-        Args:
-            runs: Run id to latest step by metric key, the keys being all the run has.
-        """
-        return Reading(self, runs)
-
-    def take(self, histories: Histories) -> Iterator[pa.Table | Failure]:
+    def take(self, histories: _Histories) -> Iterator[pa.Table | Failure]:
         """Yield a run's rows, sorted, keys going forward, then its failures."""
         keys = sorted({*histories.columns, *histories.later}, key=lambda key: key.encode())
         if not histories.later:
@@ -174,7 +185,7 @@ class HistoryReader:
             yield from self._take_long(histories, keys)
         yield from histories.failures
 
-    def _take_long(self, histories: Histories, keys: list[str]) -> Iterator[pa.Table | Failure]:
+    def _take_long(self, histories: _Histories, keys: list[str]) -> Iterator[pa.Table | Failure]:
         """Yield key after key, the next few long ones being read meanwhile."""
         ahead: dict[str, Future[pa.Table]] = {}
         waiting = iter([key for key in keys if key in histories.later])
@@ -188,11 +199,11 @@ class HistoryReader:
             except ServerLostError:
                 raise
             except ServerError as error:
-                yield _failure(histories.run_id, key, error.message)
+                yield failed(histories.run_id, key, error.message)
                 continue
             if rows is None:
                 rows = histories.columns[key].table(key)
-            yield sort_history(rows) if rows.num_rows else _empty(histories.run_id, key)
+            yield sort_history(rows) if rows.num_rows else empty(histories.run_id, key)
 
     def submit_bulk(self, key: str, run_ids: list[str]) -> Future[dict[str, Columns] | None]:
         """Ask for one key of some runs: rows by run id, or None without the endpoint."""
@@ -284,9 +295,11 @@ class Columns:
         return history_table(key, self._step, self._timestamp, self._value)
 
 
-def _failure(run_id: str, key: str, reason: str) -> Failure:
+def failed(run_id: str, key: str, reason: str) -> Failure:
+    """Say that a history could not be read."""
     return Failure(Kind.METRIC_HISTORY, f"{run_id}/{key}", reason)
 
 
-def _empty(run_id: str, key: str) -> Failure:
-    return _failure(run_id, key, "the server lists the metric but gives no rows for it")
+def empty(run_id: str, key: str) -> Failure:
+    """Say that a run lists a metric and nothing of it is there."""
+    return failed(run_id, key, "the server lists the metric but gives no rows for it")

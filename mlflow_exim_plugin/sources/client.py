@@ -14,10 +14,11 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.absent import is_absent
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.datasets import dataset_headers
-from mlflow_exim_plugin.host.histories import HistoryReader, Reading
+from mlflow_exim_plugin.host.histories import HistoryReader, HistorySource, Reading
 from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.stored_histories import StoredHistories
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
@@ -211,7 +212,12 @@ class ClientSource:
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> Iterator[Run | Failure]:
-        histories = HistoryReader(self._host, pool, self._jobs)
+        engine = self._host.engine
+        histories: HistorySource = (
+            HistoryReader(self._host, pool, self._jobs)
+            if engine is None
+            else StoredHistories(engine)
+        )
         documents = _ahead(self._documents(sorted(run_ids), pool))
         # The next group's calls are under way before this one's last has come back.
         for started in _ahead(self._groups(documents, histories, selection, pool)):
@@ -223,7 +229,7 @@ class ClientSource:
                     continue
                 as_of_ms, document = item
                 run = Run(document, as_of_ms=as_of_ms)
-                run.histories = histories.take(rows.pop(run.id))
+                run.histories = rows.pop(run.id)
                 if (listing := started.listings.get(run.id)) is not None:
                     run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
                 if run.id in losses:
@@ -250,7 +256,7 @@ class ClientSource:
     def _groups(
         self,
         documents: Iterable[list[tuple[int, dict[str, Any]] | Failure]],
-        histories: HistoryReader,
+        histories: HistorySource,
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> Iterator[_Group]:
@@ -271,7 +277,7 @@ class ClientSource:
     def _start(
         self,
         items: list[tuple[int, dict[str, Any]] | Failure],
-        histories: HistoryReader,
+        histories: HistorySource,
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> _Group:

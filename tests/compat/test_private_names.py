@@ -14,6 +14,8 @@ from packaging.version import Version
 
 import mlflow_exim_plugin
 from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.stored_histories import StoredHistories
+from mlflow_exim_plugin.schema.objects import Failure
 
 pytestmark = pytest.mark.compat
 
@@ -48,6 +50,19 @@ def test_a_proxied_root_has_credentials() -> None:
 def test_the_store_of_a_server_has_credentials() -> None:
     host = Host("http://127.0.0.1:5000", create=False)
     assert host.tracking.get_host_creds().host == "http://127.0.0.1:5000"
+
+
+def test_a_store_of_a_database_has_its_engine_and_its_table_of_metrics(sqlite_uri: str) -> None:
+    client = mlflow.MlflowClient(sqlite_uri, sqlite_uri)
+    run_id = client.create_run("0").info.run_id
+    client.log_metric(run_id, "loss", 0.5, timestamp=1_600_000_000_000, step=7)
+    engine = Host(sqlite_uri, create=False).engine
+    assert engine is not None
+    (rows,) = StoredHistories(engine).take(run_id, ["loss"])
+    assert not isinstance(rows, Failure)
+    assert rows.to_pylist() == [
+        {"key": "loss", "step": 7, "timestamp": 1_600_000_000_000, "value": 0.5}
+    ]
 
 
 @pytest.mark.skipif(Version(mlflow.__version__) < Version("3.4"), reason="no datasets before")
