@@ -40,9 +40,10 @@ def find(identity: str, places: tuple[str, ...], output: str) -> None:
     found = list(copies(identity, places))
     if output == "json":
         show_json([sighting.to_dict() for sighting in found])
-    for sighting in found if output == "text" else ():
-        of = f" of experiment {sighting.experiment_id}" if sighting.experiment_id else ""
-        say(f"{sighting.place}: {sighting.kind} {sighting.id}{of}  {sighting.name}".rstrip())
+    else:
+        for sighting in found:
+            of = f" of experiment {sighting.experiment_id}" if sighting.experiment_id else ""
+            say(f"{sighting.place}: {sighting.kind} {sighting.id}{of}  {sighting.name}".rstrip())
     if not found:
         raise NotFoundError(
             f"no place has {identity} or a copy of it",

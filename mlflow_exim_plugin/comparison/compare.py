@@ -157,23 +157,24 @@ class _Comparer:
     def _fields(
         self, kind: Kind, one: int, other: int, *, silent: bool = False
     ) -> Iterator[tuple[str, Any, Any]]:
-        a, b = self._shaped(kind, A, one), self._shaped(kind, B, other)
-        if self._rules.has(_SOURCE_TAGS):
-            further = hops_of(self._index.document(one)) - hops_of(self._index.document(other))
-            if drop_later_hops(a, b, further) and not silent:
-                self._rules.note(_SOURCE_TAGS)
+        of_a, of_b = self._index.document(one), self._index.document(other)
+        a, b = self._shaped(kind, A, of_a), self._shaped(kind, B, of_b)
         if json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True):
             return
+        if self._rules.has(_SOURCE_TAGS):
+            dropped = drop_later_hops(a, b, hops_of(of_a) - hops_of(of_b))
+            if dropped and not silent:
+                self._rules.note(_SOURCE_TAGS)
         for path, left, right in _differing(a, b, kind.value):
             if self._rules.counts(path, left, right, silent=silent):
                 yield path, left, right
 
-    def _shaped(self, kind: Kind, side: int, number: int) -> dict[str, Any]:
+    def _shaped(self, kind: Kind, side: int, document: dict[str, Any]) -> dict[str, Any]:
         def meaning(of_kind: Kind, identity: str) -> str | None:
             return self._index.meaning(side, of_kind, identity)
 
         ids = meaning if self._rules.maps_ids else None
-        return shaped(kind, self._index.document(number), ids)
+        return shaped(kind, document, ids)
 
     def _distance(self, kind: Kind, one: int, other: int) -> int:
         return sum(1 for _ in self._fields(kind, one, other, silent=True))

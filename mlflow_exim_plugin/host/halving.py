@@ -9,7 +9,7 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["send_halving"]
+__all__ = ["send_entries", "send_halving"]
 
 Entry = TypeVar("Entry")
 
@@ -45,3 +45,20 @@ def send_halving(
                     half = len(entries) // 2
                     unsent += [entries[half:], entries[:half]]
     return refused
+
+
+def send_entries(
+    entries: dict[str, str], limit: int, send: Callable[[dict[str, str]], None]
+) -> dict[str, str]:
+    """Send params or tags, at most ``limit`` in one call.
+
+    Returns:
+        Those that were refused alone, each with the reason.
+
+    Raises:
+        ServerLostError: The deployment does not answer any more.
+    """
+    listed = list(entries.items())
+    batches = (listed[start : start + limit] for start in range(0, len(listed), limit))
+    refused = send_halving(batches, lambda batch: send(dict(batch)))
+    return {key: reason for (key, _), reason in refused}

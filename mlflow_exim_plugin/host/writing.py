@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.connection import Host, translated
 from mlflow_exim_plugin.host.documents import dataset_inputs, json_number
-from mlflow_exim_plugin.host.halving import send_halving
+from mlflow_exim_plugin.host.halving import send_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
@@ -126,18 +127,20 @@ class HostWriter:
         """Log params and return those the server refused, with its reason."""
         from mlflow.entities import Param
 
-        def send(batch: list[tuple[str, str]]) -> None:
+        def send(batch: dict[str, str]) -> None:
             if self.host.is_http:
-                self._post_batch(run_id, {"params": [{"key": k, "value": v} for k, v in batch]})
+                listed = [{"key": k, "value": v} for k, v in batch.items()]
+                self._post_batch(run_id, {"params": listed})
                 return
+            params = [Param(k, v) for k, v in batch.items()]
             with translated(f"logging params of run {run_id}"):
-                self.host.tracking.log_batch(run_id, [], [Param(k, v) for k, v in batch], [])
+                self.host.tracking.log_batch(run_id, [], params, [])
 
-        return _send(params, BATCH_PARAMS, send)
+        return send_entries(params, BATCH_PARAMS, send)
 
     def log_tags(self, run_id: str, tags: dict[str, str]) -> dict[str, str]:
         """Set run tags and return those the server refused, with its reason."""
-        return _send(tags, BATCH_TAGS, lambda batch: self.set_run_tags(run_id, dict(batch)))
+        return send_entries(tags, BATCH_TAGS, partial(self.set_run_tags, run_id))
 
     def set_run_tags(self, run_id: str, tags: dict[str, str]) -> None:
         """Set at most ``BATCH_TAGS`` run tags in one call."""
@@ -242,12 +245,3 @@ class HostWriter:
             yield
         finally:
             mlflow.set_tracking_uri(before)
-
-
-def _send(
-    entries: dict[str, str], limit: int, send: Callable[[list[tuple[str, str]]], None]
-) -> dict[str, str]:
-    """Send entries in batches; return those that were refused, with the reason."""
-    listed = list(entries.items())
-    batches = (listed[start : start + limit] for start in range(0, len(listed), limit))
-    return {key: reason for (key, _), reason in send_halving(batches, send)}

@@ -148,18 +148,14 @@ def export_tags(run: Run, experiment_name: str, system: System) -> dict[str, str
 def hops(item: Tagged) -> list[Hop]:
     """Return where an object was before, oldest first; empty where no tag says so."""
     tags = tags_of(item)
-    found: dict[tuple[str, int], Hop] = {}
-    for key, value in sorted(tags.items()):
-        if not (match := _NAME.fullmatch(key)):
-            continue
-        root, number = match["root"], int(match["hop"] or 1)
-        _note(found.setdefault((root, number), Hop(names=[root])), match, value)
-    chain: list[Hop] = []
-    for root in (_EXPORT_ROOT, _IMPORT_ROOT):
-        of_root = [hop for (its_root, _), hop in sorted(found.items()) if its_root == root]
-        for hop in of_root:
-            hop.origin = _origin(item.kind, hop.fields)
-        chain = _joined(chain, of_root)
+    of_root: dict[str, list[Hop]] = {_EXPORT_ROOT: [], _IMPORT_ROOT: []}
+    for (root, _), names in sorted(_by_hop(sorted(tags)).items()):
+        hop = Hop(names=[root])
+        for name in names:
+            _note(hop, name, tags[name[0]])
+        hop.origin = _origin(item.kind, hop.fields)
+        of_root[root].append(hop)
+    chain = _joined(of_root[_EXPORT_ROOT], of_root[_IMPORT_ROOT])
     origins = tags.get(ORIGIN, "").split()[::-1]
     if len(origins) == len(chain):
         for hop, origin in zip(chain, origins, strict=True):
@@ -179,7 +175,7 @@ def later_hops(tags: Iterable[str], before: Iterable[str], most: int) -> list[st
     new = {hop: names for hop, names in of_copy.items() if hop not in known}
     if len({number for _, number in new}) > most:
         return []
-    return [name for names in new.values() for name in names]
+    return [name[0] for names in new.values() for name in names]
 
 
 def is_or_was(item: Tagged, identity: str) -> bool:
@@ -203,12 +199,12 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _by_hop(tags: Iterable[str]) -> dict[tuple[str, int], list[str]]:
-    """Return the source tags of each hop, by root and number."""
-    found: dict[tuple[str, int], list[str]] = {}
+def _by_hop(tags: Iterable[str]) -> dict[tuple[str, int], list[re.Match[str]]]:
+    """Return the names of the source tags of each hop, by root and number."""
+    found: dict[tuple[str, int], list[re.Match[str]]] = {}
     for key in tags:
         if match := _NAME.fullmatch(key):
-            found.setdefault((match["root"], int(match["hop"] or 1)), []).append(key)
+            found.setdefault((match["root"], int(match["hop"] or 1)), []).append(match)
     return found
 
 

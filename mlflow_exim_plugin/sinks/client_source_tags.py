@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.host.halving import send_halving
+from mlflow_exim_plugin.host.halving import send_entries
 from mlflow_exim_plugin.schema.objects import Kind, Loss
 from mlflow_exim_plugin.schema.provenance import without_dots
 
@@ -60,7 +60,7 @@ class SourceTagWriter:
         }
         taken: dict[str, str] = {}
         if not self._refuses_dots:
-            refused = _send(missing, send, batch)
+            refused = send_entries(missing, batch, send)
             taken = {key: value for key, value in missing.items() if key not in refused}
             if not refused:
                 return taken
@@ -73,7 +73,7 @@ class SourceTagWriter:
                 refused[key] = f"as {name} it would be another tag's"
             else:
                 renamed[name] = key
-        reasons = _send({name: missing[key] for name, key in renamed.items()}, send, batch)
+        reasons = send_entries({name: missing[key] for name, key in renamed.items()}, batch, send)
         for name, key in renamed.items():
             if name in reasons:
                 refused[key] = refused[key] or reasons[name]
@@ -100,13 +100,3 @@ class SourceTagWriter:
         self._refuses_dots = True
         if said not in report.losses:
             report.lost(said)
-
-
-def _send(
-    tags: dict[str, str], send: Callable[[dict[str, str]], None], batch: int
-) -> dict[str, str]:
-    """Send tags and return those that were refused, with the reason."""
-    entries = list(tags.items())
-    batches = [entries[start : start + batch] for start in range(0, len(entries), batch)]
-    refused = send_halving(batches, lambda some: send(dict(some)))
-    return {key: reason for (key, _), reason in refused}
