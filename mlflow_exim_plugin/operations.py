@@ -1,4 +1,4 @@
-"""What the package does, as functions: ``pack``, ``unpack``, ``diff``, ``verify`` and more.
+"""What the package does, as functions: ``pack``, ``unpack``, ``copy``, ``diff``, ``verify``.
 
 Only the functions that need MLflow import it: that takes seconds.
 """
@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.objects import verify_objects
-from mlflow_exim_plugin.container.paths import base_directory_for
+from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX, base_directory_for
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.storage import atomic_output
+from mlflow_exim_plugin.container.storage import atomic_output, redact_url
 from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import UsageError
@@ -21,6 +21,7 @@ from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sources.archive import Archive
 from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
+from mlflow_exim_plugin.stages.digest import Digests
 from mlflow_exim_plugin.stages.lineage import ExportTags, ImportTags
 from mlflow_exim_plugin.stages.rename import Rename
 from mlflow_exim_plugin.stages.select import Selection
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlflow_exim_plugin.comparison.result import Comparison, Difference
+    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.rules import Finding
-    from mlflow_exim_plugin.transfer import Stage
+    from mlflow_exim_plugin.transfer import Source, Stage
 
-__all__ = ["Verification", "diff", "open_archive", "pack", "unpack", "verify"]
+__all__ = ["Verification", "copy", "diff", "open_archive", "pack", "unpack", "verify"]
 
 DEFAULT_JOBS = 4
 DEFAULT_LEVEL = 3
@@ -212,50 +214,106 @@ def unpack(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.sinks.client import ClientSink
 
-    selection = selection or Selection()
     _check_jobs(jobs)
-    try:
-        policy = OnConflict(on_conflict)
-    except ValueError:
-        raise UsageError(
-            f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}"
-        ) from None
-    if experiment_name is not None:
-        rename = Rename(every_experiment=experiment_name)
-    options = UnpackOptions(
-        on_conflict=policy,
-        importer=importer,
-        artifact_location=artifact_location,
-        marks_content=selection.takes_all_artifacts,
-        source_tags=import_source_tags,
-        dry_run=dry_run,
+    options = _write_options(
+        on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
     with Archive.open(archive, storage_options=storage_options) as opened:
-        source = ArchiveSource(opened)
-        stages: list[Stage] = [ImportTags(opened.summary.system)] if import_source_tags else []
-        if rename:
-            stages.append(rename)
-        host = Host(tracking_uri, registry_uri, create=not dry_run)
-        if policy is OnConflict.FAIL and not dry_run:
-            # Every name is looked at before the first object is written.
-            look = UnpackOptions(on_conflict=policy, dry_run=True)
-            with ClientSink(host, look) as sink:
-                transfer(source, sink, selection, stages=stages)
         report = Report(dry_run=dry_run)
         report.root = opened.reader.root
-        with ClientSink(host, options, jobs=jobs) as sink:
-            sink.reach()
-            return transfer(
-                source,
-                sink,
-                selection,
-                stages=stages,
-                report=report,
-                strict=strict,
-                progress=progress,
-            )
+        source, system = ArchiveSource(opened), opened.summary.system
+        return _deliver(
+            source,
+            source,
+            Host(tracking_uri, registry_uri, create=not dry_run),
+            options,
+            selection or Selection(),
+            _tags_and_names(system, options, experiment_name, rename),
+            jobs=jobs,
+            report=report,
+            strict=strict,
+            progress=progress,
+        )
+
+
+def copy(
+    source: str,
+    target: str,
+    *,
+    source_registry_uri: str | None = None,
+    target_registry_uri: str | None = None,
+    selection: Selection | None = None,
+    on_conflict: OnConflict | str = OnConflict.MERGE,
+    experiment_name: str | None = None,
+    rename: Rename | None = None,
+    importer: str | None = None,
+    artifact_location: str | None = None,
+    import_source_tags: bool = False,
+    jobs: int = DEFAULT_JOBS,
+    dry_run: bool = False,
+    strict: bool = False,
+    script: str = "mlflow_exim_plugin.copy",
+    progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Copy from one tracking server or store to another, without an archive between them.
+
+    The source is only read. What was copied or unpacked before is recognised and not doubled; runs
+    and logged models are read whole to tell whether they changed.
+
+    Args:
+        source: MLflow tracking URI to read.
+        target: MLflow tracking URI to write.
+        source_registry_uri: MLflow registry URI to read; ``source`` without it.
+        target_registry_uri: MLflow registry URI to write; ``target`` without it.
+        selection: What to take; everything without it.
+        on_conflict: ``merge``, ``skip``, ``rename`` or ``fail`` for strangers under the same name.
+        experiment_name: Put all runs into one experiment of this name.
+        rename: Other names for experiments and registered models.
+        importer: Make this user the owner of runs; the source's users are kept without it.
+        artifact_location: Artifact root for new experiments; the target's own without it.
+        import_source_tags: Keep what the target sets anew as tags ``mlflow_exim.*`` (spec, "Source
+            tags").
+        jobs: Calls to the source, and runs at the target, that may be under way at once.
+        dry_run: Only say what would be done.
+        strict: Stop at the first object that fails.
+        script: Name of the command, for source tags.
+        progress: Called with the report after each object.
+
+    Returns:
+        Counts, failures and losses; ``ok`` is false when an object failed.
+
+    Raises:
+        UsageError: Source and target are the same place, or one is an archive.
+        NotFoundError: The source, or a name or id in the selection, is not there.
+        ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
+        ServerError: One of the two cannot be reached, or died.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.sources.client import ClientSource
+
+    _check_jobs(jobs)
+    _check_ends(source, target)
+    options = _write_options(
+        on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
+    )
+    read = Host(source, source_registry_uri or source, create=False)
+    written = Host(target, target_registry_uri or target, create=not dry_run)
+    system = System.now(script, read.mlflow_version, read.display_uri)
+    stages = _tags_and_names(system, options, experiment_name, rename)
+    return _deliver(
+        ClientSource(read, jobs=jobs, contents=not dry_run),
+        ClientSource(read, jobs=jobs, contents=False),
+        written,
+        options,
+        selection or Selection(),
+        stages if dry_run else [*stages, Digests()],
+        jobs=jobs,
+        report=Report(dry_run=dry_run),
+        strict=strict,
+        progress=progress,
+    )
 
 
 def diff(
@@ -388,6 +446,83 @@ def open_archive(
         StoreError: It cannot be read.
     """
     return Archive.open(archive, storage_options=storage_options, expected_root=expected_root)
+
+
+def _deliver(
+    source: Source,
+    names: Source,
+    host: Host,
+    options: UnpackOptions,
+    selection: Selection,
+    stages: Sequence[Stage],
+    *,
+    jobs: int,
+    report: Report,
+    strict: bool,
+    progress: Callable[[Report], None] | None,
+) -> Report:
+    """Write a stream to a deployment; ``names`` is the source where only names are looked at."""
+    from mlflow_exim_plugin.sinks.client import ClientSink
+
+    if options.on_conflict is OnConflict.FAIL and not options.dry_run:
+        # Every name is looked at before the first object is written.
+        look = UnpackOptions(on_conflict=OnConflict.FAIL, dry_run=True)
+        transfer(names, ClientSink(host, look), selection, stages=stages)
+    sink = ClientSink(host, options, jobs=jobs)
+    sink.reach()
+    return transfer(
+        source,
+        sink,
+        selection,
+        stages=stages,
+        report=report,
+        strict=strict,
+        progress=progress,
+    )
+
+
+def _write_options(
+    on_conflict: OnConflict | str,
+    importer: str | None,
+    artifact_location: str | None,
+    selection: Selection | None,
+    source_tags: bool,
+    *,
+    dry_run: bool,
+) -> UnpackOptions:
+    try:
+        policy = OnConflict(on_conflict)
+    except ValueError:
+        raise UsageError(
+            f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}"
+        ) from None
+    return UnpackOptions(
+        on_conflict=policy,
+        importer=importer,
+        artifact_location=artifact_location,
+        marks_content=selection is None or selection.takes_all_artifacts,
+        source_tags=source_tags,
+        dry_run=dry_run,
+    )
+
+
+def _tags_and_names(
+    system: System, options: UnpackOptions, experiment_name: str | None, rename: Rename | None
+) -> list[Stage]:
+    """Return the stages that objects pass on their way to a deployment."""
+    stages: list[Stage] = [ImportTags(system)] if options.source_tags else []
+    if experiment_name is not None:
+        rename = Rename(every_experiment=experiment_name)
+    return [*stages, rename] if rename else stages
+
+
+def _check_ends(source: str, target: str) -> None:
+    """Refuse a copy onto itself, and archives, for which there are other verbs."""
+    if source.rstrip("/") == target.rstrip("/"):
+        raise UsageError(f"source and target are both {redact_url(source)}")
+    for end, verb in ((source, "unpack"), (target, "pack")):
+        if end.endswith(ARCHIVE_SUFFIX):
+            raise UsageError(f"{redact_url(end)} is an archive", f"use {verb}")
 
 
 def _check_jobs(jobs: int) -> None:

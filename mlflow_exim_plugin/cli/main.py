@@ -11,6 +11,7 @@ from mlflow_exim_plugin import __version__
 _MODULES = {
     "pack": "pack",
     "unpack": "unpack",
+    "copy": "copy",
     "diff": "diff",
     "ls": "look",
     "show": "look",
@@ -39,7 +40,7 @@ class _Exim(click.Group):
 @click.group(cls=_Exim, context_settings={"auto_envvar_prefix": "MLFLOW_EXIM"})
 @click.version_option(__version__, prog_name="mlflow-exim")
 def exim() -> None:
-    """Pack, unpack, compare, verify and look into MLflow archives.
+    """Pack, unpack, copy, compare, verify and look into MLflow archives.
 
     Every option can also be set by an environment variable, such as MLFLOW_EXIM_PACK_JOBS for
     `pack --jobs`.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mlflow_exim_plugin.errors import EximError, UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -13,11 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "archive_argument",
+    "naming_from",
     "output_options",
     "selection_from",
     "selection_options",
     "server_options",
     "verbose_option",
+    "work_options",
+    "writing_options",
 ]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
@@ -100,6 +105,9 @@ _SERVER = (
         metavar="URI",
         help="MLflow registry URI; MLFLOW_REGISTRY_URI or the tracking URI without it.",
     ),
+)
+
+_WORK = (
     click.option(
         "--jobs",
         type=click.IntRange(min=1),
@@ -111,6 +119,44 @@ _SERVER = (
         "--dry-run", is_flag=True, help="Look at everything, write nothing, and say what would be."
     ),
     click.option("--strict", is_flag=True, help="Stop at the first object that fails."),
+)
+
+_WRITING = (
+    click.option(
+        "--experiment-name", metavar="NAME", help="Put all runs into one experiment of this name."
+    ),
+    click.option(
+        "--rename",
+        "rename_file",
+        metavar="FILE",
+        help='JSON file of new names: {"experiments": {"old": "new"}, "models": {"old": "new"}}.',
+    ),
+    click.option(
+        "--on-conflict",
+        type=click.Choice(["merge", "skip", "rename", "fail"]),
+        default="merge",
+        show_default=True,
+        help="What to do when the target has something else under the same name.",
+    ),
+    click.option(
+        "--user",
+        type=click.Choice(["source", "importer"]),
+        default="source",
+        show_default=True,
+        help="Keep the users of the runs, or make them yours.",
+    ),
+    click.option("--use-src-user-id", is_flag=True, help="The old name of --user source."),
+    click.option(
+        "--import-source-tags",
+        is_flag=True,
+        help="Keep ids, times, users and other fields that the target sets anew as tags "
+        "mlflow_exim.*.",
+    ),
+    click.option(
+        "--artifact-location",
+        metavar="URI",
+        help="Artifact root for new experiments; the target's own without it.",
+    ),
 )
 
 _OUTPUT = (
@@ -163,8 +209,18 @@ def selection_options(command: _Command) -> _Command:
 
 
 def server_options(command: _Command) -> _Command:
-    """Add the options that name a server and how to treat it."""
+    """Add the options that name a server."""
     return _apply(command, _SERVER)
+
+
+def work_options(command: _Command) -> _Command:
+    """Add the options that say how much is done at once, and whether at all."""
+    return _apply(command, _WORK)
+
+
+def writing_options(command: _Command) -> _Command:
+    """Add the options that say how objects are put onto a server."""
+    return _apply(command, _WRITING)
 
 
 def output_options(command: _Command) -> _Command:
@@ -199,3 +255,36 @@ def selection_from(options: dict[str, Any]) -> Selection:
         include=options.pop("include"),
         exclude=options.pop("exclude"),
     )
+
+
+def naming_from(options: dict[str, Any]) -> dict[str, Any]:
+    """Take those of ``writing_options`` that set names and users out of a command's options.
+
+    Returns:
+        The arguments ``experiment_name``, ``rename`` and ``importer`` of ``unpack`` and ``copy``.
+
+    Raises:
+        UsageError: Two of them exclude each other, or the file cannot be read.
+    """
+    from mlflow_exim_plugin.stages.rename import Rename
+
+    experiment_name, rename_file = options.pop("experiment_name"), options.pop("rename_file")
+    user = options.pop("user")
+    if options.pop("use_src_user_id") and user == "importer":
+        raise UsageError("--use-src-user-id and --user importer exclude each other")
+    if experiment_name and rename_file:
+        raise UsageError("--experiment-name and --rename exclude each other")
+    return {
+        "experiment_name": experiment_name,
+        "rename": Rename.from_file(rename_file) if rename_file else None,
+        "importer": _own_name() if user == "importer" else None,
+    }
+
+
+def _own_name() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user may have no name
+        raise EximError("the system does not tell who you are", "set LOGNAME") from None

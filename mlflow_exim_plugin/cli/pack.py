@@ -13,6 +13,7 @@ from mlflow_exim_plugin.cli.options import (
     selection_from,
     selection_options,
     server_options,
+    work_options,
 )
 from mlflow_exim_plugin.cli.output import ReportProgress, show_report
 from mlflow_exim_plugin.errors import ExitCode
@@ -22,6 +23,7 @@ from mlflow_exim_plugin.errors import ExitCode
 @archive_argument
 @selection_options
 @server_options
+@work_options
 @click.option(
     "--level",
     type=click.IntRange(1, 22),

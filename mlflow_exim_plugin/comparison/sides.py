@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.container.storage import redact_url
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.sources.archive import Archive
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["opened"]
 
-_SUFFIX = ".tar.zst"
 _SERVERS = {"http", "https", "databricks", "databricks-uc", "uc"}
 _DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _ZSTD_MAGIC = 0xFD2FB528
@@ -73,7 +73,7 @@ def _is_archive(location: str) -> bool:
     url = urlsplit(location)
     if url.scheme.partition("+")[0] in _DATABASES:
         return False
-    if location.endswith(_SUFFIX) or (url.scheme and url.path.endswith(_SUFFIX)):
+    if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
         return True
     if url.scheme in _SERVERS or location in _SERVERS:
         return False
@@ -83,7 +83,8 @@ def _is_archive(location: str) -> bool:
     if not path.is_file():
         raise NotFoundError(
             f"there is no server, store or archive at {redact_url(location)}",
-            f"write http://…, sqlite:///…, the folder of a file store, or a name ending {_SUFFIX}",
+            "write http://…, sqlite:///…, the folder of a file store, or a name ending "
+            f"{ARCHIVE_SUFFIX}",
         )
     with path.open("rb") as file:
         start = file.read(len(_SQLITE_MAGIC))

@@ -15,6 +15,7 @@ from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import UnsafePathError
 
 __all__ = [
+    "ARCHIVE_SUFFIX",
     "MAX_PATH_BYTES",
     "MAX_SEGMENT_BYTES",
     "PathRegister",
@@ -26,6 +27,8 @@ __all__ = [
     "encode_segment",
 ]
 
+ARCHIVE_SUFFIX = ".tar.zst"
+"""How the name of an archive ends, where nobody chose another."""
 MAX_SEGMENT_BYTES = 240
 """Longest segment in UTF-8; file systems stop at 255 and tools add suffixes of their own."""
 MAX_PATH_BYTES = 1024

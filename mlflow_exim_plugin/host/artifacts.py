@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArtifactTree"]
 
+_SPOOLED_BYTES = 8 << 20
+"""What waits in memory of a file that comes from one server and goes to another."""
 _CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 """What an object store is asked for at once; s3fs' own default is 50 MiB."""
@@ -110,8 +112,8 @@ class ArtifactTree:
 
         Args:
             path: Path below the root.
-            stream: Seekable stream of the bytes.
-            size_bytes: Number of bytes.
+            stream: The bytes; it is read to its end.
+            size_bytes: Their number, as the source lists it.
 
         Raises:
             ServerError: The store refused.
@@ -164,6 +166,17 @@ class ArtifactTree:
                 raise _BrokenReplyError(error.message) from error
 
     def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
+        if not size_bytes or not stream.seekable():
+            # A connection that breaks is tried again, from the start of what is sent.
+            with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as waiting:
+                shutil.copyfileobj(stream, waiting, _CHUNK_BYTES)
+                size_bytes = waiting.tell()
+                waiting.seek(0)
+                self._http_send(path, cast("BinaryIO", waiting) if size_bytes else b"")
+        else:
+            self._http_send(path, stream)
+
+    def _http_send(self, path: str, data: BinaryIO | bytes) -> None:
         from mlflow.utils.rest_utils import http_request
 
         with translated(f"writing artifact {path}"):
@@ -171,7 +184,7 @@ class ArtifactTree:
                 self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
                 self._endpoint(path),
                 "PUT",
-                data=stream if size_bytes else b"",
+                data=data,
                 extra_headers={"Content-Type": "application/octet-stream"},
             )
             if response.status_code != 200:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -14,7 +16,7 @@ from mlflow_exim_plugin.host.connection import Host, translated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEFAULT", "Workspaces"]
+__all__ = ["DEFAULT", "Workspaces", "entered", "workers"]
 
 DEFAULT = "default"
 """Name of the workspace that every deployment has."""
@@ -29,7 +31,7 @@ _WITHOUT_WORKSPACES = {
 
 
 class Workspaces:
-    """Lists and enters the workspaces of a server.
+    """Lists the workspaces of a server.
 
     Args:
         host: The deployment. One that is no server has the default workspace alone: MLflow opens a
@@ -50,7 +52,7 @@ class Workspaces:
             ServerError: The server has workspaces and does not list them.
         """
         listed = self.documents()
-        chosen = _active()
+        chosen = _chosen()
         if chosen:
             listed = [document for document in listed if document["name"] == chosen]
         listed.sort(key=lambda workspace: (workspace["name"] != DEFAULT, workspace["name"]))
@@ -84,33 +86,47 @@ class Workspaces:
         """
         self._host.post_json(_ENDPOINT, document)
 
-    @contextlib.contextmanager
-    def entered(self, workspace: dict[str, Any] | None) -> Iterator[None]:
-        """Make a workspace the active one of this process, and the one before active again.
 
-        MLflow's clients send its name with every call, in every thread.
+@contextlib.contextmanager
+def entered(workspace: dict[str, Any] | None) -> Iterator[None]:
+    """Make a workspace the active one of this thread, and the one before active again.
 
-        Args:
-            workspace: REST's ``Workspace``; None changes nothing.
+    MLflow's clients send its name with every call. Other threads stay where they are: one process
+    may read a deployment and write another. A pool of ``workers`` is where its maker was.
 
-        Raises:
-            ServerError: MLflow refuses the name.
-        """
-        if workspace is None:
-            yield
-            return
-        import mlflow
+    Args:
+        workspace: REST's ``Workspace``; None is the one that the user chose, or none.
 
-        before = _active() or None
-        name = workspace["name"]
+    Raises:
+        ServerError: MLflow refuses the name, or knows no workspaces.
+    """
+    name = workspace["name"] if workspace else None
+    try:
+        from mlflow.utils.workspace_context import ServerWorkspaceContext
+    except ModuleNotFoundError:  # before MLflow 3.10
+        if name is not None:
+            raise ServerError(
+                f"this MLflow cannot enter workspace {name!r}", 'pip install "mlflow>=3.10"'
+            ) from None
+        yield
+        return
+    inside = contextlib.ExitStack()
+    with inside:
         with translated(f"entering workspace {name!r}"):
-            mlflow.set_workspace(name)
-        try:
-            yield
-        finally:
-            mlflow.set_workspace(before)
+            inside.enter_context(ServerWorkspaceContext(name))
+        yield
 
 
-def _active() -> str:
-    """Name of the active workspace, empty without one; where MLflow keeps it for its threads."""
+def workers(most: int, name: str) -> ThreadPoolExecutor:
+    """Return a pool of threads that are in the workspace that is active now."""
+    return ThreadPoolExecutor(most, name, _adopt, (contextvars.copy_context(),))
+
+
+def _adopt(context: contextvars.Context) -> None:
+    for variable, value in context.items():
+        variable.set(value)
+
+
+def _chosen() -> str:
+    """Name of the workspace that the user chose, empty without one."""
     return os.environ.get("MLFLOW_WORKSPACE", "").strip()

@@ -6,19 +6,16 @@ Every object carries the tags of ``schema.provenance``, by which a later unpack 
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
-from mlflow_exim_plugin.host.workspaces import Workspaces
+from mlflow_exim_plugin.host.workspaces import Workspaces, entered
 from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, StreamObject
 from mlflow_exim_plugin.sinks.client_ids import IdMap
 from mlflow_exim_plugin.sinks.client_workspace import WorkspaceSink
 from mlflow_exim_plugin.sinks.counting import CountingSink
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_options import UnpackOptions
@@ -28,8 +25,6 @@ __all__ = ["ClientSink"]
 
 class ClientSink:
     """Writes a stream to one deployment, each workspace of it into the one of the same name.
-
-    As a context manager it leaves the workspace that it entered.
 
     Args:
         host: The deployment.
@@ -43,15 +38,9 @@ class ClientSink:
         self._options = options
         self._workspaces = Workspaces(host)
         self._ids = IdMap()
-        self._inside = contextlib.ExitStack()
+        self._workspace: dict[str, Any] | None = None
         self._closed = ""
         self._sink: WorkspaceSink | CountingSink = self._new_sink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._inside.close()
 
     def reach(self) -> None:
         """List the target once, before anything is written.
@@ -60,7 +49,8 @@ class ClientSink:
             ServerError: It cannot be listed: then every object would fail for this one reason.
         """
         if isinstance(self._sink, WorkspaceSink):
-            self._sink.reach()
+            with entered(self._workspace):
+                self._sink.reach()
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.
@@ -78,7 +68,8 @@ class ClientSink:
             report.skipped(item.kind, name, self._closed)
             return
         try:
-            self._sink.write(item, report)
+            with entered(self._workspace):
+                self._sink.write(item, report)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # An archive is untrusted: its documents may lack what MLflow's always have.
             raise InvalidArchiveError(
@@ -88,14 +79,15 @@ class ClientSink:
 
     def finish(self, report: Report) -> None:
         """Do what had to wait for what came later: links between objects, aliases, deletions."""
-        self._sink.finish(report)
+        with entered(self._workspace):
+            self._sink.finish(report)
 
     def _enter(self, workspace: Entity, report: Report) -> None:
         """Finish the workspace before, and write what follows into this one."""
-        self._sink.finish(report)
-        self._inside.close()
-        self._closed = ""
-        listed = {document["name"]: document for document in self._workspaces.documents()}
+        self.finish(report)
+        self._workspace, self._closed = None, ""
+        with entered(None):
+            listed = {document["name"]: document for document in self._workspaces.documents()}
         there = listed.get(workspace.id)
         if there is not None:
             report.skipped(Kind.WORKSPACE, workspace.id, _as_it_is_there(workspace, there))
@@ -115,11 +107,12 @@ class ClientSink:
                 self._closed = f"its workspace {workspace.id!r} could not be made"
                 raise
             report.written(Kind.WORKSPACE)
-        self._inside.enter_context(self._workspaces.entered(workspace.document))
+        self._workspace = workspace.document
         self._sink = self._new_sink()
 
     def _new_sink(self) -> WorkspaceSink:
-        return WorkspaceSink(self._host, self._options, self._ids, self.parallel)
+        with entered(self._workspace):
+            return WorkspaceSink(self._host, self._options, self._ids, self.parallel)
 
 
 def _as_it_is_there(workspace: Entity, there: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.watched import WatchedStream
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.absent import is_absent
 from mlflow_exim_plugin.host.histories import read_history
@@ -146,6 +146,8 @@ class LoggedModelWriter:
         self._describe(model, known)
         if known.is_deleted and not _is_deleted(model):
             reason = "its copy was deleted at the target"
+        elif known.is_deleted and model.digest is None:
+            reason = "it is there already"  # nothing changes a deleted model
         elif self._options.is_whole(known.content, model.digest):
             if _is_deleted(model) and not known.is_deleted:
                 return False  # an unpack was killed before it deleted it: nothing restores models
@@ -240,8 +242,7 @@ class LoggedModelWriter:
         if left or versions or is_deleted:
             self._waiting.append(waiting)
         else:
-            self._complete(waiting)
-            report.written(Kind.LOGGED_MODEL)
+            self._complete(waiting, report)
 
     def finish(self, report: Report) -> None:
         """Write what had to wait and mark the models that are whole."""
@@ -257,8 +258,7 @@ class LoggedModelWriter:
                 if entry.versions:
                     versions = _with_new_versions(entry.versions, self._ids)
                     self._models.set_tags(entry.known.id, {VERSIONS_TAG: versions})
-                self._complete(entry)
-                report.written(Kind.LOGGED_MODEL)
+                self._complete(entry, report)
             except ServerLostError:
                 raise
             except (ServerError, NotFoundError) as error:
@@ -418,8 +418,13 @@ class LoggedModelWriter:
                 what = f"its {name} is {there.info.get(name)}, not {wanted}"
                 report.lost(Loss(Kind.LOGGED_MODEL, model.id, what))
 
-    def _complete(self, entry: _Waiting) -> None:
+    def _complete(self, entry: _Waiting, report: Report) -> None:
+        """Mark a model whole, delete it where it is deleted at the source, and count it."""
         known = entry.known
+        if known.content and known.content == entry.mark:
+            report.skipped(Kind.LOGGED_MODEL, entry.source_id, "it is there already")
+        else:
+            report.written(Kind.LOGGED_MODEL)
         if entry.mark:
             tags = {AS_OF_MS: str(entry.as_of_ms), CONTENT: entry.mark}
             self._models.set_tags(known.id, tags)
@@ -484,46 +489,29 @@ class _Mentions:
         def found() -> None:
             self._found[artifact.path] = None
 
-        return cast("BinaryIO", _Watched(artifact.open(), self._texts, found))
+        return cast("BinaryIO", WatchedStream(artifact.open(), _Search(self._texts, found)))
 
 
-class _Watched(io.RawIOBase):
-    """A stream that looks for texts in what is read from it."""
+class _Search:
+    """Looks for texts in the bytes of a stream."""
 
-    def __init__(self, stream: BinaryIO, texts: list[bytes], found: Callable[[], None]) -> None:
-        self._stream = stream
+    def __init__(self, texts: list[bytes], found: Callable[[], None]) -> None:
         self._texts = texts
         self._found: Callable[[], None] | None = found
         self._overlap = max(map(len, texts), default=1) - 1
         self._before = b""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        if self._found is not None:
-            window = self._before + data
-            if any(text in window for text in self._texts):
-                self._found()
-                self._found = None
-            self._before = window[-self._overlap :] if self._overlap else b""
-        return len(data)
-
-    def seekable(self) -> bool:
-        return self._stream.seekable()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    def restart(self) -> None:
         self._before = b""
-        return self._stream.seek(offset, whence)
 
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+    def see(self, data: bytes) -> None:
+        if self._found is None:
+            return
+        window = self._before + data
+        if any(text in window for text in self._texts):
+            self._found()
+            self._found = None
+        self._before = window[-self._overlap :] if self._overlap else b""
 
 
 def _is_deleted(model: LoggedModel) -> bool:

@@ -137,6 +137,7 @@ class RunWriter:
         elif known.is_deleted:
             self._writer.set_run_deleted(known.id, deleted=False)
             known.is_deleted = False
+        before = known.content
         whole = self._fill(run, known, report, is_new=is_new)
         entry = _Waiting(
             run.id,
@@ -153,7 +154,10 @@ class RunWriter:
             self._wait(entry)
         elif entry.mark is not None:
             self._complete(entry, entry.mark)
-        report.written(Kind.RUN)
+        if before and before == entry.mark:
+            report.skipped(Kind.RUN, run.id, "it is there already")
+        else:
+            report.written(Kind.RUN)
 
     def finish(self, report: Report) -> None:
         """Link runs to parents and logged models, which may come after them; complete them."""

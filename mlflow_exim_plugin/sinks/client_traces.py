@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from mlflow_exim_plugin.host.trace_listing import TraceListing
 from mlflow_exim_plugin.host.trace_search import TraceSearch
 from mlflow_exim_plugin.host.trace_writing import Form, TraceCalls
 from mlflow_exim_plugin.host.traces import TraceReader
+from mlflow_exim_plugin.host.workspaces import workers
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
 from mlflow_exim_plugin.schema.traces import trace_digest
@@ -41,6 +41,7 @@ from mlflow_exim_plugin.sinks.trace_references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_places import Destination, Target
@@ -120,7 +121,7 @@ class TraceWriter:
         self._ids = target.ids
         self._options = target.options
         self._jobs = jobs
-        self._pool = ThreadPoolExecutor(jobs, "exim-traces")
+        self._pool = workers(jobs, "exim-traces")
         self._lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._waiting: list[tuple[Trace, str]] = []

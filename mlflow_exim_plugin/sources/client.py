@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
-from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces
+from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     VERSION_KINDS,
@@ -44,6 +43,7 @@ from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from mlflow_exim_plugin.host.connection import Host
 
@@ -95,12 +95,12 @@ class ClientSource:
         wanted = Wanted(selection)
         choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
         for choice in choices:
-            with self._workspaces.entered(choice.workspace):
+            with entered(choice.workspace):
                 yield from self._choose(choice, selection, wanted)
         wanted.require()
         left_out: set[Unpacked] = set()
         for choice in choices:
-            with self._workspaces.entered(choice.workspace):
+            with entered(choice.workspace):
                 for item in self._of_workspace(choice, selection):
                     if isinstance(item, Unpacked):
                         if item in left_out:
@@ -115,7 +115,7 @@ class ClientSource:
             ServerError: The deployment cannot be searched.
         """
         for workspace in self._workspaces.to_read():
-            with self._workspaces.entered(workspace):
+            with entered(workspace):
                 try:
                     for item in self._candidates(identity):
                         if is_or_was(item, identity):
@@ -171,7 +171,7 @@ class ClientSource:
         experiments, models, versions = choice.experiments, choice.models, choice.versions
         plan = choice.plan
         entities = EntityReader(self._host, selection, plan)
-        with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
+        with workers(self._jobs, "exim-read") as pool:
             logged_models = LoggedModelReader(
                 self._host,
                 selection,
@@ -451,7 +451,7 @@ def _read_all(opener: Any) -> bytes:
 def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
     """Yield the same items, making the next one while the last one is used."""
     end = object()
-    with ThreadPoolExecutor(1, "exim-ahead") as maker:
+    with workers(1, "exim-ahead") as maker:
         following: Future[Any] = maker.submit(next, items, end)
         while (item := following.result()) is not end:
             following = maker.submit(next, items, end)

@@ -15,6 +15,7 @@ from packaging.version import Version
 import mlflow_exim_plugin
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
+from mlflow_exim_plugin.host.workspaces import entered, workers
 from mlflow_exim_plugin.schema.objects import Failure
 
 pytestmark = pytest.mark.compat
@@ -98,6 +99,19 @@ def test_webhooks_have_a_table_that_can_be_read_without_its_secret(sqlite_uri: s
     with registry.ManagedSessionMaker() as session:
         assert session.query(SqlWebhook.webhook_id).all() == []
         assert session.query(SqlWebhookEvent).all() == []
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.10"), reason="no workspaces before")
+def test_a_workspace_can_be_entered_by_one_thread() -> None:
+    from mlflow.utils.workspace_context import get_request_workspace
+
+    before = get_request_workspace()
+    with entered({"name": "team-a"}), workers(1, "there") as there:
+        with entered(None), workers(1, "elsewhere") as elsewhere:
+            assert get_request_workspace() == elsewhere.submit(get_request_workspace).result()
+            assert get_request_workspace() == before
+        assert get_request_workspace() == there.submit(get_request_workspace).result() == "team-a"
+    assert get_request_workspace() == before
 
 
 def test_no_other_private_name_is_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -49,6 +50,16 @@ def archive(source: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
+@contextmanager
+def as_user_in(workspace: dict[str, Any]) -> Iterator[None]:
+    """Enter a workspace as users do: MLflow's own threads, which download files, are in it too."""
+    mlflow.set_workspace(workspace["name"])
+    try:
+        yield
+    finally:
+        mlflow.set_workspace(None)
+
+
 def fill(uri: str) -> None:
     """The same names in every workspace, with other content."""
     client = MlflowClient(uri, uri)
@@ -57,7 +68,7 @@ def fill(uri: str) -> None:
         workspaces.create({"name": name, "description": f"of {name}"})
     for document in workspaces.documents():
         name = document["name"]
-        with workspaces.entered(document):
+        with as_user_in(document):
             experiment = client.create_experiment("shared name", tags={"of": name})
             run = client.create_run(experiment, run_name=name)
             client.log_metric(run.info.run_id, "loss", len(name) / 7)
@@ -74,7 +85,7 @@ def contents(uri: str) -> dict[str, Any]:
     workspaces = Workspaces(Host(uri, create=False))
     found = {}
     for document in workspaces.documents():
-        with workspaces.entered(document):
+        with as_user_in(document):
             experiment = client.get_experiment_by_name("shared name")
             (run,) = client.search_runs([experiment.experiment_id])
             (version,) = client.search_model_versions("name = 'shared model'")
@@ -144,7 +155,7 @@ def test_names_are_looked_for_in_every_workspace(source: Server, tmp_path: Path)
         )
     workspaces = Workspaces(Host(source.url, create=False))
     (team,) = (w for w in workspaces.documents() if w["name"] == "team-b")
-    with workspaces.entered(team):
+    with as_user_in(team):
         experiment = MlflowClient(source.url).get_experiment_by_name("shared name")
     path = str(tmp_path / "one.tar.zst")
     selection = Selection(experiments=(experiment.experiment_id,))

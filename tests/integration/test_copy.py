@@ -1,0 +1,218 @@
+"""Copy: from one deployment to another, without an archive between them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import copy, diff, lineage
+from mlflow_exim_plugin.cli.main import exim
+from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
+from mlflow_exim_plugin.operations import unpack
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import assert_count_law, assert_same, snapshot
+from tests.integration.conftest import rows_of
+from tests.integration.test_workspaces import ENABLED, contents
+from tests.integration.test_workspaces import fill as fill_workspaces
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlflow_exim_plugin.schema.report import Report
+    from tests.conftest import MakeServer
+    from tests.integration.conftest import Source
+    from tests.servers import Server
+
+pytestmark = pytest.mark.integration
+WRITTEN_AGAIN = {Kind.METRIC_HISTORY, Kind.ARTIFACT}
+"""What is read and compared once more to tell whether its owner changed."""
+
+
+def assert_all_was_there(report: Report) -> None:
+    assert report.ok, report.failures
+    assert_count_law(report)
+    written = {kind for kind, counts in report.counts.items() if counts.written}
+    assert written <= WRITTEN_AGAIN
+
+
+def test_server_to_database_and_again(server_source: Source, sqlite_uri: str) -> None:
+    report = copy(server_source.uri, sqlite_uri)
+
+    assert report.failures == []
+    assert_count_law(report, server_source.snapshot)
+    assert_same(server_source.snapshot, snapshot(sqlite_uri), report)
+    result = diff(server_source.uri, sqlite_uri)
+    assert result.equal, result.differences[:5]
+    assert_all_was_there(copy(server_source.uri, sqlite_uri))
+    assert diff(server_source.uri, sqlite_uri).equal
+
+
+def test_a_copy_knows_what_was_unpacked_and_an_unpack_what_was_copied(
+    sqlite_source: Source, sqlite_uri: str
+) -> None:
+    (run_id, *_) = sqlite_source.made.runs.values()
+    one = Selection(runs=(run_id,))
+    assert unpack(sqlite_source.archive, tracking_uri=sqlite_uri, selection=one).ok
+
+    before = rows_of(sqlite_source.database)
+    report = copy(sqlite_source.uri, sqlite_uri)
+
+    assert rows_of(sqlite_source.database) == before
+    assert report.failures == []
+    assert_count_law(report)
+    assert report.counts[Kind.RUN].skipped >= 1
+    assert diff(sqlite_source.uri, sqlite_uri).equal
+    # What a copy is marked with is what an archive of the same source says.
+    again = unpack(sqlite_source.archive, tracking_uri=sqlite_uri)
+    assert again.counts[Kind.RUN].written == 0
+
+
+def test_everything_goes_from_server_to_server(
+    everything: tuple[str, str], make_server: MakeServer
+) -> None:
+    from tests.everything import SERVER_ENV  # MLflow 2 cannot import them
+    from tests.seed_entities import add_secrets
+
+    uri, _ = everything
+    target = make_server(env=SERVER_ENV)
+    add_secrets(target.url)
+    report = copy(uri, target.url)
+    assert report.failures == []
+    assert_count_law(report)
+    result = diff(uri, target.url)
+    assert result.equal, result.differences[:5]
+    assert_all_was_there(copy(uri, target.url))
+
+
+def test_a_run_that_went_on_is_completed(
+    make_sqlite: Callable[[], str], make_server: MakeServer
+) -> None:
+    source, server = make_sqlite(), make_server()
+    client = MlflowClient(source, source)
+    root = Path(source.removeprefix("sqlite:///")).parent / "files"
+    experiment = client.create_experiment("goes on", root.as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    client.log_metric(run_id, "loss", 1.5, timestamp=1, step=0)
+    client.log_text(run_id, "", "empty.txt")
+    client.log_text(run_id, "first", "note.txt")
+    assert copy(source, server.url).ok
+    client.log_metric(run_id, "loss", 0.5, timestamp=2, step=1)
+    client.log_text(run_id, "other", "note.txt")
+    client.set_terminated(run_id)
+
+    report = copy(source, server.url)
+
+    assert report.ok
+    assert report.counts[Kind.RUN].written == 1
+    assert diff(source, server.url).equal
+    assert_all_was_there(copy(source, server.url))
+
+
+@pytest.fixture(scope="module")
+def workspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start_server(tmp_path_factory.mktemp("workspaces"), env=ENABLED) as server:
+        fill_workspaces(server.url)
+        yield server
+
+
+def test_each_workspace_goes_into_the_one_of_its_name(
+    workspaces: Server, make_server: MakeServer
+) -> None:
+    target = make_server(env=ENABLED)
+    report = copy(workspaces.url, target.url, jobs=8)
+    assert report.ok, report.failures
+    assert_count_law(report)
+    assert contents(target.url) == contents(workspaces.url)
+    result = diff(workspaces.url, target.url)
+    assert result.equal, result.differences
+    assert_all_was_there(copy(workspaces.url, target.url))
+    assert "MLFLOW_WORKSPACE" not in os.environ
+
+
+def test_without_workspaces_the_target_takes_the_default_one(
+    workspaces: Server, make_server: MakeServer
+) -> None:
+    target = make_server()
+    report = copy(workspaces.url, target.url)
+    assert_count_law(report)
+    assert sorted(f.id for f in report.failures) == ["team-a", "team-b"]
+    client = MlflowClient(target.url, target.url)
+    assert client.get_experiment_by_name("shared name").tags["of"] == "default"
+
+
+def test_two_hops_are_told_by_the_source_tags(
+    make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
+) -> None:
+    laptop, staging, production = make_sqlite(), make_server().url, make_sqlite()
+    client = MlflowClient(laptop, laptop)
+    experiment = client.create_experiment("churn", (tmp_path / "files").as_uri())
+    run_id = client.create_run(experiment, run_name="the one").info.run_id
+    client.set_tag(run_id, "mlflow.user", "ada")
+    client.set_terminated(run_id)
+
+    assert copy(laptop, staging, import_source_tags=True).ok
+    assert copy(staging, production, import_source_tags=True, importer="ops").ok
+
+    found = MlflowClient(production, production)
+    (run,) = found.search_runs([found.get_experiment_by_name("churn").experiment_id])
+    assert run.data.tags["mlflow_exim.run_info.run_id"] == run_id
+    assert run.data.tags["mlflow.user"] == "ops"
+    (sighting,) = lineage(production, run_id=run.info.run_id)
+    assert [hop.fields["experiment_id"] for hop in sighting.hops] == [
+        experiment,
+        MlflowClient(staging).get_experiment_by_name("churn").experiment_id,
+    ]
+
+
+def test_a_dry_run_writes_nothing(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
+    target = make_sqlite()
+    MlflowClient(target, target).search_experiments()  # makes the default one
+    before = rows_of(target)
+    report = copy(sqlite_source.uri, target, dry_run=True)
+    assert rows_of(target) == before
+    assert report.ok
+    assert report.counts[Kind.RUN].written == sqlite_source.report.counts[Kind.RUN].written
+
+
+def test_a_name_that_is_taken_stops_before_the_first_write(
+    sqlite_source: Source, make_sqlite: Callable[[], str]
+) -> None:
+    target = make_sqlite()
+    client = MlflowClient(target, target)
+    client.create_experiment(next(n for n in sqlite_source.snapshot.experiments if n != "Default"))
+    before = rows_of(target)
+    with pytest.raises(ConflictError):
+        copy(sqlite_source.uri, target, on_conflict="fail")
+    assert rows_of(target) == before
+
+
+def test_ends_that_are_none(sqlite_uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="both"):
+        copy(sqlite_uri, sqlite_uri)
+    with pytest.raises(UsageError, match="is an archive"):
+        copy(sqlite_uri, str(tmp_path / "a.tar.zst"))
+    with pytest.raises(UsageError, match="is an archive"):
+        copy(str(tmp_path / "a.tar.zst"), sqlite_uri)
+    with pytest.raises(NotFoundError):
+        copy(f"sqlite:///{tmp_path}/none.db", sqlite_uri)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_the_command(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
+    target = make_sqlite()
+    arguments = ["copy", sqlite_source.uri, target, "--no-artifacts", "--output", "json"]
+    result = CliRunner().invoke(exim, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["counts"]["run"]["written"] == sqlite_source.report.counts[Kind.RUN].written
+    result = CliRunner().invoke(exim, [*arguments[:3], "--user", "importer", "--use-src-user-id"])
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr
