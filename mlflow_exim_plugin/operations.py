@@ -131,13 +131,15 @@ def pack(
     _check_jobs(jobs)
     report = Report(dry_run=dry_run)
     if dry_run:
-        host = Host(tracking_uri, registry_uri, create=False)
-        source = ClientSource(host, jobs=jobs, contents=False)
-        return transfer(
-            source, CountingSink(), selection, report=report, strict=strict, progress=progress
-        )
-    with atomic_output(archive, overwrite=overwrite, storage_options=storage_options) as file:
-        host = Host(tracking_uri, registry_uri, create=False)
+        with Host(tracking_uri, registry_uri, create=False) as host:
+            source = ClientSource(host, jobs=jobs, contents=False)
+            return transfer(
+                source, CountingSink(), selection, report=report, strict=strict, progress=progress
+            )
+    with (
+        atomic_output(archive, overwrite=overwrite, storage_options=storage_options) as file,
+        Host(tracking_uri, registry_uri, create=False, snapshot=True) as host,
+    ):
         system = System.now(script, host.mlflow_version, host.display_uri)
         with ArchiveWriter(
             file,
@@ -219,14 +221,17 @@ def unpack(
     options = _write_options(
         on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
-    with Archive.open(archive, storage_options=storage_options) as opened:
+    with (
+        Archive.open(archive, storage_options=storage_options) as opened,
+        Host(tracking_uri, registry_uri, create=not dry_run) as host,
+    ):
         report = Report(dry_run=dry_run)
         report.root = opened.reader.root
         source, system = ArchiveSource(opened), opened.summary.system
         return _deliver(
             source,
             source,
-            Host(tracking_uri, registry_uri, create=not dry_run),
+            host,
             options,
             selection or Selection(),
             _tags_and_names(system, options, experiment_name, rename),
@@ -298,22 +303,24 @@ def copy(
     options = _write_options(
         on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
-    read = Host(source, source_registry_uri or source, create=False)
-    written = Host(target, target_registry_uri or target, create=not dry_run)
-    system = System.now(script, read.mlflow_version, read.display_uri)
-    stages = _tags_and_names(system, options, experiment_name, rename)
-    return _deliver(
-        ClientSource(read, jobs=jobs, contents=not dry_run),
-        ClientSource(read, jobs=jobs, contents=False),
-        written,
-        options,
-        selection or Selection(),
-        stages if dry_run else [*stages, Digests()],
-        jobs=jobs,
-        report=Report(dry_run=dry_run),
-        strict=strict,
-        progress=progress,
-    )
+    with (
+        Host(source, source_registry_uri or source, create=False, snapshot=not dry_run) as read,
+        Host(target, target_registry_uri or target, create=not dry_run) as written,
+    ):
+        system = System.now(script, read.mlflow_version, read.display_uri)
+        stages = _tags_and_names(system, options, experiment_name, rename)
+        return _deliver(
+            ClientSource(read, jobs=jobs, contents=not dry_run),
+            ClientSource(read, jobs=jobs, contents=False),
+            written,
+            options,
+            selection or Selection(),
+            stages if dry_run else [*stages, Digests()],
+            jobs=jobs,
+            report=Report(dry_run=dry_run),
+            strict=strict,
+            progress=progress,
+        )
 
 
 def diff(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
-from mlflow_exim_plugin.container.storage import redact_url
+from mlflow_exim_plugin.container.storage import is_database, redact_url
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.sources.archive import Archive
 from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["opened"]
 
 _SERVERS = {"http", "https", "databricks", "databricks-uc", "uc"}
-_DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -60,8 +59,8 @@ def opened(
     from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.sources.client import ClientSource
 
-    host = Host(location, location, create=False)
-    yield ClientSource(host, jobs=jobs, contents=contents), host.display_uri
+    with Host(location, location, create=False, snapshot=contents) as host:
+        yield ClientSource(host, jobs=jobs, contents=contents), host.display_uri
 
 
 def _is_archive(location: str) -> bool:
@@ -70,9 +69,9 @@ def _is_archive(location: str) -> bool:
     Raises:
         NotFoundError: It is none of them.
     """
-    url = urlsplit(location)
-    if url.scheme.partition("+")[0] in _DATABASES:
+    if is_database(location):
         return False
+    url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
         return True
     if url.scheme in _SERVERS or location in _SERVERS:

@@ -16,6 +16,7 @@ import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -31,7 +32,15 @@ from mlflow_exim_plugin.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
-__all__ = ["OutputFile", "RangeSource", "Writable", "atomic_output", "open_range", "redact_url"]
+__all__ = [
+    "OutputFile",
+    "RangeSource",
+    "Writable",
+    "atomic_output",
+    "is_database",
+    "open_range",
+    "redact_url",
+]
 
 # The extra of this package that brings a protocol's file system.
 _EXTRAS = {
@@ -41,9 +50,15 @@ _EXTRAS = {
 # Stores where an object appears whole at commit and never before; elsewhere we write under another
 # name and move.
 _COMMITTING_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+_DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _log = logging.getLogger(__name__)
 _URL = re.compile(r"\w[\w+.-]*://[^\s'\"<>]+")
 _EXISTS_HINT = "choose another name, or pass --overwrite"
+
+
+def is_database(uri: str) -> bool:
+    """Whether a URI is a database's, in SQLAlchemy's words."""
+    return urlsplit(uri).scheme.partition("+")[0] in _DATABASES
 
 
 def redact_url(url: str) -> str:

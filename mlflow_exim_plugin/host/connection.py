@@ -16,20 +16,20 @@ from urllib.parse import urlsplit
 
 import requests
 
-from mlflow_exim_plugin.container.storage import redact_url
+from mlflow_exim_plugin.container.storage import is_database, redact_url
 from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
+    from typing_extensions import Self
 
 __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
 _FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
 _BUSY = frozenset({408, 429, 502, 503, 504})
-_DATABASE_SERVERS = {"postgresql", "mysql", "mssql"}
 
 
 @contextlib.contextmanager
@@ -57,12 +57,14 @@ def translated(doing: str) -> Iterator[None]:
 
 
 class Host:
-    """A tracking server or store together with its model registry.
+    """A tracking server or store together with its model registry; a context manager.
 
     Args:
         tracking_uri: MLflow tracking URI; None takes MLflow's own default.
         registry_uri: MLflow registry URI; None takes MLflow's own default.
-        create: Whether a local store that is not there may be created, as MLflow would.
+        create: Whether it is written to: a local store that is not there may be created then, as
+            MLflow would. Else a database is opened so that nothing can write to it.
+        snapshot: Whether all that is read of a database is to be of one moment.
 
     Attributes:
         tracking: MLflow's tracking store object.
@@ -71,25 +73,84 @@ class Host:
 
     Raises:
         NotFoundError: The local database or folder is not there and ``create`` is false.
+        UnsupportedFormatError: The schema of a database is newer than MLflow's, or, where it is
+            written to, older.
         ServerError: MLflow cannot open the store.
     """
 
     def __init__(
-        self, tracking_uri: str | None = None, registry_uri: str | None = None, *, create: bool
+        self,
+        tracking_uri: str | None = None,
+        registry_uri: str | None = None,
+        *,
+        create: bool,
+        snapshot: bool = False,
     ) -> None:
         import mlflow
 
         self.mlflow_version: str = mlflow.__version__
-        file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if not create:
-            _require_local_store(tracking_uri or mlflow.get_tracking_uri())
-            file_store = _file_store_allowed()
+        self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
         if tracking_uri and not registry_uri and _is_default_registry():
             registry_uri = tracking_uri
+        registry_uri = registry_uri or mlflow.get_registry_uri()
+        self._opened = contextlib.ExitStack()
+        self._lacks_default = False
+        file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if not create:
+            _require_local_store(self.tracking_uri)
+            file_store = _file_store_allowed()
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
+            uris = {
+                uri: self._safe(uri, create=create, snapshot=snapshot)
+                for uri in dict.fromkeys([self.tracking_uri, registry_uri])
+            }
+            self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
+            if self._lacks_default:
+                self._drop_default_experiment()
+            failing.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what was opened to read a database."""
+        self._opened.close()
+
+    def _safe(self, uri: str, *, create: bool, snapshot: bool) -> str:
+        """Return what MLflow's store is to open, so that it does not touch what it should not."""
+        if not is_database(uri):
+            return uri
+        from mlflow_exim_plugin.host.read_only import ReadOnlyDatabase, require_current_schema
+
+        if create:
+            require_current_schema(uri)
+            return uri
+        database = ReadOnlyDatabase(uri, snapshot=snapshot)
+        self._opened.callback(database.close)
+        self._lacks_default |= uri == self.tracking_uri and database.lacks_default
+        return database.uri
+
+    def _drop_default_experiment(self) -> None:
+        """Drop what MLflow made up in a copy of a database that has no default experiment."""
+        from mlflow_exim_plugin.host.read_only import drop_default_experiment
+
+        if self.engine is not None:
+            drop_default_experiment(self.engine)
+
+    def _open(
+        self,
+        tracking_uri: str,
+        registry_uri: str,
+        file_store: contextlib.AbstractContextManager[None],
+    ) -> None:
+        import mlflow
+
         with translated("opening the tracking store"), file_store:
-            _require_database(tracking_uri or mlflow.get_tracking_uri())
             client = mlflow.MlflowClient(tracking_uri, registry_uri)
-            self.tracking_uri: str = client.tracking_uri
             # The client hides paging, user ids and the metric store's details; the stores do not.
             self.tracking: Any = client._tracking_client.store  # noqa: SLF001
             self.registry: Any = client._get_registry_client().store  # noqa: SLF001
@@ -276,19 +337,6 @@ def _require_local_store(uri: str) -> None:
         )
 
 
-def _require_database(uri: str) -> None:
-    """Ask a database server once: MLflow itself waits two minutes for one to come up."""
-    if urlsplit(uri).scheme.partition("+")[0] not in _DATABASE_SERVERS:
-        return
-    from mlflow.store.db.utils import create_sqlalchemy_engine
-
-    engine = create_sqlalchemy_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
-
-
 @contextlib.contextmanager
 def _file_store_allowed() -> Iterator[None]:
     """Let MLflow open a folder of files to read it: newer ones refuse, and this is the way out."""
@@ -329,8 +377,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _is_connection_loss(error: BaseException) -> bool:
     return any(
-        isinstance(link, requests.exceptions.ConnectionError | requests.exceptions.Timeout)
-        and not isinstance(link, requests.exceptions.RetryError)
+        (
+            isinstance(link, requests.exceptions.ConnectionError | requests.exceptions.Timeout)
+            and not isinstance(link, requests.exceptions.RetryError)
+        )
+        or getattr(link, "connection_invalidated", False)  # SQLAlchemy's DBAPIError
         for link in _chain(error)
     )
 

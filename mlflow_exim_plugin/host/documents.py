@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "dataset_identity",
     "dataset_inputs",
     "experiment_document",
     "json_number",
@@ -82,6 +83,7 @@ def run_document(run: Any) -> dict[str, Any]:
     if run.inputs and (inputs := proto_document(run.inputs)):
         for dataset_input in inputs.get("dataset_inputs", ()):
             dataset_input.get("tags", []).sort(key=lambda tag: tag["key"])
+        inputs.get("dataset_inputs", []).sort(key=dataset_identity)
         inputs.get("model_inputs", []).sort(key=lambda model: model["model_id"])
         document["inputs"] = inputs
     outputs = getattr(run, "outputs", None)
@@ -91,6 +93,11 @@ def run_document(run: Any) -> dict[str, Any]:
         )
         document["outputs"] = outputs_document
     return document
+
+
+def dataset_identity(entry: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells one ``DatasetInput`` of a run from another."""
+    return entry["dataset"]["name"], entry["dataset"]["digest"]
 
 
 def logged_model_document(model: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mlflow_exim_plugin.host.documents import (
     registered_model_document,
     run_document,
 )
+from mlflow_exim_plugin.host.stored_runs import StoredRuns
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import Kind, by_number
 from mlflow_exim_plugin.schema.provenance import ORIGIN
@@ -49,6 +50,8 @@ class Reader:
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
         """Return the headers of an experiment's runs that match, deleted ones included."""
+        if not filter_string and self.host.engine is not None:
+            return StoredRuns(self.host.engine).headers(experiment_id)
         with translated(f"listing the runs of experiment {experiment_id}"):
             return {
                 run.info.run_id: RunHeader(

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
+from mlflow_exim_plugin.host.stored_runs import StoredRuns
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
@@ -240,6 +241,14 @@ class ClientSource:
         self, run_ids: list[str], pool: ThreadPoolExecutor
     ) -> Iterator[list[tuple[int, dict[str, Any]] | Failure]]:
         """Yield the documents of some runs at a time, with the moment each was read."""
+        if self._host.engine is not None:
+            stored = StoredRuns(self._host.engine)
+            for start in range(0, len(run_ids), _RUNS_AHEAD):
+                as_of_ms = time.time_ns() // 1_000_000
+                some = run_ids[start : start + _RUNS_AHEAD]
+                found = stored.documents(some)
+                yield [(as_of_ms, found[run_id]) for run_id in some if run_id in found]
+            return
 
         def read(run_id: str) -> tuple[int, dict[str, Any]] | Failure:
             as_of_ms = time.time_ns() // 1_000_000

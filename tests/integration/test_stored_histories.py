@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+KEYS = ("loss", "Ünï", "val/loss", "a b:c")
 VALUES = [0.5, math.nan, -0.25, 1e308, 5e-324, math.inf, -math.inf, 0.0]
 
 
@@ -39,12 +41,12 @@ def fill(uri: str) -> dict[str, dict[str, int]]:
         run_id = client.create_run(experiment_id).info.run_id
         metrics = [
             Metric(key, value, T0 - place if place % 3 else T0 + place, place % 5)
-            for key in ("loss", "Ünï", "val/loss", "a")
+            for key in KEYS
             for place, value in enumerate(VALUES * (number + 1))
         ]
         for start in range(0, len(metrics), 500):
             client.log_batch(run_id, metrics[start : start + 500])
-        logged[run_id] = dict.fromkeys(("loss", "Ünï", "val/loss", "a"), 4)
+        logged[run_id] = dict.fromkeys(KEYS, 4)
     logged[client.create_run(experiment_id).info.run_id] = {}
     return logged
 
@@ -54,11 +56,21 @@ def tables(taken: list[pa.Table | Failure]) -> pa.Table:
     return pa.concat_tables([item for item in taken if not isinstance(item, Failure)])
 
 
-@pytest.mark.parametrize("database", ["sqlite_uri", "postgres_uri", "mariadb_uri"])
-@pytest.mark.parametrize("rows_at_once", [1_000_000, 1])
+@pytest.mark.parametrize(
+    "database", ["sqlite_uri", "sqlite_uri without adbc", "postgres_uri", "mariadb_uri"]
+)
+@pytest.mark.parametrize("rows_at_once", [1_000_000, 200, 1])
 def test_rows_are_those_of_mlflow(
-    request: pytest.FixtureRequest, database: str, rows_at_once: int
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    database: str,
+    rows_at_once: int,
 ) -> None:
+    database, _, without = database.partition(" without ")
+    if without:
+        monkeypatch.setitem(sys.modules, "adbc_driver_sqlite", None)
+    else:
+        import adbc_driver_sqlite  # noqa: F401 - what is compared must be there
     uri = request.getfixturevalue(database)
     logged = fill(uri)
     host = Host(uri, create=False)
@@ -94,12 +106,12 @@ def test_what_a_run_does_not_list_stays_and_what_it_lacks_is_named(sqlite_uri: s
     assert host.engine is not None
     reader = StoredHistories(host.engine)
 
-    *rows, missing = reader.take(run_id, ["a", "not there"])
+    *rows, missing = reader.start({run_id: {"loss": 0, "not there": 0}}).finish()[run_id]
 
-    assert pc.unique(tables(rows).column("key")).to_pylist() == ["a"]
+    assert pc.unique(tables(rows).column("key")).to_pylist() == ["loss"]
     assert isinstance(missing, Failure)
     assert missing.id == f"{run_id}/not there"
-    assert set(keys) > {"a"}
+    assert set(keys) > {"loss"}
 
 
 def test_an_archive_of_a_database_is_that_of_its_server(
@@ -120,15 +132,18 @@ def test_an_archive_of_a_database_is_that_of_its_server(
 
 
 def test_a_table_that_is_gone_is_one_failure_a_key(sqlite_uri: str) -> None:
-    from sqlalchemy import text
+    from sqlalchemy import create_engine, text
 
     run_id, keys = next(iter(fill(sqlite_uri).items()))
-    host = Host(sqlite_uri, create=False)
-    assert host.engine is not None
-    with host.engine.begin() as connection:
+    engine = create_engine(sqlite_uri)
+    with engine.begin() as connection:
         connection.execute(text("DROP TABLE metrics"))
 
-    failures = list(StoredHistories(host.engine).take(run_id, sorted(keys)))
+    reader = StoredHistories(engine)
+    failures = list(reader.start({run_id: keys}).finish()[run_id])
+    assert [f.id for f in reader.take(run_id, sorted(keys)) if isinstance(f, Failure)] == [
+        f.id for f in failures if isinstance(f, Failure)
+    ]
 
     assert [f.id for f in failures if isinstance(f, Failure)] == [
         f"{run_id}/{key}" for key in sorted(keys)

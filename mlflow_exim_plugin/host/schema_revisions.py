@@ -1,0 +1,84 @@
+"""Revisions of MLflow's database schema, as its own migrations know them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["at_revision", "is_known", "latest_revision", "revision_of", "upgrade"]
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision of a database, None where it has no tables of MLflow.
+
+    A database that MLflow 0.x made has the tables and no revision yet: its name is empty then.
+    """
+    from sqlalchemy import inspect, text
+
+    tables = set(inspect(connection).get_table_names())
+    if "experiments" not in tables:
+        return None
+    if "alembic_version" not in tables:
+        return ""
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return str(found or "")
+
+
+def latest_revision() -> str:
+    """Return the revision that this MLflow works with."""
+    from alembic.script import ScriptDirectory
+
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def is_known(revision: str) -> bool:
+    """Whether this MLflow can migrate a database from a revision."""
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    if not revision:
+        return True
+    try:
+        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
+def at_revision(engine: Engine, revision: str) -> None:
+    """Make MLflow's tables in an empty database, as they were at a revision."""
+    from alembic import command
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    Base.metadata.create_all(engine)
+    if revision:
+        command.upgrade(_config(engine), revision)
+
+
+def upgrade(engine: Engine) -> None:
+    """Migrate a database to the latest revision."""
+    from alembic import command
+
+    command.upgrade(_config(engine), "head")
+
+
+def _config(engine: Engine | None = None) -> Config:
+    import mlflow.store
+    from alembic.config import Config
+
+    config = Config()
+    scripts = Path(mlflow.store.__file__).parent / "db_migrations"
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    if engine is not None:
+        config.attributes["connection"] = _Connected(engine)
+    return config
+
+
+class _Connected:
+    """What MLflow's migrations take of a connection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine

@@ -1,0 +1,442 @@
+"""Databases as sources: only read, one moment of them, whatever their schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import copy, diff, open_archive, pack, unpack
+from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.errors import (
+    NotFoundError,
+    ServerError,
+    StoreError,
+    UnsupportedFormatError,
+)
+from mlflow_exim_plugin.host import read_only
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.schema_revisions import at_revision, latest_revision, revision_of
+from mlflow_exim_plugin.host.stored_runs import StoredRuns
+from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
+from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.stages.select import Selection
+from tests.compare import assert_count_law
+from tests.seed import seed
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeServer
+    from tests.integration.conftest import Source
+
+pytestmark = pytest.mark.integration
+READ_ONLY = re.compile("read.?only", re.IGNORECASE)
+OF_2_22 = "0584bdc529eb"
+SERVERS = ["postgres_uri", "mariadb_uri"]
+DATABASES = ["sqlite_uri", *SERVERS]
+
+
+def digests(archive: str) -> dict[str, str]:
+    """Content digest of every object of an archive, by its member's path."""
+    found: dict[str, str] = {}
+    with ArchiveReader.open(archive) as reader:
+        for member in reader.members():
+            if member.path.startswith("data/") and member.path.endswith(".json"):
+                info = json.loads(reader.read(member.path)).get("info", {})
+                if isinstance(info, dict) and "content_digest" in info:
+                    found[member.path] = info["content_digest"]
+    return found
+
+
+def engine_of(host: Host) -> sqlalchemy.Engine:
+    assert host.engine is not None
+    return host.engine
+
+
+def file_of(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def fingerprint(uri: str) -> str:
+    """What a database holds: the bytes of a file, else its revision and the rows of each table."""
+    if uri.startswith("sqlite"):
+        folder = file_of(uri).parent
+        files = sorted(folder.glob(file_of(uri).name + "*"))
+        return " ".join(f"{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}" for f in files)
+    engine = sqlalchemy.create_engine(uri)
+    tables = sqlalchemy.MetaData()
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        rows = {
+            name: sorted(map(repr, connection.execute(sqlalchemy.select(table))))
+            for name, table in sorted(tables.tables.items())
+        }
+    engine.dispose()
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def fill(uri: str, artifacts: Path, *, runs: int = 3) -> str:
+    client = MlflowClient(uri, uri)
+    experiment = str(client.create_experiment("of a database", artifacts.as_uri()))
+    for number in range(runs):
+        run_id = client.create_run(experiment, run_name=f"run {number}").info.run_id
+        client.log_param(run_id, "number", number)
+        for step in range(5):
+            client.log_metric(run_id, "loss", 1 / (step + 1), timestamp=step, step=step)
+        client.log_text(run_id, f"of run {number}", "note.txt")
+        client.set_terminated(run_id)
+    client.create_registered_model("model")
+    return experiment
+
+
+def fill_2_22(uri: str) -> None:
+    """Rows in the schema of MLflow 2.22, through its own tables."""
+    engine = sqlalchemy.create_engine(uri)
+    at_revision(engine, OF_2_22)
+    tables = sqlalchemy.MetaData()
+    tables.reflect(engine)
+
+    def insert(connection: sqlalchemy.Connection, table: str, **values: Any) -> None:
+        connection.execute(tables.tables[table].insert().values(**values))
+
+    run_id = "0123456789abcdef0123456789abcdef"
+    with engine.begin() as connection:
+        for number, name in ((1, "old"), (2, "older")):
+            insert(
+                connection,
+                "experiments",
+                experiment_id=number,
+                name=name,
+                artifact_location=f"file:///nowhere/{number}",
+                lifecycle_stage="active",
+                creation_time=1_600_000_000_000,
+                last_update_time=1_600_000_000_000,
+            )
+        insert(
+            connection,
+            "runs",
+            run_uuid=run_id,
+            name="old run",
+            source_type="LOCAL",
+            status="FINISHED",
+            start_time=1_600_000_000_000,
+            end_time=1_600_000_000_500,
+            lifecycle_stage="active",
+            artifact_uri="file:///nowhere/1/artifacts",
+            experiment_id=1,
+            user_id="ada",
+        )
+        metric = {"key": "loss", "value": 0.1 + 0.2, "timestamp": 7, "step": 3, "is_nan": False}
+        insert(connection, "metrics", run_uuid=run_id, **metric)
+        insert(connection, "latest_metrics", run_uuid=run_id, **metric)
+        insert(connection, "params", run_uuid=run_id, key="depth", value="3")
+        insert(connection, "tags", run_uuid=run_id, key="of", value="then")
+        trace = {"request_id": "tr-0123456789abcdef0123456789abcdef", "experiment_id": 1}
+        insert(
+            connection,
+            "trace_info",
+            timestamp_ms=1_600_000_000_000,
+            execution_time_ms=5,
+            status="OK",
+            **trace,
+        )
+        insert(
+            connection,
+            "trace_tags",
+            request_id=trace["request_id"],
+            key="mlflow.traceName",
+            value="ask",
+        )
+        insert(connection, "registered_models", name="model", creation_time=1, description="kept")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_database_is_packed_like_its_server(
+    request: pytest.FixtureRequest, make_server: MakeServer, tmp_path: Path, database: str
+) -> None:
+    uri = request.getfixturevalue(database)
+    server = make_server(backend_store_uri=uri, serve_artifacts=False)
+    seed(MlflowClient(server.url, server.url), local_artifacts=False)
+    of_server, of_database = str(tmp_path / "server.tar.zst"), str(tmp_path / "database.tar.zst")
+    assert pack(of_server, tracking_uri=server.url).ok
+    before = fingerprint(uri)
+
+    report = pack(of_database, tracking_uri=uri)
+
+    assert report.ok, report.failures
+    assert_count_law(report)
+    assert fingerprint(uri) == before
+    assert digests(of_database) == digests(of_server)
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_schema_of_2_22_is_read_and_left_as_it_is(
+    request: pytest.FixtureRequest, sqlite_uri: str, tmp_path: Path, database: str
+) -> None:
+    uri = (
+        f"sqlite:///{tmp_path}/old.db"
+        if database == "sqlite_uri"
+        else request.getfixturevalue(database)
+    )
+    fill_2_22(uri)
+    before = fingerprint(uri)
+    archive = str(tmp_path / "old.tar.zst")
+
+    report = pack(archive, tracking_uri=uri)
+
+    assert fingerprint(uri) == before
+    assert_count_law(report)
+    assert [f.kind for f in report.failures] == []
+    with open_archive(archive) as opened:
+        assert [e.mlflow.experiment["name"] for e in opened.experiments()] == ["old", "older"]
+        (run,) = [e.mlflow.run for e in opened.runs()]
+        assert run["info"]["user_id"] == "ada"
+        assert run["data"]["params"] == [{"key": "depth", "value": "3"}]
+        rows = opened.metric_history(run["info"]["run_id"], "loss")
+        assert rows.to_pylist()[0]["value"] == 0.1 + 0.2
+    assert report.counts[Kind.TRACE].written == 1
+    assert unpack(archive, tracking_uri=sqlite_uri).ok
+    assert diff(uri, sqlite_uri).equal
+    assert fingerprint(uri) == before
+
+
+def test_what_a_real_server_of_2_22_wrote_is_packed_from_its_database(
+    make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    server = make_server(mlflow_version="2.22.5")
+    seed(MlflowClient(server.url, server.url), local_artifacts=False)
+    before = fingerprint(server.backend_uri)
+    rows = Selection(artifacts=False)
+
+    report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.backend_uri, selection=rows)
+    result = diff(server.url, server.backend_uri, selection=rows)
+
+    assert fingerprint(server.backend_uri) == before
+    assert report.ok, report.failures
+    assert result.equal, result.differences[:5]
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_an_archive_is_one_moment_of_a_database(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    """Runs that begin while it is read are not in it, nor a part of them."""
+    uri = request.getfixturevalue(database)
+    experiment = fill(uri, tmp_path / "files")
+    client = MlflowClient(uri, uri)
+    with Host(uri, create=False, snapshot=True) as host:
+        late = client.create_run(experiment).info.run_id
+        client.log_metric(late, "loss", 1.0)
+        (old, *_) = client.search_runs([experiment], "attributes.run_name = 'run 0'")
+        client.log_metric(old.info.run_id, "loss", 9.0, timestamp=99, step=99)
+        client.set_tag(old.info.run_id, "late", "yes")
+        client.create_registered_model("late model")
+        items = list(ClientSource(host).stream(Selection()))
+    runs = {item.id: item for item in items if isinstance(item, Run)}
+    assert late not in runs
+    assert "late" not in runs[old.info.run_id].tags
+    assert max(m["step"] for m in runs[old.info.run_id].document["data"]["metrics"]) == 4
+    assert {item.id for item in items if isinstance(item, RegisteredModel)} == {"model"}
+
+
+@pytest.mark.parametrize("database", SERVERS)
+def test_nothing_can_be_written_through_what_is_read(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    uri = request.getfixturevalue(database)
+    experiment = fill(uri, tmp_path / "files", runs=1)
+    before = fingerprint(uri)
+    with (
+        Host(uri, create=False) as host,
+        pytest.raises(Exception, match=READ_ONLY),
+        engine_of(host).begin() as connection,
+    ):
+        connection.execute(sqlalchemy.text("DELETE FROM experiment_tags"))
+    with Host(uri, create=False) as host, pytest.raises(Exception, match=READ_ONLY):
+        host.tracking.create_run(experiment, "ada", 1, [], "no")
+    assert fingerprint(uri) == before
+
+
+def test_a_file_cannot_be_written_through_what_is_read(sqlite_uri: str, tmp_path: Path) -> None:
+    experiment = fill(sqlite_uri, tmp_path / "files", runs=1)
+    before = fingerprint(sqlite_uri)
+    with Host(sqlite_uri, create=False) as host, pytest.raises(Exception, match="readonly"):
+        host.tracking.create_run(experiment, "ada", 1, [], "no")
+    file_of(sqlite_uri).chmod(0o400)
+    assert pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri).ok
+    assert fingerprint(sqlite_uri) == before
+
+
+def test_runs_from_rows_are_those_of_mlflow(sqlite_source: Source) -> None:
+    with Host(sqlite_source.uri, create=False) as host:
+        reader, stored = Reader(host), StoredRuns(engine_of(host))
+        for experiment in reader.experiments():
+            listed = stored.headers(experiment["experiment_id"])
+            # A filter that all runs match is MLflow's own search.
+            assert listed == reader.runs(experiment["experiment_id"], "attributes.run_id != 'x'")
+            found = stored.documents(list(listed))
+            assert found == {run_id: reader.run(run_id) for run_id in listed}
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_newer_schema_is_refused_by_its_name(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    uri = request.getfixturevalue(database)
+    fill(uri, tmp_path / "files", runs=1)
+    set_revision(uri, "fedcba987654")
+    for read in (
+        lambda: pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri),
+        lambda: diff(uri, uri),
+    ):
+        with pytest.raises(UnsupportedFormatError, match="fedcba987654"):
+            read()
+    assert not (tmp_path / "a.tar.zst").exists()
+
+
+@pytest.mark.parametrize("database", SERVERS)
+def test_half_migrated(request: pytest.FixtureRequest, tmp_path: Path, database: str) -> None:
+    uri = request.getfixturevalue(database)
+    fill_2_22(uri)
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE runs DROP COLUMN deleted_time"))
+    with pytest.raises(UnsupportedFormatError, match="half-migrated: runs lacks deleted_time"):
+        pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri)
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_target_of_an_older_schema_is_not_migrated(
+    request: pytest.FixtureRequest, sqlite_source: Source, tmp_path: Path, database: str
+) -> None:
+    uri = (
+        f"sqlite:///{tmp_path}/old.db"
+        if database == "sqlite_uri"
+        else request.getfixturevalue(database)
+    )
+    fill_2_22(uri)
+    before = fingerprint(uri)
+    for write in (
+        lambda: unpack(sqlite_source.archive, tracking_uri=uri),
+        lambda: copy(sqlite_source.uri, uri),
+    ):
+        with pytest.raises(UnsupportedFormatError, match="older than this MLflow's: " + OF_2_22):
+            write()
+    assert fingerprint(uri) == before
+
+
+def test_an_empty_target_is_initialised_by_mlflow(sqlite_source: Source, postgres_uri: str) -> None:
+    report = unpack(
+        sqlite_source.archive, tracking_uri=postgres_uri, selection=Selection(artifacts=False)
+    )
+    assert report.counts[Kind.RUN].written
+    with sqlalchemy.create_engine(postgres_uri).connect() as connection:
+        assert revision_of(connection) == latest_revision()
+
+
+def test_no_default_experiment_is_made_up(sqlite_uri: str, tmp_path: Path) -> None:
+    fill(sqlite_uri, tmp_path / "files", runs=1)
+    with closing(sqlite3.connect(file_of(sqlite_uri))) as connection, connection:
+        connection.execute("DELETE FROM experiments WHERE experiment_id = 0")
+    archive = str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=sqlite_uri).ok
+    with open_archive(archive) as opened:
+        assert [e.mlflow.experiment["name"] for e in opened.experiments()] == ["of a database"]
+
+
+def test_a_file_that_stays_locked_is_said_to_be(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_uri, tmp_path / "files", runs=1)
+    monkeypatch.setattr(read_only, "_LOCKED_S", 1)
+    with closing(sqlite3.connect(file_of(sqlite_uri), isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServerError, match="locked"):
+            pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri)
+    assert pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri).ok
+
+
+def test_a_writer_goes_on_while_a_file_is_packed(sqlite_uri: str, tmp_path: Path) -> None:
+    experiment = fill(sqlite_uri, tmp_path / "files")
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    done = threading.Event()
+    written: list[str] = []
+
+    def write() -> None:
+        while not done.is_set():
+            written.append(client.create_run(experiment).info.run_id)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(3):
+            report = pack(str(tmp_path / f"{number}.tar.zst"), tracking_uri=sqlite_uri)
+            assert report.ok, report.failures
+            assert_count_law(report)
+    finally:
+        done.set()
+        writer.join()
+    assert len(written) > 3
+
+
+@pytest.mark.parametrize("bad", ["password", "database", "table", "host"])
+def test_a_database_that_cannot_be_read_is_one_line(
+    postgres_uri: str, tmp_path: Path, bad: str
+) -> None:
+    uri = {
+        "password": postgres_uri.replace("postgres@", "nobody:secret@"),
+        "database": postgres_uri + "_not_there",
+        "table": postgres_uri,  # it is empty
+        "host": postgres_uri.replace(":5432", ":1"),
+    }[bad]
+    with pytest.raises((ServerError, NotFoundError)) as raised:
+        pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "a.tar.zst").exists()
+
+
+def test_there_is_no_room_for_a_copy(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_uri, tmp_path / "files", runs=1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=1000))
+    with pytest.raises(StoreError, match=r"needs \d+ MB") as raised:
+        pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri)
+    assert "TMPDIR" in raised.value.hint
+
+
+def test_no_copy_is_left_behind(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_uri, tmp_path / "files", runs=1)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri)
+    set_revision(sqlite_uri, OF_2_22)  # which its tables belie: its migration fails
+    with pytest.raises(ServerError, match="migrating a copy"):
+        pack(str(tmp_path / "b.tar.zst"), tracking_uri=sqlite_uri)
+    assert list(folder.iterdir()) == []
+
+
+def set_revision(uri: str, revision: str) -> None:
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text(f"UPDATE alembic_version SET version_num = '{revision}'")
+        )
+    engine.dispose()
