@@ -304,8 +304,9 @@ def copy(
         on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
     with (
-        Host(source, source_registry_uri or source, create=False, snapshot=not dry_run) as read,
+        # The target first: reading a database may switch workspaces on for what is opened later.
         Host(target, target_registry_uri or target, create=not dry_run) as written,
+        Host(source, source_registry_uri or source, create=False, snapshot=not dry_run) as read,
     ):
         system = System.now(script, read.mlflow_version, read.display_uri)
         stages = _tags_and_names(system, options, experiment_name, rename)

@@ -12,6 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -48,16 +49,20 @@ class ArtifactTree:
         self.root = root
         scheme = urlsplit(root).scheme
         self._local = _local_path(root)
-        with translated(f"opening artifact root {root}"):
-            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-            if scheme == "mlflow-artifacts":
+        self._proxied: str | None = None
+        if scheme == "mlflow-artifacts":
+            with translated(f"opening artifact root {root}"):
                 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
-                root = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
-            self._repository: Any = get_artifact_repository(root)
-        self._proxied = root if scheme == "mlflow-artifacts" else None
+                self._proxied = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
         self._fsspec_scheme = scheme if scheme in {"s3", "gs", "abfs", "abfss", "memory"} else None
+
+    @cached_property
+    def _repository(self) -> Any:
+        with translated(f"opening artifact root {self.root}"):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            return get_artifact_repository(self._proxied or self.root)
 
     @property
     def is_remote(self) -> bool:

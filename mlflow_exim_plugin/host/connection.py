@@ -29,6 +29,7 @@ __all__ = ["Host", "translated"]
 
 _MESSAGE_LIMIT = 400
 _FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
+_WORKSPACES_SWITCH = "MLFLOW_ENABLE_WORKSPACES"
 _BUSY = frozenset({408, 429, 502, 503, 504})
 
 
@@ -70,6 +71,8 @@ class Host:
         tracking: MLflow's tracking store object.
         registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
+        workspaces: MLflow's entity of each workspace of a database that is read, none where it has
+            the default one alone. A server is asked for its own.
 
     Raises:
         NotFoundError: The local database or folder is not there and ``create`` is false.
@@ -95,16 +98,20 @@ class Host:
         registry_uri = registry_uri or mlflow.get_registry_uri()
         self._opened = contextlib.ExitStack()
         self._lacks_default = False
+        self.workspaces: list[Any] = []
         file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not create:
             _require_local_store(self.tracking_uri)
-            file_store = _file_store_allowed()
+            # Newer ones refuse to open a folder of files, and this is the way out.
+            file_store = _switched_on(_FILE_STORE_SWITCH)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
             uris = {
                 uri: self._safe(uri, create=create, snapshot=snapshot)
                 for uri in dict.fromkeys([self.tracking_uri, registry_uri])
             }
+            if self.workspaces:  # MLflow's stores look at this switch with every call
+                self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
             self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
             if self._lacks_default:
                 self._drop_default_experiment()
@@ -129,9 +136,16 @@ class Host:
         if create:
             require_current_schema(uri)
             return uri
+        from mlflow_exim_plugin.host.read_only import workspaces_of
+
         database = ReadOnlyDatabase(uri, snapshot=snapshot)
         self._opened.callback(database.close)
         self._lacks_default |= uri == self.tracking_uri and database.lacks_default
+        if uri == self.tracking_uri:
+            import sqlalchemy
+
+            with translated(f"listing the workspaces of {redact_url(uri)}"):
+                self.workspaces = workspaces_of(sqlalchemy.create_engine(database.uri))
         return database.uri
 
     def _drop_default_experiment(self) -> None:
@@ -338,17 +352,17 @@ def _require_local_store(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _file_store_allowed() -> Iterator[None]:
-    """Let MLflow open a folder of files to read it: newer ones refuse, and this is the way out."""
-    before = os.environ.get(_FILE_STORE_SWITCH)
-    os.environ[_FILE_STORE_SWITCH] = "true"
+def _switched_on(variable: str) -> Iterator[None]:
+    """Set one of MLflow's switches, and what it was before again."""
+    before = os.environ.get(variable)
+    os.environ[variable] = "true"
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_FILE_STORE_SWITCH]
+            os.environ.pop(variable, None)
         else:
-            os.environ[_FILE_STORE_SWITCH] = before
+            os.environ[variable] = before
 
 
 def _is_default_registry() -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import sqlalchemy
+import sqlalchemy.orm
 from sqlalchemy import CreateEnginePlugin, StaticPool, make_url
 
 from mlflow_exim_plugin.container.storage import redact_url
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-__all__ = ["ReadOnly", "ReadOnlyDatabase", "drop_default_experiment", "require_current_schema"]
+__all__ = [
+    "ReadOnly",
+    "ReadOnlyDatabase",
+    "drop_default_experiment",
+    "require_current_schema",
+    "workspaces_of",
+]
 
 _LOCKED_S = 20
 """How long a copy waits for whoever is writing, as MLflow's own stores do."""
@@ -176,7 +183,9 @@ class ReadOnlyDatabase:
             )
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
-        return revision == latest_revision() and not self.lacks_default
+        is_latest = revision == latest_revision()
+        # In workspaces its store always tries to make one.
+        return is_latest and not self.lacks_default and not workspaces_of(connection)
 
     def _lent(
         self,
@@ -258,11 +267,32 @@ class ReadOnlyDatabase:
         marks = ", ".join("?" * len(names))
         insert = f'INSERT INTO "{wanted.name}" ({into}) VALUES ({marks})'  # noqa: S608 - MLflow's
         # Without their types: SQLAlchemy would round the doubles of MySQL to decimals.
-        columns = (sqlalchemy.column(name) for name in names)
+        columns: list[sqlalchemy.ColumnClause[Any]] = [sqlalchemy.column(name) for name in names]
         query = sqlalchemy.select(*columns).select_from(source)
         rows = reading.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+        target.execute(f'DELETE FROM "{wanted.name}"')  # noqa: S608 - what migrations put there
         for some in rows.partitions():
             target.executemany(insert, [[_plain(value) for value in row] for row in some])
+
+
+def workspaces_of(database: Engine | Connection) -> list[Any]:
+    """Return MLflow's entity of each workspace of a database, none where it has the default alone.
+
+    A provider may keep them elsewhere: then those are returned that objects lie in.
+    """
+    try:
+        from mlflow.entities.workspace import Workspace
+        from mlflow.store.db.base_sql_model import Base
+        from mlflow.store.workspace.dbmodels.models import SqlWorkspace
+    except ImportError:  # before MLflow 3.10
+        return []
+    with sqlalchemy.orm.Session(database) as session:
+        found = {row.name: row.to_mlflow_entity() for row in session.query(SqlWorkspace)}
+        for table in Base.metadata.tables.values():
+            if "workspace" in table.columns and table.name not in _NOT_READ:
+                for (name,) in session.execute(sqlalchemy.select(table.c.workspace).distinct()):
+                    found.setdefault(name, Workspace(name))
+    return list(found.values()) if set(found) - {_DEFAULT_WORKSPACE} else []
 
 
 def drop_default_experiment(copy: Engine) -> None:
@@ -336,6 +366,7 @@ class ReadOnly(CreateEnginePlugin):
         dialect.do_ping = lambda _connection: True
 
 
+_DEFAULT_WORKSPACE = "default"
 _TOKEN = "exim"  # noqa: S105 - names an entry of _LENT
 _LENT: dict[str, tuple[Callable[[], Any], Any]] = {}
 """What the connections of open databases are made by, and the lock of those that share one."""

@@ -104,15 +104,14 @@ class StoredHistories:
 
     def _rows_of(self, run_ids: list[str]) -> dict[str, pa.Table]:
         """Return the rows of runs, sorted, by run id."""
-        table = self._query(run_ids)
-        pieces: dict[str, list[pa.Table]] = {}
+        table = sort_history(self._query(run_ids), "run_uuid")
+        rows = table.select(HISTORY.names)
         ends = pc.run_end_encode(table.column("run_uuid").combine_chunks())
-        start = 0
+        found, start = {}, 0
         for run_id, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-            rows = table.slice(start, end - start).select(HISTORY.names)
-            pieces.setdefault(run_id, []).append(rows)
+            found[run_id] = rows.slice(start, end - start)
             start = end
-        return {run_id: sort_history(pa.concat_tables(some)) for run_id, some in pieces.items()}
+        return found
 
     def _rows_of_key(self, run_id: str, key: str) -> pa.Table:
         table = self._query([run_id], key)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredRuns"]
 
+_IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
 _PARENT_TAG = "mlflow.parentRunId"
 
@@ -76,6 +77,24 @@ class StoredRuns:
                     document["outputs"] = {"model_outputs": outputs[run_id]}
                 documents[run_id] = document
         return documents
+
+    def linked_traces(self, run_ids: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield run and trace of the links between the two, by run."""
+        from mlflow.store.tracking.dbmodels import models
+        from sqlalchemy import select
+
+        if not hasattr(models, "SqlEntityAssociation"):
+            return  # before MLflow 3.3
+        links = _table("SqlEntityAssociation")
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            query = select(links.c.destination_id, links.c.source_id).where(
+                links.c.source_type == "trace",
+                links.c.destination_type == "run",
+                links.c.destination_id.in_(run_ids[start : start + _IDS_AT_ONCE]),
+            )
+            with translated("reading links of traces"), self._engine.connect() as connection:
+                found = sorted((run, trace) for run, trace in connection.execute(query))
+            yield from found
 
 
 def _info(row: Any, tags: list[dict[str, Any]]) -> dict[str, Any]:

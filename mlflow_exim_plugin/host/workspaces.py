@@ -12,6 +12,7 @@ import requests
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.connection import Host, translated
+from mlflow_exim_plugin.host.documents import proto_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,8 @@ class Workspaces:
     """Lists the workspaces of a server.
 
     Args:
-        host: The deployment. One that is no server has the default workspace alone: MLflow opens a
-            database with others only inside a server.
+        host: The deployment. A database that is written to has the default workspace alone: MLflow
+            opens one with others only inside a server.
     """
 
     def __init__(self, host: Host) -> None:
@@ -65,7 +66,7 @@ class Workspaces:
             ServerError: The server has workspaces and does not list them.
         """
         if not self._host.is_http:
-            return []
+            return [proto_document(workspace) for workspace in self._host.workspaces]
         doing = "listing the workspaces"
         with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
             if response.status_code in _WITHOUT_WORKSPACES:

@@ -86,10 +86,14 @@ def _numbers(column: Sequence[float], kind: pa.DataType) -> pa.Array:
     return pa.array(column, kind)
 
 
-def sort_history(table: pa.Table) -> pa.Table:
+def sort_history(table: pa.Table, *by: str) -> pa.Table:
     """Sort rows by key, step, timestamp and the value's bits, keeping duplicates.
 
     The value's bits break ties, so that the order does not depend on a source's paging.
+
+    Args:
+        table: Columns of ``HISTORY`` and perhaps others.
+        by: Other columns that come before.
     """
     value = table.column("value").combine_chunks()
     if isinstance(value, pa.ChunkedArray):
@@ -97,12 +101,7 @@ def sort_history(table: pa.Table) -> pa.Table:
     bits = value.view(pa.uint64())
     order = pc.sort_indices(
         table.append_column("bits", bits),
-        sort_keys=[
-            ("key", "ascending"),
-            ("step", "ascending"),
-            ("timestamp", "ascending"),
-            ("bits", "ascending"),
-        ],
+        sort_keys=[(name, "ascending") for name in (*by, "key", "step", "timestamp", "bits")],
     )
     return table.take(order).combine_chunks()
 
@@ -111,12 +110,18 @@ def rows_by_key(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """Yield each key's rows of a table that is sorted by key."""
     start = 0
     for chunk in table.column("key").chunks:
-        encoded = pc.run_end_encode(chunk)
-        begin = 0
-        for key, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
+        for key, begin, end in _key_ranges(chunk):
             yield key, table.slice(start + begin, end - begin)
-            begin = end
         start += len(chunk)
+
+
+def _key_ranges(keys: pa.Array) -> Iterator[tuple[str, int, int]]:
+    """Yield each key of a sorted array with its first place and the one after its last."""
+    encoded = pc.run_end_encode(keys)
+    begin = 0
+    for key, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
+        yield key, begin, end
+        begin = end
 
 
 def metrics_file(stream: Any) -> pq.ParquetFile:
@@ -171,15 +176,15 @@ class MetricsDigest:
 
     def update(self, table: pa.Table) -> None:
         """Add rows; keys must not go backwards from one call to the next."""
-        for key, rows in rows_by_key(table):
-            if key != self._key:
-                self._finish_key()
-                self._key = key
-            self._key_rows += rows.num_rows
-            for name, digest in zip(("step", "timestamp", "value"), self._columns, strict=True):
-                for chunk in rows.column(name).chunks:
-                    data = memoryview(chunk.buffers()[1])
-                    digest.update(data[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
+        for rows in table.to_batches():
+            columns = [_bytes_of(rows.column(name)) for name in ("step", "timestamp", "value")]
+            for key, begin, end in _key_ranges(rows.column("key")):
+                if key != self._key:
+                    self._finish_key()
+                    self._key = key
+                self._key_rows += end - begin
+                for data, digest in zip(columns, self._columns, strict=True):
+                    digest.update(data[8 * begin : 8 * end])
         self.rows += table.num_rows
 
     def hexdigest(self) -> str:
@@ -197,3 +202,9 @@ class MetricsDigest:
         self.keys += 1
         self._key, self._key_rows = None, 0
         self._columns = [hashlib.sha256() for _ in range(3)]
+
+
+def _bytes_of(numbers: pa.Array) -> memoryview:
+    """Return the 64-bit words of an array without nulls."""
+    data = memoryview(numbers.buffers()[1])
+    return data[8 * numbers.offset : 8 * (numbers.offset + len(numbers))]

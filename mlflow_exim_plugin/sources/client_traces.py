@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.stored_runs import StoredRuns
 from mlflow_exim_plugin.host.trace_listing import TraceListing, run_clause
 from mlflow_exim_plugin.host.trace_search import TraceSearch
 from mlflow_exim_plugin.host.traces import ATTACHMENTS, BATCH, TraceReader, expected_spans
@@ -55,6 +56,7 @@ class TraceSource:
     ) -> None:
         self._listing = TraceListing(TraceSearch(host))
         self._reader = TraceReader(host)
+        self._engine = host.engine
         self._pool = pool
         self._jobs = jobs
         self._contents = contents
@@ -65,11 +67,16 @@ class TraceSource:
     def find_links(self) -> Iterator[Failure]:
         """Look for traces that are linked to runs which are not where they come from.
 
-        Only a run can be asked for its links, so this is one call for each, and only where there
-        are traces at all.
+        A server can only be asked for the links of a run, so this is one call for each, and only
+        where there are traces at all.
         """
         chosen = self._plan.chosen
         if not self._selection.traces or not self._contents:
+            return
+        run_ids = sorted(set().union(*chosen.values()))
+        if self._engine is not None:
+            for run_id, trace_id in StoredRuns(self._engine).linked_traces(run_ids):
+                self._links.setdefault(trace_id, []).append(run_id)
             return
         with_traces: list[str] = []
         for experiment_id in sorted(chosen):
@@ -86,7 +93,7 @@ class TraceSource:
         def ask(run_id: str) -> tuple[str, list[str | Failure]]:
             return run_id, list(self._listing.linked_to(with_traces, run_id))
 
-        for run_id, found in self._pool.map(ask, sorted(set().union(*chosen.values()))):
+        for run_id, found in self._pool.map(ask, run_ids):
             for linked in found:
                 if isinstance(linked, Failure):
                     yield linked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -33,6 +34,8 @@ from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.client import ClientSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
+from tests.integration.test_workspaces import ENABLED
+from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.seed import seed
 
 if TYPE_CHECKING:
@@ -249,6 +252,30 @@ def test_an_archive_is_one_moment_of_a_database(
     assert "late" not in runs[old.info.run_id].tags
     assert max(m["step"] for m in runs[old.info.run_id].document["data"]["metrics"]) == 4
     assert {item.id for item in items if isinstance(item, RegisteredModel)} == {"model"}
+
+
+@pytest.mark.parametrize("database", ["sqlite_uri", "postgres_uri"])
+def test_all_workspaces_of_a_database_are_packed_like_those_of_its_server(
+    request: pytest.FixtureRequest, make_server: MakeServer, tmp_path: Path, database: str
+) -> None:
+    uri = request.getfixturevalue(database)
+    server = make_server(backend_store_uri=uri, env=ENABLED, serve_artifacts=False)
+    fill_workspaces(server.url)
+    of_server, of_database = str(tmp_path / "server.tar.zst"), str(tmp_path / "database.tar.zst")
+    assert pack(of_server, tracking_uri=server.url).ok
+    before = fingerprint(uri)
+
+    report = pack(of_database, tracking_uri=uri)
+
+    assert report.ok, report.failures
+    assert_count_law(report)
+    assert report.counts[Kind.WORKSPACE].written == 2
+    assert fingerprint(uri) == before
+    assert digests(of_database) == digests(of_server)
+    assert "MLFLOW_ENABLE_WORKSPACES" not in os.environ
+    target = make_server(env=ENABLED)
+    assert copy(uri, target.url).ok
+    assert diff(server.url, target.url).equal
 
 
 @pytest.mark.parametrize("database", SERVERS)
