@@ -65,6 +65,9 @@ class Reading(Protocol):
 class HistorySource(Protocol):
     """Where histories are read."""
 
+    rows_ahead: int
+    """Rows that the runs of one ``start`` may have; two of them are held at a time."""
+
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
         """Begin to read the histories of some runs.
 
@@ -162,7 +165,10 @@ class HistoryReader:
 
     Attributes:
         has_bulk: Whether the server has ``get-history-bulk``, as far as is known.
+        rows_ahead: See ``HistorySource``.
     """
+
+    rows_ahead = 250_000
 
     def __init__(self, host: Host, pool: ThreadPoolExecutor, jobs: int) -> None:
         self.has_bulk = host.is_http

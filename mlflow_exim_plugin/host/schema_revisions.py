@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
     from sqlalchemy import Connection, Engine
 
 __all__ = ["at_revision", "is_known", "latest_revision", "revision_of", "upgrade"]
@@ -30,20 +32,17 @@ def revision_of(connection: Connection) -> str | None:
 
 def latest_revision() -> str:
     """Return the revision that this MLflow works with."""
-    from alembic.script import ScriptDirectory
-
-    return str(ScriptDirectory.from_config(_config()).get_current_head())
+    return str(_scripts().get_current_head())
 
 
 def is_known(revision: str) -> bool:
     """Whether this MLflow can migrate a database from a revision."""
-    from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
     if not revision:
         return True
     try:
-        return ScriptDirectory.from_config(_config()).get_revision(revision) is not None
+        return _scripts().get_revision(revision) is not None
     except CommandError:
         return False
 
@@ -63,6 +62,14 @@ def upgrade(engine: Engine) -> None:
     from alembic import command
 
     command.upgrade(_config(engine), "head")
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return MLflow's migrations; to load them takes half a second."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
 
 
 def _config(engine: Engine | None = None) -> Config:

@@ -43,8 +43,13 @@ class StoredHistories:
         engine: The store's own, with MLflow's schema.
         rows_at_once: How many rows one query may bring.
 
+    Attributes:
+        rows_ahead: See ``HistorySource``.
+
     Source: ``SqlAlchemyStore.engine`` and MLflow's table ``metrics``.
     """
+
+    rows_ahead = 100_000
 
     def __init__(self, engine: Engine, *, rows_at_once: int = _ROWS_AT_ONCE) -> None:
         self._engine = engine

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
-_ROWS_AHEAD = 250_000
-"""Rows that may be held for runs that are not taken yet; two such groups are under way."""
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
 _MODEL_BYTES = 256 << 10
@@ -275,7 +273,7 @@ class ClientSource:
             rows = 0
             for item in chunk:
                 expected = 0 if isinstance(item, Failure) else _expected_rows(item[1])
-                if items and rows + expected > _ROWS_AHEAD:
+                if items and rows + expected > histories.rows_ahead:
                     yield self._start(items, histories, selection, pool)
                     items, rows = [], 0
                 items.append(item)
