@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.objects import verify_objects
@@ -526,11 +527,17 @@ def _tags_and_names(
 
 def _check_ends(source: str, target: str) -> None:
     """Refuse a copy onto itself, and archives, for which there are other verbs."""
-    if source.rstrip("/") == target.rstrip("/"):
+    if _place(source) == _place(target):
         raise UsageError(f"source and target are both {redact_url(source)}")
     for end, verb in ((source, "unpack"), (target, "pack")):
         if end.endswith(ARCHIVE_SUFFIX):
             raise UsageError(f"{redact_url(end)} is an archive", f"use {verb}")
+
+
+def _place(uri: str) -> str:
+    """Return what is the same for every way to write where a store is."""
+    file = uri.removeprefix("sqlite:///")
+    return str(Path(file).resolve()) if file != uri else uri.rstrip("/")
 
 
 def _check_jobs(jobs: int) -> None:

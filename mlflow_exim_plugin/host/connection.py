@@ -106,10 +106,10 @@ class Host:
             file_store = _switched_on(_FILE_STORE_SWITCH)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
-            uris = {
-                uri: self._safe(uri, create=create, snapshot=snapshot)
-                for uri in dict.fromkeys([self.tracking_uri, registry_uri])
-            }
+            uris = {}
+            for uri in dict.fromkeys([self.tracking_uri, registry_uri]):
+                with translated(f"opening {redact_url(uri)}"):
+                    uris[uri] = self._safe(uri, create=create, snapshot=snapshot)
             if self.workspaces:  # MLflow's stores look at this switch with every call
                 self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
             self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
@@ -144,8 +144,7 @@ class Host:
         if uri == self.tracking_uri:
             import sqlalchemy
 
-            with translated(f"listing the workspaces of {redact_url(uri)}"):
-                self.workspaces = workspaces_of(sqlalchemy.create_engine(database.uri))
+            self.workspaces = workspaces_of(sqlalchemy.create_engine(database.uri))
         return database.uri
 
     def _drop_default_experiment(self) -> None:
@@ -396,6 +395,7 @@ def _is_connection_loss(error: BaseException) -> bool:
             and not isinstance(link, requests.exceptions.RetryError)
         )
         or getattr(link, "connection_invalidated", False)  # SQLAlchemy's DBAPIError
+        or type(link).__name__ == "InFailedSqlTransaction"  # nothing more comes out of this one
         for link in _chain(error)
     )
 

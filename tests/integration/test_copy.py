@@ -194,9 +194,14 @@ def test_a_name_that_is_taken_stops_before_the_first_write(
     assert rows_of(target) == before
 
 
-def test_ends_that_are_none(sqlite_uri: str, tmp_path: Path) -> None:
+def test_ends_that_are_none(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="both"):
         copy(sqlite_uri, sqlite_uri)
+    monkeypatch.chdir(Path(sqlite_uri.removeprefix("sqlite:///")).parent)
+    with pytest.raises(UsageError, match="both"):
+        copy(sqlite_uri, f"sqlite:///{Path(sqlite_uri).name}")
     with pytest.raises(UsageError, match="is an archive"):
         copy(sqlite_uri, str(tmp_path / "a.tar.zst"))
     with pytest.raises(UsageError, match="is an archive"):

@@ -22,6 +22,7 @@ from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import (
     NotFoundError,
     ServerError,
+    ServerLostError,
     StoreError,
     UnsupportedFormatError,
 )
@@ -39,6 +40,7 @@ from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.seed import seed
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin import Report
     from tests.conftest import MakeServer
     from tests.integration.conftest import Source
 
@@ -418,7 +420,7 @@ def test_a_writer_goes_on_while_a_file_is_packed(sqlite_uri: str, tmp_path: Path
     assert len(written) > 3
 
 
-@pytest.mark.parametrize("bad", ["password", "database", "table", "host"])
+@pytest.mark.parametrize("bad", ["password", "database", "table", "host", "port"])
 def test_a_database_that_cannot_be_read_is_one_line(
     postgres_uri: str, tmp_path: Path, bad: str
 ) -> None:
@@ -427,12 +429,35 @@ def test_a_database_that_cannot_be_read_is_one_line(
         "database": postgres_uri + "_not_there",
         "table": postgres_uri,  # it is empty
         "host": postgres_uri.replace(":5432", ":1"),
+        "port": postgres_uri.replace(":5432", ":not-a-number"),
     }[bad]
     with pytest.raises((ServerError, NotFoundError)) as raised:
         pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri)
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "a.tar.zst").exists()
+
+
+def test_a_server_that_dies_stops_the_pack(postgres_uri: str, tmp_path: Path) -> None:
+    fill(postgres_uri, tmp_path / "files", runs=250)
+    name = postgres_uri.rpartition("/")[2]
+    administration = sqlalchemy.create_engine(postgres_uri.replace(name, "postgres"))
+
+    def die(report: Report) -> None:
+        if report.counts.get(Kind.RUN):
+            with administration.connect() as connection:
+                connection.execute(
+                    sqlalchemy.text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        f"WHERE datname = '{name}'"
+                    )
+                )
+
+    with pytest.raises(ServerLostError) as raised:
+        pack(str(tmp_path / "a.tar.zst"), tracking_uri=postgres_uri, progress=die)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "a.tar.zst").exists()
+    administration.dispose()
 
 
 def test_there_is_no_room_for_a_copy(
