@@ -87,6 +87,7 @@ def pack(
     level: int = DEFAULT_LEVEL,
     overwrite: bool = False,
     export_source_tags: bool = False,
+    force: bool = False,
     dry_run: bool = False,
     strict: bool = False,
     script: str = "mlflow_exim_plugin.pack",
@@ -107,6 +108,7 @@ def pack(
         overwrite: Replace an archive that is there.
         export_source_tags: Give packed runs the tags ``mlflow_export_import.*`` (spec, "Source
             tags").
+        force: Read a database whose schema is newer than this MLflow's, as far as it is known.
         dry_run: Only count what would be packed.
         strict: Stop at the first object that fails, and leave no archive.
         script: Name of the command, kept in the envelopes.
@@ -119,6 +121,7 @@ def pack(
     Raises:
         ArchiveExistsError: There is a file at ``archive`` and ``overwrite`` is false.
         NotFoundError: A name or id in the selection, or a local store, is not there.
+        UnsupportedFormatError: A database's schema is newer than this MLflow's, or half-migrated.
         ServerError: The server cannot be listed, or died.
         StoreError: The archive cannot be written.
         PartialTransferError: An object failed and ``strict`` was asked for.
@@ -132,14 +135,14 @@ def pack(
     _check_jobs(jobs)
     report = Report(dry_run=dry_run)
     if dry_run:
-        with Host(tracking_uri, registry_uri, create=False) as host:
+        with Host(tracking_uri, registry_uri, create=False, force=force) as host:
             source = ClientSource(host, jobs=jobs, contents=False)
             return transfer(
                 source, CountingSink(), selection, report=report, strict=strict, progress=progress
             )
     with (
         atomic_output(archive, overwrite=overwrite, storage_options=storage_options) as file,
-        Host(tracking_uri, registry_uri, create=False, snapshot=True) as host,
+        Host(tracking_uri, registry_uri, create=False, snapshot=True, force=force) as host,
     ):
         system = System.now(script, host.mlflow_version, host.display_uri)
         with ArchiveWriter(
@@ -257,6 +260,7 @@ def copy(
     artifact_location: str | None = None,
     import_source_tags: bool = False,
     jobs: int = DEFAULT_JOBS,
+    force: bool = False,
     dry_run: bool = False,
     strict: bool = False,
     script: str = "mlflow_exim_plugin.copy",
@@ -281,6 +285,7 @@ def copy(
         import_source_tags: Keep what the target sets anew as tags ``mlflow_exim.*`` (spec, "Source
             tags").
         jobs: Calls to the source, and runs at the target, that may be under way at once.
+        force: Read a database whose schema is newer than this MLflow's, as far as it is known.
         dry_run: Only say what would be done.
         strict: Stop at the first object that fails.
         script: Name of the command, for source tags.
@@ -292,6 +297,7 @@ def copy(
     Raises:
         UsageError: Source and target are the same place, or one is an archive.
         NotFoundError: The source, or a name or id in the selection, is not there.
+        UnsupportedFormatError: The schema of a database can not be read, or not be written.
         ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
         ServerError: One of the two cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
@@ -307,7 +313,13 @@ def copy(
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         Host(target, target_registry_uri or target, create=not dry_run) as written,
-        Host(source, source_registry_uri or source, create=False, snapshot=not dry_run) as read,
+        Host(
+            source,
+            source_registry_uri or source,
+            create=False,
+            snapshot=not dry_run,
+            force=force,
+        ) as read,
     ):
         system = System.now(script, read.mlflow_version, read.display_uri)
         stages = _tags_and_names(system, options, experiment_name, rename)

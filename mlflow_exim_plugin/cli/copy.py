@@ -10,6 +10,7 @@ from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import (
     naming_from,
     output_options,
+    reading_options,
     selection_from,
     selection_options,
     work_options,
@@ -34,6 +35,7 @@ from mlflow_exim_plugin.errors import ExitCode
     help="MLflow registry URI to write; TARGET without it.",
 )
 @work_options
+@reading_options
 @writing_options
 @output_options
 @click.pass_context

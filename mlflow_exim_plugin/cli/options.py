@@ -17,6 +17,7 @@ __all__ = [
     "archive_argument",
     "naming_from",
     "output_options",
+    "reading_options",
     "selection_from",
     "selection_options",
     "server_options",
@@ -121,6 +122,15 @@ _WORK = (
     click.option("--strict", is_flag=True, help="Stop at the first object that fails."),
 )
 
+_READING = (
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Read a database whose schema is newer than this MLflow's as far as it is known, and "
+        "name what is left out.",
+    ),
+)
+
 _WRITING = (
     click.option(
         "--experiment-name", metavar="NAME", help="Put all runs into one experiment of this name."
@@ -206,6 +216,11 @@ def _archive_location(ctx: click.Context, param: click.Parameter, location: str)
 def selection_options(command: _Command) -> _Command:
     """Add the options that say what to take."""
     return _apply(command, _SELECTION)
+
+
+def reading_options(command: _Command) -> _Command:
+    """Add the options that say how a deployment is read."""
+    return _apply(command, _READING)
 
 
 def server_options(command: _Command) -> _Command:

@@ -10,6 +10,7 @@ from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import (
     archive_argument,
     output_options,
+    reading_options,
     selection_from,
     selection_options,
     server_options,
@@ -24,6 +25,7 @@ from mlflow_exim_plugin.errors import ExitCode
 @selection_options
 @server_options
 @work_options
+@reading_options
 @click.option(
     "--level",
     type=click.IntRange(1, 22),

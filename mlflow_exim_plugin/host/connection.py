@@ -66,11 +66,13 @@ class Host:
         create: Whether it is written to: a local store that is not there may be created then, as
             MLflow would. Else a database is opened so that nothing can write to it.
         snapshot: Whether all that is read of a database is to be of one moment.
+        force: Whether a database of a newer schema is read as far as it is known.
 
     Attributes:
         tracking: MLflow's tracking store object.
         registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
+        unread: Tables and columns of a database of a newer schema, which are left out.
         workspaces: MLflow's entity of each workspace of a database that is read, none where it has
             the default one alone. A server is asked for its own.
 
@@ -88,6 +90,7 @@ class Host:
         *,
         create: bool,
         snapshot: bool = False,
+        force: bool = False,
     ) -> None:
         import mlflow
 
@@ -99,6 +102,7 @@ class Host:
         self._opened = contextlib.ExitStack()
         self._lacks_default = False
         self.workspaces: list[Any] = []
+        self.unread: list[str] = []
         file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not create:
             _require_local_store(self.tracking_uri)
@@ -109,7 +113,7 @@ class Host:
             uris = {}
             for uri in dict.fromkeys([self.tracking_uri, registry_uri]):
                 with translated(f"opening {redact_url(uri)}"):
-                    uris[uri] = self._safe(uri, create=create, snapshot=snapshot)
+                    uris[uri] = self._safe(uri, create=create, snapshot=snapshot, force=force)
             if self.workspaces:  # MLflow's stores look at this switch with every call
                 self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
             self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
@@ -127,7 +131,7 @@ class Host:
         """Give up what was opened to read a database."""
         self._opened.close()
 
-    def _safe(self, uri: str, *, create: bool, snapshot: bool) -> str:
+    def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
         """Return what MLflow's store is to open, so that it does not touch what it should not."""
         if not is_database(uri):
             return uri
@@ -138,8 +142,9 @@ class Host:
             return uri
         from mlflow_exim_plugin.host.read_only import workspaces_of
 
-        database = ReadOnlyDatabase(uri, snapshot=snapshot)
+        database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
         self._opened.callback(database.close)
+        self.unread += database.unread
         self._lacks_default |= uri == self.tracking_uri and database.lacks_default
         if uri == self.tracking_uri:
             import sqlalchemy

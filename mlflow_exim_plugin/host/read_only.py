@@ -89,9 +89,11 @@ class ReadOnlyDatabase:
     Args:
         uri: SQLAlchemy URI.
         snapshot: Whether all that is read is to be of one moment.
+        force: Whether a schema that is newer than this MLflow's is read as far as it is known.
 
     Attributes:
         uri: What MLflow's stores are to open in its place, until it is closed.
+        unread: Tables and columns of a newer schema, which are left out.
         lacks_default: Whether it is a copy in which MLflow will make up the default experiment.
 
     Raises:
@@ -101,9 +103,12 @@ class ReadOnlyDatabase:
         StoreError: There is no room for a copy.
     """
 
-    def __init__(self, uri: str, *, snapshot: bool) -> None:
+    def __init__(self, uri: str, *, snapshot: bool, force: bool = False) -> None:
         self._held = contextlib.ExitStack()
         self._name = redact_url(uri)
+        self._force = force
+        self._is_newer = False
+        self.unread: list[str] = []
         self.lacks_default = False
         url = make_url(uri)
         with contextlib.ExitStack() as failing:
@@ -129,7 +134,10 @@ class ReadOnlyDatabase:
         with translated(f"opening {self._name}"):
             engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)
             with closing(_Disposing(engine)), engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
                 is_current = self._check(connection)
+                if self._is_newer:
+                    return f"sqlite:///{self._copied_by_rows(connection)}"
         if is_current and not snapshot:
             return self._lent(url, connect)
         with closing(connect()) as source:
@@ -176,10 +184,11 @@ class ReadOnlyDatabase:
             raise NotFoundError(
                 f"{self._name} has no tables of MLflow", "check the name of the database"
             )
-        if not is_known(revision):
+        self._is_newer = not is_known(revision)
+        if self._is_newer and not self._force:
             raise UnsupportedFormatError(
                 f"{self._name} has schema {revision}, which is newer than this MLflow's",
-                "pip install --upgrade mlflow",
+                "pip install --upgrade mlflow, or --force to read what this one knows of it",
             )
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
@@ -235,7 +244,7 @@ class ReadOnlyDatabase:
         engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
         sqlalchemy.event.listen(engine, "connect", _without_care)
         with closing(_Disposing(engine)):
-            at_revision(engine, str(revision_of(reading)))
+            at_revision(engine, "head" if self._is_newer else str(revision_of(reading)))
             wanted, there = sqlalchemy.MetaData(), sqlalchemy.MetaData()
             wanted.reflect(engine)
             there.reflect(reading)
@@ -245,6 +254,8 @@ class ReadOnlyDatabase:
                     self._copy_table(reading, there, wanted.tables[name], target)
                 target.commit()
             upgrade(engine)
+        if self._is_newer:
+            self.unread = _unknown(there, wanted)
         return copy
 
     def _copy_table(
@@ -256,13 +267,15 @@ class ReadOnlyDatabase:
     ) -> None:
         source = there.tables.get(wanted.name)
         missing = [c.name for c in wanted.columns if source is None or c.name not in source.columns]
-        if source is None or missing:
+        if self._is_newer and source is None:
+            return
+        if source is None or (missing and not self._is_newer):
             what = ", ".join(missing) if source is not None else "the table"
             raise UnsupportedFormatError(
                 f"{self._name} is half-migrated: {wanted.name} lacks {what}",
                 "finish `mlflow db upgrade` on it, or restore it from a backup",
             )
-        names = [c.name for c in wanted.columns if c.computed is None]
+        names = [c.name for c in wanted.columns if c.computed is None and c.name not in missing]
         into = ", ".join(f'"{name}"' for name in names)
         marks = ", ".join("?" * len(names))
         insert = f'INSERT INTO "{wanted.name}" ({into}) VALUES ({marks})'  # noqa: S608 - MLflow's
@@ -377,6 +390,20 @@ class _Disposing:
 
     def __init__(self, engine: Engine) -> None:
         self.close = engine.dispose
+
+
+def _unknown(there: sqlalchemy.MetaData, known: sqlalchemy.MetaData) -> list[str]:
+    """Return the tables, and the columns of known tables, that are not known."""
+    unknown = []
+    for name, table in sorted(there.tables.items()):
+        if name not in known.tables:
+            unknown.append(name)
+            continue
+        columns = known.tables[name].columns
+        unknown += [
+            f"{name}.{column.name}" for column in table.columns if column.name not in columns
+        ]
+    return unknown
 
 
 def _without_care(connection: Any, _record: Any = None) -> None:

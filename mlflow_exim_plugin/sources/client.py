@@ -203,6 +203,10 @@ class ClientSource:
         yield from entities.of_workspace()
         yield from entities.left_out()
         yield never_packed(hides_label_schemas=entities.hides_label_schemas)
+        if unread := self._host.unread:
+            reason = f"this MLflow does not know them: {', '.join(unread)}"
+            what = "tables and columns of a newer schema"
+            yield Unpacked(what, seen=len(unread), at_least=False, reason=reason)
 
     def _runs(
         self,

@@ -335,6 +335,38 @@ def test_a_newer_schema_is_refused_by_its_name(
     assert not (tmp_path / "a.tar.zst").exists()
 
 
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_newer_schema_can_be_read_as_far_as_it_is_known(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
+    uri = request.getfixturevalue(database)
+    fill(uri, tmp_path / "files")
+    expected = str(tmp_path / "before.tar.zst")
+    assert pack(expected, tracking_uri=uri).ok
+    set_revision(uri, "fedcba987654")
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE dreams (id INTEGER)",
+            "ALTER TABLE runs ADD COLUMN mood VARCHAR(20)",
+            "DROP TABLE scheduler_leases",
+            "DROP TABLE mcp_server_aliases",
+        ):
+            connection.execute(sqlalchemy.text(statement))
+    engine.dispose()
+    before = fingerprint(uri)
+    archive = str(tmp_path / "after.tar.zst")
+
+    report = pack(archive, tracking_uri=uri, force=True)
+
+    assert report.ok, report.failures
+    (left,) = [entry for entry in report.unpacked if "newer schema" in entry.kind]
+    assert left.seen == 2
+    assert left.reason.endswith(": dreams, runs.mood")
+    assert digests(archive) == digests(expected)
+    assert fingerprint(uri) == before
+
+
 @pytest.mark.parametrize("database", SERVERS)
 def test_half_migrated(request: pytest.FixtureRequest, tmp_path: Path, database: str) -> None:
     uri = request.getfixturevalue(database)
