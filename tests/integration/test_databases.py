@@ -185,22 +185,24 @@ def test_a_database_is_packed_like_its_server(
     assert digests(of_database) == digests(of_server)
 
 
-@pytest.mark.parametrize("database", DATABASES)
-def test_a_schema_of_2_22_is_read_and_left_as_it_is(
-    request: pytest.FixtureRequest, sqlite_uri: str, tmp_path: Path, database: str
-) -> None:
-    uri = (
-        f"sqlite:///{tmp_path}/old.db"
-        if database == "sqlite_uri"
-        else request.getfixturevalue(database)
-    )
+@pytest.fixture(params=DATABASES)
+def old_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database in the schema of MLflow 2.22."""
+    is_file = request.param == "sqlite_uri"
+    uri = f"sqlite:///{tmp_path}/old.db" if is_file else request.getfixturevalue(request.param)
     fill_2_22(uri)
-    before = fingerprint(uri)
+    return str(uri)
+
+
+def test_a_schema_of_2_22_is_read_and_left_as_it_is(
+    old_uri: str, sqlite_uri: str, tmp_path: Path
+) -> None:
+    before = fingerprint(old_uri)
     archive = str(tmp_path / "old.tar.zst")
 
-    report = pack(archive, tracking_uri=uri)
+    report = pack(archive, tracking_uri=old_uri)
 
-    assert fingerprint(uri) == before
+    assert fingerprint(old_uri) == before
     assert_count_law(report)
     assert [f.kind for f in report.failures] == []
     with open_archive(archive) as opened:
@@ -212,8 +214,8 @@ def test_a_schema_of_2_22_is_read_and_left_as_it_is(
         assert rows.to_pylist()[0]["value"] == 0.1 + 0.2
     assert report.counts[Kind.TRACE].written == 1
     assert unpack(archive, tracking_uri=sqlite_uri).ok
-    assert diff(uri, sqlite_uri).equal
-    assert fingerprint(uri) == before
+    assert diff(old_uri, sqlite_uri).equal
+    assert fingerprint(old_uri) == before
 
 
 def test_what_a_real_server_of_2_22_wrote_is_packed_from_its_database(
@@ -378,24 +380,15 @@ def test_half_migrated(request: pytest.FixtureRequest, tmp_path: Path, database:
         pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri)
 
 
-@pytest.mark.parametrize("database", DATABASES)
-def test_a_target_of_an_older_schema_is_not_migrated(
-    request: pytest.FixtureRequest, sqlite_source: Source, tmp_path: Path, database: str
-) -> None:
-    uri = (
-        f"sqlite:///{tmp_path}/old.db"
-        if database == "sqlite_uri"
-        else request.getfixturevalue(database)
-    )
-    fill_2_22(uri)
-    before = fingerprint(uri)
+def test_a_target_of_an_older_schema_is_not_migrated(sqlite_source: Source, old_uri: str) -> None:
+    before = fingerprint(old_uri)
     for write in (
-        lambda: unpack(sqlite_source.archive, tracking_uri=uri),
-        lambda: copy(sqlite_source.uri, uri),
+        lambda: unpack(sqlite_source.archive, tracking_uri=old_uri),
+        lambda: copy(sqlite_source.uri, old_uri),
     ):
         with pytest.raises(UnsupportedFormatError, match="older than this MLflow's: " + OF_2_22):
             write()
-    assert fingerprint(uri) == before
+    assert fingerprint(old_uri) == before
 
 
 def test_an_empty_target_is_initialised_by_mlflow(sqlite_source: Source, postgres_uri: str) -> None:
