@@ -172,6 +172,42 @@ def test_two_hops_are_told_by_the_source_tags(
     ]
 
 
+@pytest.mark.parametrize("database", ["postgres_uri", "mariadb_uri"])
+def test_a_folder_of_files_goes_into_a_database(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    database: str,
+) -> None:
+    folder = str(tmp_path / "mlruns")
+    with monkeypatch.context() as allowed:
+        allowed.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        client = MlflowClient(folder, folder)
+        experiment = client.create_experiment("from files")
+        assert int(experiment) > 2**31  # more than the databases' own ids can be
+        parent = client.create_run(experiment, run_name="parent").info.run_id
+        tags = {"mlflow.parentRunId": parent, "of": "✓"}
+        child = client.create_run(experiment, tags=tags).info.run_id
+        for step, value in enumerate([0.1, float("nan"), float("inf"), -0.0]):
+            client.log_metric(child, "loss", value, timestamp=step, step=step)
+        client.log_param(child, "depth", 3)
+        client.log_text(child, "text", "a folder/note.txt")
+        client.set_terminated(child)
+        client.create_registered_model("model")
+        client.create_model_version("model", f"runs:/{child}/a folder", child)
+    target = request.getfixturevalue(database)
+
+    report = copy(folder, target, artifact_location=(tmp_path / "there").as_uri())
+
+    assert report.ok, report.failures
+    assert_count_law(report)
+    result = diff(folder, target)
+    assert result.equal, result.differences
+    (there,) = (tmp_path / "there").rglob("note.txt")
+    assert there.read_text() == "text"
+    assert_all_was_there(copy(folder, target, artifact_location=(tmp_path / "there").as_uri()))
+
+
 def test_a_dry_run_writes_nothing(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
     target = make_sqlite()
     MlflowClient(target, target).search_experiments()  # makes the default one
