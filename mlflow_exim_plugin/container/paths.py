@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import UnsafePathError
@@ -49,6 +50,7 @@ _ASCII = r"[ !#-$&-)+-.0-9;=@A-Z\[\]^_`a-z{}~]"
 _PLAIN_SEGMENT = rf"(?! ){_ASCII}{{1,{MAX_SEGMENT_BYTES}}}(?<![ .])"
 _PLAIN_PATH = re.compile(rf"{_PLAIN_SEGMENT}(?:/{_PLAIN_SEGMENT})*")
 _SHORTENED = re.compile(r"~(?=[0-9a-f]{64}\Z)")
+_ORDINARY = re.compile(r"[0-9A-Za-z_-]+")
 _ESCAPED_BYTES = re.compile(rf"(?:{_ESCAPE}[0-9A-F]{{2}})+")
 _PARTIAL_ESCAPE = re.compile(rf"{_ESCAPE}[0-9A-F]?\Z")
 _DIGEST_SUFFIX_BYTES = 65
@@ -181,6 +183,7 @@ def _numbered(segment: str, number: int) -> str:
     return _cut(stem, MAX_SEGMENT_BYTES - len(tail.encode("utf-8"))) + tail
 
 
+@lru_cache(4096)  # each file of an object asks for those of its folders again
 def encode_segment(name: str) -> str:
     """Return an allowed path segment for any string; different names give different segments.
 
@@ -268,6 +271,8 @@ def _escape(name: str) -> str:
     """Escape what the rules forbid, without a limit of length."""
     if not name:
         return _ESCAPE
+    if _ORDINARY.fullmatch(name) and not _DEVICE.match(name):
+        return name
     escaped = "".join(_hex(char) if _must_escape(char) else char for char in name)
     if escaped[-1].isspace() or escaped[-1] == ".":
         escaped = escaped[:-1] + _hex(escaped[-1])

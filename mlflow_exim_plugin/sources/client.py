@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
+_STORED_RUNS_AHEAD = 500
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
 _MODEL_BYTES = 256 << 10
@@ -245,9 +246,9 @@ class ClientSource:
         """Yield the documents of some runs at a time, with the moment each was read."""
         if self._host.engine is not None:
             stored = StoredRuns(self._host.engine)
-            for start in range(0, len(run_ids), _RUNS_AHEAD):
+            for start in range(0, len(run_ids), _STORED_RUNS_AHEAD):
                 as_of_ms = time.time_ns() // 1_000_000
-                some = run_ids[start : start + _RUNS_AHEAD]
+                some = run_ids[start : start + _STORED_RUNS_AHEAD]
                 found = stored.documents(some)
                 yield [(as_of_ms, found[run_id]) for run_id in some if run_id in found]
             return
