@@ -21,7 +21,6 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import sqlalchemy
 import sqlalchemy.orm
@@ -127,9 +126,8 @@ class ReadOnlyDatabase:
         path = Path(url.database or "")
 
         def connect() -> sqlite3.Connection:
-            return sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, check_same_thread=False
-            )
+            location = f"{path.absolute().as_uri()}?mode=ro"
+            return sqlite3.connect(location, uri=True, check_same_thread=False)
 
         with translated(f"opening {self._name}"):
             engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import json
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -224,7 +224,7 @@ def _arrow_driver() -> Any:
 
 def _sqlite_rows(driver: Any, engine: Engine, run_ids: list[str], key: str | None) -> pa.Table:
     """Return rows without a Python object for any of them."""
-    path = f"file:{quote(str(engine.url.database))}?mode=ro"
+    path = f"{Path(str(engine.url.database)).absolute().as_uri()}?mode=ro"
     query = f"{_SELECT} WHERE run_uuid IN (SELECT value FROM json_each(?))"  # noqa: S608
     parameters = [json.dumps(run_ids)]
     if key is not None:
