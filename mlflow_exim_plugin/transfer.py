@@ -22,6 +22,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamItem,
     StreamObject,
     Unpacked,
+    closed_after,
 )
 from mlflow_exim_plugin.schema.report import Report
 
@@ -113,25 +114,26 @@ def transfer(
             settle(item, future.result)
 
     try:
-        for item in stream:
-            if isinstance(item, Failure):
-                report.failed(item)
-            elif isinstance(item, Loss):
-                report.lost(item)
-            elif isinstance(item, Unpacked):
-                report.not_packed(item)
-            elif isinstance(item, Run | LoggedModel) and sink.parallel > 1:
-                if under_way and under_way[-1][0].kind is not item.kind:
-                    drain(0)  # what comes next may need the ids of all that came before
-                under_way.append((item, pool.submit(sink.write, item, report)))
-                drain(2 * sink.parallel)
-                continue
-            else:
-                drain(0)
-                settle(item, lambda item=item: sink.write(item, report))  # type: ignore[misc]
-                continue
-            if strict and report.failures:
-                raise _stopped(report)
+        with closed_after(stream):
+            for item in stream:
+                if isinstance(item, Failure):
+                    report.failed(item)
+                elif isinstance(item, Loss):
+                    report.lost(item)
+                elif isinstance(item, Unpacked):
+                    report.not_packed(item)
+                elif isinstance(item, Run | LoggedModel) and sink.parallel > 1:
+                    if under_way and under_way[-1][0].kind is not item.kind:
+                        drain(0)  # what comes next may need the ids of all that came before
+                    under_way.append((item, pool.submit(sink.write, item, report)))
+                    drain(2 * sink.parallel)
+                    continue
+                else:
+                    drain(0)
+                    settle(item, lambda item=item: sink.write(item, report))  # type: ignore[misc]
+                    continue
+                if strict and report.failures:
+                    raise _stopped(report)
         drain(0)
         sink.finish(report)
     finally:

@@ -15,6 +15,7 @@ from mlflow_exim_plugin.schema.objects import (
     ModelVersion,
     RegisteredModel,
     Run,
+    closed_after,
 )
 from mlflow_exim_plugin.stages.select import Selection
 
@@ -125,15 +126,16 @@ def _named(
         traces=False,
         artifacts=False,
     )
-    for item in source.stream(selection):
-        if isinstance(item, Experiment) and experiment in (item.id, item.name):
-            yield item
-            return
-        if isinstance(item, Run) and run_id is not None and is_or_was(item, run_id):
-            yield item
-            return
-        if isinstance(item, RegisteredModel | ModelVersion) and item.name == model:
-            yield item
+    with closed_after(source.stream(selection)) as stream:
+        for item in stream:
+            if isinstance(item, Experiment) and experiment in (item.id, item.name):
+                yield item
+                return
+            if isinstance(item, Run) and run_id is not None and is_or_was(item, run_id):
+                yield item
+                return
+            if isinstance(item, RegisteredModel | ModelVersion) and item.name == model:
+                yield item
 
 
 def copies(
@@ -160,8 +162,12 @@ def copies(
     """
     _checked(identity)
     for location in locations:
-        with opened(location, jobs=1, storage_options=storage_options) as (source, place):
-            for item in source.find(identity):
+        options = storage_options
+        with (
+            opened(location, jobs=1, storage_options=options, contents=False) as (source, place),
+            closed_after(source.find(identity)) as found,
+        ):
+            for item in found:
                 yield Sighting.of(item, place)
 
 

@@ -23,6 +23,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     Trace,
     Unpacked,
+    closed_after,
 )
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 
@@ -143,7 +144,7 @@ class Index:
         """
         reading = _Reading(self, side, result, hides_carriers=hides_carriers)
         self._database.execute("BEGIN")
-        with ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
+        with closed_after(stream), ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
             for item in stream:
                 if isinstance(item, Failure):
                     result.unreadable.append((SIDES[side], item))

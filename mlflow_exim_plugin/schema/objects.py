@@ -11,13 +11,15 @@ MCP servers, webhooks. Experiments come by number, runs by run id, versions by n
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
@@ -42,12 +44,14 @@ __all__ = [
     "Trace",
     "Unpacked",
     "by_number",
+    "closed_after",
     "key_values",
     "linked_models",
     "model_behind",
 ]
 
 
+_Item = TypeVar("_Item")
 SOURCE_RUN = "mlflow.sourceRun"
 """Metadata of a trace: the run that it comes from."""
 LINKED_RUNS = "linked_runs"
@@ -456,6 +460,20 @@ ENTITY_KINDS: dict[Kind, EntityKind] = {
     Kind.WORKSPACE: EntityKind("workspaces", "name"),
 }
 """The kinds whose objects are ``Entity``."""
+
+
+@contextlib.contextmanager
+def closed_after(stream: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
+    """Let go of what a stream holds, on this very thread, also where it is not read to its end.
+
+    Args:
+        stream: One that was made for this block alone.
+    """
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def linked_models(run: dict[str, Any]) -> tuple[list[str], list[tuple[str, int]]]:
