@@ -106,7 +106,7 @@ class ReadOnlyDatabase:
         self._held = contextlib.ExitStack()
         self._name = redact_url(uri)
         self._force = force
-        self._is_newer = False
+        self._is_newer = self._is_latest = False
         self.unread: list[str] = []
         self.lacks_default = False
         url = make_url(uri)
@@ -140,9 +140,10 @@ class ReadOnlyDatabase:
             return self._lent(url, connect)
         with closing(connect()) as source:
             copy = self._copied(path, source)
-        engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
-        with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):
-            upgrade(engine)
+        if not self._is_latest:
+            engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
+            with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):
+                upgrade(engine)
         return f"sqlite:///{copy}"
 
     def _of_server(self, uri: str) -> str:
@@ -190,9 +191,9 @@ class ReadOnlyDatabase:
             )
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
-        is_latest = revision == latest_revision()
+        self._is_latest = revision == latest_revision()
         # In workspaces its store always tries to make one.
-        return is_latest and not self.lacks_default and not workspaces_of(connection)
+        return self._is_latest and not self.lacks_default and not workspaces_of(connection)
 
     def _lent(
         self,

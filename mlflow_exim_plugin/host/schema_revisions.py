@@ -76,8 +76,8 @@ def _config(engine: Engine | None = None) -> Config:
     import mlflow.store
     from alembic.config import Config
 
-    config = Config()
     scripts = Path(mlflow.store.__file__).parent / "db_migrations"
+    config = Config(scripts / "alembic.ini")
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     if engine is not None:
         config.attributes["connection"] = _Connected(engine)
