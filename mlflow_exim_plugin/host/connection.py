@@ -140,16 +140,12 @@ class Host:
         if create:
             require_current_schema(uri)
             return uri
-        from mlflow_exim_plugin.host.read_only import workspaces_of
-
         database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
         self._opened.callback(database.close)
         self.unread += database.unread
-        self._lacks_default |= uri == self.tracking_uri and database.lacks_default
         if uri == self.tracking_uri:
-            import sqlalchemy
-
-            self.workspaces = workspaces_of(sqlalchemy.create_engine(database.uri))
+            self._lacks_default = database.lacks_default
+            self.workspaces = database.workspaces()
         return database.uri
 
     def _drop_default_experiment(self) -> None:

@@ -47,7 +47,6 @@ __all__ = [
     "ReadOnlyDatabase",
     "drop_default_experiment",
     "require_current_schema",
-    "workspaces_of",
 ]
 
 _LOCKED_S = 20
@@ -107,6 +106,7 @@ class ReadOnlyDatabase:
         self._name = redact_url(uri)
         self._force = force
         self._is_newer = self._is_latest = False
+        self._workspaces: list[Any] = []
         self.unread: list[str] = []
         self.lacks_default = False
         url = make_url(uri)
@@ -121,6 +121,14 @@ class ReadOnlyDatabase:
     def close(self) -> None:
         """End the transaction and remove the copy."""
         self._held.close()
+
+    def workspaces(self) -> list[Any]:
+        """Return MLflow's entity of each workspace, none where there is the default one alone."""
+        if self._is_latest:
+            return self._workspaces
+        engine = sqlalchemy.create_engine(self.uri)
+        with closing(_Disposing(engine)):
+            return _workspaces_of(engine)
 
     def _of_file(self, url: URL, *, snapshot: bool) -> str:
         path = Path(url.database or "")
@@ -193,7 +201,9 @@ class ReadOnlyDatabase:
         self.lacks_default = not connection.execute(default).scalar_one()
         self._is_latest = revision == latest_revision()
         # In workspaces its store always tries to make one.
-        return self._is_latest and not self.lacks_default and not workspaces_of(connection)
+        if self._is_latest:
+            self._workspaces = _workspaces_of(connection)
+        return self._is_latest and not self.lacks_default and not self._workspaces
 
     def _lent(
         self,
@@ -287,7 +297,7 @@ class ReadOnlyDatabase:
             target.executemany(insert, [[_plain(value) for value in row] for row in some])
 
 
-def workspaces_of(database: Engine | Connection) -> list[Any]:
+def _workspaces_of(database: Engine | Connection) -> list[Any]:
     """Return MLflow's entity of each workspace of a database, none where it has the default alone.
 
     A provider may keep them elsewhere: then those are returned that objects lie in.

@@ -244,14 +244,6 @@ class ClientSource:
         self, run_ids: list[str], pool: ThreadPoolExecutor
     ) -> Iterator[list[tuple[int, dict[str, Any]] | Failure]]:
         """Yield the documents of some runs at a time, with the moment each was read."""
-        if self._host.engine is not None:
-            stored = StoredRuns(self._host.engine)
-            for start in range(0, len(run_ids), _STORED_RUNS_AHEAD):
-                as_of_ms = time.time_ns() // 1_000_000
-                some = run_ids[start : start + _STORED_RUNS_AHEAD]
-                found = stored.documents(some)
-                yield [(as_of_ms, found[run_id]) for run_id in some if run_id in found]
-            return
 
         def read(run_id: str) -> tuple[int, dict[str, Any]] | Failure:
             as_of_ms = time.time_ns() // 1_000_000
@@ -262,8 +254,21 @@ class ClientSource:
             except ServerError as error:
                 return Failure(Kind.RUN, run_id, error.message)
 
-        for start in range(0, len(run_ids), _RUNS_AHEAD):
-            yield list(pool.map(read, run_ids[start : start + _RUNS_AHEAD]))
+        if self._host.engine is None:
+            for start in range(0, len(run_ids), _RUNS_AHEAD):
+                yield list(pool.map(read, run_ids[start : start + _RUNS_AHEAD]))
+            return
+        stored = StoredRuns(self._host.engine)
+        for start in range(0, len(run_ids), _STORED_RUNS_AHEAD):
+            as_of_ms = time.time_ns() // 1_000_000
+            some = run_ids[start : start + _STORED_RUNS_AHEAD]
+            try:
+                found = stored.documents(some)
+            except ServerLostError:
+                raise
+            except ServerError:
+                found = {}  # one of them is broken: each is read alone, and that one named
+            yield [(as_of_ms, found[i]) if i in found else read(i) for i in some]
 
     def _groups(
         self,

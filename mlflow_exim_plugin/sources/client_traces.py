@@ -16,6 +16,7 @@ from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
     Artifact,
     Failure,
+    Kind,
     Trace,
 )
 
@@ -75,8 +76,13 @@ class TraceSource:
             return
         run_ids = sorted(set().union(*chosen.values()))
         if self._engine is not None:
-            for run_id, trace_id in StoredRuns(self._engine).linked_traces(run_ids):
-                self._links.setdefault(trace_id, []).append(run_id)
+            try:
+                for run_id, trace_id in StoredRuns(self._engine).linked_traces(run_ids):
+                    self._links.setdefault(trace_id, []).append(run_id)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                yield Failure(Kind.TRACE, "links to runs", error.message)
             return
         with_traces: list[str] = []
         for experiment_id in sorted(chosen):

@@ -321,6 +321,23 @@ def test_runs_from_rows_are_those_of_mlflow(sqlite_source: Source) -> None:
             assert found == {run_id: reader.run(run_id) for run_id in listed}
 
 
+def test_runs_that_cannot_be_read_together_are_read_alone(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_uri, tmp_path / "files")
+    together, alone = str(tmp_path / "together.tar.zst"), str(tmp_path / "alone.tar.zst")
+    assert pack(together, tracking_uri=sqlite_uri).ok
+
+    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> dict[str, dict[str, Any]]:
+        raise ServerError("a broken row")
+
+    monkeypatch.setattr(StoredRuns, "documents", refuse)
+    report = pack(alone, tracking_uri=sqlite_uri)
+    assert report.ok, report.failures
+    assert_count_law(report)
+    assert digests(alone) == digests(together)
+
+
 @pytest.mark.parametrize("database", DATABASES)
 def test_a_newer_schema_is_refused_by_its_name(
     request: pytest.FixtureRequest, tmp_path: Path, database: str
