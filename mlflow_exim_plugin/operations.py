@@ -16,15 +16,15 @@ from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.storage import atomic_output, redact_url
 from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.delivery import deliver, tags_and_names, write_options
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.report import Report
-from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sources.archive import Archive
 from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
 from mlflow_exim_plugin.stages.digest import Digests
-from mlflow_exim_plugin.stages.lineage import ExportTags, ImportTags
-from mlflow_exim_plugin.stages.rename import Rename
+from mlflow_exim_plugin.stages.lineage import ExportTags
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlflow_exim_plugin.comparison.result import Comparison, Difference
-    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.rules import Finding
-    from mlflow_exim_plugin.transfer import Source, Stage
+    from mlflow_exim_plugin.stages.rename import Rename
 
 __all__ = ["Verification", "copy", "diff", "open_archive", "pack", "unpack", "verify"]
 
@@ -87,6 +86,7 @@ def pack(
     level: int = DEFAULT_LEVEL,
     overwrite: bool = False,
     export_source_tags: bool = False,
+    artifacts_destination: str | None = None,
     force: bool = False,
     dry_run: bool = False,
     strict: bool = False,
@@ -108,6 +108,8 @@ def pack(
         overwrite: Replace an archive that is there.
         export_source_tags: Give packed runs the tags ``mlflow_export_import.*`` (spec, "Source
             tags").
+        artifacts_destination: Where the source's server keeps the files of ``mlflow-artifacts:``,
+            for a database, as ``mlflow server`` is told by its option of that name.
         force: Read a database whose schema is newer than this MLflow's, as far as it is known.
         dry_run: Only count what would be packed.
         strict: Stop at the first object that fails, and leave no archive.
@@ -134,15 +136,25 @@ def pack(
     selection = selection or Selection()
     _check_jobs(jobs)
     report = Report(dry_run=dry_run)
+    files = artifacts_destination
     if dry_run:
-        with Host(tracking_uri, registry_uri, create=False, force=force) as host:
+        with Host(
+            tracking_uri, registry_uri, create=False, force=force, artifacts_destination=files
+        ) as host:
             source = ClientSource(host, jobs=jobs, contents=False)
             return transfer(
                 source, CountingSink(), selection, report=report, strict=strict, progress=progress
             )
     with (
         atomic_output(archive, overwrite=overwrite, storage_options=storage_options) as file,
-        Host(tracking_uri, registry_uri, create=False, snapshot=True, force=force) as host,
+        Host(
+            tracking_uri,
+            registry_uri,
+            create=False,
+            snapshot=True,
+            force=force,
+            artifacts_destination=files,
+        ) as host,
     ):
         system = System.now(script, host.mlflow_version, host.display_uri)
         with ArchiveWriter(
@@ -178,6 +190,8 @@ def unpack(
     rename: Rename | None = None,
     importer: str | None = None,
     artifact_location: str | None = None,
+    artifacts_destination: str | None = None,
+    preserve_ids: bool | None = None,
     import_source_tags: bool = False,
     jobs: int = DEFAULT_JOBS,
     dry_run: bool = False,
@@ -199,7 +213,12 @@ def unpack(
         experiment_name: Put all runs into one experiment of this name.
         rename: Other names for experiments and registered models.
         importer: Make this user the owner of runs; the source's users are kept without it.
-        artifact_location: Artifact root for new experiments; the target's own without it.
+        artifact_location: Artifact root for new experiments; the target's own without it. In a
+            database ``source`` leaves all files where the source has them.
+        artifacts_destination: Where the target's server keeps the files of ``mlflow-artifacts:``,
+            for a database, as ``mlflow server`` is told by its option of that name.
+        preserve_ids: Whether objects keep ids and times. Only a database that is written to
+            directly can do so, and does by default.
         import_source_tags: Keep what the target sets anew as tags ``mlflow_exim.*`` (spec, "Source
             tags").
         jobs: Runs that may be written at once.
@@ -222,23 +241,29 @@ def unpack(
     from mlflow_exim_plugin.host.connection import Host
 
     _check_jobs(jobs)
-    options = _write_options(
+    options = write_options(
         on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
     with (
         Archive.open(archive, storage_options=storage_options) as opened,
-        Host(tracking_uri, registry_uri, create=not dry_run) as host,
+        Host(
+            tracking_uri,
+            registry_uri,
+            create=not dry_run,
+            artifacts_destination=artifacts_destination,
+        ) as host,
     ):
         report = Report(dry_run=dry_run)
         report.root = opened.reader.root
         source, system = ArchiveSource(opened), opened.summary.system
-        return _deliver(
+        return deliver(
             source,
             source,
             host,
             options,
             selection or Selection(),
-            _tags_and_names(system, options, experiment_name, rename),
+            tags_and_names(system, options, experiment_name, rename),
+            preserve_ids=preserve_ids,
             jobs=jobs,
             report=report,
             strict=strict,
@@ -251,6 +276,7 @@ def copy(
     target: str,
     *,
     source_registry_uri: str | None = None,
+    source_artifacts_destination: str | None = None,
     target_registry_uri: str | None = None,
     selection: Selection | None = None,
     on_conflict: OnConflict | str = OnConflict.MERGE,
@@ -258,6 +284,8 @@ def copy(
     rename: Rename | None = None,
     importer: str | None = None,
     artifact_location: str | None = None,
+    artifacts_destination: str | None = None,
+    preserve_ids: bool | None = None,
     import_source_tags: bool = False,
     jobs: int = DEFAULT_JOBS,
     force: bool = False,
@@ -275,13 +303,20 @@ def copy(
         source: MLflow tracking URI to read.
         target: MLflow tracking URI to write.
         source_registry_uri: MLflow registry URI to read; ``source`` without it.
+        source_artifacts_destination: Where the source's server keeps the files of
+            ``mlflow-artifacts:``, for a database.
         target_registry_uri: MLflow registry URI to write; ``target`` without it.
         selection: What to take; everything without it.
         on_conflict: ``merge``, ``skip``, ``rename`` or ``fail`` for strangers under the same name.
         experiment_name: Put all runs into one experiment of this name.
         rename: Other names for experiments and registered models.
         importer: Make this user the owner of runs; the source's users are kept without it.
-        artifact_location: Artifact root for new experiments; the target's own without it.
+        artifact_location: Artifact root for new experiments; the target's own without it. In a
+            database ``source`` leaves all files where the source has them.
+        artifacts_destination: Where the target's server keeps the files of ``mlflow-artifacts:``,
+            for a database, as ``mlflow server`` is told by its option of that name.
+        preserve_ids: Whether objects keep ids and times. Only a database that is written to
+            directly can do so, and does by default.
         import_source_tags: Keep what the target sets anew as tags ``mlflow_exim.*`` (spec, "Source
             tags").
         jobs: Calls to the source, and runs at the target, that may be under way at once.
@@ -307,29 +342,36 @@ def copy(
 
     _check_jobs(jobs)
     _check_ends(source, target)
-    options = _write_options(
+    options = write_options(
         on_conflict, importer, artifact_location, selection, import_source_tags, dry_run=dry_run
     )
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
-        Host(target, target_registry_uri or target, create=not dry_run) as written,
+        Host(
+            target,
+            target_registry_uri or target,
+            create=not dry_run,
+            artifacts_destination=artifacts_destination,
+        ) as written,
         Host(
             source,
             source_registry_uri or source,
             create=False,
             snapshot=not dry_run,
             force=force,
+            artifacts_destination=source_artifacts_destination,
         ) as read,
     ):
         system = System.now(script, read.mlflow_version, read.display_uri)
-        stages = _tags_and_names(system, options, experiment_name, rename)
-        return _deliver(
+        stages = tags_and_names(system, options, experiment_name, rename)
+        return deliver(
             ClientSource(read, jobs=jobs, contents=not dry_run),
             ClientSource(read, jobs=jobs, contents=False),
             written,
             options,
             selection or Selection(),
             stages if dry_run else [*stages, Digests()],
+            preserve_ids=preserve_ids,
             jobs=jobs,
             report=Report(dry_run=dry_run),
             strict=strict,
@@ -467,74 +509,6 @@ def open_archive(
         StoreError: It cannot be read.
     """
     return Archive.open(archive, storage_options=storage_options, expected_root=expected_root)
-
-
-def _deliver(
-    source: Source,
-    names: Source,
-    host: Host,
-    options: UnpackOptions,
-    selection: Selection,
-    stages: Sequence[Stage],
-    *,
-    jobs: int,
-    report: Report,
-    strict: bool,
-    progress: Callable[[Report], None] | None,
-) -> Report:
-    """Write a stream to a deployment; ``names`` is the source where only names are looked at."""
-    from mlflow_exim_plugin.sinks.client import ClientSink
-
-    if options.on_conflict is OnConflict.FAIL and not options.dry_run:
-        # Every name is looked at before the first object is written.
-        look = UnpackOptions(on_conflict=OnConflict.FAIL, dry_run=True)
-        transfer(names, ClientSink(host, look), selection, stages=stages)
-    sink = ClientSink(host, options, jobs=jobs)
-    sink.reach()
-    return transfer(
-        source,
-        sink,
-        selection,
-        stages=stages,
-        report=report,
-        strict=strict,
-        progress=progress,
-    )
-
-
-def _write_options(
-    on_conflict: OnConflict | str,
-    importer: str | None,
-    artifact_location: str | None,
-    selection: Selection | None,
-    source_tags: bool,
-    *,
-    dry_run: bool,
-) -> UnpackOptions:
-    try:
-        policy = OnConflict(on_conflict)
-    except ValueError:
-        raise UsageError(
-            f"on_conflict is merge, skip, rename or fail, not {on_conflict!r}"
-        ) from None
-    return UnpackOptions(
-        on_conflict=policy,
-        importer=importer,
-        artifact_location=artifact_location,
-        marks_content=selection is None or selection.takes_all_artifacts,
-        source_tags=source_tags,
-        dry_run=dry_run,
-    )
-
-
-def _tags_and_names(
-    system: System, options: UnpackOptions, experiment_name: str | None, rename: Rename | None
-) -> list[Stage]:
-    """Return the stages that objects pass on their way to a deployment."""
-    stages: list[Stage] = [ImportTags(system)] if options.source_tags else []
-    if experiment_name is not None:
-        rename = Rename(every_experiment=experiment_name)
-    return [*stages, rename] if rename else stages
 
 
 def _check_ends(source: str, target: str) -> None:

@@ -34,6 +34,11 @@ from mlflow_exim_plugin.errors import ExitCode
     metavar="URI",
     help="MLflow registry URI to write; TARGET without it.",
 )
+@click.option(
+    "--source-artifacts-destination",
+    metavar="URI",
+    help="Where the server of the database SOURCE keeps the files of mlflow-artifacts:.",
+)
 @work_options
 @reading_options
 @writing_options

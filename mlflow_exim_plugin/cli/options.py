@@ -122,6 +122,13 @@ _WORK = (
     click.option("--strict", is_flag=True, help="Stop at the first object that fails."),
 )
 
+_DESTINATION = (
+    "Where the server of a database keeps the files of mlflow-artifacts:, as its own option of "
+    "this name says."
+)
+
+_FILES = (click.option("--artifacts-destination", metavar="URI", help=_DESTINATION),)
+
 _READING = (
     click.option(
         "--force",
@@ -165,8 +172,17 @@ _WRITING = (
     click.option(
         "--artifact-location",
         metavar="URI",
-        help="Artifact root for new experiments; the target's own without it.",
+        help="Artifact root for new experiments; the target's own without it. For a database "
+        "'source' leaves all files where the source has them.",
     ),
+    click.option(
+        "--preserve-ids/--new-ids",
+        "preserve_ids",
+        default=None,
+        help="Keep ids and times, which needs a database as target and is the default there, or "
+        "let MLflow's API make new ones.",
+    ),
+    click.option("--artifacts-destination", metavar="URI", help=_DESTINATION),
 )
 
 _OUTPUT = (
@@ -221,6 +237,11 @@ def selection_options(command: _Command) -> _Command:
 def reading_options(command: _Command) -> _Command:
     """Add the options that say how a deployment is read."""
     return _apply(command, _READING)
+
+
+def files_options(command: _Command) -> _Command:
+    """Add the option that says where the files of a database are."""
+    return _apply(command, _FILES)
 
 
 def server_options(command: _Command) -> _Command:

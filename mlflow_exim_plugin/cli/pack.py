@@ -9,6 +9,7 @@ import click
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import (
     archive_argument,
+    files_options,
     output_options,
     reading_options,
     selection_from,
@@ -26,6 +27,7 @@ from mlflow_exim_plugin.errors import ExitCode
 @server_options
 @work_options
 @reading_options
+@files_options
 @click.option(
     "--level",
     type=click.IntRange(1, 22),

@@ -46,6 +46,7 @@ class ArtifactTree:
         self._host = host
         if root.startswith("runs:/"):
             root = _run_folder(host, root)
+        root = host.artifact_place(root)
         self.root = root
         scheme = urlsplit(root).scheme
         self._local = _local_path(root)

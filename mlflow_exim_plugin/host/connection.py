@@ -67,6 +67,8 @@ class Host:
             MLflow would. Else a database is opened so that nothing can write to it.
         snapshot: Whether all that is read of a database is to be of one moment.
         force: Whether a database of a newer schema is read as far as it is known.
+        artifacts_destination: Where the server of a database keeps the files of
+            ``mlflow-artifacts:``; unknown without it.
 
     Attributes:
         tracking: MLflow's tracking store object.
@@ -91,9 +93,11 @@ class Host:
         create: bool,
         snapshot: bool = False,
         force: bool = False,
+        artifacts_destination: str | None = None,
     ) -> None:
         import mlflow
 
+        self._artifacts_destination = artifacts_destination
         self.mlflow_version: str = mlflow.__version__
         self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
         if tracking_uri and not registry_uri and _is_default_registry():
@@ -180,6 +184,28 @@ class Host:
 
         found = getattr(self.tracking, "engine", None)
         return found if isinstance(found, Engine) else None
+
+    @property
+    def has_one_store(self) -> bool:
+        """Whether tracking and registry are of one database."""
+        found = getattr(self.registry, "engine", None)
+        return self.engine is not None and getattr(found, "url", None) == self.engine.url
+
+    def artifact_place(self, root: str) -> str:
+        """Return where the files of an artifact root are to be found from here.
+
+        Raises:
+            ServerError: Only the server of a database knows.
+        """
+        parts = urlsplit(root)
+        if parts.scheme != "mlflow-artifacts" or self.is_http:
+            return root
+        if self._artifacts_destination is None:
+            raise ServerError(
+                f"only the server knows where {root} is",
+                "give --artifacts-destination as `mlflow server` has it",
+            )
+        return self._artifacts_destination.rstrip("/") + "/" + parts.path.lstrip("/")
 
     @property
     def display_uri(self) -> str:

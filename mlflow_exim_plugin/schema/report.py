@@ -63,6 +63,13 @@ class Report:
             counts.found += count
             counts.written += count
 
+    def withdraw(self, kind: Kind, count: int) -> None:
+        """Take objects back that were counted as written and are not there after all."""
+        with self._lock:
+            counts = self.counts[kind]
+            counts.found -= count
+            counts.written -= count
+
     def skipped(self, kind: Kind, id: str, reason: str, count: int = 1) -> None:  # noqa: A002 - MLflow's word for it
         """Count objects that were found and rightly left alone."""
         if not count:

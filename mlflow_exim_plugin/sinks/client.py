@@ -82,6 +82,9 @@ class ClientSink:
         with entered(self._workspace):
             self._sink.finish(report)
 
+    def close(self) -> None:
+        """Nothing is held open: every object was written by calls of its own."""
+
     def _enter(self, workspace: Entity, report: Report) -> None:
         """Finish the workspace before, and write what follows into this one."""
         self.finish(report)

@@ -136,7 +136,7 @@ def as_stored(rows: pa.Table) -> pa.Table:
     value = pc.if_else(pc.equal(value, float("-inf")), -_LARGEST, value)
     value = pc.if_else(pc.equal(value, 0.0), 0.0, value)
     value = pc.if_else(pc.is_nan(value), float("nan"), value)
-    return rows.set_column(HISTORY.get_field_index("value"), HISTORY.field("value"), value)
+    return rows.set_column(rows.column_names.index("value"), HISTORY.field("value"), value)
 
 
 def _bits(rows: pa.Table) -> pa.Table:

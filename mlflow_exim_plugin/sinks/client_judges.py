@@ -20,6 +20,7 @@ from mlflow_exim_plugin.sinks.client_places import (
     leave_to_stranger,
     say_renamed,
 )
+from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IssueWriter", "LabelSchemaWriter", "QueueWriter", "ScorerWriter"]
 
-_GATEWAY = '"gateway:/'
-"""How the JSON of a scorer begins to name an endpoint of the gateway."""
 _ITEMS = 100
 
 
@@ -63,7 +62,9 @@ class ScorerWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write a scorer, or let it wait."""
         self._scorers(to.experiment_id)
-        if any(_GATEWAY in version["serialized_scorer"] for version in entity.document["versions"]):
+        if any(
+            calls_endpoint(version["serialized_scorer"]) for version in entity.document["versions"]
+        ):
             self._waiting.append((entity, to))
         else:
             self._write(entity, to, report)
@@ -82,7 +83,10 @@ class ScorerWriter:
     def _write(self, entity: Entity, to: Destination, report: Report) -> None:
         document = entity.document
         name = str(document["scorer_name"])
-        wanted = [self._renamed(v["serialized_scorer"]) for v in document["versions"]]
+        wanted = [
+            with_endpoints(v["serialized_scorer"], self._endpoint_name)
+            for v in document["versions"]
+        ]
         contents = [_content(serialized) for serialized in wanted]
         place = find_place(
             entity,
@@ -153,13 +157,6 @@ class ScorerWriter:
             Loss(entity.kind, name, ""),
             report,
         )
-
-    def _renamed(self, serialized: str) -> str:
-        if _GATEWAY not in serialized:
-            return serialized
-        before, _, rest = serialized.partition(_GATEWAY)
-        name, _, after = rest.partition('"')
-        return f'{before}{_GATEWAY}{self._endpoint_name(name)}"{self._renamed(after)}'
 
     def _scorers(self, experiment_id: str) -> dict[str, _Scorer]:
         if experiment_id not in self._there:

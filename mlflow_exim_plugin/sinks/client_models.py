@@ -33,7 +33,7 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.sinks.client_options import OnConflict
-from mlflow_exim_plugin.sinks.client_places import Target, attempt
+from mlflow_exim_plugin.sinks.client_places import Target, attempt, numbered
 from mlflow_exim_plugin.sinks.client_registry_tags import RegistryTags
 
 if TYPE_CHECKING:
@@ -157,9 +157,9 @@ class ModelWriter:
             return None
         if policy is OnConflict.RENAME:
             number = 2
-            while _numbered(item, number) in self._all_names():
+            while numbered(item, number) in self._all_names():
                 number += 1
-            free = _numbered(item, number)
+            free = numbered(item, number)
             report.lost(Loss(item.kind, item.name, f"it is named {free!r} at the target"))
             return self._create(item, free, origin, report)
         if stranger is not item.kind:
@@ -261,7 +261,7 @@ class ModelWriter:
         """Find where this source model went before, even into a stranger's model."""
         names = {name for name, kind in self._all_names().items() if kind is item.kind}
         candidates = [item.name] if item.name in names else []
-        renamed = _numbered(item, 2).rpartition("2")[0]
+        renamed = numbered(item, 2).rpartition("2")[0]
         candidates += sorted(name for name in names if name.startswith(renamed))
         for candidate in candidates:
             document = self._reader.registered_model(candidate)
@@ -509,11 +509,6 @@ def _moved(uri: str, old_root: str, new_root: str) -> str:
         if root and (found == root or found.startswith(root.rstrip("/") + "/")):
             return new_root.rstrip("/") + found[len(root.rstrip("/")) :]
     return uri
-
-
-def _numbered(item: RegisteredModel, number: int) -> str:
-    """Return another name; MLflow's client takes no spaces and brackets in those of prompts."""
-    return f"{item.name}.{number}" if item.kind is Kind.PROMPT else f"{item.name} ({number})"
 
 
 def _ids_of(value: str) -> list[str]:

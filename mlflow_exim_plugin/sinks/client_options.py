@@ -28,6 +28,8 @@ class UnpackOptions:
         on_conflict: What to do with a stranger under the same name.
         importer: User that becomes the owner of runs; None keeps the source's.
         artifact_location: Root for the artifacts of new experiments, None for the target's own.
+            In a database each has a folder of its number there, and ``source`` leaves all files
+            where the source has them.
         marks_content: False when artifacts are left out, so that a later unpack adds them.
         source_tags: True when copies are given source tags, so that a later unpack adds them.
         dry_run: Look, but write nothing.

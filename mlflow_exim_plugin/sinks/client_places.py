@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from mlflow_exim_plugin.errors import ConflictError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.writing import HostWriter
-from mlflow_exim_plugin.schema.objects import Loss
+from mlflow_exim_plugin.schema.objects import Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.client_source_tags import SourceTagWriter
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from mlflow_exim_plugin.host.connection import Host
-    from mlflow_exim_plugin.schema.objects import Entity
+    from mlflow_exim_plugin.schema.objects import Entity, RegisteredModel
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_ids import IdMap
 
@@ -29,6 +29,7 @@ __all__ = [
     "differing",
     "find_place",
     "leave_to_stranger",
+    "numbered",
     "say_renamed",
 ]
 
@@ -183,6 +184,11 @@ def leave_to_stranger(entity: Entity, name: str, fields: Iterable[str], report: 
     reason = f"the target has another one named {name!r}, which stays as it is (differing: {what})"
     report.lost(Loss(entity.kind, entity.id, reason))
     report.skipped(entity.kind, entity.id, reason)
+
+
+def numbered(item: RegisteredModel, number: int) -> str:
+    """Return another name; MLflow's client takes no spaces and brackets in those of prompts."""
+    return f"{item.name}.{number}" if item.kind is Kind.PROMPT else f"{item.name} ({number})"
 
 
 def differing(wanted: Mapping[str, Any], there: Mapping[str, Any], *fields: str) -> list[str]:

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.artifacts import ArtifactTree
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.schema.objects import (
-    Artifact,
     Failure,
     Kind,
     Loss,
@@ -21,13 +19,14 @@ from mlflow_exim_plugin.schema.objects import (
     linked_models,
 )
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
+from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.client_histories import HistoryLog
 from mlflow_exim_plugin.sinks.client_ids import KnownRun
 from mlflow_exim_plugin.sinks.client_places import Target, attempt
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_ids import IdMap
@@ -81,6 +80,7 @@ class RunWriter:
         self._lock = threading.Lock()
         self._datasets_lock = threading.Lock()
         self._models = LoggedModels(target.host)
+        self.put_artifacts = ArtifactUpload(target.host).put
         self._waiting: list[_Waiting] = []
 
     def is_settled(self, run: Run, report: Report) -> bool:
@@ -219,69 +219,6 @@ class RunWriter:
             with self.opened(entry.known):
                 self._models.link(entry.known.id, inputs, outputs)
         return not linked & self._ids.refused
-
-    def put_artifacts(
-        self,
-        owner: str,
-        root: str,
-        prefix: str,
-        artifacts: Iterable[Artifact | Failure],
-        report: Report,
-    ) -> bool:
-        """Upload files and look whether they arrived.
-
-        Args:
-            owner: Id of the run or version, for the report.
-            root: Artifact root of a run at the target.
-            prefix: Folder below the root, with its final slash, or empty.
-            artifacts: The files.
-            report: Counts and names what happens.
-
-        Returns:
-            True when every file arrived.
-        """
-        tree: ArtifactTree | None = None
-        sent: dict[str, int] = {}
-        whole = True
-        for artifact in artifacts:
-            if isinstance(artifact, Failure):
-                report.failed(artifact)
-                whole = False
-                continue
-            try:
-                tree = tree or ArtifactTree(self._host, root)
-                with artifact.open() as stream:
-                    tree.put(prefix + artifact.path, stream, artifact.size_bytes)
-                sent[prefix + artifact.path] = artifact.size_bytes
-            except ServerLostError:
-                raise
-            except EximError as error:
-                report.failed(Failure(Kind.ARTIFACT, f"{owner}/{artifact.path}", error.message))
-                whole = False
-        if tree is not None and sent:
-            whole &= self._check_artifacts(owner, tree, sent, report)
-        return whole
-
-    def _check_artifacts(
-        self, owner: str, tree: ArtifactTree, sent: dict[str, int], report: Report
-    ) -> bool:
-        try:
-            there = dict(tree.files())
-        except ServerLostError:
-            raise
-        except (ServerError, StoreError) as error:
-            report.failed(Failure(Kind.ARTIFACT, f"{owner}/", error.message, len(sent)))
-            return False
-        whole = True
-        for path, size_bytes in sent.items():
-            if there.get(path) == size_bytes:
-                report.written(Kind.ARTIFACT)
-                report.add_bytes(size_bytes)
-                continue
-            reason = f"{size_bytes} bytes were sent, the target lists {there.get(path, 'no file')}"
-            report.failed(Failure(Kind.ARTIFACT, f"{owner}/{path}", reason))
-            whole = False
-        return whole
 
     def _create(self, run: Run, experiment_id: str, group: str, report: Report) -> KnownRun:
         info = run.info

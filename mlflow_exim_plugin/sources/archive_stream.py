@@ -81,6 +81,11 @@ class ArchiveSource:
         for stream in streams:
             yield from stream.items()
 
+    def experiment_ids(self) -> Iterator[str]:
+        """Yield the ids of all experiments in the archive."""
+        for tree in self._archive.trees:
+            yield from filter(str.isdecimal, tree.experiments)
+
     def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
         """Yield what has an id or had it at an earlier place, without its parts."""
         for item in self._with_lasting_ids():

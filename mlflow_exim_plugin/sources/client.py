@@ -108,6 +108,16 @@ class ClientSource:
                         left_out.add(item)
                     yield item
 
+    def experiment_ids(self) -> Iterator[str]:
+        """Yield the ids of all experiments.
+
+        Raises:
+            ServerError: They cannot be listed.
+        """
+        for workspace in self._workspaces.to_read():
+            with entered(workspace):
+                yield from [str(d["experiment_id"]) for d in self._reader.experiments()]
+
     def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
         """Yield what has an id or had it at an earlier place, without its parts.
 

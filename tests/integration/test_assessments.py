@@ -11,11 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import AssessmentSource, Feedback
 
-from mlflow_exim_plugin import diff, pack, unpack
+from mlflow_exim_plugin import diff, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written
+from tests.new_ids import unpack
 from tests.trace_seed import started_trace
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin.errors import ConflictError, PartialTransferError
-from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.operations import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.stages.rename import Rename
 from tests.compare import Snapshot, assert_count_law, snapshot
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 
 if TYPE_CHECKING:

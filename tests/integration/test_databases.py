@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import copy, diff, open_archive, pack, unpack
+from mlflow_exim_plugin import diff, open_archive, pack
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import (
     NotFoundError,
@@ -37,6 +37,7 @@ from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import fill as fill_workspaces
+from tests.new_ids import copy, unpack
 from tests.seed import seed
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import diff, pack, unpack, verify
+from mlflow_exim_plugin import diff, pack, verify
 from mlflow_exim_plugin.schema.canonical import MAX_DEPTH, MAX_DOCUMENT_BYTES
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written
+from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
 
 if TYPE_CHECKING:

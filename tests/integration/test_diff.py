@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import Selection, diff, pack, unpack
+from mlflow_exim_plugin import Selection, diff, pack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import new_sqlite_database
 

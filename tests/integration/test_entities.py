@@ -15,7 +15,7 @@ from mlflow.entities import GatewayEndpointModelConfig, GatewayModelLinkageType
 
 from mlflow_exim_plugin.errors import ConflictError
 from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.operations import pack, unpack, verify
+from mlflow_exim_plugin.operations import pack, verify
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Failure, Kind, StreamItem, Trace
 from mlflow_exim_plugin.sinks.client import ClientSink
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
@@ -25,6 +25,7 @@ from mlflow_exim_plugin.transfer import transfer
 from tests.compare import assert_count_law
 from tests.compare_entities import entities
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
 from tests.seed_entities import (
     SECRETS,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlflow_exim_plugin import diff, pack, unpack, verify
+from mlflow_exim_plugin import diff, pack, verify
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
+from tests.new_ids import unpack
 from tests.seed_entities import add_secrets
 
 if TYPE_CHECKING:

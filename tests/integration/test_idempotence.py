@@ -14,11 +14,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
 
-from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.operations import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import CARRIERS, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import new_sqlite_database

@@ -15,11 +15,12 @@ from mlflow_exim_plugin import copies, diff, lineage
 from mlflow_exim_plugin.cli.main import exim as exim_command
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.reading import Reader
-from mlflow_exim_plugin.operations import open_archive, pack, unpack
+from mlflow_exim_plugin.operations import open_archive, pack
 from mlflow_exim_plugin.schema.lineage import tags_of
 from mlflow_exim_plugin.schema.objects import Kind, ModelVersion, RegisteredModel
 from tests.everything import SERVER_ENV
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
 
 if TYPE_CHECKING:

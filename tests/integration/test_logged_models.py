@@ -13,13 +13,14 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric
 
 from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.operations import pack
 from mlflow_exim_plugin.schema.objects import Artifact, Kind, LoggedModel, Run
 from mlflow_exim_plugin.sources.client import ClientSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, is_write, unpack_until_killed
+from tests.new_ids import unpack
 from tests.seed import T0, new_run
 from tests.seed_logged_models import MANY_PARAMS, ModelsMade, log_model_files, seed_logged_models
 from tests.servers import new_sqlite_database, start_server

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.operations import pack, unpack
+from mlflow_exim_plugin.operations import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.compare_models import PROMPT_TAG
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, unpack_until_killed
+from tests.new_ids import unpack
 from tests.proxy import FaultyProxy
 from tests.seed_prompts import DELETED, EXPERIMENT_IDS, seed_by_hand, seed_prompts
 from tests.servers import start_server

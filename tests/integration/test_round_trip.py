@@ -10,10 +10,11 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.operations import open_archive, pack, unpack
+from mlflow_exim_plugin.operations import open_archive, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.new_ids import unpack
 from tests.seed import (
     BIG_ROWS,
     MORE_ROWS_THAN_ONE_REPLY,

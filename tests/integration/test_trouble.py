@@ -26,11 +26,12 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
-from mlflow_exim_plugin.operations import open_archive, pack, unpack
+from mlflow_exim_plugin.operations import open_archive, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
+from tests.new_ids import unpack
 from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import Server, start_server

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.workspaces import Workspaces
-from mlflow_exim_plugin.operations import diff, open_archive, pack, unpack, verify
+from mlflow_exim_plugin.operations import diff, open_archive, pack, verify
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
+from tests.new_ids import unpack
 from tests.servers import Server, start_server
 
 if TYPE_CHECKING:

@@ -1,0 +1,374 @@
+"""Rows into the tables of a database that has MLflow's schema, many with each statement.
+
+The columns are those that the database really has. Nothing here makes or changes a table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from functools import cached_property
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import csv
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Column, ColumnClause, Connection, Dialect, Engine, Select
+
+__all__ = ["Rows", "TableWriter", "insert_statement"]
+
+Rows = list[tuple[str, dict[str, Any]]]
+"""Rows, each with the name of its table."""
+
+_ROWS_HELD = 20_000
+_BYTES_HELD = 32 << 20
+_SMALLEST_BIG_ID = 2**31
+_NUMBERING = {
+    "postgresql": (
+        "",
+        """SELECT setval(pg_get_serial_sequence('experiments', 'experiment_id'),
+        (SELECT GREATEST(MAX(experiment_id), 1) FROM experiments))""",
+    ),
+    "mysql": ("SET SESSION sql_mode=CONCAT(@@SESSION.sql_mode, ',NO_AUTO_VALUE_ON_ZERO')", ""),
+    "mssql": ("SET IDENTITY_INSERT experiments ON", "SET IDENTITY_INSERT experiments OFF"),
+}
+"""What is said before and after an experiment is written with its number."""
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_LONG = ("content", "value", "inputs", "outputs", "serialized_scorer")
+"""Columns whose size counts for what waits in memory."""
+
+
+class TableWriter:
+    """Writes to a database inside of one transaction after the other.
+
+    Args:
+        engine: The store's own, with MLflow's schema.
+        only_looks: Whether nothing is going to be written.
+
+    Attributes:
+        is_broken: Whether a statement failed, so that only ``rollback`` is left to do.
+
+    Source: ``SqlAlchemyStore.engine``.
+    """
+
+    def __init__(self, engine: Engine, *, only_looks: bool = False) -> None:
+        from sqlalchemy import MetaData
+
+        self._engine = engine
+        self._metadata = MetaData()
+        with translated("reading the target's schema"):
+            self._metadata.reflect(engine)
+        self._connection: Connection | None = None
+        self._pending: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
+        self._waiting_rows = self._waiting_bytes = 0
+        self._known: dict[tuple[str, tuple[str, ...]], Callable[[tuple[Any, ...]], Any] | None] = {}
+        self._was_empty: dict[str, bool] = {}
+        self._only_looks = only_looks
+        self.is_broken = False
+
+    @property
+    def backend(self) -> str:
+        """SQLAlchemy's name of the kind of database."""
+        return str(self._engine.dialect.name)
+
+    def has(self, table: str, column: str | None = None) -> bool:
+        """Whether the database has a table, or a column of it."""
+        there = self._metadata.tables.get(table)
+        return there is not None and (column is None or column in there.columns)
+
+    @property
+    def largest_experiment_id(self) -> int:
+        """The largest number that an experiment can have: 32 bits in all but SQLite."""
+        return 2**63 - 1 if self.backend == "sqlite" else _SMALLEST_BIG_ID - 1
+
+    def begin(self) -> None:
+        """Begin a transaction if none is open.
+
+        Raises:
+            ServerError: Another process is writing to the file.
+        """
+        if self._connection is not None:
+            return
+        with self._doing("opening the target database"):
+            connection = self._engine.connect()
+        connection.begin()  # else SQLAlchemy's commit knows nothing of what a cursor did
+        try:
+            # Who only reads goes on, another one who writes has to wait.
+            if self.backend == "sqlite" and not self._only_looks:
+                with self._doing("the target is in use: stop the server that writes to it"):
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except ServerError:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def commit(self) -> None:
+        """Write what waits and make all of it visible at once."""
+        if self._connection is None:
+            return
+        self.flush()
+        with self._doing("committing"):
+            self._connection.commit()
+        self._close()
+
+    def rollback(self) -> None:
+        """Take back all that was written since the last commit."""
+        self._pending.clear()
+        self._waiting_rows = self._waiting_bytes = 0
+        self.is_broken = False
+        if self._connection is not None:
+            with contextlib.suppress(ServerError), translated("rolling back"):
+                self._connection.rollback()
+            self._close()
+
+    @contextlib.contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        try:
+            with translated(what):
+                yield
+        except ServerError:
+            self.is_broken = True
+            raise
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def was_there(self, table: str, **key: Any) -> bool:
+        """Whether there is a row with these values, not counting rows that wait to be written.
+
+        Of a table that was empty at first nobody asks again.
+        """
+        if table not in self._was_empty:
+            self._was_empty[table] = not self._select(table, {}, limit=1)
+        return not self._was_empty[table] and bool(self._select(table, key, limit=1))
+
+    def one(self, table: str, **key: Any) -> dict[str, Any] | None:
+        """Return one row with these values."""
+        return next(iter(self.select(table, **key)), None)
+
+    def select(self, table: str, **key: Any) -> list[dict[str, Any]]:
+        """Return the rows with these values; those that wait to be written are among them."""
+        self.flush()
+        return self._select(table, key)
+
+    def _select(
+        self, table: str, key: dict[str, Any], *, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        from sqlalchemy import column, select
+
+        there = self._metadata.tables[table]
+        # Without their types: SQLAlchemy would round the doubles of MySQL to decimals.
+        columns: list[ColumnClause[Any]] = [column(c.name) for c in there.columns]
+        query: Select[Any] = select(*columns).select_from(there)
+        for name, value in key.items():
+            query = query.where(there.columns[name] == value)
+        self.begin()
+        assert self._connection is not None  # noqa: S101 - begin() opened it
+        with self._doing(f"reading {table}"):
+            found = self._connection.execute(query.limit(limit))
+            return [dict(row) for row in found.mappings()]
+
+    def problem_of(self, rows: Rows) -> str:
+        """Return what of some rows the database cannot hold, empty where it can hold all.
+
+        SQLite holds text of any length, the others refuse it.
+        """
+        if self.backend == "sqlite":
+            return ""
+        for table, row in rows:
+            for name, most in self._limits(table).items():
+                value = row.get(name)
+                if not isinstance(value, str):
+                    continue
+                if most and len(value) > most:
+                    what = f"{table}.{name} holds {most} characters, it has {len(value)}"
+                    return f"{what}: {_shown(row, name)}"
+                if "\0" in value and self.backend == "postgresql":
+                    return f"{table}.{name} cannot hold a zero byte: {_shown(row, name)}"
+        return ""
+
+    def _limits(self, table: str) -> dict[str, int]:
+        return self._all_limits.get(table, {})
+
+    @cached_property
+    def _all_limits(self) -> dict[str, dict[str, int]]:
+        """Most characters of each column of text, 0 without a limit."""
+        return {
+            name: {
+                column.name: getattr(column.type, "length", None) or 0
+                for column in table.columns
+                if _is_text(column)
+            }
+            for name, table in self._metadata.tables.items()
+        }
+
+    def add(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Write rows, at the latest with the transaction's end; unknown columns are left out."""
+        self.begin()
+        for table, row in rows:
+            keys = tuple(row)
+            values = tuple(row.values())
+            try:
+                take = self._known[table, keys]
+            except KeyError:
+                take = self._known[table, keys] = self._taker(table, keys)
+            for name in _LONG:
+                if isinstance(held := row.get(name), str):
+                    self._waiting_bytes += len(held)
+            waiting = self._pending.setdefault((table, keys), [])
+            waiting.append(values if take is None else take(values))
+            self._waiting_rows += 1
+        if self._waiting_rows >= _ROWS_HELD or self._waiting_bytes >= _BYTES_HELD:
+            self.flush()
+
+    def _taker(
+        self, table: str, keys: tuple[str, ...]
+    ) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+        """Return what takes the values of known columns out of a row, None where all are known."""
+        there = self._metadata.tables[table].columns
+        known = [place for place, key in enumerate(keys) if key in there]
+        if len(known) == len(keys):
+            return None
+        take = itemgetter(*known)
+        return take if len(known) > 1 else lambda row: (row[known[0]],)
+
+    def flush(self) -> None:
+        """Write all rows that wait, those first that others refer to."""
+        if not self._waiting_rows:
+            return
+        pending, self._pending = self._pending, {}
+        self._waiting_rows = self._waiting_bytes = 0
+        for (table, keys), rows in sorted(pending.items(), key=lambda e: self._order[e[0][0]]):
+            there = self._metadata.tables[table].columns
+            self._insert(table, [key for key in keys if key in there], rows)
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {table.name: place for place, table in enumerate(self._metadata.sorted_tables)}
+
+    def _insert(self, table: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
+        if self._copies:
+            text = "".join(
+                "\t".join(["\\N" if v is None else _as_copied(v) for v in row]) + "\n"
+                for row in rows
+            )
+            self._copy_in(table, columns, io.BytesIO(text.encode()), "FORMAT text")
+            return
+        self._execute(table, columns, rows)
+
+    def _execute(self, table: str, columns: Sequence[str], rows: list[tuple[Any, ...]]) -> None:
+        statement = insert_statement(self._engine.dialect, table, columns)
+        with self._doing(f"writing {table}"), self._cursor() as cursor:
+            cursor.executemany(statement, rows)
+
+    @contextlib.contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        self.begin()
+        assert self._connection is not None  # noqa: S101 - begin() opened it
+        cursor = self._connection.connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    @cached_property
+    def _copies(self) -> bool:
+        """Whether rows go in by PostgreSQL's ``COPY``, which the drivers psycopg have."""
+        return self.backend == "postgresql" and self._engine.dialect.driver in {
+            "psycopg2",
+            "psycopg",
+        }
+
+    def _copy_in(self, table: str, columns: Sequence[str], data: io.BytesIO, form: str) -> None:
+        quote = self._engine.dialect.identifier_preparer.quote
+        into = f"{quote(table)} ({', '.join(map(quote, columns))})"
+        statement = f"COPY {into} FROM STDIN ({form}, ENCODING 'UTF8')"
+        with self._doing(f"writing {table}"), self._cursor() as cursor:
+            if hasattr(cursor, "copy_expert"):
+                cursor.copy_expert(statement, data)
+                return
+            with cursor.copy(statement) as copying:
+                while chunk := data.read(1 << 20):
+                    copying.write(chunk)
+
+    def add_table(self, table: str, rows: pa.Table) -> None:
+        """Write an Arrow table without nulls, whose columns are those of a table, at once."""
+        self.flush()
+        if self._copies:
+            text = io.BytesIO()
+            options = csv.WriteOptions(include_header=False, quoting_style="needed")
+            csv.write_csv(rows, text, options)
+            text.seek(0)
+            self._copy_in(table, rows.column_names, text, "FORMAT csv")
+            return
+        for some in rows.to_batches(max_chunksize=_ROWS_HELD):
+            columns = [column.to_pylist() for column in some.columns]
+            self._execute(table, rows.column_names, list(zip(*columns, strict=True)))
+
+    def add_experiment(self, row: dict[str, Any]) -> None:
+        """Write an experiment with its number, and let the next ones be counted on from there.
+
+        Source: ``SqlAlchemyStore`` does so for number 0.
+        """
+        before, after = _NUMBERING.get(self.backend, ("", ""))
+        self.flush()
+        self._say(before)
+        self.add([("experiments", row)])
+        self.flush()
+        self._say(after)
+
+    def _say(self, statement: str) -> None:
+        if statement:
+            with self._doing("numbering experiments"), self._cursor() as cursor:
+                cursor.execute(statement)
+
+    def update(self, table: str, values: dict[str, Any], **key: Any) -> None:
+        """Change the rows that have the values of a key."""
+        from sqlalchemy import update
+
+        there = self._metadata.tables[table]
+        statement = update(there).values({k: v for k, v in values.items() if k in there.columns})
+        for name, value in key.items():
+            statement = statement.where(there.columns[name] == value)
+        self.flush()
+        self.begin()
+        assert self._connection is not None  # noqa: S101 - begin() opened it
+        with self._doing(f"writing {table}"):
+            self._connection.execute(statement)
+
+
+def insert_statement(dialect: Dialect, table: str, columns: Sequence[str]) -> str:
+    """Return the statement that writes rows given in the order of the columns."""
+    quote = dialect.identifier_preparer.quote
+    mark = "?" if dialect.paramstyle == "qmark" else "%s"
+    into = f"{quote(table)} ({', '.join(map(quote, columns))})"
+    return f"INSERT INTO {into} VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608 - names of columns, quoted
+
+
+def _as_copied(value: Any) -> str:
+    if isinstance(value, str):
+        return value.translate(_ESCAPES)
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return str(value)
+
+
+def _is_text(column: Column[Any]) -> bool:
+    from sqlalchemy import String
+
+    return isinstance(column.type, String)
+
+
+def _shown(row: dict[str, Any], column: str) -> str:
+    key = row.get("key") or row.get("param_key") or row.get("tag_key")
+    shown = str(key if key is not None and column == "value" else row[column])
+    return repr(shown[:60])

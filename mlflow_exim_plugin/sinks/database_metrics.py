@@ -1,0 +1,166 @@
+"""Metric rows to a database's tables: as it keeps them, each once, with the latest of each key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
+from mlflow_exim_plugin.sinks.client_histories import as_stored
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.table_writer import TableWriter
+
+__all__ = ["LatestMetrics", "MetricRows"]
+
+_ROWS_HELD = 250_000
+_GROUP = ["run_uuid", "key"]
+_MOMENT = [*_GROUP, "step", "timestamp"]
+
+
+class MetricRows:
+    """Collects the histories of runs and writes them a quarter of a million rows at a time.
+
+    Args:
+        tables: The database.
+    """
+
+    def __init__(self, tables: TableWriter) -> None:
+        self._tables = tables
+        self._waiting: dict[str, list[pa.Table]] = {}
+        self._rows = 0
+        self._latest = LatestMetrics()
+        self._ended: set[str] = set()
+
+    def add(self, run_id: str, rows: pa.Table) -> None:
+        """Add rows of schema ``HISTORY``, sorted, those of a run never going backwards."""
+        if not rows.num_rows:
+            return
+        whose = pa.repeat(pa.scalar(run_id, pa.string()), rows.num_rows)
+        rows = rows.select(HISTORY.names).add_column(0, "run_uuid", whose)
+        self._waiting.setdefault(run_id, []).append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= _ROWS_HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait, but those of the moment that a run was left at.
+
+        More rows of that moment may come, and they may be the same as some that wait.
+        """
+        waiting, self._waiting, self._rows = self._waiting, {}, 0
+        tables = []
+        for run_id, parts in waiting.items():
+            rows = pa.concat_tables(parts)
+            if run_id not in self._ended:
+                rows, held = _without_last_moment(rows)
+                self._waiting[run_id] = [held]
+                self._rows += held.num_rows
+            tables.append(rows)
+        self._ended.clear()
+        if not any(table.num_rows for table in tables):
+            return
+        rows = _as_kept(pa.concat_tables(tables))
+        rows = rows.filter(_differs_from_before(rows, rows.column_names))
+        self._latest.add(rows)
+        self._tables.add_table("metrics", rows)
+
+    def end(self, run_id: str) -> None:
+        """Say that a run has no more rows."""
+        self._ended.add(run_id)
+
+    def finish(self) -> None:
+        """Write the rows that wait, and the latest of each key."""
+        self._ended.update(self._waiting)
+        self.flush()
+        self._tables.add(("latest_metrics", row) for row in self._latest.take())
+
+    def forget(self) -> None:
+        """Drop what waits: its transaction was taken back."""
+        self._waiting, self._rows = {}, 0
+        self._ended.clear()
+        self._latest = LatestMetrics()
+
+
+class LatestMetrics:
+    """Finds the latest row of each key of each run: by step, time, and value at last.
+
+    Source: ``SqlAlchemyStore._update_latest_metrics_if_necessary``.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        """Look at rows sorted by run, key, step and time, NaN as a zero beside ``is_nan``."""
+        if not rows.num_rows:
+            return
+        is_last = _is_last(rows, _GROUP)
+        for row in rows.filter(is_last).to_pylist():
+            self._see(row)
+        same_moment = pc.invert(_differs_from_before(rows, _MOMENT))
+        for last in pc.indices_nonzero(pc.and_(is_last, same_moment)).to_pylist():
+            at = last
+            while same_moment[at].as_py():  # of one moment the largest value is the latest
+                at -= 1
+                self._see(rows.slice(at, 1).to_pylist()[0])
+
+    def _see(self, row: dict[str, Any]) -> None:
+        whose = (row["run_uuid"], row["key"])
+        known = self._found.get(whose)
+        if known is None or _moment(row) > _moment(known):
+            self._found[whose] = row
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the rows and forget them."""
+        found, self._found = self._found, {}
+        return list(found.values())
+
+
+def _moment(row: dict[str, Any]) -> tuple[int, int, float]:
+    return row["step"], row["timestamp"], row["value"]
+
+
+def _as_kept(rows: pa.Table) -> pa.Table:
+    """Return rows as a database keeps them, NaN as a flag beside a zero, in order."""
+    value = rows.column("value")
+    is_negative_zero = pc.and_(pc.equal(value, 0.0), pc.less(pc.divide(1.0, value), 0.0))
+    moved = pc.or_(pc.or_(pc.is_nan(value), pc.is_inf(value)), is_negative_zero)
+    kept = as_stored(rows)
+    if pc.any(moved).as_py():
+        kept = sort_history(kept, "run_uuid")
+    is_nan = pc.is_nan(kept.column("value"))
+    value = pc.if_else(is_nan, 0.0, kept.column("value"))
+    at = kept.column_names.index("value")
+    return kept.set_column(at, "value", value).append_column("is_nan", is_nan).combine_chunks()
+
+
+def _without_last_moment(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split sorted rows of a run before those of its last key, step and time."""
+    last = rows.slice(rows.num_rows - 1).to_pylist()[0]
+    of_moment = None
+    for name in ("key", "step", "timestamp"):
+        same = pc.equal(rows.column(name), last[name])
+        of_moment = same if of_moment is None else pc.and_(of_moment, same)
+    held = rows.filter(of_moment)
+    return rows.slice(0, rows.num_rows - held.num_rows), held
+
+
+def _is_last(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
+    """Return for each row whether any of some columns differs from the row after."""
+    starts = _differs_from_before(rows, names)
+    return pa.concat_arrays([starts.slice(1), pa.array([True])])
+
+
+def _differs_from_before(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
+    """Return for each row whether any of some columns differs from the row before."""
+    differs = None
+    for name in names:
+        column = rows.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = column.chunk(0)
+        one = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
+        differs = one if differs is None else pc.or_(differs, one)
+    return pa.concat_arrays([pa.array([True]), differs])

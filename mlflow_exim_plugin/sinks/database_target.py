@@ -1,0 +1,286 @@
+"""What the writers of all kinds share: one database, one transaction, one account of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.table_writer import TableWriter
+from mlflow_exim_plugin.host.trace_documents import ARTIFACT_LOCATION
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
+from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
+from mlflow_exim_plugin.sinks.database_metrics import MetricRows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.host.table_writer import Rows
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+    from mlflow_exim_plugin.sinks.database_experiments import Home
+
+__all__ = ["KEEP_LOCATIONS", "DatabaseTarget"]
+
+KEEP_LOCATIONS = "source"
+"""Artifact location that leaves all files where the source has them."""
+_NEW_EACH_TIME = {"association_id", "input_uuid", "dataset_uuid", "online_scoring_config_id"}
+_NOT_COMPARED: dict[str, set[str]] = {
+    "runs": {
+        "artifact_uri",
+        "deleted_time",
+        "experiment_id",
+        "source_type",
+        "source_name",
+        "entry_point_name",
+        "source_version",
+    },
+    "logged_models": {"artifact_location"},
+    "model_versions": {"source", "storage_location"},
+    "webhooks": {"status"},
+}
+"""Columns that differ between two homes of the same object."""
+
+
+class DatabaseTarget:
+    """A database that is written to.
+
+    Args:
+        host: The deployment.
+        engine: Its database.
+        options: How to write.
+
+    Attributes:
+        tables: The database's tables.
+        metrics: Metric rows on their way.
+        lock: Held by whoever uses the two.
+        workspace: Workspace that is written to.
+        ids: Objects that have another id at the target, by kind.
+    """
+
+    def __init__(self, host: Host, engine: Engine, options: UnpackOptions) -> None:
+        self.host = host
+        self.options = options
+        self.tables = TableWriter(engine, only_looks=options.dry_run)
+        self.metrics = MetricRows(self.tables)
+        self.lock = threading.RLock()
+        self.workspace = "default"
+        self.ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
+        self._homes: dict[str, str] = {}
+        self._copies: dict[str, dict[str, str]] = {}
+        self._own: set[tuple[Any, ...]] = set()
+        self._own_now: list[tuple[Any, ...]] = []
+        self._written: Counter[Kind] = Counter()
+        self._rows = self._bytes = 0
+
+    def commit(self) -> None:
+        """Make everything since the last commit visible at once, and look whether it is.
+
+        Raises:
+            ServerError: The database refused it, or does not have it.
+        """
+        with self.lock:
+            self.metrics.finish()
+            self.tables.commit()
+            if self._own_now and not self.options.dry_run:
+                table, *key = self._own_now[-1]
+                if self.tables.one(table, **dict(key)) is None:
+                    raise ServerError("the database did not keep what was committed")
+            self._begin_account()
+
+    def abandon(self, scope: str, reason: str, report: Report) -> None:
+        """Take back everything since the last commit, and say so of each kind."""
+        with self.lock:
+            self.metrics.forget()
+            self.tables.rollback()
+            for kind, count in self._written.items():
+                report.withdraw(kind, count)
+                report.failed(Failure(kind, scope, f"taken back: {reason}", count))
+            report.add_rows(-self._rows)
+            report.add_bytes(-self._bytes)
+            self._own.difference_update(self._own_now)
+            self._begin_account()
+
+    def _begin_account(self) -> None:
+        self._written.clear()
+        self._own_now.clear()
+        self._rows = self._bytes = 0
+
+    @property
+    def has_written(self) -> bool:
+        """Whether objects were written since the last commit."""
+        return bool(self._written)
+
+    def count(self, kind: Kind, report: Report, count: int = 1, *, rows: int = 0) -> None:
+        """Count what was written in this transaction."""
+        with self.lock:
+            self._written[kind] += count
+            self._rows += rows
+            report.written(kind, count)
+            report.add_rows(rows)
+
+    def count_bytes(self, size_bytes: int, report: Report) -> None:
+        """Count a file that was written."""
+        with self.lock:
+            self._bytes += size_bytes
+            self.count(Kind.ARTIFACT, report)
+            report.add_bytes(size_bytes)
+
+    def is_there(self, table: str, **key: Any) -> bool:
+        """Whether the target has a row with this key, be it a new one."""
+        with self.lock:
+            own = (table, *sorted(key.items()))
+            return own in self._own or (
+                self.tables.has(table) and self.tables.was_there(table, **key)
+            )
+
+    def is_settled(
+        self, kind: Kind, identity: str, rows: Rows, key: dict[str, Any], report: Report
+    ) -> bool:
+        """Whether an object's id is taken: then it is left as it is, and what differs is named.
+
+        Args:
+            kind: Its kind.
+            identity: Its id.
+            rows: Its rows, its own first.
+            key: Columns that say in its tables which rows are its.
+            report: Counts and names what happens.
+        """
+        own_table, own = rows[0]
+        its = {name: value for name, value in key.items() if name in own}
+        with self.lock:
+            if not self.is_there(own_table, **its):
+                return False
+            differing = self._differing(rows, key)
+        reason = "it is there already"
+        if differing:
+            reason = f"the target has another state of it, which stays: {', '.join(differing)}"
+            report.lost(Loss(kind, identity, reason))
+        report.skipped(kind, identity, reason)
+        return True
+
+    def copy_of(self, identity: str, table: str, key: str, owner: str) -> str | None:
+        """Return what an unpack by MLflow's API made of an object, None where it made nothing.
+
+        Args:
+            identity: Id of the object at the source.
+            table: Table of tags.
+            key: Its column of keys; that of values is called alike.
+            owner: Its column that says whose they are.
+        """
+        if table not in self._copies:
+            value = key.replace("key", "value")
+            self._copies[table] = {
+                newest(str(tag[value])): str(tag[owner])
+                for tag in self.tables.select(table, **{key: ORIGIN})
+            }
+        return self._copies[table].get(identity)
+
+    def _differing(self, rows: Rows, key: dict[str, Any]) -> list[str]:
+        """Return the tables, or the columns of an object's own, that have something else."""
+        wanted: dict[str, list[dict[str, Any]]] = {}
+        for table, row in rows:
+            wanted.setdefault(table, []).append(row)
+        own_table = rows[0][0]
+        differing = []
+        for table, listed in wanted.items():
+            columns = [c for c in listed[0] if self._is_compared(table, c)]
+            owner = {name: value for name, value in key.items() if name in listed[0]}
+            if not owner:
+                continue
+            there = self.tables.select(table, **owner)
+            if table == own_table:
+                a, b = listed[0], there[0]
+                differing += [c for c in columns if _plain(a[c]) != _plain(b.get(c))]
+            elif _contents(listed, columns) != _contents(there, columns):
+                differing.append(table)
+        return differing
+
+    def _is_compared(self, table: str, column: str) -> bool:
+        unlike = _NEW_EACH_TIME | _NOT_COMPARED.get(table, set())
+        return column not in unlike and self.tables.has(table, column)
+
+    def require_kept(self, home: Home) -> None:
+        """Refuse to write to an experiment that was taken back.
+
+        Raises:
+            ServerError: It was.
+        """
+        if home.is_lost:
+            raise ServerError("its experiment was taken back")
+
+    def require(self, rows: Rows) -> None:
+        """Refuse an object that the database cannot hold as it is.
+
+        Raises:
+            ServerError: A text is too long for its column.
+        """
+        if problem := self.tables.problem_of(rows):
+            raise ServerError(
+                f"the target cannot hold it: {problem}", "shorten it at the source, or leave it out"
+            )
+
+    def add(self, rows: Rows, **key: Any) -> None:
+        """Write rows, in a dry run only know that they would be there.
+
+        Args:
+            rows: The rows of an object, its own first.
+            key: Values of its own by which it is known from now on.
+        """
+        with self.lock:
+            if key:
+                own = (rows[0][0], *sorted(key.items()))
+                self._own.add(own)
+                self._own_now.append(own)
+            if not self.options.dry_run:
+                self.tables.add(rows)
+
+    def know_home(self, old: str, new: str) -> None:
+        """Remember where the files below a place of the source are at the target."""
+        if old:
+            self._homes[old.rstrip("/")] = new.rstrip("/")
+
+    def rehomed(self, uri: str) -> str | None:
+        """Return where a place of the source is at the target, None where nobody knows."""
+        folder = uri.rstrip("/")
+        while folder:
+            if (new := self._homes.get(folder)) is not None:
+                return new + uri[len(folder) :]
+            folder = folder.rpartition("/")[0]
+        return None
+
+    @property
+    def keeps_locations(self) -> bool:
+        """Whether files stay where the source has them."""
+        return self.options.artifact_location == KEEP_LOCATIONS
+
+    @property
+    def artifact_root(self) -> str:
+        """Where new experiments have their folders."""
+        root = self.options.artifact_location or str(self.host.tracking.artifact_root_uri)
+        if self.workspace != "default":
+            root = f"{root.rstrip('/')}/workspaces/{self.workspace}"
+        return root.rstrip("/")
+
+
+def _contents(rows: list[dict[str, Any]], columns: list[str]) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        tuple(_plain(row.get(c)) for c in columns)
+        for row in rows
+        if row.get("key") != ARTIFACT_LOCATION
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as it compares whatever a driver makes of it."""
+    if isinstance(value, str) and value[:1] in {"{", "[", "n"}:
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True)
+    return "null" if value is None else value

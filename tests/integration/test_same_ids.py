@@ -1,0 +1,549 @@
+"""Into a database directly: the same ids, numbers, times and deleted objects as at the source."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from sqlalchemy.dialects.mssql import pyodbc
+
+from mlflow_exim_plugin import copy, diff, pack, unpack
+from mlflow_exim_plugin.cli.main import exim
+from mlflow_exim_plugin.errors import ConflictError, ServerError, UsageError
+from mlflow_exim_plugin.schema.objects import Kind, Loss
+from tests.answers import answers
+from tests.compare import assert_count_law
+from tests.everything import SERVER_ENV
+from tests.integration.conftest import rows_of
+from tests.servers import new_sqlite_database, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlflow_exim_plugin.comparison.result import Comparison
+    from mlflow_exim_plugin.schema.report import Report
+    from tests.conftest import MakeServer
+    from tests.integration.conftest import Source
+
+pytestmark = pytest.mark.integration
+DATABASES = ["sqlite_uri", "postgres_uri", "mariadb_uri"]
+
+
+@pytest.fixture(params=DATABASES)
+def database_uri(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    uri: str = request.getfixturevalue(request.param)
+    return uri
+
+
+def assert_equal(result: Comparison) -> None:
+    told = [f"{d.kind} {d.id} {d.path}: {d.a!r} / {d.b!r}"[:300] for d in result.differences]
+    assert not told, "\n".join(told)
+    assert not result.unreadable
+    assert result.equal
+
+
+def assert_nothing_written(report: Report) -> None:
+    assert report.ok, report.failures
+    assert_count_law(report)
+    assert not any(counts.written for counts in report.counts.values()), report
+
+
+def rows(uri: str, query: str) -> list[tuple[Any, ...]]:
+    engine = sqlalchemy.create_engine(uri)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(sqlalchemy.text(query))]
+    engine.dispose()
+    return found
+
+
+def without_secrets(reply: Any) -> Any:
+    """Return an answer without what is not packed or has no order."""
+    if isinstance(reply, list | tuple):
+        return [without_secrets(inner) for inner in reply]
+    if not isinstance(reply, dict):
+        return reply
+    plain = {}
+    for key, value in reply.items():
+        if key in {"secret_id", "secret_name"}:
+            continue
+        is_json = key == "tags" and isinstance(value, str)  # of evaluation datasets
+        plain[key] = json.loads(value) if is_json else without_secrets(value)
+    if "webhook_id" in plain:
+        del plain["status"]
+    if plain.get("end_time_unix_nano") == 0:
+        plain["end_time_unix_nano"] = None  # of a span that runs, MLflow has both
+    return plain
+
+
+@pytest.mark.timeout(900)
+def test_the_restored_server_answers_like_the_original(
+    everything: tuple[str, str], database_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    original, archive = everything
+    files = tmp_path / "restored" / "artifacts"
+
+    report = unpack(
+        archive,
+        tracking_uri=database_uri,
+        artifact_location="mlflow-artifacts:/",
+        artifacts_destination=str(files),
+    )
+
+    assert report.failures == []
+    assert_count_law(report)
+    server = make_server(
+        tmp_path / "restored",
+        backend_store_uri=database_uri,
+        artifacts_destination=str(files),
+        env=SERVER_ENV,
+    )
+    asked, told = answers(original), answers(server.url)
+    assert asked.keys() == told.keys()
+    assert sum(status == 200 for status, _ in asked.values()) > 400
+    differing = {
+        question: (asked[question], told[question])
+        for question in asked
+        if without_secrets(asked[question]) != without_secrets(told[question])
+    }
+    assert not differing, list(differing.items())[:3]
+    secrets = ["model_definition.secret_*", "webhook.status"]
+    assert_equal(diff(archive, server.url, rules="exact", ignore=secrets))
+
+    client = MlflowClient(server.url, server.url)
+    largest = max(int(e.experiment_id) for e in client.search_experiments())
+    experiment_id = client.create_experiment("after the restore")
+    assert int(experiment_id) > largest
+    run = client.create_run(experiment_id)
+    client.log_metric(run.info.run_id, "loss", 0.5)
+    client.log_text(run.info.run_id, "hello", "greeting.txt")
+    assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
+    server.stop()
+    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", database_uri]
+    subprocess.run(upgrade, check=True, capture_output=True, timeout=300)
+
+    again = unpack(
+        archive,
+        tracking_uri=database_uri,
+        artifact_location="mlflow-artifacts:/",
+        artifacts_destination=str(files),
+    )
+    assert_nothing_written(again)
+    assert not [loss for loss in again.losses if "another state" in loss.what]
+
+
+@pytest.mark.timeout(600)
+def test_a_laptop_moves_to_a_database(
+    sqlite_source: Source, database_uri: str, tmp_path: Path
+) -> None:
+    root = str(tmp_path / "new home")
+
+    report = copy(sqlite_source.uri, database_uri, artifact_location=root)
+
+    assert report.failures == []
+    assert_count_law(report, sqlite_source.snapshot)
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.uri, database_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=kept))
+    uris = [row[0] for row in rows(database_uri, "SELECT artifact_uri FROM runs")]
+    assert uris
+    assert all(uri.startswith(f"{root}/") for uri in uris)
+    assert_nothing_written(copy(sqlite_source.uri, database_uri, artifact_location=root))
+
+
+def test_a_database_gives_the_same_archive(
+    sqlite_source: Source, postgres_uri: str, tmp_path: Path
+) -> None:
+    unpack(
+        sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=str(tmp_path / "files")
+    )
+    archive = str(tmp_path / "again.tar.zst")
+
+    packed = pack(archive, tracking_uri=postgres_uri)
+
+    assert packed.failures == []
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, archive, rules="exact", ignore=kept))
+
+
+def test_locations_can_stay(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
+    target = make_sqlite()
+
+    report = copy(sqlite_source.uri, target, artifact_location="source")
+
+    assert report.failures == []
+    assert_count_law(report, sqlite_source.snapshot)
+    assert report.counts[Kind.ARTIFACT].written == 0
+    assert report.counts[Kind.ARTIFACT].skipped > 0
+    assert_equal(diff(sqlite_source.uri, target, rules="exact"))
+
+
+def test_what_is_there_stays_as_it_is(
+    sqlite_source: Source, database_uri: str, tmp_path: Path
+) -> None:
+    client = MlflowClient(database_uri, database_uri)
+    mine = [client.create_experiment(f"mine {n}", str(tmp_path / f"mine {n}")) for n in range(3)]
+    run = client.create_run(mine[0], run_name="mine")
+    client.log_metric(run.info.run_id, "loss", 1.0)
+    client.create_registered_model("mine")
+    before = pack(str(tmp_path / "before.tar.zst"), tracking_uri=database_uri)
+    assert before.ok
+
+    report = unpack(
+        sqlite_source.archive, tracking_uri=database_uri, artifact_location=str(tmp_path / "files")
+    )
+
+    assert report.failures == []
+    assert_count_law(report, sqlite_source.snapshot)
+    taken = {loss.id: loss.what for loss in report.losses if "experiment_id is" in loss.what}
+    assert len(taken) == 3
+    source = MlflowClient(sqlite_source.uri, sqlite_source.uri)
+    for name in taken:
+        new = client.get_experiment_by_name(name)
+        assert int(new.experiment_id) > max(int(i) for i in mine)
+        assert new.creation_time == source.get_experiment_by_name(name).creation_time
+    ids = {row[0] for row in rows(sqlite_source.uri, "SELECT run_uuid FROM runs")}
+    assert ids | {run.info.run_id} == {
+        row[0] for row in rows(database_uri, "SELECT run_uuid FROM runs")
+    }
+    mine_only = diff(str(tmp_path / "before.tar.zst"), database_uri, rules="exact")
+    assert not [d for d in mine_only.differences if "mine" in str(d.id)]
+    assert_nothing_written(
+        unpack(
+            sqlite_source.archive,
+            tracking_uri=database_uri,
+            artifact_location=str(tmp_path / "files"),
+        )
+    )
+
+
+def test_taken_names_follow_the_policy(tmp_path: Path, make_sqlite: Callable[[], str]) -> None:
+    source, target = make_sqlite(), make_sqlite()
+    archive = str(tmp_path / "one.tar.zst")
+    for name in ("else", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "MLmodel").write_text(name)
+    there = MlflowClient(source, source)
+    experiment_id = there.create_experiment("training", str(tmp_path / "a"), {"side": "source"})
+    run_id = there.create_run(experiment_id).info.run_id
+    there.create_registered_model("churn")
+    there.create_model_version("churn", str(tmp_path / "else"), description="of the source")
+    assert pack(archive, tracking_uri=source).ok
+    client = MlflowClient(target, target)
+    client.create_experiment("another")
+    client.create_experiment("training", str(tmp_path / "b"), {"side": "target"})
+    client.create_registered_model("churn")
+    client.create_model_version("churn", str(tmp_path / "here"), description="of the target")
+    untouched = rows_of(target)
+
+    with pytest.raises(ConflictError, match="another experiment named 'training'"):
+        unpack(archive, tracking_uri=target, on_conflict="fail")
+    assert rows_of(target) == untouched
+    skipped = unpack(archive, tracking_uri=target, on_conflict="skip")
+    assert_count_law(skipped)
+    assert rows_of(target) == untouched
+    assert skipped.counts[Kind.RUN].skipped == 1
+
+    merged = unpack(archive, tracking_uri=target)
+    assert merged.ok
+    assert client.get_run(run_id).info.experiment_id == "2"
+    assert client.get_experiment("2").tags == {"side": "target"}
+    versions = {v.version: v.description for v in client.search_model_versions("name = 'churn'")}
+    assert versions == {1: "of the target", 2: "of the source"}
+    assert_nothing_written(unpack(archive, tracking_uri=target))
+
+    other = make_sqlite()
+    beside = MlflowClient(other, other)
+    beside.create_experiment("training", str(tmp_path / "b"))
+    beside.create_registered_model("churn")
+    renamed = unpack(archive, tracking_uri=other, on_conflict="rename")
+    assert renamed.ok
+    new = beside.get_experiment_by_name("training (2)")
+    assert beside.get_run(run_id).info.experiment_id == new.experiment_id
+    assert beside.get_model_version("churn (2)", "1").description == "of the source"
+    assert_nothing_written(unpack(archive, tracking_uri=other, on_conflict="rename"))
+
+
+def test_another_state_of_a_run_is_named_and_stays(
+    tmp_path: Path, make_sqlite: Callable[[], str]
+) -> None:
+    source, target = make_sqlite(), make_sqlite()
+    client = MlflowClient(source, source)
+    run_id = client.create_run(client.create_experiment("a", str(tmp_path / "a"))).info.run_id
+    client.log_metric(run_id, "loss", 1.0, step=1)
+    assert copy(source, target).ok
+    client.log_metric(run_id, "loss", 0.5, step=2)
+    client.set_tag(run_id, "late", "yes")
+    before = rows_of(target)
+
+    report = copy(source, target)
+
+    what = "the target has another state of it, which stays: tags, latest_metrics"
+    assert Loss(Kind.RUN, run_id, what) in report.losses
+    assert rows_of(target) == before
+
+
+def test_what_a_column_cannot_hold_is_named_before_it_is_written(
+    postgres_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source = make_sqlite()
+    client = MlflowClient(source, source)
+    experiment_id = client.create_experiment("a", str(tmp_path / "a"))
+    good, long, zero = (client.create_run(experiment_id).info.run_id for _ in range(3))
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
+        connection.execute("UPDATE runs SET name = ? WHERE run_uuid = ?", ("n" * 300, long))
+        connection.execute(
+            "INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", ("p", "a\0b", zero)
+        )
+        connection.commit()
+
+    report = copy(source, postgres_uri)
+
+    assert_count_law(report)
+    reasons = {failure.id: failure.reason for failure in report.failures}
+    assert set(reasons) == {long, zero}
+    assert "runs.name holds 250 characters, it has 300" in reasons[long]
+    assert "params.value cannot hold a zero byte: 'p'" in reasons[zero]
+    assert {row[0] for row in rows(postgres_uri, "SELECT run_uuid FROM runs")} == {good}
+
+    strict = MlflowClient(postgres_uri, postgres_uri)
+    with pytest.raises(Exception, match="stopped at run"):
+        copy(source, postgres_uri, experiment_name="strictly", strict=True)
+    assert strict.get_experiment_by_name("strictly") is None
+
+
+def test_numbers_of_folders_do_not_fit_everywhere(
+    tmp_path: Path, postgres_uri: str, make_sqlite: Callable[[], str]
+) -> None:
+    source = make_sqlite()
+    number = 123_456_789_012_345_678
+    client = MlflowClient(source, source)
+    client.create_experiment("small", str(tmp_path / "small"))
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
+        connection.execute(
+            "INSERT INTO experiments SELECT ?, 'from a folder', artifact_location, lifecycle_stage,"
+            " creation_time, last_update_time, workspace FROM experiments WHERE experiment_id = 1",
+            (number,),
+        )
+        connection.commit()
+    run_id = client.create_run(str(number)).info.run_id
+
+    fits = make_sqlite()
+    assert copy(source, fits).ok
+    assert rows(fits, "SELECT experiment_id FROM runs") == [(number,)]
+    report = copy(source, postgres_uri)
+
+    assert report.ok
+    what = "its experiment_id is 2 at the target: the target's numbers end at 2147483647"
+    assert Loss(Kind.EXPERIMENT, "from a folder", what) in report.losses
+    assert rows(postgres_uri, "SELECT run_uuid, experiment_id FROM runs") == [(run_id, 2)]
+    assert_nothing_written(copy(source, postgres_uri))
+
+
+@pytest.mark.timeout(900)
+def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path: Path) -> None:
+    """Kill it at any moment: each experiment is whole or not there, and the next run goes on."""
+    root = str(tmp_path / "files")
+    whole = dict(
+        rows(sqlite_source.uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id")
+    )
+    script = (
+        "import sys, mlflow_exim_plugin as e;"
+        "e.unpack(sys.argv[1], tracking_uri=sys.argv[2], artifact_location=sys.argv[3])"
+    )
+    MlflowClient(database_uri, database_uri)  # MLflow's own tables are not ours to roll back
+    command = [sys.executable, "-c", script, sqlite_source.archive, database_uri, root]
+    chance, killed = random.Random(4), 0
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(2.5 + 3 * chance.random())
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        there = rows(
+            database_uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
+        )
+        assert all(whole[number] == count for number, count in there), there
+    assert killed
+
+    report = unpack(sqlite_source.archive, tracking_uri=database_uri, artifact_location=root)
+
+    assert report.failures == []
+    assert_count_law(report, sqlite_source.snapshot)
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=kept))
+
+
+def test_a_broken_statement_takes_its_experiment_back(
+    sqlite_source: Source, postgres_uri: str, tmp_path: Path
+) -> None:
+    MlflowClient(postgres_uri, postgres_uri)
+    run_id = min(row[0] for row in rows(sqlite_source.uri, "SELECT run_uuid FROM tags"))
+    refusal = f"ALTER TABLE tags ADD CONSTRAINT broken CHECK (run_uuid <> '{run_id}')"
+    engine = sqlalchemy.create_engine(postgres_uri)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text(refusal))
+
+    first = unpack(
+        sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=str(tmp_path / "f")
+    )
+
+    assert_count_law(first)
+    assert not first.ok
+    assert any("taken back" in failure.reason for failure in first.failures)
+    owner = rows(sqlite_source.uri, f"SELECT experiment_id FROM runs WHERE run_uuid = '{run_id}'")
+    there = {row[0] for row in rows(postgres_uri, "SELECT experiment_id FROM experiments")}
+    assert owner[0][0] not in there
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE tags DROP CONSTRAINT broken"))
+    engine.dispose()
+    second = unpack(
+        sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=str(tmp_path / "f")
+    )
+    assert second.failures == []
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+
+
+def test_a_file_that_someone_writes_to_is_refused(sqlite_source: Source, sqlite_uri: str) -> None:
+    MlflowClient(sqlite_uri, sqlite_uri)
+    before = rows_of(sqlite_uri)
+    with closing(sqlite3.connect(sqlite_uri.removeprefix("sqlite:///"))) as server:
+        server.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ServerError, match="stop the server that writes to it"):
+            unpack(sqlite_source.archive, tracking_uri=sqlite_uri)
+    assert rows_of(sqlite_uri) == before
+
+
+def test_a_server_may_run_on_the_target(
+    sqlite_source: Source, postgres_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    server = make_server(backend_store_uri=postgres_uri)
+
+    report = unpack(
+        sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=str(tmp_path / "files")
+    )
+
+    assert report.failures == []
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+    experiment_id = MlflowClient(server.url, server.url).create_experiment("after")
+    assert int(experiment_id) > max(
+        row[0] for row in rows(sqlite_source.uri, "SELECT experiment_id FROM experiments")
+    )
+
+
+def test_only_databases_keep_ids(sqlite_source: Source, make_server: MakeServer) -> None:
+    with pytest.raises(UsageError, match="cannot keep ids"):
+        unpack(sqlite_source.archive, tracking_uri=make_server().url, preserve_ids=True)
+
+
+def test_files_behind_a_server_need_its_option(
+    server_source: Source, sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    """A database knows its server's files by ``mlflow-artifacts:`` alone."""
+    database = f"sqlite:///{server_source.database}"
+    archive = str(tmp_path / "of the database.tar.zst")
+
+    unknown = pack(archive, tracking_uri=database)
+    reasons = {failure.reason for failure in unknown.failures}
+    assert reasons
+    assert all("only the server knows where" in reason for reason in reasons), reasons
+
+    files = str(server_source.database.parent / "artifacts")
+    packed = pack(archive, tracking_uri=database, artifacts_destination=files, overwrite=True)
+    assert packed.failures == []
+    assert_equal(diff(server_source.archive, archive, rules="exact"))
+
+    found = unpack(archive, tracking_uri=sqlite_uri, artifact_location="mlflow-artifacts:/")
+    assert not found.ok
+    new, place = make_sqlite(), tmp_path / "place"
+    arguments = ["unpack", archive, "--tracking-uri", new, "--artifact-location"]
+    arguments += ["mlflow-artifacts:/", "--artifacts-destination", str(place), "--preserve-ids"]
+    done = CliRunner().invoke(exim, arguments)
+    assert done.exit_code == 0, done.output
+    with start_server(
+        tmp_path / "server", backend_store_uri=new, artifacts_destination=str(place)
+    ) as server:
+        assert_equal(diff(server_source.archive, server.url, rules="exact"))
+
+
+def test_a_dry_run_writes_nothing(sqlite_source: Source, sqlite_uri: str, tmp_path: Path) -> None:
+    MlflowClient(sqlite_uri, sqlite_uri)
+    before = rows_of(sqlite_uri)
+
+    planned = unpack(sqlite_source.archive, tracking_uri=sqlite_uri, dry_run=True)
+
+    assert rows_of(sqlite_uri) == before
+    done = unpack(
+        sqlite_source.archive, tracking_uri=sqlite_uri, artifact_location=str(tmp_path / "f")
+    )
+    assert {k: c.written for k, c in planned.counts.items()} == {
+        k: c.written for k, c in done.counts.items()
+    }
+
+
+def test_what_an_unpack_by_the_api_wrote_is_not_doubled(
+    sqlite_source: Source, sqlite_uri: str, tmp_path: Path
+) -> None:
+    by_api = unpack(
+        sqlite_source.archive,
+        tracking_uri=sqlite_uri,
+        preserve_ids=False,
+        artifact_location=str(tmp_path / "f"),
+    )
+    assert by_api.ok
+    counts = (
+        rows(sqlite_uri, "SELECT count(*) FROM runs"),
+        rows(sqlite_uri, "SELECT count(*) FROM experiments"),
+    )
+
+    direct = unpack(sqlite_source.archive, tracking_uri=sqlite_uri)
+
+    assert direct.ok
+    assert counts == (
+        rows(sqlite_uri, "SELECT count(*) FROM runs"),
+        rows(sqlite_uri, "SELECT count(*) FROM experiments"),
+    )
+
+
+def test_other_databases_are_written_in_their_own_words() -> None:
+    from mlflow_exim_plugin.host.table_writer import insert_statement
+
+    statement = insert_statement(
+        pyodbc.dialect(paramstyle="qmark"), "latest_metrics", ["key", "value", "run_uuid"]
+    )
+
+    assert statement == "INSERT INTO latest_metrics ([key], value, run_uuid) VALUES (?, ?, ?)"
+
+
+def test_an_empty_database_is_initialised_by_mlflow(sqlite_source: Source, tmp_path: Path) -> None:
+    target = f"sqlite:///{tmp_path}/new.db"
+    expected = tmp_path / "expected.db"
+    new_sqlite_database(expected)
+
+    assert unpack(
+        sqlite_source.archive, tracking_uri=target, artifact_location=str(tmp_path / "f")
+    ).ok
+
+    def schema(uri: str) -> set[str]:
+        made = (line for line in rows_of(uri) if line.startswith("CREATE"))
+        # MLflow lists the values that a column may have in any order.
+        return {" ".join(sorted(re.findall(r"\w+", line))) for line in made}
+
+    assert schema(target) == schema(str(expected))
