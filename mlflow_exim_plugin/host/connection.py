@@ -75,8 +75,8 @@ class Host:
         registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
         unread: Tables and columns of a database of a newer schema, which are left out.
-        workspaces: MLflow's entity of each workspace of a database that is read, none where it has
-            the default one alone. A server is asked for its own.
+        workspaces: MLflow's entity of each workspace of a database, none where it has the default
+            one alone. A server is asked for its own.
 
     Raises:
         NotFoundError: The local database or folder is not there and ``create`` is false.
@@ -142,7 +142,9 @@ class Host:
         from mlflow_exim_plugin.host.read_only import ReadOnlyDatabase, require_current_schema
 
         if create:
-            require_current_schema(uri)
+            workspaces = require_current_schema(uri)
+            if uri == self.tracking_uri:
+                self.workspaces = workspaces
             return uri
         database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
         self._opened.callback(database.close)

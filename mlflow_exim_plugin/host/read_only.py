@@ -323,11 +323,14 @@ def drop_default_experiment(copy: Engine) -> None:
         connection.execute(sqlalchemy.text("DELETE FROM experiments WHERE experiment_id = 0"))
 
 
-def require_current_schema(uri: str) -> None:
+def require_current_schema(uri: str) -> list[Any]:
     """Refuse to write to a database that MLflow would migrate, while a server may run on it.
 
     An empty one is MLflow's to fill. A server that does not answer is asked only once: MLflow
     itself waits two minutes for it to come up.
+
+    Returns:
+        MLflow's entity of each workspace, none where there is the default one alone.
 
     Raises:
         UnsupportedFormatError: Its schema is not that of this MLflow.
@@ -337,18 +340,21 @@ def require_current_schema(uri: str) -> None:
 
     url = make_url(uri)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        return
+        return []
     with translated(f"opening {redact_url(uri)}"):
         engine = create_sqlalchemy_engine(uri)
         with closing(_Disposing(engine)), engine.connect() as connection:
             revision = revision_of(connection)
-    if revision is not None and revision != latest_revision():
+            if revision == latest_revision():
+                return _workspaces_of(connection)
+    if revision is not None:
         how = "older" if is_known(revision) else "newer"
         raise UnsupportedFormatError(
             f"{redact_url(uri)} has a schema that is {how} than this MLflow's: {revision}",
             "write to its server, use the server's version of MLflow, or migrate it with "
             "`mlflow db upgrade`",
         )
+    return []
 
 
 class ReadOnly(CreateEnginePlugin):

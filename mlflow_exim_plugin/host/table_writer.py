@@ -20,6 +20,9 @@ from mlflow_exim_plugin.host.connection import translated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    _Take = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    _Form = tuple[tuple[str, tuple[str, ...]], _Take | None, list[int]]
+
     from sqlalchemy import Column, ColumnClause, Connection, Dialect, Engine, Select
 
 __all__ = ["Rows", "TableWriter", "insert_statement"]
@@ -41,7 +44,13 @@ _NUMBERING = {
 }
 """What is said before and after an experiment is written with its number."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_LONG = ("content", "value", "inputs", "outputs", "serialized_scorer")
+_LONG = {
+    "spans": ("content",),
+    "params": ("value",),
+    "evaluation_dataset_records": ("inputs", "outputs", "expectations"),
+    "model_version_tags": ("value",),
+    "scorer_versions": ("serialized_scorer",),
+}
 """Columns whose size counts for what waits in memory."""
 
 
@@ -68,7 +77,7 @@ class TableWriter:
         self._connection: Connection | None = None
         self._pending: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
         self._waiting_rows = self._waiting_bytes = 0
-        self._known: dict[tuple[str, tuple[str, ...]], Callable[[tuple[Any, ...]], Any] | None] = {}
+        self._forms: dict[tuple[str, ...], _Form] = {}
         self._was_empty: dict[str, bool] = {}
         self._only_looks = only_looks
         self.is_broken = False
@@ -215,31 +224,29 @@ class TableWriter:
         """Write rows, at the latest with the transaction's end; unknown columns are left out."""
         self.begin()
         for table, row in rows:
-            keys = tuple(row)
+            form = (table, *row)
+            if form not in self._forms:
+                self._forms[form] = self._form(table, tuple(row))
+            known, take, long = self._forms[form]
             values = tuple(row.values())
-            try:
-                take = self._known[table, keys]
-            except KeyError:
-                take = self._known[table, keys] = self._taker(table, keys)
-            for name in _LONG:
-                if isinstance(held := row.get(name), str):
-                    self._waiting_bytes += len(held)
-            waiting = self._pending.setdefault((table, keys), [])
+            for place in long:
+                self._waiting_bytes += len(values[place] or "")
+            waiting = self._pending.setdefault(known, [])
             waiting.append(values if take is None else take(values))
             self._waiting_rows += 1
         if self._waiting_rows >= _ROWS_HELD or self._waiting_bytes >= _BYTES_HELD:
             self.flush()
 
-    def _taker(
-        self, table: str, keys: tuple[str, ...]
-    ) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
-        """Return what takes the values of known columns out of a row, None where all are known."""
+    def _form(self, table: str, keys: tuple[str, ...]) -> _Form:
         there = self._metadata.tables[table].columns
         known = [place for place, key in enumerate(keys) if key in there]
-        if len(known) == len(keys):
-            return None
-        take = itemgetter(*known)
-        return take if len(known) > 1 else lambda row: (row[known[0]],)
+        long = [place for place, key in enumerate(keys) if key in _LONG.get(table, ())]
+        take: _Take | None = None
+        if len(known) == 1:
+            take = lambda row: (row[known[0]],)  # noqa: E731 - itemgetter gives no tuple for one
+        elif len(known) < len(keys):
+            take = itemgetter(*known)
+        return (table, tuple(keys[place] for place in known)), take, long
 
     def flush(self) -> None:
         """Write all rows that wait, those first that others refer to."""
@@ -247,9 +254,8 @@ class TableWriter:
             return
         pending, self._pending = self._pending, {}
         self._waiting_rows = self._waiting_bytes = 0
-        for (table, keys), rows in sorted(pending.items(), key=lambda e: self._order[e[0][0]]):
-            there = self._metadata.tables[table].columns
-            self._insert(table, [key for key in keys if key in there], rows)
+        for (table, columns), rows in sorted(pending.items(), key=lambda e: self._order[e[0][0]]):
+            self._insert(table, columns, rows)
 
     @cached_property
     def _order(self) -> dict[str, int]:

@@ -35,8 +35,7 @@ class Workspaces:
     """Lists the workspaces of a server.
 
     Args:
-        host: The deployment. A database that is written to has the default workspace alone: MLflow
-            opens one with others only inside a server.
+        host: The deployment.
     """
 
     def __init__(self, host: Host) -> None:

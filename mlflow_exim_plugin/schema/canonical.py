@@ -10,7 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.rules import Finding
@@ -54,6 +54,8 @@ def parse_json(data: bytes, path: str) -> Any:
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise _invalid(path, f"a JSON document of {len(data)} bytes is over the limit")
+    if (value := _as_written(data)) is not None:
+        return value
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -70,6 +72,21 @@ def parse_json(data: bytes, path: str) -> Any:
     if _is_too_deep(value):
         raise _invalid(path, "nested too deep")
     return value
+
+
+def _as_written(data: bytes) -> Any:
+    """Return the value of a document that is the one text this writer has for it, else None.
+
+    Such a text has no key twice, no number that JSON cannot hold and no bare constant: all of that
+    would be written otherwise.
+    """
+    if _DEEP_LINE in data:
+        return None
+    try:
+        value = from_json(data, allow_inf_nan=False)
+        return value if to_json(value, indent=2, inf_nan_mode="strings") + b"\n" == data else None
+    except ValueError:
+        return None
 
 
 def document_bytes(value: Any) -> bytes:

@@ -8,6 +8,7 @@ was stopped left behind is therefore whole, and the next one goes on behind it.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
@@ -216,5 +217,16 @@ class DatabaseSink:
                 reason += f" and keeps its own {', '.join(differing)}"
             report.skipped(Kind.WORKSPACE, name, reason)
             return
+        if not self._may_have_workspaces():
+            self._closed = f"the target runs without workspaces, and it is in {name!r}"
+            reason = "the target is used without workspaces, and its server would not start again"
+            report.failed(Failure(Kind.WORKSPACE, name, reason))
+            return
         self._target.add([("workspaces", workspace.document)])
         self._target.count(Kind.WORKSPACE, report)
+
+    def _may_have_workspaces(self) -> bool:
+        """Whether the target has workspaces, is told to have them, or is nobody's yet."""
+        switch = os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower()
+        others = [w for w in self._target.tables.select("workspaces") if w["name"] != "default"]
+        return switch in {"true", "1"} or bool(others) or self._experiments.was_unused

@@ -52,12 +52,16 @@ class ExperimentPlacer:
     Args:
         target: The database.
         source_ids: Gives the ids of all experiments that may come.
+
+    Attributes:
+        was_unused: Whether the target had nothing but what MLflow makes by itself.
     """
 
     def __init__(self, target: DatabaseTarget, source_ids: Callable[[], Iterable[str]]) -> None:
         self._target = target
         self._source_ids = source_ids
         self._there: dict[int, dict[str, Any]] | None = None
+        self._loaded = self.was_unused = False
         self._origins: dict[str, int] = {}
 
     def load(self) -> None:
@@ -67,10 +71,14 @@ class ExperimentPlacer:
             ServerError: The target cannot be read.
         """
         tables = self._target.tables
+        is_first = not self._loaded
+        self._loaded = True
         found = {int(row["experiment_id"]): row for row in tables.select("experiments")}
         for tag in tables.select("experiment_tags", key=ORIGIN):
             self._origins[newest(str(tag["value"]))] = int(tag["experiment_id"])
         self._there = found
+        if is_first:
+            self.was_unused = set(found) <= {_DEFAULT} and not self._has_content(_DEFAULT)
 
     def reset(self) -> None:
         """Look again when it is needed: what was written was taken back."""
@@ -137,12 +145,14 @@ class ExperimentPlacer:
             return False
         if self.there[number]["lifecycle_stage"] != "active":
             return False
-        tables = [
-            t
-            for t in ("experiment_tags", "runs", "trace_info", "logged_models", "label_schemas")
-            if self._target.tables.has(t)
-        ]
-        return not any(self._target.tables.was_there(t, experiment_id=number) for t in tables)
+        return not self._has_content(number)
+
+    def _has_content(self, number: int) -> bool:
+        tables = ("experiment_tags", "runs", "trace_info", "logged_models", "label_schemas")
+        return any(
+            self._target.tables.has(t) and self._target.tables.was_there(t, experiment_id=number)
+            for t in tables
+        )
 
     def _beside(self, stranger: int, experiment: Experiment, report: Report) -> Home | str:
         """Put an experiment where another has its name."""
@@ -192,9 +202,10 @@ class ExperimentPlacer:
         if name != experiment.name:
             what = f"it is named {name!r} at the target"
             report.lost(Loss(Kind.EXPERIMENT, experiment.name, what))
-        location = f"{target.artifact_root}/{number}"
+        source_location = str(experiment.document.get("artifact_location") or "")
+        location = target.experiment_folder(number, source_location)
         if target.keeps_locations:
-            location = str(experiment.document.get("artifact_location") or location)
+            location = source_location or location
         tags = key_values(experiment.document.get("tags")) | experiment.source_tags
         if number != int(experiment.id) or name != experiment.name:
             tags[ORIGIN] = chained(experiment_origin(experiment.document), tags)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.table_writer import TableWriter
 from mlflow_exim_plugin.host.trace_documents import ARTIFACT_LOCATION
+from mlflow_exim_plugin.host.workspaces import DEFAULT
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database_metrics import MetricRows
@@ -67,7 +68,7 @@ class DatabaseTarget:
         self.tables = TableWriter(engine, only_looks=options.dry_run)
         self.metrics = MetricRows(self.tables)
         self.lock = threading.RLock()
-        self.workspace = "default"
+        self.workspace = DEFAULT
         self.ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
         self._homes: dict[str, str] = {}
         self._copies: dict[str, dict[str, str]] = {}
@@ -261,9 +262,16 @@ class DatabaseTarget:
     def artifact_root(self) -> str:
         """Where new experiments have their folders."""
         root = self.options.artifact_location or str(self.host.tracking.artifact_root_uri)
-        if self.workspace != "default":
-            root = f"{root.rstrip('/')}/workspaces/{self.workspace}"
         return root.rstrip("/")
+
+    def experiment_folder(self, number: int, source_location: str) -> str:
+        """Return where the files of a new experiment are, as MLflow's own store would say.
+
+        A server with workspaces has a folder of each, one without has none of the default one.
+        """
+        of_workspace = f"workspaces/{self.workspace}/"
+        is_inside = self.workspace != DEFAULT or f"/{of_workspace}" in source_location
+        return f"{self.artifact_root}/{of_workspace if is_inside else ''}{number}"
 
 
 def _contents(rows: list[dict[str, Any]], columns: list[str]) -> Counter[tuple[Any, ...]]:

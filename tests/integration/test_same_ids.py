@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,11 +29,13 @@ from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
 from tests.integration.conftest import rows_of
+from tests.integration.test_workspaces import ENABLED
+from tests.integration.test_workspaces import contents as workspace_contents
+from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.servers import new_sqlite_database, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mlflow_exim_plugin.comparison.result import Comparison
     from mlflow_exim_plugin.schema.report import Report
@@ -255,7 +258,9 @@ def test_taken_names_follow_the_policy(tmp_path: Path, make_sqlite: Callable[[],
     assert rows_of(target) == untouched
     skipped = unpack(archive, tracking_uri=target, on_conflict="skip")
     assert_count_law(skipped)
-    assert rows_of(target) == untouched
+    # Nobody had used the experiment that MLflow makes by itself.
+    changed = set(rows_of(target)) ^ set(untouched)
+    assert all("'Default'" in row for row in changed), changed
     assert skipped.counts[Kind.RUN].skipped == 1
 
     merged = unpack(archive, tracking_uri=target)
@@ -547,3 +552,71 @@ def test_an_empty_database_is_initialised_by_mlflow(sqlite_source: Source, tmp_p
         return {" ".join(sorted(re.findall(r"\w+", line))) for line in made}
 
     assert schema(target) == schema(str(expected))
+
+
+@pytest.mark.timeout(600)
+def test_every_workspace_keeps_its_own(
+    make_server: MakeServer, sqlite_uri: str, postgres_uri: str, tmp_path: Path
+) -> None:
+    original = make_server(env=ENABLED)
+    fill_workspaces(original.url)
+    archive, files = str(tmp_path / "all.tar.zst"), tmp_path / "restored" / "artifacts"
+    assert pack(archive, tracking_uri=original.url).ok
+    where = {
+        "artifact_location": "mlflow-artifacts:/",
+        "artifacts_destination": str(files),
+    }
+
+    report = unpack(archive, tracking_uri=postgres_uri, **where)
+
+    assert report.failures == []
+    assert_count_law(report)
+    restored = make_server(
+        tmp_path / "restored",
+        backend_store_uri=postgres_uri,
+        artifacts_destination=str(files),
+        env=ENABLED,
+    )
+    assert workspace_contents(restored.url) == workspace_contents(original.url)
+    assert_equal(diff(original.url, restored.url, rules="exact"))
+    assert_nothing_written(unpack(archive, tracking_uri=postgres_uri, **where))
+
+    # The server of this one would not start again.
+    MlflowClient(sqlite_uri, sqlite_uri).create_experiment("in use")
+    refused = unpack(archive, tracking_uri=sqlite_uri, **where)
+    assert_count_law(refused)
+    assert {failure.kind for failure in refused.failures} == {Kind.WORKSPACE}
+    assert rows(sqlite_uri, "SELECT DISTINCT workspace FROM experiments") == [("default",)]
+    assert rows(sqlite_uri, "SELECT count(*) FROM registered_models") == [(1,)]
+
+
+def test_a_full_disk_leaves_nothing_half(
+    sqlite_source: Source, sqlite_uri: str, tmp_path: Path
+) -> None:
+    MlflowClient(sqlite_uri, sqlite_uri)
+    path = tmp_path / "report.json"
+    size_bytes = Path(sqlite_uri.removeprefix("sqlite:///")).stat().st_size + (80 << 10)
+    script = (
+        "import json, resource, signal, sys, mlflow_exim_plugin as e;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2);"
+        "r = e.unpack(sys.argv[1], tracking_uri=sys.argv[2], artifact_location=sys.argv[3]);"
+        "json.dump(r.to_dict(), open(sys.argv[5], 'w'))"
+    )
+    arguments = [sqlite_source.archive, sqlite_uri, str(tmp_path / "f"), str(size_bytes), str(path)]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=120)
+    first = json.loads(path.read_text())
+
+    assert not first["ok"]
+    assert any("taken back" in failure["reason"] for failure in first["failures"])
+    for counts in first["counts"].values():
+        assert counts["found"] == counts["written"] + counts["skipped"] + counts["failed"]
+    query = "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
+    whole = dict(rows(sqlite_source.uri, query))
+    assert all(whole[number] == count for number, count in rows(sqlite_uri, query))
+    second = unpack(
+        sqlite_source.archive, tracking_uri=sqlite_uri, artifact_location=str(tmp_path / "f")
+    )
+    assert second.failures == []
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, sqlite_uri, rules="exact", ignore=kept))
