@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "LARGEST",
     "experiment_rows",
     "logged_model_metrics",
     "logged_model_rows",
@@ -29,7 +30,8 @@ __all__ = [
     "version_rows",
 ]
 
-_LARGEST = 1.7976931348623157e308
+LARGEST = 1.7976931348623157e308
+"""SQL stores keep infinities as the largest double."""
 
 
 def experiment_rows(
@@ -211,7 +213,7 @@ def _as_stored(value: float | str) -> float:
     number = float(value)
     if math.isnan(number):
         return 0.0
-    return min(max(number, -_LARGEST), _LARGEST)
+    return min(max(number, -LARGEST), LARGEST)
 
 
 def model_rows(model: RegisteredModel, name: str, workspace: str, tags: dict[str, str]) -> Rows:

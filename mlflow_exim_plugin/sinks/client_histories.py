@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.histories import read_history
+from mlflow_exim_plugin.host.run_rows import LARGEST
 from mlflow_exim_plugin.host.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.tables import HISTORY, rows_by_key, sort_history
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HistoryLog", "as_stored"]
 
-_LARGEST = 1.7976931348623157e308
-"""SQL stores keep infinities as the largest double."""
 _ROWS_HELD = 200_000
 """Rows that wait to be compared; a longer history is held whole, but only one."""
 _IDENTITY = ["key", "step", "timestamp", "bits"]
@@ -132,8 +131,8 @@ class HistoryLog:
 def as_stored(rows: pa.Table) -> pa.Table:
     """Return rows as a SQL store keeps them: no infinities, no negative zero, one NaN."""
     value = rows.column("value")
-    value = pc.if_else(pc.equal(value, float("inf")), _LARGEST, value)
-    value = pc.if_else(pc.equal(value, float("-inf")), -_LARGEST, value)
+    value = pc.if_else(pc.equal(value, float("inf")), LARGEST, value)
+    value = pc.if_else(pc.equal(value, float("-inf")), -LARGEST, value)
     value = pc.if_else(pc.equal(value, 0.0), 0.0, value)
     value = pc.if_else(pc.is_nan(value), float("nan"), value)
     return rows.set_column(rows.column_names.index("value"), HISTORY.field("value"), value)

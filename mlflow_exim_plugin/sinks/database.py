@@ -66,8 +66,9 @@ class DatabaseSink:
         source_ids: Callable[[], Iterable[str]],
         jobs: int = 4,
     ) -> None:
-        self.parallel = 1 if options.dry_run else jobs
         self._target = DatabaseTarget(host, engine, options)
+        # Threads help where each file costs a call; for rows alone they only wait for each other.
+        self.parallel = 1 if options.dry_run or self._target.has_local_files else jobs
         self._experiments = ExperimentPlacer(self._target, source_ids)
         self._runs = RunTables(self._target)
         self._traces = TraceTables(self._target)
@@ -197,6 +198,9 @@ class DatabaseSink:
             home.is_lost = True
             self._homes[identity] = _LOST
         self._open.clear()
+        for kept in self._homes.values():
+            if isinstance(kept, Home):
+                kept.datasets.clear()
 
     def _enter_workspace(self, workspace: Entity, report: Report) -> None:
         """Write what follows into a workspace."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.host.documents import json_number
-from mlflow_exim_plugin.host.run_rows import logged_model_metrics, logged_model_rows, run_rows
+import pyarrow.compute as pc
+
+from mlflow_exim_plugin.host.run_rows import (
+    LARGEST,
+    logged_model_metrics,
+    logged_model_rows,
+    run_rows,
+)
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
-from mlflow_exim_plugin.schema.tables import rows_by_key
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
 
@@ -77,59 +83,59 @@ class RunTables:
             if home.is_copy and (copy := target.copy_of(run.id, "tags", "key", "run_uuid")):
                 report.skipped(Kind.RUN, run.id, f"it is there already, as run {copy}")
                 return
-            rows = run_rows(run, home.id, uri, user, tags, partial(self._dataset, home))
-            latest = _latest(run)
-            if target.is_settled(Kind.RUN, run.id, rows + list(latest.values()), key, report):
+            fresh: dict[tuple[str, str], str] = {}
+            dataset_uuid = partial(self._dataset, home, fresh)
+            rows = run_rows(run, home.id, uri, user, tags, dataset_uuid)
+            if target.is_there("runs", **key):
+                target.is_settled(Kind.RUN, run.id, [*rows, *_latest(run)], key, report)
                 return
-            target.require(rows + list(latest.values()))
+            target.require([*rows, *(("metrics", {"key": key}) for key in run.metric_keys)])
             target.add(rows, **key)
+            home.datasets |= fresh
             if target.options.dry_run:
                 count_run(run, report)
                 return
-        self._put_histories(run, home, latest, report)
+        self._put_histories(run, home, report)
         put_files(target, run.id, uri, run.artifacts, report)
         with target.lock:
             target.require_kept(home)
             target.count(Kind.RUN, report)
 
-    def _put_histories(
-        self, run: Run, home: Home, latest: dict[str, tuple[str, dict[str, Any]]], report: Report
-    ) -> None:
+    def _put_histories(self, run: Run, home: Home, report: Report) -> None:
         """Write the histories of a run, and the latest value of each key."""
-        target, last = self._target, None
+        target, seen = self._target, set[str]()
         for table in run.histories:
             if isinstance(table, Failure):
                 report.failed(table)
                 continue
-            keys = [key for key, _ in rows_by_key(table)]
+            keys = set(pc.unique(table.column("key")).to_pylist())
             with target.lock:
                 target.require_kept(home)
                 target.metrics.add(run.id, table)
-                begun = len(keys) - (keys[:1] == [last])
-                target.count(Kind.METRIC_HISTORY, report, begun, rows=table.num_rows)
-            last = keys[-1] if keys else last
-            for key in keys:
-                latest.pop(key, None)
+                target.count(Kind.METRIC_HISTORY, report, len(keys - seen), rows=table.num_rows)
+            seen |= keys
         with target.lock:
             target.require_kept(home)
             target.metrics.end(run.id)
-            target.tables.add(latest.values())  # of those whose rows are not known
+            if seen != set(run.metric_keys):  # some rows are not known, or only the latest
+                target.add([row for row in _latest(run) if row[1]["key"] not in seen])
 
-    def _dataset(self, home: Home, dataset: dict[str, Any]) -> tuple[str, bool]:
+    def _dataset(
+        self, home: Home, fresh: dict[tuple[str, str], str], dataset: dict[str, Any]
+    ) -> tuple[str, bool]:
         """Return the id of a dataset of an experiment, and whether it is new there."""
         identity = (str(dataset["name"]), str(dataset["digest"]))
-        if identity in home.datasets:
-            return home.datasets[identity], False
-        if not home.is_new:
+        known = home.datasets.get(identity) or fresh.get(identity)
+        if known is None and not home.is_new:
             name, digest = identity
             found = self._target.tables.one(
                 "datasets", experiment_id=home.id, name=name, digest=digest
             )
-            if found is not None:
-                home.datasets[identity] = str(found["dataset_uuid"])
-                return home.datasets[identity], False
-        home.datasets[identity] = uuid.uuid4().hex
-        return home.datasets[identity], True
+            known = str(found["dataset_uuid"]) if found else None
+        if known is not None:
+            return known, False
+        fresh[identity] = uuid.uuid4().hex
+        return fresh[identity], True
 
     def _place(self, uri: str, home: Home, default: str) -> str:
         """Return where files are at the target, in the folder of their experiment."""
@@ -202,22 +208,19 @@ class RunTables:
                 report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
 
 
-def _latest(run: Run) -> dict[str, tuple[str, dict[str, Any]]]:
+def _latest(run: Run) -> Rows:
     """Return the row of the latest value of each key, as the run's document has it."""
-    rows = {}
+    rows: Rows = []
     for metric in run.document.get("data", {}).get("metrics") or ():
         value = float(metric["value"])
-        is_nan = json_number(value) == "NaN"
+        is_nan = math.isnan(value)
         row = {
             "key": metric["key"],
-            "value": 0.0 if is_nan else min(max(value, -_LARGEST), _LARGEST),
+            "value": 0.0 if is_nan else min(max(value, -LARGEST), LARGEST),
             "timestamp": metric.get("timestamp", 0),
             "step": metric.get("step", 0),
             "is_nan": is_nan,
             "run_uuid": run.id,
         }
-        rows[str(metric["key"])] = ("latest_metrics", row)
+        rows.append(("latest_metrics", row))
     return rows
-
-
-_LARGEST = 1.7976931348623157e308

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.table_writer import TableWriter
 from mlflow_exim_plugin.host.trace_documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.host.workspaces import DEFAULT
@@ -28,6 +29,7 @@ __all__ = ["KEEP_LOCATIONS", "DatabaseTarget"]
 
 KEEP_LOCATIONS = "source"
 """Artifact location that leaves all files where the source has them."""
+_END = "end_time_unix_nano"
 _NEW_EACH_TIME = {"association_id", "input_uuid", "dataset_uuid", "online_scoring_config_id"}
 _NOT_COMPARED: dict[str, set[str]] = {
     "runs": {
@@ -42,6 +44,7 @@ _NOT_COMPARED: dict[str, set[str]] = {
     "logged_models": {"artifact_location"},
     "model_versions": {"source", "storage_location"},
     "webhooks": {"status"},
+    "spans": {_END},
 }
 """Columns that differ between two homes of the same object."""
 
@@ -264,6 +267,16 @@ class DatabaseTarget:
         root = self.options.artifact_location or str(self.host.tracking.artifact_root_uri)
         return root.rstrip("/")
 
+    @property
+    def has_local_files(self) -> bool:
+        """Whether no file goes over a network."""
+        if self.keeps_locations:
+            return True
+        try:
+            return not ArtifactTree(self.host, self.artifact_root).is_remote
+        except ServerError:
+            return True  # nobody knows where files are to go, which each of them will say
+
     def experiment_folder(self, number: int, source_location: str) -> str:
         """Return where the files of a new experiment are, as MLflow's own store would say.
 
@@ -283,12 +296,14 @@ def _contents(rows: list[dict[str, Any]], columns: list[str]) -> Counter[tuple[A
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as it compares whatever a driver makes of it."""
+    """Return a value as it compares, whatever a driver makes of it; empty text is none."""
     if isinstance(value, str) and value[:1] in {"{", "[", "n"}:
         try:
             value = json.loads(value)
         except ValueError:
             return value
+    if isinstance(value, dict) and value.get(_END) == 0:
+        value = value | {_END: None}  # MLflow has both for a span that runs
     if isinstance(value, dict | list):
         return json.dumps(value, sort_keys=True)
-    return "null" if value is None else value
+    return "null" if value is None or value == "" else value

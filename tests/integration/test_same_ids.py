@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -181,6 +182,17 @@ def test_a_database_gives_the_same_archive(
     assert packed.failures == []
     kept = ["*.artifact_*", "*.source", "*.storage_location"]
     assert_equal(diff(sqlite_source.archive, archive, rules="exact", ignore=kept))
+
+
+def test_back_where_it_came_from_all_is_there(sqlite_source: Source, tmp_path: Path) -> None:
+    there = f"sqlite:///{shutil.copy(sqlite_source.database, tmp_path / 'copy.db')}"
+    before = rows_of(there)
+
+    report = unpack(sqlite_source.archive, tracking_uri=there)
+
+    assert_nothing_written(report)
+    assert not [loss for loss in report.losses if "another state" in loss.what]
+    assert rows_of(there) == before
 
 
 def test_locations_can_stay(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
