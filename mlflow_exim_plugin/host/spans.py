@@ -23,6 +23,7 @@ __all__ = [
     "as_dict_v3",
     "as_otlp",
     "attachment_ids",
+    "data_file_v2",
     "fits_otlp",
     "from_dict",
     "from_otlp_json",
@@ -280,6 +281,15 @@ def as_dict_v2(span: dict[str, Any], trace_id: str) -> dict[str, Any]:
         ],
         "links": _dict_links(span),
     }
+
+
+def data_file_v2(spans: Iterable[dict[str, Any]], trace_id: str) -> dict[str, Any]:
+    """Return what MLflow 2 keeps in ``traces.json``, which it shows two parts of as the trace's."""
+    payload: dict[str, Any] = {"spans": [as_dict_v2(span, trace_id) for span in spans]}
+    roots = [span["attributes"] for span in payload["spans"] if not span["parent_id"]]
+    for name, key in (("request", "spanInputs"), ("response", "spanOutputs")):
+        payload[name] = roots[0].get(f"mlflow.{key}") if roots else None
+    return payload
 
 
 def _span(

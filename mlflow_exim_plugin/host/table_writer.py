@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     _Take = Callable[[tuple[Any, ...]], tuple[Any, ...]]
-    _Form = tuple[tuple[str, tuple[str, ...]], _Take | None, list[int]]
+    _Form = tuple[tuple[str, tuple[str, ...]], _Take | None, list[int], list[int]]
 
     from sqlalchemy import Column, ColumnClause, Connection, Dialect, Engine, Select
 
@@ -43,6 +44,8 @@ _NUMBERING = {
     "mssql": ("SET IDENTITY_INSERT experiments ON", "SET IDENTITY_INSERT experiments OFF"),
 }
 """What is said before and after an experiment is written with its number."""
+_NOTHING = (None, "", 0, "default")
+"""What a column that is not there would hold anyway."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _LONG = {
     "spans": ("content",),
@@ -63,6 +66,7 @@ class TableWriter:
 
     Attributes:
         is_broken: Whether a statement failed, so that only ``rollback`` is left to do.
+        left_out: How many values had no column, by table and column.
 
     Source: ``SqlAlchemyStore.engine``.
     """
@@ -77,6 +81,7 @@ class TableWriter:
         self._connection: Connection | None = None
         self._pending: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
         self._waiting_rows = self._waiting_bytes = 0
+        self.left_out: Counter[tuple[str, str]] = Counter()
         self._forms: dict[tuple[str, ...], _Form] = {}
         self._was_empty: dict[str, bool] = {}
         self._only_looks = only_looks
@@ -227,8 +232,11 @@ class TableWriter:
             form = (table, *row)
             if form not in self._forms:
                 self._forms[form] = self._form(table, tuple(row))
-            known, take, long = self._forms[form]
+            known, take, long, unknown = self._forms[form]
             values = tuple(row.values())
+            for place in unknown:
+                if values[place] not in _NOTHING:
+                    self.left_out[table, form[place + 1]] += 1
             for place in long:
                 self._waiting_bytes += len(values[place] or "")
             waiting = self._pending.setdefault(known, [])
@@ -246,7 +254,8 @@ class TableWriter:
             take = lambda row: (row[known[0]],)  # noqa: E731 - itemgetter gives no tuple for one
         elif len(known) < len(keys):
             take = itemgetter(*known)
-        return (table, tuple(keys[place] for place in known)), take, long
+        unknown = [place for place, key in enumerate(keys) if key not in there]
+        return (table, tuple(keys[place] for place in known)), take, long, unknown
 
     def flush(self) -> None:
         """Write all rows that wait, those first that others refer to."""

@@ -8,10 +8,11 @@ import math
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import mlflow.entities
 from google.protobuf.json_format import ParseDict
 
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
-from mlflow_exim_plugin.host.spans import as_dict_v3
+from mlflow_exim_plugin.host.spans import as_dict_v3, data_file_v2
 from mlflow_exim_plugin.host.trace_documents import (
     ARTIFACT_LOCATION,
     OF_THE_TARGET,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceForm", "put_span_file"]
 
+_UNSPECIFIED = "STATE_UNSPECIFIED"
+_OLD_UNSPECIFIED = "TRACE_STATUS_UNSPECIFIED"
 _NAME = "mlflow.traceName"
 _TYPE = "mlflow.spanType"
 _COST = "mlflow.llm.cost"
@@ -48,6 +51,7 @@ class TraceForm:
 
     def __init__(self, tables: TableWriter) -> None:
         self._keeps_spans = tables.has("spans")
+        self.keeps_assessments = tables.has("assessments")
         self._has_columns = tables.has("trace_info", "input_tokens")
         self._has_name = tables.has("trace_info", "trace_name")
         self._has_metrics = tables.has("trace_metrics") and not self._has_columns
@@ -78,7 +82,7 @@ class TraceForm:
             "experiment_id": experiment_id,
             "timestamp_ms": info.get("request_time_ms", 0),
             "execution_time_ms": info.get("execution_duration_ms"),
-            "status": info.get("state", "STATE_UNSPECIFIED"),
+            "status": _state(info.get("state")),
             "client_request_id": info.get("client_request_id"),
             "request_preview": info.get("request_preview"),
             "response_preview": info.get("response_preview"),
@@ -104,7 +108,7 @@ class TraceForm:
             ]
         rows += [
             ("assessments", _assessment(a, trace, experiment_id, header["timestamp_ms"]))
-            for a in trace.assessments
+            for a in (trace.assessments if self.keeps_assessments else ())
         ]
         if in_table:
             rows += [("spans", self._span(s, trace.id, experiment_id)) for s in trace.spans or ()]
@@ -146,9 +150,19 @@ def put_span_file(host: Host, trace: Trace, location: str) -> None:
         ServerError: The artifact store refused.
         StoreError: It could not be written.
     """
-    payload = {"spans": [as_dict_v3(span, trace.id) for span in trace.spans or ()]}
+    spans = trace.spans or ()
+    payload: dict[str, Any] = {"spans": [as_dict_v3(span, trace.id) for span in spans]}
+    if not hasattr(mlflow.entities, "TraceState"):
+        payload = data_file_v2(spans, trace.id)
     data = json.dumps(payload, ensure_ascii=False).encode("utf-8")
     ArtifactTree(host, location).put(DATA_FILE, io.BytesIO(data), len(data))
+
+
+def _state(state: str | None) -> str:
+    """Return how this MLflow keeps a state; before 3 it calls one of them otherwise."""
+    if state and state != _UNSPECIFIED:
+        return state
+    return _UNSPECIFIED if hasattr(mlflow.entities, "TraceState") else _OLD_UNSPECIFIED
 
 
 def _promoted(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, str | None]]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.connection import Host, translated
-from mlflow_exim_plugin.host.spans import as_dict_v2, as_dict_v3, as_otlp
+from mlflow_exim_plugin.host.spans import as_dict_v3, as_otlp, data_file_v2
 from mlflow_exim_plugin.host.trace_documents import (
     ARTIFACT_LOCATION,
     assessment_for_rest,
@@ -222,12 +222,9 @@ class TraceCalls:
     def put_spans(self, document: dict[str, Any], spans: list[dict[str, Any]], form: Form) -> None:
         """Write ``traces.json`` to where the target keeps files of a trace."""
         trace_id = document["info"]["trace_id"]
-        convert = as_dict_v3 if form is Form.WITH_ID else as_dict_v2
-        payload: dict[str, Any] = {"spans": [convert(span, trace_id) for span in spans]}
-        if form is Form.WITHOUT_ID:  # MLflow 2 shows these two as the trace's own
-            roots = [span["attributes"] for span in payload["spans"] if not span["parent_id"]]
-            for name, key in (("request", "spanInputs"), ("response", "spanOutputs")):
-                payload[name] = roots[0].get(f"mlflow.{key}") if roots else None
+        payload = data_file_v2(spans, trace_id)
+        if form is Form.WITH_ID:
+            payload = {"spans": [as_dict_v3(span, trace_id) for span in spans]}
         data = json.dumps(payload, ensure_ascii=False).encode("utf-8")
         tree = ArtifactTree(self.host, document["info"]["tags"][ARTIFACT_LOCATION])
         tree.put(DATA_FILE, io.BytesIO(data), len(data))

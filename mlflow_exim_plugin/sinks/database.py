@@ -130,6 +130,10 @@ class DatabaseSink:
         self._guarded(lambda: self._runs.finish(report), report)
         self._guarded(lambda: self._entities.finish(report), report)
         self._leave_scope(report)
+        for (table, column), count in sorted(self._target.tables.left_out.items()):
+            kind = Kind.TRACE if table.startswith("trace") else Kind.EXPERIMENT
+            what = f"the target has no column {table}.{column}: {count} values are left out"
+            report.lost(Loss(kind, "*", what))
 
     def _write(self, item: StreamObject, report: Report) -> None:
         if isinstance(item, Experiment):

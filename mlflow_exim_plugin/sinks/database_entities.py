@@ -13,6 +13,7 @@ from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import leave_to_stranger
 from mlflow_exim_plugin.sinks.counting import count_parts
+from mlflow_exim_plugin.sinks.database_target import ABSENT
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EntityTables"]
 
-_ABSENT = "the target's MLflow does not have them"
 _NAME_FIELD = {Kind.SCORER: "scorer_name"}
 _WITHOUT_SPACES = {Kind.MODEL_DEFINITION, Kind.ENDPOINT, Kind.MCP_SERVER}
 
@@ -49,7 +49,7 @@ class EntityTables:
         target = self._target
         table, id_column, name_columns = HOMES[entity.kind]
         if not target.tables.has(table):
-            self.leave(entity, _ABSENT, report)
+            self.leave(entity, ABSENT, report)
             return
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)

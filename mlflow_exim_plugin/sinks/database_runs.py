@@ -18,6 +18,7 @@ from mlflow_exim_plugin.host.run_rows import (
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
+from mlflow_exim_plugin.sinks.database_target import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,6 +87,8 @@ class RunTables:
             fresh: dict[tuple[str, str], str] = {}
             dataset_uuid = partial(self._dataset, home, fresh)
             rows = run_rows(run, home.id, uri, user, tags, dataset_uuid)
+            if not target.tables.has("logged_models"):
+                rows = [row for row in rows if not row[1].get("source_type", "").startswith("RUN_")]
             if target.is_there("runs", **key):
                 target.is_settled(Kind.RUN, run.id, [*rows, *_latest(run)], key, report)
                 return
@@ -157,7 +160,7 @@ class RunTables:
         """
         target = self._target
         if not target.tables.has("logged_models"):
-            report.skipped(Kind.LOGGED_MODEL, model.id, "the target's MLflow does not have them")
+            report.skipped(Kind.LOGGED_MODEL, model.id, ABSENT)
             return
         source = str(model.info.get("artifact_uri") or "")
         location = self._place(source, home, f"models/{model.id}/artifacts")

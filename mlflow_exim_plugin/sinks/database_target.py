@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.client_options import UnpackOptions
     from mlflow_exim_plugin.sinks.database_experiments import Home
 
-__all__ = ["KEEP_LOCATIONS", "DatabaseTarget"]
+__all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget"]
+
+ABSENT = "the target's MLflow does not have them"
+"""Why objects of a kind are left out."""
 
 KEEP_LOCATIONS = "source"
 """Artifact location that leaves all files where the source has them."""

@@ -13,6 +13,7 @@ from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, 
 from mlflow_exim_plugin.schema.traces import problem_of
 from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.database_runs import STAYS, put_files
+from mlflow_exim_plugin.sinks.database_target import ABSENT
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.table_writer import Rows
@@ -45,7 +46,7 @@ class TraceTables:
         """
         target = self._target
         if not target.tables.has("trace_info"):
-            report.skipped(Kind.TRACE, trace.id, "the target's MLflow does not have them")
+            report.skipped(Kind.TRACE, trace.id, ABSENT)
             return
         if problem := problem_of(trace):
             raise InvalidArchiveError(f"the trace is not as MLflow has it: {problem}")
@@ -66,12 +67,13 @@ class TraceTables:
         self._link(trace, report)
         put_files(target, trace.id, location, trace.attachments, report)
         self._put_spans(trace, location, report)
-        for kind, count in (
-            (Kind.ASSESSMENT, len(trace.assessments)),
-            (Kind.TRACE, 1),
-        ):
-            if count:
-                target.count(kind, report, count)
+        target.count(Kind.TRACE, report)
+        if not trace.assessments:
+            return
+        if self._form.keeps_assessments:
+            target.count(Kind.ASSESSMENT, report, len(trace.assessments))
+        else:
+            report.skipped(Kind.ASSESSMENT, trace.id, ABSENT, len(trace.assessments))
 
     def _put_spans(self, trace: Trace, location: str, report: Report) -> None:
         """Count spans that are rows, and write those that are a file."""

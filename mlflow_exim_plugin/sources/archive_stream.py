@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.schema.envelope import (
@@ -130,6 +130,9 @@ class _TreeStream:
         wanted.saw("registered model or prompt", [model.name for model in self._models])
         catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
         self._plan = Plan(catalog, self._selection, self._experiments, wanted)
+        if self._selection.takes_all_runs:
+            self._plan.take_all({e: self._run_ids(s) for e, s in self._segments.items()})
+            return
         behind = {
             str(v.mlflow.model_version["run_id"])
             for listed in self._versions.values()
@@ -139,6 +142,10 @@ class _TreeStream:
         yield from self._plan.make(behind if self._selection.models else set())
         if self._selection.models:
             self._take_models()
+
+    def _run_ids(self, segment: str) -> set[str]:
+        """Return the ids of an experiment's runs, as far as their places tell them."""
+        return set(filter(None, map(decode_segment, self._tree.runs.get(segment, ()))))
 
     def items(self) -> Iterator[StreamItem]:
         """Yield what was chosen."""
@@ -272,14 +279,16 @@ class _TreeStream:
             return
         run = Run(dict(envelope.mlflow.run), digest=envelope.info.content_digest)
         run.as_of_ms = envelope.system.export_time_ms
-        if run.id not in plan.chosen.get(run.experiment_id, ()):
+        if not self._selection.takes_all_runs and run.id not in plan.chosen.get(
+            run.experiment_id, ()
+        ):
             return
         if envelope.info.metrics:
             run.histories = self._histories(run.id, envelope.info.metrics)
         run.artifacts = self._artifacts(envelope.info.artifacts)
         plan.link(run.document)
-        if run.id in plan.losses:
-            run.issues = (plan.losses[run.id],)
+        if (loss := plan.loss_of(run)) is not None:
+            run.issues = (loss,)
         yield run
 
     def _logged_model(self, path: str, plan: Plan) -> Iterator[LoggedModel | Failure]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms", "within"]
 
 
+_PARENT = "mlflow.parentRunId"
+
+
 @dataclass(frozen=True)
 class RunHeader:
     """What a listing says of a run, enough to choose it.
@@ -58,7 +61,7 @@ class RunHeader:
             run.experiment_id,
             run.info.get("lifecycle_stage", "active"),
             run.info.get("start_time", 0),
-            run.tags.get("mlflow.parentRunId"),
+            run.tags.get(_PARENT),
         )
 
 
@@ -97,6 +100,12 @@ class Selection:
     def is_narrow(self) -> bool:
         """True when objects are named: then what is not named stays behind."""
         return bool(self.experiments or self.runs or self.models)
+
+    @property
+    def takes_all_runs(self) -> bool:
+        """True when no run is left out, whatever is in it."""
+        is_timed = self.since_ms is not None or self.until_ms is not None
+        return self.deleted and not (self.is_narrow or self.filter or is_timed)
 
     def takes_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
         """Whether an experiment is taken with all its runs that match."""
@@ -233,6 +242,24 @@ class Plan:
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
 
+    def take_all(self, runs: dict[str, set[str]]) -> None:
+        """Choose every run, which takes no look at any of them.
+
+        Args:
+            runs: Run ids by experiment id.
+        """
+        self.chosen = runs
+        self._whole = set(runs)
+
+    def loss_of(self, run: Run) -> Loss | None:
+        """Return what a chosen run loses, None where it loses nothing."""
+        if run.id in self.losses:
+            return self.losses[run.id]
+        parent = run.tags.get(_PARENT)
+        if not self._selection.takes_all_runs or not parent or self.holds(parent):
+            return None
+        return _without_parent(run.id, parent, "is gone from the source")
+
     def takes_whole(self, experiment_id: str) -> bool:
         """Whether an experiment is taken with all that belongs to it, not for some runs alone."""
         return experiment_id in self._whole
@@ -271,11 +298,7 @@ class Plan:
             if found and found.lifecycle_stage == "deleted" and not self._selection.deleted:
                 found, reason = None, "is deleted and deleted runs are left out"
             if found is None:
-                self.losses[child.run_id] = Loss(
-                    Kind.RUN,
-                    child.run_id,
-                    f"its parent run {parent} {reason}; the tag mlflow.parentRunId keeps the id",
-                )
+                self.losses[child.run_id] = _without_parent(child.run_id, parent, reason)
                 continue
             headers[parent] = found
             queue.append(found)
@@ -316,6 +339,11 @@ class Plan:
         except (ServerError, NotFoundError):
             return None
         return RunHeader.of(document)
+
+
+def _without_parent(run_id: str, parent: str, reason: str) -> Loss:
+    what = f"its parent run {parent} {reason}; the tag {_PARENT} keeps the id"
+    return Loss(Kind.RUN, run_id, what)
 
 
 def _is_refusal(error: ServerError) -> bool:

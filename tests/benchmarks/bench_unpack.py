@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import psycopg2
 
-from tests.benchmarks.bench_pack import import_seconds, measured, packed
+from tests.benchmarks.bench_pack import SQL_STORE, import_seconds, measured, packed
 from tests.benchmarks.workload import build
 from tests.servers import new_sqlite_database
 
@@ -135,7 +135,7 @@ def compare(kind: Kind, root: Path, scale: float) -> None:
     source = build(kind, root / "load", scale=scale)
     archive = root / "load.tar.zst"
     report = packed(archive, source, "--no-artifacts")["report"]
-    start_s = import_seconds()
+    start_s = import_seconds(SQL_STORE)
     counts = report["counts"]
     print(f"{counts['run']['written']:,} runs, {report['metric_rows']:,} rows, without artifacts")
     for name, new in (("SQLite", new_sqlite), ("PostgreSQL", new_postgres)):

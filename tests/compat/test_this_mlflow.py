@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from packaging.version import Version
 
-from mlflow_exim_plugin.operations import open_archive, pack, unpack, verify
+from mlflow_exim_plugin.operations import diff, open_archive, pack, unpack, verify
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
 from tests.servers import new_sqlite_database
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.compat]
 
 
-def assert_round_trip(source_uri: str, target_uri: str, folder: Path) -> None:
+def assert_round_trip(
+    source_uri: str, target_uri: str, folder: Path, *, preserve_ids: bool | None = None
+) -> None:
     archive = str(folder / "a.tar.zst")
     source = snapshot(source_uri)
 
     packed = pack(archive, tracking_uri=source_uri)
-    report = unpack(archive, tracking_uri=target_uri)
+    report = unpack(archive, tracking_uri=target_uri, preserve_ids=preserve_ids)
 
     assert packed.failures == report.failures == []
     assert_count_law(packed, source)
@@ -36,7 +38,7 @@ def assert_round_trip(source_uri: str, target_uri: str, folder: Path) -> None:
     assert verify(archive).ok
     with open_archive(archive) as opened:
         assert opened.summary.system.mlflow_version == mlflow.__version__
-    again = unpack(archive, tracking_uri=target_uri)
+    again = unpack(archive, tracking_uri=target_uri, preserve_ids=preserve_ids)
     assert again.ok
     assert {counts.written for counts in again.counts.values()} == {0}
 
@@ -49,13 +51,18 @@ def test_server_to_server(make_server: MakeServer, tmp_path: Path) -> None:
     assert_round_trip(source.url, target.url, tmp_path)
 
 
-def test_database_to_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preserve_ids", [True, False])
+def test_database_to_database(tmp_path: Path, preserve_ids: bool) -> None:
     uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("source", "target")]
     for name in ("source", "target"):
         new_sqlite_database(tmp_path / f"{name}.db")
     seed(MlflowClient(uris[0], uris[0]), local_artifacts=True)
 
-    assert_round_trip(uris[0], uris[1], tmp_path)
+    assert_round_trip(uris[0], uris[1], tmp_path, preserve_ids=preserve_ids)
+    if preserve_ids:
+        kept = ["*.artifact_*", "*.source", "*.storage_location"]
+        same = diff(*uris, rules="exact", ignore=kept)
+        assert same.equal, same.differences[:5]
 
 
 def test_large_histories(make_server: MakeServer, tmp_path: Path) -> None:
