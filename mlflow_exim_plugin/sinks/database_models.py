@@ -254,6 +254,9 @@ class ModelTables:
         new = self._target.rehomed(source)
         if scheme == "models" and (model_id := model_behind(version.document)):
             found = self._logged_model(model_id)
+            if found is None and folder is None:
+                what = f"the logged model {model_id} that it was made of is not at the target"
+                report.lost(Loss(version.kind, version.id, what))
             return source, folder or (str(found["artifact_location"]) if found else source)
         if scheme == "runs" or version.kind is Kind.PROMPT_VERSION:
             return source, folder or source

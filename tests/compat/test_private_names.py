@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -14,6 +15,7 @@ from packaging.version import Version
 
 import mlflow_exim_plugin
 from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.schema_revisions import is_known, latest_revision, revision_of
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
 from mlflow_exim_plugin.host.workspaces import entered, workers
 from mlflow_exim_plugin.schema.objects import Failure
@@ -112,6 +114,72 @@ def test_a_workspace_can_be_entered_by_one_thread() -> None:
             assert get_request_workspace() == before
         assert get_request_workspace() == there.submit(get_request_workspace).result() == "team-a"
     assert get_request_workspace() == before
+
+
+def test_migrations_say_which_revision_comes_before(sqlite_uri: str) -> None:
+    engine = Host(sqlite_uri, create=True).engine
+    assert engine is not None
+    with engine.connect() as connection:
+        assert revision_of(connection) == latest_revision()
+    assert is_known("451aebb31d03")  # MLflow 0.9
+    assert not is_known("0" * 12)
+
+
+def test_a_store_says_where_new_experiments_are(sqlite_uri: str) -> None:
+    host = Host(sqlite_uri, create=True)
+    experiment = mlflow.MlflowClient(sqlite_uri).get_experiment("0")
+    assert f"{host.tracking.artifact_root_uri}/0" == experiment.artifact_location
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="no columns before")
+def test_metadata_of_traces_become_columns_and_come_back() -> None:
+    from mlflow.store.tracking.utils import trace_analytics
+
+    metadata = {
+        "mlflow.trace.session": "s",
+        "mlflow.trace.tokenUsage": '{"input_tokens": 5}',
+        "mlflow.trace.cost": '{"total_cost": 0.5}',
+    }
+    columns = trace_analytics.analytics_columns_from_metadata(dict(metadata))
+    assert columns == {"session_id": "s", "input_tokens": 5, "total_cost": 0.5}
+    assert metadata.keys() == trace_analytics.PROMOTED_TRACE_METADATA_KEYS
+    row = dict.fromkeys(
+        [
+            *trace_analytics.TOKEN_COLUMN_BY_KEY.values(),
+            *trace_analytics.COST_COLUMN_BY_KEY.values(),
+        ]
+    )
+    given = trace_analytics.compatibility_metadata_from_columns(SimpleNamespace(**row | columns))
+    assert given == metadata
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.14"), reason="no schemas before")
+def test_entities_become_rows() -> None:
+    from mlflow.entities import AssessmentSource, Feedback
+    from mlflow.genai.label_schemas.label_schemas import InputText, LabelSchema, LabelSchemaType
+    from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlLabelSchema
+
+    source = AssessmentSource("HUMAN", "ada")
+    row = SqlAssessments.from_mlflow_entity(Feedback(name="good", value=0.5, source=source))
+    assert (row.name, row.value, row.source_id) == ("good", "0.5", "ada")
+    schema = LabelSchema(
+        name="topics",
+        type=LabelSchemaType.FEEDBACK,
+        input=InputText(),
+        schema_id="ls-1",
+        experiment_id="1",
+    )
+    made = SqlLabelSchema.from_mlflow_entity(schema)
+    assert (made.schema_id, made.experiment_id, made.input_type) == ("ls-1", 1, "text")
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.17"), reason="no MCP servers before")
+def test_versions_of_mcp_servers_have_a_key_to_sort_by() -> None:
+    from mlflow.utils.semver_utils import encode_prerelease_sort_key, parse_semver
+
+    first, second = parse_semver("1.2.3-rc.1"), parse_semver("1.2.3")
+    assert (first.major, first.minor, first.patch) == (1, 2, 3)
+    assert encode_prerelease_sort_key(first) < encode_prerelease_sort_key(second)
 
 
 def test_no_other_private_name_is_used() -> None:
