@@ -145,7 +145,17 @@ def mlflow_python(mlflow_version: str | None) -> Path:
             requirements = str(REQUIREMENTS / f"{mlflow_version}.txt")
             uv = find_uv_bin()
             _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
-            _run(uv, "pip", "install", "--quiet", "-p", str(python), "-r", requirements)
+            _run(
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--compile-bytecode",
+                "-p",
+                str(python),
+                "-r",
+                requirements,
+            )
             (directory / "complete").touch()
     return python
 

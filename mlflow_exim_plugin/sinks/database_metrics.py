@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LatestMetrics", "MetricRows"]
 
-_ROWS_HELD = 250_000
+_ROWS_HELD = 100_000
 _GROUP = ["run_uuid", "key"]
 _MOMENT = [*_GROUP, "step", "timestamp"]
 
 
 class MetricRows:
-    """Collects the histories of runs and writes them a quarter of a million rows at a time.
+    """Collects the histories of runs and writes them a hundred thousand rows at a time.
 
     Args:
         tables: The database.
