@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -55,6 +58,41 @@ _LONG = {
     "scorer_versions": ("serialized_scorer",),
 }
 """Columns whose size counts for what waits in memory."""
+
+
+_BYTES_OF_TEXT = {"TINYTEXT": 2**8 - 1, "TEXT": 2**16 - 1, "MEDIUMTEXT": 2**24 - 1}
+"""What MySQL's types of text hold; unless it is told to be strict, it cuts the rest off."""
+_COLLATION = {
+    "mysql": "SELECT collation_name FROM information_schema.columns "
+    "WHERE table_schema = DATABASE() AND table_name = 'params' AND column_name = 'key'",
+    "mssql": "SELECT collation_name FROM information_schema.columns "
+    "WHERE table_name = 'params' AND column_name = 'key'",
+}
+"""How to ask a database what it tells apart, where that may be less than all."""
+_KEYS = ("key", "tag_key", "param_key")
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """What a column of text can hold.
+
+    Attributes:
+        characters: How many characters, 0 for any number.
+        bytes: How many bytes of UTF-8, 0 for any number.
+        takes_zero: Whether it takes a zero byte.
+    """
+
+    characters: int
+    bytes: int
+    takes_zero: bool
+
+    def problem_of(self, value: str) -> str:
+        """Return why it cannot hold a text, empty where it can."""
+        if self.characters and len(value) > self.characters:
+            return f"holds {self.characters} characters, it has {len(value)}"
+        if self.bytes and len(value) > self.bytes // 4 and len(value.encode()) > self.bytes:
+            return f"holds {self.bytes} bytes, it has {len(value.encode())}"
+        return "" if self.takes_zero or "\0" not in value else "cannot hold a zero byte"
 
 
 class TableWriter:
@@ -192,33 +230,47 @@ class TableWriter:
             return [dict(row) for row in found.mappings()]
 
     def problem_of(self, rows: Rows) -> str:
-        """Return what of some rows the database cannot hold, empty where it can hold all.
+        """Return what of an object's rows the database cannot hold, empty where it can hold all.
 
-        SQLite holds text of any length, the others refuse it.
+        SQLite holds text of any length and tells all of it apart, the others do not.
         """
         if self.backend == "sqlite":
             return ""
+        keys: dict[tuple[str, str], str] = {}
         for table, row in rows:
-            for name, most in self._limits(table).items():
-                value = row.get(name)
-                if not isinstance(value, str):
-                    continue
-                if most and len(value) > most:
-                    what = f"{table}.{name} holds {most} characters, it has {len(value)}"
-                    return f"{what}: {_shown(row, name)}"
-                if "\0" in value and self.backend == "postgresql":
-                    return f"{table}.{name} cannot hold a zero byte: {_shown(row, name)}"
+            for name, limit in self._limits.get(table, {}).items():
+                if isinstance(value := row.get(name), str) and (problem := limit.problem_of(value)):
+                    return f"{table}.{name} {problem}: {_shown(row, name)}"
+            key = next((row[name] for name in _KEYS if name in row), None)
+            if key is not None and self._folds:
+                other = keys.setdefault((table, _folded(key)), key)
+                if other != key:
+                    return f"to it {other!r} and {key!r} are the same key of {table}"
         return ""
 
-    def _limits(self, table: str) -> dict[str, int]:
-        return self._all_limits.get(table, {})
+    @cached_property
+    def _folds(self) -> bool:
+        """Whether keys that differ in capitals or accents alone are one key."""
+        query = _COLLATION.get(self.backend)
+        if query is None:
+            return False
+        with self._doing("reading the target's schema"), self._cursor() as cursor:
+            cursor.execute(query)
+            (collation,) = cursor.fetchone()
+        return not re.search(r"_(bin|bin2|cs|cs_as)(_|$)", str(collation).lower())
 
     @cached_property
-    def _all_limits(self) -> dict[str, dict[str, int]]:
-        """Most characters of each column of text, 0 without a limit."""
+    def _limits(self) -> dict[str, dict[str, _Limit]]:
+        """What each column of text can hold."""
         return {
             name: {
-                column.name: getattr(column.type, "length", None) or 0
+                column.name: _Limit(
+                    getattr(column.type, "length", None) or 0,
+                    _BYTES_OF_TEXT.get(type(column.type).__name__, 0)
+                    if self.backend == "mysql"
+                    else 0,
+                    takes_zero=self.backend != "postgresql",
+                )
                 for column in table.columns
                 if _is_text(column)
             }
@@ -375,6 +427,11 @@ def _as_copied(value: Any) -> str:
     if isinstance(value, bool):
         return "t" if value else "f"
     return str(value)
+
+
+def _folded(key: str) -> str:
+    plain = unicodedata.normalize("NFD", key.casefold())
+    return "".join(c for c in plain if not unicodedata.combining(c)).rstrip(" ")
 
 
 def _is_text(column: Column[Any]) -> bool:

@@ -61,6 +61,7 @@ class ExperimentPlacer:
         self._target = target
         self._source_ids = source_ids
         self._there: dict[int, dict[str, Any]] | None = None
+        self._names: dict[str, int] | None = None
         self._loaded = self.was_unused = False
         self._origins: dict[str, int] = {}
 
@@ -82,7 +83,7 @@ class ExperimentPlacer:
 
     def reset(self) -> None:
         """Look again when it is needed: what was written was taken back."""
-        self._there = None
+        self._there = self._names = None
         self._origins = {}
 
     @property
@@ -134,10 +135,11 @@ class ExperimentPlacer:
         return str(there.get("workspace", "default")) == self._target.workspace
 
     def _named(self, name: str) -> int | None:
-        for number, row in self.there.items():
-            if row["name"] == name and self._is_here(row):
-                return number
-        return None
+        if self._names is None:
+            self._names = {
+                str(row["name"]): n for n, row in self.there.items() if self._is_here(row)
+            }
+        return self._names.get(name)
 
     def _is_untouched_default(self, number: int, experiment: Experiment) -> bool:
         """Whether it is the experiment that MLflow makes by itself and nobody has used."""
@@ -218,6 +220,8 @@ class ExperimentPlacer:
                 target.tables.add_experiment(rows[0][1])
             target.add(rows[1:])
         self.there[number] = rows[0][1]
+        if self._names is not None:
+            self._names[name] = number
         target.count(Kind.EXPERIMENT, report)
         return self._home(experiment, number, location, is_new=True)
 

@@ -89,22 +89,22 @@ class RunTables:
             rows = run_rows(run, home.id, uri, user, tags, dataset_uuid)
             if not target.tables.has("logged_models"):
                 rows = [row for row in rows if not row[1].get("source_type", "").startswith("RUN_")]
-            if target.is_there("runs", **key):
-                target.is_settled(Kind.RUN, run.id, [*rows, *_latest(run)], key, report)
+            latest = _latest(run)
+            if target.is_settled(Kind.RUN, run.id, [*rows, *latest], key, report):
                 return
-            target.require([*rows, *(("metrics", {"key": key}) for key in run.metric_keys)])
+            target.require([*rows, *latest])
             target.add(rows, **key)
             home.datasets |= fresh
             if target.options.dry_run:
                 count_run(run, report)
                 return
-        self._put_histories(run, home, report)
+        self._put_histories(run, home, latest, report)
         put_files(target, run.id, uri, run.artifacts, report)
         with target.lock:
             target.require_kept(home)
             target.count(Kind.RUN, report)
 
-    def _put_histories(self, run: Run, home: Home, report: Report) -> None:
+    def _put_histories(self, run: Run, home: Home, latest: Rows, report: Report) -> None:
         """Write the histories of a run, and the latest value of each key."""
         target, seen = self._target, set[str]()
         for table in run.histories:
@@ -120,8 +120,8 @@ class RunTables:
         with target.lock:
             target.require_kept(home)
             target.metrics.end(run.id)
-            if seen != set(run.metric_keys):  # some rows are not known, or only the latest
-                target.add([row for row in _latest(run) if row[1]["key"] not in seen])
+            if len(latest) > len(seen):  # of some keys nothing but the latest value is known
+                target.add([row for row in latest if row[1]["key"] not in seen])
 
     def _dataset(
         self, home: Home, fresh: dict[tuple[str, str], str], dataset: dict[str, Any]

@@ -632,3 +632,31 @@ def test_a_full_disk_leaves_nothing_half(
     assert second.failures == []
     kept = ["*.artifact_*", "*.source", "*.storage_location"]
     assert_equal(diff(sqlite_source.archive, sqlite_uri, rules="exact", ignore=kept))
+
+
+def test_what_a_database_does_not_tell_apart_is_named(
+    mariadb_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source = make_sqlite()
+    client = MlflowClient(source, source)
+    experiment_id = client.create_experiment("a", str(tmp_path / "a"))
+    good, twice, long = (client.create_run(experiment_id).info.run_id for _ in range(3))
+    client.log_param(twice, "Größe", "1")
+    client.log_param(twice, "größe", "2")
+    client.log_metric(good, "loss", 0.5)
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
+        connection.execute("UPDATE experiments SET name = 'b' WHERE experiment_id = 1")
+        connection.execute(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", ("k", "ü" * 9000, long)
+        )
+        connection.commit()
+
+    report = copy(source, mariadb_uri)
+
+    assert_count_law(report)
+    reasons = {failure.id: failure.reason for failure in report.failures}
+    assert set(reasons) == {twice, long}
+    assert "to it 'Größe' and 'größe' are the same key of params" in reasons[twice]
+    assert "tags.value holds 8000 characters, it has 9000: 'k'" in reasons[long]
+    assert rows(mariadb_uri, "SELECT run_uuid FROM runs") == [(good,)]
+    assert rows(mariadb_uri, "SELECT run_uuid, value FROM latest_metrics") == [(good, 0.5)]
