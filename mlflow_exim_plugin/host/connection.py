@@ -207,6 +207,8 @@ class Host:
                 f"only the server knows where {root} is",
                 "give --artifacts-destination as `mlflow server` has it",
             )
+        if ".." in parts.path.split("/"):
+            raise ServerError(f"{root} would leave the folder of its server's files")
         return self._artifacts_destination.rstrip("/") + "/" + parts.path.lstrip("/")
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ConflictError, ServerError
+from mlflow_exim_plugin.errors import ConflictError, InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.run_rows import experiment_rows
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
@@ -44,6 +44,28 @@ class Home:
     is_copy: bool = False
     is_lost: bool = False
     datasets: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def place(self, tail: str) -> str:
+        """Return where something below the experiment's folder is.
+
+        Raises:
+            InvalidArchiveError: It would leave the folder.
+        """
+        if not is_inside(tail):
+            raise InvalidArchiveError(f"{tail!r} would leave the folder of its experiment")
+        return f"{self.location.rstrip('/')}/{tail}"
+
+    def same_place(self, uri: str) -> str | None:
+        """Return where what is below the source's folder is, None for what is elsewhere."""
+        folder, tail = self.source_location.rstrip("/") + "/", ""
+        if self.source_location and uri.startswith(folder):
+            tail = uri[len(folder) :]
+        return self.place(tail) if tail and is_inside(tail) else None
+
+
+def is_inside(tail: str) -> bool:
+    """Whether a path below a folder stays there."""
+    return not any(part in {"", ".", ".."} or "\\" in part for part in tail.split("/"))
 
 
 class ExperimentPlacer:

@@ -73,7 +73,7 @@ class RunTables:
             ServerError: The database cannot hold it.
         """
         target, info = self._target, run.info
-        uri = self._place(str(info.get("artifact_uri") or ""), home, f"{run.id}/artifacts")
+        uri = target.place(str(info.get("artifact_uri") or ""), home, f"{run.id}/artifacts")
         tags, user = run.tags | run.source_tags, info.get("user_id")
         if importer := target.options.importer:
             user = importer
@@ -140,18 +140,6 @@ class RunTables:
         fresh[identity] = uuid.uuid4().hex
         return fresh[identity], True
 
-    def _place(self, uri: str, home: Home, default: str) -> str:
-        """Return where files are at the target, in the folder of their experiment."""
-        if self._target.keeps_locations and uri:
-            return uri
-        inside = home.source_location.rstrip("/") + "/"
-        if home.source_location and uri.startswith(inside):
-            return f"{home.location.rstrip('/')}/{uri[len(inside) :]}"
-        new = f"{home.location.rstrip('/')}/{default}"
-        with self._target.lock:
-            self._target.know_home(uri, new)
-        return new
-
     def write_logged_model(self, model: LoggedModel, home: Home, report: Report) -> None:
         """Write one logged model with its parts.
 
@@ -163,7 +151,7 @@ class RunTables:
             report.skipped(Kind.LOGGED_MODEL, model.id, ABSENT)
             return
         source = str(model.info.get("artifact_uri") or "")
-        location = self._place(source, home, f"models/{model.id}/artifacts")
+        location = target.place(source, home, f"models/{model.id}/artifacts")
         rows = logged_model_rows(model, home.id, location, model.tags | model.source_tags)
         metrics = logged_model_metrics(model, home.id)
         key = {"model_id": model.id}

@@ -250,6 +250,26 @@ class DatabaseTarget:
         if old:
             self._homes[old.rstrip("/")] = new.rstrip("/")
 
+    def place(self, uri: str, home: Home, default: str) -> str:
+        """Return where the files of an object are at the target, in the folder of its experiment.
+
+        Args:
+            uri: Where they are at the source.
+            home: The experiment.
+            default: Where below its folder those go that were elsewhere.
+
+        Raises:
+            InvalidArchiveError: That would leave the folder.
+        """
+        if self.keeps_locations and uri:
+            return uri
+        if (same := home.same_place(uri)) is not None:
+            return same
+        new = home.place(default)
+        with self.lock:
+            self.know_home(uri, new)
+        return new
+
     def rehomed(self, uri: str) -> str | None:
         """Return where a place of the source is at the target, None where nobody knows."""
         folder = uri.rstrip("/")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.connection import translated
 from mlflow_exim_plugin.host.entity_rows import association
+from mlflow_exim_plugin.host.trace_documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.host.trace_rows import TraceForm, put_span_file
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.traces import problem_of
@@ -50,7 +51,8 @@ class TraceTables:
             return
         if problem := problem_of(trace):
             raise InvalidArchiveError(f"the trace is not as MLflow has it: {problem}")
-        location = f"{home.location.rstrip('/')}/traces/{trace.id}/artifacts"
+        source = trace.info["tags"].get(ARTIFACT_LOCATION, "")
+        location = target.place(source, home, f"traces/{trace.id}/artifacts")
         with translated(f"reading trace {trace.id}"):
             rows, changed = self._form.rows(trace, home.id, location)
         key = {"request_id": trace.id, "trace_id": trace.id}

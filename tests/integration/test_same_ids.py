@@ -660,3 +660,30 @@ def test_what_a_database_does_not_tell_apart_is_named(
     assert "tags.value holds 8000 characters, it has 9000: 'k'" in reasons[long]
     assert rows(mariadb_uri, "SELECT run_uuid FROM runs") == [(good,)]
     assert rows(mariadb_uri, "SELECT run_uuid, value FROM latest_metrics") == [(good, 0.5)]
+
+
+def test_no_file_leaves_the_folder_of_its_experiment(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_sqlite()
+    client = MlflowClient(source, source)
+    experiment_id = client.create_experiment("a", str(tmp_path / "a"))
+    run_id = client.create_run(experiment_id).info.run_id
+    client.log_text(run_id, "hello", "greeting.txt")
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
+        roundabout = f"{tmp_path}/a/../a/{run_id}/artifacts"
+        connection.execute("UPDATE runs SET artifact_uri = ?", (roundabout,))
+        connection.execute(
+            "INSERT INTO trace_info (request_id, experiment_id, timestamp_ms, status)"
+            " VALUES ('../../evil', 1, 0, 'OK')"
+        )
+        connection.commit()
+
+    report = copy(source, target, artifact_location=str(tmp_path / "new"))
+
+    assert [(f.kind, f.id) for f in report.failures] == [(Kind.TRACE, "../../evil")]
+    assert "would leave the folder" in report.failures[0].reason
+    uri = f"{tmp_path}/new/1/{run_id}/artifacts"
+    assert rows(target, "SELECT artifact_uri FROM runs") == [(uri,)]
+    assert (Path(uri) / "greeting.txt").read_text() == "hello"
+    assert rows(target, "SELECT count(*) FROM trace_info") == [(0,)]
