@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -192,6 +192,8 @@ class DatabaseSink:
             if not self._target.has_written:
                 report.lost(Loss(Kind.EXPERIMENT, self._scope, error.message))
             self._abandon(error.message, report)
+            if isinstance(error, ServerLostError):
+                raise
 
     def _abandon(self, reason: str, report: Report) -> None:
         """Take back all that belongs to what is being written."""

@@ -24,7 +24,13 @@ from sqlalchemy.dialects.mssql import pyodbc
 
 from mlflow_exim_plugin import copy, diff, pack, unpack
 from mlflow_exim_plugin.cli.main import exim
-from mlflow_exim_plugin.errors import ConflictError, ServerError, UsageError
+from mlflow_exim_plugin.errors import (
+    ConflictError,
+    ServerError,
+    ServerLostError,
+    UnsupportedFormatError,
+    UsageError,
+)
 from mlflow_exim_plugin.schema.objects import Kind, Loss
 from tests.answers import answers
 from tests.compare import assert_count_law
@@ -687,3 +693,60 @@ def test_no_file_leaves_the_folder_of_its_experiment(
     assert rows(target, "SELECT artifact_uri FROM runs") == [(uri,)]
     assert (Path(uri) / "greeting.txt").read_text() == "hello"
     assert rows(target, "SELECT count(*) FROM trace_info") == [(0,)]
+
+
+def test_a_database_that_dies_loses_nothing_unsaid(
+    sqlite_source: Source, postgres_uri: str, tmp_path: Path
+) -> None:
+    """It stops, or where the database is back at once, takes back what was under way."""
+    name = postgres_uri.rpartition("/")[2]
+    administration = sqlalchemy.create_engine(postgres_uri.replace(name, "postgres"))
+    query = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    where = str(tmp_path / "files")
+
+    def die(report: Report) -> None:
+        counts = report.counts.get(Kind.RUN)
+        if counts and counts.written == 5:
+            with administration.connect() as connection:
+                connection.execute(sqlalchemy.text(query))
+
+    try:
+        first = unpack(
+            sqlite_source.archive,
+            tracking_uri=postgres_uri,
+            artifact_location=where,
+            progress=die,
+        )
+    except ServerLostError:
+        pass  # nobody is told of a report then
+    else:
+        assert_count_law(first)
+        assert any("taken back" in failure.reason for failure in first.failures)
+    administration.dispose()
+
+    report = unpack(sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=where)
+    assert report.failures == []
+    kept = ["*.artifact_*", "*.source", "*.storage_location"]
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+
+
+@pytest.mark.parametrize("bad", ["password", "database", "host", "schema"])
+def test_a_database_that_cannot_be_written_is_one_line(
+    sqlite_source: Source, postgres_uri: str, bad: str
+) -> None:
+    uri = {
+        "password": postgres_uri.replace("postgres@", "nobody:secret@"),
+        "database": postgres_uri + "_not_there",
+        "host": postgres_uri.replace(":5432", ":1"),
+        "schema": postgres_uri,
+    }[bad]
+    if bad == "schema":
+        MlflowClient(uri, uri)
+        engine = sqlalchemy.create_engine(uri)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'ffff'"))
+        engine.dispose()
+    with pytest.raises((ServerError, UnsupportedFormatError)) as raised:
+        unpack(sqlite_source.archive, tracking_uri=uri)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
