@@ -172,12 +172,16 @@ def test_two_hops_are_told_by_the_source_tags(
     ]
 
 
-@pytest.mark.parametrize("database", ["postgres_uri", "mariadb_uri"])
+@pytest.mark.parametrize(
+    ("database", "preserve_ids"),
+    [("postgres_uri", True), ("mariadb_uri", True), ("postgres_uri", False)],
+)
 def test_a_folder_of_files_goes_into_a_database(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     database: str,
+    preserve_ids: bool,
 ) -> None:
     folder = str(tmp_path / "mlruns")
     with monkeypatch.context() as allowed:
@@ -197,15 +201,21 @@ def test_a_folder_of_files_goes_into_a_database(
         client.create_model_version("model", f"runs:/{child}/a folder", child)
     target = request.getfixturevalue(database)
 
-    report = copy(folder, target, artifact_location=(tmp_path / "there").as_uri())
+    to = {"artifact_location": (tmp_path / "there").as_uri(), "preserve_ids": preserve_ids}
+    report = copy(folder, target, **to)
 
     assert report.ok, report.failures
     assert_count_law(report)
+    if preserve_ids:
+        there_now = MlflowClient(target)
+        new = there_now.get_experiment_by_name("from files").experiment_id
+        runs = there_now.search_runs([new])
+        assert {run.info.run_id for run in runs} == {parent, child}
     result = diff(folder, target)
     assert result.equal, result.differences
     (there,) = (tmp_path / "there").rglob("note.txt")
     assert there.read_text() == "text"
-    assert_all_was_there(copy(folder, target, artifact_location=(tmp_path / "there").as_uri()))
+    assert_all_was_there(copy(folder, target, **to))
 
 
 def test_a_dry_run_writes_nothing(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
