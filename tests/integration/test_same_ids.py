@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -11,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -385,29 +383,32 @@ def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path:
         rows(sqlite_source.uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id")
     )
     script = (
-        "import sys, mlflow_exim_plugin as e;"
-        "e.unpack(sys.argv[1], tracking_uri=sys.argv[2], artifact_location=sys.argv[3])"
+        "import itertools, os, signal, sys, threading, mlflow_exim_plugin as e\n"
+        "*arguments, objects, seconds = sys.argv[1:]\n"
+        "counted = itertools.count()\n"
+        "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def progress(_):\n"
+        "    if next(counted) == int(objects): threading.Timer(float(seconds), kill).start()\n"
+        "e.unpack(arguments[0], tracking_uri=arguments[1], artifact_location=arguments[2],\n"
+        "    progress=progress)\n"
     )
     MlflowClient(database_uri, database_uri)  # MLflow's own tables are not ours to roll back
     command = [sys.executable, "-c", script, sqlite_source.archive, database_uri, root]
     chance, killed = random.Random(4), 0
-    for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(2.5 + 3 * chance.random())
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.wait()
-        there = rows(
-            database_uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
-        )
+    query = "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
+    for objects in (0, 3, 12, 25):
+        moment = [str(objects), str(chance.random() / 50)]
+        ended = subprocess.run([*command, *moment], capture_output=True, timeout=120, check=False)
+        killed += ended.returncode == -signal.SIGKILL
+        there = rows(database_uri, query)
         assert all(whole[number] == count for number, count in there), there
-    assert killed
+    assert killed > 1
 
     report = unpack(sqlite_source.archive, tracking_uri=database_uri, artifact_location=root)
 
     assert report.failures == []
-    assert_count_law(report, sqlite_source.snapshot)
+    assert_count_law(report)
+    assert report.counts[Kind.RUN].skipped  # what was there already
     kept = ["*.artifact_*", "*.source", "*.storage_location"]
     assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=kept))
 
