@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.stages.lineage import ImportTags
 from mlflow_exim_plugin.stages.rename import Rename
-from mlflow_exim_plugin.transfer import transfer
+from mlflow_exim_plugin.transfer import Source, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Engine
 
@@ -23,14 +23,21 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.client import ClientSink
     from mlflow_exim_plugin.sinks.database import DatabaseSink
     from mlflow_exim_plugin.stages.select import Selection
-    from mlflow_exim_plugin.transfer import Source, Stage
+    from mlflow_exim_plugin.transfer import Stage
 
-__all__ = ["deliver", "tags_and_names", "write_options"]
+__all__ = ["NumberedSource", "deliver", "tags_and_names", "write_options"]
+
+
+class NumberedSource(Source, Protocol):
+    """A source that knows all its experiments."""
+
+    def experiment_ids(self) -> Iterable[str]:
+        """Return the ids of all experiments that there are, taken or not."""
 
 
 def deliver(
     source: Source,
-    names: Source,
+    names: NumberedSource,
     host: Host,
     options: UnpackOptions,
     selection: Selection,
@@ -102,7 +109,7 @@ def _database(host: Host, preserve_ids: bool | None) -> Engine | None:
 
 
 def _sink(
-    host: Host, database: Engine | None, options: UnpackOptions, names: Source, jobs: int
+    host: Host, database: Engine | None, options: UnpackOptions, names: NumberedSource, jobs: int
 ) -> ClientSink | DatabaseSink:
     if database is None:
         from mlflow_exim_plugin.sinks.client import ClientSink

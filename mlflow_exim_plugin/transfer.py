@@ -27,7 +27,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
     from mlflow_exim_plugin.stages.select import Selection
@@ -42,9 +42,6 @@ class Source(Protocol):
 
     def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order."""
-
-    def experiment_ids(self) -> Iterable[str]:
-        """Return the ids of all experiments that there are."""
 
 
 class Sink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import requests
 
@@ -120,7 +121,7 @@ def _files(server: _Server, run_id: str, uri: str, path: str) -> None:
 
 def _download(server: _Server, uri: str) -> None:
     assert uri.startswith("mlflow-artifacts:/")
-    path = requests.utils.quote(uri.removeprefix("mlflow-artifacts:/"))
+    path = quote(uri.removeprefix("mlflow-artifacts:/"))
     server.bytes_of(f"/api/2.0/mlflow-artifacts/artifacts/{path}")
 
 
@@ -221,7 +222,7 @@ def _gateway(server: _Server) -> None:
 
 def _mcp_servers(server: _Server) -> None:
     for found in server.get(f"{_V3}/mcp-servers").get("mcp_servers", ()):
-        path = f"{_V3}/mcp-servers/{requests.utils.quote(found['name'], safe='')}"
+        path = f"{_V3}/mcp-servers/{quote(found['name'], safe='')}"
         server.get(path)
         server.get(f"{path}/versions")
         server.get(f"{path}/access-endpoints")

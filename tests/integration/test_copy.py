@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -201,7 +201,10 @@ def test_a_folder_of_files_goes_into_a_database(
         client.create_model_version("model", f"runs:/{child}/a folder", child)
     target = request.getfixturevalue(database)
 
-    to = {"artifact_location": (tmp_path / "there").as_uri(), "preserve_ids": preserve_ids}
+    to: dict[str, Any] = {
+        "artifact_location": (tmp_path / "there").as_uri(),
+        "preserve_ids": preserve_ids,
+    }
     report = copy(folder, target, **to)
 
     assert report.ok, report.failures

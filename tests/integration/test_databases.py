@@ -41,6 +41,8 @@ from tests.new_ids import copy, unpack
 from tests.seed import seed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_exim_plugin import Report
     from tests.conftest import MakeServer
     from tests.integration.conftest import Source
@@ -400,10 +402,11 @@ def test_half_migrated(request: pytest.FixtureRequest, tmp_path: Path, database:
 
 def test_a_target_of_an_older_schema_is_not_migrated(sqlite_source: Source, old_uri: str) -> None:
     before = fingerprint(old_uri)
-    for write in (
+    writes: list[Callable[[], Report]] = [
         lambda: unpack(sqlite_source.archive, tracking_uri=old_uri),
         lambda: copy(sqlite_source.uri, old_uri),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(UnsupportedFormatError, match="older than this MLflow's: " + OF_2_22):
             write()
     assert fingerprint(old_uri) == before

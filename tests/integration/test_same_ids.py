@@ -549,8 +549,10 @@ def test_what_an_unpack_by_the_api_wrote_is_not_doubled(
 def test_other_databases_are_written_in_their_own_words() -> None:
     from mlflow_exim_plugin.host.table_writer import insert_statement
 
+    dialect: Any = pyodbc.dialect  # SQLAlchemy's has no types
+
     statement = insert_statement(
-        pyodbc.dialect(paramstyle="qmark"), "latest_metrics", ["key", "value", "run_uuid"]
+        dialect(paramstyle="qmark"), "latest_metrics", ["key", "value", "run_uuid"]
     )
 
     assert statement == "INSERT INTO latest_metrics ([key], value, run_uuid) VALUES (?, ?, ?)"
@@ -581,7 +583,7 @@ def test_every_workspace_keeps_its_own(
     fill_workspaces(original.url)
     archive, files = str(tmp_path / "all.tar.zst"), tmp_path / "restored" / "artifacts"
     assert pack(archive, tracking_uri=original.url).ok
-    where = {
+    where: dict[str, Any] = {
         "artifact_location": "mlflow-artifacts:/",
         "artifacts_destination": str(files),
     }
