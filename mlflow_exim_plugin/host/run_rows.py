@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST",
+    "as_stored_number",
     "experiment_rows",
     "logged_model_metrics",
     "logged_model_rows",
@@ -199,7 +200,7 @@ def logged_model_metrics(model: LoggedModel, experiment_id: int) -> Rows:
             "metric_name": metric["key"],
             "metric_timestamp_ms": metric.get("timestamp", 0),
             "metric_step": metric.get("step", 0),
-            "metric_value": _as_stored(metric["value"]),
+            "metric_value": as_stored_number(metric["value"]),
             "run_id": metric["run_id"],
             "dataset_name": metric.get("dataset_name"),
             "dataset_digest": metric.get("dataset_digest"),
@@ -208,8 +209,8 @@ def logged_model_metrics(model: LoggedModel, experiment_id: int) -> Rows:
     return rows
 
 
-def _as_stored(value: float | str) -> float:
-    """Return a number as MLflow stores it where it cannot be NaN or infinite."""
+def as_stored_number(value: float | str) -> float:
+    """Return a number as MLflow stores it: finite, NaN as a zero."""
     number = float(value)
     if math.isnan(number):
         return 0.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.absent import is_absent
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Kind, Loss
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.sinks.client_datasets import DatasetWriter
 from mlflow_exim_plugin.sinks.client_gateway import (
@@ -23,6 +23,7 @@ from mlflow_exim_plugin.sinks.client_judges import (
     ScorerWriter,
 )
 from mlflow_exim_plugin.sinks.client_registries import McpServerWriter, WebhookWriter
+from mlflow_exim_plugin.sinks.counting import skip_entity
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -87,7 +88,7 @@ class EntityWriter:
         """
         writer = self._writers.get(entity.kind)
         if writer is None:
-            self.leave(entity, "this version does not put them back", report)
+            skip_entity(entity, "this version does not put them back", report)
             return
         if entity.kind in self._left:
             self._leave_absent(entity, report)
@@ -101,13 +102,6 @@ class EntityWriter:
                 raise
             self._leave_absent(entity, report)
 
-    def leave(self, entity: Entity, reason: str, report: Report) -> None:
-        """Skip an object with its parts."""
-        report.skipped(entity.kind, entity.id, reason)
-        if parts := ENTITY_KINDS[entity.kind].parts:
-            field, kind = parts
-            report.skipped(kind, entity.id, reason, len(entity.document.get(field) or ()))
-
     def finish(self, report: Report) -> None:
         """Write what had to wait, and name the kinds that the target does not have."""
         for writer in self._writers.values():
@@ -118,4 +112,4 @@ class EntityWriter:
 
     def _leave_absent(self, entity: Entity, report: Report) -> None:
         self._left[entity.kind] += 1
-        self.leave(entity, "the target's MLflow does not have them", report)
+        skip_entity(entity, "the target's MLflow does not have them", report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import ConflictError, ServerError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.reading import PROMPT_TAG
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
@@ -33,7 +33,7 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.sinks.client_options import OnConflict
-from mlflow_exim_plugin.sinks.client_places import Target, attempt, numbered
+from mlflow_exim_plugin.sinks.client_places import Target, attempt, numbered, taken
 from mlflow_exim_plugin.sinks.client_registry_tags import RegistryTags
 
 if TYPE_CHECKING:
@@ -147,10 +147,7 @@ class ModelWriter:
             return self._create(item, item.name, origin, report)
         policy = self._options.on_conflict
         if policy is OnConflict.FAIL:
-            raise ConflictError(
-                f"the target has another {_WORDS[stranger]} named {item.name!r}",
-                "choose --on-conflict merge, skip or rename",
-            )
+            raise taken(f"{_WORDS[stranger]} named {item.name!r}")
         if policy is OnConflict.SKIP:
             self._skipped = f"the target has another {_WORDS[stranger]} of that name"
             report.skipped(item.kind, item.name, self._skipped)

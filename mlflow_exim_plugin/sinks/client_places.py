@@ -31,6 +31,7 @@ __all__ = [
     "leave_to_stranger",
     "numbered",
     "say_renamed",
+    "taken",
 ]
 
 _T = TypeVar("_T")
@@ -143,11 +144,15 @@ def find_place(
         return Place(candidate)
     if options.on_conflict is OnConflict.FAIL:
         kind = str(entity.kind).replace("_", " ")
-        raise ConflictError(
-            f"the target has another {kind} named {name!r}",
-            "choose --on-conflict merge, skip or rename",
-        )
+        raise taken(f"{kind} named {name!r}")
     return Place(name, stranger)
+
+
+def taken(what: str) -> ConflictError:
+    """Return the error that says of what the target has another, under the policy ``fail``."""
+    return ConflictError(
+        f"the target has another {what}", "choose --on-conflict merge, skip or rename"
+    )
 
 
 def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool:

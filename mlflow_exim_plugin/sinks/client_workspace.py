@@ -45,6 +45,7 @@ from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.client_places import Destination, Target
 from mlflow_exim_plugin.sinks.client_runs import RunWriter
 from mlflow_exim_plugin.sinks.client_traces import TraceWriter
+from mlflow_exim_plugin.sinks.counting import skip_entity
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.connection import Host
@@ -378,7 +379,7 @@ class WorkspaceSink:
             return
         target = self._targets.get(entity.experiment_id, "its experiment could not be written")
         if isinstance(target, str):
-            self._entity_writer.leave(entity, target, report)
+            skip_entity(entity, target, report)
             return
         to = Destination(target.id, lambda: self._open(target))
         self._entity_writer.write(entity, to, report)

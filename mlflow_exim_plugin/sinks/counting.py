@@ -17,12 +17,20 @@ from mlflow_exim_plugin.schema.objects import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["CountingSink", "count_artifacts", "count_parts", "count_run", "count_trace"]
+__all__ = [
+    "CountingSink",
+    "count_artifacts",
+    "count_parts",
+    "count_run",
+    "count_trace",
+    "parts_of",
+    "skip_entity",
+]
 
 
 class CountingSink:
@@ -68,12 +76,25 @@ def count_trace(trace: Trace, report: Report) -> None:
     count_artifacts(trace.attachments, report)
 
 
-def count_parts(entity: Entity, report: Report) -> None:
-    """Count the parts of an entity that are objects of their own."""
+def parts_of(entity: Entity) -> Iterator[tuple[Kind, int]]:
+    """Yield the kind of an entity's parts that are objects of their own, and how many it has."""
     if parts := ENTITY_KINDS[entity.kind].parts:
         field, kind = parts
         if count := len(entity.document.get(field) or ()):
-            report.written(kind, count)
+            yield kind, count
+
+
+def count_parts(entity: Entity, report: Report) -> None:
+    """Count the parts of an entity that are objects of their own."""
+    for kind, count in parts_of(entity):
+        report.written(kind, count)
+
+
+def skip_entity(entity: Entity, reason: str, report: Report) -> None:
+    """Skip an entity with its parts."""
+    report.skipped(entity.kind, entity.id, reason)
+    for kind, count in parts_of(entity):
+        report.skipped(kind, entity.id, reason, count)
 
 
 def count_artifacts(artifacts: Iterable[Artifact | Failure], report: Report) -> None:

@@ -25,6 +25,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamObject,
     Trace,
 )
+from mlflow_exim_plugin.sinks.counting import skip_entity
 from mlflow_exim_plugin.sinks.database_entities import EntityTables
 from mlflow_exim_plugin.sinks.database_experiments import ExperimentPlacer, Home
 from mlflow_exim_plugin.sinks.database_models import ModelTables
@@ -156,7 +157,7 @@ class DatabaseSink:
         home = self._homes.get(item.experiment_id, _LOST)
         if isinstance(home, str):
             if isinstance(item, Entity):
-                self._entities.leave(item, home, report)
+                skip_entity(item, home, report)
             else:
                 report.skipped(item.kind, item.id, home)
         elif isinstance(item, Run):

@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ConflictError, ServerError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.connection import translated
 from mlflow_exim_plugin.host.entity_rows import HOMES, entity_rows
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Kind, Loss
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
-from mlflow_exim_plugin.sinks.client_places import leave_to_stranger
-from mlflow_exim_plugin.sinks.counting import count_parts
+from mlflow_exim_plugin.sinks.client_places import leave_to_stranger, taken
+from mlflow_exim_plugin.sinks.counting import count_parts, parts_of, skip_entity
 from mlflow_exim_plugin.sinks.database_target import ABSENT
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["EntityTables"]
 
 _NAME_FIELD = {Kind.SCORER: "scorer_name"}
-_WITHOUT_SPACES = {Kind.MODEL_DEFINITION, Kind.ENDPOINT, Kind.MCP_SERVER}
+_WITHOUT_SPACES = {Kind.MODEL_DEFINITION, Kind.ENDPOINT}
 
 
 class EntityTables:
@@ -49,7 +49,7 @@ class EntityTables:
         target = self._target
         table, id_column, name_columns = HOMES[entity.kind]
         if not target.tables.has(table):
-            self.leave(entity, ABSENT, report)
+            skip_entity(entity, ABSENT, report)
             return
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
@@ -79,17 +79,8 @@ class EntityTables:
             what = "it is disabled at the target: its secret is not packed"
             report.lost(Loss(entity.kind, entity.id, what))
         target.count(entity.kind, report)
-        if parts := ENTITY_KINDS[entity.kind].parts:
-            field, kind = parts
-            if count := len(entity.document.get(field) or ()):
-                target.count(kind, report, count)
-
-    def leave(self, entity: Entity, reason: str, report: Report) -> None:
-        """Skip an object with its parts."""
-        report.skipped(entity.kind, entity.id, reason)
-        if parts := ENTITY_KINDS[entity.kind].parts:
-            field, kind = parts
-            report.skipped(kind, entity.id, reason, len(entity.document.get(field) or ()))
+        for kind, count in parts_of(entity):
+            target.count(kind, report, count)
 
     def finish(self, report: Report) -> None:
         """Let scorers call their endpoints, and name the guardrails that did not come."""
@@ -135,19 +126,13 @@ class EntityTables:
         field = _NAME_FIELD.get(entity.kind, "name")
         name, policy = str(entity.document[field]), self._target.options.on_conflict
         if policy is OnConflict.FAIL:
-            kind = str(entity.kind).replace("_", " ")
-            raise ConflictError(
-                f"the target has another {kind} named {name!r}",
-                "choose --on-conflict merge, skip or rename",
-            )
+            raise taken(f"{str(entity.kind).replace('_', ' ')} named {name!r}")
         if policy is not OnConflict.RENAME:
             id_column = HOMES[entity.kind][1]
             self._target.ids[entity.kind][str(row[id_column])] = str(stranger[id_column])
             leave_to_stranger(entity, name, (), report)
-            if parts := ENTITY_KINDS[entity.kind].parts:
-                part_field, kind_of_part = parts
-                count = len(entity.document.get(part_field) or ())
-                report.skipped(kind_of_part, entity.id, "its owner is left out", count)
+            for part, count in parts_of(entity):
+                report.skipped(part, entity.id, "its owner is left out", count)
             return None
         number, form = 2, "{}-{}" if entity.kind in _WITHOUT_SPACES else "{} ({})"
         last = name_columns[-1]
@@ -214,10 +199,7 @@ class EntityTables:
         tables = self._target.tables
         if not tables.has("endpoints"):
             return None
-        owner = {"name": name}
-        if tables.has("endpoints", "workspace"):
-            owner["workspace"] = self._target.workspace
-        return tables.one("endpoints", **owner)
+        return tables.one("endpoints", **self._target.owned("endpoints", name=name))
 
     def _only_if_there(
         self, document: dict[str, Any], field: str, table: str, column: str, lost: list[str]
@@ -237,10 +219,8 @@ class EntityTables:
     def _with_secret(self, document: dict[str, Any], lost: list[str]) -> None:
         tables, secret_id = self._target.tables, document.get("secret_id")
         if secret_id and tables.one("secrets", secret_id=secret_id) is None:
-            owner = {"secret_name": document.get("secret_name")}
-            if tables.has("secrets", "workspace"):
-                owner["workspace"] = self._target.workspace
-            found = tables.one("secrets", **owner)
+            named = self._target.owned("secrets", secret_name=document.get("secret_name"))
+            found = tables.one("secrets", **named)
             if found is None:
                 lost.append(f"its secret {document.get('secret_name')!r} is not at the target")
             document["secret_id"] = found["secret_id"] if found else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ConflictError, InvalidArchiveError, ServerError
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.run_rows import experiment_rows
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
 from mlflow_exim_plugin.sinks.client_options import OnConflict
+from mlflow_exim_plugin.sinks.client_places import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["ExperimentPlacer", "Home"]
 
 _DEFAULT = 0
-_HINT = "choose --on-conflict merge, skip or rename"
 
 
 @dataclass
@@ -182,7 +182,7 @@ class ExperimentPlacer:
         """Put an experiment where another has its name."""
         name, policy = experiment.name, self._target.options.on_conflict
         if policy is OnConflict.FAIL:
-            raise ConflictError(f"the target has another experiment named {name!r}", _HINT)
+            raise taken(f"experiment named {name!r}")
         if policy is OnConflict.SKIP:
             reason = "the target has another experiment of that name"
             report.skipped(Kind.EXPERIMENT, name, reason)
@@ -256,9 +256,10 @@ class ExperimentPlacer:
             return own
         if own in self.there:
             policy = self._target.options.on_conflict
-            reason = f"the target has another experiment of number {own}"
+            another = f"experiment of number {own}"
+            reason = f"the target has another {another}"
             if policy is OnConflict.FAIL:
-                raise ConflictError(reason, "choose --on-conflict merge, skip or rename")
+                raise taken(another)
             if policy is OnConflict.SKIP:
                 report.skipped(Kind.EXPERIMENT, experiment.name, reason)
                 return reason

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import ConflictError, ServerError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.run_rows import model_rows, version_rows
 from mlflow_exim_plugin.schema.objects import (
@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.objects import (
 )
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, newest
 from mlflow_exim_plugin.sinks.client_options import OnConflict
-from mlflow_exim_plugin.sinks.client_places import numbered
+from mlflow_exim_plugin.sinks.client_places import numbered, taken
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database_runs import put_files
 
@@ -44,15 +44,14 @@ class _Model:
         source: As it comes.
         name: Its name at the target.
         is_same: Whether what is there is this very one.
-        is_new: Whether it was not there.
         numbers: Number at the target of each version that came.
         there: Rows of the versions that were there, by number.
+        copies: Number of each version that an unpack renumbered, by its origin.
     """
 
     source: RegisteredModel
     name: str
     is_same: bool = True
-    is_new: bool = False
     numbers: dict[int, int] = field(default_factory=dict)
     there: dict[int, dict[str, Any]] = field(default_factory=dict)
     copies: dict[str, int] = field(default_factory=dict)
@@ -87,23 +86,17 @@ class ModelTables:
 
     def _placed(self, item: RegisteredModel, report: Report) -> _Model | None:
         there = self._there(item.name)
-        if there is None:
-            copy = self._copy_of(item)
-            if copy is not None:
-                report.skipped(item.kind, item.name, "it is there already")
-                return self._known(item, copy)
-            return self._new(item, item.name, report)
-        if there["creation_time"] == item.document.get("creation_timestamp"):
+        created = item.document.get("creation_timestamp")
+        if there is not None and there["creation_time"] == created:
             return self._same(item, report)
         if (copy := self._copy_of(item)) is not None:
             report.skipped(item.kind, item.name, "it is there already")
             return self._known(item, copy)
+        if there is None:
+            return self._new(item, item.name, report)
         policy, kind = self._target.options.on_conflict, self._kind_there(item.name)
         if policy is OnConflict.FAIL:
-            raise ConflictError(
-                f"the target has another {_WORDS[kind]} named {item.name!r}",
-                "choose --on-conflict merge, skip or rename",
-            )
+            raise taken(f"{_WORDS[kind]} named {item.name!r}")
         if policy is OnConflict.SKIP:
             self._skipped = f"the target has another {_WORDS[kind]} of that name"
             report.skipped(item.kind, item.name, self._skipped)
@@ -126,17 +119,11 @@ class ModelTables:
 
     def _same(self, item: RegisteredModel, report: Report) -> _Model:
         rows = model_rows(item, item.name, self._target.workspace, self._tags(item))
-        key = {"workspace": self._target.workspace, "name": item.name}
-        key = {name: value for name, value in key.items() if self._has(name)}
-        self._target.is_settled(item.kind, item.name, rows, key, report)
+        self._target.is_settled(item.kind, item.name, rows, self._owner(item.name), report)
         return self._known(item, item.name)
 
-    def _has(self, column: str) -> bool:
-        return self._target.tables.has("registered_models", column)
-
     def _owner(self, name: str) -> dict[str, Any]:
-        owner = {"workspace": self._target.workspace, "name": name}
-        return {column: value for column, value in owner.items() if self._has(column)}
+        return self._target.owned("registered_models", name=name)
 
     def _there(self, name: str) -> dict[str, Any] | None:
         return self._target.tables.one("registered_models", **self._owner(name))
@@ -144,9 +131,9 @@ class ModelTables:
     def _copy_of(self, item: RegisteredModel) -> str | None:
         """Return the name under which this very model was written before."""
         origin = model_origin(item.document)
-        for tag in self._target.tables.select("registered_model_tags", key=ORIGIN):
-            here = str(tag.get("workspace", "default")) == self._target.workspace
-            if here and newest(str(tag["value"])) == origin:
+        ours = self._target.owned("registered_model_tags", key=ORIGIN)
+        for tag in self._target.tables.select("registered_model_tags", **ours):
+            if newest(str(tag["value"])) == origin:
                 return str(tag["name"])
         return None
 
@@ -173,7 +160,7 @@ class ModelTables:
         target.require(rows)
         target.add(rows)
         target.count(item.kind, report)
-        return _Model(item, name, is_new=True)
+        return _Model(item, name)
 
     def _tags(self, item: RegisteredModel) -> dict[str, str]:
         tags = key_values(item.document.get("tags")) | item.source_tags

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.host.run_rows import (
-    LARGEST,
+    as_stored_number,
     logged_model_metrics,
     logged_model_rows,
     run_rows,
@@ -203,14 +203,12 @@ def _latest(run: Run) -> Rows:
     """Return the row of the latest value of each key, as the run's document has it."""
     rows: Rows = []
     for metric in run.document.get("data", {}).get("metrics") or ():
-        value = float(metric["value"])
-        is_nan = math.isnan(value)
         row = {
             "key": metric["key"],
-            "value": 0.0 if is_nan else min(max(value, -LARGEST), LARGEST),
+            "value": as_stored_number(metric["value"]),
             "timestamp": metric.get("timestamp", 0),
             "step": metric.get("step", 0),
-            "is_nan": is_nan,
+            "is_nan": math.isnan(float(metric["value"])),
             "run_uuid": run.id,
         }
         rows.append(("latest_metrics", row))

@@ -144,6 +144,12 @@ class DatabaseTarget:
                 self.tables.has(table) and self.tables.was_there(table, **key)
             )
 
+    def owned(self, table: str, **key: Any) -> dict[str, Any]:
+        """Return a key of a table within the workspace that is written to, if it knows any."""
+        if self.tables.has(table, "workspace"):
+            key["workspace"] = self.workspace
+        return key
+
     def is_settled(
         self, kind: Kind, identity: str, rows: Rows, key: dict[str, Any], report: Report
     ) -> bool:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Source
 
 pytestmark = pytest.mark.integration
+LOCATIONS = ["*.artifact_*", "*.source", "*.storage_location"]
 DATABASES = ["sqlite_uri", "postgres_uri", "mariadb_uri"]
 
 
@@ -164,9 +165,8 @@ def test_a_laptop_moves_to_a_database(
 
     assert report.failures == []
     assert_count_law(report, sqlite_source.snapshot)
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.uri, database_uri, rules="exact", ignore=kept))
-    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.uri, database_uri, rules="exact", ignore=LOCATIONS))
+    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=LOCATIONS))
     uris = [row[0] for row in rows(database_uri, "SELECT artifact_uri FROM runs")]
     assert uris
     assert all(uri.startswith(f"{root}/") for uri in uris)
@@ -184,8 +184,7 @@ def test_a_database_gives_the_same_archive(
     packed = pack(archive, tracking_uri=postgres_uri)
 
     assert packed.failures == []
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, archive, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, archive, rules="exact", ignore=LOCATIONS))
 
 
 def test_back_where_it_came_from_all_is_there(sqlite_source: Source, tmp_path: Path) -> None:
@@ -409,8 +408,7 @@ def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path:
     assert report.failures == []
     assert_count_law(report)
     assert report.counts[Kind.RUN].skipped  # what was there already
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=LOCATIONS))
 
 
 def test_a_broken_statement_takes_its_experiment_back(
@@ -440,8 +438,7 @@ def test_a_broken_statement_takes_its_experiment_back(
         sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=str(tmp_path / "f")
     )
     assert second.failures == []
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=LOCATIONS))
 
 
 def test_a_file_that_someone_writes_to_is_refused(sqlite_source: Source, sqlite_uri: str) -> None:
@@ -464,8 +461,7 @@ def test_a_server_may_run_on_the_target(
     )
 
     assert report.failures == []
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=LOCATIONS))
     experiment_id = MlflowClient(server.url, server.url).create_experiment("after")
     assert int(experiment_id) > max(
         row[0] for row in rows(sqlite_source.uri, "SELECT experiment_id FROM experiments")
@@ -639,8 +635,7 @@ def test_a_full_disk_leaves_nothing_half(
         sqlite_source.archive, tracking_uri=sqlite_uri, artifact_location=str(tmp_path / "f")
     )
     assert second.failures == []
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, sqlite_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, sqlite_uri, rules="exact", ignore=LOCATIONS))
 
 
 def test_what_a_database_does_not_tell_apart_is_named(
@@ -729,8 +724,7 @@ def test_a_database_that_dies_loses_nothing_unsaid(
 
     report = unpack(sqlite_source.archive, tracking_uri=postgres_uri, artifact_location=where)
     assert report.failures == []
-    kept = ["*.artifact_*", "*.source", "*.storage_location"]
-    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=kept))
+    assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=LOCATIONS))
 
 
 @pytest.mark.parametrize("bad", ["password", "database", "host", "schema"])
