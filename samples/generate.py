@@ -4,7 +4,7 @@
     python samples/generate.py golden    add samples/v1/written-by/<this version>, once and for all
     python samples/generate.py exports   rewrite samples/oss_mlflow and samples/databricks
 
-Times, ids and names are fixed, so that one version of libzstd, pyarrow and pydantic (named in
+Times, ids and names are fixed, so that one version of libzstd, pyarrow and orjson (named in
 ``v1/generated-with.json``) gives the same bytes on every machine. Only ``exports`` needs MLflow
 servers and starts them itself (``exports.py``); all else are typed objects that go through the
 package's own sink and writer, and what is broken is broken afterwards.
@@ -25,9 +25,9 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 import zstandard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,10 +56,10 @@ from mlflow_exim_plugin.schema.objects import (  # noqa: E402
 )
 from mlflow_exim_plugin.schema.report import Report  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows  # noqa: E402
 from mlflow_exim_plugin.schema.tables import (  # noqa: E402
     HISTORY,
     METRICS,
-    MetricsDigest,
     metrics_writer,
     sort_history,
 )
@@ -149,7 +149,7 @@ def run(
             "tags": [{"key": k, "value": v} for k, v in sorted((tags or {}).items())],
         },
     }
-    histories = [table] if table.num_rows else []
+    histories = [RunRows.of(run_id, table)] if table.num_rows else []
     return Run(document, histories, [*artifacts(files or {}), *more], as_of_ms=NOW_MS)
 
 
@@ -476,7 +476,7 @@ def metrics(rows: pa.Table, *, first_row: int = 0, digest: str | None = None) ->
     with metrics_writer(sink) as writer:
         writer.write_table(rows)
     right = MetricsDigest()
-    right.update(rows.slice(first_row).drop_columns(["run_id"]))
+    right.update(RunRows.of(RUN, rows.slice(first_row)))
 
     def change(document: dict[str, Any]) -> None:
         entry = document["info"]["metrics"]
@@ -883,7 +883,7 @@ def metrics_vectors() -> list[dict[str, Any]]:
     for rows in cases:
         table = history(rows)
         digest = MetricsDigest()
-        digest.update(table)
+        digest.update(RunRows.of(RUN, table))
         listed = [
             [row["key"], row["step"], row["timestamp"], struct.pack(">d", row["value"]).hex()]
             for row in table.to_pylist()
@@ -907,7 +907,7 @@ def generated_with() -> dict[str, str]:
     return {
         "libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
         "pyarrow": pa.__version__,
-        "pydantic": pydantic.VERSION,
+        "orjson": orjson.__version__,
     }
 
 

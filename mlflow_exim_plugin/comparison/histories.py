@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.schema.tables import MetricsDigest, rows_by_key, sort_history
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
+from mlflow_exim_plugin.schema.tables import sort_history
 from mlflow_exim_plugin.sinks.client_histories import as_stored
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Key:
         self._held: pa.Table | None = None
 
     def update(self, rows: pa.Table) -> None:
-        self._exact.update(rows)
+        _add(self._exact, rows)
         if self._held is not None:
             rows = pa.concat_tables([self._held, rows])
         stored = _distinct(as_stored(rows))
@@ -54,24 +55,24 @@ class _Key:
             *(pc.equal(stored.column(name), last.column(name)[0]) for name in _COLUMNS[1:3])
         )
         self._held = stored.filter(is_last)
-        self._stored.update(stored.slice(0, stored.num_rows - self._held.num_rows))
+        _add(self._stored, stored.slice(0, stored.num_rows - self._held.num_rows))
 
     def finish(self) -> History:
         rows = self._exact.rows
         if self._held is not None:
-            self._stored.update(self._held)
+            _add(self._stored, self._held)
         return History(self.key, rows, self._exact.hexdigest(), self._stored.hexdigest())
 
 
-def history_digests(tables: Iterator[pa.Table]) -> Iterator[History]:
+def history_digests(histories: Iterator[RunRows]) -> Iterator[History]:
     """Yield what is kept of each key of a run.
 
     Args:
-        tables: Rows of schema ``tables.HISTORY``, sorted, keys never going backwards.
+        histories: Its rows, sorted, keys never going backwards.
     """
     current: _Key | None = None
-    for table in tables:
-        for key, rows in rows_by_key(table):
+    for part in histories:
+        for key, rows in part.by_key():
             if current is None or current.key != key:
                 if current is not None:
                     yield current.finish()
@@ -79,6 +80,11 @@ def history_digests(tables: Iterator[pa.Table]) -> Iterator[History]:
             current.update(rows)
     if current is not None:
         yield current.finish()
+
+
+def _add(digest: MetricsDigest, rows: pa.Table) -> None:
+    if rows.num_rows:
+        digest.update(RunRows.of("", rows))
 
 
 def _distinct(rows: pa.Table) -> pa.Table:

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    import pyarrow as pa
-
     from mlflow_exim_plugin.comparison.result import Comparison
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import StreamItem, StreamObject
 
 __all__ = ["SIDES", "A", "B", "Index"]
@@ -302,7 +301,7 @@ class _Reading:
         self._carried += is_ours
         return is_ours
 
-    def _readable(self, parts: Iterable[pa.Table | Failure]) -> Iterator[pa.Table]:
+    def _readable(self, parts: Iterable[RunRows | Failure]) -> Iterator[RunRows]:
         for part in parts:
             if isinstance(part, Failure):
                 self._unreadable(part)

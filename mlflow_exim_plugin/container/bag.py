@@ -57,12 +57,14 @@ def is_reserved(path: str) -> bool:
 
     Any case and any algorithm: a second manifest would claim what nobody keeps true.
     """
+    if path.startswith(PAYLOAD):
+        return False
     name = path.casefold()
     return (
         name in {BAGIT, BAG_INFO, FETCH, "data"}
         or (name.startswith(("manifest-", "tagmanifest-")) and name.endswith(".txt"))
         # On a file system that ignores case this would lie in the payload without being listed.
-        or (name.startswith(PAYLOAD) and not path.startswith(PAYLOAD))
+        or name.startswith(PAYLOAD)
     )
 
 

@@ -34,12 +34,12 @@ from mlflow_exim_plugin.schema.envelope import (
     check_document,
     check_entity,
 )
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
     MAX_ROW_GROUP_ROWS,
     METRICS,
-    MetricsDigest,
     metrics_file,
     read_row_group,
 )
@@ -416,15 +416,18 @@ class _ObjectCheck:
             if not _is_sorted(pa.concat_tables([last, table])):
                 self._find("E060", member, f"row group {number} is not sorted")
             last = table.slice(table.num_rows - 1) if table.num_rows else last
+            batch = RowBatch(table)
             for first, count, run_id in ranges:
                 low, high = max(first, start), min(first + count, start + table.num_rows)
                 if low < high:
-                    self._digest_rows(member, run_id, table.slice(low - start, high - low))
+                    rows = batch.of_run(run_id, low - start, high - start)
+                    self._digest_rows(member, run_id, rows)
             start += table.num_rows
 
-    def _digest_rows(self, member: str, run_id: str, rows: pa.Table) -> None:
-        if not pc.all(pc.equal(rows.column("run_id"), run_id)).as_py():
+    def _digest_rows(self, member: str, run_id: str, rows: RunRows | None) -> None:
+        if rows is None:
             self._find("E053", member, f"rows of run {run_id} belong to another")
+            return
         path, metrics = self._digests[run_id]
         digest = self._open_digests.setdefault(run_id, MetricsDigest())
         digest.update(rows)

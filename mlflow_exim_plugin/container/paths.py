@@ -158,6 +158,8 @@ class PathRegister:
         ``~2``, ``~3``... go before the suffix of the last segment; when an ancestor is a file
         here, that ancestor gets the number.
         """
+        if self._is_free(collision_key(path)):
+            return path
         segments = path.split("/")
         for depth in range(1, len(segments) + 1):
             is_last = depth == len(segments)
@@ -168,6 +170,16 @@ class PathRegister:
                 candidate = _numbered(segments[depth - 1], number)
             segments[depth - 1] = candidate
         return "/".join(segments)
+
+    def _is_free(self, key: str) -> bool:
+        if key in self._files or key in self._folders:
+            return False
+        folder = key.rpartition("/")[0]
+        while folder and folder not in self._folders:  # known folders have known parents
+            if folder in self._files:
+                return False
+            folder = folder.rpartition("/")[0]
+        return True
 
     def _is_taken(self, path: str, *, as_file: bool) -> bool:
         key = collision_key(path)

@@ -34,6 +34,8 @@ _REGULAR, _LINK, _PAX = b"0", b"1", b"x"
 _FIXED_OWNER = b"0000644\0" + b"0000000\0" * 2
 _FIXED_TIME = b"%011o\0" % 0
 _FIXED_END = b"ustar\x0000" + bytes(64 + 16 + 155 + 12)
+_USTAR = b"%b" + _FIXED_OWNER + b"%b" + _FIXED_TIME + b"%06o\0 %b%b" + _FIXED_END
+_FIXED_SUM = sum(_FIXED_OWNER + _FIXED_TIME + _BLANK_CHECKSUM + _FIXED_END)
 _OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) (path|linkpath|size)=")
 
@@ -57,13 +59,12 @@ def tar_header(name: str, size_bytes: int, link_name: str = "") -> bytes:
         and name.isascii()
         and link_name.isascii()
     ):
-        # What TarInfo.tobuf gives, ten times as fast; a test holds that they are equal.
-        start = name.encode().ljust(_NAME_BYTES, b"\0") + _FIXED_OWNER
-        start += b"%011o\0" % size_bytes + _FIXED_TIME
-        kind = _LINK if link_name else _REGULAR
-        end = kind + link_name.encode().ljust(_NAME_BYTES, b"\0") + _FIXED_END
-        checksum = sum(start) + sum(_BLANK_CHECKSUM) + sum(end)
-        return start + b"%06o\0 " % checksum + end
+        # What TarInfo.tobuf gives, many times as fast; a test holds that they are equal.
+        start, link = name.encode(), link_name.encode()
+        size, kind = b"%011o\0" % size_bytes, _LINK if link else _REGULAR
+        checksum = _FIXED_SUM + sum(start) + sum(size) + sum(kind) + sum(link)
+        names = start.ljust(_NAME_BYTES, b"\0"), link.ljust(_NAME_BYTES, b"\0")
+        return _USTAR % (names[0], size, checksum, kind, names[1])
     header = tarfile.TarInfo(name)
     header.size = size_bytes
     if link_name:

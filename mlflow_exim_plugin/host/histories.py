@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.connection import translated
+from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import Failure, Kind
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
 
@@ -54,7 +55,7 @@ class _Histories:
 class Reading(Protocol):
     """The histories of some runs, on their way."""
 
-    def finish(self) -> dict[str, Iterator[pa.Table | Failure]]:
+    def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
         """Return by run id its rows, sorted, keys going forward, then its failures.
 
         Raises:
@@ -67,6 +68,9 @@ class HistorySource(Protocol):
 
     rows_ahead: int
     """Rows that the runs of one ``start`` may have; two of them are held at a time."""
+
+    def close(self) -> None:
+        """Let go of what was opened to read."""
 
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
         """Begin to read the histories of some runs.
@@ -87,7 +91,7 @@ class _Calls:
         if reader.has_bulk:
             self._plan()
 
-    def finish(self) -> dict[str, Iterator[pa.Table | Failure]]:
+    def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
         """Wait for the calls; long histories are read when they are taken."""
         while self._calls and self._reader.has_bulk:
             calls, self._calls = self._calls, []
@@ -176,22 +180,25 @@ class HistoryReader:
         self._pool = pool
         self._jobs = jobs
 
+    def close(self) -> None:
+        """Nothing was opened: the connections are the host's."""
+
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
         """Begin to read the histories of some runs."""
         return _Calls(self, runs)
 
-    def take(self, histories: _Histories) -> Iterator[pa.Table | Failure]:
+    def take(self, histories: _Histories) -> Iterator[RunRows | Failure]:
         """Yield a run's rows, sorted, keys going forward, then its failures."""
         keys = sorted({*histories.columns, *histories.later}, key=lambda key: key.encode())
         if not histories.later:
             tables = [sort_history(histories.columns[key].table(key)) for key in keys]
             if tables:
-                yield pa.concat_tables(tables)
+                yield RunRows.of(histories.run_id, pa.concat_tables(tables))
         else:
             yield from self._take_long(histories, keys)
         yield from histories.failures
 
-    def _take_long(self, histories: _Histories, keys: list[str]) -> Iterator[pa.Table | Failure]:
+    def _take_long(self, histories: _Histories, keys: list[str]) -> Iterator[RunRows | Failure]:
         """Yield key after key, the next few long ones being read meanwhile."""
         ahead: dict[str, Future[pa.Table]] = {}
         waiting = iter([key for key in keys if key in histories.later])
@@ -209,7 +216,7 @@ class HistoryReader:
                 continue
             if rows is None:
                 rows = histories.columns[key].table(key)
-            yield sort_history(rows) if rows.num_rows else empty(histories.run_id, key)
+            yield sorted_rows(histories.run_id, key, rows)
 
     def submit_bulk(self, key: str, run_ids: list[str]) -> Future[dict[str, Columns] | None]:
         """Ask for one key of some runs: rows by run id, or None without the endpoint."""
@@ -299,6 +306,11 @@ class Columns:
     def table(self, key: str) -> pa.Table:
         """Return the rows with schema ``HISTORY``."""
         return history_table(key, self._step, self._timestamp, self._value)
+
+
+def sorted_rows(run_id: str, key: str, rows: pa.Table) -> RunRows | Failure:
+    """Return the rows of a key in order, a failure where there are none."""
+    return RunRows.of(run_id, sort_history(rows)) if rows.num_rows else empty(run_id, key)
 
 
 def failed(run_id: str, key: str, reason: str) -> Failure:

@@ -6,32 +6,29 @@ of a run that is too long for that with one a key.
 
 from __future__ import annotations
 
-import io
-import json
-from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.connection import translated
-from mlflow_exim_plugin.host.histories import empty, failed
-from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
+from mlflow_exim_plugin.host.histories import empty, failed, sorted_rows
+from mlflow_exim_plugin.host.table_reader import TableReader
+from mlflow_exim_plugin.schema.metric_rows import RowBatch
+from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, sort_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from mlflow_exim_plugin.host.histories import Reading
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Failure
 
 __all__ = ["StoredHistories"]
 
-_FETCH_ROWS = 50_000
 _ROWS_AT_ONCE = 500_000
 """Rows that one query may bring: some tens of megabytes."""
 
@@ -53,31 +50,32 @@ class StoredHistories:
 
     def __init__(self, engine: Engine, *, rows_at_once: int = _ROWS_AT_ONCE) -> None:
         self._engine = engine
+        self._tables = TableReader(engine)
         self._rows_at_once = rows_at_once
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._tables.close()
 
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
         """Read the histories of some runs; those that are long are read when they are taken."""
-        with_keys = [run_id for run_id, keys in runs.items() if keys]
         try:
-            counts = self._counts(with_keys)
-            read: dict[str, pa.Table] = {run_id: HISTORY.empty_table() for run_id in with_keys}
+            counts = self._counts([run_id for run_id, keys in runs.items() if keys])
+            read: dict[str, RunRows] = {}
             for some in self._batches(counts):
                 read |= self._rows_of(some)
         except ServerLostError:
             raise
         except ServerError as error:
-            return _Reading(self, runs, {}, error.message)
-        for run_id, rows in counts.items():
-            if rows > self._rows_at_once:
-                del read[run_id]
-        return _Reading(self, runs, read)
+            return _Reading(self, runs, {}, set(), error.message)
+        long = {run_id for run_id, rows in counts.items() if rows > self._rows_at_once}
+        return _Reading(self, runs, read, long)
 
-    def take(self, run_id: str, keys: list[str]) -> Iterator[pa.Table | Failure]:
+    def take(self, run_id: str, keys: list[str]) -> Iterator[RunRows | Failure]:
         """Yield the rows of a run's keys, read one by one, or why one cannot be read."""
         for key in keys:
             try:
-                rows = self._rows_of_key(run_id, key)
-                yield sort_history(rows) if rows.num_rows else empty(run_id, key)
+                yield sorted_rows(run_id, key, self._rows_of_key(run_id, key))
             except ServerLostError:
                 raise
             except ServerError as error:
@@ -100,61 +98,25 @@ class StoredHistories:
 
     def _counts(self, run_ids: list[str]) -> dict[str, int]:
         """Return how many rows each run has, none left out that has any."""
+        from mlflow.store.tracking.dbmodels.models import SqlMetric
         from sqlalchemy import func, select
 
-        column = self._columns.run_uuid
+        column = SqlMetric.__table__.c.run_uuid
         query = select(column, func.count()).where(column.in_(run_ids)).group_by(column)
         with translated("counting metric rows"), self._engine.connect() as connection:
             return {run_id: int(rows) for run_id, rows in connection.execute(query)}
 
-    def _rows_of(self, run_ids: list[str]) -> dict[str, pa.Table]:
+    def _rows_of(self, run_ids: list[str]) -> dict[str, RunRows]:
         """Return the rows of runs, sorted, by run id."""
-        table = sort_history(self._query(run_ids), "run_uuid")
-        rows = table.select(HISTORY.names)
-        ends = pc.run_end_encode(table.column("run_uuid").combine_chunks())
-        found, start = {}, 0
-        for run_id, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-            found[run_id] = rows.slice(start, end - start)
-            start = end
-        return found
+        found = self._tables.rows("metrics", _STORED, "reading metric rows", run_uuid=run_ids)
+        batch = RowBatch(sort_history(_as_rows(found), "run_id"))
+        return {rows.run_id: rows for rows in batch.runs()}
 
     def _rows_of_key(self, run_id: str, key: str) -> pa.Table:
-        table = self._query([run_id], key)
+        doing = f"reading metric {key!r}"
+        found = self._tables.rows("metrics", _STORED, doing, run_uuid=[run_id], key=key)
         # To some databases a capital letter is no difference.
-        return table.filter(pc.equal(table.column("key"), key)).select(HISTORY.names)
-
-    def _query(self, run_ids: list[str], key: str | None = None) -> pa.Table:
-        """Return rows in any order, schema ``HISTORY`` after ``run_uuid``."""
-        with translated("reading metric rows"):
-            if self._engine.dialect.name == "sqlite" and (driver := _arrow_driver()):
-                return _as_rows(_sqlite_rows(driver, self._engine, run_ids, key))
-            with self._engine.connect() as connection:
-                cursor = connection.connection.cursor()
-                if hasattr(cursor, "copy_expert"):
-                    return _as_rows(_postgres_rows(cursor, run_ids, key))
-                tables = [_as_rows(some) for some in self._fetched(connection, run_ids, key)]
-        return pa.concat_tables(tables) if tables else _ROWS.empty_table()
-
-    def _fetched(
-        self, connection: Connection, run_ids: list[str], key: str | None
-    ) -> Iterator[pa.Table]:
-        """Yield rows as the driver's own tuples, which cost less than SQLAlchemy's."""
-        from sqlalchemy import select
-
-        columns = self._columns
-        query = select(*(columns[name] for name in _NAMES)).where(columns.run_uuid.in_(run_ids))
-        if key is not None:
-            query = query.where(columns.key == key)
-        cursor = connection.execute(query).cursor
-        while rows := cursor.fetchmany(_FETCH_ROWS):
-            arrays = [pa.array(column) for column in zip(*rows, strict=True)]
-            yield pa.Table.from_arrays(arrays, names=_NAMES)
-
-    @property
-    def _columns(self) -> Any:
-        from mlflow.store.tracking.dbmodels.models import SqlMetric
-
-        return SqlMetric.__table__.c
+        return _as_rows(found.filter(pc.equal(found.column("key"), key))).select(HISTORY.names)
 
 
 class _Reading:
@@ -163,7 +125,8 @@ class _Reading:
     Args:
         reader: Reads what was not read yet.
         runs: Keys by run.
-        read: Sorted rows of runs.
+        read: Rows of runs.
+        long: Runs that are too long to be read with others.
         problem: Why nothing could be read, empty where it could.
     """
 
@@ -171,86 +134,48 @@ class _Reading:
         self,
         reader: StoredHistories,
         runs: dict[str, dict[str, int]],
-        read: dict[str, pa.Table],
+        read: dict[str, RunRows],
+        long: set[str],
         problem: str = "",
     ) -> None:
         self._reader = reader
         self._runs = runs
         self._read = read
+        self._long = long
         self._problem = problem
 
-    def finish(self) -> dict[str, Iterator[pa.Table | Failure]]:
+    def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
         """Return what gives each run's rows, then what it lists and has no rows for."""
-        return {
-            run_id: self._of(run_id, sorted(keys, key=lambda key: key.encode()))
-            for run_id, keys in self._runs.items()
-        }
+        return {run_id: self._of(run_id, keys) for run_id, keys in self._runs.items()}
 
-    def _of(self, run_id: str, keys: list[str]) -> Iterator[pa.Table | Failure]:
+    def _of(self, run_id: str, keys: dict[str, int]) -> Iterator[RunRows | Failure]:
         if self._problem:
-            yield from (failed(run_id, key, self._problem) for key in keys)
-        elif keys and (rows := self._read.pop(run_id, None)) is None:
-            yield from self._reader.take(run_id, keys)
+            yield from (failed(run_id, key, self._problem) for key in _in_order(keys))
+        elif run_id in self._long:
+            yield from self._reader.take(run_id, _in_order(keys))
         elif keys:
-            there = set(pc.unique(rows.column("key")).to_pylist())
-            if there - set(keys):
-                rows = rows.filter(pc.is_in(rows.column("key"), pa.array(keys, pa.string())))
-            if rows.num_rows:
+            rows = self._read.pop(run_id, None)
+            there = set(rows.keys) if rows else set()
+            if rows and (unlisted := there - keys.keys()):
+                rows = rows.without(unlisted)
+            if rows:
                 yield rows
-            yield from (empty(run_id, key) for key in keys if key not in there)
+            for key in _in_order(keys.keys() - there):
+                yield empty(run_id, key)
 
 
-_ROWS = pa.schema([pa.field("run_uuid", pa.string()), *HISTORY])
-_NAMES = [*_ROWS.names, "is_nan"]
-_SELECT = f"SELECT {', '.join(_NAMES)} FROM metrics"  # noqa: S608 - of constants
+_STORED = pa.schema(
+    [pa.field("run_uuid", pa.string()), *HISTORY, pa.field("is_nan", pa.bool_(), nullable=False)]
+)
+"""Columns of MLflow's table ``metrics``."""
 
 
 def _as_rows(table: pa.Table) -> pa.Table:
     """Return rows as they stand in the database, where NaN is a flag beside a zero."""
-    is_nan = table.column("is_nan").cast(pa.bool_())
-    value = pc.if_else(is_nan, float("nan"), table.column("value").cast(pa.float64()))
-    at = table.column_names.index("value")
-    return table.set_column(at, "value", value).drop_columns(["is_nan"]).cast(_ROWS)
+    value = pc.if_else(table.column("is_nan"), float("nan"), table.column("value"))
+    arrays = [value if name == "value" else table.column(name) for name in _STORED.names[:-1]]
+    return pa.Table.from_arrays(arrays, schema=METRICS)
 
 
-def _arrow_driver() -> Any:
-    """Return the driver that gives SQLite's rows as Arrow, None where it is not installed."""
-    try:
-        from adbc_driver_sqlite import dbapi
-    except ImportError:
-        return None
-    return dbapi
-
-
-def _sqlite_rows(driver: Any, engine: Engine, run_ids: list[str], key: str | None) -> pa.Table:
-    """Return rows without a Python object for any of them."""
-    path = f"{Path(str(engine.url.database)).absolute().as_uri()}?mode=ro"
-    query = f"{_SELECT} WHERE run_uuid IN (SELECT value FROM json_each(?))"  # noqa: S608
-    parameters = [json.dumps(run_ids)]
-    if key is not None:
-        query += " AND key = ?"
-        parameters.append(key)
-    with closing(driver.connect(path)) as connection, closing(connection.cursor()) as cursor:
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_FETCH_ROWS)})
-        cursor.execute(query, parameters)
-        return cursor.fetch_arrow_table()
-
-
-def _postgres_rows(cursor: Any, run_ids: list[str], key: str | None) -> pa.Table:
-    """Return rows as psycopg2 copies them: text with doubles that come back bit by bit."""
-    wanted = cursor.mogrify(f"{_SELECT} WHERE run_uuid = ANY(%s)", (run_ids,))
-    if key is not None:
-        wanted += cursor.mogrify(" AND key = %s", (key,))
-    text = io.BytesIO()
-    cursor.copy_expert(b"COPY (" + wanted + b") TO STDOUT (FORMAT csv, ENCODING 'UTF8')", text)
-    text.seek(0)
-    return csv.read_csv(
-        text,
-        read_options=csv.ReadOptions(column_names=_NAMES),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types={**{field.name: field.type for field in _ROWS}, "is_nan": pa.bool_()},
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )
+def _in_order(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda key: key.encode())

@@ -5,18 +5,20 @@ Source: spec/v1/archive.md, "JSON documents" and "Content digests".
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json, to_json
+import orjson
+from pydantic_core import to_json
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.rules import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "MAX_DEPTH",
@@ -31,6 +33,8 @@ MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is not written, and refused before it is parsed."""
 MAX_DEPTH = 100
 """So many arrays and objects may stand in each other; MLflow's have about six levels."""
+_STORED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+_PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 _DEEP_LINE = b"\n" + b"  " * MAX_DEPTH
 """Begins a line of a stored document that may be too deep: texts have no bare newline in them."""
 
@@ -83,8 +87,8 @@ def _as_written(data: bytes) -> Any:
     if _DEEP_LINE in data:
         return None
     try:
-        value = from_json(data, allow_inf_nan=False)
-        return value if to_json(value, indent=2, inf_nan_mode="strings") + b"\n" == data else None
+        value = orjson.loads(data)
+        return value if orjson.dumps(value, option=_STORED) == data else None
     except ValueError:
         return None
 
@@ -97,9 +101,11 @@ def document_bytes(value: Any) -> bytes:
             larger than ``MAX_DOCUMENT_BYTES``.
     """
     try:
-        data: bytes = to_json(value, indent=2, inf_nan_mode="strings") + b"\n"
-    except ValueError as error:
-        raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+        data = orjson.dumps(value, option=_STORED)
+        if b"null" in data and not all(map(math.isfinite, _doubles(value))):
+            data = _with_all_numbers(value)
+    except TypeError:
+        data = _with_all_numbers(value)
     if _DEEP_LINE in data and _is_too_deep(value):
         raise InvalidArchiveError(f"it is nested deeper than the {MAX_DEPTH} levels of a document")
     if len(data) > MAX_DOCUMENT_BYTES:
@@ -109,15 +115,35 @@ def document_bytes(value: Any) -> bytes:
     return data
 
 
-def canonical_bytes(value: Any) -> bytes:
+def _with_all_numbers(value: Any) -> bytes:
+    """Return the same where numbers have more than 64 bits, or are NaN, which becomes text."""
+    try:
+        data: bytes = to_json(value, indent=2, inf_nan_mode="strings")
+    except ValueError as error:
+        raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+    return data + b"\n"
+
+
+def canonical_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
     """Return the bytes that are hashed for a content digest.
 
     Keys are sorted by code point, separators are ``,`` and ``:``, text is UTF-8 unescaped but for
     what JSON demands, integers are exact and floats are written like Python's ``repr`` does: the
     shortest digits that read back equal.
 
+    Args:
+        value: What JSON can hold.
+        doubles: All doubles in it, where the caller knows: to look for them takes longer than the
+            rest.
+
+    Raises:
+        ValueError: A NaN, an infinity, or text that UTF-8 cannot hold.
+
     Source: spec/v1/archive.md, "Content digests".
     """
+    if _are_plain(_doubles(value) if doubles is None else doubles):
+        with contextlib.suppress(TypeError):
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -129,6 +155,7 @@ def content_digest(
     metrics: str | None = None,
     artifacts: Iterable[tuple[str, int, str]] = (),
     traces: Iterable[tuple[str, str]] = (),
+    doubles: Iterable[float] | None = None,
 ) -> str:
     """Return what says that an object is unchanged, whoever packed it and when.
 
@@ -137,6 +164,7 @@ def content_digest(
         metrics: Digest of the run's metric rows, None when it has none.
         artifacts: Path, size in bytes and SHA-256 of each artifact.
         traces: Id and content digest of each trace of a part.
+        doubles: All doubles in the document, where the caller knows them.
 
     Returns:
         ``sha256:`` and 64 hex digits.
@@ -151,7 +179,7 @@ def content_digest(
         body["artifacts"] = [list(entry) for entry in listed]
     if digests := sorted(traces):
         body["traces"] = [list(entry) for entry in digests]
-    return "sha256:" + hashlib.sha256(canonical_bytes(body)).hexdigest()
+    return "sha256:" + hashlib.sha256(canonical_bytes(body, doubles)).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,6 +194,31 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"the number {text:.40} is beyond a double")
     return number
+
+
+def _are_plain(doubles: Iterable[float]) -> bool:
+    """Whether orjson writes each of some doubles like Python does.
+
+    It has another way to write an exponent, which Python needs below 1e-4 and from 1e16 on, and
+    writes NaN and the infinities as nothing.
+    """
+    return all(number == 0 or 1e-4 <= abs(number) < 1e16 for number in doubles)
+
+
+def _doubles(value: Any) -> Iterator[float]:
+    """Yield each double in a value, and NaN for what is not of JSON."""
+    containers: list[Any] = [[value]]
+    for container in containers:  # grows on the way
+        for child in container:
+            kind = type(child)
+            if kind in _PLAIN_TYPES:
+                continue
+            if kind is dict:
+                containers.append(child.values())
+            elif kind is list:
+                containers.append(child)
+            else:
+                yield child if kind is float else math.nan
 
 
 def _is_too_deep(value: Any) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import pyarrow as pa
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
 
 __all__ = [
     "ENTITY_KINDS",
@@ -184,21 +184,24 @@ class Run:
 
     Attributes:
         document: ``info``, ``data``, ``inputs``, ``outputs``.
-        histories: Tables of schema ``tables.HISTORY``, sorted, keys never going backwards.
+        histories: Its metric rows, sorted, keys never going backwards.
         artifacts: The run's files in path order.
         digest: Content digest, known when the source is an archive.
         as_of_ms: When the source was read, ms since the Unix epoch.
         issues: What the source knows to be missing of it, such as a parent that is gone.
         source_tags: What a copy is told of its source; see ``schema.lineage``.
+        doubles: All doubles in its document, where the source knows them: to look for them takes
+            longer than all else that a digest costs.
     """
 
     document: dict[str, Any]
-    histories: Iterable[pa.Table | Failure] = ()
+    histories: Iterable[RunRows | Failure] = ()
     artifacts: Iterable[Artifact | Failure] = ()
     digest: str | None = None
     as_of_ms: int = 0
     issues: tuple[Failure | Loss, ...] = ()
     source_tags: dict[str, str] = field(default_factory=dict)
+    doubles: list[float] | None = None
     kind: Kind = field(default=Kind.RUN, init=False)
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "HISTORY",
@@ -20,12 +18,11 @@ __all__ = [
     "METRICS",
     "ROWS_PER_PART",
     "ROW_GROUP_ROWS",
-    "MetricsDigest",
     "history_table",
+    "in_one_piece",
     "metrics_file",
     "metrics_writer",
     "read_row_group",
-    "rows_by_key",
     "sort_history",
 ]
 
@@ -95,10 +92,7 @@ def sort_history(table: pa.Table, *by: str) -> pa.Table:
         table: Columns of ``HISTORY`` and perhaps others.
         by: Other columns that come before.
     """
-    value = table.column("value").combine_chunks()
-    if isinstance(value, pa.ChunkedArray):
-        value = value.chunk(0) if value.num_chunks else pa.array([], pa.float64())
-    bits = value.view(pa.uint64())
+    bits = in_one_piece(table.column("value")).view(pa.uint64())
     order = pc.sort_indices(
         table.append_column("bits", bits),
         sort_keys=[(name, "ascending") for name in (*by, "key", "step", "timestamp", "bits")],
@@ -106,22 +100,12 @@ def sort_history(table: pa.Table, *by: str) -> pa.Table:
     return table.take(order).combine_chunks()
 
 
-def rows_by_key(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Yield each key's rows of a table that is sorted by key."""
-    start = 0
-    for chunk in table.column("key").chunks:
-        for key, begin, end in _key_ranges(chunk):
-            yield key, table.slice(start + begin, end - begin)
-        start += len(chunk)
-
-
-def _key_ranges(keys: pa.Array) -> Iterator[tuple[str, int, int]]:
-    """Yield each key of a sorted array with its first place and the one after its last."""
-    encoded = pc.run_end_encode(keys)
-    begin = 0
-    for key, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
-        yield key, begin, end
-        begin = end
+def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """Return the values of a column as one array."""
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # some versions of Arrow give one back, of one chunk
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+    return whole
 
 
 def metrics_file(stream: Any) -> pq.ParquetFile:
@@ -156,55 +140,3 @@ def metrics_writer(sink: Any) -> pq.ParquetWriter:
         write_page_checksum=True,
         data_page_size=1 << 20,
     )
-
-
-class MetricsDigest:
-    """Digest over one run's rows, fed in sorted batches of any size.
-
-    For each key in UTF-8 byte order it covers the key's length (u32) and bytes, the number of rows
-    (u64) and the SHA-256 of the steps, timestamps and values, each column as little-endian 64-bit
-    words. Source: spec/v1/archive.md, "Content digests".
-    """
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.keys = 0
-        self._outer = hashlib.sha256()
-        self._key: str | None = None
-        self._key_rows = 0
-        self._columns = [hashlib.sha256() for _ in range(3)]
-
-    def update(self, table: pa.Table) -> None:
-        """Add rows; keys must not go backwards from one call to the next."""
-        for rows in table.to_batches():
-            columns = [_bytes_of(rows.column(name)) for name in ("step", "timestamp", "value")]
-            for key, begin, end in _key_ranges(rows.column("key")):
-                if key != self._key:
-                    self._finish_key()
-                    self._key = key
-                self._key_rows += end - begin
-                for data, digest in zip(columns, self._columns, strict=True):
-                    digest.update(data[8 * begin : 8 * end])
-        self.rows += table.num_rows
-
-    def hexdigest(self) -> str:
-        """Finish and return ``sha256:`` and 64 hex digits."""
-        self._finish_key()
-        return "sha256:" + self._outer.hexdigest()
-
-    def _finish_key(self) -> None:
-        if self._key is None:
-            return
-        name = self._key.encode("utf-8")
-        self._outer.update(struct.pack("<I", len(name)) + name + struct.pack("<Q", self._key_rows))
-        for digest in self._columns:
-            self._outer.update(digest.digest())
-        self.keys += 1
-        self._key, self._key_rows = None, 0
-        self._columns = [hashlib.sha256() for _ in range(3)]
-
-
-def _bytes_of(numbers: pa.Array) -> memoryview:
-    """Return the 64-bit words of an array without nulls."""
-    data = memoryview(numbers.buffers()[1])
-    return data[8 * numbers.offset : 8 * (numbers.offset + len(numbers))]

@@ -10,6 +10,7 @@ from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, StoreError
 from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
 from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     Artifact,
@@ -25,7 +26,6 @@ from mlflow_exim_plugin.schema.objects import (
     StreamObject,
     Trace,
 )
-from mlflow_exim_plugin.schema.tables import MetricsDigest
 from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
 from mlflow_exim_plugin.sinks.archive_tables import MetricsParts, TraceParts
 from mlflow_exim_plugin.sinks.counting import count_parts
@@ -136,12 +136,12 @@ class ArchiveSink:
         issues: list[Failure | Loss] = [*run.issues]
         digest = MetricsDigest()
         ranges: list[dict[str, Any]] = []
-        for table in run.histories:
-            if isinstance(table, Failure):
-                issues.append(table)
+        for rows in run.histories:
+            if isinstance(rows, Failure):
+                issues.append(rows)
                 continue
-            digest.update(table)
-            ranges += opened.metrics.append(run.id, table)
+            digest.update(rows)
+            ranges += opened.metrics.append(rows)
         folder = layout.run_folder(opened.folder, run.id)
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, run.id, run.artifacts, issues, report)
@@ -157,7 +157,8 @@ class ArchiveSink:
             }
             report.written(Kind.METRIC_HISTORY, digest.keys)
             report.add_rows(digest.rows)
-        self._add_object(path, {"run": run.document}, issues, report, artifacts, metrics, info)
+        document = {"run": run.document}
+        self._add_object(path, document, issues, report, artifacts, metrics, info, run.doubles)
         opened.runs.append(run.id)
         self._run_count += 1
         report.written(Kind.RUN)
@@ -257,10 +258,11 @@ class ArchiveSink:
         artifacts: list[dict[str, Any]] | None = None,
         metrics: str | None = None,
         more: dict[str, Any] | None = None,
+        doubles: list[float] | None = None,
     ) -> None:
         """Write an object's envelope and report what is wrong with it."""
         try:
-            digest = content_digest(document, metrics, _contents(artifacts or ()))
+            digest = content_digest(document, metrics, _contents(artifacts or ()), doubles=doubles)
         except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
             raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
         info = {"content_digest": digest, **(more or {})}

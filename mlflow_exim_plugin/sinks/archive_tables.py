@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.schema.tables import (
-    METRICS,
-    ROW_GROUP_ROWS,
-    ROWS_PER_PART,
-    metrics_writer,
-)
+from mlflow_exim_plugin.schema.metric_rows import add_piece
+from mlflow_exim_plugin.schema.tables import ROW_GROUP_ROWS, ROWS_PER_PART, metrics_writer
 from mlflow_exim_plugin.schema.traces import TraceRows, traces_writer
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from mlflow_exim_plugin.container.writer import ArchiveWriter
+    from mlflow_exim_plugin.schema.metric_rows import Piece, RunRows
     from mlflow_exim_plugin.schema.objects import Trace
 
 __all__ = ["MetricsParts", "TraceParts"]
@@ -43,24 +40,23 @@ class MetricsParts:
         self._experiment = experiment
         self._number = 0
         self._rows = 0
-        self._waiting: list[pa.Table] = []
+        self._waiting: list[Piece] = []
         self._waiting_rows = 0
         self._buffer: pa.BufferOutputStream | None = None
         self._parquet: pq.ParquetWriter | None = None
 
-    def append(self, run_id: str, table: pa.Table) -> list[dict[str, Any]]:
-        """Add one run's rows; return where they are."""
+    def append(self, rows: RunRows) -> list[dict[str, Any]]:
+        """Add some of a run's rows; return where they are."""
         ranges = []
-        while table.num_rows:
-            room = ROWS_PER_PART - self._rows
-            taken = table.slice(0, room)
-            ids = pa.repeat(pa.scalar(run_id, pa.string()), taken.num_rows)
+        left: RunRows | None = rows
+        while left is not None:
+            taken, left = left.split(ROWS_PER_PART - self._rows)
+            count = taken.num_rows
             member = layout.metrics_member(self._experiment, self._number)
-            ranges.append({"member": member, "first_row": self._rows, "rows": taken.num_rows})
-            self._waiting.append(taken.add_column(0, METRICS.field("run_id"), ids))
-            self._waiting_rows += taken.num_rows
-            self._rows += taken.num_rows
-            table = table.slice(taken.num_rows)
+            ranges.append({"member": member, "first_row": self._rows, "rows": count})
+            add_piece(self._waiting, taken)
+            self._waiting_rows += count
+            self._rows += count
             self._write_groups(self._rows == ROWS_PER_PART)
         return ranges
 
@@ -71,15 +67,11 @@ class MetricsParts:
 
     def _write_groups(self, last: bool) -> None:
         while self._waiting_rows >= ROW_GROUP_ROWS or (last and self._waiting_rows):
-            rows = pa.concat_tables(self._waiting)
-            group = rows.slice(0, ROW_GROUP_ROWS)
+            group = self._next_group()
             if self._parquet is None:
                 self._buffer = pa.BufferOutputStream()
                 self._parquet = metrics_writer(self._buffer)
             self._parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
-            rest = rows.slice(group.num_rows)
-            self._waiting = [rest] if rest.num_rows else []
-            self._waiting_rows = rest.num_rows
         if last and self._parquet is not None and self._buffer is not None:
             self._parquet.close()
             data = self._buffer.getvalue().to_pybytes()
@@ -87,6 +79,20 @@ class MetricsParts:
             self._parquet = self._buffer = None
             self._number += 1
             self._rows = 0
+
+    def _next_group(self) -> pa.Table:
+        """Take the rows of a row group from those that wait."""
+        pieces, rows = [], 0
+        waiting, self._waiting = self._waiting, []
+        for batch, first, stop in waiting:
+            end = min(stop, first + ROW_GROUP_ROWS - rows)
+            if first < end:
+                pieces.append(batch.table.slice(first, end - first))
+                rows += end - first
+            if end < stop:
+                self._waiting.append((batch, end, stop))
+        self._waiting_rows -= rows
+        return pa.concat_tables(pieces)
 
 
 class TraceParts:

@@ -12,9 +12,10 @@ from mlflow_exim_plugin.host.histories import read_history
 from mlflow_exim_plugin.host.run_rows import LARGEST
 from mlflow_exim_plugin.host.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
-from mlflow_exim_plugin.schema.tables import HISTORY, rows_by_key, sort_history
+from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["HistoryLog", "as_stored"]
@@ -49,13 +50,13 @@ class HistoryLog:
         self._uncompared_rows = 0
         self._whole = True
 
-    def add(self, table: pa.Table) -> None:
-        """Log rows of schema ``HISTORY``, sorted, keys going forward from call to call.
+    def add(self, run_rows: RunRows) -> None:
+        """Log rows, sorted, keys going forward from call to call.
 
         Raises:
             ServerError: The target refused.
         """
-        for key, rows in rows_by_key(table):
+        for key, rows in run_rows.by_key():
             if self._uncompared_rows >= _ROWS_HELD and key not in self._uncompared:
                 self._settle()
             kept = self._without_refused(key, rows)

@@ -291,12 +291,12 @@ class RunWriter:
     def _log_histories(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
         log = HistoryLog(self._writer, run.id, known.id, report, resumes=not is_new)
         whole = True
-        for table in run.histories:
-            if isinstance(table, Failure):
-                report.failed(table)
+        for rows in run.histories:
+            if isinstance(rows, Failure):
+                report.failed(rows)
                 whole = False
             else:
-                log.add(table)
+                log.add(rows)
         return log.finish() and whole
 
     def _read_back(

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
+from mlflow_exim_plugin.schema.metric_rows import RunRows, add_piece
+from mlflow_exim_plugin.schema.tables import HISTORY, in_one_piece, sort_history
 from mlflow_exim_plugin.sinks.client_histories import as_stored
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.table_writer import TableWriter
+    from mlflow_exim_plugin.schema.metric_rows import Piece
 
 __all__ = ["LatestMetrics", "MetricRows"]
 
@@ -29,18 +31,14 @@ class MetricRows:
 
     def __init__(self, tables: TableWriter) -> None:
         self._tables = tables
-        self._waiting: dict[str, list[pa.Table]] = {}
+        self._waiting: dict[str, list[RunRows]] = {}
         self._rows = 0
         self._latest = LatestMetrics()
         self._ended: set[str] = set()
 
-    def add(self, run_id: str, rows: pa.Table) -> None:
-        """Add rows of schema ``HISTORY``, sorted, those of a run never going backwards."""
-        if not rows.num_rows:
-            return
-        whose = pa.repeat(pa.scalar(run_id, pa.string()), rows.num_rows)
-        rows = rows.select(HISTORY.names).add_column(0, "run_uuid", whose)
-        self._waiting.setdefault(run_id, []).append(rows)
+    def add(self, rows: RunRows) -> None:
+        """Add rows of a run, those of a run never going backwards."""
+        self._waiting.setdefault(rows.run_id, []).append(rows)
         self._rows += rows.num_rows
         if self._rows >= _ROWS_HELD:
             self.flush()
@@ -51,21 +49,29 @@ class MetricRows:
         More rows of that moment may come, and they may be the same as some that wait.
         """
         waiting, self._waiting, self._rows = self._waiting, {}, 0
-        tables = []
+        tables: list[pa.Table] = []
+        pieces: list[Piece] = []
         for run_id, parts in waiting.items():
-            rows = pa.concat_tables(parts)
-            if run_id not in self._ended:
-                rows, held = _without_last_moment(rows)
-                self._waiting[run_id] = [held]
-                self._rows += held.num_rows
-            tables.append(rows)
+            if run_id in self._ended:
+                for part in parts:
+                    add_piece(pieces, part)
+                continue
+            rows, held = _without_last_moment(pa.concat_tables([part.table for part in parts]))
+            self._waiting[run_id] = [RunRows.of(run_id, held)]
+            self._rows += held.num_rows
+            if rows.num_rows:
+                tables.append(RunRows.of(run_id, rows).batch.table)
         self._ended.clear()
-        if not any(table.num_rows for table in tables):
+        tables += [batch.table.slice(first, stop - first) for batch, first, stop in pieces]
+        if not tables:
             return
-        rows = _as_kept(pa.concat_tables(tables))
+        rows = pa.concat_tables(tables).rename_columns(["run_uuid", *HISTORY.names])
+        rows = _as_kept(rows)
         rows = rows.filter(_differs_from_before(rows, rows.column_names))
-        self._latest.add(rows)
+        latest = self._latest.of(rows, unfinished=set(self._waiting))
         self._tables.add_table("metrics", rows)
+        if latest.num_rows:
+            self._tables.add_table("latest_metrics", latest)
 
     def end(self, run_id: str) -> None:
         """Say that a run has no more rows."""
@@ -93,19 +99,26 @@ class LatestMetrics:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def add(self, rows: pa.Table) -> None:
-        """Look at rows sorted by run, key, step and time, NaN as a zero beside ``is_nan``."""
-        if not rows.num_rows:
-            return
+    def of(self, rows: pa.Table, *, unfinished: set[str]) -> pa.Table:
+        """Return the latest rows of the runs that have no more; those of others are kept.
+
+        Args:
+            rows: Sorted by run, key, step and time, NaN as a zero beside ``is_nan``.
+            unfinished: Runs of which more rows come.
+        """
         is_last = _is_last(rows, _GROUP)
-        for row in rows.filter(is_last).to_pylist():
-            self._see(row)
         same_moment = pc.invert(_differs_from_before(rows, _MOMENT))
-        for last in pc.indices_nonzero(pc.and_(is_last, same_moment)).to_pylist():
+        # Of one moment the largest value is the latest. That is rare, and so are long histories.
+        runs = pa.array(sorted(unfinished | {run_id for run_id, _ in self._found}), pa.string())
+        is_open = pc.is_in(in_one_piece(rows.column("run_uuid")), runs)
+        looked_at = pc.and_(is_last, pc.or_(is_open, same_moment))
+        for last in pc.indices_nonzero(looked_at).to_pylist():
             at = last
-            while same_moment[at].as_py():  # of one moment the largest value is the latest
+            self._see(rows.slice(at, 1).to_pylist()[0])
+            while same_moment[at].as_py():
                 at -= 1
                 self._see(rows.slice(at, 1).to_pylist()[0])
+        return rows.filter(pc.and_not(is_last, looked_at))
 
     def _see(self, row: dict[str, Any]) -> None:
         whose = (row["run_uuid"], row["key"])
@@ -114,7 +127,7 @@ class LatestMetrics:
             self._found[whose] = row
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the rows and forget them."""
+        """Return the rows that were kept, and forget them."""
         found, self._found = self._found, {}
         return list(found.values())
 
@@ -158,9 +171,7 @@ def _differs_from_before(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
     """Return for each row whether any of some columns differs from the row before."""
     differs = None
     for name in names:
-        column = rows.column(name).combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = column.chunk(0)
+        column = in_one_piece(rows.column(name))
         one = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
         differs = one if differs is None else pc.or_(differs, one)
     return pa.concat_arrays([pa.array([True]), differs])

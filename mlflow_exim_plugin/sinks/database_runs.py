@@ -7,8 +7,6 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
 from mlflow_exim_plugin.host.run_rows import (
     as_stored_number,
     logged_model_metrics,
@@ -107,15 +105,15 @@ class RunTables:
     def _put_histories(self, run: Run, home: Home, latest: Rows, report: Report) -> None:
         """Write the histories of a run, and the latest value of each key."""
         target, seen = self._target, set[str]()
-        for table in run.histories:
-            if isinstance(table, Failure):
-                report.failed(table)
+        for rows in run.histories:
+            if isinstance(rows, Failure):
+                report.failed(rows)
                 continue
-            keys = set(pc.unique(table.column("key")).to_pylist())
+            keys = set(rows.keys)
             with target.lock:
                 target.require_kept(home)
-                target.metrics.add(run.id, table)
-                target.count(Kind.METRIC_HISTORY, report, len(keys - seen), rows=table.num_rows)
+                target.metrics.add(rows)
+                target.count(Kind.METRIC_HISTORY, report, len(keys - seen), rows=rows.num_rows)
             seen |= keys
         with target.lock:
             target.require_kept(home)

@@ -27,9 +27,10 @@ from mlflow_exim_plugin.schema.envelope import (
     VersionEnvelope,
     parse_document,
 )
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import HISTORY, MetricsDigest
+from mlflow_exim_plugin.schema.tables import HISTORY
 from mlflow_exim_plugin.sources.archive_metrics import MetricsTables
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ class Archive:
         Source: spec/v1/archive.md, "Metric histories".
         """
         metrics = self.run(run_id).info.metrics
-        tables = list(self.histories(run_id, metrics)) if metrics else []
+        tables = [part.table for part in self.histories(run_id, metrics)] if metrics else []
         table = pa.concat_tables(tables) if tables else HISTORY.empty_table()
         if key is None:
             return table
@@ -293,7 +294,7 @@ class Archive:
             raise NotFoundError(f"run {run_id!r} has no metric {key!r}")
         return rows
 
-    def histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[pa.Table]:
+    def histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows]:
         """Yield a run's rows in order, a few row groups at a time, then check their digest.
 
         Raises:
@@ -302,9 +303,9 @@ class Archive:
         """
         digest = MetricsDigest()
         for part in metrics.parts:
-            for table in self._tables.rows(run_id, part):
-                digest.update(table)
-                yield table
+            for rows in self._tables.rows(run_id, part):
+                digest.update(rows)
+                yield rows
         if (found := digest.hexdigest()) != metrics.digest:
             message = f"the metric rows of run {run_id} hash to {found}, not {metrics.digest}"
             raise DigestMismatchError(

@@ -6,13 +6,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.metric_rows import RowBatch, RunRows
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
-    HISTORY,
     MAX_ROW_GROUP_ROWS,
     METRICS,
     metrics_file,
@@ -40,9 +39,9 @@ class MetricsTables:
     def __init__(self, reader: ArchiveReader) -> None:
         self._reader = reader
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
-        self._group: tuple[str, int, pa.Table] | None = None
+        self._group: tuple[str, int, RowBatch] | None = None
 
-    def rows(self, run_id: str, part: MetricsRange) -> Iterator[pa.Table]:
+    def rows(self, run_id: str, part: MetricsRange) -> Iterator[RunRows]:
         """Yield the rows of one range, at most a row group at a time.
 
         Raises:
@@ -61,11 +60,10 @@ class MetricsTables:
             end = start + metadata.row_group(number).num_rows
             if start < wanted and end > first:
                 group = self._row_group(part.member, number, file)
-                low = max(first, start) - start
-                table = group.slice(low, min(wanted, end) - start - low)
-                if not pc.all(pc.equal(table.column("run_id"), run_id)).as_py():
+                rows = group.of_run(run_id, max(first, start) - start, min(wanted, end) - start)
+                if rows is None:
                     raise _broken("E053", part.member, f"rows of run {run_id} belong to another")
-                yield table.select(HISTORY.names)
+                yield rows
             start = end
 
     def close(self) -> None:
@@ -94,13 +92,13 @@ class MetricsTables:
             self._open.popitem(last=False)[1].close()
         return file
 
-    def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> pa.Table:
+    def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> RowBatch:
         if self._group is None or self._group[:2] != (member, number):
             try:
                 table = read_row_group(file, number)
             except (pa.ArrowException, OSError) as error:
                 raise _broken("E059", member, f"row group {number}: {error}") from None
-            self._group = (member, number, table)
+            self._group = (member, number, RowBatch(table))
         return self._group[2]
 
 

@@ -42,8 +42,7 @@ from mlflow_exim_plugin.stages.select import Plan, RunHeader, Selection, Wanted,
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import pyarrow as pa
-
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.archive import Archive, Tree
 
 __all__ = ["ArchiveSource"]
@@ -341,7 +340,7 @@ class _TreeStream:
             info, system = envelope.info, envelope.system
             yield Entity(kind, document, experiment_id, info.content_digest, system.export_time_ms)
 
-    def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[pa.Table | Failure]:
+    def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows | Failure]:
         try:
             yield from self._archive.histories(run_id, metrics)
         except InvalidArchiveError as error:

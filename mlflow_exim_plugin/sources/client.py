@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -232,33 +233,39 @@ class ClientSource:
             if engine is None
             else StoredHistories(engine)
         )
-        documents = _ahead(self._documents(sorted(run_ids), pool))
-        # The next group's calls are under way before this one's last has come back.
-        for started in _ahead(self._groups(documents, histories, selection, pool)):
-            rows = started.reading.finish()
-            budget = self._budget(_PREFETCH_BYTES)
-            for item in started.items:
-                if isinstance(item, Failure):
-                    yield item
-                    continue
-                as_of_ms, document = item
-                run = Run(document, as_of_ms=as_of_ms)
+        with closing(histories):
+            documents = _ahead(self._documents(sorted(run_ids), pool))
+            # The next group's calls are under way before this one's last has come back.
+            for started in _ahead(self._groups(documents, histories, selection, pool)):
+                yield from self._started(started, losses, selection, pool)
+
+    def _started(
+        self,
+        started: _Group,
+        losses: dict[str, Loss],
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[Run | Failure]:
+        rows = started.reading.finish()
+        budget = self._budget(_PREFETCH_BYTES)
+        for run in started.runs:
+            if isinstance(run, Run):
                 run.histories = rows.pop(run.id)
                 if (listing := started.listings.get(run.id)) is not None:
                     run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
                 if run.id in losses:
                     run.issues = (losses[run.id],)
-                yield run
+            yield run
 
     def _documents(
         self, run_ids: list[str], pool: ThreadPoolExecutor
-    ) -> Iterator[list[tuple[int, dict[str, Any]] | Failure]]:
-        """Yield the documents of some runs at a time, with the moment each was read."""
+    ) -> Iterator[list[Run | Failure]]:
+        """Yield some runs at a time, with the moment each was read."""
 
-        def read(run_id: str) -> tuple[int, dict[str, Any]] | Failure:
+        def read(run_id: str) -> Run | Failure:
             as_of_ms = time.time_ns() // 1_000_000
             try:
-                return as_of_ms, self._reader.run(run_id)
+                return Run(self._reader.run(run_id), as_of_ms=as_of_ms)
             except ServerLostError:
                 raise
             except ServerError as error:
@@ -268,58 +275,56 @@ class ClientSource:
             for start in range(0, len(run_ids), _RUNS_AHEAD):
                 yield list(pool.map(read, run_ids[start : start + _RUNS_AHEAD]))
             return
-        stored = StoredRuns(self._host.engine)
-        for start in range(0, len(run_ids), _STORED_RUNS_AHEAD):
-            as_of_ms = time.time_ns() // 1_000_000
-            some = run_ids[start : start + _STORED_RUNS_AHEAD]
-            try:
-                found = stored.documents(some)
-            except ServerLostError:
-                raise
-            except ServerError:
-                found = {}  # one of them is broken: each is read alone, and that one named
-            yield [(as_of_ms, found[i]) if i in found else read(i) for i in some]
+        with closing(StoredRuns(self._host.engine)) as stored:
+            for start in range(0, len(run_ids), _STORED_RUNS_AHEAD):
+                some = run_ids[start : start + _STORED_RUNS_AHEAD]
+                try:
+                    found = stored.runs(some)
+                except ServerLostError:
+                    raise
+                except ServerError:
+                    found = {}  # one of them is broken: each is read alone, and that one named
+                yield [found[run_id] if run_id in found else read(run_id) for run_id in some]
 
     def _groups(
         self,
-        documents: Iterable[list[tuple[int, dict[str, Any]] | Failure]],
+        documents: Iterable[list[Run | Failure]],
         histories: HistorySource,
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> Iterator[_Group]:
         """Yield runs whose rows are being read, as many at a time as memory allows."""
         for chunk in documents:
-            items: list[tuple[int, dict[str, Any]] | Failure] = []
+            runs: list[Run | Failure] = []
+            steps: dict[str, dict[str, int]] = {}
             rows = 0
-            for item in chunk:
-                expected = 0 if isinstance(item, Failure) else _expected_rows(item[1])
-                if items and rows + expected > histories.rows_ahead:
-                    yield self._start(items, histories, selection, pool)
-                    items, rows = [], 0
-                items.append(item)
-                rows += expected
-            if items:
-                yield self._start(items, histories, selection, pool)
+            for run in chunk:
+                if isinstance(run, Run):
+                    latest = _latest_steps(run.document)
+                    expected = sum(min(max(1, step + 1), 25_000) for step in latest.values())
+                    if runs and rows + expected > histories.rows_ahead:
+                        yield self._start(runs, steps, histories, selection, pool)
+                        runs, steps, rows = [], {}, 0
+                    steps[run.id] = latest if self._contents else {}
+                    rows += expected
+                runs.append(run)
+            if runs:
+                yield self._start(runs, steps, histories, selection, pool)
 
     def _start(
         self,
-        items: list[tuple[int, dict[str, Any]] | Failure],
+        runs: list[Run | Failure],
+        steps: dict[str, dict[str, int]],
         histories: HistorySource,
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> _Group:
-        infos = [item[1]["info"] for item in items if not isinstance(item, Failure)]
-        steps = {
-            item[1]["info"]["run_id"]: _latest_steps(item[1]) if self._contents else {}
-            for item in items
-            if not isinstance(item, Failure)
-        }
         listings = {
-            info["run_id"]: pool.submit(self._list_files, info["run_id"], info.get("artifact_uri"))
-            for info in infos
-            if selection.artifacts
+            run.id: pool.submit(self._list_files, run.id, run.info.get("artifact_uri"))
+            for run in runs
+            if selection.artifacts and isinstance(run, Run)
         }
-        return _Group(items, histories.start(steps), listings)
+        return _Group(runs, histories.start(steps), listings)
 
     def _list_files(self, owner: str, root: str | None) -> _Listing:
         if not root:
@@ -437,7 +442,7 @@ class _Choice:
 class _Group:
     """Some runs whose rows and file lists are being read."""
 
-    items: list[tuple[int, dict[str, Any]] | Failure]
+    runs: list[Run | Failure]
     reading: Reading
     listings: dict[str, Future[_Listing]]
 
@@ -487,10 +492,6 @@ def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
 
 def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
     return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
-
-
-def _expected_rows(document: dict[str, Any]) -> int:
-    return sum(min(max(1, step + 1), 25_000) for step in _latest_steps(document).values())
 
 
 def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:

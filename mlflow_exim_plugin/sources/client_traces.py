@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
@@ -77,8 +78,9 @@ class TraceSource:
         run_ids = sorted(set().union(*chosen.values()))
         if self._engine is not None:
             try:
-                for run_id, trace_id in StoredRuns(self._engine).linked_traces(run_ids):
-                    self._links.setdefault(trace_id, []).append(run_id)
+                with closing(StoredRuns(self._engine)) as stored:
+                    for run_id, trace_id in stored.linked_traces(run_ids):
+                        self._links.setdefault(trace_id, []).append(run_id)
             except ServerLostError:
                 raise
             except ServerError as error:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from mlflow_exim_plugin.container.watched import WatchedStream
 from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, LoggedModel, Run
-from mlflow_exim_plugin.schema.tables import MetricsDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import pyarrow as pa
-
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import StreamItem
 
 __all__ = ["Digests"]
@@ -44,26 +43,26 @@ class Digests:
 
 def _watched_run(run: Run) -> Run:
     watched = replace(run)
-    rows = MetricsDigest()
+    digest = MetricsDigest()
     is_whole = True
 
-    def histories() -> Iterator[pa.Table | Failure]:
+    def histories() -> Iterator[RunRows | Failure]:
         nonlocal is_whole
         is_whole = False
         failed = False
-        for table in run.histories:
-            if isinstance(table, Failure):
+        for rows in run.histories:
+            if isinstance(rows, Failure):
                 failed = True
             else:
-                rows.update(table)
-            yield table
+                digest.update(rows)
+            yield rows
         is_whole = not failed
 
     def artifacts() -> Iterator[Artifact | Failure]:
         files = _Files()
         yield from files.watch(run.artifacts)
         if is_whole and files.are_whole:
-            metrics = rows.hexdigest() if rows.rows else None
+            metrics = digest.hexdigest() if digest.rows else None
             watched.digest = content_digest({"run": run.document}, metrics, files.contents)
 
     watched.histories, watched.artifacts = histories(), artifacts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,9 +62,10 @@ def test_a_store_of_a_database_has_its_engine_and_its_table_of_metrics(sqlite_ur
     client.log_metric(run_id, "loss", 0.5, timestamp=1_600_000_000_000, step=7)
     engine = Host(sqlite_uri, create=False).engine
     assert engine is not None
-    (rows,) = StoredHistories(engine).start({run_id: {"loss": 7}}).finish()[run_id]
+    with closing(StoredHistories(engine)) as reader:
+        (rows,) = reader.start({run_id: {"loss": 7}}).finish()[run_id]
     assert not isinstance(rows, Failure)
-    assert rows.to_pylist() == [
+    assert rows.table.to_pylist() == [
         {"key": "loss", "step": 7, "timestamp": 1_600_000_000_000, "value": 0.5}
     ]
 

@@ -14,7 +14,8 @@ import pytest
 from mlflow_exim_plugin.container.objects import verify_objects
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import EximError
-from mlflow_exim_plugin.schema.tables import METRICS, MetricsDigest
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
+from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive import Archive
 from samples.generate import (
     ARCHIVE,
@@ -77,7 +78,7 @@ def parquet(table: pa.Table, **options: Any) -> Tree:
     pq.write_table(table, sink, **options)
     digest = MetricsDigest()
     for row in range(table.num_rows):
-        digest.update(table.slice(row, 1))
+        digest.update(RunRows.of(RUN, table.slice(row, 1)))
 
     def fit(document: Change) -> None:
         entry = document["info"]["metrics"]

@@ -184,12 +184,15 @@ def comparable(data: bytes) -> dict[str, Any]:
         return found
 
 
-def rows(parquet: bytes) -> list[list[Any]]:
-    """Return metric rows, each value as the hex of its bits."""
+def rows(parquet: bytes) -> list[dict[str, Any]]:
+    """Return the rows of any table, each double as the hex of its bits."""
     table: pa.Table = pq.read_table(io.BytesIO(parquet))
     return [
-        [r["run_id"], r["key"], r["step"], r["timestamp"], struct.pack(">d", r["value"]).hex()]
-        for r in table.to_pylist()
+        {
+            name: struct.pack(">d", value).hex() if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in table.to_pylist()
     ]
 
 

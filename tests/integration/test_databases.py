@@ -314,14 +314,28 @@ def test_a_file_cannot_be_written_through_what_is_read(sqlite_uri: str, tmp_path
 
 
 def test_runs_from_rows_are_those_of_mlflow(sqlite_source: Source) -> None:
-    with Host(sqlite_source.uri, create=False) as host:
-        reader, stored = Reader(host), StoredRuns(engine_of(host))
+    with (
+        Host(sqlite_source.uri, create=False) as host,
+        closing(StoredRuns(engine_of(host))) as stored,
+    ):
+        reader = Reader(host)
         for experiment in reader.experiments():
             listed = stored.headers(experiment["experiment_id"])
             # A filter that all runs match is MLflow's own search.
             assert listed == reader.runs(experiment["experiment_id"], "attributes.run_id != 'x'")
-            found = stored.documents(list(listed))
-            assert found == {run_id: reader.run(run_id) for run_id in listed}
+            found = stored.runs(list(listed))
+            assert {i: run.document for i, run in found.items()} == {
+                run_id: reader.run(run_id) for run_id in listed
+            }
+            for run in found.values():
+                assert run.doubles == doubles_in(run.document)
+
+
+def doubles_in(value: Any) -> list[float]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [number for child in inner for number in doubles_in(child)]
+    return [value] if isinstance(value, float) else []
 
 
 def test_runs_that_cannot_be_read_together_are_read_alone(
@@ -331,10 +345,10 @@ def test_runs_that_cannot_be_read_together_are_read_alone(
     together, alone = str(tmp_path / "together.tar.zst"), str(tmp_path / "alone.tar.zst")
     assert pack(together, tracking_uri=sqlite_uri).ok
 
-    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> dict[str, dict[str, Any]]:
+    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> dict[str, Run]:
         raise ServerError("a broken row")
 
-    monkeypatch.setattr(StoredRuns, "documents", refuse)
+    monkeypatch.setattr(StoredRuns, "runs", refuse)
     report = pack(alone, tracking_uri=sqlite_uri)
     assert report.ok, report.failures
     assert_count_law(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from tests.seed import T0
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from tests.conftest import MakeServer
 
 pytestmark = pytest.mark.integration
@@ -51,9 +53,9 @@ def fill(uri: str) -> dict[str, dict[str, int]]:
     return logged
 
 
-def tables(taken: list[pa.Table | Failure]) -> pa.Table:
+def tables(taken: list[RunRows | Failure]) -> pa.Table:
     assert not [item for item in taken if isinstance(item, Failure)]
-    return pa.concat_tables([item for item in taken if not isinstance(item, Failure)])
+    return pa.concat_tables([item.table for item in taken if not isinstance(item, Failure)])
 
 
 @pytest.mark.parametrize(
@@ -75,12 +77,11 @@ def test_rows_are_those_of_mlflow(
     logged = fill(uri)
     host = Host(uri, create=False)
     assert host.engine is not None
-    reader = StoredHistories(host.engine, rows_at_once=rows_at_once)
-
-    found = reader.start(logged).finish()
+    with closing(StoredHistories(host.engine, rows_at_once=rows_at_once)) as reader:
+        found = {run_id: list(rows) for run_id, rows in reader.start(logged).finish().items()}
 
     for run_id, keys in logged.items():
-        taken = list(found[run_id])
+        taken = found[run_id]
         if not keys:
             assert taken == []
             continue
@@ -104,9 +105,9 @@ def test_what_a_run_does_not_list_stays_and_what_it_lacks_is_named(sqlite_uri: s
     run_id, keys = next(iter(fill(sqlite_uri).items()))
     host = Host(sqlite_uri, create=False)
     assert host.engine is not None
-    reader = StoredHistories(host.engine)
 
-    *rows, missing = reader.start({run_id: {"loss": 0, "not there": 0}}).finish()[run_id]
+    with closing(StoredHistories(host.engine)) as reader:
+        *rows, missing = reader.start({run_id: {"loss": 0, "not there": 0}}).finish()[run_id]
 
     assert pc.unique(tables(rows).column("key")).to_pylist() == ["loss"]
     assert isinstance(missing, Failure)
@@ -139,9 +140,10 @@ def test_a_table_that_is_gone_is_one_failure_a_key(sqlite_uri: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE metrics"))
 
-    reader = StoredHistories(engine)
-    failures = list(reader.start({run_id: keys}).finish()[run_id])
-    assert [f.id for f in reader.take(run_id, sorted(keys)) if isinstance(f, Failure)] == [
+    with closing(StoredHistories(engine)) as reader:
+        failures = list(reader.start({run_id: keys}).finish()[run_id])
+        one_by_one = list(reader.take(run_id, sorted(keys)))
+    assert [f.id for f in one_by_one if isinstance(f, Failure)] == [
         f.id for f in failures if isinstance(f, Failure)
     ]
 

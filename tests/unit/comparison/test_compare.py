@@ -16,6 +16,7 @@ from mlflow_exim_plugin.comparison.compare import compare
 from mlflow_exim_plugin.comparison.result import Comparison
 from mlflow_exim_plugin.comparison.rules import RuleSet
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Entity,
@@ -241,7 +242,7 @@ def history(key: str, *rows: tuple[int, int, float]) -> pa.Table:
 
 def with_rows(*tables: pa.Table | Failure) -> list[StreamItem]:
     found = run(ONE)
-    found.histories = tables
+    found.histories = [t if isinstance(t, Failure) else RunRows.of(ONE, t) for t in tables]
     return [experiment("1"), found]
 
 

@@ -140,3 +140,10 @@ def test_content_digest_does_not_depend_on_the_order_of_artifacts() -> None:
 def test_content_digest_is_sha256_of_the_canonical_form() -> None:
     wanted = hashlib.sha256(b'{"mlflow":{"a":1}}').hexdigest()
     assert content_digest({"a": 1}) == f"sha256:{wanted}"
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**80)])
+def test_numbers_of_more_than_64_bits_are_kept(number: int) -> None:
+    document = {"n": [number, None]}
+    assert parse_json(document_bytes(document), "x") == document
+    assert canonical_bytes(document) == f'{{"n":[{number},null]}}'.encode()

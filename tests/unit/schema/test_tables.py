@@ -16,10 +16,8 @@ from mlflow_exim_plugin.schema.tables import (
     METRICS,
     ROW_GROUP_ROWS,
     ROWS_PER_PART,
-    MetricsDigest,
     history_table,
     metrics_writer,
-    rows_by_key,
     sort_history,
 )
 
@@ -57,13 +55,6 @@ def bits(rows: pa.Table) -> list[tuple[str, int, int, bytes]]:
     ]
 
 
-def digest_of(*tables: pa.Table) -> str:
-    digest = MetricsDigest()
-    for rows in tables:
-        digest.update(rows)
-    return digest.hexdigest()
-
-
 def test_every_order_is_sorted_to_the_same_bits() -> None:
     wanted = bits(table(ROWS))
     for seed in range(20):
@@ -75,54 +66,6 @@ def test_chunked_and_empty_tables_are_sorted() -> None:
     chunked = pa.concat_tables([table(ROWS[5:]), table([]), table(ROWS[:5])])
     assert bits(sort_history(chunked)) == bits(table(ROWS))
     assert sort_history(table([])).num_rows == 0
-
-
-def test_rows_by_key_gives_each_key_with_its_rows() -> None:
-    chunked = pa.concat_tables([table(ROWS[:3]), table(ROWS[3:])])
-    found: dict[str, int] = {}
-    for key, rows in rows_by_key(chunked):
-        assert set(rows.column("key").to_pylist()) == {key}
-        found[key] = found.get(key, 0) + rows.num_rows
-    assert found == {"a": 9, "b": 1, "\u00e9": 1, "\uffff": 1, "\U0001f680": 1}
-
-
-def test_digest_does_not_depend_on_batches() -> None:
-    whole = table(ROWS)
-    wanted = digest_of(whole)
-    for cut in range(len(ROWS) + 1):
-        assert digest_of(whole.slice(0, cut), whole.slice(cut)) == wanted
-        assert digest_of(table(ROWS[:cut]), table(ROWS[cut:])) == wanted
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        [("a", 0, 0, -0.0)],
-        [("a", 0, 1, 0.0)],
-        [("a", 1, 0, 0.0)],
-        [("b", 0, 0, 0.0)],
-        [("a", 0, 0, 0.0)] * 2,
-        [],
-        [("a", 0, 0, math.nan)],
-        [("a", 0, 0, NAN)],
-    ],
-)
-def test_any_change_changes_the_digest(changed: list[Row]) -> None:
-    assert digest_of(table(changed)) != digest_of(table([("a", 0, 0, 0.0)]))
-
-
-def test_rows_cannot_move_between_keys() -> None:
-    one = [("a", 0, 0, 1.0), ("a", 1, 0, 2.0), ("b", 0, 0, 3.0)]
-    other = [("a", 0, 0, 1.0), ("b", 1, 0, 2.0), ("b", 0, 0, 3.0)]
-    assert digest_of(table(one)) != digest_of(table(other))
-
-
-def test_digest_counts_rows_and_keys() -> None:
-    digest = MetricsDigest()
-    digest.update(table(ROWS[:9]))
-    digest.update(table(ROWS[9:]))
-    digest.hexdigest()
-    assert (digest.rows, digest.keys) == (len(ROWS), 5)
 
 
 def test_history_is_built_from_columns() -> None:

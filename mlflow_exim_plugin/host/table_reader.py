@@ -1,0 +1,186 @@
+"""Rows of MLflow's tables out of a database, those of many objects with each query, as Arrow.
+
+MLflow's own calls build an object for every row. Where a driver can, not even the rows are
+Python's: SQLite's by ADBC, PostgreSQL's by ``COPY``. Both leave the interpreter to others
+meanwhile, while Python's own driver for SQLite asks for it back after each row.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlflow_exim_plugin.host.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Engine, Select
+
+__all__ = ["TableReader"]
+
+_FETCH_ROWS = 50_000
+_CACHE_KIBIBYTES = 16 << 10
+
+
+class TableReader:
+    """Reads tables of a database, for several threads in turn.
+
+    Args:
+        engine: The store's own, with MLflow's schema.
+
+    Source: ``SqlAlchemyStore.engine``.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._arrow: Any = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close what was opened beside the engine; what is read later opens it for that alone."""
+        with self._lock:
+            self._is_closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        arrow, self._arrow = self._arrow, None
+        if arrow is not None:
+            arrow.close()
+
+    def rows(
+        self, table: str, columns: pa.Schema, doing: str, **where: str | Sequence[str]
+    ) -> pa.Table:
+        """Return rows in any order.
+
+        Args:
+            table: Name of the table.
+            columns: Names and types of the columns.
+            doing: What is being done, for messages.
+            where: Value of a column, or some of which it has one.
+
+        Raises:
+            ServerError: The database refused, or a value is not of its column's type.
+            ServerLostError: The database is gone.
+        """
+        with translated(doing):
+            return self._rows(table, columns, where)
+
+    def _rows(
+        self, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+    ) -> pa.Table:
+        if self._engine.dialect.name == "sqlite" and (driver := _arrow_driver()):
+            with self._lock:
+                try:
+                    return self._by_arrow(driver, table, columns, where)
+                finally:
+                    if self._is_closed:
+                        self._let_go()
+        with self._engine.connect() as connection:
+            cursor = connection.connection.cursor()
+            if hasattr(cursor, "copy_expert"):
+                return _copied(cursor, table, columns, where)
+            cursor.close()
+            query = _query(table, columns, where)
+            fetched = list(_fetched(connection.execute(query).cursor, columns))
+        return pa.concat_tables(fetched) if fetched else columns.empty_table()
+
+    def _by_arrow(
+        self, driver: Any, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+    ) -> pa.Table:
+        if self._arrow is None:
+            path = Path(str(self._engine.url.database)).absolute().as_uri()
+            self._arrow = driver.connect(f"{path}?mode=ro")
+            with self._arrow.cursor() as cursor:
+                cursor.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+                cursor.fetchall()
+        parameters = [v if isinstance(v, str) else json.dumps(list(v)) for v in where.values()]
+        tests = _tests(where, "= ?", "IN (SELECT value FROM json_each(?))")
+        with self._arrow.cursor() as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_FETCH_ROWS)})
+            cursor.execute(_select(table, columns, tests), parameters)
+            found: pa.Table = cursor.fetch_arrow_table()
+        found = found.cast(columns)
+        for name in columns.names:
+            if columns.field(name).type == pa.string():
+                found.column(name).validate(full=True)  # SQLite keeps any bytes as text
+        return found
+
+
+def _arrow_driver() -> Any:
+    """Return the driver that gives SQLite's rows as Arrow, None where it is not installed."""
+    try:
+        from adbc_driver_sqlite import dbapi
+    except ImportError:
+        return None
+    return dbapi
+
+
+def _select(table: str, columns: pa.Schema, tests: list[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in columns.names)
+    return f'SELECT {names} FROM "{table}" WHERE {" AND ".join(tests)}'  # noqa: S608 - MLflow's
+
+
+def _tests(where: dict[str, str | Sequence[str]], is_equal: str, is_one_of: str) -> list[str]:
+    return [
+        f'"{name}" {is_equal if isinstance(value, str) else is_one_of}'
+        for name, value in where.items()
+    ]
+
+
+def _query(table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]) -> Select[Any]:
+    """Return a query without the columns' types: SQLAlchemy would make objects of their values."""
+    from sqlalchemy import column, select
+    from sqlalchemy import table as table_of
+
+    query: Select[Any] = select(*map(column, columns.names)).select_from(table_of(table))
+    for name, value in where.items():
+        test = column(name) == value if isinstance(value, str) else column(name).in_(value)
+        query = query.where(test)
+    return query
+
+
+def _fetched(cursor: Any, columns: pa.Schema) -> Iterator[pa.Table]:
+    """Yield rows as the driver's own tuples, which cost less than SQLAlchemy's."""
+    while rows := cursor.fetchmany(_FETCH_ROWS):
+        arrays = [
+            pa.array(column).cast(field.type)
+            for column, field in zip(zip(*rows, strict=True), columns, strict=True)
+        ]
+        yield pa.Table.from_arrays(arrays, schema=columns)
+
+
+def _copied(
+    cursor: Any, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+) -> pa.Table:
+    """Return rows as psycopg2 copies them: text with doubles that come back bit by bit."""
+    from pyarrow import csv
+
+    tests = _tests(where, "= %s", "= ANY(%s)")
+    values = tuple(v if isinstance(v, str) else list(v) for v in where.values())
+    wanted = cursor.mogrify(_select(table, columns, tests), values)
+    text = io.BytesIO()
+    cursor.copy_expert(b"COPY (" + wanted + b") TO STDOUT (FORMAT csv, ENCODING 'UTF8')", text)
+    if not text.tell():
+        return columns.empty_table()
+    text.seek(0)
+    return csv.read_csv(
+        text,
+        # In one block: a value may have new lines, and none may be longer than a block.
+        read_options=csv.ReadOptions(column_names=columns.names, block_size=len(text.getbuffer())),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types={field.name: field.type for field in columns},
+            true_values=["t"],
+            false_values=["f"],
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    ).cast(columns)
