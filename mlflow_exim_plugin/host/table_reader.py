@@ -20,7 +20,7 @@ from mlflow_exim_plugin.host.connection import translated
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Engine, Select
+    from sqlalchemy import ColumnClause, Engine, Select
 
 __all__ = ["TableReader"]
 
@@ -139,7 +139,8 @@ def _query(table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
     from sqlalchemy import column, select
     from sqlalchemy import table as table_of
 
-    query: Select[Any] = select(*map(column, columns.names)).select_from(table_of(table))
+    wanted: list[ColumnClause[Any]] = [column(name) for name in columns.names]
+    query: Select[Any] = select(*wanted).select_from(table_of(table))
     for name, value in where.items():
         test = column(name) == value if isinstance(value, str) else column(name).in_(value)
         query = query.where(test)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     _Take = Callable[[tuple[Any, ...]], tuple[Any, ...]]
-    _Form = tuple[tuple[str, tuple[str, ...]], _Take | None, list[int], list[int]]
 
     from sqlalchemy import Column, ColumnClause, Connection, Dialect, Engine, Select
 
@@ -93,6 +92,23 @@ class _Limit:
         if self.bytes and len(value) > self.bytes // 4 and len(value.encode()) > self.bytes:
             return f"holds {self.bytes} bytes, it has {len(value.encode())}"
         return "" if self.takes_zero or "\0" not in value else "cannot hold a zero byte"
+
+
+@dataclass
+class _Form:
+    """Rows of a table that have the same columns.
+
+    Attributes:
+        waiting: Where their values wait to be written.
+        take: Takes those values that have a column; None where all have one.
+        long: Places of values whose size counts for what waits in memory.
+        unknown: Places of values that have no column.
+    """
+
+    waiting: list[tuple[Any, ...]]
+    take: _Take | None
+    long: list[int]
+    unknown: list[int]
 
 
 class TableWriter:
@@ -172,7 +188,7 @@ class TableWriter:
 
     def rollback(self) -> None:
         """Take back all that was written since the last commit."""
-        self._pending.clear()
+        self._forget()
         self._waiting_rows = self._waiting_bytes = 0
         self.is_broken = False
         if self._connection is not None:
@@ -280,43 +296,53 @@ class TableWriter:
     def add(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Write rows, at the latest with the transaction's end; unknown columns are left out."""
         self.begin()
+        forms = self._forms
         for table, row in rows:
-            form = (table, *row)
-            if form not in self._forms:
-                self._forms[form] = self._form(table, tuple(row))
-            known, take, long, unknown = self._forms[form]
+            names = (table, *row)
+            form = forms.get(names)
+            if form is None:
+                form = forms[names] = self._form(table, tuple(row))
             values = tuple(row.values())
-            for place in unknown:
+            for place in form.unknown:
                 if values[place] not in _NOTHING:
-                    self.left_out[table, form[place + 1]] += 1
-            for place in long:
+                    self.left_out[table, names[place + 1]] += 1
+            for place in form.long:
                 self._waiting_bytes += len(values[place] or "")
-            waiting = self._pending.setdefault(known, [])
-            waiting.append(values if take is None else take(values))
+            form.waiting.append(values if form.take is None else form.take(values))
             self._waiting_rows += 1
         if self._waiting_rows >= _ROWS_HELD or self._waiting_bytes >= _BYTES_HELD:
             self.flush()
 
-    def _form(self, table: str, keys: tuple[str, ...]) -> _Form:
+    def _form(self, table: str, names: tuple[str, ...]) -> _Form:
         there = self._metadata.tables[table].columns
-        known = [place for place, key in enumerate(keys) if key in there]
-        long = [place for place, key in enumerate(keys) if key in _LONG.get(table, ())]
+        known = [place for place, name in enumerate(names) if name in there]
         take: _Take | None = None
         if len(known) == 1:
             take = lambda row: (row[known[0]],)  # noqa: E731 - itemgetter gives no tuple for one
-        elif len(known) < len(keys):
+        elif len(known) < len(names):
             take = itemgetter(*known)
-        unknown = [place for place, key in enumerate(keys) if key not in there]
-        return (table, tuple(keys[place] for place in known)), take, long, unknown
+        into = (table, tuple(names[place] for place in known))
+        return _Form(
+            waiting=self._pending.setdefault(into, []),
+            take=take,
+            long=[place for place, name in enumerate(names) if name in _LONG.get(table, ())],
+            unknown=[place for place, name in enumerate(names) if name not in there],
+        )
 
     def flush(self) -> None:
         """Write all rows that wait, those first that others refer to."""
         if not self._waiting_rows:
             return
-        pending, self._pending = self._pending, {}
         self._waiting_rows = self._waiting_bytes = 0
-        for (table, columns), rows in sorted(pending.items(), key=lambda e: self._order[e[0][0]]):
+        in_order = sorted(self._pending.items(), key=lambda entry: self._order[entry[0][0]])
+        waiting = [(table, columns, rows.copy()) for (table, columns), rows in in_order if rows]
+        self._forget()
+        for table, columns, rows in waiting:
             self._insert(table, columns, rows)
+
+    def _forget(self) -> None:
+        for rows in self._pending.values():
+            rows.clear()
 
     @cached_property
     def _order(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ import platform
 import re
 import time
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -252,6 +253,9 @@ class ExperimentInfo(Info):
     failed_runs: tuple[str, ...] = Field(default=(), strict=False)
 
 
+_KEY = itemgetter("key")
+
+
 def _check_texts(document: dict[str, Any], *names: str) -> None:
     for name in names:
         if not isinstance(document.get(name), str):
@@ -262,9 +266,13 @@ def _check_entries(document: dict[str, Any], *names: str) -> None:
     """Check REST's lists of keyed entries: objects with a ``key`` and mostly a ``value``."""
     for name in names:
         entries = document.get(name, [])
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        if not isinstance(entries, list) or not set(map(type, entries)) <= {dict}:
             raise ValueError(f"{name} must be a list of objects")
-        if not all(isinstance(e.get("key"), str) for e in entries):
+        try:
+            kinds = set(map(type, map(_KEY, entries)))
+        except KeyError:
+            kinds = {type(None)}
+        if not kinds <= {str}:
             raise ValueError(f"every entry of {name} must have a key")
 
 

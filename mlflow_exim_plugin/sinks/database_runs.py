@@ -200,14 +200,17 @@ class RunTables:
 def _latest(run: Run) -> Rows:
     """Return the row of the latest value of each key, as the run's document has it."""
     rows: Rows = []
+    run_id = run.id
     for metric in run.document.get("data", {}).get("metrics") or ():
+        value = metric["value"]
+        is_finite = type(value) is float and math.isfinite(value)
         row = {
             "key": metric["key"],
-            "value": as_stored_number(metric["value"]),
+            "value": value if is_finite else as_stored_number(value),
             "timestamp": metric.get("timestamp", 0),
             "step": metric.get("step", 0),
-            "is_nan": math.isnan(float(metric["value"])),
-            "run_uuid": run.id,
+            "is_nan": not is_finite and math.isnan(float(value)),
+            "run_uuid": run_id,
         }
         rows.append(("latest_metrics", row))
     return rows
