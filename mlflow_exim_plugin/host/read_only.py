@@ -390,6 +390,7 @@ class ReadOnly(CreateEnginePlugin):
                 execute(*arguments, **options)
 
         dialect.do_execute = do_execute
+        dialect.exim_turn = lock
         dialect.do_commit = dialect.do_rollback = dialect.do_close = lambda _connection: None
         dialect.do_ping = lambda _connection: True
 

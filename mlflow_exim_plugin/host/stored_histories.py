@@ -46,7 +46,7 @@ class StoredHistories:
     Source: ``SqlAlchemyStore.engine`` and MLflow's table ``metrics``.
     """
 
-    rows_ahead = 100_000
+    rows_ahead = 25_000
 
     def __init__(self, engine: Engine, *, rows_at_once: int = _ROWS_AT_ONCE) -> None:
         self._engine = engine

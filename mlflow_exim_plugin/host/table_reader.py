@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TableReader"]
 
-_FETCH_ROWS = 50_000
-_CACHE_KIBIBYTES = 16 << 10
+_FETCH_ROWS = 25_000
 
 
 class TableReader:
@@ -85,7 +84,9 @@ class TableReader:
         with self._engine.connect() as connection:
             cursor = connection.connection.cursor()
             if hasattr(cursor, "copy_expert"):
-                return _copied(cursor, table, columns, where)
+                # Whoever else uses this very connection waits, see ``ReadOnly``.
+                with getattr(self._engine.dialect, "exim_turn", self._lock):
+                    return _copied(cursor, table, columns, where)
             cursor.close()
             query = _query(table, columns, where)
             fetched = list(_fetched(connection.execute(query).cursor, columns))
@@ -97,9 +98,6 @@ class TableReader:
         if self._arrow is None:
             path = Path(str(self._engine.url.database)).absolute().as_uri()
             self._arrow = driver.connect(f"{path}?mode=ro")
-            with self._arrow.cursor() as cursor:
-                cursor.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
-                cursor.fetchall()
         parameters = [v if isinstance(v, str) else json.dumps(list(v)) for v in where.values()]
         tests = _tests(where, "= ?", "IN (SELECT value FROM json_each(?))")
         with self._arrow.cursor() as cursor:

@@ -137,16 +137,19 @@ def canonical_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes
             rest.
 
     Raises:
-        ValueError: A NaN, an infinity, or text that UTF-8 cannot hold.
+        ValueError: A NaN, an infinity, text that UTF-8 cannot hold, or what JSON does not have.
 
     Source: spec/v1/archive.md, "Content digests".
     """
     if _are_plain(_doubles(value) if doubles is None else doubles):
         with contextlib.suppress(TypeError):
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    try:
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+    except TypeError as error:
+        raise ValueError(str(error)) from error
     return text.encode("utf-8")
 
 

@@ -72,6 +72,8 @@ class MetricsParts:
                 self._buffer = pa.BufferOutputStream()
                 self._parquet = metrics_writer(self._buffer)
             self._parquet.write_table(group, row_group_size=ROW_GROUP_ROWS)
+            del group
+            pa.default_memory_pool().release_unused()  # or the peaks of all threads add up
         if last and self._parquet is not None and self._buffer is not None:
             self._parquet.close()
             data = self._buffer.getvalue().to_pybytes()

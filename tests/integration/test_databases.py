@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -313,7 +314,12 @@ def test_a_file_cannot_be_written_through_what_is_read(sqlite_uri: str, tmp_path
     assert fingerprint(sqlite_uri) == before
 
 
-def test_runs_from_rows_are_those_of_mlflow(sqlite_source: Source) -> None:
+@pytest.mark.parametrize("driver", ["adbc", "sqlite3"])
+def test_runs_from_rows_are_those_of_mlflow(
+    sqlite_source: Source, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    if driver == "sqlite3":
+        monkeypatch.setitem(sys.modules, "adbc_driver_sqlite", None)
     with (
         Host(sqlite_source.uri, create=False) as host,
         closing(StoredRuns(engine_of(host))) as stored,
@@ -353,6 +359,25 @@ def test_runs_that_cannot_be_read_together_are_read_alone(
     assert report.ok, report.failures
     assert_count_law(report)
     assert digests(alone) == digests(together)
+
+
+@pytest.mark.parametrize("value", ["x'00ff41'", "CAST(x'ff41' AS TEXT)"])
+def test_a_value_that_is_no_text_costs_its_run_alone(
+    sqlite_uri: str, tmp_path: Path, value: str
+) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment_id = client.create_experiment("x", (tmp_path / "files").as_uri())
+    run_ids = [client.create_run(experiment_id).info.run_id for _ in range(3)]
+    with closing(sqlite3.connect(file_of(sqlite_uri))) as connection, connection:
+        insert = f"INSERT INTO tags (key, value, run_uuid) VALUES ('bad', {value}, ?)"
+        connection.execute(insert, (run_ids[1],))
+    archive = str(tmp_path / "a.tar.zst")
+    report = pack(archive, tracking_uri=sqlite_uri)
+    assert_count_law(report)
+    assert [(failure.kind, failure.id) for failure in report.failures] == [(Kind.RUN, run_ids[1])]
+    with open_archive(archive) as opened:
+        there = {run.mlflow.run["info"]["run_id"] for run in opened.runs()}
+    assert there == {run_ids[0], run_ids[2]}
 
 
 @pytest.mark.parametrize("database", DATABASES)

@@ -117,6 +117,12 @@ def test_canonical_form_has_no_nan() -> None:
         canonical_bytes({"a": math.nan})
 
 
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, "\ud800"])
+def test_what_json_does_not_have_is_one_kind_of_error(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        canonical_bytes({"a": value})
+
+
 def test_content_digest_covers_document_rows_and_artifacts() -> None:
     document = {"run": {"info": {"run_id": "r"}}}
     artifact = ("a.txt", 1, "0" * 64)
