@@ -205,7 +205,10 @@ def _are_plain(doubles: Iterable[float]) -> bool:
     It has another way to write an exponent, which Python needs below 1e-4 and from 1e16 on, and
     writes NaN and the infinities as nothing.
     """
-    return all(number == 0 or 1e-4 <= abs(number) < 1e16 for number in doubles)
+    for number in doubles:
+        if not (number == 0 or 1e-4 <= number < 1e16 or -1e16 < number <= -1e-4):
+            return False
+    return True
 
 
 def _doubles(value: Any) -> Iterator[float]:

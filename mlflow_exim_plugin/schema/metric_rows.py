@@ -165,45 +165,47 @@ class MetricsDigest:
         self._outer = hashlib.sha256()
         self._key: str | None = None
         self._key_rows = 0
-        self._pieces: list[memoryview] = []
-        self._columns: list[hashlib._Hash] = []
+        self._columns: tuple[hashlib._Hash, ...] = ()
 
     def update(self, rows: RunRows) -> None:
         """Add rows; keys must not go backwards from one call to the next."""
+        sha256 = hashlib.sha256
         steps, timestamps, values = rows.batch.words
-        start = rows.first
+        start = 8 * rows.first
         for key, stop in zip(rows.keys, rows.stops, strict=True):
-            its = slice(8 * start, 8 * stop)
-            pieces = [steps[its], timestamps[its], values[its]]
+            end = 8 * stop
+            pieces = steps[start:end], timestamps[start:end], values[start:end]
             if key == self._key:
-                self._go_on(pieces)
+                for piece, digest in zip(pieces, self._columns, strict=True):
+                    digest.update(piece)
             else:
                 self._finish_key()
-                self._key, self._pieces = key, pieces
-            self._key_rows += stop - start
-            start = stop
+                self._key, self._key_rows = key, 0
+                self._columns = sha256(pieces[0]), sha256(pieces[1]), sha256(pieces[2])
+            self._key_rows += (end - start) >> 3
+            start = end
         self.rows += rows.num_rows
 
     def hexdigest(self) -> str:
         """Finish and return ``sha256:`` and 64 hex digits."""
         self._finish_key()
+        self._key = None
         return "sha256:" + self._outer.hexdigest()
-
-    def _go_on(self, pieces: list[memoryview]) -> None:
-        if not self._columns:
-            self._columns = [hashlib.sha256(piece) for piece in self._pieces]
-        for piece, digest in zip(pieces, self._columns, strict=True):
-            digest.update(piece)
 
     def _finish_key(self) -> None:
         if self._key is None:
             return
         name = self._key.encode("utf-8")
-        columns = self._columns or map(hashlib.sha256, self._pieces)
-        head = _LENGTH.pack(len(name)) + name + _COUNT.pack(self._key_rows)
-        self._outer.update(head + b"".join([column.digest() for column in columns]))
+        steps, timestamps, values = self._columns
+        self._outer.update(
+            _LENGTH.pack(len(name))
+            + name
+            + _COUNT.pack(self._key_rows)
+            + steps.digest()
+            + timestamps.digest()
+            + values.digest()
+        )
         self.keys += 1
-        self._key, self._key_rows, self._columns = None, 0, []
 
 
 def _starts(columns: list[pa.Array]) -> pa.Array:
