@@ -60,10 +60,13 @@ class RowBatch:
                 begin = end
 
     def of_run(self, run_id: str, first: int, stop: int) -> RunRows | None:
-        """Return the rows from ``first`` to before ``stop``, None where some are not the run's."""
+        """Return the rows from ``first`` to before ``stop``, None where they are not all the run's.
+
+        Nor are no rows at all.
+        """
         begin = bisect_right(self._starts, first) - 1
-        end = bisect_right(self._starts, stop - 1, lo=begin)
-        if any(found != run_id for found in self._ids[begin:end]):
+        end = bisect_right(self._starts, stop - 1, lo=max(begin, 0))
+        if begin < 0 or first >= stop or any(found != run_id for found in self._ids[begin:end]):
             return None
         stops = self._stops[begin:end]
         stops[-1] = stop

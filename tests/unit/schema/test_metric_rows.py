@@ -93,7 +93,9 @@ def test_any_range_of_a_batch_is_rows_of_its_run_or_none() -> None:
     runs = {"r1": ROWS, "r2": ROWS[3:6], "r3": ROWS[:2]}
     whole = batch(runs)
     owners = [(run_id, row) for run_id, rows in runs.items() for row in rows]
+    assert RowBatch(METRICS.empty_table()).of_run("r2", 0, 0) is None
     for first in range(len(owners)):
+        assert whole.of_run("r2", first, first) is None
         for stop in range(first + 1, len(owners) + 1):
             some = owners[first:stop]
             rows = whole.of_run("r2", first, stop)
