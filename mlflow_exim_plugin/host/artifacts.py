@@ -7,6 +7,7 @@ a time into a temporary folder.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import posixpath
@@ -114,7 +115,7 @@ class ArtifactTree:
         return self._downloaded(path)
 
     def put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
-        """Write one file, replacing what an interrupted attempt left.
+        """Write one file; one that is there is replaced by the whole of it or stays.
 
         Args:
             path: Path below the root.
@@ -126,13 +127,17 @@ class ArtifactTree:
         """
         if self._local is not None:
             target = _inside(self._local, path)
+            # Beside it first: no piece may stand for the whole, and the stream may be of this file.
+            # The name is short, and always the same, so that another attempt takes it away.
+            beside = target.with_name(f".exim-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    with target.open("wb") as file:
+                    with beside.open("wb") as file:
                         shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                    beside.replace(target)
                 except (EximError, OSError):
-                    target.unlink(missing_ok=True)  # no piece may stand for the whole
+                    beside.unlink(missing_ok=True)
                     raise
             except EximError:
                 raise

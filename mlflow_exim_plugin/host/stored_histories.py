@@ -14,20 +14,20 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.connection import translated
 from mlflow_exim_plugin.host.histories import empty, failed, sorted_rows
-from mlflow_exim_plugin.host.table_reader import TableReader
+from mlflow_exim_plugin.host.table_reader import TableReader, rows_seen_by
 from mlflow_exim_plugin.schema.metric_rows import RowBatch
 from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, sort_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from mlflow_exim_plugin.host.histories import Reading
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Failure
 
-__all__ = ["StoredHistories"]
+__all__ = ["StoredHistories", "metric_rows"]
 
 _ROWS_AT_ONCE = 500_000
 """Rows that one query may bring: some tens of megabytes."""
@@ -117,6 +117,19 @@ class StoredHistories:
         found = self._tables.rows("metrics", _STORED, doing, run_uuid=[run_id], key=key)
         # To some databases a capital letter is no difference.
         return _as_rows(found.filter(pc.equal(found.column("key"), key))).select(HISTORY.names)
+
+
+def metric_rows(connection: Connection, run_ids: list[str], key: str | None = None) -> pa.Table:
+    """Return what a connection sees of the rows of some runs, or of one key of theirs.
+
+    Returns:
+        Rows in any order, schema ``METRICS``. To some databases a capital letter is no difference,
+        so those of other keys may be among them.
+    """
+    where: dict[str, str | Sequence[str]] = {"run_uuid": run_ids}
+    if key is not None:
+        where["key"] = key
+    return _as_rows(rows_seen_by(connection, "metrics", _STORED, where))
 
 
 class _Reading:

@@ -20,9 +20,9 @@ from mlflow_exim_plugin.host.connection import translated
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import ColumnClause, Engine, Select
+    from sqlalchemy import ColumnClause, Connection, Engine, Select
 
-__all__ = ["TableReader"]
+__all__ = ["TableReader", "rows_seen_by"]
 
 _FETCH_ROWS = 25_000
 
@@ -81,16 +81,10 @@ class TableReader:
                 finally:
                     if self._is_closed:
                         self._let_go()
-        with self._engine.connect() as connection:
-            cursor = connection.connection.cursor()
-            if hasattr(cursor, "copy_expert"):
-                # Whoever else uses this very connection waits, see ``ReadOnly``.
-                with getattr(self._engine.dialect, "exim_turn", self._lock):
-                    return _copied(cursor, table, columns, where)
-            cursor.close()
-            query = _query(table, columns, where)
-            fetched = list(_fetched(connection.execute(query).cursor, columns))
-        return pa.concat_tables(fetched) if fetched else columns.empty_table()
+        # Whoever else uses this very connection waits, see ``ReadOnly``.
+        turn = getattr(self._engine.dialect, "exim_turn", self._lock)
+        with self._engine.connect() as connection, turn:
+            return rows_seen_by(connection, table, columns, where)
 
     def _by_arrow(
         self, driver: Any, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
@@ -109,6 +103,19 @@ class TableReader:
             if columns.field(name).type == pa.string():
                 found.column(name).validate(full=True)  # SQLite keeps any bytes as text
         return found
+
+
+def rows_seen_by(
+    connection: Connection, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+) -> pa.Table:
+    """Return rows in any order as an open connection sees them, see ``TableReader.rows``."""
+    cursor = connection.connection.cursor()
+    if hasattr(cursor, "copy_expert"):
+        return _copied(cursor, table, columns, where)
+    cursor.close()
+    query = _query(table, columns, where)
+    fetched = list(_fetched(connection.execute(query).cursor, columns))
+    return pa.concat_tables(fetched) if fetched else columns.empty_table()
 
 
 def _arrow_driver() -> Any:

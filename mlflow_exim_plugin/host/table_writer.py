@@ -20,6 +20,7 @@ from pyarrow import csv
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.connection import translated
+from mlflow_exim_plugin.host.stored_histories import metric_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -244,6 +245,35 @@ class TableWriter:
         with self._doing(f"reading {table}"):
             found = self._connection.execute(query.limit(limit))
             return [dict(row) for row in found.mappings()]
+
+    def count(self, table: str, **key: Any) -> int:
+        """Return how many rows have these values."""
+        from sqlalchemy import func, select
+
+        there = self._metadata.tables[table]
+        query = select(func.count()).select_from(there)
+        for name, value in key.items():
+            query = query.where(there.columns[name] == value)
+        self.flush()
+        self.begin()
+        assert self._connection is not None  # noqa: S101 - begin() opened it
+        with self._doing(f"reading {table}"):
+            return int(self._connection.execute(query).scalar_one())
+
+    def metric_rows(self, run_id: str, key: str | None = None) -> pa.Table:
+        """Return the metric rows of a run, or those of one key, in any order.
+
+        Through this very connection: of a SQLite file no other may read while it writes.
+        """
+        self.flush()
+        self.begin()
+        assert self._connection is not None  # noqa: S101 - begin() opened it
+        with self._doing("reading metrics"):
+            return metric_rows(self._connection, [run_id], key)
+
+    def told_apart(self, key: Any) -> Any:
+        """Return a key as the database tells it from others."""
+        return _folded(key) if self._folds and isinstance(key, str) else key
 
     def problem_of(self, rows: Rows) -> str:
         """Return what of an object's rows the database cannot hold, empty where it can hold all.

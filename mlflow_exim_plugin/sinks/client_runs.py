@@ -26,17 +26,16 @@ from mlflow_exim_plugin.sinks.client_places import Target, attempt
 from mlflow_exim_plugin.sinks.counting import count_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_ids import IdMap
 
-__all__ = ["RunWriter"]
+__all__ = ["LOGGED_MODELS", "PARENT", "RunWriter", "with_new_run_ids"]
 
 PARENT = "mlflow.parentRunId"
 _NAME = "mlflow.runName"
 _USER = "mlflow.user"
-_LOGGED_MODELS = "mlflow.log-model.history"
+LOGGED_MODELS = "mlflow.log-model.history"
 _MODELS_NAMED = 10
 
 
@@ -258,8 +257,11 @@ class RunWriter:
         if self._options.importer and _USER in tags:
             tags[_USER] = self._options.importer
         tags.pop(PARENT, None)
-        if history := tags.get(_LOGGED_MODELS):
-            tags[_LOGGED_MODELS] = _with_new_run_ids(history, run.id, self._ids)
+        if history := tags.get(LOGGED_MODELS):
+            known = self._ids.runs
+            tags[LOGGED_MODELS] = with_new_run_ids(
+                history, run.id, lambda old: known[old].id if old in known else old
+            )
         return tags
 
     def _put_source_tags(self, run: Run, known: KnownRun, report: Report) -> dict[str, str]:
@@ -339,8 +341,14 @@ class RunWriter:
             known.is_deleted = True
 
 
-def _with_new_run_ids(history: str, run_id: str, ids: IdMap) -> str:
-    """Give the entries of ``mlflow.log-model.history`` the run ids of the target."""
+def with_new_run_ids(history: str, run_id: str, new_id: Callable[[str], str]) -> str:
+    """Give the entries of ``mlflow.log-model.history`` the run ids of the target.
+
+    Args:
+        history: The tag's value.
+        run_id: The run that has it, at the source.
+        new_id: Returns what a run of the source is called at the target.
+    """
     try:
         entries = json.loads(history)
     except ValueError:
@@ -351,8 +359,8 @@ def _with_new_run_ids(history: str, run_id: str, ids: IdMap) -> str:
     for entry in entries:
         if not isinstance(entry, dict):
             continue
-        known = ids.runs.get(str(entry.get("run_id", run_id)))
-        if "run_id" in entry and known is not None:
-            entry["run_id"] = known.id
+        old = str(entry.get("run_id", run_id))
+        if "run_id" in entry and new_id(old) != old:
+            entry["run_id"] = new_id(old)
             changed = True
     return json.dumps(entries) if changed else history

@@ -1,14 +1,16 @@
 """Sink ``database``: the stream goes into the tables of a database, with its ids and times.
 
-What is free keeps its id, its number and its times; what is taken follows the policy, and nothing
-that is there is changed. All of an experiment becomes visible in one moment, or none of it; so do
-a registered model with its versions, and each object that belongs to no experiment. What a run that
-was stopped left behind is therefore whole, and the next one goes on behind it.
+What is free keeps its id, its number and its times; what is taken follows the policy. An earlier
+state of the same object is completed, and nothing else that is there is changed. All of an
+experiment becomes visible in one moment, or none of it; so do a registered model with its versions,
+and each object that belongs to no experiment. What a run that was stopped left behind is therefore
+whole, and the next one goes on behind it.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError
@@ -205,9 +207,10 @@ class DatabaseSink:
             home.is_lost = True
             self._homes[identity] = _LOST
         self._open.clear()
-        for kept in self._homes.values():
-            if isinstance(kept, Home):
-                kept.datasets.clear()
+        for identity, known in self._homes.items():
+            if isinstance(known, Home):  # what other threads are writing to it was taken back too
+                self._homes[identity] = replace(known, is_new=False, datasets={})
+                known.is_lost = True
 
     def _enter_workspace(self, workspace: Entity, report: Report) -> None:
         """Write what follows into a workspace."""

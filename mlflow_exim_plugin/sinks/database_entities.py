@@ -13,12 +13,14 @@ from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import leave_to_stranger, taken
 from mlflow_exim_plugin.sinks.counting import count_parts, parts_of, skip_entity
+from mlflow_exim_plugin.sinks.database_states import State
 from mlflow_exim_plugin.sinks.database_target import ABSENT
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.table_writer import Rows
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.database_states import Standing
     from mlflow_exim_plugin.sinks.database_target import DatabaseTarget
 
 __all__ = ["EntityTables"]
@@ -56,7 +58,9 @@ class EntityTables:
         key = {id_column: rows[0][1][id_column]}
         if "workspace" in name_columns and id_column in name_columns:  # its name is its id
             key["workspace"] = target.workspace
-        if target.is_settled(entity.kind, entity.id, rows, key, report):
+        standing = target.standing(entity.kind, rows, key)
+        if standing is not None:
+            self._settle(entity, rows, standing, report)
             return
         name_columns = tuple(c for c in name_columns if target.tables.has(table, c))
         if name_columns and id_column not in name_columns:
@@ -81,6 +85,20 @@ class EntityTables:
         target.count(entity.kind, report)
         for kind, count in parts_of(entity):
             target.count(kind, report, count)
+
+    def _settle(self, entity: Entity, rows: Rows, standing: Standing, report: Report) -> None:
+        """Complete an object that is there in an earlier state, or leave it as it is."""
+        target = self._target
+        if standing.state is not State.EARLIER:
+            target.leave(entity.kind, entity.id, standing, report)
+            return
+        target.require(rows)
+        target.grow(entity.kind, entity.id, standing, report)
+        target.count(entity.kind, report)
+        for kind, count in parts_of(entity):
+            written = standing.count("evaluation_dataset_records")
+            target.count(kind, report, written)
+            report.skipped(kind, entity.id, "they are there already", count - written)
 
     def finish(self, report: Report) -> None:
         """Let scorers call their endpoints, and name the guardrails that did not come."""

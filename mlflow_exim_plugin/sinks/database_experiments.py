@@ -33,7 +33,7 @@ class Home:
         source_location: Where they are at the source.
         is_new: Whether nothing was in it before.
         is_copy: Whether an unpack made it, so that what is in it may have other ids.
-        is_lost: Whether it was taken back.
+        is_lost: Whether it, or what was being written to it, was taken back.
         datasets: Ids of its datasets by name and digest.
     """
 

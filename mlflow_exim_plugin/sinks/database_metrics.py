@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.table_writer import TableWriter
     from mlflow_exim_plugin.schema.metric_rows import Piece
 
-__all__ = ["LatestMetrics", "MetricRows"]
+__all__ = ["LatestMetrics", "MetricRows", "differs_from_before"]
 
 _ROWS_HELD = 100_000
 _GROUP = ["run_uuid", "key"]
@@ -35,6 +35,15 @@ class MetricRows:
         self._rows = 0
         self._latest = LatestMetrics()
         self._ended: set[str] = set()
+        self._there: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def resume(self, run_id: str, latest: list[dict[str, Any]]) -> None:
+        """Let a run go on that is there, of some of whose keys nothing but the latest is known."""
+        for row in self._tables.select("latest_metrics", run_uuid=run_id):
+            self._there[run_id, row["key"]] = row
+            self._latest.see(row)
+        for row in latest:
+            self._latest.see(row)
 
     def add(self, rows: RunRows) -> None:
         """Add rows of a run, those of a run never going backwards."""
@@ -67,7 +76,7 @@ class MetricRows:
             return
         rows = pa.concat_tables(tables).rename_columns(["run_uuid", *HISTORY.names])
         rows = _as_kept(rows)
-        rows = rows.filter(_differs_from_before(rows, rows.column_names))
+        rows = rows.filter(differs_from_before(rows, rows.column_names))
         latest = self._latest.of(rows, unfinished=set(self._waiting))
         self._tables.add_table("metrics", rows)
         if latest.num_rows:
@@ -81,12 +90,19 @@ class MetricRows:
         """Write the rows that wait, and the latest of each key."""
         self._ended.update(self._waiting)
         self.flush()
-        self._tables.add(("latest_metrics", row) for row in self._latest.take())
+        there, self._there = self._there, {}
+        latest = [(row, there.get((row["run_uuid"], row["key"]))) for row in self._latest.take()]
+        self._tables.add(("latest_metrics", row) for row, before in latest if before is None)
+        for row, before in latest:
+            if before is not None and row is not before:
+                key = {"run_uuid": row["run_uuid"], "key": row["key"]}
+                self._tables.update("latest_metrics", row, **key)
 
     def forget(self) -> None:
         """Drop what waits: its transaction was taken back."""
         self._waiting, self._rows = {}, 0
         self._ended.clear()
+        self._there.clear()
         self._latest = LatestMetrics()
 
 
@@ -107,20 +123,21 @@ class LatestMetrics:
             unfinished: Runs of which more rows come.
         """
         is_last = _is_last(rows, _GROUP)
-        same_moment = pc.invert(_differs_from_before(rows, _MOMENT))
+        same_moment = pc.invert(differs_from_before(rows, _MOMENT))
         # Of one moment the largest value is the latest. That is rare, and so are long histories.
         runs = pa.array(sorted(unfinished | {run_id for run_id, _ in self._found}), pa.string())
         is_open = pc.is_in(in_one_piece(rows.column("run_uuid")), runs)
         looked_at = pc.and_(is_last, pc.or_(is_open, same_moment))
         for last in pc.indices_nonzero(looked_at).to_pylist():
             at = last
-            self._see(rows.slice(at, 1).to_pylist()[0])
+            self.see(rows.slice(at, 1).to_pylist()[0])
             while same_moment[at].as_py():
                 at -= 1
-                self._see(rows.slice(at, 1).to_pylist()[0])
+                self.see(rows.slice(at, 1).to_pylist()[0])
         return rows.filter(pc.and_not(is_last, looked_at))
 
-    def _see(self, row: dict[str, Any]) -> None:
+    def see(self, row: dict[str, Any]) -> None:
+        """Look at one row."""
         whose = (row["run_uuid"], row["key"])
         known = self._found.get(whose)
         if known is None or _moment(row) > _moment(known):
@@ -163,11 +180,11 @@ def _without_last_moment(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _is_last(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
     """Return for each row whether any of some columns differs from the row after."""
-    starts = _differs_from_before(rows, names)
+    starts = differs_from_before(rows, names)
     return pa.concat_arrays([starts.slice(1), pa.array([True])])
 
 
-def _differs_from_before(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
+def differs_from_before(rows: pa.Table, names: list[str]) -> pa.BooleanArray:
     """Return for each row whether any of some columns differs from the row before."""
     differs = None
     for name in names:

@@ -23,7 +23,7 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, 
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import numbered, taken
 from mlflow_exim_plugin.sinks.counting import count_artifacts
-from mlflow_exim_plugin.sinks.database_runs import put_files
+from mlflow_exim_plugin.sinks.database_files import put_files
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -119,7 +119,9 @@ class ModelTables:
 
     def _same(self, item: RegisteredModel, report: Report) -> _Model:
         rows = model_rows(item, item.name, self._target.workspace, self._tags(item))
-        self._target.is_settled(item.kind, item.name, rows, self._owner(item.name), report)
+        standing = self._target.standing(item.kind, rows, self._owner(item.name))
+        if standing is not None:
+            self._target.leave(item.kind, item.name, standing, report)
         return self._known(item, item.name)
 
     def _owner(self, name: str) -> dict[str, Any]:

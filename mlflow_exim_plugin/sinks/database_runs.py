@@ -14,43 +14,22 @@ from mlflow_exim_plugin.host.run_rows import (
     run_rows,
 )
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
-from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
+from mlflow_exim_plugin.sinks.database_files import FileComparison, is_elsewhere, put_files
+from mlflow_exim_plugin.sinks.database_grown_runs import GrownRuns, as_copy
+from mlflow_exim_plugin.sinks.database_states import State
 from mlflow_exim_plugin.sinks.database_target import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mlflow_exim_plugin.host.table_writer import Rows
-    from mlflow_exim_plugin.schema.objects import Artifact
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.database_experiments import Home
+    from mlflow_exim_plugin.sinks.database_states import Standing
     from mlflow_exim_plugin.sinks.database_target import DatabaseTarget
 
-__all__ = ["STAYS", "RunTables", "put_files"]
-
-STAYS = "it stays where the source has it"
-"""Why a file is not sent."""
+__all__ = ["RunTables"]
 
 _USER = "mlflow.user"
-
-
-def put_files(
-    target: DatabaseTarget,
-    owner: str,
-    root: str,
-    artifacts: Iterable[Artifact | Failure],
-    report: Report,
-) -> None:
-    """Send files to where a database says that they are, unless they stay where they were."""
-    if not target.keeps_locations:
-        ArtifactUpload(target.host, target.count_bytes).put(owner, root, "", artifacts, report)
-        return
-    for artifact in artifacts:
-        if isinstance(artifact, Failure):
-            report.failed(artifact)
-        else:
-            report.skipped(Kind.ARTIFACT, f"{owner}/{artifact.path}", STAYS)
 
 
 class RunTables:
@@ -62,6 +41,7 @@ class RunTables:
 
     def __init__(self, target: DatabaseTarget) -> None:
         self._target = target
+        self._grown = GrownRuns(target)
         self._metrics_of_models: list[tuple[str, Rows]] = []
 
     def write_run(self, run: Run, home: Home, report: Report) -> None:
@@ -70,32 +50,37 @@ class RunTables:
         Raises:
             ServerError: The database cannot hold it.
         """
-        target, info = self._target, run.info
-        uri = target.place(str(info.get("artifact_uri") or ""), home, f"{run.id}/artifacts")
-        tags, user = run.tags | run.source_tags, info.get("user_id")
+        target, source_id = self._target, run.id
+        uri = target.place(str(run.info.get("artifact_uri") or ""), home, f"{run.id}/artifacts")
+        with target.lock:
+            copy = target.copy_of(run.id, "tags", "key", "run_uuid") if home.is_copy else None
+            if copy is not None:
+                run = as_copy(run, copy, target)
+        tags, user = run.tags | run.source_tags, run.info.get("user_id")
         if importer := target.options.importer:
             user = importer
             tags |= {_USER: importer} if _USER in tags else {}
         key = {"run_uuid": run.id}
         with target.lock:
             target.require_kept(home)
-            if home.is_copy and (copy := target.copy_of(run.id, "tags", "key", "run_uuid")):
-                report.skipped(Kind.RUN, run.id, f"it is there already, as run {copy}")
-                return
             fresh: dict[tuple[str, str], str] = {}
             dataset_uuid = partial(self._dataset, home, fresh)
             rows = run_rows(run, home.id, uri, user, tags, dataset_uuid)
             if not target.tables.has("logged_models"):
                 rows = [row for row in rows if not row[1].get("source_type", "").startswith("RUN_")]
             latest = _latest(run)
-            if target.is_settled(Kind.RUN, run.id, [*rows, *latest], key, report):
-                return
-            target.require([*rows, *latest])
-            target.add(rows, **key)
-            home.datasets |= fresh
-            if target.options.dry_run:
-                count_run(run, report)
-                return
+            standing = target.standing(Kind.RUN, [*rows, *latest], key)
+            if standing is None:
+                target.require([*rows, *latest])
+                target.add(rows, **key)
+                home.datasets |= fresh
+        if standing is not None:
+            if self._grown.settle(source_id, run, standing, rows, latest, home, report):
+                home.datasets |= fresh
+            return
+        if target.options.dry_run:
+            count_run(run, report)
+            return
         self._put_histories(run, home, latest, report)
         put_files(target, run.id, uri, run.artifacts, report)
         with target.lock:
@@ -159,31 +144,44 @@ class RunTables:
             if home.is_copy and (copy := target.copy_of(model.id, *tags_of)):
                 report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {copy}")
                 return
-            if target.is_settled(Kind.LOGGED_MODEL, model.id, rows, key, report):
+            metrics, waiting = self._by_run(metrics)
+            rows += metrics
+            standing = target.standing(Kind.LOGGED_MODEL, rows, key)
+            if standing is None or standing.state in {State.EARLIER, State.SAME}:
+                self._metrics_of_models += [(model.id, waiting)] if waiting else []
+            if standing is not None and standing.state is not State.EARLIER:
+                target.leave(Kind.LOGGED_MODEL, model.id, standing, report)
                 return
-            target.require(rows + metrics)
-            target.add(rows, **key)
-            if target.options.dry_run:
-                count_artifacts(model.artifacts, report)
-                report.written(Kind.LOGGED_MODEL)
-                return
-            waiting = self._put_metrics(metrics)
-            if waiting:
-                self._metrics_of_models.append((model.id, waiting))
-        put_files(target, model.id, location, model.artifacts, report)
+            target.require(rows + waiting)
+            if standing is None:
+                target.add(rows, **key)
+            else:
+                target.grow(Kind.LOGGED_MODEL, model.id, standing, report)
+        if standing is not None:
+            self._complete_files(model, standing, report)
+        elif target.options.dry_run:
+            count_artifacts(model.artifacts, report)
+        else:
+            put_files(target, model.id, location, model.artifacts, report)
         with target.lock:
             target.require_kept(home)
             target.count(Kind.LOGGED_MODEL, report)
 
-    def _put_metrics(self, metrics: Rows) -> Rows:
-        """Write the metrics whose run is there; return the others."""
-        waiting = []
-        for table, row in metrics:
-            if self._target.is_there("runs", run_uuid=row["run_id"]):
-                self._target.add([(table, row)])
-            else:
-                waiting.append((table, row))
-        return waiting
+    def _complete_files(self, model: LoggedModel, standing: Standing, report: Report) -> None:
+        """Send what a model lacks that was not finished yet; one that was has all its files."""
+        if standing.was_open:
+            root = str(standing.there["artifact_location"] or "")
+            files = FileComparison(self._target, Kind.LOGGED_MODEL, model.id, root, model.artifacts)
+            files.complete(report, replaces=is_elsewhere(root, model.info.get("artifact_uri")))
+
+    def _by_run(self, metrics: Rows) -> tuple[Rows, Rows]:
+        """Return the metrics whose run is there, and the others."""
+        run_ids = {row["run_id"] for _, row in metrics}
+        there = {run_id for run_id in run_ids if self._target.is_there("runs", run_uuid=run_id)}
+        return (
+            [entry for entry in metrics if entry[1]["run_id"] in there],
+            [entry for entry in metrics if entry[1]["run_id"] not in there],
+        )
 
     def finish(self, report: Report) -> None:
         """Write the metrics of logged models whose runs came later, from other experiments."""
@@ -191,7 +189,9 @@ class RunTables:
         for model_id, metrics in waiting:
             if not self._target.is_there("logged_models", model_id=model_id):
                 continue
-            if lost := self._put_metrics(metrics):
+            there, lost = self._by_run(metrics)
+            self._target.add(there)
+            if lost:
                 runs = ", ".join(sorted({row["run_id"] for _, row in lost})[:10])
                 what = f"{len(lost)} metrics are left out, their runs are not there: {runs}"
                 report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))

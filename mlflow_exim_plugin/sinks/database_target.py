@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.artifacts import ArtifactTree
 from mlflow_exim_plugin.host.table_writer import TableWriter
-from mlflow_exim_plugin.host.trace_documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.host.workspaces import DEFAULT
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database_metrics import MetricRows
+from mlflow_exim_plugin.sinks.database_states import Standing, State, standing_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,24 +31,6 @@ ABSENT = "the target's MLflow does not have them"
 
 KEEP_LOCATIONS = "source"
 """Artifact location that leaves all files where the source has them."""
-_END = "end_time_unix_nano"
-_NEW_EACH_TIME = {"association_id", "input_uuid", "dataset_uuid", "online_scoring_config_id"}
-_NOT_COMPARED: dict[str, set[str]] = {
-    "runs": {
-        "artifact_uri",
-        "deleted_time",
-        "experiment_id",
-        "source_type",
-        "source_name",
-        "entry_point_name",
-        "source_version",
-    },
-    "logged_models": {"artifact_location"},
-    "model_versions": {"source", "storage_location"},
-    "webhooks": {"status"},
-    "spans": {_END},
-}
-"""Columns that differ between two homes of the same object."""
 
 
 class DatabaseTarget:
@@ -150,30 +131,58 @@ class DatabaseTarget:
             key["workspace"] = self.workspace
         return key
 
-    def is_settled(
-        self, kind: Kind, identity: str, rows: Rows, key: dict[str, Any], report: Report
-    ) -> bool:
-        """Whether an object's id is taken: then it is left as it is, and what differs is named.
+    def standing(self, kind: Kind, rows: Rows, key: dict[str, Any]) -> Standing | None:
+        """Return how what the target has of an object stands to it, None where its id is free.
 
         Args:
             kind: Its kind.
-            identity: Its id.
             rows: Its rows, its own first.
             key: Columns that say in its tables which rows are its.
-            report: Counts and names what happens.
         """
         own_table, own = rows[0]
         its = {name: value for name, value in key.items() if name in own}
         with self.lock:
+            if (own_table, *sorted(its.items())) in self._own:
+                return Standing(own_table, its, own)  # this very unpack wrote it
             if not self.is_there(own_table, **its):
-                return False
-            differing = self._differing(rows, key)
-        reason = "it is there already"
-        if differing:
-            reason = f"the target has another state of it, which stays: {', '.join(differing)}"
+                return None
+            return standing_of(self.tables, kind, rows, key)
+
+    def leave(
+        self, kind: Kind, identity: str, standing: Standing, report: Report, place: str = ""
+    ) -> None:
+        """Leave an object as it is, and name what differs unless the target is only ahead.
+
+        Args:
+            kind: Its kind.
+            identity: Its id.
+            standing: How the target stands to it.
+            report: Counts and names what happens.
+            place: Where it is, for the report.
+        """
+        reason = f"it is there already{place}"
+        if standing.state is State.LATER:
+            reason = "the target has a later state of it"
+        elif standing.differing:
+            what = ", ".join(standing.differing)
+            reason = f"the target has another state of it, which stays: {what}"
             report.lost(Loss(kind, identity, reason))
         report.skipped(kind, identity, reason)
-        return True
+
+    def grow(self, kind: Kind, identity: str, standing: Standing, report: Report) -> None:
+        """Complete an earlier state of an object with the rows that come, and name what stays."""
+        if standing.kept:
+            what = f"the target keeps its own {', '.join(standing.kept)}"
+            report.lost(Loss(kind, identity, what))
+        if self.options.dry_run:
+            return
+        with self.lock:
+            self.tables.add(standing.missing)
+            for table, row, key in standing.changed:
+                values = {column: value for column, value in row.items() if column not in key}
+                self.tables.update(table, values, **key)
+            if standing.update:
+                self.tables.update(standing.own_table, standing.update, **standing.own_key)
 
     def copy_of(self, identity: str, table: str, key: str, owner: str) -> str | None:
         """Return what an unpack by MLflow's API made of an object, None where it made nothing.
@@ -191,30 +200,6 @@ class DatabaseTarget:
                 for tag in self.tables.select(table, **{key: ORIGIN})
             }
         return self._copies[table].get(identity)
-
-    def _differing(self, rows: Rows, key: dict[str, Any]) -> list[str]:
-        """Return the tables, or the columns of an object's own, that have something else."""
-        wanted: dict[str, list[dict[str, Any]]] = {}
-        for table, row in rows:
-            wanted.setdefault(table, []).append(row)
-        own_table = rows[0][0]
-        differing = []
-        for table, listed in wanted.items():
-            columns = [c for c in listed[0] if self._is_compared(table, c)]
-            owner = {name: value for name, value in key.items() if name in listed[0]}
-            if not owner:
-                continue
-            there = self.tables.select(table, **owner)
-            if table == own_table:
-                a, b = listed[0], there[0]
-                differing += [c for c in columns if _plain(a[c]) != _plain(b.get(c))]
-            elif _contents(listed, columns) != _contents(there, columns):
-                differing.append(table)
-        return differing
-
-    def _is_compared(self, table: str, column: str) -> bool:
-        unlike = _NEW_EACH_TIME | _NOT_COMPARED.get(table, set())
-        return column not in unlike and self.tables.has(table, column)
 
     def require_kept(self, home: Home) -> None:
         """Refuse to write to an experiment that was taken back.
@@ -314,25 +299,3 @@ class DatabaseTarget:
         of_workspace = f"workspaces/{self.workspace}/"
         is_inside = self.workspace != DEFAULT or f"/{of_workspace}" in source_location
         return f"{self.artifact_root}/{of_workspace if is_inside else ''}{number}"
-
-
-def _contents(rows: list[dict[str, Any]], columns: list[str]) -> Counter[tuple[Any, ...]]:
-    return Counter(
-        tuple(_plain(row.get(c)) for c in columns)
-        for row in rows
-        if row.get("key") != ARTIFACT_LOCATION
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as it compares, whatever a driver makes of it; empty text is none."""
-    if isinstance(value, str) and value[:1] in {"{", "[", "n"}:
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return value
-    if isinstance(value, dict) and value.get(_END) == 0:
-        value = value | {_END: None}  # MLflow has both for a span that runs
-    if isinstance(value, dict | list):
-        return json.dumps(value, sort_keys=True)
-    return "null" if value is None or value == "" else value

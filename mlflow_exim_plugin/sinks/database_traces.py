@@ -13,13 +13,20 @@ from mlflow_exim_plugin.host.trace_rows import TraceForm, put_span_file
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.traces import problem_of
 from mlflow_exim_plugin.sinks.counting import count_trace
-from mlflow_exim_plugin.sinks.database_runs import STAYS, put_files
+from mlflow_exim_plugin.sinks.database_files import (
+    STAYS,
+    FileComparison,
+    is_elsewhere,
+    put_files,
+)
+from mlflow_exim_plugin.sinks.database_states import LINK, State
 from mlflow_exim_plugin.sinks.database_target import ABSENT
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.table_writer import Rows
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.database_experiments import Home
+    from mlflow_exim_plugin.sinks.database_states import Standing
     from mlflow_exim_plugin.sinks.database_target import DatabaseTarget
 
 __all__ = ["TraceTables"]
@@ -56,45 +63,81 @@ class TraceTables:
         with translated(f"reading trace {trace.id}"):
             rows, changed = self._form.rows(trace, home.id, location)
         key = {"request_id": trace.id, "trace_id": trace.id}
-        if target.is_settled(Kind.TRACE, trace.id, rows, key, report):
+        standing = target.standing(Kind.TRACE, rows, key)
+        # A copy by MLflow's API names the runs of the target, and no rows of it tell which.
+        if standing is not None and (home.is_copy or standing.state is not State.EARLIER):
+            target.leave(Kind.TRACE, trace.id, standing, report)
             return
         target.require(rows)
         for name in changed:
             report.lost(Loss(Kind.TRACE, trace.id, f"{name} is kept in the target's own form"))
-        target.add(rows, request_id=trace.id)
-        if target.options.dry_run:
-            report.written(Kind.TRACE)
-            count_trace(trace, report)
-            return
-        self._link(trace, report)
-        put_files(target, trace.id, location, trace.attachments, report)
-        self._put_spans(trace, location, report)
+        if standing is not None:
+            target.grow(Kind.TRACE, trace.id, standing, report)
+            location = self._location(trace.id) or location
+            files = FileComparison(target, Kind.TRACE, trace.id, location, trace.attachments)
+            files.complete(report, replaces=is_elsewhere(location, source))
+        else:
+            target.add(rows, request_id=trace.id)
+            if target.options.dry_run:
+                report.written(Kind.TRACE)
+                count_trace(trace, report)
+                return
+            put_files(target, trace.id, location, trace.attachments, report)
+        self._link(trace, standing, report)
+        self._put_spans(trace, location, standing, report)
         target.count(Kind.TRACE, report)
-        if not trace.assessments:
-            return
         if self._form.keeps_assessments:
-            target.count(Kind.ASSESSMENT, report, len(trace.assessments))
+            number = len(trace.assessments)
+            self._count(Kind.ASSESSMENT, trace.id, number, standing, "assessments", report)
         else:
             report.skipped(Kind.ASSESSMENT, trace.id, ABSENT, len(trace.assessments))
 
-    def _put_spans(self, trace: Trace, location: str, report: Report) -> None:
+    def _location(self, trace_id: str) -> str:
+        """Return where the files of a trace are that is there, empty where it does not say."""
+        key = {"request_id": trace_id, "key": ARTIFACT_LOCATION}
+        tag = self._target.tables.one("trace_tags", **key)
+        return str(tag["value"]) if tag else ""
+
+    def _count(
+        self,
+        kind: Kind,
+        trace_id: str,
+        number: int,
+        standing: Standing | None,
+        table: str,
+        report: Report,
+    ) -> None:
+        """Count the parts of a trace that are rows, those that were there already apart."""
+        written = standing.count(table) if standing else number
+        if written:
+            self._target.count(kind, report, written)
+        report.skipped(kind, trace_id, "they are there already", number - written)
+
+    def _put_spans(
+        self, trace: Trace, location: str, standing: Standing | None, report: Report
+    ) -> None:
         """Count spans that are rows, and write those that are a file."""
         count = len(trace.spans or ())
-        if not self._form.has_spans_in_table(trace) and trace.spans is not None:
-            if self._target.keeps_locations:
-                report.skipped(Kind.SPAN, trace.id, STAYS, count)
-                return
-            try:
+        if self._form.has_spans_in_table(trace):
+            self._count(Kind.SPAN, trace.id, count, standing, "spans", report)
+            return
+        if trace.spans is None:
+            return
+        if self._target.keeps_locations:
+            report.skipped(Kind.SPAN, trace.id, STAYS, count)
+            return
+        try:
+            if not self._target.options.dry_run:
                 put_span_file(self._target.host, trace, location)
-            except ServerLostError:
-                raise
-            except (ServerError, StoreError) as error:
-                report.failed(Failure(Kind.SPAN, trace.id, error.message, count))
-                return
+        except ServerLostError:
+            raise
+        except (ServerError, StoreError) as error:
+            report.failed(Failure(Kind.SPAN, trace.id, error.message, count))
+            return
         if count:
             self._target.count(Kind.SPAN, report, count)
 
-    def _link(self, trace: Trace, report: Report) -> None:
+    def _link(self, trace: Trace, standing: Standing | None, report: Report) -> None:
         """Link a trace to its runs and prompts, be they there yet or not."""
         if not self._target.tables.has("entity_associations"):
             return
@@ -111,6 +154,9 @@ class TraceTables:
             what = f"{_PROMPTS} is no list of prompts: no links are made"
             report.lost(Loss(Kind.TRACE, trace.id, what))
         for row in rows:
+            link = {column: row[1][column] for column in LINK}
+            if standing is not None and self._target.tables.one(row[0], **link):
+                continue
             if problem := self._target.tables.problem_of([row]):
                 report.lost(Loss(Kind.TRACE, trace.id, f"a link is not made: {problem}"))
             else:

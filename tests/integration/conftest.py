@@ -66,6 +66,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
         yield server.url, archive
 
 
+@pytest.fixture(params=["sqlite_uri", "postgres_uri", "mariadb_uri"])
+def database_uri(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    uri: str = request.getfixturevalue(request.param)
+    return uri
+
+
 @pytest.fixture
 def make_sqlite(tmp_path: Path) -> Callable[[], str]:
     """Make further empty SQLite backends."""

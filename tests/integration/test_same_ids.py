@@ -11,8 +11,9 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 import sqlalchemy
@@ -29,7 +30,12 @@ from mlflow_exim_plugin.errors import (
     UnsupportedFormatError,
     UsageError,
 )
-from mlflow_exim_plugin.schema.objects import Kind, Loss
+from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Kind, Loss, Run
+from mlflow_exim_plugin.schema.report import Report
+from mlflow_exim_plugin.sinks.client_options import UnpackOptions
+from mlflow_exim_plugin.sinks.database import DatabaseSink
 from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
@@ -43,20 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlflow_exim_plugin.comparison.result import Comparison
-    from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
     from tests.integration.conftest import Source
 
 pytestmark = pytest.mark.integration
 LOCATIONS = ["*.artifact_*", "*.source", "*.storage_location"]
-DATABASES = ["sqlite_uri", "postgres_uri", "mariadb_uri"]
-
-
-@pytest.fixture(params=DATABASES)
-def database_uri(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind."""
-    uri: str = request.getfixturevalue(request.param)
-    return uri
 
 
 def assert_equal(result: Comparison) -> None:
@@ -210,6 +207,25 @@ def test_locations_can_stay(sqlite_source: Source, make_sqlite: Callable[[], str
     assert_equal(diff(sqlite_source.uri, target, rules="exact"))
 
 
+def test_a_file_that_lies_where_it_goes_stays_whole(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_sqlite()
+    client = MlflowClient(source, source)
+    experiment_id = client.create_experiment("a", str(tmp_path / "a"))
+    assert copy(source, target, artifact_location="source").ok
+    run_id = client.create_run(experiment_id).info.run_id
+    client.log_text(run_id, "hello", "greeting.txt")
+
+    report = copy(source, target)  # into the experiment that is there, whose files the source has
+
+    assert report.failures == []
+    folder = tmp_path / "a" / run_id / "artifacts"
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [
+        ("greeting.txt", "hello")
+    ]
+
+
 def test_what_is_there_stays_as_it_is(
     sqlite_source: Source, database_uri: str, tmp_path: Path
 ) -> None:
@@ -305,6 +321,7 @@ def test_another_state_of_a_run_is_named_and_stays(
     client = MlflowClient(source, source)
     run_id = client.create_run(client.create_experiment("a", str(tmp_path / "a"))).info.run_id
     client.log_metric(run_id, "loss", 1.0, step=1)
+    client.set_terminated(run_id)
     assert copy(source, target).ok
     client.log_metric(run_id, "loss", 0.5, step=2)
     client.set_tag(run_id, "late", "yes")
@@ -439,6 +456,49 @@ def test_a_broken_statement_takes_its_experiment_back(
     )
     assert second.failures == []
     assert_equal(diff(sqlite_source.archive, postgres_uri, rules="exact", ignore=LOCATIONS))
+
+
+def test_a_run_that_is_taken_back_meanwhile_is_not_counted(
+    postgres_uri: str, tmp_path: Path
+) -> None:
+    """While its files are sent, another one breaks the transaction that both of them share."""
+    client = MlflowClient(postgres_uri, postgres_uri)
+    experiment_id = client.create_experiment("a", str(tmp_path / "a"))
+    run_id = client.create_run(experiment_id).info.run_id
+    client.set_terminated(run_id)
+    engine = sqlalchemy.create_engine(postgres_uri)
+    with engine.begin() as connection:
+        refusal = "ALTER TABLE tags ADD CONSTRAINT broken CHECK (key <> 'broken')"
+        connection.execute(sqlalchemy.text(refusal))
+    engine.dispose()
+    with Host(postgres_uri, create=True) as host:
+        assert host.engine is not None
+        sink = DatabaseSink(host, host.engine, UnpackOptions(), source_ids=list)
+        experiment, document = Reader(host).experiments()[1], Reader(host).run(run_id)
+        report = Report()
+
+        def run(number: int, *artifacts: Artifact, **more: Any) -> Run:
+            info = document["info"] | {"run_id": f"{number:032x}"}
+            return Run({"info": info} | more, artifacts=artifacts)
+
+        def break_it() -> BinaryIO:
+            sink.write(run(2, data={"tags": [{"key": "broken", "value": "x"}]}), report)
+            dataset = {"dataset": {"name": "looked for", "digest": "behind what waits"}}
+            with pytest.raises(ServerError):
+                sink.write(run(3, inputs={"dataset_inputs": [dataset]}), report)
+            return BytesIO(b"x")
+
+        sink.write(Experiment(experiment), report)
+        with pytest.raises(ServerError, match="taken back"):
+            sink.write(run(1, Artifact("x", 1, break_it)), report)
+        sink.write(run(4), report)
+        sink.finish(report)
+        sink.close()
+
+    assert_count_law(report)
+    assert report.counts[Kind.RUN].written == 1
+    found = {row[0] for row in rows(postgres_uri, "SELECT run_uuid FROM runs")}
+    assert found == {run_id, f"{4:032x}"}
 
 
 def test_a_file_that_someone_writes_to_is_refused(sqlite_source: Source, sqlite_uri: str) -> None:
