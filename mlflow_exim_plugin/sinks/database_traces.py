@@ -75,7 +75,7 @@ class TraceTables:
             target.grow(Kind.TRACE, trace.id, standing, report)
             location = self._location(trace.id) or location
             files = FileComparison(target, Kind.TRACE, trace.id, location, trace.attachments)
-            files.complete(report, replaces=is_elsewhere(location, source))
+            files.complete(report, replaces=standing.lacks and is_elsewhere(location, source))
         else:
             target.add(rows, request_id=trace.id)
             if target.options.dry_run:
