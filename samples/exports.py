@@ -15,7 +15,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -93,7 +93,7 @@ class Sample:
 
 def _samples() -> Iterator[Sample]:
     oss = wine.OSS
-    chosen: dict[str, dict[str, tuple[str, ...]]] = {
+    chosen: dict[str, dict[str, Any]] = {
         "single/experiments": {"experiments": ("sklearn_wine",)},
         "single/models": {"models": ("sklearn_wine",)},
         "bulk/experiments": {"experiments": tuple(e.name for e in oss.experiments)},
