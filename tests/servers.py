@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import http.client
+import json
 import os
 import random
 import shutil
@@ -16,6 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -41,7 +44,10 @@ class Server:
     url: str
     directory: Path
     backend_uri: str
-    process: subprocess.Popen[bytes]
+    pid: int
+    _executed: subprocess.Popen[bytes] | None = field(
+        repr=False
+    )  # None is forked, no child of ours
     _port: int = field(repr=False)
     _port_lock: IO[str] = field(repr=False)
 
@@ -53,11 +59,21 @@ class Server:
     def stop(self) -> None:
         """Kill the server and its workers, which outlive it when only the parent is told to end."""
         with suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        while _is_listened_to(self._port):
-            time.sleep(0.01)  # its workers are not ours to wait for
+            os.killpg(self.pid, signal.SIGKILL)
+        while self.is_running or _is_listened_to(self._port):
+            time.sleep(0.01)  # neither it nor its workers are ours to wait for
         self._port_lock.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        if self._executed is not None:
+            return self._executed.poll() is None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -106,31 +122,81 @@ def start_server(
     artifacts = artifacts_destination or str(directory / "artifacts")
     python = mlflow_python(mlflow_version)
     port, port_lock = _claim_port()
-    command = [str(python), "-m", "mlflow", "server"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    command += ["--backend-store-uri", backend_store_uri]
+    arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    arguments += ["--backend-store-uri", backend_store_uri]
     if serve_artifacts:
-        command += ["--serve-artifacts", "--artifacts-destination", artifacts]
+        arguments += ["--serve-artifacts", "--artifacts-destination", artifacts]
     else:
-        command += ["--no-serve-artifacts", "--default-artifact-root", artifacts]
-    with (directory / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=_server_environment(python) | dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group that can be killed as a whole
-        )
+        arguments += ["--no-serve-artifacts", "--default-artifact-root", artifacts]
+    environment = _server_environment(python) | dict(env or {})
+    log = directory / "server.log"
+    executed = None
+    if mlflow_version is None and workers == 1 and _runs_uvicorn():
+        pid = _fork(arguments, directory, environment, log)
+    else:
+        command = [str(python), "-m", "mlflow", *arguments]
+        executed = _execute(command, directory, environment, log)
+        pid = executed.pid
     url = f"http://127.0.0.1:{port}"
-    server = Server(url, directory, backend_store_uri, process, port, port_lock)
+    server = Server(url, directory, backend_store_uri, pid, executed, port, port_lock)
     try:
         _wait_until_healthy(server, port)
     except BaseException:
         server.stop()
         raise
     return server
+
+
+def _execute(
+    command: list[str], directory: Path, environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a process group that can be killed as a whole
+        )
+
+
+def _fork(arguments: list[str], directory: Path, environment: Mapping[str, str], log: Path) -> int:
+    order = {
+        "arguments": arguments,
+        "directory": str(directory),
+        "environment": dict(environment),
+        "log": str(log),
+    }
+    forking = _forking_process()
+    assert forking.stdin is not None
+    assert forking.stdout is not None
+    forking.stdin.write(json.dumps(order) + "\n")
+    forking.stdin.flush()
+    return int(forking.stdout.readline())
+
+
+@functools.cache
+def _runs_uvicorn() -> bool:
+    """Whether this interpreter's MLflow does: MLflow 2 runs gunicorn, a program."""
+    mlflow = find_spec("mlflow")
+    assert mlflow is not None
+    assert mlflow.origin is not None
+    return Path(mlflow.origin).with_name("server").joinpath("fastapi_app.py").exists()
+
+
+@functools.cache
+def _forking_process() -> subprocess.Popen[str]:
+    """Start ``forked_server.py``, which ends with this process."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forked_server.py"))],
+        env=_server_environment(Path(sys.executable)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def mlflow_python(mlflow_version: str | None) -> Path:
@@ -213,7 +279,7 @@ def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
 def _wait_until_healthy(server: Server, port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if server.process.poll() is not None:
+        if not server.is_running:
             raise RuntimeError(f"mlflow server ended at once:\n{server.log}")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
