@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from tests.databases import initialise, new_mariadb_database, new_postgres_database
 from tests.servers import Server, new_sqlite_database, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-_POSTGRES = ("127.0.0.1", 5432)
-_MARIADB = ("127.0.0.1", 3306)
 
 
 class MakeServer(Protocol):
@@ -113,48 +110,42 @@ def sqlite_uri(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_uri() -> Iterator[str]:
-    """An empty PostgreSQL database that goes with the test."""
-    _require_service("PostgreSQL", _POSTGRES)
-    import psycopg2
-
-    @contextmanager
-    def administration() -> Iterator[psycopg2.extensions.cursor]:
-        host, port = _POSTGRES
-        with closing(
-            psycopg2.connect(host=host, port=port, user="postgres", dbname="postgres")
-        ) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                yield cursor
-
-    name = _database_name()
-    with administration() as cursor:
-        cursor.execute(f"CREATE DATABASE {name}")
-    # The driver is named: without one SQLAlchemy 2.1 takes psycopg 3, older ones psycopg2.
-    yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)
-    with administration() as cursor:
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_uri(_postgres_template: str) -> Iterator[str]:
+    """A PostgreSQL database like ``sqlite_uri`` that goes with the test."""
+    with new_postgres_database(_postgres_template) as uri:
+        yield uri
 
 
 @pytest.fixture
-def mariadb_uri() -> Iterator[str]:
-    """An empty MariaDB database that goes with the test."""
-    _require_service("MariaDB", _MARIADB)
-    import pymysql
+def mariadb_uri(_mariadb_template: str) -> Iterator[str]:
+    """A MariaDB database like ``sqlite_uri`` that goes with the test."""
+    with new_mariadb_database(_mariadb_template) as uri:
+        yield uri
 
-    def administer(statement: str) -> None:
-        host, port = _MARIADB
-        with (
-            closing(pymysql.connect(host=host, port=port, user="root")) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(statement)
 
-    name = _database_name()
-    administer(f"CREATE DATABASE {name}")
-    yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
-    administer(f"DROP DATABASE {name}")
+@pytest.fixture(params=["SQLite", "PostgreSQL", "MariaDB"])
+def untouched_uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of each kind in which nothing is yet, that goes with the test."""
+    if request.param == "SQLite":
+        yield f"sqlite:///{tmp_path}/untouched.db"
+        return
+    new = new_postgres_database if request.param == "PostgreSQL" else new_mariadb_database
+    with new() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def _postgres_template() -> Iterator[str]:
+    with new_postgres_database() as uri:
+        initialise(uri)
+        yield uri.rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def _mariadb_template() -> Iterator[str]:
+    with new_mariadb_database() as uri:
+        initialise(uri)
+        yield uri.rpartition("/")[2]
 
 
 @pytest.fixture(scope="session")
@@ -181,17 +172,3 @@ def s3_bucket(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     bucket = Bucket(f"exim-{uuid.uuid4().hex[:12]}", _s3_endpoint)
     boto3.client("s3").create_bucket(Bucket=bucket.name)
     return bucket
-
-
-def _database_name() -> str:
-    return f"exim_test_{uuid.uuid4().hex[:12]}"
-
-
-def _require_service(name: str, address: tuple[str, int]) -> None:
-    try:
-        socket.create_connection(address, timeout=2).close()
-    except OSError:
-        absent = "{} does not answer on {}:{}".format(name, *address)
-        if os.environ.get("CI") == "true":
-            pytest.fail(absent)
-        pytest.skip(absent)

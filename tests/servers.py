@@ -131,7 +131,9 @@ def start_server(
     environment = _server_environment(python) | dict(env or {})
     log = directory / "server.log"
     executed = None
-    if mlflow_version is None and workers == 1 and _runs_uvicorn():
+    # What an interpreter reads when it starts needs one that starts.
+    asks_interpreter = any(name.startswith("PYTHON") for name in env or ())
+    if mlflow_version is None and workers == 1 and not asks_interpreter and _runs_uvicorn():
         pid = _fork(arguments, directory, environment, log)
     else:
         command = [str(python), "-m", "mlflow", *arguments]

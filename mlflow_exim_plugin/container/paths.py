@@ -41,13 +41,13 @@ _ESCAPE = "!"
 # Characters no segment holds: Windows refuses "*:<>?| and takes \ for a separator; BagIt readers
 # disagree about %; the line and paragraph separators end a manifest line for str.splitlines.
 _FORBIDDEN = re.compile('["%*/:<>?\\\\|\x00-\x1f\x7f-\x9f\u2028\u2029]')
-_DEVICE = re.compile(
-    r"(?:^|/)(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|/|\Z)",
-    re.IGNORECASE,
+_DEVICE_SEGMENT = (
+    r"(?i:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|/|\Z)"
 )
+_DEVICE = re.compile(_DEVICE_SEGMENT)
 # The fast way for nearly every path: printable ASCII, only characters and edges that are allowed.
 _ASCII = r"[ !#-$&-)+-.0-9;=@A-Z\[\]^_`a-z{}~]"
-_PLAIN_SEGMENT = rf"(?! ){_ASCII}{{1,{MAX_SEGMENT_BYTES}}}(?<![ .])"
+_PLAIN_SEGMENT = rf"(?! |{_DEVICE_SEGMENT}){_ASCII}{{1,{MAX_SEGMENT_BYTES}}}(?<![ .])"
 _PLAIN_PATH = re.compile(rf"{_PLAIN_SEGMENT}(?:/{_PLAIN_SEGMENT})*")
 _SHORTENED = re.compile(r"~(?=[0-9a-f]{64}\Z)")
 _ORDINARY = re.compile(r"[0-9A-Za-z_-]+")
@@ -65,7 +65,7 @@ def check_member_path(path: str) -> None:
     Raises:
         UnsafePathError: With the broken rule (E001 to E006, E009) in ``findings``.
     """
-    if len(path) <= MAX_PATH_BYTES and _PLAIN_PATH.fullmatch(path) and not _DEVICE.search(path):
+    if len(path) <= MAX_PATH_BYTES and _PLAIN_PATH.fullmatch(path):
         return
     problem = _path_problem(path)
     if problem is not None:

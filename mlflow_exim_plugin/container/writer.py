@@ -138,6 +138,10 @@ class ArchiveWriter:
         row = self._register.row(path)
         return row is not None and self._paths[row] == path
 
+    def is_taken(self, path: str) -> bool:
+        """Tell whether a path has been added that equals this one but for case or normalization."""
+        return self._register.row(path) is not None
+
     def free_path(self, path: str) -> str:
         """Return ``path``, or with ``~2``, ``~3``... in it when it would collide.
 

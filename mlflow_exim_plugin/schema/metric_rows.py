@@ -166,49 +166,56 @@ class MetricsDigest:
         self.rows = 0
         self.keys = 0
         self._outer = hashlib.sha256()
-        self._key: str | None = None
-        self._key_rows = 0
-        self._columns: tuple[hashlib._Hash, ...] = ()
+        self._open: _OpenKey | None = None
 
     def update(self, rows: RunRows) -> None:
         """Add rows; keys must not go backwards from one call to the next."""
         sha256 = hashlib.sha256
         steps, timestamps, values = rows.batch.words
+        opened = self._open
+        finished: list[bytes] = []
         start = 8 * rows.first
         for key, stop in zip(rows.keys, rows.stops, strict=True):
             end = 8 * stop
-            pieces = steps[start:end], timestamps[start:end], values[start:end]
-            if key == self._key:
-                for piece, digest in zip(pieces, self._columns, strict=True):
-                    digest.update(piece)
+            words = steps[start:end], timestamps[start:end], values[start:end]
+            if opened is not None and opened[0] == key:
+                for column, more in zip(opened[2:], words, strict=True):
+                    column.update(more)
+                opened = (key, opened[1] + (end - start), *opened[2:])
             else:
-                self._finish_key()
-                self._key, self._key_rows = key, 0
-                self._columns = sha256(pieces[0]), sha256(pieces[1]), sha256(pieces[2])
-            self._key_rows += (end - start) >> 3
+                if opened is not None:
+                    finished += _finished(*opened)
+                    self.keys += 1
+                opened = key, end - start, sha256(words[0]), sha256(words[1]), sha256(words[2])
             start = end
+        self._open = opened
+        self._outer.update(b"".join(finished))
         self.rows += rows.num_rows
 
     def hexdigest(self) -> str:
         """Finish and return ``sha256:`` and 64 hex digits."""
-        self._finish_key()
-        self._key = None
+        if self._open is not None:
+            self._outer.update(b"".join(_finished(*self._open)))
+            self._open = None
+            self.keys += 1
         return "sha256:" + self._outer.hexdigest()
 
-    def _finish_key(self) -> None:
-        if self._key is None:
-            return
-        name = self._key.encode("utf-8")
-        steps, timestamps, values = self._columns
-        self._outer.update(
-            _LENGTH.pack(len(name))
-            + name
-            + _COUNT.pack(self._key_rows)
-            + steps.digest()
-            + timestamps.digest()
-            + values.digest()
-        )
-        self.keys += 1
+
+_OpenKey = tuple[str, int, "hashlib._Hash", "hashlib._Hash", "hashlib._Hash"]
+"""A key whose rows are coming: its name, bytes of each column, and the columns' digests so far."""
+
+
+def _finished(
+    key: str,
+    size_bytes: int,
+    steps: hashlib._Hash,
+    timestamps: hashlib._Hash,
+    values: hashlib._Hash,
+) -> tuple[bytes, ...]:
+    """Return what a key adds to the digest of its run."""
+    name = key.encode()
+    start = _LENGTH.pack(len(name)) + name + _COUNT.pack(size_bytes >> 3)
+    return start, steps.digest(), timestamps.digest(), values.digest()
 
 
 def _starts(columns: list[pa.Array]) -> pa.Array:

@@ -126,7 +126,7 @@ class ArchiveSink:
         return self._experiment
 
     def _require_free(self, path: str, item: Run | LoggedModel) -> None:
-        if self._writer.free_path(path) != path:  # before its rows are in a table
+        if self._writer.is_taken(path):  # before its rows are in a table
             raise InvalidArchiveError(f"{item.kind} {item.id!r} is there already, but for case")
 
     def _write_run(self, run: Run, report: Report) -> None:

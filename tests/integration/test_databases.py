@@ -451,13 +451,17 @@ def test_a_target_of_an_older_schema_is_not_migrated(sqlite_source: Source, old_
     assert fingerprint(old_uri) == before
 
 
-def test_an_empty_target_is_initialised_by_mlflow(sqlite_source: Source, postgres_uri: str) -> None:
+def test_an_empty_target_is_initialised_by_mlflow(
+    sqlite_source: Source, untouched_uri: str
+) -> None:
     report = unpack(
-        sqlite_source.archive, tracking_uri=postgres_uri, selection=Selection(artifacts=False)
+        sqlite_source.archive, tracking_uri=untouched_uri, selection=Selection(artifacts=False)
     )
     assert report.counts[Kind.RUN].written
-    with sqlalchemy.create_engine(postgres_uri).connect() as connection:
+    engine = sqlalchemy.create_engine(untouched_uri)
+    with engine.connect() as connection:
         assert revision_of(connection) == latest_revision()
+    engine.dispose()
 
 
 def test_no_default_experiment_is_made_up(sqlite_uri: str, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Databases of PostgreSQL and MariaDB on this machine, each for one test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["initialise", "new_mariadb_database", "new_postgres_database"]
+
+_POSTGRES = ("127.0.0.1", 5432)
+_MARIADB = ("127.0.0.1", 3306)
+
+
+@contextmanager
+def new_postgres_database(template: str = "template1") -> Iterator[str]:
+    """Make a database like another one, which nobody uses meanwhile; it goes with the block."""
+    _require_service("PostgreSQL", _POSTGRES)
+    import psycopg2
+
+    def administer(statement: str) -> None:
+        host, port = _POSTGRES
+        with closing(
+            psycopg2.connect(host=host, port=port, user="postgres", dbname="postgres")
+        ) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+
+    name = _database_name()
+    administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    # The driver is named: without one SQLAlchemy 2.1 takes psycopg 3, older ones psycopg2.
+    yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)
+    administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def new_mariadb_database(template: str | None = None) -> Iterator[str]:
+    """Make a database with the tables and rows of another one; it goes with the block."""
+    _require_service("MariaDB", _MARIADB)
+    import pymysql
+
+    def administer(*statements: str) -> list[tuple[str, ...]]:
+        host, port = _MARIADB
+        with (
+            closing(pymysql.connect(host=host, port=port, user="root")) as connection,
+            connection.cursor() as cursor,
+        ):
+            for statement in statements:
+                cursor.execute(statement)
+            connection.commit()
+            return list(cursor.fetchall())
+
+    name = _database_name()
+    statements = [f"CREATE DATABASE {name}"]
+    if template:
+        statements += [f"USE {name}", "SET FOREIGN_KEY_CHECKS = 0"]
+        for (table,) in administer(f"SHOW TABLES FROM {template}"):
+            ((_, made),) = administer(f"SHOW CREATE TABLE {template}.{table}")
+            statements += [made, f"INSERT INTO {table} SELECT * FROM {template}.{table}"]
+    administer(*statements)
+    yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
+    administer(f"DROP DATABASE {name}")
+
+
+def initialise(uri: str) -> None:
+    """Give a database MLflow's schema; the default experiment is left to the server."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import text
+
+    engine = SqlAlchemyStore(uri, "/").engine
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM experiments"))
+    engine.dispose()
+
+
+def _database_name() -> str:
+    return f"exim_test_{uuid.uuid4().hex[:12]}"
+
+
+def _require_service(name: str, address: tuple[str, int]) -> None:
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        absent = "{} does not answer on {}:{}".format(name, *address)
+        if os.environ.get("CI") == "true":
+            pytest.fail(absent)
+        pytest.skip(absent)
