@@ -15,7 +15,10 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # All that a server imports. What it makes of its environment it does in modules of mlflow.server,
 # and so each server imports these again.
@@ -27,23 +30,61 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     for module in _PRELOADED:
         importlib.import_module(module)
-    _forget_server_modules()
+    for name in list(sys.modules):
+        if f"{name}.".startswith("mlflow.server."):
+            del sys.modules[name]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: no zombies
     started = []
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _serve(**json.loads(line))
-        started.append(pid)
-        print(pid, file=replies, flush=True)
+        started.append(_start(**json.loads(line)))
+        print(started[-1], file=replies, flush=True)
     for pid in started:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
 
-def _serve(arguments: list[str], directory: str, environment: dict[str, str], log: str) -> None:
-    """Become the server, as if ``python -m mlflow`` had been executed."""
+def _start(arguments: list[str], directory: str, environment: dict[str, str], log: str) -> int:
+    """Start a server as ``mlflow server`` does: a process that looks, then one that serves.
+
+    Returns:
+        The process that serves; where there is none, the one that has found out why.
+    """
+
+    def look() -> None:
+        import mlflow.server
+        from mlflow.cli import cli
+
+        mlflow.server._exec_cmd = tell
+        cli(arguments, standalone_mode=False)
+
+    def tell(command: list[str], *, extra_env: dict[str, str], **_: Any) -> None:
+        os.write(told, json.dumps([command, extra_env]).encode())
+        os._exit(0)
+
+    def serve() -> None:
+        python, dash_m, module, *_ = command
+        if (python, dash_m) != (sys.executable, "-m"):
+            raise RuntimeError(f"mlflow server starts {command}")
+        sys.argv = command[2:]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    reading, told = os.pipe()
+    looking = _fork(look, directory, environment, log)
+    os.close(told)
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
+    if not answer:
+        return looking
+    command, more = json.loads(answer)
+    return _fork(serve, directory, environment | more, log)
+
+
+def _fork(call: Callable[[], None], directory: str, environment: dict[str, str], log: str) -> int:
+    """Call a function in a process of its own, which ends with it."""
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # a process group that can be killed as a whole
     os.chdir(directory)
     os.environ.clear()
@@ -54,11 +95,7 @@ def _serve(arguments: list[str], directory: str, environment: dict[str, str], lo
     os.dup2(output, 2)
     status = 1
     try:
-        import mlflow.server
-        from mlflow.cli import cli
-
-        mlflow.server._exec_cmd = _exec_cmd
-        cli(arguments, standalone_mode=False)
+        call()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - it ends here, as in any interpreter
@@ -67,23 +104,6 @@ def _serve(arguments: list[str], directory: str, environment: dict[str, str], lo
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _exec_cmd(command: list[str], *, extra_env: dict[str, str], **_: Any) -> None:
-    """Run in this process what ``mlflow server`` would start another interpreter for."""
-    python, dash_m, module, *_rest = command
-    if (python, dash_m) != (sys.executable, "-m"):
-        raise RuntimeError(f"mlflow server starts {command}")
-    os.environ.update(extra_env)
-    _forget_server_modules()
-    sys.argv = command[2:]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def _forget_server_modules() -> None:
-    for name in list(sys.modules):
-        if f"{name}.".startswith("mlflow.server."):
-            del sys.modules[name]
 
 
 if __name__ == "__main__":

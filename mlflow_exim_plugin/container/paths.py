@@ -41,9 +41,7 @@ _ESCAPE = "!"
 # Characters no segment holds: Windows refuses "*:<>?| and takes \ for a separator; BagIt readers
 # disagree about %; the line and paragraph separators end a manifest line for str.splitlines.
 _FORBIDDEN = re.compile('["%*/:<>?\\\\|\x00-\x1f\x7f-\x9f\u2028\u2029]')
-_DEVICE_SEGMENT = (
-    r"(?i:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|/|\Z)"
-)
+_DEVICE_SEGMENT = r"(?i:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|/|\Z)"
 _DEVICE = re.compile(_DEVICE_SEGMENT)
 # The fast way for nearly every path: printable ASCII, only characters and edges that are allowed.
 _ASCII = r"[ !#-$&-)+-.0-9;=@A-Z\[\]^_`a-z{}~]"

@@ -121,6 +121,8 @@ class Host:
             if self.workspaces:  # MLflow's stores look at this switch with every call
                 self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
             self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
+            if create:
+                _cut_nothing_off(self.tracking, self.registry)
             if self._lacks_default:
                 self._drop_default_experiment()
             failing.pop_all()
@@ -353,6 +355,29 @@ class Host:
                 stream=stream,
             )
         return response
+
+
+def _cut_nothing_off(*stores: Any) -> None:
+    """Let MySQL and MariaDB refuse what a column cannot hold, instead of keeping a part of it.
+
+    By default they do, but MLflow leaves that off in the connection with which it has made the
+    default experiment, and the next who writes gets that one out of the pool.
+
+    Source: ``SqlAlchemyStore._create_default_experiment``.
+    """
+    engines = {id(engine): engine for store in stores if (engine := getattr(store, "engine", None))}
+    if not engines:
+        return
+    from sqlalchemy import Engine, event
+
+    for engine in engines.values():
+        if isinstance(engine, Engine) and engine.dialect.name == "mysql":
+            event.listen(engine, "checkout", _be_strict)
+
+
+def _be_strict(connection: Any, *_: object) -> None:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
 
 
 def _raise_for_status(response: requests.Response) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import struct
 from bisect import bisect_right
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -178,15 +178,16 @@ class MetricsDigest:
         for key, stop in zip(rows.keys, rows.stops, strict=True):
             end = 8 * stop
             words = steps[start:end], timestamps[start:end], values[start:end]
-            if opened is not None and opened[0] == key:
-                for column, more in zip(opened[2:], words, strict=True):
+            if opened is not None and opened.key == key:
+                for column, more in zip(opened.columns, words, strict=True):
                     column.update(more)
-                opened = (key, opened[1] + (end - start), *opened[2:])
+                opened = _OpenKey(key, opened.size_bytes + end - start, opened.columns)
             else:
                 if opened is not None:
-                    finished += _finished(*opened)
+                    finished += _finished(opened)
                     self.keys += 1
-                opened = key, end - start, sha256(words[0]), sha256(words[1]), sha256(words[2])
+                columns = sha256(words[0]), sha256(words[1]), sha256(words[2])
+                opened = _OpenKey(key, end - start, columns)
             start = end
         self._open = opened
         self._outer.update(b"".join(finished))
@@ -195,26 +196,31 @@ class MetricsDigest:
     def hexdigest(self) -> str:
         """Finish and return ``sha256:`` and 64 hex digits."""
         if self._open is not None:
-            self._outer.update(b"".join(_finished(*self._open)))
+            self._outer.update(b"".join(_finished(self._open)))
             self._open = None
             self.keys += 1
         return "sha256:" + self._outer.hexdigest()
 
 
-_OpenKey = tuple[str, int, "hashlib._Hash", "hashlib._Hash", "hashlib._Hash"]
-"""A key whose rows are coming: its name, bytes of each column, and the columns' digests so far."""
+class _OpenKey(NamedTuple):
+    """A key whose rows are coming.
+
+    Attributes:
+        key: Its name.
+        size_bytes: Size of each column so far.
+        columns: The columns' digests so far.
+    """
+
+    key: str
+    size_bytes: int
+    columns: tuple[hashlib._Hash, hashlib._Hash, hashlib._Hash]
 
 
-def _finished(
-    key: str,
-    size_bytes: int,
-    steps: hashlib._Hash,
-    timestamps: hashlib._Hash,
-    values: hashlib._Hash,
-) -> tuple[bytes, ...]:
+def _finished(key: _OpenKey) -> tuple[bytes, ...]:
     """Return what a key adds to the digest of its run."""
-    name = key.encode()
-    start = _LENGTH.pack(len(name)) + name + _COUNT.pack(size_bytes >> 3)
+    name = key.key.encode()
+    steps, timestamps, values = key.columns
+    start = _LENGTH.pack(len(name)) + name + _COUNT.pack(key.size_bytes >> 3)
     return start, steps.digest(), timestamps.digest(), values.digest()
 
 

@@ -91,6 +91,20 @@ def test_a_record_over_the_limits_of_the_server(
     assert [failure.id for failure in again.failures] == [report.failures[0].id]
 
 
+def test_a_database_that_mlflow_fills_here_cuts_nothing_off(
+    sqlite_uri: str, mariadb_uri: str, tmp_path: Path
+) -> None:
+    """MLflow leaves the strict mode off in the connection that made the default experiment."""
+    records: list[dict[str, Any]] = [{"inputs": {"q": f"{n}?"}} for n in range(RECORDS)]
+    dataset_id = make_dataset(sqlite_uri, "asked", [*records, LONG_USER])
+    archive = str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=sqlite_uri).ok
+
+    report = unpack(archive, tracking_uri=mariadb_uri)
+
+    assert_one_is_missing(report, mariadb_uri, dataset_id)
+
+
 def test_a_record_over_the_limit_of_what_stands_before_the_server(
     sqlite_uri: str, make_server: MakeServer, tmp_path: Path
 ) -> None:
