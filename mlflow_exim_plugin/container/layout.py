@@ -176,9 +176,9 @@ def run_folder(experiment: str, run_id: str) -> str:
     return f"{experiment}runs/{encode_segment(run_id)}/"
 
 
-def run_member(experiment: str, run_id: str) -> str:
-    """Envelope of a run."""
-    return run_folder(experiment, run_id) + "run.json"
+def run_member(folder: str) -> str:
+    """Envelope of the run whose folder is given."""
+    return folder + "run.json"
 
 
 def logged_model_folder(experiment: str, model_id: str) -> str:
@@ -186,9 +186,9 @@ def logged_model_folder(experiment: str, model_id: str) -> str:
     return f"{experiment}logged_models/{encode_segment(model_id)}/"
 
 
-def logged_model_member(experiment: str, model_id: str) -> str:
-    """Envelope of a logged model."""
-    return logged_model_folder(experiment, model_id) + "logged_model.json"
+def logged_model_member(folder: str) -> str:
+    """Envelope of the logged model whose folder is given."""
+    return folder + "logged_model.json"
 
 
 def trace_part_member(experiment: str, part: int) -> str:

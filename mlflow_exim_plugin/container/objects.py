@@ -186,9 +186,11 @@ class _ObjectCheck:
         names.experiments.add((document["experiment_id"], document["name"]))
         self._check_identity(path, place.segment, document, "experiment_id")
         self._check_digest(path, info, value)
-        self._listed.update(layout.run_member(folder, run_id) for run_id in envelope.mlflow.runs)
         self._listed.update(
-            layout.logged_model_member(folder, model_id)
+            layout.run_member(layout.run_folder(folder, run_id)) for run_id in envelope.mlflow.runs
+        )
+        self._listed.update(
+            layout.logged_model_member(layout.logged_model_folder(folder, model_id))
             for model_id in envelope.mlflow.logged_models
         )
         if info.num_ok_runs != len(envelope.mlflow.runs) or not _adds_up(info):

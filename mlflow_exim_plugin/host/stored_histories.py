@@ -173,8 +173,8 @@ class _Reading:
                 rows = rows.without(unlisted)
             if rows:
                 yield rows
-            for key in _in_order(keys.keys() - there):
-                yield empty(run_id, key)
+            if missing := keys.keys() - there:
+                yield from (empty(run_id, key) for key in _in_order(missing))
 
 
 _STORED = pa.schema(

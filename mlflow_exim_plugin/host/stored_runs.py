@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.host.connection import translated
-from mlflow_exim_plugin.host.documents import json_number
+from mlflow_exim_plugin.host.documents import dataset_identity, json_number
 from mlflow_exim_plugin.host.table_reader import TableReader
 from mlflow_exim_plugin.schema.objects import Run
 from mlflow_exim_plugin.schema.tables import in_one_piece
@@ -282,14 +282,16 @@ def _key(entry: dict[str, Any]) -> str:
 
 
 def _sort_inputs(document: dict[str, Any]) -> None:
-    for entry in document.get("dataset_inputs", ()):
-        entry["tags"].sort(key=_key)
-        if not entry["tags"]:
+    datasets = document.get("dataset_inputs", [])
+    for entry in datasets:
+        if entry["tags"]:
+            entry["tags"].sort(key=_key)
+        else:
             del entry["tags"]
-    document.get("dataset_inputs", []).sort(
-        key=lambda e: (e["dataset"]["name"], e["dataset"]["digest"])
-    )
-    document.get("model_inputs", []).sort(key=lambda model: model["model_id"])
+    if len(datasets) > 1:
+        datasets.sort(key=dataset_identity)
+    if "model_inputs" in document:
+        document["model_inputs"].sort(key=lambda model: model["model_id"])
 
 
 def _table(model: str) -> Table:

@@ -131,7 +131,9 @@ class ArchiveSink:
 
     def _write_run(self, run: Run, report: Report) -> None:
         opened = self._opened(run)
-        path = layout.run_member(opened.folder, run.id)
+        run_id = run.id
+        folder = layout.run_folder(opened.folder, run_id)
+        path = layout.run_member(folder)
         self._require_free(path, run)
         issues: list[Failure | Loss] = [*run.issues]
         digest = MetricsDigest()
@@ -142,9 +144,8 @@ class ArchiveSink:
                 continue
             digest.update(rows)
             ranges += opened.metrics.append(rows)
-        folder = layout.run_folder(opened.folder, run.id)
         place = partial(layout.artifact_member, folder)
-        artifacts = self._write_artifacts(place, run.id, run.artifacts, issues, report)
+        artifacts = self._write_artifacts(place, run_id, run.artifacts, issues, report)
         info: dict[str, Any] = {}
         metrics = None
         if digest.rows:
@@ -159,16 +160,16 @@ class ArchiveSink:
             report.add_rows(digest.rows)
         document = {"run": run.document}
         self._add_object(path, document, issues, report, artifacts, metrics, info, run.doubles)
-        opened.runs.append(run.id)
+        opened.runs.append(run_id)
         self._run_count += 1
         report.written(Kind.RUN)
 
     def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
         opened = self._opened(model)
-        path = layout.logged_model_member(opened.folder, model.id)
+        folder = layout.logged_model_folder(opened.folder, model.id)
+        path = layout.logged_model_member(folder)
         self._require_free(path, model)
         issues = [*model.issues]
-        folder = layout.logged_model_folder(opened.folder, model.id)
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, model.id, model.artifacts, issues, report)
         self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)

@@ -53,6 +53,8 @@ __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
 _STORED_RUNS_AHEAD = 500
+_ROWS_OF_KEY = 25_000
+"""So many rows are expected of a key at most: its last step may be any number."""
 _PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
 _MODEL_BYTES = 256 << 10
@@ -301,7 +303,9 @@ class ClientSource:
             for run in chunk:
                 if isinstance(run, Run):
                     latest = _latest_steps(run.document)
-                    expected = sum(min(max(1, step + 1), 25_000) for step in latest.values())
+                    expected = 0
+                    for step in latest.values():
+                        expected += min(step + 1, _ROWS_OF_KEY) if step > 0 else 1
                     if runs and rows + expected > histories.rows_ahead:
                         yield self._start(runs, steps, histories, selection, pool)
                         runs, steps, rows = [], {}, 0
