@@ -152,6 +152,7 @@ class ReadOnlyDatabase:
             engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
             with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):
                 upgrade(engine)
+                self._require_whole(engine)
         return f"sqlite:///{copy}"
 
     def _of_server(self, uri: str) -> str:
@@ -267,6 +268,25 @@ class ReadOnlyDatabase:
             self.unread = _unknown(there, wanted)
         return copy
 
+    def _require_whole(self, copy: Engine) -> None:
+        """Refuse a copy in which columns are missing although it has been migrated."""
+        from mlflow.store.db.base_sql_model import Base
+
+        there = sqlalchemy.MetaData()
+        there.reflect(copy)
+        for wanted in Base.metadata.tables.values():
+            found = there.tables.get(wanted.name)
+            if found is None:
+                raise self._half_migrated(wanted.name, [])
+            if missing := [c.name for c in wanted.columns if c.name not in found.columns]:
+                raise self._half_migrated(wanted.name, missing)
+
+    def _half_migrated(self, table: str, missing: list[str]) -> UnsupportedFormatError:
+        return UnsupportedFormatError(
+            f"{self._name} is half-migrated: {table} lacks {', '.join(missing) or 'the table'}",
+            "finish `mlflow db upgrade` on it, or restore it from a backup",
+        )
+
     def _copy_table(
         self,
         reading: Connection,
@@ -279,11 +299,7 @@ class ReadOnlyDatabase:
         if self._is_newer and source is None:
             return
         if source is None or (missing and not self._is_newer):
-            what = ", ".join(missing) if source is not None else "the table"
-            raise UnsupportedFormatError(
-                f"{self._name} is half-migrated: {wanted.name} lacks {what}",
-                "finish `mlflow db upgrade` on it, or restore it from a backup",
-            )
+            raise self._half_migrated(wanted.name, missing if source is not None else [])
         names = [c.name for c in wanted.columns if c.computed is None and c.name not in missing]
         into = ", ".join(f'"{name}"' for name in names)
         marks = ", ".join("?" * len(names))
