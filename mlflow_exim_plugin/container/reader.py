@@ -34,6 +34,7 @@ from mlflow_exim_plugin.errors import (
     TruncatedArchiveError,
     UsageError,
 )
+from mlflow_exim_plugin.schema.digests import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -216,7 +217,7 @@ class ArchiveReader:
             raise UsageError(f"{path}: {end - start} bytes in one read", "use open_member")
         offset = self._checked_offset(position)
         data = b"".join(self.frames.span(offset + start, offset + end))
-        if len(data) == member.size_bytes and hashlib.sha256(data).hexdigest() != member.sha256:
+        if len(data) == member.size_bytes and sha256_of(data).hexdigest() != member.sha256:
             raise _wrong_digest(path)
         return data
 

@@ -19,6 +19,7 @@ from mlflow_exim_plugin.container.paths import PathRegister, check_member_path
 from mlflow_exim_plugin.container.tail import Footer, Index
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
+from mlflow_exim_plugin.schema.digests import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,7 +249,7 @@ class ArchiveWriter:
         self._frames.abandon()
 
     def _add_bytes(self, path: str, data: bytes) -> Member:
-        digest = hashlib.sha256(data).digest()
+        digest = sha256_of(data).digest()
         is_payload = path.startswith(bag.PAYLOAD)
         if data and is_payload:
             original = self._originals.get(digest)

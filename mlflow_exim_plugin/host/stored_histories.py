@@ -60,15 +60,11 @@ class StoredHistories:
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
         """Read the histories of some runs; those that are long are read when they are taken."""
         try:
-            counts = self._counts([run_id for run_id, keys in runs.items() if keys])
-            read: dict[str, RunRows] = {}
-            for some in self._batches(counts):
-                read |= self._rows_of(some)
+            read, long = self._read([run_id for run_id, keys in runs.items() if keys])
         except ServerLostError:
             raise
         except ServerError as error:
             return _Reading(self, runs, {}, set(), error.message)
-        long = {run_id for run_id, rows in counts.items() if rows > self._rows_at_once}
         return _Reading(self, runs, read, long)
 
     def take(self, run_id: str, keys: list[str]) -> Iterator[RunRows | Failure]:
@@ -80,6 +76,20 @@ class StoredHistories:
                 raise
             except ServerError as error:
                 yield failed(run_id, key, error.message)
+
+    def _read(self, run_ids: list[str]) -> tuple[dict[str, RunRows], set[str]]:
+        """Return the rows of runs by run id, and those runs that are too long to be read now."""
+        if (all_rows := self._rows_of(run_ids)) is not None:
+            return all_rows, set()
+        counts = self._counts(run_ids)
+        read: dict[str, RunRows] = {}
+        long = {run_id for run_id, rows in counts.items() if rows > self._rows_at_once}
+        for some in self._batches(counts):
+            if (rows := self._rows_of(some)) is None:  # they have grown since
+                long.update(some)
+            else:
+                read |= rows
+        return read, long
 
     def _batches(self, counts: dict[str, int]) -> Iterator[list[str]]:
         """Yield runs whose rows one query may bring."""
@@ -106,9 +116,12 @@ class StoredHistories:
         with translated("counting metric rows"), self._engine.connect() as connection:
             return {run_id: int(rows) for run_id, rows in connection.execute(query)}
 
-    def _rows_of(self, run_ids: list[str]) -> dict[str, RunRows]:
-        """Return the rows of runs, sorted, by run id."""
-        found = self._tables.rows("metrics", _STORED, "reading metric rows", run_uuid=run_ids)
+    def _rows_of(self, run_ids: list[str]) -> dict[str, RunRows] | None:
+        """Return the rows of runs, sorted, by run id; None where one query may not bring all."""
+        doing, most = "reading metric rows", self._rows_at_once
+        found = self._tables.rows("metrics", _STORED, doing, limit=most + 1, run_uuid=run_ids)
+        if found.num_rows > most:
+            return None
         batch = RowBatch(sort_history(_as_rows(found), "run_id"))
         return {rows.run_id: rows for rows in batch.runs()}
 

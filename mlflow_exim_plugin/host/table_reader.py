@@ -19,8 +19,12 @@ from mlflow_exim_plugin.host.connection import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TypeAlias
 
     from sqlalchemy import ColumnClause, Connection, Engine, Select
+
+    Where: TypeAlias = dict[str, str | Sequence[str]]
+    """Value of a column, or some of which it has one."""
 
 __all__ = ["TableReader", "rows_seen_by"]
 
@@ -54,7 +58,13 @@ class TableReader:
             arrow.close()
 
     def rows(
-        self, table: str, columns: pa.Schema, doing: str, **where: str | Sequence[str]
+        self,
+        table: str,
+        columns: pa.Schema,
+        doing: str,
+        *,
+        limit: int | None = None,
+        **where: str | Sequence[str],
     ) -> pa.Table:
         """Return rows in any order.
 
@@ -62,6 +72,7 @@ class TableReader:
             table: Name of the table.
             columns: Names and types of the columns.
             doing: What is being done, for messages.
+            limit: How many rows at most.
             where: Value of a column, or some of which it has one.
 
         Raises:
@@ -69,25 +80,23 @@ class TableReader:
             ServerLostError: The database is gone.
         """
         with translated(doing):
-            return self._rows(table, columns, where)
+            return self._rows(table, columns, where, limit)
 
-    def _rows(
-        self, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
-    ) -> pa.Table:
+    def _rows(self, table: str, columns: pa.Schema, where: Where, limit: int | None) -> pa.Table:
         if self._engine.dialect.name == "sqlite" and (driver := _arrow_driver()):
             with self._lock:
                 try:
-                    return self._by_arrow(driver, table, columns, where)
+                    return self._by_arrow(driver, table, columns, where, limit)
                 finally:
                     if self._is_closed:
                         self._let_go()
         # Whoever else uses this very connection waits, see ``ReadOnly``.
         turn = getattr(self._engine.dialect, "exim_turn", self._lock)
         with self._engine.connect() as connection, turn:
-            return rows_seen_by(connection, table, columns, where)
+            return rows_seen_by(connection, table, columns, where, limit)
 
     def _by_arrow(
-        self, driver: Any, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+        self, driver: Any, table: str, columns: pa.Schema, where: Where, limit: int | None
     ) -> pa.Table:
         if self._arrow is None:
             path = Path(str(self._engine.url.database)).absolute().as_uri()
@@ -96,7 +105,7 @@ class TableReader:
         tests = _tests(where, "= ?", "IN (SELECT value FROM json_each(?))")
         with self._arrow.cursor() as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_FETCH_ROWS)})
-            cursor.execute(_select(table, columns, tests), parameters)
+            cursor.execute(_select(table, columns, tests, limit), parameters)
             found: pa.Table = cursor.fetch_arrow_table()
         found = found.cast(columns)
         for name in columns.names:
@@ -106,14 +115,18 @@ class TableReader:
 
 
 def rows_seen_by(
-    connection: Connection, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+    connection: Connection,
+    table: str,
+    columns: pa.Schema,
+    where: Where,
+    limit: int | None = None,
 ) -> pa.Table:
     """Return rows in any order as an open connection sees them, see ``TableReader.rows``."""
     cursor = connection.connection.cursor()
     if hasattr(cursor, "copy_expert"):
-        return _copied(cursor, table, columns, where)
+        return _copied(cursor, table, columns, where, limit)
     cursor.close()
-    query = _query(table, columns, where)
+    query = _query(table, columns, where).limit(limit)
     fetched = list(_fetched(connection.execute(query).cursor, columns))
     return pa.concat_tables(fetched) if fetched else columns.empty_table()
 
@@ -127,19 +140,21 @@ def _arrow_driver() -> Any:
     return dbapi
 
 
-def _select(table: str, columns: pa.Schema, tests: list[str]) -> str:
+def _select(table: str, columns: pa.Schema, tests: list[str], limit: int | None) -> str:
     names = ", ".join(f'"{name}"' for name in columns.names)
-    return f'SELECT {names} FROM "{table}" WHERE {" AND ".join(tests)}'  # noqa: S608 - MLflow's
+    at_most = f" LIMIT {limit}" if limit is not None else ""
+    wanted = f'SELECT {names} FROM "{table}"'  # noqa: S608 - MLflow's
+    return f"{wanted} WHERE {' AND '.join(tests)}{at_most}"
 
 
-def _tests(where: dict[str, str | Sequence[str]], is_equal: str, is_one_of: str) -> list[str]:
+def _tests(where: Where, is_equal: str, is_one_of: str) -> list[str]:
     return [
         f'"{name}" {is_equal if isinstance(value, str) else is_one_of}'
         for name, value in where.items()
     ]
 
 
-def _query(table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]) -> Select[Any]:
+def _query(table: str, columns: pa.Schema, where: Where) -> Select[Any]:
     """Return a query without the columns' types: SQLAlchemy would make objects of their values."""
     from sqlalchemy import column, select
     from sqlalchemy import table as table_of
@@ -163,14 +178,14 @@ def _fetched(cursor: Any, columns: pa.Schema) -> Iterator[pa.Table]:
 
 
 def _copied(
-    cursor: Any, table: str, columns: pa.Schema, where: dict[str, str | Sequence[str]]
+    cursor: Any, table: str, columns: pa.Schema, where: Where, limit: int | None
 ) -> pa.Table:
     """Return rows as psycopg2 copies them: text with doubles that come back bit by bit."""
     from pyarrow import csv
 
     tests = _tests(where, "= %s", "= ANY(%s)")
     values = tuple(v if isinstance(v, str) else list(v) for v in where.values())
-    wanted = cursor.mogrify(_select(table, columns, tests), values)
+    wanted = cursor.mogrify(_select(table, columns, tests, limit), values)
     text = io.BytesIO()
     cursor.copy_expert(b"COPY (" + wanted + b") TO STDOUT (FORMAT csv, ENCODING 'UTF8')", text)
     if not text.tell():

@@ -6,7 +6,6 @@ Source: spec/v1/archive.md, "JSON documents" and "Content digests".
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import orjson
 from pydantic_core import to_json
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.rules import Finding
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def content_digest(
         body["artifacts"] = [list(entry) for entry in listed]
     if digests := sorted(traces):
         body["traces"] = [list(entry) for entry in digests]
-    return "sha256:" + hashlib.sha256(canonical_bytes(body, doubles)).hexdigest()
+    return "sha256:" + sha256_of(canonical_bytes(body, doubles)).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

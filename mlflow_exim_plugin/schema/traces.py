@@ -9,7 +9,6 @@ or an empty object is the same as none. Source: spec/v1/archive.md, "Traces".
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, parse_json
+from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.rules import Finding
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def trace_digest(trace: Trace, attachments: Iterable[tuple[str, int, str]] = ())
     listed = sorted(attachments)
     if listed:
         body["attachments"] = [list(entry) for entry in listed]
-    return "sha256:" + hashlib.sha256(canonical_bytes(body)).hexdigest()
+    return "sha256:" + sha256_of(canonical_bytes(body)).hexdigest()
 
 
 def problem_of(trace: Trace) -> str:

@@ -36,6 +36,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamItem,
     Unpacked,
+    closed_after,
     model_behind,
 )
 from mlflow_exim_plugin.sources.client_entities import EntityReader
@@ -199,18 +200,20 @@ class ClientSource:
                 self._host, pool, self._jobs, selection, plan, contents=self._contents
             )
             yield from traces.find_links()
-            for experiment in experiments.values():
-                if experiment.id not in plan.chosen:
-                    continue
-                yield experiment
-                for item in self._runs(plan.chosen[experiment.id], plan.losses, selection, pool):
-                    if isinstance(item, Run):
-                        logged_models.watch(item)
-                    yield item
-                yield from logged_models.of_experiment(experiment.id, pool)
-                yield from entities.before_traces(experiment)
-                yield from traces.of_experiment(experiment.id)
-                yield from entities.after_traces(experiment)
+            taken = [e for e in experiments.values() if e.id in plan.chosen]
+            run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
+            # Of all experiments in a row: those of the next are on their way before its turn.
+            with closed_after(self._runs(run_ids, plan.losses, selection, pool)) as runs:
+                for experiment in taken:
+                    yield experiment
+                    for item in itertools.islice(runs, len(plan.chosen[experiment.id])):
+                        if isinstance(item, Run):
+                            logged_models.watch(item)
+                        yield item
+                    yield from logged_models.of_experiment(experiment.id, pool)
+                    yield from entities.before_traces(experiment)
+                    yield from traces.of_experiment(experiment.id)
+                    yield from entities.after_traces(experiment)
             for name, kind in models:
                 known = versions.get(name)
                 yield from self._model(name, kind, known, plan, logged_models, selection)
@@ -224,11 +227,12 @@ class ClientSource:
 
     def _runs(
         self,
-        run_ids: set[str],
+        run_ids: list[str],
         losses: dict[str, Loss],
         selection: Selection,
         pool: ThreadPoolExecutor,
     ) -> Iterator[Run | Failure]:
+        """Yield a run, or why it cannot be read, for each id."""
         engine = self._host.engine
         histories: HistorySource = (
             HistoryReader(self._host, pool, self._jobs)
@@ -236,7 +240,7 @@ class ClientSource:
             else StoredHistories(engine)
         )
         with closing(histories):
-            documents = _ahead(self._documents(sorted(run_ids), pool))
+            documents = _ahead(self._documents(run_ids, pool))
             # The next group's calls are under way before this one's last has come back.
             for started in _ahead(self._groups(documents, histories, selection, pool)):
                 yield from self._started(started, losses, selection, pool)
