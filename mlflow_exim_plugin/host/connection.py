@@ -107,6 +107,7 @@ class Host:
         self._lacks_default = False
         self.workspaces: list[Any] = []
         self.unread: list[str] = []
+        self._has_rows: dict[str, bool] = {}
         file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not create:
             _require_local_store(self.tracking_uri)
@@ -194,6 +195,27 @@ class Host:
         """Whether tracking and registry are of one database."""
         found = getattr(self.registry, "engine", None)
         return self.engine is not None and getattr(found, "url", None) == self.engine.url
+
+    def may_have(self, table: str) -> bool:
+        """Whether there may be any of what a table of a database keeps; elsewhere nobody can tell.
+
+        A listing by MLflow takes milliseconds for each experiment, of which there may be thousands.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        if self.engine is None:
+            return True
+        if table not in self._has_rows:
+            from sqlalchemy import inspect, literal, select
+            from sqlalchemy import table as table_of
+
+            query = select(literal(1)).select_from(table_of(table)).limit(1)
+            with translated(f"looking into table {table}"), self.engine.connect() as connection:
+                is_there = inspect(connection).has_table(table)
+                found = is_there and connection.execute(query).first() is not None
+            self._has_rows[table] = found or not is_there
+        return self._has_rows[table]
 
     def artifact_place(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here.

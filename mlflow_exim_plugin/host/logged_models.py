@@ -38,6 +38,8 @@ class LoggedModels:
         Raises:
             ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
         """
+        if not self._host.may_have("logged_models"):
+            return
         with translated(f"listing the logged models of experiment {experiment_id}"):
             search = method(self._host.tracking, "search_logged_models")
             yield from (

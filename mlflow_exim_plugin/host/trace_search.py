@@ -102,6 +102,8 @@ class TraceSearch:
         Raises:
             ServerError: The deployment cannot list them.
         """
+        if not self.host.may_have("trace_info"):
+            return
         token: str | None = None
         while True:
             page, following = self._page(query, token)

@@ -164,6 +164,8 @@ class EntityReader:
             return
         found = False
         try:
+            if kind in _TABLES and not self._host.may_have(_TABLES[kind]):
+                return
             as_of_ms = time.time_ns() // 1_000_000
             for item in read():
                 found = True
@@ -178,6 +180,15 @@ class EntityReader:
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)
+
+
+_TABLES = {
+    Kind.SCORER: "scorers",
+    Kind.LABEL_SCHEMA: "label_schemas",
+    Kind.ISSUE: "issues",
+    Kind.REVIEW_QUEUE: "review_queues",
+}
+"""MLflow's tables of the kinds that belong to experiments."""
 
 
 def _is_deleted(experiment: Experiment) -> bool:
