@@ -2,7 +2,9 @@
 
 MLflow's own calls build an object for every row. Where a driver can, not even the rows are
 Python's: SQLite's by ADBC, PostgreSQL's by ``COPY``. Both leave the interpreter to others
-meanwhile, while Python's own driver for SQLite asks for it back after each row.
+meanwhile, while Python's own driver for SQLite asks for it back after each row. ADBC for PostgreSQL
+takes a quarter less time than ``COPY`` for the rows alone and as much of this process; it opens a
+connection of its own, though, which does not see the moment that is being read.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ _HELD_BYTES = 2047
 _SMALL_BYTES = 32 << 10
 
 
-def sha256_of(data: bytes) -> hashlib._Hash:
+def sha256_of(data: bytes | memoryview) -> hashlib._Hash:
     """Return the SHA-256 of some bytes, of few without letting go of the interpreter.
 
     To hash a document takes 5 us, and to get the interpreter back from a thread that reads takes

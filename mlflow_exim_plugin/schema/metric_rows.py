@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, in_one_piece
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["MetricsDigest", "Piece", "RowBatch", "RunRows", "add_piece"]
 _NUMBERS = ("step", "timestamp", "value")
 _COUNT = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
+_TINY_BYTES = 1024
 
 
 class RowBatch:
@@ -170,7 +172,6 @@ class MetricsDigest:
 
     def update(self, rows: RunRows) -> None:
         """Add rows; keys must not go backwards from one call to the next."""
-        sha256 = hashlib.sha256
         steps, timestamps, values = rows.batch.words
         opened = self._open
         finished: list[bytes] = []
@@ -186,7 +187,8 @@ class MetricsDigest:
                 if opened is not None:
                     finished += _finished(opened)
                     self.keys += 1
-                columns = sha256(words[0]), sha256(words[1]), sha256(words[2])
+                hashed = hashlib.sha256 if end - start < _TINY_BYTES else sha256_of
+                columns = hashed(words[0]), hashed(words[1]), hashed(words[2])
                 opened = _OpenKey(key, end - start, columns)
             start = end
         self._open = opened

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -409,36 +406,6 @@ def test_a_narrow_selection_takes_what_belongs_to_its_experiments(source: Judged
         for i in read(source.sqlite_uri, Selection(runs=(source.made.run_id,)))
         if isinstance(i, Entity)
     ]
-
-
-def test_demo_data(make_server: MakeServer, tmp_path: Path) -> None:
-    demo, server = make_server(), make_server()
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from mlflow.demo import generate_all_demos\ngenerate_all_demos()",
-        ],
-        env=os.environ | {"MLFLOW_TRACKING_URI": demo.url, "PYTHONWARNINGS": "ignore"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    archive = str(tmp_path / "demo.tar.zst")
-
-    packed = pack(archive, tracking_uri=demo.url)
-    report = unpack(archive, tracking_uri=server.url)
-
-    assert not set(failures(packed)) & {*KINDS, Kind.DATASET_RECORD}
-    assert not set(failures(report)) & {*KINDS, Kind.DATASET_RECORD}
-    found = entities(demo.url)
-    assert entities(server.url) == found
-    assert found["experiments"]["MLflow Demo"]["scorers"]
-    assert found["experiments"]["MLflow Demo"]["issues"]
-    assert found["experiments"]["MLflow Demo"]["review_queues"]
-    assert found["datasets"]
 
 
 def test_a_database_file_takes_all_of_it(
