@@ -36,12 +36,17 @@ class StoredRuns:
     Args:
         engine: The store's own, with MLflow's schema.
 
+    Attributes:
+        bytes_a_run: Size of what was read last of a run in its tables, on the average; at least 1.
+
     Source: ``SqlAlchemyStore.engine`` and MLflow's tables of runs.
     """
 
     def __init__(self, engine: Engine) -> None:
+        self.bytes_a_run = 1.0
         self._engine = engine
         self._tables = TableReader(engine)
+        self._bytes_read = 0
 
     def headers(self, experiment_id: str) -> dict[str, RunHeader]:
         """Return the headers of all runs of an experiment, deleted ones included."""
@@ -68,6 +73,7 @@ class StoredRuns:
     def runs(self, run_ids: list[str]) -> dict[str, Run]:
         """Return the runs that are there, by id, without their parts; at most some hundreds."""
         as_of_ms = time.time_ns() // 1_000_000
+        self._bytes_read = 0
         data = {
             "metrics": self._entries("latest_metrics", _METRICS, _metrics, run_ids),
             "params": self._entries("params", _PAIRS, _pairs, run_ids),
@@ -89,6 +95,7 @@ class StoredRuns:
                 document["outputs"] = {"model_outputs": outputs[run_id]}
             doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
             runs[run_id] = Run(document, as_of_ms=as_of_ms, doubles=doubles)
+        self.bytes_a_run = max(self._bytes_read / len(run_ids), 1.0)
         return runs
 
     def _infos(self, run_ids: list[str]) -> Iterator[dict[str, Any]]:
@@ -117,6 +124,7 @@ class StoredRuns:
     ) -> dict[str, list[dict[str, Any]]]:
         """Return metrics, params or tags of runs, by run and sorted by key."""
         rows = self._tables.rows(table, columns, _DOING, run_uuid=run_ids)
+        self._bytes_read += rows.nbytes
         rows = rows.sort_by([("run_uuid", "ascending"), ("key", "ascending")])
         entries, found, start = made(rows), {}, 0
         ends = pc.run_end_encode(in_one_piece(rows.column("run_uuid")))

@@ -33,6 +33,7 @@ from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.schema_revisions import at_revision, latest_revision, revision_of
 from mlflow_exim_plugin.host.stored_runs import StoredRuns
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
+from mlflow_exim_plugin.sources import client as client_source
 from mlflow_exim_plugin.sources.client import ClientSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
@@ -458,6 +459,26 @@ def test_an_empty_target_is_initialised_by_mlflow(
     with engine.connect() as connection:
         assert revision_of(connection) == latest_revision()
     engine.dispose()
+
+
+def test_large_runs_are_read_a_few_at_a_time(
+    sqlite_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_source, "_RUNS_AHEAD", 2)
+    monkeypatch.setattr(client_source, "_BYTES_AHEAD", 1)
+    at_once: list[int] = []
+    runs = StoredRuns.runs
+
+    def watched(stored: StoredRuns, run_ids: list[str]) -> dict[str, Run]:
+        at_once.append(len(run_ids))
+        return runs(stored, run_ids)
+
+    monkeypatch.setattr(StoredRuns, "runs", watched)
+    archive = str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=sqlite_source.uri).ok
+    assert at_once[0] == 2
+    assert set(at_once[1:]) == {1}
+    assert digests(archive) == digests(sqlite_source.archive)
 
 
 def test_no_default_experiment_is_made_up(sqlite_uri: str, tmp_path: Path) -> None:
