@@ -95,7 +95,7 @@ class StoredRuns:
                 document["outputs"] = {"model_outputs": outputs[run_id]}
             doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
             runs[run_id] = Run(document, as_of_ms=as_of_ms, doubles=doubles)
-        self.bytes_a_run = max(self._bytes_read / len(run_ids), 1.0)
+        self.bytes_a_run = self._bytes_read / len(run_ids) if self._bytes_read else 1.0
         return runs
 
     def _infos(self, run_ids: list[str]) -> Iterator[dict[str, Any]]:
