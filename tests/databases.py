@@ -37,8 +37,10 @@ def new_postgres_database(template: str = "template1") -> Iterator[str]:
     name = _database_name()
     administer(f"CREATE DATABASE {name} TEMPLATE {template}")
     # The driver is named: without one SQLAlchemy 2.1 takes psycopg 3, older ones psycopg2.
-    yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)
-    administer(f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)
+    finally:
+        administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextmanager
@@ -66,8 +68,10 @@ def new_mariadb_database(template: str | None = None) -> Iterator[str]:
             ((_, made),) = administer(f"SHOW CREATE TABLE {template}.{table}")
             statements += [made, f"INSERT INTO {table} SELECT * FROM {template}.{table}"]
     administer(*statements)
-    yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
-    administer(f"DROP DATABASE {name}")
+    try:
+        yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
+    finally:
+        administer(f"DROP DATABASE {name}")
 
 
 def initialise(uri: str) -> None:

@@ -45,9 +45,8 @@ class Server:
     directory: Path
     backend_uri: str
     pid: int
-    _executed: subprocess.Popen[bytes] | None = field(
-        repr=False
-    )  # None is forked, no child of ours
+    # None: it was forked, and is no child of this process.
+    _executed: subprocess.Popen[bytes] | None = field(repr=False)
     _port: int = field(repr=False)
     _port_lock: IO[str] = field(repr=False)
 

@@ -212,9 +212,10 @@ class Host:
 
             query = select(literal(1)).select_from(table_of(table)).limit(1)
             with translated(f"looking into table {table}"), self.engine.connect() as connection:
-                is_there = inspect(connection).has_table(table)
-                found = is_there and connection.execute(query).first() is not None
-            self._has_rows[table] = found or not is_there
+                self._has_rows[table] = (
+                    not inspect(connection).has_table(table)
+                    or connection.execute(query).first() is not None
+                )
         return self._has_rows[table]
 
     def artifact_place(self, root: str) -> str:
@@ -387,12 +388,11 @@ def _cut_nothing_off(*stores: Any) -> None:
 
     Source: ``SqlAlchemyStore._create_default_experiment``.
     """
-    engines = {id(engine): engine for store in stores if (engine := getattr(store, "engine", None))}
-    if not engines:
-        return
-    from sqlalchemy import Engine, event
+    for store in stores:
+        if (engine := getattr(store, "engine", None)) is None:
+            continue
+        from sqlalchemy import Engine, event
 
-    for engine in engines.values():
         if isinstance(engine, Engine) and engine.dialect.name == "mysql":
             event.listen(engine, "checkout", _be_strict)
 

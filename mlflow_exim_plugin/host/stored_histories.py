@@ -79,6 +79,8 @@ class StoredHistories:
 
     def _read(self, run_ids: list[str]) -> tuple[dict[str, RunRows], set[str]]:
         """Return the rows of runs by run id, and those runs that are too long to be read now."""
+        if not run_ids:
+            return {}, set()
         if (all_rows := self._rows_of(run_ids)) is not None:
             return all_rows, set()
         counts = self._counts(run_ids)
@@ -186,8 +188,8 @@ class _Reading:
                 rows = rows.without(unlisted)
             if rows:
                 yield rows
-            if missing := keys.keys() - there:
-                yield from (empty(run_id, key) for key in _in_order(missing))
+            for key in _in_order(keys.keys() - there):
+                yield empty(run_id, key)
 
 
 _STORED = pa.schema(

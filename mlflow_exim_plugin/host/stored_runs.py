@@ -46,7 +46,6 @@ class StoredRuns:
         self.bytes_a_run = 1.0
         self._engine = engine
         self._tables = TableReader(engine)
-        self._bytes_read = 0
 
     def headers(self, experiment_id: str) -> dict[str, RunHeader]:
         """Return the headers of all runs of an experiment, deleted ones included."""
@@ -73,11 +72,15 @@ class StoredRuns:
     def runs(self, run_ids: list[str]) -> dict[str, Run]:
         """Return the runs that are there, by id, without their parts; at most some hundreds."""
         as_of_ms = time.time_ns() // 1_000_000
-        self._bytes_read = 0
+        metrics = self._tables.rows("latest_metrics", _METRICS, _DOING, run_uuid=run_ids)
+        params = self._tables.rows("params", _PAIRS, _DOING, run_uuid=run_ids)
+        tags = self._tables.rows("tags", _PAIRS, _DOING, run_uuid=run_ids)
+        read_bytes = metrics.nbytes + params.nbytes + tags.nbytes
+        self.bytes_a_run = read_bytes / len(run_ids) if read_bytes else 1.0
         data = {
-            "metrics": self._entries("latest_metrics", _METRICS, _metrics, run_ids),
-            "params": self._entries("params", _PAIRS, _pairs, run_ids),
-            "tags": self._entries("tags", _PAIRS, _pairs, run_ids),
+            "metrics": _by_run(metrics, _metrics),
+            "params": _by_run(params, _pairs),
+            "tags": _by_run(tags, _pairs),
         }
         inputs, outputs = self._inputs(run_ids), self._made_models(run_ids)
         runs = {}
@@ -95,7 +98,6 @@ class StoredRuns:
                 document["outputs"] = {"model_outputs": outputs[run_id]}
             doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
             runs[run_id] = Run(document, as_of_ms=as_of_ms, doubles=doubles)
-        self.bytes_a_run = self._bytes_read / len(run_ids) if self._bytes_read else 1.0
         return runs
 
     def _infos(self, run_ids: list[str]) -> Iterator[dict[str, Any]]:
@@ -114,24 +116,6 @@ class StoredRuns:
                 "artifact_uri": uri,
                 "lifecycle_stage": stage,
             }
-
-    def _entries(
-        self,
-        table: str,
-        columns: pa.Schema,
-        made: Callable[[pa.Table], list[dict[str, Any]]],
-        run_ids: list[str],
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Return metrics, params or tags of runs, by run and sorted by key."""
-        rows = self._tables.rows(table, columns, _DOING, run_uuid=run_ids)
-        self._bytes_read += rows.nbytes
-        rows = rows.sort_by([("run_uuid", "ascending"), ("key", "ascending")])
-        entries, found, start = made(rows), {}, 0
-        ends = pc.run_end_encode(in_one_piece(rows.column("run_uuid")))
-        for run_id, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-            found[run_id] = entries[start:end]
-            start = end
-        return found
 
     def _inputs(self, run_ids: list[str]) -> dict[str, dict[str, Any]]:
         """Return REST's ``RunInputs`` of the runs that have any."""
@@ -268,6 +252,19 @@ _DATASET = pa.schema(
 )
 
 
+def _by_run(
+    rows: pa.Table, made: Callable[[pa.Table], list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return metrics, params or tags by run, each run's sorted by key."""
+    rows = rows.sort_by([("run_uuid", "ascending"), ("key", "ascending")])
+    entries, found, start = made(rows), {}, 0
+    ends = pc.run_end_encode(in_one_piece(rows.column("run_uuid")))
+    for run_id, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
+        found[run_id] = entries[start:end]
+        start = end
+    return found
+
+
 def _pairs(rows: pa.Table) -> list[dict[str, Any]]:
     keys, values = (rows.column(name).to_pylist() for name in ("key", "value"))
     return [{"key": key, "value": value} for key, value in zip(keys, values, strict=True)]
@@ -290,16 +287,13 @@ def _key(entry: dict[str, Any]) -> str:
 
 
 def _sort_inputs(document: dict[str, Any]) -> None:
-    datasets = document.get("dataset_inputs", [])
-    for entry in datasets:
+    for entry in document.get("dataset_inputs", ()):
         if entry["tags"]:
             entry["tags"].sort(key=_key)
         else:
             del entry["tags"]
-    if len(datasets) > 1:
-        datasets.sort(key=dataset_identity)
-    if "model_inputs" in document:
-        document["model_inputs"].sort(key=lambda model: model["model_id"])
+    document.get("dataset_inputs", []).sort(key=dataset_identity)
+    document.get("model_inputs", []).sort(key=lambda model: model["model_id"])
 
 
 def _table(model: str) -> Table:

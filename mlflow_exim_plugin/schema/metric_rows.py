@@ -27,6 +27,7 @@ _NUMBERS = ("step", "timestamp", "value")
 _COUNT = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
 _TINY_BYTES = 1024
+"""A column with fewer is hashed at once: a key of small runs costs three calls less."""
 
 
 class RowBatch:

@@ -481,10 +481,8 @@ def closed_after(stream: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
 
 def linked_models(run: dict[str, Any]) -> tuple[list[str], list[tuple[str, int]]]:
     """Return the models that REST's ``Run`` takes as input, and those it made with their steps."""
-    inputs = run["inputs"].get("model_inputs", ()) if "inputs" in run else ()
-    outputs = run["outputs"].get("model_outputs", ()) if "outputs" in run else ()
-    if not (inputs or outputs):
-        return [], []
+    inputs = run.get("inputs", {}).get("model_inputs", ())
+    outputs = run.get("outputs", {}).get("model_outputs", ())
     return (
         [str(entry["model_id"]) for entry in inputs],
         [(str(entry["model_id"]), int(entry.get("step", 0))) for entry in outputs],
