@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_exim_plugin.errors import (
@@ -130,7 +131,7 @@ def transfer(
                     continue
                 else:
                     drain(0)
-                    settle(item, lambda item=item: sink.write(item, report))  # type: ignore[misc]
+                    settle(item, partial(sink.write, item, report))
                     continue
                 if strict and report.failures:
                     raise _stopped(report)

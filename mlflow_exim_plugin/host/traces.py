@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
@@ -97,8 +98,7 @@ class TraceReader:
             name = f"{trace.id}/{ATTACHMENTS}"
             return [Failure(Kind.ARTIFACT, name, error.message, max(1, len(wanted)))]
         found: list[Artifact | Failure] = [
-            Artifact(path, size, lambda path=path: tree.open(path))  # type: ignore[misc]
-            for path, size in there.items()
+            Artifact(path, size, partial(tree.open, path)) for path, size in there.items()
         ]
         found += [
             Failure(Kind.ARTIFACT, f"{trace.id}/{ATTACHMENTS}{name}", "its file is gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
@@ -245,7 +246,7 @@ class EndpointWriter:
             else:
                 self._try(
                     entity,
-                    lambda g=guardrail_id, o=order: gateway.add_guardrail(host, endpoint_id, g, o),  # type: ignore[misc]
+                    partial(gateway.add_guardrail, host, endpoint_id, guardrail_id, order),
                     report,
                 )
 
@@ -268,7 +269,7 @@ class EndpointWriter:
             elif (binding["resource_type"], resource_id) not in there:
                 self._try(
                     entity,
-                    lambda r=resource_id, b=binding: gateway.bind_endpoint(host, endpoint_id, r, b),  # type: ignore[misc]
+                    partial(gateway.bind_endpoint, host, endpoint_id, resource_id, binding),
                     report,
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
@@ -88,7 +89,7 @@ class McpServerWriter:
             if present is None:
                 if not self._try(
                     entity,
-                    lambda v=version: mcp.create_mcp_version(host, name, v),  # type: ignore[misc]
+                    partial(mcp.create_mcp_version, host, name, version),
                     report,
                 ):
                     continue
@@ -105,7 +106,7 @@ class McpServerWriter:
         # A version at rest takes no access endpoint, so its last status comes after them.
         changed |= self._add_access_endpoints(entity, name, there, report)
         for version in unsettled:
-            self._try(entity, lambda v=version: mcp.settle_mcp_version(host, name, v), report)  # type: ignore[misc]
+            self._try(entity, partial(mcp.settle_mcp_version, host, name, version), report)
         return changed
 
     def _add_tags(
@@ -123,7 +124,7 @@ class McpServerWriter:
             if tag["key"] not in present:
                 changed |= self._try(
                     entity,
-                    lambda t=tag: mcp.set_mcp_tag(self._target.host, name, version, t),  # type: ignore[misc]
+                    partial(mcp.set_mcp_tag, self._target.host, name, version, tag),
                     report,
                 )
             elif present[tag["key"]] != tag["value"]:
@@ -141,7 +142,7 @@ class McpServerWriter:
             if alias not in present:
                 changed |= self._try(
                     entity,
-                    lambda a=alias, v=version: mcp.set_mcp_alias(self._target.host, name, a, v),  # type: ignore[misc]
+                    partial(mcp.set_mcp_alias, self._target.host, name, alias, version),
                     report,
                 )
             elif present[alias] != version:
@@ -161,7 +162,7 @@ class McpServerWriter:
                 continue
             changed |= self._try(
                 entity,
-                lambda e=endpoint: mcp.create_mcp_access_endpoint(self._target.host, name, e),  # type: ignore[misc]
+                partial(mcp.create_mcp_access_endpoint, self._target.host, name, endpoint),
                 report,
             )
         return changed

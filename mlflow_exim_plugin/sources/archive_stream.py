@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
@@ -353,7 +354,7 @@ class _TreeStream:
             Artifact(
                 entry.path,
                 entry.size_bytes,
-                lambda member=entry.member: self._archive.reader.open_member(member),  # type: ignore[misc]
+                partial(self._archive.reader.open_member, entry.member),
                 entry.sha256,
             )
             for entry in entries

@@ -7,6 +7,7 @@ import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -365,7 +366,7 @@ class ClientSource:
         for path, size_bytes in files:
             if not selection.takes_artifact(path):
                 continue
-            artifact = Artifact(path, size_bytes, lambda path=path: tree.open(path))  # type: ignore[misc]
+            artifact = Artifact(path, size_bytes, partial(tree.open, path))
             is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
             if pool and is_small and budget.take(size_bytes):
                 artifact.open = _Prefetched(pool.submit(_read_all, artifact.open), artifact.open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
@@ -100,7 +101,7 @@ class EntityReader:
         """Yield what belongs to no experiment, or the datasets of the experiments taken so far."""
         if not self._selection.is_narrow:
             for kind, read in _OF_WORKSPACE:
-                yield from self._read(kind, lambda read=read: read(self._host))  # type: ignore[misc]
+                yield from self._read(kind, partial(read, self._host))
         elif self._taken:
             yield from self._read(
                 Kind.EVALUATION_DATASET, lambda: datasets(self._host, self._taken)
