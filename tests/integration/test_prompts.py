@@ -76,7 +76,9 @@ def test_to_a_server(
     there.experiments.pop("in the way")
     assert_same(snapshot(served.url), there, report)
     client = MlflowClient(target.url)
-    assert client.load_prompt("prompts:/greet.user@production").template == "Hello {{name}}, 10 ✓\n"
+    # `load_prompt` would link the prompt to the experiment at work, in a thread of its own.
+    loaded = client.get_prompt_version_by_alias("greet.user", "production")
+    assert loaded.template == "Hello {{name}}, 10 ✓\n"
     ids = client.get_prompt("greet.user").tags[EXPERIMENT_IDS].strip(",").split(",")
     assert [client.get_experiment(i).name for i in ids] == ["linked 1", "linked 11"]
     before = rows_of(target.backend_uri)
