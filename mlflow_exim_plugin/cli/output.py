@@ -132,11 +132,14 @@ class _StatusLine:
         self._last_s = 0.0
         self._dirty = False
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a line would be seen now."""
+        return self._shown and time.monotonic() - self._last_s >= _INTERVAL_S
+
     def show(self, text: str) -> None:
-        now_s = time.monotonic()
-        if not self._shown or now_s - self._last_s < _INTERVAL_S:
-            return
-        self._last_s, self._dirty = now_s, True
+        """Write a line over the last one."""
+        self._last_s, self._dirty = time.monotonic(), True
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     def clear(self) -> None:
@@ -157,6 +160,8 @@ class ReportProgress(_StatusLine):
 
     def __call__(self, report: Report) -> None:
         """Show the counts."""
+        if not self.is_due:
+            return
         counts = ", ".join(
             f"{c.found} {kind.value.replace('_', ' ')}s" for kind, c in list(report.counts.items())
         )
@@ -168,7 +173,8 @@ class ByteProgress(_StatusLine):
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
         """Show the share."""
-        self.show(f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}")
+        if self.is_due:
+            self.show(f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}")
 
 
 class SideProgress(_StatusLine):
@@ -176,4 +182,5 @@ class SideProgress(_StatusLine):
 
     def __call__(self, side: str, objects: int) -> None:
         """Show the number of objects."""
-        self.show(f"reading {side.upper()}: {objects:,} objects")
+        if self.is_due:
+            self.show(f"reading {side.upper()}: {objects:,} objects")

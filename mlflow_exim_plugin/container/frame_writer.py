@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameWriter", "default_workers"]
 
-# Frames in flight for each worker: one being compressed, one waiting.
+# In flight for each worker: one large frame being compressed and one waiting, or many small ones.
+# A worker gets the interpreter back only in its turn, and meanwhile the caller fills some more.
 _FRAMES_PER_WORKER = 2
+_BYTES_PER_WORKER = 2 << 20
 
 
 def default_workers() -> int:
@@ -53,6 +55,8 @@ class FrameWriter:
         self._file = file
         self._level = level
         self._limit = workers * _FRAMES_PER_WORKER
+        self._limit_bytes = workers * _BYTES_PER_WORKER
+        self._compressing_bytes = 0
         self._entries = bytearray()
         self._compressing: deque[tuple[Future[bytes], int]] = deque()
         self._hashing: deque[Future[None]] = deque()
@@ -74,8 +78,11 @@ class FrameWriter:
         if self._pool is None:
             self._put(compress_frame(data, self._level), len(data))
             return
-        while len(self._compressing) >= self._limit:
+        while (
+            len(self._compressing) >= self._limit and self._compressing_bytes >= self._limit_bytes
+        ):
             self._put_oldest()
+        self._compressing_bytes += len(data)
         self._compressing.append((self._pool.submit(compress_frame, data, self._level), len(data)))
 
     def hash_along(self, digest: _Hash, data: bytes) -> None:
@@ -120,6 +127,7 @@ class FrameWriter:
 
     def _put_oldest(self) -> None:
         frame, size_bytes = self._compressing.popleft()
+        self._compressing_bytes -= size_bytes
         self._put(frame.result(), size_bytes)
 
     def _put(self, frame: bytes, size_bytes: int) -> None:

@@ -12,12 +12,14 @@ for so long, so it is copied first, by SQLite's own online backup.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,8 +148,11 @@ class ReadOnlyDatabase:
                     return f"sqlite:///{self._copied_by_rows(connection)}"
         if is_current and not snapshot:
             return self._lent(url, connect)
-        with closing(connect()) as source:
-            copy = self._copied(path, source)
+        with closing(connect()) as source, ThreadPoolExecutor(1, "exim-copy") as copier:
+            copying = copier.submit(self._copied, path, source)
+            # What opens the copy is loaded meanwhile: that takes as long as half a gigabyte.
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+            copy = copying.result()
         if not self._is_latest:
             engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
             with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):

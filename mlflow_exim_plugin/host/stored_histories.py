@@ -15,11 +15,13 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.connection import translated
 from mlflow_exim_plugin.host.histories import empty, failed, sorted_rows
 from mlflow_exim_plugin.host.table_reader import TableReader, rows_seen_by
+from mlflow_exim_plugin.host.workspaces import workers
 from mlflow_exim_plugin.schema.metric_rows import RowBatch
 from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, sort_history
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from sqlalchemy import Connection, Engine
 
@@ -52,20 +54,17 @@ class StoredHistories:
         self._engine = engine
         self._tables = TableReader(engine)
         self._rows_at_once = rows_at_once
+        self._reader = workers(1, "exim-histories")
 
     def close(self) -> None:
         """Let go of the database."""
+        self._reader.shutdown(cancel_futures=True)
         self._tables.close()
 
     def start(self, runs: dict[str, dict[str, int]]) -> Reading:
-        """Read the histories of some runs; those that are long are read when they are taken."""
-        try:
-            read, long = self._read([run_id for run_id, keys in runs.items() if keys])
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            return _Reading(self, runs, {}, set(), error.message)
-        return _Reading(self, runs, read, long)
+        """Begin to read the histories of some runs; long ones are read when they are taken."""
+        run_ids = [run_id for run_id, keys in runs.items() if keys]
+        return _Reading(self, runs, self._reader.submit(self._read, run_ids))
 
     def take(self, run_id: str, keys: list[str]) -> Iterator[RunRows | Failure]:
         """Yield the rows of a run's keys, read one by one, or why one cannot be read."""
@@ -77,20 +76,20 @@ class StoredHistories:
             except ServerError as error:
                 yield failed(run_id, key, error.message)
 
-    def _read(self, run_ids: list[str]) -> tuple[dict[str, RunRows], set[str]]:
-        """Return the rows of runs by run id, and those runs that are too long to be read now."""
+    def _read(self, run_ids: list[str]) -> tuple[list[pa.Table], set[str]]:
+        """Return the rows of runs, and those runs that are too long to be read now."""
         if not run_ids:
-            return {}, set()
+            return [], set()
         if (all_rows := self._rows_of(run_ids)) is not None:
-            return all_rows, set()
+            return [all_rows], set()
         counts = self._counts(run_ids)
-        read: dict[str, RunRows] = {}
+        read: list[pa.Table] = []
         long = {run_id for run_id, rows in counts.items() if rows > self._rows_at_once}
         for some in self._batches(counts):
             if (rows := self._rows_of(some)) is None:  # they have grown since
                 long.update(some)
             else:
-                read |= rows
+                read.append(rows)
         return read, long
 
     def _batches(self, counts: dict[str, int]) -> Iterator[list[str]]:
@@ -118,14 +117,11 @@ class StoredHistories:
         with translated("counting metric rows"), self._engine.connect() as connection:
             return {run_id: int(rows) for run_id, rows in connection.execute(query)}
 
-    def _rows_of(self, run_ids: list[str]) -> dict[str, RunRows] | None:
-        """Return the rows of runs, sorted, by run id; None where one query may not bring all."""
+    def _rows_of(self, run_ids: list[str]) -> pa.Table | None:
+        """Return the rows of runs in any order; None where one query may not bring all."""
         doing, most = "reading metric rows", self._rows_at_once
         found = self._tables.rows("metrics", _STORED, doing, limit=most + 1, run_uuid=run_ids)
-        if found.num_rows > most:
-            return None
-        batch = RowBatch(sort_history(_as_rows(found), "run_id"))
-        return {rows.run_id: rows for rows in batch.runs()}
+        return found if found.num_rows <= most else None
 
     def _rows_of_key(self, run_id: str, key: str) -> pa.Table:
         doing = f"reading metric {key!r}"
@@ -153,27 +149,33 @@ class _Reading:
     Args:
         reader: Reads what was not read yet.
         runs: Keys by run.
-        read: Rows of runs.
-        long: Runs that are too long to be read with others.
-        problem: Why nothing could be read, empty where it could.
+        read: Rows of runs, and those runs that are too long to be read with others.
     """
 
     def __init__(
         self,
         reader: StoredHistories,
         runs: dict[str, dict[str, int]],
-        read: dict[str, RunRows],
-        long: set[str],
-        problem: str = "",
+        read: Future[tuple[list[pa.Table], set[str]]],
     ) -> None:
         self._reader = reader
         self._runs = runs
-        self._read = read
-        self._long = long
-        self._problem = problem
+        self._reading = read
+        self._read: dict[str, RunRows] = {}
+        self._long: set[str] = set()
+        self._problem = ""
 
     def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
         """Return what gives each run's rows, then what it lists and has no rows for."""
+        try:
+            tables, self._long = self._reading.result()
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            tables, self._problem = [], error.message
+        for table in tables:
+            batch = RowBatch(sort_history(_as_rows(table), "run_id"))
+            self._read.update((rows.run_id, rows) for rows in batch.runs())
         return {run_id: self._of(run_id, keys) for run_id, keys in self._runs.items()}
 
     def _of(self, run_id: str, keys: dict[str, int]) -> Iterator[RunRows | Failure]:

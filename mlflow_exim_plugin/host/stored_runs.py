@@ -6,6 +6,7 @@ MLflow's own call builds an object for every parameter and tag. Here rows become
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine, Table
 
-__all__ = ["StoredRuns"]
+__all__ = ["RunTables", "StoredRuns"]
 
 _IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
@@ -36,14 +37,10 @@ class StoredRuns:
     Args:
         engine: The store's own, with MLflow's schema.
 
-    Attributes:
-        bytes_a_run: Size of what was read last of a run in its tables, on the average; at least 1.
-
     Source: ``SqlAlchemyStore.engine`` and MLflow's tables of runs.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.bytes_a_run = 1.0
         self._engine = engine
         self._tables = TableReader(engine)
 
@@ -62,134 +59,52 @@ class StoredRuns:
         with translated(doing), self._engine.connect() as connection:
             return {
                 run_id: RunHeader(run_id, experiment_id, stage, start_time or 0, parent)
-                for run_id, stage, start_time, parent in connection.execute(query)
+                for run_id, stage, start_time, parent in connection.execute(query).all()
             }
 
     def close(self) -> None:
         """Let go of the database."""
         self._tables.close()
 
-    def runs(self, run_ids: list[str]) -> dict[str, Run]:
-        """Return the runs that are there, by id, without their parts; at most some hundreds."""
+    def read(self, run_ids: list[str]) -> RunTables:
+        """Return the rows of some runs, at most some hundreds.
+
+        Raises:
+            ServerError: The database refused, or holds what is not of its column's type.
+            ServerLostError: The database is gone.
+        """
         as_of_ms = time.time_ns() // 1_000_000
-        metrics = self._tables.rows("latest_metrics", _METRICS, _DOING, run_uuid=run_ids)
-        params = self._tables.rows("params", _PAIRS, _DOING, run_uuid=run_ids)
-        tags = self._tables.rows("tags", _PAIRS, _DOING, run_uuid=run_ids)
-        read_bytes = metrics.nbytes + params.nbytes + tags.nbytes
-        self.bytes_a_run = read_bytes / len(run_ids) if read_bytes else 1.0
-        data = {
-            "metrics": _by_run(metrics, _metrics),
-            "params": _by_run(params, _pairs),
-            "tags": _by_run(tags, _pairs),
-        }
-        inputs, outputs = self._inputs(run_ids), self._made_models(run_ids)
-        runs = {}
-        for info in self._infos(run_ids):
-            run_id = info["run_id"]
-            its = {name: of_run.get(run_id, []) for name, of_run in data.items()}
-            if info["run_name"] is None:
-                named = (tag["value"] for tag in its["tags"] if tag["key"] == _NAME_TAG)
-                info["run_name"] = next(named, None)
-            known = {name: value for name, value in info.items() if value is not None}
-            document: dict[str, Any] = {"info": known, "data": its}
-            if run_id in inputs:
-                document["inputs"] = inputs[run_id]
-            if run_id in outputs:
-                document["outputs"] = {"model_outputs": outputs[run_id]}
-            doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
-            runs[run_id] = Run(document, as_of_ms=as_of_ms, doubles=doubles)
-        return runs
+        links = self._rows("inputs", _DATASET_LINK, destination_type="RUN", destination_id=run_ids)
+        return RunTables(
+            as_of_ms,
+            infos=self._rows("runs", _INFO, run_uuid=run_ids),
+            metrics=self._rows("latest_metrics", _METRICS, run_uuid=run_ids),
+            params=self._rows("params", _PAIRS, run_uuid=run_ids),
+            tags=self._rows("tags", _PAIRS, run_uuid=run_ids),
+            dataset_links=links,
+            datasets=self._rows("datasets", _DATASET, dataset_uuid=_distinct(links, "source_id")),
+            input_tags=self._rows(
+                "input_tags", _INPUT_TAG, input_uuid=_distinct(links, "input_uuid")
+            ),
+            model_inputs=self._model_links("RUN_INPUT", "MODEL_INPUT", run_ids),
+            model_outputs=self._model_links("RUN_OUTPUT", "MODEL_OUTPUT", run_ids),
+        )
 
-    def _infos(self, run_ids: list[str]) -> Iterator[dict[str, Any]]:
-        rows = self._tables.rows("runs", _INFO, _DOING, run_uuid=run_ids)
-        for row in zip(*rows.to_pydict().values(), strict=True):
-            run_id, name, experiment_id, user_id, status, start, end, uri, stage = row
-            yield {
-                "run_id": run_id,
-                "run_uuid": run_id,
-                "run_name": name or None,
-                "experiment_id": str(experiment_id),
-                "user_id": user_id,
-                "status": status,
-                "start_time": start,
-                "end_time": end,
-                "artifact_uri": uri,
-                "lifecycle_stage": stage,
-            }
+    def _rows(self, table: str, columns: pa.Schema, **where: str | list[str]) -> pa.Table:
+        if [] in where.values():
+            return columns.empty_table()
+        return self._tables.rows(table, columns, _DOING, limit=None, **where)
 
-    def _inputs(self, run_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """Return REST's ``RunInputs`` of the runs that have any."""
-        links = self._tables.rows(
-            "inputs", _DATASET_LINK, _DOING, destination_type="RUN", destination_id=run_ids
-        ).to_pydict()
-        found: dict[str, dict[str, Any]] = {}
-        tags: dict[str, list[dict[str, Any]]] = {identity: [] for identity in links["input_uuid"]}
-        datasets = self._datasets(set(links["source_id"]))
-        seen: set[tuple[str, str]] = set()
-        for identity, source_id, run_id in zip(*links.values(), strict=True):
-            if (run_id, source_id) in seen or source_id not in datasets:
-                continue
-            seen.add((run_id, source_id))
-            entry = {"tags": tags[identity], "dataset": dict(datasets[source_id])}
-            found.setdefault(run_id, {}).setdefault("dataset_inputs", []).append(entry)
-        if tags:
-            rows = self._tables.rows("input_tags", _INPUT_TAG, _DOING, input_uuid=list(tags))
-            for identity, name, value in zip(*rows.to_pydict().values(), strict=True):
-                tags[identity].append({"key": name, "value": value})
-        for run_id, model_ids in self._linked("RUN_INPUT", "MODEL_INPUT", run_ids):
-            listed = found.setdefault(run_id, {}).setdefault("model_inputs", [])
-            listed.append({"model_id": model_ids[0]})
-        for document in found.values():
-            _sort_inputs(document)
-        return found
-
-    def _datasets(self, identities: set[str]) -> dict[str, dict[str, Any]]:
-        """Return REST's ``Dataset`` of each of some; an empty schema or profile is none."""
-        if not identities:
-            return {}
-        rows = self._tables.rows("datasets", _DATASET, _DOING, dataset_uuid=sorted(identities))
-        found = {}
-        for row in zip(*rows.to_pydict().values(), strict=True):
-            identity, name, digest, source_type, source, schema, profile = row
-            dataset = {
-                "name": name,
-                "digest": digest,
-                "source_type": source_type,
-                "source": source,
-                "schema": schema,
-                "profile": profile,
-            }
-            found[identity] = {
-                key: value
-                for key, value in dataset.items()
-                if value or key not in {"schema", "profile"}
-            }
-        return found
-
-    def _made_models(self, run_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {}
-        for run_id, (model_id, step) in self._linked("RUN_OUTPUT", "MODEL_OUTPUT", run_ids):
-            found.setdefault(run_id, []).append({"model_id": model_id, "step": step})
-        for listed in found.values():
-            listed.sort(key=lambda model: (model["step"], model["model_id"]))
-        return found
-
-    def _linked(
-        self, source: str, destination: str, run_ids: list[str]
-    ) -> Iterator[tuple[str, tuple[str, int]]]:
-        """Yield run, model and step of the links between runs and logged models."""
+    def _model_links(self, source: str, destination: str, run_ids: list[str]) -> pa.Table:
         if "step" not in _table("SqlInput").c:
-            return  # before MLflow 3 there were no logged models
-        rows = self._tables.rows(
+            return _MODEL_LINK.empty_table()  # before MLflow 3 there were no logged models
+        return self._rows(
             "inputs",
             _MODEL_LINK,
-            _DOING,
             source_type=source,
             destination_type=destination,
             source_id=run_ids,
         )
-        for run_id, model_id, step in zip(*rows.to_pydict().values(), strict=True):
-            yield run_id, (model_id, step)
 
     def linked_traces(self, run_ids: list[str]) -> Iterator[tuple[str, str]]:
         """Yield run and trace of the links between the two, by run."""
@@ -206,7 +121,131 @@ class StoredRuns:
                 destination_type="run",
                 destination_id=run_ids[start : start + _IDS_AT_ONCE],
             )
-            yield from sorted(zip(*links.to_pydict().values(), strict=True))
+            yield from sorted(_tuples(links))
+
+
+@dataclass
+class RunTables:
+    """What a database has of some runs, as rows.
+
+    To read rows is to wait, to make documents of them is to work: a thread that does both waits for
+    the interpreter as well, after each of its many calls to Arrow.
+
+    Attributes:
+        as_of_ms: When they were read, ms since the Unix epoch.
+        infos: Schema ``_INFO``; the others have the schemas that their names tell.
+    """
+
+    as_of_ms: int
+    infos: pa.Table
+    metrics: pa.Table
+    params: pa.Table
+    tags: pa.Table
+    dataset_links: pa.Table
+    datasets: pa.Table
+    input_tags: pa.Table
+    model_inputs: pa.Table
+    model_outputs: pa.Table
+
+    @property
+    def bytes_a_run(self) -> int:
+        """Size of a run's metrics, parameters and tags on the average; at least 1."""
+        runs: int = self.infos.num_rows
+        size_bytes: int = self.metrics.nbytes + self.params.nbytes + self.tags.nbytes
+        return max(size_bytes // max(runs, 1), 1)
+
+    def runs(self) -> dict[str, Run]:
+        """Return the runs that are there, by id, without their parts."""
+        data = {
+            "metrics": _by_run(self.metrics, _metrics),
+            "params": _by_run(self.params, _pairs),
+            "tags": _by_run(self.tags, _pairs),
+        }
+        inputs, outputs = self._inputs(), self._outputs()
+        runs = {}
+        for info in self._infos():
+            run_id = info["run_id"]
+            its = {name: of_run.get(run_id, []) for name, of_run in data.items()}
+            if info["run_name"] is None:
+                named = (tag["value"] for tag in its["tags"] if tag["key"] == _NAME_TAG)
+                info["run_name"] = next(named, None)
+            for name in [name for name, value in info.items() if value is None]:
+                del info[name]
+            document: dict[str, Any] = {"info": info, "data": its}
+            if run_id in inputs:
+                document["inputs"] = inputs[run_id]
+            if run_id in outputs:
+                document["outputs"] = {"model_outputs": outputs[run_id]}
+            doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
+            runs[run_id] = Run(document, as_of_ms=self.as_of_ms, doubles=doubles)
+        return runs
+
+    def _infos(self) -> Iterator[dict[str, Any]]:
+        for row in _tuples(self.infos):
+            run_id, name, experiment_id, user_id, status, start, end, uri, stage = row
+            yield {
+                "run_id": run_id,
+                "run_uuid": run_id,
+                "run_name": name or None,
+                "experiment_id": str(experiment_id),
+                "user_id": user_id,
+                "status": status,
+                "start_time": start,
+                "end_time": end,
+                "artifact_uri": uri,
+                "lifecycle_stage": stage,
+            }
+
+    def _inputs(self) -> dict[str, dict[str, Any]]:
+        """Return REST's ``RunInputs`` of the runs that have any."""
+        found: dict[str, dict[str, Any]] = {}
+        tags: dict[str, list[dict[str, Any]]] = {}
+        for identity, name, value in _tuples(self.input_tags):
+            tags.setdefault(identity, []).append({"key": name, "value": value})
+        datasets = self._datasets()
+        seen: set[tuple[str, str]] = set()
+        for identity, source_id, run_id in _tuples(self.dataset_links):
+            if (run_id, source_id) in seen or source_id not in datasets:
+                continue
+            seen.add((run_id, source_id))
+            its_tags = {"tags": sorted(tags[identity], key=_key)} if identity in tags else {}
+            entry = its_tags | {"dataset": dict(datasets[source_id])}
+            found.setdefault(run_id, {}).setdefault("dataset_inputs", []).append(entry)
+        for run_id, model_id, _step in _tuples(self.model_inputs):
+            listed = found.setdefault(run_id, {}).setdefault("model_inputs", [])
+            listed.append({"model_id": model_id})
+        for document in found.values():
+            document.get("dataset_inputs", []).sort(key=dataset_identity)
+            document.get("model_inputs", []).sort(key=lambda model: model["model_id"])
+        return found
+
+    def _datasets(self) -> dict[str, dict[str, Any]]:
+        """Return REST's ``Dataset`` of each; an empty schema or profile is none."""
+        found = {}
+        for identity, name, digest, source_type, source, schema, profile in _tuples(self.datasets):
+            dataset = {
+                "name": name,
+                "digest": digest,
+                "source_type": source_type,
+                "source": source,
+                "schema": schema,
+                "profile": profile,
+            }
+            found[identity] = {
+                key: value
+                for key, value in dataset.items()
+                if value or key not in {"schema", "profile"}
+            }
+        return found
+
+    def _outputs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return REST's ``ModelOutput`` of the runs that have any."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run_id, model_id, step in _tuples(self.model_outputs):
+            found.setdefault(run_id, []).append({"model_id": model_id, "step": step})
+        for listed in found.values():
+            listed.sort(key=lambda model: (model["step"], model["model_id"]))
+        return found
 
 
 _DOING = "reading runs"
@@ -286,14 +325,12 @@ def _key(entry: dict[str, Any]) -> str:
     return str(entry["key"])
 
 
-def _sort_inputs(document: dict[str, Any]) -> None:
-    for entry in document.get("dataset_inputs", ()):
-        if entry["tags"]:
-            entry["tags"].sort(key=_key)
-        else:
-            del entry["tags"]
-    document.get("dataset_inputs", []).sort(key=dataset_identity)
-    document.get("model_inputs", []).sort(key=lambda model: model["model_id"])
+def _tuples(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*rows.to_pydict().values(), strict=True)
+
+
+def _distinct(rows: pa.Table, column: str) -> list[str]:
+    return sorted(rows.column(column).unique().to_pylist())
 
 
 def _table(model: str) -> Table:

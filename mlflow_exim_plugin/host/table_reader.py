@@ -10,11 +10,11 @@ connection of its own, though, which does not see the moment that is being read.
 from __future__ import annotations
 
 import io
-import json
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pyarrow as pa
 
 from mlflow_exim_plugin.host.connection import translated
@@ -103,7 +103,7 @@ class TableReader:
         if self._arrow is None:
             path = Path(str(self._engine.url.database)).absolute().as_uri()
             self._arrow = driver.connect(f"{path}?mode=ro")
-        parameters = [v if isinstance(v, str) else json.dumps(list(v)) for v in where.values()]
+        parameters = [v if isinstance(v, str) else _json(v) for v in where.values()]
         tests = _tests(where, "= ?", "IN (SELECT value FROM json_each(?))")
         with self._arrow.cursor() as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_FETCH_ROWS)})
@@ -140,6 +140,10 @@ def _arrow_driver() -> Any:
     except ImportError:
         return None
     return dbapi
+
+
+def _json(values: Sequence[str]) -> str:
+    return orjson.dumps(list(values)).decode()
 
 
 def _select(table: str, columns: pa.Schema, tests: list[str], limit: int | None) -> str:

@@ -93,8 +93,12 @@ def _as_written(data: bytes) -> Any:
         return None
 
 
-def document_bytes(value: Any) -> bytes:
+def document_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
     """Return the bytes to store for a JSON document: UTF-8, two-space indent, final newline.
+
+    Args:
+        value: What JSON can hold.
+        doubles: All doubles in it, where the caller knows.
 
     Raises:
         InvalidArchiveError: No reader would take it: no text, nested deeper than ``MAX_DEPTH`` or
@@ -102,7 +106,9 @@ def document_bytes(value: Any) -> bytes:
     """
     try:
         data = orjson.dumps(value, option=_STORED)
-        if b"null" in data and not all(map(math.isfinite, _doubles(value))):
+        if doubles is None:
+            doubles = _doubles(value) if b"null" in data else ()
+        if not all(map(math.isfinite, doubles)):
             data = _with_all_numbers(value)
     except TypeError:
         data = _with_all_numbers(value)

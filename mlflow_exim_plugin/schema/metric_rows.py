@@ -10,7 +10,7 @@ import hashlib
 import struct
 from bisect import bisect_right
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -180,17 +180,18 @@ class MetricsDigest:
         for key, stop in zip(rows.keys, rows.stops, strict=True):
             end = 8 * stop
             words = steps[start:end], timestamps[start:end], values[start:end]
-            if opened is not None and opened.key == key:
-                for column, more in zip(opened.columns, words, strict=True):
+            if opened is not None and opened[0] == key:
+                _, size_bytes, columns = opened
+                for column, more in zip(columns, words, strict=True):
                     column.update(more)
-                opened = _OpenKey(key, opened.size_bytes + end - start, opened.columns)
+                opened = key, size_bytes + end - start, columns
             else:
                 if opened is not None:
                     finished += _finished(opened)
                     self.keys += 1
                 hashed = hashlib.sha256 if end - start < _TINY_BYTES else sha256_of
                 columns = hashed(words[0]), hashed(words[1]), hashed(words[2])
-                opened = _OpenKey(key, end - start, columns)
+                opened = key, end - start, columns
             start = end
         self._open = opened
         self._outer.update(b"".join(finished))
@@ -205,25 +206,15 @@ class MetricsDigest:
         return "sha256:" + self._outer.hexdigest()
 
 
-class _OpenKey(NamedTuple):
-    """A key whose rows are coming.
-
-    Attributes:
-        key: Its name.
-        size_bytes: Size of each column so far.
-        columns: The columns' digests so far.
-    """
-
-    key: str
-    size_bytes: int
-    columns: tuple[hashlib._Hash, hashlib._Hash, hashlib._Hash]
+_OpenKey: TypeAlias = "tuple[str, int, tuple[hashlib._Hash, ...]]"  # noqa: SLF001 - typeshed's
+"""A key whose rows are coming: its name, and size and digest of each column so far."""
 
 
-def _finished(key: _OpenKey) -> tuple[bytes, ...]:
+def _finished(opened: _OpenKey) -> tuple[bytes, ...]:
     """Return what a key adds to the digest of its run."""
-    name = key.key.encode()
-    steps, timestamps, values = key.columns
-    start = _LENGTH.pack(len(name)) + name + _COUNT.pack(key.size_bytes >> 3)
+    key, size_bytes, (steps, timestamps, values) = opened
+    name = key.encode()
+    start = _LENGTH.pack(len(name)) + name + _COUNT.pack(size_bytes >> 3)
     return start, steps.digest(), timestamps.digest(), values.digest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ class Report:
     """
 
     def __init__(self, *, dry_run: bool = False) -> None:
-        self.counts: dict[Kind, Counts] = {}
+        self.counts: defaultdict[Kind, Counts] = defaultdict(Counts)
         self.failures: list[Failure] = []
         self.losses: list[Loss] = []
         self.unpacked: list[Unpacked] = []
@@ -59,7 +60,7 @@ class Report:
     def written(self, kind: Kind, count: int = 1) -> None:
         """Count objects that were found and written."""
         with self._lock:
-            counts = self.counts.setdefault(kind, Counts())
+            counts = self.counts[kind]
             counts.found += count
             counts.written += count
 
@@ -75,7 +76,7 @@ class Report:
         if not count:
             return
         with self._lock:
-            counts = self.counts.setdefault(kind, Counts())
+            counts = self.counts[kind]
             counts.found += count
             counts.skipped += count
             self.skips.append(Failure(kind, id, reason, count))
@@ -83,7 +84,7 @@ class Report:
     def failed(self, failure: Failure) -> None:
         """Count and name an object that could not be read or written."""
         with self._lock:
-            counts = self.counts.setdefault(failure.kind, Counts())
+            counts = self.counts[failure.kind]
             counts.found += failure.count
             counts.failed += failure.count
             self.failures.append(failure)

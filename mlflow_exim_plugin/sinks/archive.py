@@ -269,7 +269,7 @@ class ArchiveSink:
         info = {"content_digest": digest, **(more or {})}
         if artifacts:
             info["artifacts"] = artifacts
-        self._add(path, info | _named(issues), document)
+        self._add(path, info | _named(issues), document, doubles)
         for issue in issues:
             report.issue(issue)
 
@@ -351,9 +351,16 @@ class ArchiveSink:
         self._workspace.experiments.append(entry)
         report.written(Kind.EXPERIMENT)
 
-    def _add(self, path: str, info: dict[str, Any], mlflow: dict[str, Any]) -> None:
+    def _add(
+        self,
+        path: str,
+        info: dict[str, Any],
+        mlflow: dict[str, Any],
+        doubles: list[float] | None = None,
+    ) -> None:
+        """Write an envelope. The doubles of ``mlflow``, where they are known, are all it has."""
         envelope = {"system": self._system, "info": info, "mlflow": mlflow}
-        self._writer.add(path, document_bytes(envelope))
+        self._writer.add(path, document_bytes(envelope, doubles))
 
 
 class _OpenExperiment:

@@ -20,7 +20,7 @@ from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
-from mlflow_exim_plugin.host.stored_runs import StoredRuns
+from mlflow_exim_plugin.host.stored_runs import RunTables, StoredRuns
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSource"]
 
 _RUNS_AHEAD = 100
-_STORED_RUNS_AHEAD = 500
+_STORED_RUNS_AHEAD = 1000
 _BYTES_AHEAD = 2 << 20
 """So much is read of runs at once, without their histories; Python makes ten times that of it."""
 _ROWS_OF_KEY = 25_000
@@ -243,9 +243,9 @@ class ClientSource:
             else StoredHistories(engine)
         )
         with closing(histories):
-            documents = _ahead(self._documents(run_ids, pool))
-            # The next group's calls are under way before this one's last has come back.
-            for started in _ahead(self._groups(documents, histories, selection, pool)):
+            documents = self._documents(run_ids, pool)
+            # The next group's rows are on their way before this one's last is used.
+            for started in _next_begun(self._groups(documents, histories, selection, pool)):
                 yield from self._started(started, losses, selection, pool)
 
     def _started(
@@ -281,21 +281,15 @@ class ClientSource:
                 return Failure(Kind.RUN, run_id, error.message)
 
         if self._host.engine is None:
-            for start in range(0, len(run_ids), _RUNS_AHEAD):
-                yield list(pool.map(read, run_ids[start : start + _RUNS_AHEAD]))
+            some = range(0, len(run_ids), _RUNS_AHEAD)
+            yield from _ahead(
+                list(pool.map(read, run_ids[start : start + _RUNS_AHEAD])) for start in some
+            )
             return
         with closing(StoredRuns(self._host.engine)) as stored:
-            start, count = 0, _RUNS_AHEAD
-            while some := run_ids[start : start + count]:
-                try:
-                    found = stored.runs(some)
-                except ServerLostError:
-                    raise
-                except ServerError:
-                    found = {}  # one of them is broken: each is read alone, and that one named
-                yield [found[run_id] if run_id in found else read(run_id) for run_id in some]
-                start += count
-                count = min(int(_BYTES_AHEAD / stored.bytes_a_run) + 1, _STORED_RUNS_AHEAD)
+            for some_ids, tables in _ahead(_tables(stored, run_ids)):
+                found = tables.runs() if tables else {}
+                yield [found[run_id] if run_id in found else read(run_id) for run_id in some_ids]
 
     def _groups(
         self,
@@ -501,6 +495,32 @@ def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
         while (item := following.result()) is not end:
             following = maker.submit(next, items, end)
             yield item
+
+
+def _next_begun(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the same items, each after the next one was asked for."""
+    last = next(items, None)
+    while last is not None:
+        following = next(items, None)
+        yield last
+        last = following
+
+
+def _tables(stored: StoredRuns, run_ids: list[str]) -> Iterator[tuple[list[str], RunTables | None]]:
+    """Yield ids and rows of some runs at a time; no rows where one of them is broken."""
+    start, count = 0, _RUNS_AHEAD
+    while some := run_ids[start : start + count]:
+        tables = None
+        try:
+            tables = stored.read(some)
+        except ServerLostError:
+            raise
+        except ServerError:
+            pass  # each is read alone, and the broken one is named
+        yield some, tables
+        start += count
+        if tables is not None:
+            count = min(_BYTES_AHEAD // tables.bytes_a_run + 1, _STORED_RUNS_AHEAD)
 
 
 def _latest_steps(document: dict[str, Any]) -> dict[str, int]:

@@ -56,6 +56,7 @@ class TraceSource:
         *,
         contents: bool,
     ) -> None:
+        self._host = host
         self._listing = TraceListing(TraceSearch(host))
         self._reader = TraceReader(host)
         self._engine = host.engine
@@ -78,6 +79,8 @@ class TraceSource:
         run_ids = sorted(set().union(*chosen.values()))
         if self._engine is not None:
             try:
+                if not self._host.may_have("trace_info"):
+                    return
                 with closing(StoredRuns(self._engine)) as stored:
                     for run_id, trace_id in stored.linked_traces(run_ids):
                         self._links.setdefault(trace_id, []).append(run_id)

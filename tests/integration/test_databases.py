@@ -31,7 +31,7 @@ from mlflow_exim_plugin.host import read_only
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.schema_revisions import at_revision, latest_revision, revision_of
-from mlflow_exim_plugin.host.stored_runs import StoredRuns
+from mlflow_exim_plugin.host.stored_runs import RunTables, StoredRuns
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources import client as client_source
 from mlflow_exim_plugin.sources.client import ClientSource
@@ -328,7 +328,7 @@ def test_runs_from_rows_are_those_of_mlflow(
             listed = stored.headers(experiment["experiment_id"])
             # A filter that all runs match is MLflow's own search.
             assert listed == reader.runs(experiment["experiment_id"], "attributes.run_id != 'x'")
-            found = stored.runs(list(listed))
+            found = stored.read(list(listed)).runs()
             assert {i: run.document for i, run in found.items()} == {
                 run_id: reader.run(run_id) for run_id in listed
             }
@@ -350,10 +350,10 @@ def test_runs_that_cannot_be_read_together_are_read_alone(
     together, alone = str(tmp_path / "together.tar.zst"), str(tmp_path / "alone.tar.zst")
     assert pack(together, tracking_uri=sqlite_uri).ok
 
-    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> dict[str, Run]:
+    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> RunTables:
         raise ServerError("a broken row")
 
-    monkeypatch.setattr(StoredRuns, "runs", refuse)
+    monkeypatch.setattr(StoredRuns, "read", refuse)
     report = pack(alone, tracking_uri=sqlite_uri)
     assert report.ok, report.failures
     assert_count_law(report)
@@ -467,13 +467,13 @@ def test_large_runs_are_read_a_few_at_a_time(
     monkeypatch.setattr(client_source, "_RUNS_AHEAD", 2)
     monkeypatch.setattr(client_source, "_BYTES_AHEAD", 1)
     at_once: list[int] = []
-    runs = StoredRuns.runs
+    read = StoredRuns.read
 
-    def watched(stored: StoredRuns, run_ids: list[str]) -> dict[str, Run]:
+    def watched(stored: StoredRuns, run_ids: list[str]) -> RunTables:
         at_once.append(len(run_ids))
-        return runs(stored, run_ids)
+        return read(stored, run_ids)
 
-    monkeypatch.setattr(StoredRuns, "runs", watched)
+    monkeypatch.setattr(StoredRuns, "read", watched)
     archive = str(tmp_path / "a.tar.zst")
     assert pack(archive, tracking_uri=sqlite_source.uri).ok
     assert at_once[0] == 2
