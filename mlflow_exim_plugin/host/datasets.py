@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
@@ -72,15 +73,16 @@ def dataset_headers(
             list(experiment_ids[start : start + _EXPERIMENTS])
             for start in range(0, len(experiment_ids), _EXPERIMENTS)
         ]
+
+    def page(group: list[str] | None, token: str | None) -> Any:
+        search = method(host.tracking, "search_datasets")
+        return search(experiment_ids=group, max_results=_PAGE, page_token=token)
+
     with translated("listing the evaluation datasets"):
         return {
             dataset.dataset_id: _header(dataset)
             for group in groups
-            for dataset in pages(
-                lambda token, group=group: method(host.tracking, "search_datasets")(  # type: ignore[misc]
-                    experiment_ids=group, max_results=_PAGE, page_token=token
-                )
-            )
+            for dataset in pages(partial(page, group))
         }
 
 

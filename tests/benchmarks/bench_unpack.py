@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import psycopg2
 
-from tests.benchmarks.bench_pack import SQL_STORE, import_seconds, measured, packed
+from tests.benchmarks.bench_pack import RUN_TABLES, SQL_STORE, import_seconds, measured, packed
 from tests.benchmarks.workload import build
 from tests.servers import new_sqlite_database
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tests.benchmarks.workload import Kind
 
 POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"
-TABLES = ("runs", "params", "tags", "latest_metrics", "metrics")
 REPEATS = 3
 INTO_SQLITE = """
 import sqlite3, sys, time
@@ -124,7 +123,7 @@ def bare(source: str, uri: str) -> float:
         script, target = INTO_SQLITE, uri.removeprefix("sqlite:///")
     else:
         script, target = INTO_POSTGRES, uri.replace("+psycopg2", "")
-    done = measured([sys.executable, "-c", script, path, target, *TABLES])
+    done = measured([sys.executable, "-c", script, path, target, *RUN_TABLES])
     if done["exit_code"]:
         raise SystemExit("the bare insert failed")
     return float(done["output"])
