@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine, Table
 
-__all__ = ["RunTables", "StoredRuns"]
+__all__ = ["RowsOfRuns", "StoredRuns"]
 
 _IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
@@ -66,7 +66,7 @@ class StoredRuns:
         """Let go of the database."""
         self._tables.close()
 
-    def read(self, run_ids: list[str]) -> RunTables:
+    def read(self, run_ids: list[str]) -> RowsOfRuns:
         """Return the rows of some runs, at most some hundreds.
 
         Raises:
@@ -75,7 +75,7 @@ class StoredRuns:
         """
         as_of_ms = time.time_ns() // 1_000_000
         links = self._rows("inputs", _DATASET_LINK, destination_type="RUN", destination_id=run_ids)
-        return RunTables(
+        return RowsOfRuns(
             as_of_ms,
             infos=self._rows("runs", _INFO, run_uuid=run_ids),
             metrics=self._rows("latest_metrics", _METRICS, run_uuid=run_ids),
@@ -125,7 +125,7 @@ class StoredRuns:
 
 
 @dataclass
-class RunTables:
+class RowsOfRuns:
     """What a database has of some runs, as rows.
 
     To read rows is to wait, to make documents of them is to work: a thread that does both waits for

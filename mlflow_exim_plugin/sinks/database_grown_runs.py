@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -25,7 +25,28 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.database_states import Standing
     from mlflow_exim_plugin.sinks.database_target import DatabaseTarget
 
-__all__ = ["GrownRuns", "as_copy"]
+__all__ = ["ComingRun", "GrownRuns", "as_copy"]
+
+
+@dataclass
+class ComingRun:
+    """A run that comes where the target has it already.
+
+    Attributes:
+        identity: Its id at the source.
+        run: The run with its id at the target.
+        standing: How its rows there stand to those that come.
+        rows: Its rows.
+        latest: Those of the latest of each key.
+        home: Its experiment.
+    """
+
+    identity: str
+    run: Run
+    standing: Standing
+    rows: Rows
+    latest: Rows
+    home: Home
 
 
 class GrownRuns:
@@ -38,33 +59,13 @@ class GrownRuns:
     def __init__(self, target: DatabaseTarget) -> None:
         self._target = target
 
-    def settle(
-        self,
-        identity: str,
-        run: Run,
-        standing: Standing,
-        rows: Rows,
-        latest: Rows,
-        home: Home,
-        report: Report,
-    ) -> bool:
-        """Complete a run that is there, or leave it as it is.
-
-        Args:
-            identity: Its id at the source.
-            run: The run with its id at the target.
-            standing: How its rows there stand to those that come.
-            rows: Its rows.
-            latest: Those of the latest of each key.
-            home: Its experiment.
-            report: Counts and names what happens.
-
-        Returns:
-            Whether its rows were written.
+    def settle(self, coming: ComingRun, report: Report) -> bool:
+        """Complete a run that is there, or leave it as it is; return whether rows were written.
 
         Raises:
             ServerError: The database cannot hold it.
         """
+        identity, run, standing = coming.identity, coming.run, coming.standing
         target = self._target
         place = f", as run {run.id}" if run.id != identity else ""
         leave = partial(target.leave, Kind.RUN, identity, standing, report, place)
@@ -86,12 +87,12 @@ class GrownRuns:
                 files.name_others(report)
                 leave()
                 return False
-            self._put_rows(identity, run, standing, rows, latest, histories, home, report)
+            self._put_rows(coming, histories, report)
         # Only what proves the run itself to be ahead tells which of two files is the later one.
         replaces = standing.lacks and is_elsewhere(root, run.info.get("artifact_uri"))
         files.complete(report, replaces=replaces)
         with target.lock:
-            target.require_kept(home)
+            target.require_kept(coming.home)
             target.count(Kind.RUN, report)
         return not is_same
 
@@ -111,32 +112,23 @@ class GrownRuns:
             report.failed(failure)
         standing.see("metrics", lacks=bool(histories.grown), leads=leads)
 
-    def _put_rows(
-        self,
-        identity: str,
-        run: Run,
-        standing: Standing,
-        rows: Rows,
-        latest: Rows,
-        histories: HistoryComparison,
-        home: Home,
-        report: Report,
-    ) -> None:
+    def _put_rows(self, coming: ComingRun, histories: HistoryComparison, report: Report) -> None:
         """Write the rows that the target lacks, and those that became others."""
+        identity, run, standing = coming.identity, coming.run, coming.standing
         target, grown = self._target, len(histories.grown)
-        target.require([*rows, *latest])
-        standing.missing += _beside_links(rows, standing)
+        target.require([*coming.rows, *coming.latest])
+        standing.missing += _beside_links(coming.rows, standing)
         if "lifecycle_stage" in standing.update:
-            standing.update["deleted_time"] = rows[0][1]["deleted_time"]
+            standing.update["deleted_time"] = coming.rows[0][1]["deleted_time"]
         with target.lock:
-            target.require_kept(home)
+            target.require_kept(coming.home)
             if run.id != identity:
                 self._note_as_of(run, standing)
             target.grow(Kind.RUN, identity, standing, report)
             if grown:
                 target.count(Kind.METRIC_HISTORY, report, grown, rows=histories.rows)
             if not target.options.dry_run:
-                unread = [row for _, row in latest if row["key"] not in histories.keys]
+                unread = [row for _, row in coming.latest if row["key"] not in histories.keys]
                 target.metrics.resume(run.id, unread)
         unchanged = len(histories.keys) - grown
         report.skipped(Kind.METRIC_HISTORY, identity, "they are there already", unchanged)
@@ -144,7 +136,7 @@ class GrownRuns:
             return
         for part in histories.missing():
             with target.lock:
-                target.require_kept(home)
+                target.require_kept(coming.home)
                 target.metrics.add(part)
         with target.lock:
             target.metrics.end(run.id)

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.host.run_rows import (
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
 from mlflow_exim_plugin.sinks.database_files import FileComparison, is_elsewhere, put_files
-from mlflow_exim_plugin.sinks.database_grown_runs import GrownRuns, as_copy
+from mlflow_exim_plugin.sinks.database_grown_runs import ComingRun, GrownRuns, as_copy
 from mlflow_exim_plugin.sinks.database_states import State
 from mlflow_exim_plugin.sinks.database_target import ABSENT
 
@@ -75,7 +75,8 @@ class RunTables:
                 target.add(rows, **key)
                 home.datasets |= fresh
         if standing is not None:
-            if self._grown.settle(source_id, run, standing, rows, latest, home, report):
+            coming = ComingRun(source_id, run, standing, rows, latest, home)
+            if self._grown.settle(coming, report):
                 home.datasets |= fresh
             return
         if target.options.dry_run:

@@ -20,7 +20,7 @@ from mlflow_exim_plugin.host.logged_models import LoggedModels
 from mlflow_exim_plugin.host.probes import never_packed
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.stored_histories import StoredHistories
-from mlflow_exim_plugin.host.stored_runs import RunTables, StoredRuns
+from mlflow_exim_plugin.host.stored_runs import RowsOfRuns, StoredRuns
 from mlflow_exim_plugin.host.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
@@ -506,7 +506,9 @@ def _next_begun(items: Iterator[_Item]) -> Iterator[_Item]:
         last = following
 
 
-def _tables(stored: StoredRuns, run_ids: list[str]) -> Iterator[tuple[list[str], RunTables | None]]:
+def _tables(
+    stored: StoredRuns, run_ids: list[str]
+) -> Iterator[tuple[list[str], RowsOfRuns | None]]:
     """Yield ids and rows of some runs at a time; no rows where one of them is broken."""
     start, count = 0, _RUNS_AHEAD
     while some := run_ids[start : start + count]:

@@ -31,7 +31,7 @@ from mlflow_exim_plugin.host import read_only
 from mlflow_exim_plugin.host.connection import Host
 from mlflow_exim_plugin.host.reading import Reader
 from mlflow_exim_plugin.host.schema_revisions import at_revision, latest_revision, revision_of
-from mlflow_exim_plugin.host.stored_runs import RunTables, StoredRuns
+from mlflow_exim_plugin.host.stored_runs import RowsOfRuns, StoredRuns
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources import client as client_source
 from mlflow_exim_plugin.sources.client import ClientSource
@@ -350,7 +350,7 @@ def test_runs_that_cannot_be_read_together_are_read_alone(
     together, alone = str(tmp_path / "together.tar.zst"), str(tmp_path / "alone.tar.zst")
     assert pack(together, tracking_uri=sqlite_uri).ok
 
-    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> RunTables:
+    def refuse(_reader: StoredRuns, _run_ids: list[str]) -> RowsOfRuns:
         raise ServerError("a broken row")
 
     monkeypatch.setattr(StoredRuns, "read", refuse)
@@ -469,7 +469,7 @@ def test_large_runs_are_read_a_few_at_a_time(
     at_once: list[int] = []
     read = StoredRuns.read
 
-    def watched(stored: StoredRuns, run_ids: list[str]) -> RunTables:
+    def watched(stored: StoredRuns, run_ids: list[str]) -> RowsOfRuns:
         at_once.append(len(run_ids))
         return read(stored, run_ids)
 
