@@ -123,7 +123,7 @@ def transfer(
                     report.lost(item)
                 elif isinstance(item, Unpacked):
                     report.not_packed(item)
-                elif isinstance(item, Run | LoggedModel) and sink.parallel > 1:
+                elif sink.parallel > 1 and isinstance(item, Run | LoggedModel):
                     if under_way and under_way[-1][0].kind is not item.kind:
                         drain(0)  # what comes next may need the ids of all that came before
                     under_way.append((item, pool.submit(sink.write, item, report)))

@@ -156,22 +156,21 @@ class RowsOfRuns:
 
     def runs(self) -> dict[str, Run]:
         """Return the runs that are there, by id, without their parts."""
-        data = {
-            "metrics": _by_run(self.metrics, _metrics),
-            "params": _by_run(self.params, _pairs),
-            "tags": _by_run(self.tags, _pairs),
-        }
+        metrics = _by_run(self.metrics, _metrics)
+        params, tags = _by_run(self.params, _pairs), _by_run(self.tags, _pairs)
         inputs, outputs = self._inputs(), self._outputs()
         runs = {}
         for info in self._infos():
             run_id = info["run_id"]
-            its = {name: of_run.get(run_id, []) for name, of_run in data.items()}
+            its = {
+                "metrics": metrics.get(run_id, []),
+                "params": params.get(run_id, []),
+                "tags": tags.get(run_id, []),
+            }
             if info["run_name"] is None:
                 named = (tag["value"] for tag in its["tags"] if tag["key"] == _NAME_TAG)
                 info["run_name"] = next(named, None)
-            for name in [name for name, value in info.items() if value is None]:
-                del info[name]
-            document: dict[str, Any] = {"info": info, "data": its}
+            document: dict[str, Any] = {"info": _known(info), "data": its}
             if run_id in inputs:
                 document["inputs"] = inputs[run_id]
             if run_id in outputs:
@@ -208,15 +207,18 @@ class RowsOfRuns:
             if (run_id, source_id) in seen or source_id not in datasets:
                 continue
             seen.add((run_id, source_id))
-            its_tags = {"tags": sorted(tags[identity], key=_key)} if identity in tags else {}
-            entry = its_tags | {"dataset": dict(datasets[source_id])}
+            entry: dict[str, Any] = {"dataset": dict(datasets[source_id])}
+            if identity in tags:
+                entry = {"tags": sorted(tags[identity], key=_key)} | entry
             found.setdefault(run_id, {}).setdefault("dataset_inputs", []).append(entry)
         for run_id, model_id, _step in _tuples(self.model_inputs):
             listed = found.setdefault(run_id, {}).setdefault("model_inputs", [])
             listed.append({"model_id": model_id})
         for document in found.values():
-            document.get("dataset_inputs", []).sort(key=dataset_identity)
-            document.get("model_inputs", []).sort(key=lambda model: model["model_id"])
+            if "dataset_inputs" in document:
+                document["dataset_inputs"].sort(key=dataset_identity)
+            if "model_inputs" in document:
+                document["model_inputs"].sort(key=lambda model: model["model_id"])
         return found
 
     def _datasets(self) -> dict[str, dict[str, Any]]:
@@ -319,6 +321,12 @@ def _metrics(rows: pa.Table) -> list[dict[str, Any]]:
         {"key": key, "value": value, "timestamp": timestamp, "step": step}
         for key, value, timestamp, step in zip(keys, values, timestamps, steps, strict=True)
     ]
+
+
+def _known(info: dict[str, Any]) -> dict[str, Any]:
+    if None not in info.values():
+        return info
+    return {name: value for name, value in info.items() if value is not None}
 
 
 def _key(entry: dict[str, Any]) -> str:

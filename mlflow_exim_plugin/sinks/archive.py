@@ -418,6 +418,8 @@ def _joined(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _named(issues: list[Failure | Loss]) -> dict[str, Any]:
+    if not issues:
+        return {}
     failures = [
         {"kind": str(f.kind), "id": f.id, "reason": f.reason}
         for f in issues
