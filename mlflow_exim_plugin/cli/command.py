@@ -7,7 +7,9 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -46,7 +48,7 @@ class Command(click.Command):
         """Run the command."""
         verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
         try:
-            with _seldom_collecting(), _own_output(verbose=verbose):
+            with _ended_as_interrupted(), _seldom_collecting(), _own_output(verbose=verbose):
                 return super().invoke(ctx)
         except click.UsageError as error:
             _show_misuse(error, as_json=as_json)
@@ -74,6 +76,27 @@ def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
     """Print what click will say on standard error as a document as well."""
     if as_json:
         show_error_json(ErrorCode.USAGE, error.format_message())
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Let whoever ends the process find it as after Ctrl-C: nothing half done, no copies left."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    changed: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        there = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # not on Windows
+        # `nohup` ignores one of them, and a program that calls us may have its own way with both.
+        changed = [n for n in there if n is not None and signal.getsignal(n) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -162,10 +162,16 @@ class ReportProgress(_StatusLine):
         """Show the counts."""
         if not self.is_due:
             return
-        counts = ", ".join(
-            f"{c.found} {kind.value.replace('_', ' ')}s" for kind, c in list(report.counts.items())
-        )
-        self.show(f"{counts}, {report.metric_rows:,} rows, {size_text(report.artifact_bytes)}")
+        counts = [_counted(kind.value, c.found) for kind, c in list(report.counts.items())]
+        rows, size = f"{report.metric_rows:,} rows", size_text(report.artifact_bytes)
+        self.show(", ".join([*counts, rows, size]))
+
+
+def _counted(kind: str, count: int) -> str:
+    name = kind.replace("_", " ")
+    if count != 1:
+        name = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+    return f"{count:,} {name}"
 
 
 class ByteProgress(_StatusLine):

@@ -24,6 +24,9 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.cli.main import exim as cli
+from mlflow_exim_plugin.cli.output import ReportProgress
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.report import Report
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -299,7 +302,10 @@ def test_a_reader_that_leaves_is_no_error(command: str, store: Store) -> None:
         assert process.wait(60) == 1
 
 
-def test_an_interruption_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_is_one_line_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
@@ -312,12 +318,59 @@ def test_an_interruption_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         )
         silent.settimeout(60)
         connection, _ = silent.accept()  # it has begun and waits for an answer
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
         connection.close()
 
     assert (process.returncode, out, err.strip()) == (1, "", "Interrupted.")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_no_copy_of_a_database(
+    tmp_path: Path, sqlite_uri: str, number: signal.Signals
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        files = f"{server}/api/2.0/mlflow-artifacts/artifacts/far"
+        client = MlflowClient(sqlite_uri, sqlite_uri)
+        client.create_run(client.create_experiment("far", files))
+        process = subprocess.Popen(
+            [*EXIM, "pack", str(tmp_path / "x.tar.zst"), "--tracking-uri", sqlite_uri],
+            env=environment(TMPDIR=str(copies), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # it lists files, and waits for an answer
+        assert [p.name for p in copies.glob("*/mlflow.db")] == ["mlflow.db"]
+        process.send_signal(number)
+        connection.close()
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out, err.strip()) == (1, "", "Interrupted.")
+    assert list(copies.iterdir()) == []
+    assert not (tmp_path / "x.tar.zst").exists()
+
+
+def test_who_ignores_a_hangup_goes_on_ignoring_it(store: Store) -> None:
+    process = subprocess.Popen(
+        ["nohup", *EXIM, "verify", store.archive, "--output", "json"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.1)  # until then it is not there to ignore anything
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert json.loads(out)["ok"]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -334,6 +387,25 @@ def test_any_terminal_can_show_any_name(encoding: str, store: Store) -> None:
     size = r"gr\xf6\xdfe" if encoding == "ascii" else "größe"
     assert text.stdout.decode(encoding).rstrip().endswith(rf"{size} \x1b[31mred")
     assert json.loads(document.stdout)[0]["run_name"] == HOSTILE_NAME
+
+
+def test_progress_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report()
+    for kind, count in ((Kind.EXPERIMENT, 1), (Kind.RUN, 1200), (Kind.METRIC_HISTORY, 7)):
+        report.written(kind, count)
+    report.add_rows(3000)
+    report.add_bytes(2_500_000)
+    progress = ReportProgress()
+    shown: list[str] = []
+    monkeypatch.setattr(ReportProgress, "is_due", True)
+    monkeypatch.setattr(progress, "show", shown.append)
+    progress(report)
+    progress(Report())
+
+    assert shown == [
+        "1 experiment, 1,200 runs, 7 metric histories, 3,000 rows, 2.5 MB",
+        "0 rows, 0 B",
+    ]
 
 
 def test_progress_is_for_terminals(store: Store, tmp_path: Path) -> None:
