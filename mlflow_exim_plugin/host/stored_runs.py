@@ -67,7 +67,7 @@ class StoredRuns:
         self._tables.close()
 
     def read(self, run_ids: list[str]) -> RowsOfRuns:
-        """Return the rows of some runs, at most some hundreds.
+        """Return the rows of some runs, whose ids go into one query: a thousand at most.
 
         Raises:
             ServerError: The database refused, or holds what is not of its column's type.
