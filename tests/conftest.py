@@ -117,6 +117,12 @@ def postgres_uri(_postgres_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def psycopg_uri(postgres_uri: str) -> str:
+    """The same by the driver that SQLAlchemy 2.1 takes where none is named."""
+    return postgres_uri.replace("+psycopg2", "+psycopg")
+
+
+@pytest.fixture
 def mariadb_uri(_mariadb_template: str) -> Iterator[str]:
     """A MariaDB database like ``sqlite_uri`` that goes with the test."""
     with new_mariadb_database(_mariadb_template) as uri:

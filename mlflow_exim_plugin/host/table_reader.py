@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     Where: TypeAlias = dict[str, str | Sequence[str]]
     """Value of a column, or some of which it has one."""
 
-__all__ = ["TableReader", "rows_seen_by"]
+__all__ = ["POSTGRES_DRIVERS", "TableReader", "rows_seen_by"]
 
+POSTGRES_DRIVERS = ("psycopg2", "psycopg")
+"""Those that give and take rows by ``COPY``, each in its own way."""
 _FETCH_ROWS = 25_000
 
 
@@ -124,10 +127,8 @@ def rows_seen_by(
     limit: int | None = None,
 ) -> pa.Table:
     """Return rows in any order as an open connection sees them, see ``TableReader.rows``."""
-    cursor = connection.connection.cursor()
-    if hasattr(cursor, "copy_expert"):
-        return _copied(cursor, table, columns, where, limit)
-    cursor.close()
+    if connection.engine.dialect.driver in POSTGRES_DRIVERS:
+        return _copied(connection, table, columns, where, limit)
     query = _query(table, columns, where).limit(limit)
     fetched = list(_fetched(connection.execute(query).cursor, columns))
     return pa.concat_tables(fetched) if fetched else columns.empty_table()
@@ -184,16 +185,23 @@ def _fetched(cursor: Any, columns: pa.Schema) -> Iterator[pa.Table]:
 
 
 def _copied(
-    cursor: Any, table: str, columns: pa.Schema, where: Where, limit: int | None
+    connection: Connection, table: str, columns: pa.Schema, where: Where, limit: int | None
 ) -> pa.Table:
-    """Return rows as psycopg2 copies them: text with doubles that come back bit by bit."""
+    """Return rows as PostgreSQL copies them: text with doubles that come back bit by bit."""
     from pyarrow import csv
 
     tests = _tests(where, "= %s", "= ANY(%s)")
     values = tuple(v if isinstance(v, str) else list(v) for v in where.values())
-    wanted = cursor.mogrify(_select(table, columns, tests, limit), values)
+    statement = (
+        f"COPY ({_select(table, columns, tests, limit)}) TO STDOUT (FORMAT csv, ENCODING 'UTF8')"
+    )
     text = io.BytesIO()
-    cursor.copy_expert(b"COPY (" + wanted + b") TO STDOUT (FORMAT csv, ENCODING 'UTF8')", text)
+    with closing(connection.connection.cursor()) as cursor:
+        if hasattr(cursor, "copy_expert"):
+            cursor.copy_expert(cursor.mogrify(statement, values), text)
+        else:
+            with cursor.copy(statement, values) as copying:
+                text.writelines(copying)
     if not text.tell():
         return columns.empty_table()
     text.seek(0)

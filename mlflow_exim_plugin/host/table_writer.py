@@ -21,6 +21,7 @@ from pyarrow import csv
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.connection import translated
 from mlflow_exim_plugin.host.stored_histories import metric_rows
+from mlflow_exim_plugin.host.table_reader import POSTGRES_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -405,11 +406,8 @@ class TableWriter:
 
     @cached_property
     def _copies(self) -> bool:
-        """Whether rows go in by PostgreSQL's ``COPY``, which the drivers psycopg have."""
-        return self.backend == "postgresql" and self._engine.dialect.driver in {
-            "psycopg2",
-            "psycopg",
-        }
+        """Whether rows go in by PostgreSQL's ``COPY``."""
+        return self._engine.dialect.driver in POSTGRES_DRIVERS
 
     def _copy_in(self, table: str, columns: Sequence[str], data: io.BytesIO, form: str) -> None:
         quote = self._engine.dialect.identifier_preparer.quote

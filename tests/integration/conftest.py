@@ -66,7 +66,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
         yield server.url, archive
 
 
-@pytest.fixture(params=["sqlite_uri", "postgres_uri", "mariadb_uri"])
+@pytest.fixture(params=["sqlite_uri", "postgres_uri", "psycopg_uri", "mariadb_uri"])
 def database_uri(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind."""
     uri: str = request.getfixturevalue(request.param)

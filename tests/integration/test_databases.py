@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 READ_ONLY = re.compile("read.?only", re.IGNORECASE)
 OF_2_22 = "0584bdc529eb"
-SERVERS = ["postgres_uri", "mariadb_uri"]
+SERVERS = ["postgres_uri", "psycopg_uri", "mariadb_uri"]
 DATABASES = ["sqlite_uri", *SERVERS]
 
 

@@ -59,7 +59,8 @@ def tables(taken: list[RunRows | Failure]) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "database", ["sqlite_uri", "sqlite_uri without adbc", "postgres_uri", "mariadb_uri"]
+    "database",
+    ["sqlite_uri", "sqlite_uri without adbc", "postgres_uri", "psycopg_uri", "mariadb_uri"],
 )
 @pytest.mark.parametrize("rows_at_once", [1_000_000, 200, 1])
 def test_rows_are_those_of_mlflow(
