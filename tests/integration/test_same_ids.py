@@ -399,12 +399,12 @@ def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path:
         rows(sqlite_source.uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id")
     )
     script = (
-        "import itertools, os, signal, sys, threading, mlflow_exim_plugin as e\n"
-        "*arguments, objects, seconds = sys.argv[1:]\n"
-        "counted = itertools.count()\n"
+        "import os, signal, sys, threading, mlflow_exim_plugin as e\n"
+        "*arguments, kind, objects, seconds = sys.argv[1:]\n"
         "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def progress(_):\n"
-        "    if next(counted) == int(objects): threading.Timer(float(seconds), kill).start()\n"
+        "def progress(report):\n"
+        "    found = sum(c.found for k, c in report.counts.items() if k.value == kind)\n"
+        "    if found >= int(objects): threading.Timer(float(seconds), kill).start()\n"
         "e.unpack(arguments[0], tracking_uri=arguments[1], artifact_location=arguments[2],\n"
         "    progress=progress)\n"
     )
@@ -412,8 +412,9 @@ def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path:
     command = [sys.executable, "-c", script, sqlite_source.archive, database_uri, root]
     chance, killed = random.Random(4), 0
     query = "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
-    for objects in (0, 3, 25, 88):  # most runs are of one experiment, and it ends before the last
-        moment = [str(objects), str(chance.random() / 50)]
+    # When the fourth experiment is begun, the one that has most runs has ended.
+    for kind, objects in (("run", 0), ("run", 3), ("run", 25), ("experiment", 4)):
+        moment = [kind, str(objects), str(chance.random() / 50)]
         ended = subprocess.run([*command, *moment], capture_output=True, timeout=120, check=False)
         killed += ended.returncode == -signal.SIGKILL
         there = rows(database_uri, query)
