@@ -74,7 +74,7 @@ def _every_end_in_one_line() -> Iterator[None]:
         yield
     except BrokenPipeError:  # click ends it quietly
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, it ends the process with one line
         if type(error).__module__.partition(".")[0] == "click":  # how commands end or refuse
             raise
         broken = _first_broken_dependency()

@@ -63,7 +63,7 @@ class Command(click.Command):
                 traceback.print_exc()
             show_error(error, as_json=as_json)
             code = error.exit_code
-        except Exception as error:
+        except Exception as error:  # what nobody foresaw is shown, and goes on
             if verbose:
                 traceback.print_exc()
             if as_json:

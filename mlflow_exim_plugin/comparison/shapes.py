@@ -145,7 +145,7 @@ def _by_key(elements: list[Any], fields: tuple[str, ...]) -> ByKey:
         if fields:
             name = ", ".join(_name(_at(element, of)) for of in fields)
             if len(fields) == 1 and isinstance(_at(element, fields[0]), str):
-                element = _without(element, fields[0])  # noqa: PLW2901
+                element = _without(element, fields[0])  # noqa: PLW2901 - its name says it
         else:
             name = str(element)
         number, unique = 1, name

@@ -56,7 +56,6 @@ class FrameWriter:
         self._level = level
         self._limit = workers * _FRAMES_PER_WORKER
         self._limit_bytes = workers * _BYTES_PER_WORKER
-        self._compressing_bytes = 0
         self._entries = bytearray()
         self._compressing: deque[tuple[Future[bytes], int]] = deque()
         self._hashing: deque[Future[None]] = deque()
@@ -78,11 +77,8 @@ class FrameWriter:
         if self._pool is None:
             self._put(compress_frame(data, self._level), len(data))
             return
-        while (
-            len(self._compressing) >= self._limit and self._compressing_bytes >= self._limit_bytes
-        ):
+        while self._is_full():
             self._put_oldest()
-        self._compressing_bytes += len(data)
         self._compressing.append((self._pool.submit(compress_frame, data, self._level), len(data)))
 
     def hash_along(self, digest: _Hash, data: bytes) -> None:
@@ -125,9 +121,12 @@ class FrameWriter:
         while self._compressing:
             self._put_oldest()
 
+    def _is_full(self) -> bool:
+        size_bytes = sum(size for _, size in self._compressing)
+        return len(self._compressing) >= self._limit and size_bytes >= self._limit_bytes
+
     def _put_oldest(self) -> None:
         frame, size_bytes = self._compressing.popleft()
-        self._compressing_bytes -= size_bytes
         self._put(frame.result(), size_bytes)
 
     def _put(self, frame: bytes, size_bytes: int) -> None:

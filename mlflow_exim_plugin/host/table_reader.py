@@ -127,7 +127,7 @@ def rows_seen_by(
     limit: int | None = None,
 ) -> pa.Table:
     """Return rows in any order as an open connection sees them, see ``TableReader.rows``."""
-    if connection.engine.dialect.driver in POSTGRES_DRIVERS:
+    if connection.dialect.driver in POSTGRES_DRIVERS:
         return _copied(connection, table, columns, where, limit)
     query = _query(table, columns, where).limit(limit)
     fetched = list(_fetched(connection.execute(query).cursor, columns))
