@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Identities", "Identity"]
 
-_OTHER_IDS = {Kind.SCORER: "scorer_id"}
-"""What the rest of a deployment calls objects that the stream calls by name."""
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -85,7 +82,7 @@ class Identities:
         spec = ENTITY_KINDS[entity.kind]
         if entity.kind is Kind.WORKSPACE:
             self._workspace = ""
-        identity = str(entity.document[_OTHER_IDS.get(entity.kind, spec.id_field)])
+        identity = str(entity.document[spec.id_column])
         found = self._tagged(
             identity,
             identity,
@@ -115,14 +112,13 @@ class Identities:
 
 
 def _natural_of_entity(entity: Entity) -> str:
-    document = entity.document
-    if entity.kind is Kind.SCORER:
-        return str(document["scorer_name"])
-    if entity.kind is Kind.REVIEW_QUEUE:
-        return str(document.get("name", "")).lower()  # MLflow takes no two that differ in case
-    if entity.kind is Kind.BUDGET_POLICY:
-        return _joined(document.get("target_scope"), document.get("budget_action"))
-    return str(document.get("name", ""))
+    described = ENTITY_KINDS[entity.kind]
+    names = [entity.document.get(name) for name in described.natural]
+    if len(names) > 1:
+        return _joined(*names)
+    # MLflow takes no two queues that differ in case.
+    name = str(names[0] if names[0] is not None else "")
+    return name.lower() if "name_key" in described.unique else name
 
 
 def _experiment(experiment_id: str) -> tuple[Kind, str]:

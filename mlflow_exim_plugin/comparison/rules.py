@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.comparison.result import ABSENT
 from mlflow_exim_plugin.comparison.shapes import ByKey
 from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.kinds import rest_fields
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
@@ -88,10 +89,6 @@ REST_RULES: tuple[Rule, ...] = (
     Rule(
         "times",
         (
-            "experiment.creation_time",
-            "experiment.last_update_time",
-            "logged_model.info.creation_timestamp_ms",
-            "logged_model.info.last_updated_timestamp_ms",
             "*.creation_timestamp",
             "*.last_updated_timestamp",
             "*.*[*].creation_timestamp",
@@ -100,92 +97,39 @@ REST_RULES: tuple[Rule, ...] = (
             "*.last_updated_at",
             "*.*[*].created_at",
             "*.*[*].last_updated_at",
-            "issue.created_timestamp",
-            "scorer.versions[*].creation_time",
-            "guardrail.scorer.creation_time",
-            "review_queue.*_time_ms",
-            "review_queue.items[*].*_time_ms",
-            "evaluation_dataset.created_time",
-            "evaluation_dataset.last_update_time",
-            "evaluation_dataset.records[*].created_time",
-            "evaluation_dataset.records[*].last_update_time",
+            *rest_fields("times"),
         ),
         "the server sets them when it creates or changes the object",
     ),
     Rule(
         "users",
-        (
-            "model_version.user_id",
-            "prompt_version.user_id",
-            "label_schema.created_by",
-            "review_queue.created_by",
-            "evaluation_dataset.created_by",
-            "evaluation_dataset.last_updated_by",
-            "evaluation_dataset.records[*].created_by",
-            "evaluation_dataset.records[*].last_updated_by",
-            "model_definition.last_updated_by",
-            "endpoint.last_updated_by",
-            "endpoint.*[*].created_by",
-            "endpoint.*[*].last_updated_by",
-            "guardrail.created_by",
-            "guardrail.last_updated_by",
-            "budget_policy.last_updated_by",
-            "mcp_server.created_by",
-            "mcp_server.last_updated_by",
-            "mcp_server.*[*].created_by",
-            "mcp_server.*[*].last_updated_by",
-        ),
+        rest_fields("users"),
         "the server sets them to who calls it",
     ),
     Rule(
         "inner ids",
-        (
-            "evaluation_dataset.digest",
-            "evaluation_dataset.records[*].dataset_record_id",
-            "scorer.online_configs[*].online_scoring_config_id",
-            "endpoint.model_mappings[*].mapping_id",
-            "mcp_server.access_endpoints[*].id",
-            "model_definition.secret_id",
-        ),
+        rest_fields("inner ids"),
         "the server makes them; nothing else refers to them by these",
     ),
     Rule(
         "artifact roots",
-        (
-            "experiment.artifact_location",
-            "run.info.artifact_uri",
-            "logged_model.info.artifact_uri",
-            "trace.info.tags.mlflow.artifactLocation",
-        ),
+        rest_fields("artifact roots"),
         "the target has its own root; the files below it are compared",
     ),
     Rule(
         "places of spans",
-        (
-            "trace.info.tags.mlflow.trace.spansLocation",
-            "trace.info.tags.mlflow.trace.archiveLocation",
-            "trace.info.tags.mlflow.trace.archivalFailure",
-        ),
+        rest_fields("places of spans"),
         "a deployment keeps spans where it wants; the spans are compared",
     ),
     Rule(
         "marks of the server",
-        (
-            "trace.info.trace_metadata.mlflow.trace.infoFinalized",
-            "logged_model.info.tags.mlflow.modelVersions",
-        ),
+        rest_fields("marks of the server"),
         "the server adds them",
         _one_absent,
     ),
     Rule(
         "version status",
-        (
-            "model_version.status",
-            "model_version.status_message",
-            "prompt_version.status",
-            "prompt_version.status_message",
-            "logged_model.info.status_message",
-        ),
+        rest_fields("version status"),
         "the server sets it",
     ),
     Rule(

@@ -1,7 +1,7 @@
 """Documents as they are compared: entries by their key, ids by what they stand for.
 
 Which places of a document hold ids of other objects, and which lists have no order of their own,
-stands here as tables. A path names fields by dots and the elements of a list by ``[]``.
+``kinds`` describes.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.kinds.description import Json, Listed, Place
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.lineage import later_hops
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.kinds import Description
 
     Ids = Callable[[Kind, str], str | None]
     """Gives what an id stands for on both sides; None for what an unpack made for itself."""
 
-    _Reference = Kind | Callable[[Any, Ids], Any]
 
-__all__ = ["SHAPES", "ByKey", "Entries", "Shape", "place_in_runs", "shaped"]
+__all__ = ["ByKey", "Entries", "place_in_runs", "shaped"]
 
 _ID = re.compile(r"[0-9a-f]{32}|m-[0-9a-f]{32}")
 _KEY = ("key",)
@@ -39,21 +41,6 @@ class ByKey(Entries):
     """A list without an order of its own: its elements by what tells them apart."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Where a kind's documents have what must be read in another way.
-
-    Attributes:
-        lists: Fields that tell the elements of a list apart, by path; without fields the elements
-            are texts that stand for themselves.
-        references: What an id stands for, by path: the kind of object that it names, or a function
-            of the value and ``Ids``.
-    """
-
-    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    references: Mapping[str, _Reference] = field(default_factory=dict)
-
-
 def shaped(kind: Kind, document: dict[str, Any], ids: Ids | None) -> dict[str, Any]:
     """Return a document as it is compared, without what says where the object came from.
 
@@ -62,14 +49,14 @@ def shaped(kind: Kind, document: dict[str, Any], ids: Ids | None) -> dict[str, A
         document: The document of the stream.
         ids: Gives what an id stands for; None leaves ids as they are.
     """
-    found: dict[str, Any] = _Walk(SHAPES[kind], ids).value(document, "")
+    found: dict[str, Any] = _Walk(KINDS[kind], ids).value(document, "")
     return found
 
 
 class _Walk:
-    def __init__(self, shape: Shape, ids: Ids | None) -> None:
-        self._lists = shape.lists
-        self._references = shape.references
+    def __init__(self, described: Description, ids: Ids | None) -> None:
+        self._lists = described.lists
+        self._references = described.refers
         self._ids = ids
 
     def value(self, value: Any, path: str) -> Any:
@@ -86,7 +73,7 @@ class _Walk:
             return value
         if isinstance(refers_to, Kind):
             return self._ids(refers_to, str(value)) if value != "" else value
-        return refers_to(value, self._ids)
+        return _READERS[type(refers_to)](value, refers_to, self._ids)
 
     def _entries(self, value: dict[str, Any], path: str) -> Entries:
         own = {k: v for k, v in value.items() if path not in _TAGS or not is_provenance(k)}
@@ -186,7 +173,7 @@ def place_in_runs(uri: str) -> tuple[str, str] | None:
     return None
 
 
-def _place(uri: Any, ids: Ids) -> Any:
+def _place(uri: Any, _: Place, ids: Ids) -> Any:
     """Name a place in a deployment by its run or logged model, whatever the root of its files."""
     found = place_in_runs(str(uri))
     if found is None:
@@ -199,193 +186,25 @@ def _place(uri: Any, ids: Ids) -> Any:
     return f"{'models' if kind is Kind.LOGGED_MODEL else 'runs'}:/{token}/{below}"
 
 
-def _json(change: Callable[[Any, Ids], None] | None) -> Callable[[Any, Ids], Any]:
-    """Make what reads a text as JSON, so that its spelling does not matter."""
-
-    def read(text: Any, ids: Ids) -> Any:
-        try:
-            value = json.loads(text)
-        except (TypeError, ValueError):
-            return text
-        if change is not None and isinstance(value, list):
-            for entry in value:
-                if isinstance(entry, dict):
-                    change(entry, ids)
-        return value
-
-    return read
+def _json(text: Any, of: Json, ids: Ids) -> Any:
+    """Read a text as JSON, so that its spelling does not matter."""
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError):
+        return text
+    if of.kind is not None and isinstance(value, list):
+        for entry in value:
+            if isinstance(entry, dict) and isinstance(entry.get(of.field), str):
+                entry[of.field] = ids(of.kind, entry[of.field])
+    return value
 
 
-def _run_of_history(entry: dict[str, Any], ids: Ids) -> None:
-    if isinstance(entry.get("run_id"), str):
-        entry["run_id"] = ids(Kind.RUN, entry["run_id"])
+def _listed(text: Any, of: Listed, ids: Ids) -> Any:
+    return ByKey({ids(of.kind, one) or one: True for one in str(text).split(",") if one})
 
 
-def _name_of_version(entry: dict[str, Any], ids: Ids) -> None:
-    if isinstance(entry.get("name"), str):
-        entry["name"] = ids(Kind.REGISTERED_MODEL, entry["name"])
-
-
-def _experiments(text: Any, ids: Ids) -> Any:
-    """Read the comma-separated experiment ids that a prompt's tag holds."""
-    return ByKey({ids(Kind.EXPERIMENT, one) or one: True for one in str(text).split(",") if one})
-
-
-_NAMED = {"tags": _KEY, "aliases": ("alias",)}
-_OF_PROMPT: dict[str, _Reference] = {"tags._mlflow_experiment_ids": _experiments}
-_VERSION_LISTS: dict[str, tuple[str, ...]] = {"tags": _KEY, "aliases": ()}
-_VERSION_REFERENCES: dict[str, _Reference] = {
-    "run_id": Kind.RUN,
-    "model_id": Kind.LOGGED_MODEL,
-    "source": _place,
+_READERS: dict[Any, Callable[[Any, Any, Ids], Any]] = {
+    Place: _place,
+    Json: _json,
+    Listed: _listed,
 }
-
-SHAPES: dict[Kind, Shape] = {
-    Kind.WORKSPACE: Shape(),
-    Kind.EXPERIMENT: Shape({"tags": _KEY}, {"experiment_id": Kind.EXPERIMENT}),
-    Kind.RUN: Shape(
-        {
-            "data.metrics": _KEY,
-            "data.params": _KEY,
-            "data.tags": _KEY,
-            "inputs.dataset_inputs": ("dataset.name", "dataset.digest"),
-            "inputs.dataset_inputs[].tags": _KEY,
-            "inputs.model_inputs": ("model_id",),
-            "outputs.model_outputs": ("model_id", "step"),
-        },
-        {
-            "info.run_id": Kind.RUN,
-            "info.run_uuid": Kind.RUN,
-            "info.experiment_id": Kind.EXPERIMENT,
-            "info.artifact_uri": _place,
-            "data.tags.mlflow.parentRunId": Kind.RUN,
-            "data.tags.mlflow.log-model.history": _json(_run_of_history),
-            "inputs.model_inputs[].model_id": Kind.LOGGED_MODEL,
-            "outputs.model_outputs[].model_id": Kind.LOGGED_MODEL,
-        },
-    ),
-    Kind.LOGGED_MODEL: Shape(
-        {
-            "info.tags": _KEY,
-            "data.params": _KEY,
-            "data.metrics": (
-                "key",
-                "run_id",
-                "step",
-                "timestamp",
-                "dataset_name",
-                "dataset_digest",
-            ),
-        },
-        {
-            "info.model_id": Kind.LOGGED_MODEL,
-            "info.experiment_id": Kind.EXPERIMENT,
-            "info.source_run_id": Kind.RUN,
-            "info.artifact_uri": _place,
-            "info.tags.mlflow.modelVersions": _json(_name_of_version),
-            "data.metrics[].run_id": Kind.RUN,
-            "data.metrics[].model_id": Kind.LOGGED_MODEL,
-        },
-    ),
-    Kind.SCORER: Shape(
-        {"versions": ("scorer_version",)},
-        {
-            "scorer_id": Kind.SCORER,
-            "experiment_id": Kind.EXPERIMENT,
-            "versions[].serialized_scorer": _json(None),
-            "online_configs[].experiment_id": Kind.EXPERIMENT,
-        },
-    ),
-    Kind.LABEL_SCHEMA: Shape(
-        {}, {"schema_id": Kind.LABEL_SCHEMA, "experiment_id": Kind.EXPERIMENT}
-    ),
-    Kind.ISSUE: Shape(
-        {},
-        {
-            "issue_id": Kind.ISSUE,
-            "experiment_id": Kind.EXPERIMENT,
-            "source_run_id": Kind.RUN,
-        },
-    ),
-    Kind.TRACE: Shape(
-        {"assessments": ("assessment_id",), "spans": ("span_id",), "info.linked_runs": ()},
-        {
-            "experiment_id": Kind.EXPERIMENT,
-            "info.trace_id": Kind.TRACE,
-            "info.linked_runs[]": Kind.RUN,
-            "info.trace_metadata.mlflow.sourceRun": Kind.RUN,
-            "info.trace_metadata.mlflow.modelId": Kind.LOGGED_MODEL,
-            "spans[].attributes.mlflow.modelId": Kind.LOGGED_MODEL,
-            "assessments[].metadata.mlflow.assessment.sourceRunId": Kind.RUN,
-            # The name of an assessment that speaks of an issue is the issue's id.
-            "assessments[].assessment_name": Kind.ISSUE,
-        },
-    ),
-    Kind.REVIEW_QUEUE: Shape(
-        {"users": (), "schema_ids": (), "items": ("item_id",)},
-        {
-            "queue_id": Kind.REVIEW_QUEUE,
-            "experiment_id": Kind.EXPERIMENT,
-            "schema_ids[]": Kind.LABEL_SCHEMA,
-            "items[].item_id": Kind.TRACE,
-        },
-    ),
-    Kind.PROMPT: Shape(_NAMED, _OF_PROMPT),
-    Kind.PROMPT_VERSION: Shape(
-        _VERSION_LISTS, _OF_PROMPT | _VERSION_REFERENCES | {"name": Kind.PROMPT}
-    ),
-    Kind.REGISTERED_MODEL: Shape(_NAMED),
-    Kind.MODEL_VERSION: Shape(
-        _VERSION_LISTS, {**_VERSION_REFERENCES, "name": Kind.REGISTERED_MODEL}
-    ),
-    Kind.EVALUATION_DATASET: Shape(
-        # MLflow tells the records of a dataset apart by their inputs.
-        {"tags": _KEY, "records": ("inputs",), "experiment_ids": ()},
-        {
-            "dataset_id": Kind.EVALUATION_DATASET,
-            "schema": _json(None),
-            "profile": _json(None),
-            "experiment_ids[]": Kind.EXPERIMENT,
-            "records[].dataset_id": Kind.EVALUATION_DATASET,
-            "records[].source.source_data.trace_id": Kind.TRACE,
-        },
-    ),
-    Kind.MODEL_DEFINITION: Shape({}, {"model_definition_id": Kind.MODEL_DEFINITION}),
-    Kind.ENDPOINT: Shape(
-        {
-            "tags": _KEY,
-            "model_mappings": ("model_definition_id", "linkage_type", "fallback_order"),
-            "bindings": ("resource_type", "resource_id"),
-            "guardrails": ("guardrail_id",),
-        },
-        {
-            "endpoint_id": Kind.ENDPOINT,
-            "experiment_id": Kind.EXPERIMENT,
-            "model_mappings[].model_definition_id": Kind.MODEL_DEFINITION,
-            "bindings[].resource_id": Kind.SCORER,
-            "guardrails[].guardrail_id": Kind.GUARDRAIL,
-        },
-    ),
-    Kind.GUARDRAIL: Shape(
-        {},
-        {
-            "guardrail_id": Kind.GUARDRAIL,
-            "scorer.scorer_id": Kind.SCORER,
-            "scorer.experiment_id": Kind.EXPERIMENT,
-        },
-    ),
-    Kind.BUDGET_POLICY: Shape(
-        {}, {"budget_policy_id": Kind.BUDGET_POLICY, "target_value": Kind.ENDPOINT}
-    ),
-    Kind.MCP_SERVER: Shape(
-        {
-            "tags": _KEY,
-            "aliases": ("alias",),
-            "versions": ("version",),
-            "versions[].tags": _KEY,
-            "access_endpoints": ("url", "transport_type"),
-        },
-    ),
-    Kind.WEBHOOK: Shape({"events": ("entity", "action")}, {"webhook_id": Kind.WEBHOOK}),
-}
-"""One for every kind that stands in the stream by itself."""

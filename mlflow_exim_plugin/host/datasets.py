@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
+    "READS",
     "add_records",
     "create_dataset",
     "dataset_headers",
@@ -182,3 +183,9 @@ def add_records(host: Host, dataset_id: str, records: list[dict[str, Any]]) -> N
 
 
 _SETTABLE = ("inputs", "outputs", "expectations", "tags", "source")
+
+
+READS = {
+    Kind.EVALUATION_DATASET: datasets,
+}
+"""What reads each kind."""

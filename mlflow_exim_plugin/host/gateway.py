@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "READS",
     "add_guardrail",
     "bind_endpoint",
     "budget_policies",
@@ -305,3 +306,12 @@ def create_budget_policy(host: Host, document: dict[str, Any]) -> str:
             **more,
         )
     return str(created.budget_policy_id)
+
+
+READS = {
+    Kind.MODEL_DEFINITION: model_definitions,
+    Kind.ENDPOINT: endpoints,
+    Kind.GUARDRAIL: guardrails,
+    Kind.BUDGET_POLICY: budget_policies,
+}
+"""What reads each kind."""

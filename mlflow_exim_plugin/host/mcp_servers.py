@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "READS",
     "create_mcp_access_endpoint",
     "create_mcp_server",
     "create_mcp_version",
@@ -200,3 +201,9 @@ def create_mcp_access_endpoint(host: Host, name: str, document: dict[str, Any]) 
             server_version=document.get("server_version"),
             server_alias=document.get("server_alias"),
         )
+
+
+READS = {
+    Kind.MCP_SERVER: mcp_servers,
+}
+"""What reads each kind."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "READS",
     "create_webhook",
     "webhook_documents",
     "webhooks",
@@ -76,15 +77,22 @@ def _in_database(host: Host) -> list[Any]:
         ]
 
 
-def create_webhook(host: Host, document: dict[str, Any]) -> None:
-    """Create a webhook that is disabled and has no secret."""
+def create_webhook(host: Host, document: dict[str, Any]) -> str:
+    """Create a webhook that is disabled and has no secret, and return its id."""
     with translated(f"creating webhook {document['name']!r}"):
         from mlflow.entities.webhook import WebhookEvent, WebhookStatus
 
-        method(host.registry, "create_webhook")(
+        created = method(host.registry, "create_webhook")(
             document["name"],
             document["url"],
             [WebhookEvent(e["entity"].lower(), e["action"].lower()) for e in document["events"]],
             description=document.get("description"),
             status=WebhookStatus.DISABLED,
         )
+    return str(created.webhook_id)
+
+
+READS = {
+    Kind.WEBHOOK: webhooks,
+}
+"""What reads each kind."""

@@ -15,8 +15,9 @@ import contextlib
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from mlflow_exim_plugin.kinds import ENTITY_KINDS, VERSION_KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,6 @@ __all__ = [
     "VERSION_KINDS",
     "Artifact",
     "Entity",
-    "EntityKind",
     "Experiment",
     "Failure",
     "Kind",
@@ -57,41 +57,6 @@ SOURCE_RUN = "mlflow.sourceRun"
 LINKED_RUNS = "linked_runs"
 """Field of a trace's info: runs that it was linked to beside the one it comes from."""
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
-
-
-class Kind(str, Enum):
-    """What the stream can hold; the values stand in reports and archives."""
-
-    WORKSPACE = "workspace"
-    EXPERIMENT = "experiment"
-    RUN = "run"
-    PARAM = "param"
-    TAG = "tag"
-    METRIC_HISTORY = "metric_history"
-    ARTIFACT = "artifact"
-    LOGGED_MODEL = "logged_model"
-    SCORER = "scorer"
-    LABEL_SCHEMA = "label_schema"
-    ISSUE = "issue"
-    TRACE = "trace"
-    SPAN = "span"
-    ASSESSMENT = "assessment"
-    REVIEW_QUEUE = "review_queue"
-    PROMPT = "prompt"
-    PROMPT_VERSION = "prompt_version"
-    REGISTERED_MODEL = "registered_model"
-    MODEL_VERSION = "model_version"
-    EVALUATION_DATASET = "evaluation_dataset"
-    DATASET_RECORD = "dataset_record"
-    MODEL_DEFINITION = "model_definition"
-    ENDPOINT = "endpoint"
-    GUARDRAIL = "guardrail"
-    BUDGET_POLICY = "budget_policy"
-    MCP_SERVER = "mcp_server"
-    WEBHOOK = "webhook"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True)
@@ -421,48 +386,6 @@ StreamObject = Experiment | Run | LoggedModel | Trace | RegisteredModel | ModelV
 
 StreamItem = StreamObject | Failure | Loss | Unpacked
 """What a source yields."""
-
-
-@dataclass(frozen=True)
-class EntityKind:
-    """Where the documents of a kind stand in an archive and what identifies them.
-
-    Attributes:
-        folder: Folder below the experiment, or below the workspace's tree.
-        id_field: Field of the document that identifies it.
-        of_experiment: Whether it belongs to an experiment.
-        parts: Field that lists parts which are counted as objects of their own, and their kind.
-    """
-
-    folder: str
-    id_field: str
-    of_experiment: bool = False
-    parts: tuple[str, Kind] | None = None
-
-
-VERSION_KINDS = {
-    Kind.REGISTERED_MODEL: Kind.MODEL_VERSION,
-    Kind.PROMPT: Kind.PROMPT_VERSION,
-}
-"""Kind of the versions of each kind that has numbered ones."""
-
-ENTITY_KINDS: dict[Kind, EntityKind] = {
-    Kind.SCORER: EntityKind("scorers", "scorer_name", of_experiment=True),
-    Kind.LABEL_SCHEMA: EntityKind("label_schemas", "schema_id", of_experiment=True),
-    Kind.ISSUE: EntityKind("issues", "issue_id", of_experiment=True),
-    Kind.REVIEW_QUEUE: EntityKind("review_queues", "queue_id", of_experiment=True),
-    Kind.EVALUATION_DATASET: EntityKind(
-        "datasets", "dataset_id", parts=("records", Kind.DATASET_RECORD)
-    ),
-    Kind.MODEL_DEFINITION: EntityKind("gateway/model_definitions", "model_definition_id"),
-    Kind.ENDPOINT: EntityKind("gateway/endpoints", "endpoint_id"),
-    Kind.GUARDRAIL: EntityKind("gateway/guardrails", "guardrail_id"),
-    Kind.BUDGET_POLICY: EntityKind("gateway/budget_policies", "budget_policy_id"),
-    Kind.MCP_SERVER: EntityKind("mcp_servers", "name"),
-    Kind.WEBHOOK: EntityKind("webhooks", "webhook_id"),
-    Kind.WORKSPACE: EntityKind("workspaces", "name"),
-}
-"""The kinds whose objects are ``Entity``."""
 
 
 @contextlib.contextmanager

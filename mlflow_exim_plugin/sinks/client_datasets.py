@@ -21,12 +21,12 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.client_places import Destination, Target
+    from mlflow_exim_plugin.sinks.client_places import Destination, FamilyWriter, Target
 
-__all__ = ["DatasetWriter"]
+__all__ = ["writers"]
 
 _BATCH = 500
 _BATCH_BYTES = 500_000
@@ -211,3 +211,8 @@ def _batches(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         size += record_size
     if batch:
         yield batch
+
+
+def writers(target: Target, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    return {Kind.EVALUATION_DATASET: DatasetWriter(target)}

@@ -7,51 +7,24 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.absent import is_absent
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.schema.provenance import ORIGIN
-from mlflow_exim_plugin.sinks.client_datasets import DatasetWriter
-from mlflow_exim_plugin.sinks.client_gateway import (
-    BudgetWriter,
-    EndpointWriter,
-    GuardrailWriter,
-    ModelDefinitionWriter,
+from mlflow_exim_plugin.sinks import (
+    client_datasets,
+    client_gateway,
+    client_judges,
+    client_registries,
 )
-from mlflow_exim_plugin.sinks.client_judges import (
-    IssueWriter,
-    LabelSchemaWriter,
-    QueueWriter,
-    ScorerWriter,
-)
-from mlflow_exim_plugin.sinks.client_registries import McpServerWriter, WebhookWriter
 from mlflow_exim_plugin.sinks.counting import skip_entity
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.client_places import Destination, FamilyWriter, Target
 
-__all__ = ["SET_ANEW", "EntityWriter"]
+__all__ = ["EntityWriter"]
 
-_THEIRS = "ids and times are the target's"
-
-SET_ANEW: dict[Kind, str] = {
-    Kind.SCORER: "ids and creation times are the target's",
-    Kind.LABEL_SCHEMA: "ids, creators and times are the target's",
-    Kind.ISSUE: _THEIRS,
-    Kind.REVIEW_QUEUE: "ids, creators and all times, of completion too, are the target's",
-    Kind.EVALUATION_DATASET: f"ids, digests and times are the target's; the tag {ORIGIN} keeps "
-    "the old ids",
-    Kind.DATASET_RECORD: "ids and times are the target's; the creator is what the tag "
-    "mlflow.user says",
-    Kind.MODEL_DEFINITION: _THEIRS,
-    Kind.ENDPOINT: _THEIRS,
-    Kind.GUARDRAIL: "ids, creators and times are the target's",
-    Kind.BUDGET_POLICY: _THEIRS,
-    Kind.MCP_SERVER: "creators and times, and ids of access endpoints, are the target's",
-    Kind.WEBHOOK: "ids and times are the target's; secrets are not packed",
-}
-"""What MLflow's API sets anew in every object of a kind."""
-
-_AFTER_ENDPOINTS = {Kind.GUARDRAIL, Kind.BUDGET_POLICY, Kind.MCP_SERVER, Kind.WEBHOOK}
+_ORDER = list(KINDS)
+_FAMILIES = (client_judges, client_datasets, client_gateway, client_registries)
 
 
 class EntityWriter:
@@ -61,22 +34,9 @@ class EntityWriter:
     """
 
     def __init__(self, target: Target) -> None:
-        definitions = ModelDefinitionWriter(target)
-        self._endpoints = EndpointWriter(target, definitions)
-        self._scorers = ScorerWriter(target, lambda name: self._endpoints.names.get(name, name))
-        self._writers: dict[Kind, FamilyWriter] = {
-            Kind.SCORER: self._scorers,
-            Kind.LABEL_SCHEMA: LabelSchemaWriter(target),
-            Kind.ISSUE: IssueWriter(target),
-            Kind.REVIEW_QUEUE: QueueWriter(target),
-            Kind.EVALUATION_DATASET: DatasetWriter(target),
-            Kind.MODEL_DEFINITION: definitions,
-            Kind.ENDPOINT: self._endpoints,
-            Kind.GUARDRAIL: GuardrailWriter(target, self._endpoints),
-            Kind.BUDGET_POLICY: BudgetWriter(target),
-            Kind.MCP_SERVER: McpServerWriter(target),
-            Kind.WEBHOOK: WebhookWriter(target),
-        }
+        self._writers: dict[Kind, FamilyWriter] = {}
+        for family in _FAMILIES:
+            self._writers |= family.writers(target, self._writers)
         self._left: Counter[Kind] = Counter()
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
@@ -93,8 +53,8 @@ class EntityWriter:
         if entity.kind in self._left:
             self._leave_absent(entity, report)
             return
-        if entity.kind in _AFTER_ENDPOINTS:
-            self._scorers.finish(report)
+        if _ORDER.index(entity.kind) > _ORDER.index(Kind.ENDPOINT):  # which scorers wait for
+            self._writers[Kind.SCORER].finish(report)
         try:
             writer.write(entity, to, report)
         except ServerError as error:

@@ -13,97 +13,58 @@ from mlflow_exim_plugin.sinks.client_places import (
     Destination,
     Target,
     attempt,
-    differing,
     find_place,
     leave_to_stranger,
     say_renamed,
 )
+from mlflow_exim_plugin.sinks.client_plain import Calls, PlainWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_places import FamilyWriter
 
-__all__ = ["BudgetWriter", "EndpointWriter", "GuardrailWriter", "ModelDefinitionWriter"]
+__all__ = ["writers"]
 
 _AGAIN = "create it, then unpack again"
 
 
-class ModelDefinitionWriter:
-    """Writes model definitions whose secrets are there.
+def definition_writer(target: Target) -> PlainWriter:
+    """Make what writes model definitions whose secrets are there."""
+    secrets: dict[str, str] = {}
 
-    Attributes:
-        names: Name by id, both at the source.
-        missing: Why a model definition is not there, by id at the source.
-    """
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._there: dict[str, dict[str, Any]] | None = None
-        self._secrets: dict[str, str] | None = None
-        self.names: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
-
-    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
-        """Write one model definition."""
-        document = entity.document
-        name = str(document["name"])
-        self.names[entity.id] = name
-        if self._there is None:
-            listed = gateway.model_definition_documents(self._target.host)
-            self._there = {str(definition["name"]): definition for definition in listed}
-        place = find_place(
-            entity,
-            name,
-            self._there,
-            lambda there: not differing(document, there, *_DEFINITION_FIELDS),
-            self._target.options,
-            numbered="{}-{}",
+    def create(host: Host, _: Destination, name: str, definition: dict[str, Any]) -> str:
+        if not secrets:
+            secrets.update(gateway.secret_names(host))
+        return gateway.create_model_definition(
+            host, name, definition, _secret_id(definition, secrets)
         )
-        if place.there is not None:
-            self._target.ids.know(entity.kind, entity.id, place.there["model_definition_id"])
-            if place.is_ours:
-                report.skipped(entity.kind, name, "it is there already")
-            else:
-                fields = differing(document, place.there, *_DEFINITION_FIELDS)
-                leave_to_stranger(entity, name, fields, report)
-            return
-        try:
-            secret_id = self._secret_id(document)
-        except ServerError as error:
-            self.missing[entity.id] = error.message
-            raise
-        definition_id = ""
-        if not self._target.options.dry_run:
-            definition_id = gateway.create_model_definition(
-                self._target.host, place.name, document, secret_id
-            )
-        self._there[place.name] = document | {"model_definition_id": definition_id}
-        self._target.ids.know(entity.kind, entity.id, definition_id)
-        say_renamed(entity, name, place, report)
-        report.written(entity.kind)
 
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
-
-    def _secret_id(self, document: dict[str, Any]) -> str:
-        name = document.get("secret_name")
-        if not name:
-            raise ServerError(
-                f"model definition {document['name']!r} has no secret at the source, and MLflow "
-                "creates none without"
-            )
-        if self._secrets is None:
-            self._secrets = gateway.secret_names(self._target.host)
-        if name not in self._secrets:
-            raise ServerError(
-                f"model definition {document['name']!r} needs the gateway secret {name!r} "
-                f"(provider {document['provider']}) at the target: {_AGAIN}"
-            )
-        return self._secrets[name]
+    listed = _of_workspace(gateway.model_definition_documents)
+    return PlainWriter(target, Kind.MODEL_DEFINITION, Calls(listed, create))
 
 
-_DEFINITION_FIELDS = ("provider", "model_name", "secret_name")
+def _secret_id(definition: dict[str, Any], secrets: dict[str, str]) -> str:
+    name = definition.get("secret_name")
+    if not name:
+        raise ServerError(
+            f"model definition {definition['name']!r} has no secret at the source, and MLflow "
+            "creates none without"
+        )
+    if name not in secrets:
+        raise ServerError(
+            f"model definition {definition['name']!r} needs the gateway secret {name!r} "
+            f"(provider {definition['provider']}) at the target: {_AGAIN}"
+        )
+    return secrets[name]
+
+
+def _of_workspace(
+    listed: Callable[[Host], list[dict[str, Any]]],
+) -> Callable[[Host, str], list[dict[str, Any]]]:
+    return lambda host, _: listed(host)
 
 
 class EndpointWriter:
@@ -113,7 +74,7 @@ class EndpointWriter:
         names: Name at the target by name at the source.
     """
 
-    def __init__(self, target: Target, definitions: ModelDefinitionWriter) -> None:
+    def __init__(self, target: Target, definitions: PlainWriter) -> None:
         self._target = target
         self._definitions = definitions
         self._there: dict[str, dict[str, Any]] | None = None
@@ -166,7 +127,11 @@ class EndpointWriter:
 
     def id_of(self, name: str) -> str | None:
         """Return the target's id of an endpoint by its name at the source."""
-        there = self._endpoints().get(self.names.get(name, name))
+        return self.id_there(self.names.get(name, name))
+
+    def id_there(self, name: str) -> str | None:
+        """Return the target's id of an endpoint by its name there."""
+        there = self._endpoints().get(name)
         return str(there["endpoint_id"]) if there else None
 
     def _definition_ids(self, document: dict[str, Any]) -> list[str]:
@@ -306,98 +271,69 @@ def _routes(document: dict[str, Any], definition_ids: list[str] | None = None) -
     )
 
 
-class GuardrailWriter:
-    """Writes guardrails, each with the version of the scorer that it runs."""
+def guardrail_writer(target: Target, endpoints: EndpointWriter) -> PlainWriter:
+    """Make what writes guardrails, each with the version of the scorer that it runs."""
 
-    def __init__(self, target: Target, endpoints: EndpointWriter) -> None:
-        self._target = target
-        self._endpoints = endpoints
-        self._there: list[dict[str, Any]] | None = None
-
-    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
-        """Write one guardrail."""
-        document, ids = entity.document, self._target.ids
-        if self._there is None:
-            self._there = gateway.guardrail_documents(self._target.host)
-        scorer = document["scorer"]
-        scorer_id = ids.get(Kind.SCORER, scorer["scorer_id"])
-        version = ids.get(Kind.SCORER, f"{scorer['scorer_id']}/{scorer['scorer_version']}")
+    def refer(guardrail: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        document, scorer = guardrail.document, guardrail.document["scorer"]
+        old = f"{scorer['scorer_id']}/{scorer['scorer_version']}"
+        scorer_id = target.ids.get(Kind.SCORER, scorer["scorer_id"])
+        version = target.ids.get(Kind.SCORER, old)
         if scorer_id is None or version is None:
             raise ServerError(
                 f"guardrail {document['name']!r} needs version {scorer['scorer_version']} of "
                 f"scorer {scorer['scorer_name']!r}, which is not at the target"
             )
-        action_endpoint_id = None
-        action_endpoint = document.get("action_endpoint_id")
-        if action_endpoint:
-            action_endpoint_id = self._endpoints.id_of(action_endpoint)
-            if action_endpoint_id is None:
-                raise ServerError(
-                    f"guardrail {document['name']!r} needs endpoint {action_endpoint!r}, which is "
-                    "not at the target"
-                )
-            action_endpoint = self._endpoints.names.get(action_endpoint, action_endpoint)
-        wanted = document | {"action_endpoint_id": action_endpoint}
-        for there in self._there:
-            is_of_scorer = (
-                there["scorer"].get("scorer_id") == scorer_id
-                and str(there["scorer"]["scorer_version"]) == version
+        action = document.get("action_endpoint_id")
+        if action and endpoints.id_of(action) is None:
+            raise ServerError(
+                f"guardrail {document['name']!r} needs endpoint {action!r}, which is not at the "
+                "target"
             )
-            if is_of_scorer and not differing(wanted, there, *_GUARDRAIL_FIELDS):
-                self._there.remove(there)
-                ids.know(entity.kind, entity.id, there["guardrail_id"])
-                report.skipped(entity.kind, entity.id, "it is there already")
-                return
-        guardrail_id = ""
-        if not self._target.options.dry_run:
-            guardrail_id = gateway.create_guardrail(
-                self._target.host, document, scorer_id, int(version), action_endpoint_id
-            )
-        ids.know(entity.kind, entity.id, guardrail_id)
-        report.written(entity.kind)
+        new = {"scorer_id": scorer_id, "scorer_version": version}
+        action = endpoints.names.get(action, action) if action else action
+        return document | {"scorer": new, "action_endpoint_id": action}, []
 
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
+    def create(host: Host, _: Destination, __: str, guardrail: dict[str, Any]) -> str:
+        scorer, action = guardrail["scorer"], guardrail["action_endpoint_id"]
+        number = int(scorer["scorer_version"])
+        endpoint = endpoints.id_there(action) if action else None
+        return gateway.create_guardrail(host, guardrail, scorer["scorer_id"], number, endpoint)
 
+    def listed(host: Host, _: str) -> list[dict[str, Any]]:
+        found = gateway.guardrail_documents(host)
+        for guardrail in found:
+            its = guardrail["scorer"]
+            version = str(its["scorer_version"])
+            guardrail["scorer"] = {"scorer_id": its.get("scorer_id"), "scorer_version": version}
+        return found
 
-_GUARDRAIL_FIELDS = ("name", "stage", "action", "action_endpoint_id")
-
-
-class BudgetWriter:
-    """Writes budget policies; one with equal content is the same one."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._there: list[dict[str, Any]] | None = None
-
-    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
-        """Write one budget policy."""
-        document = entity.document
-        if self._there is None:
-            self._there = gateway.budget_policy_documents(self._target.host)
-        if document["target_scope"] == "ENDPOINT" and document.get("target_value"):
-            endpoint_id = self._target.ids.get(Kind.ENDPOINT, document["target_value"])
-            if endpoint_id is None:
-                raise ServerError(f"its endpoint {document['target_value']} is not at the target")
-            document = document | {"target_value": endpoint_id}
-        for there in self._there:
-            if not differing(document, there, *_BUDGET_FIELDS):
-                self._there.remove(there)
-                report.skipped(entity.kind, entity.id, "it is there already")
-                return
-        if not self._target.options.dry_run:
-            gateway.create_budget_policy(self._target.host, document)
-        report.written(entity.kind)
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
+    return PlainWriter(target, Kind.GUARDRAIL, Calls(listed, create), refer)
 
 
-_BUDGET_FIELDS = (
-    "budget_unit",
-    "budget_amount",
-    "duration",
-    "target_scope",
-    "target_value",
-    "budget_action",
-)
+def budget_writer(target: Target) -> PlainWriter:
+    """Make what writes budget policies."""
+
+    def refer(policy: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        document, endpoint = policy.document, policy.document.get("target_value")
+        if document["target_scope"] != "ENDPOINT" or not endpoint:
+            return document, []
+        if (new := target.ids.get(Kind.ENDPOINT, endpoint)) is None:
+            raise ServerError(f"its endpoint {endpoint} is not at the target")
+        return document | {"target_value": new}, []
+
+    listed = _of_workspace(gateway.budget_policy_documents)
+    calls = Calls(listed, lambda host, _, __, d: gateway.create_budget_policy(host, d))
+    return PlainWriter(target, Kind.BUDGET_POLICY, calls, refer)
+
+
+def writers(target: Target, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    definitions = definition_writer(target)
+    endpoints = EndpointWriter(target, definitions)
+    return {
+        Kind.MODEL_DEFINITION: definitions,
+        Kind.ENDPOINT: endpoints,
+        Kind.GUARDRAIL: guardrail_writer(target, endpoints),
+        Kind.BUDGET_POLICY: budget_writer(target),
+    }

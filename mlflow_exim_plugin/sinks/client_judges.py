@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host import judges
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
@@ -20,14 +21,17 @@ from mlflow_exim_plugin.sinks.client_places import (
     leave_to_stranger,
     say_renamed,
 )
+from mlflow_exim_plugin.sinks.client_plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from mlflow_exim_plugin.host.connection import Host
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_places import FamilyWriter
 
-__all__ = ["IssueWriter", "LabelSchemaWriter", "QueueWriter", "ScorerWriter"]
+__all__ = ["writers"]
 
 _ITEMS = 100
 
@@ -241,7 +245,7 @@ class LabelSchemaWriter:
             report.skipped(entity.kind, name, "it is there already")
 
 
-_SCHEMA_FIELDS = ("type", "input", "instruction", "enable_comment")
+_SCHEMA_FIELDS = KINDS[Kind.LABEL_SCHEMA].same
 
 
 class _Schemas(dict[str, dict[str, Any]]):
@@ -261,63 +265,22 @@ class _Schemas(dict[str, dict[str, Any]]):
         return super().get(name, default)
 
 
-class IssueWriter:
-    """Writes issues; what cannot change in them says which are there already."""
+def issue_writer(target: Target) -> PlainWriter:
+    """Make what writes issues; what cannot change in them says which are there already."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._there: dict[str, list[dict[str, Any]]] = {}
+    def refer(issue: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        run_id = issue.document.get("source_run_id")
+        new = target.ids.get(Kind.RUN, run_id) if run_id else None
+        gone = [Loss(issue.kind, issue.id, f"the run that found it, {run_id}, is not there")]
+        return issue.document | {"source_run_id": new}, gone if run_id and not new else []
 
-    def write(self, entity: Entity, to: Destination, report: Report) -> None:
-        """Write one issue."""
-        document = entity.document
-        run_id = document.get("source_run_id")
-        new_run_id = self._target.ids.get(Kind.RUN, run_id) if run_id else None
-        wanted = document | {"source_run_id": new_run_id}
-        there = self._issues(to.experiment_id)
-        same = [issue for issue in there if not differing(wanted, issue, *_ISSUE_FIELDS)]
-        if same:
-            # Twins are told apart by what may change, then by their order.
-            best = min(same, key=lambda issue: len(differing(wanted, issue, "status", "severity")))
-            there.remove(best)
-            self._target.ids.know(Kind.ISSUE, entity.id, best["issue_id"])
-            reason = "it is there already"
-            if fields := differing(wanted, best, "status", "severity"):
-                reason += f" and keeps its own {' and '.join(fields)}"
-            report.skipped(entity.kind, entity.id, reason)
-            return
-        issue_id = ""
-        if not self._target.options.dry_run:
-            to.restore()
-            issue_id = judges.create_issue(
-                self._target.host, to.experiment_id, document, new_run_id
-            )
-        if run_id and not new_run_id:
-            report.lost(
-                Loss(entity.kind, entity.id, f"the run that found it, {run_id}, is not there")
-            )
-        self._target.ids.know(Kind.ISSUE, entity.id, issue_id)
-        report.written(entity.kind)
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
-
-    def _issues(self, experiment_id: str) -> list[dict[str, Any]]:
-        if not experiment_id:
-            return []
-        if experiment_id not in self._there:
-            self._there[experiment_id] = judges.issues(self._target.host, experiment_id)
-        return self._there[experiment_id]
+    return PlainWriter(
+        target, Kind.ISSUE, Calls(judges.issues, _create_issue, ("status", "severity")), refer
+    )
 
 
-_ISSUE_FIELDS = (
-    "name",
-    "description",
-    "root_causes",
-    "categories",
-    "created_by",
-    "source_run_id",
-)
+def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) -> str:
+    return judges.create_issue(host, to.experiment_id, issue, issue["source_run_id"])
 
 
 class QueueWriter:
@@ -446,3 +409,13 @@ class QueueWriter:
             )
             self._there[experiment_id] = {str(queue["name"]).lower(): queue for queue in listed}
         return self._there[experiment_id]
+
+
+def writers(target: Target, others: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    return {
+        Kind.SCORER: ScorerWriter(target, lambda name: others[Kind.ENDPOINT].names.get(name, name)),
+        Kind.LABEL_SCHEMA: LabelSchemaWriter(target),
+        Kind.ISSUE: issue_writer(target),
+        Kind.REVIEW_QUEUE: QueueWriter(target),
+    }

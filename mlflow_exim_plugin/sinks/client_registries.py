@@ -18,13 +18,15 @@ from mlflow_exim_plugin.sinks.client_places import (
     find_place,
     say_renamed,
 )
+from mlflow_exim_plugin.sinks.client_plain import Calls, PlainWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.client_places import FamilyWriter
 
-__all__ = ["McpServerWriter", "WebhookWriter"]
+__all__ = ["writers"]
 
 _SERVER_FIELDS = ("description", "display_name", "icons")
 _VERSION_FIELDS = ("server_json", "source", "tools", "connect_options")
@@ -200,29 +202,21 @@ def _differing_versions(version: dict[str, Any], there: dict[str, Any], *more: s
     return differing(renamed, there, *_VERSION_FIELDS, *more)
 
 
-class WebhookWriter:
-    """Writes webhooks, disabled: a copy of a server must not call what the original calls."""
+def webhook_writer(target: Target) -> PlainWriter:
+    """Make what writes webhooks, disabled: a copy must not call what the original calls."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._there: list[dict[str, Any]] | None = None
+    def refer(webhook: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        what = "it is disabled: give it its secret, if it had one, and switch it on"
+        loss = Loss(webhook.kind, str(webhook.document["name"]), what)
+        return webhook.document, [] if webhook.document.get("status") == "DISABLED" else [loss]
 
-    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
-        """Write one webhook."""
-        document = entity.document
-        if self._there is None:
-            self._there = webhooks.webhook_documents(self._target.host)
-        for there in self._there:
-            if not differing(document, there, "name", "url", "events"):
-                self._there.remove(there)
-                report.skipped(entity.kind, str(document["name"]), "it is there already")
-                return
-        if not self._target.options.dry_run:
-            webhooks.create_webhook(self._target.host, document)
-        if document.get("status") != "DISABLED":
-            what = "it is disabled: give it its secret, if it had one, and switch it on"
-            report.lost(Loss(Kind.WEBHOOK, str(document["name"]), what))
-        report.written(entity.kind)
+    calls = Calls(
+        lambda host, _: webhooks.webhook_documents(host),
+        lambda host, _, __, document: webhooks.create_webhook(host, document),
+    )
+    return PlainWriter(target, Kind.WEBHOOK, calls, refer)
 
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
+
+def writers(target: Target, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    return {Kind.MCP_SERVER: McpServerWriter(target), Kind.WEBHOOK: webhook_writer(target)}

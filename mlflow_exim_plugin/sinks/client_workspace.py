@@ -13,6 +13,7 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -37,7 +38,7 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.client_carriers import Carriers
-from mlflow_exim_plugin.sinks.client_entities import SET_ANEW, EntityWriter
+from mlflow_exim_plugin.sinks.client_entities import EntityWriter
 from mlflow_exim_plugin.sinks.client_ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.client_logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.client_models import ModelWriter
@@ -409,23 +410,15 @@ class WorkspaceSink:
 
     def _say_what_is_new(self, report: Report) -> None:
         """Name once what MLflow's API sets anew in every object of a kind."""
-        new = SET_ANEW | {
-            Kind.EXPERIMENT: "experiment ids, creation and update times are the target's",
-            Kind.RUN: f"run ids are new; the tag {ORIGIN} keeps the old ones",
-            Kind.LOGGED_MODEL: (
-                "model_id, artifact_location, creation_timestamp, last_updated_timestamp and "
-                f"status_message are the target's; the tag {ORIGIN} keeps the old ids"
-            ),
-            Kind.REGISTERED_MODEL: "creation and update times are the target's",
-            Kind.MODEL_VERSION: "creation and update times, user and status are the target's",
-            Kind.PROMPT: "creation and update times are the target's",
-            Kind.PROMPT_VERSION: "creation and update times, user and status are the target's",
-        }
-        for kind, what in new.items():
-            said = Loss(kind, "*", what)
-            is_written = kind in report.counts and report.counts[kind].written
-            if is_written and said not in report.losses:  # an earlier workspace may have said it
-                report.lost(said)
+        for described in KINDS.values():
+            parts = [(described.parts[1], described.parts_anew)] if described.parts else []
+            for kind, what in [(described.kind, described.anew), *parts]:
+                said = Loss(kind, "*", what)
+                is_written = kind in report.counts and report.counts[kind].written
+                if (
+                    what and is_written and said not in report.losses
+                ):  # an earlier workspace may have
+                    report.lost(said)
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:

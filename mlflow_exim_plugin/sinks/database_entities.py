@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.connection import translated
-from mlflow_exim_plugin.host.entity_rows import HOMES, entity_rows
+from mlflow_exim_plugin.host.entity_rows import entity_rows
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.client_options import OnConflict
 from mlflow_exim_plugin.sinks.client_places import leave_to_stranger, taken
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.database_target import DatabaseTarget
 
 __all__ = ["EntityTables"]
-
-_NAME_FIELD = {Kind.SCORER: "scorer_name"}
-_WITHOUT_SPACES = {Kind.MODEL_DEFINITION, Kind.ENDPOINT}
 
 
 class EntityTables:
@@ -49,7 +47,9 @@ class EntityTables:
             ServerError: The database cannot hold it, or lacks what it refers to.
         """
         target = self._target
-        table, id_column, name_columns = HOMES[entity.kind]
+        described = KINDS[entity.kind]
+        table, id_column = described.table, described.id_column
+        name_columns = described.unique
         if not target.tables.has(table):
             skip_entity(entity, ABSENT, report)
             return
@@ -141,18 +141,19 @@ class EntityTables:
         stranger = self._target.tables.one(table, **key)
         if stranger is None:
             return entity
-        field = _NAME_FIELD.get(entity.kind, "name")
+        described = KINDS[entity.kind]
+        field = described.name
         name, policy = str(entity.document[field]), self._target.options.on_conflict
         if policy is OnConflict.FAIL:
             raise taken(f"{str(entity.kind).replace('_', ' ')} named {name!r}")
         if policy is not OnConflict.RENAME:
-            id_column = HOMES[entity.kind][1]
+            id_column = described.id_column
             self._target.ids[entity.kind][str(row[id_column])] = str(stranger[id_column])
             leave_to_stranger(entity, name, (), report)
             for part, count in parts_of(entity):
                 report.skipped(part, entity.id, "its owner is left out", count)
             return None
-        number, form = 2, "{}-{}" if entity.kind in _WITHOUT_SPACES else "{} ({})"
+        number, form = 2, described.numbered
         last = name_columns[-1]
         while self._target.tables.one(
             table, **key | {last: _folded(last, form.format(name, number))}

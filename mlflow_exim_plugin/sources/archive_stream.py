@@ -48,13 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ArchiveSource"]
 
-_BEFORE_TRACES = (Kind.SCORER, Kind.LABEL_SCHEMA, Kind.ISSUE)
-_AFTER_TRACES = (Kind.REVIEW_QUEUE,)
-_AFTER_MODELS = tuple(
-    kind
-    for kind, spec in ENTITY_KINDS.items()
-    if not spec.of_experiment and kind is not Kind.WORKSPACE
-)
+_BEFORE_TRACES = [k for k, of in ENTITY_KINDS.items() if of.of_experiment and not of.after_traces]
+_AFTER_TRACES = [k for k, of in ENTITY_KINDS.items() if of.after_traces]
+_AFTER_MODELS = [k for k, of in ENTITY_KINDS.items() if not of.of_experiment and of.rows]
 
 
 class ArchiveSource:

@@ -7,15 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host import datasets, gateway, mcp_servers, webhooks
 from mlflow_exim_plugin.host.absent import is_absent
-from mlflow_exim_plugin.host.datasets import datasets
-from mlflow_exim_plugin.host.gateway import (
-    budget_policies,
-    endpoints,
-    guardrails,
-    model_definitions,
-    secret_names,
-)
+from mlflow_exim_plugin.host.gateway import secret_names
 from mlflow_exim_plugin.host.judges import (
     all_issues,
     label_schemas,
@@ -23,8 +17,7 @@ from mlflow_exim_plugin.host.judges import (
     schemas_can_be_listed,
     scorers,
 )
-from mlflow_exim_plugin.host.mcp_servers import mcp_servers
-from mlflow_exim_plugin.host.webhooks import webhooks
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, Unpacked
 
 if TYPE_CHECKING:
@@ -35,15 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EntityReader"]
 
-_OF_WORKSPACE: tuple[tuple[Kind, Callable[[Host], Iterable[Entity | Failure]]], ...] = (
-    (Kind.EVALUATION_DATASET, datasets),
-    (Kind.MODEL_DEFINITION, model_definitions),
-    (Kind.ENDPOINT, endpoints),
-    (Kind.GUARDRAIL, guardrails),
-    (Kind.BUDGET_POLICY, budget_policies),
-    (Kind.MCP_SERVER, mcp_servers),
-    (Kind.WEBHOOK, webhooks),
-)
+_READS: dict[Kind, Callable[[Host], Iterable[Entity | Failure]]] = {
+    **datasets.READS,
+    **gateway.READS,
+    **mcp_servers.READS,
+    **webhooks.READS,
+}
 
 
 class EntityReader:
@@ -100,11 +90,11 @@ class EntityReader:
     def of_workspace(self) -> Iterator[Entity | Failure]:
         """Yield what belongs to no experiment, or the datasets of the experiments taken so far."""
         if not self._selection.is_narrow:
-            for kind, read in _OF_WORKSPACE:
-                yield from self._read(kind, partial(read, self._host))
+            for kind in (kind for kind in KINDS if kind in _READS):
+                yield from self._read(kind, partial(_READS[kind], self._host))
         elif self._taken:
             yield from self._read(
-                Kind.EVALUATION_DATASET, lambda: datasets(self._host, self._taken)
+                Kind.EVALUATION_DATASET, lambda: datasets.datasets(self._host, self._taken)
             )
 
     def left_out(self) -> Iterator[Unpacked | Failure]:
@@ -165,7 +155,8 @@ class EntityReader:
             return
         found = False
         try:
-            if kind in _TABLES and not self._host.may_have(_TABLES[kind]):
+            described = KINDS[kind]
+            if described.of_experiment and not self._host.may_have(described.table):
                 return
             as_of_ms = time.time_ns() // 1_000_000
             for item in read():
@@ -181,15 +172,6 @@ class EntityReader:
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)
-
-
-_TABLES = {
-    Kind.SCORER: "scorers",
-    Kind.LABEL_SCHEMA: "label_schemas",
-    Kind.ISSUE: "issues",
-    Kind.REVIEW_QUEUE: "review_queues",
-}
-"""MLflow's tables of the kinds that belong to experiments."""
 
 
 def _is_deleted(experiment: Experiment) -> bool:

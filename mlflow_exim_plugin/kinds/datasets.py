@@ -1,0 +1,76 @@
+"""Evaluation datasets with their records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, Json, Rows, as_json, same
+from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = ["EVALUATION_DATASET"]
+
+
+def _inputs(record: dict[str, Any], *, sort_keys: bool = False) -> str:
+    return json.dumps(record.get("inputs", {}), sort_keys=sort_keys)
+
+
+def _input_hash(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_inputs(record, sort_keys=True).encode()).hexdigest()
+
+
+def _outputs(record: dict[str, Any]) -> str:
+    outputs = record.get("outputs")
+    return json.dumps(None if outputs is None else {"mlflow_wrapped": outputs})
+
+
+EVALUATION_DATASET = Description(
+    Kind.EVALUATION_DATASET,
+    folder="datasets",
+    id_field="dataset_id",
+    parts=("records", Kind.DATASET_RECORD),
+    # MLflow tells the records of a dataset apart by their inputs.
+    lists={"tags": KEY, "records": ("inputs",), "experiment_ids": ()},
+    refers={
+        "dataset_id": Kind.EVALUATION_DATASET,
+        "schema": Json(),
+        "profile": Json(),
+        "experiment_ids[]": Kind.EXPERIMENT,
+        "records[].dataset_id": Kind.EVALUATION_DATASET,
+        "records[].source.source_data.trace_id": Kind.TRACE,
+    },
+    rest={
+        "times": "created_time last_update_time"
+        " records[*].created_time records[*].last_update_time",
+        "users": "created_by last_updated_by records[*].created_by records[*].last_updated_by",
+        "inner ids": "digest records[*].dataset_record_id",
+    },
+    anew="ids, digests and times are the target's; the tag mlflow_exim.origin keeps the old ids",
+    parts_anew="ids and times are the target's; the creator is what the tag mlflow.user says",
+    rows=Rows(
+        "evaluation_datasets",
+        same(
+            "dataset_id workspace name schema profile digest created_time last_update_time"
+            " created_by last_updated_by"
+        ),
+        parts=(
+            Rows("evaluation_dataset_tags", TAG, at="tags", owner=("dataset_id",)),
+            Rows(
+                "evaluation_dataset_records",
+                same(
+                    "dataset_record_id source_id source_type created_time last_update_time"
+                    " created_by last_updated_by",
+                    inputs=_inputs,
+                    input_hash=_input_hash,
+                    outputs=_outputs,
+                    expectations=as_json("expectations"),
+                    tags=as_json("tags"),
+                    source=as_json("source"),
+                ),
+                at="records",
+                owner=("dataset_id",),
+            ),
+        ),
+    ),
+)

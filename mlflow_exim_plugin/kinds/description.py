@@ -1,0 +1,195 @@
+"""The words in which a kind is described: one description serves every part of the package.
+
+A path names fields of a document by dots and the elements of a list by ``[]``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = [
+    "KEY",
+    "TAG",
+    "Description",
+    "Json",
+    "Listed",
+    "Place",
+    "Rows",
+    "as_json",
+    "const",
+    "default",
+    "lower",
+    "same",
+]
+
+KEY = ("key",)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A URI of files, known by its run or logged model, whatever the root."""
+
+
+@dataclass(frozen=True)
+class Json:
+    """Text that is JSON; each entry of its list names an object in one field, if any does."""
+
+    kind: Kind | None = None
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Ids with commas between them."""
+
+    kind: Kind
+
+
+Row = tuple[str, dict[str, Any]]
+"""A row and its table."""
+Source = str | Callable[[dict[str, Any]], Any]
+"""What a column holds: the value at a path of the document, or of a function of it."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one of MLflow's tables.
+
+    Attributes:
+        table: The table.
+        columns: What each column holds.
+        at: Field that lists what has a row each; the document itself without it.
+        owner: Columns that the rows share with the row that they belong to.
+        parts: Rows that belong to each of these.
+        when: Whether there are any, from the document they are listed in; None is always.
+    """
+
+    table: str
+    columns: Mapping[str, Source]
+    at: str = ""
+    owner: tuple[str, ...] = ()
+    parts: tuple[Rows, ...] = ()
+    when: Callable[[dict[str, Any]], bool] | None = None
+
+    def of(self, document: Any, owner: Mapping[str, Any] | None = None) -> Iterator[Row]:
+        """Yield the rows of a document, each before those that belong to it.
+
+        Raises:
+            KeyError: The document lacks a field that MLflow's always have.
+            TypeError: A field of it has another type.
+        """
+        row = {}
+        for name in self.owner:
+            source, _, column = name.partition("=")
+            row[column or source] = (owner or {})[source]
+        for column, wanted in self.columns.items():
+            row[column] = _at(document, wanted) if isinstance(wanted, str) else wanted(document)
+        yield self.table, row
+        for part in self.parts:
+            if part.when is None or part.when(document):
+                for element in document.get(part.at, ()):
+                    yield from part.of(element, row)
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that the package knows of a kind beside the calls that read and write it.
+
+    Attributes:
+        kind: The kind.
+        folder: Folder of an archive, below the experiment or the workspace; empty for kinds that
+            have a layout of their own.
+        id_field: Field that identifies it.
+        known_as: Field that other objects name it by, where it is another one.
+        of_experiment: Whether it belongs to an experiment.
+        after_traces: Whether it names traces.
+        parts: Field that lists parts which are counted as objects of their own, and their kind.
+        lists: Fields that tell the elements of a list apart, by path; without fields the elements
+            are texts that stand for themselves.
+        refers: What the id at a path names.
+        natural: Fields that people know it by.
+        unique: Columns of a name that only one can have.
+        name: Field of that name.
+        numbered: How another name is made of a name and a number.
+        same: Fields that tell a copy made by MLflow's API from a stranger.
+        rest: Fields that MLflow's REST API cannot keep, by the rule of ``diff`` that says why.
+        anew: What it sets anew in every object, for the report.
+        parts_anew: The same of the parts.
+        rows: Its rows in a database.
+    """
+
+    kind: Kind
+    folder: str = ""
+    id_field: str = ""
+    known_as: str = ""
+    of_experiment: bool = False
+    after_traces: bool = False
+    parts: tuple[str, Kind] | None = None
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refers: Mapping[str, Kind | Place | Json | Listed] = field(default_factory=dict)
+    natural: tuple[str, ...] = ("name",)
+    unique: tuple[str, ...] = ()
+    name: str = "name"
+    numbered: str = "{} ({})"
+    same: tuple[str, ...] = ()
+    rest: Mapping[str, str] = field(default_factory=dict)
+    anew: str = ""
+    parts_anew: str = ""
+    rows: Rows | None = None
+
+    @property
+    def table(self) -> str:
+        """The table of its own row, empty without one."""
+        return self.rows.table if self.rows else ""
+
+    @property
+    def id_column(self) -> str:
+        """The column of its id."""
+        return self.known_as or self.id_field
+
+
+TAG: Mapping[str, Source] = {"key": "key", "value": lambda tag: tag.get("value", "")}
+"""Columns of a tag."""
+
+
+def same(names: str, **others: Source) -> dict[str, Source]:
+    """Columns that have the names of their fields, and others."""
+    return {name: name for name in names.split()} | others
+
+
+def default(path: str, *, value: Any) -> Source:
+    """What stands at a field, a value where there is none."""
+    return lambda document: document.get(path, value)
+
+
+def const(value: Any) -> Source:
+    """The same in every row."""
+    return lambda _: value
+
+
+def lower(path: str) -> Source:
+    """Text in lower case."""
+    return lambda document: document[path].lower()
+
+
+def as_json(path: str, *, none: Any = "null") -> Source:
+    """JSON text, and what stands for nothing."""
+
+    def text(document: dict[str, Any]) -> Any:
+        value = document.get(path)
+        return none if value is None or (none is None and not value) else json.dumps(value)
+
+    return text
+
+
+def _at(document: Any, path: str) -> Any:
+    *owners, last = path.split(".") if path else ("",)
+    for name in owners:
+        document = document[name]
+    return document.get(last) if last else document

@@ -1,0 +1,157 @@
+"""The AI gateway: model definitions, endpoints, guardrails and budgets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, Rows, default, same
+from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = ["BUDGET_POLICY", "ENDPOINT", "GUARDRAIL", "MODEL_DEFINITION"]
+
+_SIGNED = " created_by created_at last_updated_by last_updated_at workspace"
+_THEIRS = "ids and times are the target's"
+
+
+def _fallback(endpoint: dict[str, Any]) -> str | None:
+    config, mappings = endpoint.get("fallback_config"), endpoint.get("model_mappings", ())
+    ids = [m["model_definition_id"] for m in mappings if m["linkage_type"] == "FALLBACK"]
+    if config is None and not ids:
+        return None
+    known = {name: (config or {}).get(name) for name in ("strategy", "max_attempts")}
+    return json.dumps(known | {"model_definition_ids": ids})
+
+
+def _experiment(endpoint: dict[str, Any]) -> int | None:
+    experiment_id = endpoint.get("experiment_id")
+    return None if experiment_id is None else int(experiment_id)
+
+
+MODEL_DEFINITION = Description(
+    Kind.MODEL_DEFINITION,
+    folder="gateway/model_definitions",
+    id_field="model_definition_id",
+    refers={"model_definition_id": Kind.MODEL_DEFINITION},
+    unique=("workspace", "name"),
+    numbered="{}-{}",
+    same=("provider", "model_name", "secret_name"),
+    rest={"users": "last_updated_by", "inner ids": "secret_id"},
+    anew=_THEIRS,
+    rows=Rows(
+        "model_definitions",
+        same("model_definition_id name secret_id provider model_name" + _SIGNED),
+    ),
+)
+
+ENDPOINT = Description(
+    Kind.ENDPOINT,
+    folder="gateway/endpoints",
+    id_field="endpoint_id",
+    lists={
+        "tags": KEY,
+        "model_mappings": ("model_definition_id", "linkage_type", "fallback_order"),
+        "bindings": ("resource_type", "resource_id"),
+        "guardrails": ("guardrail_id",),
+    },
+    refers={
+        "endpoint_id": Kind.ENDPOINT,
+        "experiment_id": Kind.EXPERIMENT,
+        "model_mappings[].model_definition_id": Kind.MODEL_DEFINITION,
+        "bindings[].resource_id": Kind.SCORER,
+        "guardrails[].guardrail_id": Kind.GUARDRAIL,
+    },
+    unique=("workspace", "name"),
+    numbered="{}-{}",
+    rest={
+        "users": "last_updated_by *[*].created_by *[*].last_updated_by",
+        "inner ids": "model_mappings[*].mapping_id",
+    },
+    anew=_THEIRS,
+    rows=Rows(
+        "endpoints",
+        same(
+            "endpoint_id name routing_strategy" + _SIGNED,
+            experiment_id=_experiment,
+            fallback_config_json=_fallback,
+            usage_tracking=default("usage_tracking", value=True),
+        ),
+        parts=(
+            Rows(
+                "endpoint_model_mappings",
+                same(
+                    "mapping_id model_definition_id linkage_type fallback_order created_by"
+                    " created_at",
+                    weight=default("weight", value=1.0),
+                ),
+                at="model_mappings",
+                owner=("endpoint_id",),
+            ),
+            Rows(
+                "endpoint_bindings",
+                same(
+                    "resource_type resource_id created_at created_by last_updated_at"
+                    " last_updated_by display_name"
+                ),
+                at="bindings",
+                owner=("endpoint_id",),
+            ),
+            Rows("endpoint_tags", TAG, at="tags", owner=("endpoint_id",)),
+            Rows(
+                "guardrail_configs",
+                same("guardrail_id execution_order created_by created_at"),
+                at="guardrails",
+                owner=("endpoint_id", "workspace"),
+            ),
+        ),
+    ),
+)
+
+GUARDRAIL = Description(
+    Kind.GUARDRAIL,
+    folder="gateway/guardrails",
+    id_field="guardrail_id",
+    refers={
+        "guardrail_id": Kind.GUARDRAIL,
+        "scorer.scorer_id": Kind.SCORER,
+        "scorer.experiment_id": Kind.EXPERIMENT,
+    },
+    same=("name", "stage", "action", "action_endpoint_id", "scorer"),
+    rest={"times": "scorer.creation_time", "users": "created_by last_updated_by"},
+    anew="ids, creators and times are the target's",
+    rows=Rows(
+        "guardrails",
+        same(
+            "guardrail_id name stage action action_endpoint_id" + _SIGNED,
+            scorer_id="scorer.scorer_id",
+            scorer_version="scorer.scorer_version",
+        ),
+    ),
+)
+
+BUDGET_POLICY = Description(
+    Kind.BUDGET_POLICY,
+    folder="gateway/budget_policies",
+    id_field="budget_policy_id",
+    refers={"budget_policy_id": Kind.BUDGET_POLICY, "target_value": Kind.ENDPOINT},
+    natural=("target_scope", "budget_action"),
+    same=(
+        "budget_unit",
+        "budget_amount",
+        "duration",
+        "target_scope",
+        "target_value",
+        "budget_action",
+    ),
+    rest={"users": "last_updated_by"},
+    anew=_THEIRS,
+    rows=Rows(
+        "budget_policies",
+        same(
+            "budget_policy_id budget_unit budget_amount target_scope budget_action target_value"
+            + _SIGNED,
+            duration_unit="duration.unit",
+            duration_value="duration.value",
+        ),
+    ),
+)

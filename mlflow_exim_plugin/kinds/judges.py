@@ -1,0 +1,142 @@
+"""Scorers, label schemas, issues and review queues."""
+
+from __future__ import annotations
+
+from mlflow_exim_plugin.kinds.description import (
+    Description,
+    Json,
+    Rows,
+    as_json,
+    default,
+    lower,
+    same,
+)
+from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = ["ISSUE", "LABEL_SCHEMA", "REVIEW_QUEUE", "SCORER"]
+
+SCORER = Description(
+    Kind.SCORER,
+    folder="scorers",
+    id_field="scorer_name",
+    known_as="scorer_id",
+    of_experiment=True,
+    lists={"versions": ("scorer_version",)},
+    refers={
+        "scorer_id": Kind.SCORER,
+        "experiment_id": Kind.EXPERIMENT,
+        "versions[].serialized_scorer": Json(),
+        "online_configs[].experiment_id": Kind.EXPERIMENT,
+    },
+    natural=("scorer_name",),
+    name="scorer_name",
+    unique=("experiment_id", "scorer_name"),
+    rest={
+        "times": "versions[*].creation_time",
+        "inner ids": "online_configs[*].online_scoring_config_id",
+    },
+    anew="ids and creation times are the target's",
+    rows=Rows(
+        "scorers",
+        same("experiment_id scorer_name scorer_id"),
+        parts=(
+            Rows(
+                "scorer_versions",
+                same("scorer_version serialized_scorer creation_time"),
+                at="versions",
+                owner=("scorer_id",),
+            ),
+            Rows(
+                "online_scoring_configs",
+                same("online_scoring_config_id sample_rate filter_string"),
+                at="online_configs",
+                owner=("scorer_id", "experiment_id"),
+            ),
+        ),
+    ),
+)
+
+LABEL_SCHEMA = Description(
+    Kind.LABEL_SCHEMA,
+    folder="label_schemas",
+    id_field="schema_id",
+    of_experiment=True,
+    refers={"schema_id": Kind.LABEL_SCHEMA, "experiment_id": Kind.EXPERIMENT},
+    unique=("experiment_id", "name"),
+    same=("type", "input", "instruction", "enable_comment"),
+    rest={"users": "created_by"},
+    anew="ids, creators and times are the target's",
+    rows=Rows("label_schemas", {}),  # MLflow makes them: host.entity_rows
+)
+
+ISSUE = Description(
+    Kind.ISSUE,
+    folder="issues",
+    id_field="issue_id",
+    of_experiment=True,
+    refers={
+        "issue_id": Kind.ISSUE,
+        "experiment_id": Kind.EXPERIMENT,
+        "source_run_id": Kind.RUN,
+    },
+    same=("name", "description", "root_causes", "categories", "created_by", "source_run_id"),
+    rest={"times": "created_timestamp"},
+    anew="ids and times are the target's",
+    rows=Rows(
+        "issues",
+        same(
+            "issue_id experiment_id name status severity source_run_id created_timestamp"
+            " last_updated_timestamp created_by",
+            description=default("description", value=""),
+            root_causes=as_json("root_causes", none=None),
+            categories=as_json("categories", none=None),
+        ),
+    ),
+)
+
+REVIEW_QUEUE = Description(
+    Kind.REVIEW_QUEUE,
+    folder="review_queues",
+    id_field="queue_id",
+    of_experiment=True,
+    after_traces=True,
+    lists={"users": (), "schema_ids": (), "items": ("item_id",)},
+    refers={
+        "queue_id": Kind.REVIEW_QUEUE,
+        "experiment_id": Kind.EXPERIMENT,
+        "schema_ids[]": Kind.LABEL_SCHEMA,
+        "items[].item_id": Kind.TRACE,
+    },
+    unique=("experiment_id", "name_key"),
+    rest={"times": "*_time_ms items[*].*_time_ms", "users": "created_by"},
+    anew="ids, creators and all times, of completion too, are the target's",
+    rows=Rows(
+        "review_queues",
+        same(
+            "queue_id experiment_id name created_by creation_time_ms last_update_time_ms",
+            name_key=lower("name"),
+            queue_type=lower("queue_type"),
+        ),
+        parts=(
+            Rows("review_queue_users", {"user_id": ""}, at="users", owner=("queue_id",)),
+            Rows(
+                "review_queue_label_schemas",
+                {"schema_id": ""},
+                at="schema_ids",
+                owner=("queue_id",),
+                # Those of a user have all of the experiment's questions.
+                when=lambda queue: queue["queue_type"].lower() != "user",
+            ),
+            Rows(
+                "review_queue_items",
+                same(
+                    "item_id completed_by completed_time_ms creation_time_ms last_update_time_ms",
+                    item_type=lower("item_type"),
+                    status=lower("status"),
+                ),
+                at="items",
+                owner=("queue_id",),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,35 @@
+"""Registered models and prompts with their versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_exim_plugin.kinds.description import KEY, Description, Listed, Place
+from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = ["MODEL_VERSION", "PROMPT", "PROMPT_VERSION", "REGISTERED_MODEL"]
+
+_NAMED = {"tags": KEY, "aliases": ("alias",)}
+_OF_PROMPT = {"tags._mlflow_experiment_ids": Listed(Kind.EXPERIMENT)}
+_VERSION_LISTS: dict[str, tuple[str, ...]] = {"tags": KEY, "aliases": ()}
+_VERSION_REFERS: Any = {"run_id": Kind.RUN, "model_id": Kind.LOGGED_MODEL, "source": Place()}
+_VERSION_REST = {"users": "user_id", "version status": "status status_message"}
+_THEIRS = "creation and update times are the target's"
+_VERSIONS = "creation and update times, user and status are the target's"
+
+REGISTERED_MODEL = Description(Kind.REGISTERED_MODEL, lists=_NAMED, anew=_THEIRS)
+PROMPT = Description(Kind.PROMPT, lists=_NAMED, refers=_OF_PROMPT, anew=_THEIRS)
+MODEL_VERSION = Description(
+    Kind.MODEL_VERSION,
+    lists=_VERSION_LISTS,
+    refers={**_VERSION_REFERS, "name": Kind.REGISTERED_MODEL},
+    rest=_VERSION_REST,
+    anew=_VERSIONS,
+)
+PROMPT_VERSION = Description(
+    Kind.PROMPT_VERSION,
+    lists=_VERSION_LISTS,
+    refers={**_OF_PROMPT, **_VERSION_REFERS, "name": Kind.PROMPT},
+    rest=_VERSION_REST,
+    anew=_VERSIONS,
+)

@@ -1,0 +1,113 @@
+"""MCP servers, webhooks and workspaces."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mlflow_exim_plugin.kinds.description import (
+    KEY,
+    TAG,
+    Description,
+    Rows,
+    as_json,
+    const,
+    lower,
+    same,
+)
+from mlflow_exim_plugin.kinds.kind import Kind
+
+__all__ = ["MCP_SERVER", "WEBHOOK", "WORKSPACE"]
+
+_SERVER = ("workspace", "name")
+_SIGNED: Any = {
+    "created_by": "created_by",
+    "last_updated_by": "last_updated_by",
+    "created_at": "creation_timestamp",
+    "last_updated_at": "last_updated_timestamp",
+}
+
+
+def _own_icons(server: dict[str, Any]) -> str:
+    """Return the icons of a server without those that MLflow shows of its version."""
+    shown = server.get("icons")
+    own = [icon for icon in shown or () if icon.get("source", "server") == "server"]
+    plain = [{k: v for k, v in icon.items() if k != "source"} for icon in own]
+    return json.dumps(plain or (None if shown or shown is None else []))
+
+
+MCP_SERVER = Description(
+    Kind.MCP_SERVER,
+    folder="mcp_servers",
+    id_field="name",
+    lists={
+        "tags": KEY,
+        "aliases": ("alias",),
+        "versions": ("version",),
+        "versions[].tags": KEY,
+        "access_endpoints": ("url", "transport_type"),
+    },
+    unique=_SERVER,
+    numbered="{}-{}",
+    rest={
+        "users": "created_by last_updated_by *[*].created_by *[*].last_updated_by",
+        "inner ids": "access_endpoints[*].id",
+    },
+    anew="creators and times, and ids of access endpoints, are the target's",
+    rows=Rows(
+        "mcp_servers",
+        same("workspace name display_name description", icons=_own_icons) | _SIGNED,
+        parts=(
+            Rows("mcp_server_tags", TAG, at="tags", owner=_SERVER),
+            Rows(
+                "mcp_server_versions",  # host.entity_rows adds the numbers it is sorted by
+                same(
+                    "version status source",
+                    server_json=lambda version: json.dumps(version["server_json"]),
+                    tools=as_json("tools"),
+                    connect_options=as_json("connect_options"),
+                )
+                | _SIGNED,
+                at="versions",
+                owner=_SERVER,
+                parts=(
+                    Rows("mcp_server_version_tags", TAG, at="tags", owner=(*_SERVER, "version")),
+                ),
+            ),
+            Rows("mcp_server_aliases", same("alias version"), at="aliases", owner=_SERVER),
+            Rows(
+                "mcp_access_endpoints",
+                same("id url transport_type server_version server_alias") | _SIGNED,
+                at="access_endpoints",
+                owner=("workspace", "name=server_name"),
+            ),
+        ),
+    ),
+)
+
+WEBHOOK = Description(
+    Kind.WEBHOOK,
+    folder="webhooks",
+    id_field="webhook_id",
+    lists={"events": ("entity", "action")},
+    refers={"webhook_id": Kind.WEBHOOK},
+    same=("name", "url", "events"),
+    anew="ids and times are the target's; secrets are not packed",
+    rows=Rows(
+        "webhooks",
+        same(
+            "webhook_id workspace name description url creation_timestamp last_updated_timestamp",
+            status=const("DISABLED"),  # it has no secret to sign with
+        ),
+        parts=(
+            Rows(
+                "webhook_events",
+                {"entity": lower("entity"), "action": lower("action")},
+                at="events",
+                owner=("webhook_id",),
+            ),
+        ),
+    ),
+)
+
+WORKSPACE = Description(Kind.WORKSPACE, folder="workspaces", id_field="name")
