@@ -181,7 +181,7 @@ class UnsupportedFormatError(EximError):
 
 
 class ConflictError(EximError):
-    """The target has a stranger under the same name and the policy is ``fail``."""
+    """The target has a namesake under the same name and the policy is ``fail``."""
 
     code = ErrorCode.CONFLICT
     exit_code = ExitCode.CONFLICT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import (
     InvalidArchiveError,
@@ -31,31 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
+    from mlflow_exim_plugin.sinks.sink import Sink
+    from mlflow_exim_plugin.sources.source import Source
     from mlflow_exim_plugin.stages.select import Selection
 
     Stage: TypeAlias = Callable[[Iterator[StreamItem]], Iterator[StreamItem]]
 
-__all__ = ["Sink", "Source", "transfer"]
-
-
-class Source(Protocol):
-    """Where a stream begins."""
-
-    def stream(self, selection: Selection) -> Iterator[StreamItem]:
-        """Yield what is selected, in dependency order."""
-
-
-class Sink(Protocol):
-    """Where a stream ends."""
-
-    parallel: int
-    """How many runs or logged models may be written at once; everything else comes one by one."""
-
-    def write(self, item: StreamObject, report: Report) -> None:
-        """Write one object with its parts and count it."""
-
-    def finish(self, report: Report) -> None:
-        """Write what had to wait for the end."""
+__all__ = ["transfer"]
 
 
 def transfer(

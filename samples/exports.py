@@ -23,10 +23,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.operations import unpack
-from mlflow_exim_plugin.sinks.archive import ArchiveSink
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin import unpack
+from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from samples import wine
@@ -268,7 +268,7 @@ def _packed(url: str, selection: Selection, system: System, name: str) -> bytes:
     }
     with ArchiveWriter(file, base_directory=name, workers=0, bag_info=bag_info) as writer:
         sink = ArchiveSink(writer, system, {kind: names for kind, names in chosen.items() if names})
-        report = transfer(ClientSource(Host(url, url, create=False)), sink, selection)
+        report = transfer(ServerSource(Host(url, url, create=False)), sink, selection)
     assert report.ok, report.failures
     assert not report.losses, report.losses
     return file.getvalue()

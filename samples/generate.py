@@ -63,8 +63,8 @@ from mlflow_exim_plugin.schema.tables import (  # noqa: E402
     metrics_writer,
     sort_history,
 )
-from mlflow_exim_plugin.sinks.archive import ArchiveSink  # noqa: E402
-from mlflow_exim_plugin.sources.archive import Archive  # noqa: E402
+from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink  # noqa: E402
+from mlflow_exim_plugin.sources.archive.archive import Archive  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -593,7 +593,7 @@ def link(path: str, target: str) -> TarMember:
     return TarMember(path, header=tar_header(name, type=tarfile.LNKTYPE, linkname=target))
 
 
-def same_place(path: str, target: str) -> Callable[[dict[str, tuple[int, int]]], None]:
+def moved(path: str, target: str) -> Callable[[dict[str, tuple[int, int]]], None]:
     """Give one member the index row of another."""
     return lambda places: places.update({path: places[target]})
 
@@ -724,7 +724,7 @@ def broken() -> dict[str, Forgery]:
         "E028": plain(manifest=right.replace(b"  ", b" *")),
         "E029": plain(members=in_member(NOTE, data=b"HELLO\n")),
         "E030": plain(members=add_member("data/unlisted", b"hidden")),
-        "E031": with_twin(members=without_twin, rows=same_place(TWIN, NOTE)),
+        "E031": with_twin(members=without_twin, rows=moved(TWIN, NOTE)),
         "E032": plain(
             tags={"bagit.txt": b"BagIt-Version: 0.97\nTag-File-Character-Encoding: UTF-8\n"}
         ),
@@ -739,8 +739,8 @@ def broken() -> dict[str, Forgery]:
                 ),
             )
         ),
-        "E037": with_twin(members=link_before_target, rows=same_place(TWIN, NOTE)),
-        "E038": with_twin(members=twice, rows=same_place(TWIN, NOTE)),
+        "E037": with_twin(members=link_before_target, rows=moved(TWIN, NOTE)),
+        "E038": with_twin(members=twice, rows=moved(TWIN, NOTE)),
         "E039": plain(members=in_member(NOTE, padding=b"!" * (BLOCK - 6))),
         "E050": Tree().put(RUN_JSON, run_json.replace(b'"step": 1', b'"step": NaN')).forgery(),
         "E051": edited(RUN_JSON, lambda document: document["system"].pop("user") and None),

@@ -49,7 +49,7 @@ __all__ = [
     "snapshot",
 ]
 
-CARRIERS = "mlflow_exim.model_versions"
+ARTIFACT_RUNS = "mlflow_exim.model_versions"
 
 MAY_DIFFER: dict[tuple[str, str], str] = {
     ("experiment", "experiment_id"): "the server counts them; runs are matched by origin",
@@ -173,7 +173,7 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
     carried = {
         run_id
         for run_id, run in target.runs.items()
-        if experiment_names[run["info"]["experiment_id"]] == CARRIERS
+        if experiment_names[run["info"]["experiment_id"]] == ARTIFACT_RUNS
     }
     found: list[tuple[str, str, str, Any, Any]] = []
 
@@ -192,7 +192,9 @@ def differences(source: Snapshot, target: Snapshot) -> list[tuple[str, str, str,
 
     duplicates = [id_ for id_, times in Counter(back.values()).items() if times > 1]
     assert not duplicates, f"runs that came twice: {duplicates}"
-    targets = {name: _without_ours(e) for name, e in target.experiments.items() if name != CARRIERS}
+    targets = {
+        name: _without_ours(e) for name, e in target.experiments.items() if name != ARTIFACT_RUNS
+    }
     # A source may itself have been unpacked: what its tags say of that is put anew, not copied.
     sources = {name: _without_ours(e) for name, e in source.experiments.items()}
     _match("experiment", sources, targets, compare, found)

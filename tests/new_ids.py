@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlflow_exim_plugin import operations
+import mlflow_exim_plugin as operations
 
 __all__ = ["copy", "unpack"]
 

@@ -54,8 +54,8 @@ def copy(ctx: click.Context, /, source: str, target: str, output: str, **options
 
       mlflow exim copy sqlite:///mlflow.db http://new-server:5000
     """
-    from mlflow_exim_plugin.container.storage import redact_url
-    from mlflow_exim_plugin.operations import copy as run_copy
+    from mlflow_exim_plugin.operations.verbs import copy as run_copy
+    from mlflow_exim_plugin.storage.files import redact_url
 
     selection, naming = selection_from(options), naming_from(options)
     with ReportProgress() as progress:

@@ -71,7 +71,7 @@ def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> 
 
       mlflow exim diff http://old-server:5000 backup.tar.zst --rules exact
     """
-    from mlflow_exim_plugin.operations import diff as run_diff
+    from mlflow_exim_plugin.operations.verbs import diff as run_diff
 
     selection = selection_from(options)
     as_json = output == "json"
@@ -101,7 +101,7 @@ def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> 
 
 def _line(difference: Difference) -> str:
     """Return a difference as one line."""
-    from mlflow_exim_plugin.comparison.result import ABSENT
+    from mlflow_exim_plugin.comparison.shapes import ABSENT
 
     kind = difference.kind.value
     name = f"{kind} {difference.id}"
@@ -115,7 +115,7 @@ def _line(difference: Difference) -> str:
 
 def _value(value: Any) -> str:
     """Return a value in one short piece."""
-    from mlflow_exim_plugin.comparison.result import ABSENT
+    from mlflow_exim_plugin.comparison.shapes import ABSENT
 
     if value is ABSENT:
         return "nothing"

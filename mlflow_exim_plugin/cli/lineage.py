@@ -13,8 +13,8 @@ from mlflow_exim_plugin.cli.output import say, show_json
 from mlflow_exim_plugin.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.schema.lineage import Hop
-    from mlflow_exim_plugin.whereabouts import Sighting
+    from mlflow_exim_plugin.operations.lineage import Occurrence
+    from mlflow_exim_plugin.schema.lineage import SourceRecord
 
 _TIMES_MS = ("start_time", "end_time", "creation_time", "last_update_time", "created_time")
 _TIME_ENDS = ("_timestamp", "_timestamp_ms", "_time_ms")
@@ -35,15 +35,16 @@ def find(identity: str, places: tuple[str, ...], output: str) -> None:
 
       mlflow exim find 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b http://new-server:5000 backup.tar.zst
     """
-    from mlflow_exim_plugin.whereabouts import copies
+    from mlflow_exim_plugin.operations.lineage import copies
 
     found = list(copies(identity, places))
     if output == "json":
-        show_json([sighting.to_dict() for sighting in found])
+        show_json([occurrence.to_dict() for occurrence in found])
     else:
-        for sighting in found:
-            of = f" of experiment {sighting.experiment_id}" if sighting.experiment_id else ""
-            say(f"{sighting.place}: {sighting.kind} {sighting.id}{of}  {sighting.name}".rstrip())
+        for occurrence in found:
+            of = f" of experiment {occurrence.experiment_id}" if occurrence.experiment_id else ""
+            of_kind = f"{occurrence.kind} {occurrence.id}{of}"
+            say(f"{occurrence.location}: {of_kind}  {occurrence.name}".rstrip())
     if not found:
         raise NotFoundError(
             f"no place has {identity} or a copy of it",
@@ -61,7 +62,7 @@ def show_lineage(
     as_json: bool,
 ) -> None:
     """Print where an object was before, the oldest place first."""
-    from mlflow_exim_plugin.whereabouts import lineage
+    from mlflow_exim_plugin.operations.lineage import lineage
 
     if experiment is run_id is model is logged_model is None:
         raise click.UsageError(
@@ -71,43 +72,43 @@ def show_lineage(
         location, experiment=experiment, run_id=run_id, model=model, logged_model=logged_model
     )
     if as_json:
-        show_json([sighting.to_dict() for sighting in found])
+        show_json([occurrence.to_dict() for occurrence in found])
         return
-    for sighting in found:
-        _show(sighting)
+    for occurrence in found:
+        _show(occurrence)
 
 
-def _show(sighting: Sighting) -> None:
-    kind = str(sighting.kind).replace("_", " ")
-    for number, hop in enumerate(sighting.hops, 1):
-        identity = hop.fields.get("run_id") or hop.origin
-        place = hop.server.get("tracking_uri", "a place that its tags do not name")
-        say(f"{number}. {place}{_read_at(hop)}")
-        if sighting.kind == "run":
+def _show(occurrence: Occurrence) -> None:
+    kind = str(occurrence.kind).replace("_", " ")
+    for number, source in enumerate(occurrence.sources, 1):
+        identity = source.fields.get("run_id") or source.origin
+        server = source.server.get("tracking_uri", "a place that its tags do not name")
+        say(f"{number}. {server}{_read_at(source)}")
+        if occurrence.kind == "run":
             say(f"   run_id: {identity}")
-        for name, text in sorted(hop.fields.items()):
-            if sighting.kind == "run" and name in ("run_id", "run_uuid"):
+        for name, text in sorted(source.fields.items()):
+            if occurrence.kind == "run" and name in ("run_id", "run_uuid"):
                 continue
             say(f"   {name}: {_readable(name, text)}")
-        for name, text in sorted(hop.tags.items()):
+        for name, text in sorted(source.tags.items()):
             say(f"   mlflow.{name}: {text}")
-        if not hop.names:
+        if not source.names:
             say("   (it was carried on without source tags)")
-    say(f"{len(sighting.hops) + 1}. {sighting.place}, now")
-    say(f"   {kind}: {sighting.id}")
+    say(f"{len(occurrence.sources) + 1}. {occurrence.location}, now")
+    say(f"   {kind}: {occurrence.id}")
     for name, text in (
-        ("name", sighting.name),
-        ("experiment_id", sighting.experiment_id),
-        ("user", sighting.user),
+        ("name", occurrence.name),
+        ("experiment_id", occurrence.experiment_id),
+        ("user", occurrence.user),
     ):
-        if text and text != sighting.id:
+        if text and text != occurrence.id:
             say(f"   {name}: {text}")
 
 
-def _read_at(hop: Hop) -> str:
-    if text := hop.server.get("export_time_ms", ""):
+def _read_at(source: SourceRecord) -> str:
+    if text := source.server.get("export_time_ms", ""):
         return f", read {_moment(text)}"
-    if text := hop.server.get("timestamp", ""):
+    if text := source.server.get("timestamp", ""):
         return f", read {_moment(text + '000')}"
     return ""
 

@@ -13,7 +13,7 @@ from mlflow_exim_plugin.cli.options import archive_argument, output_options, ver
 from mlflow_exim_plugin.cli.output import say, show_json, size_text
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.sources.archive import Archive
+    from mlflow_exim_plugin.sources.archive.archive import Archive
 
 
 @click.command(cls=Command)
@@ -30,7 +30,7 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
 
       mlflow exim ls backup.tar.zst -e churn
     """
-    from mlflow_exim_plugin.sources.archive import Archive
+    from mlflow_exim_plugin.sources.archive.archive import Archive
 
     with Archive.open(archive) as opened:
         if members:
@@ -84,7 +84,7 @@ def show(
 
         show_lineage(archive, experiment, run_id, model, logged_model, as_json=output == "json")
         return
-    from mlflow_exim_plugin.sources.archive import Archive
+    from mlflow_exim_plugin.sources.archive.archive import Archive
 
     with Archive.open(archive) as opened:
         if experiment is not None:
@@ -118,7 +118,7 @@ def cat(archive: str, member: str) -> None:
 
       mlflow exim cat backup.tar.zst data/archive.json
     """
-    from mlflow_exim_plugin.sources.archive import Archive
+    from mlflow_exim_plugin.sources.archive.archive import Archive
 
     with Archive.open(archive) as opened, opened.reader.open_member(member) as stream:
         shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)

@@ -54,8 +54,8 @@ def pack(ctx: click.Context, /, archive: str, output: str, **options: Any) -> No
 
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
     """
-    from mlflow_exim_plugin.container.storage import redact_url
-    from mlflow_exim_plugin.operations import pack as run_pack
+    from mlflow_exim_plugin.operations.verbs import pack as run_pack
+    from mlflow_exim_plugin.storage.files import redact_url
 
     selection = selection_from(options)
     with ReportProgress() as progress:

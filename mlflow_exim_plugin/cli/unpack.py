@@ -45,8 +45,8 @@ def unpack(
 
       mlflow exim unpack backup.tar.zst --tracking-uri http://new-server:5000
     """
-    from mlflow_exim_plugin.container.storage import redact_url
-    from mlflow_exim_plugin.operations import unpack as run_unpack
+    from mlflow_exim_plugin.operations.verbs import unpack as run_unpack
+    from mlflow_exim_plugin.storage.files import redact_url
 
     selection, naming = selection_from(options), naming_from(options)
     with ReportProgress() as progress:

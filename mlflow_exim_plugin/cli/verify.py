@@ -36,7 +36,7 @@ def verify(ctx: click.Context, /, archive: str, root: str | None, jobs: int, out
 
       mlflow exim verify backup.tar.zst
     """
-    from mlflow_exim_plugin.operations import verify as run_verify
+    from mlflow_exim_plugin.operations.verbs import verify as run_verify
 
     with ByteProgress() as progress:
         result = run_verify(archive, expected_root=root, jobs=jobs, progress=progress)

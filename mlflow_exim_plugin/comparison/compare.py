@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.comparison.index import A, B, Index
+from mlflow_exim_plugin.comparison.index import A, B, ComparisonIndex
 from mlflow_exim_plugin.comparison.pairing import pair
-from mlflow_exim_plugin.comparison.result import ABSENT, Comparison, Difference
+from mlflow_exim_plugin.comparison.result import Comparison, Difference
 from mlflow_exim_plugin.comparison.shapes import (
+    ABSENT,
     ByKey,
     Entries,
     drop_later_hops,
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.comparison.rules import RuleSet
+    from mlflow_exim_plugin.sources.source import Source
     from mlflow_exim_plugin.stages.select import Selection
-    from mlflow_exim_plugin.transfer import Source
 
 __all__ = ["compare"]
 
@@ -68,7 +69,7 @@ def compare(
         ServerLostError: A side does not answer any more.
     """
     with tempfile.TemporaryDirectory(prefix="exim-diff-") as folder:
-        index = Index(Path(folder) / "index.db")
+        index = ComparisonIndex(Path(folder) / "index.db")
         try:
             for side, source in ((A, a), (B, b)):
                 index.read(
@@ -89,7 +90,7 @@ def compare(
 
 
 class _Comparer:
-    def __init__(self, index: Index, result: Comparison) -> None:
+    def __init__(self, index: ComparisonIndex, result: Comparison) -> None:
         self._index = index
         self._result = result
         self._rules: RuleSet = result.rules

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlflow_exim_plugin.host.sql.stored_values import as_stored
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.tables import sort_history
-from mlflow_exim_plugin.sinks.client_histories import as_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

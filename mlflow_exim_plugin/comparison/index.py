@@ -25,7 +25,7 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     closed_after,
 )
-from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import StreamItem, StreamObject
 
-__all__ = ["SIDES", "A", "B", "Index"]
+__all__ = ["SIDES", "A", "B", "ComparisonIndex"]
 
 A, B = 0, 1
 SIDES = ("a", "b")
@@ -86,7 +86,7 @@ CREATE INDEX by_oldest ON object (kind, oldest);
 """
 
 
-class Index:
+class ComparisonIndex:
     """The objects of both sides, without their bulk.
 
     Args:
@@ -141,7 +141,7 @@ class Index:
         Raises:
             ServerLostError: The side does not answer any more.
         """
-        reading = _Reading(self, side, result, hides_carriers=hides_carriers)
+        reading = _IndexReader(self, side, result, hides_carriers=hides_carriers)
         self._database.execute("BEGIN")
         with closed_after(stream), ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
             for item in stream:
@@ -234,11 +234,11 @@ class Index:
         return str(id_at_a if id_at_a is not None else oldest)
 
 
-class _Reading:
+class _IndexReader:
     """Takes the objects of one stream in."""
 
     def __init__(
-        self, index: Index, side: int, result: Comparison, *, hides_carriers: bool
+        self, index: ComparisonIndex, side: int, result: Comparison, *, hides_carriers: bool
     ) -> None:
         self.objects = 0
         self._index = index
@@ -247,7 +247,7 @@ class _Reading:
         self._hides_carriers = hides_carriers
         self._identities = Identities()
         self._owners: dict[tuple[Kind, str], int] = {}
-        self._carriers: set[str] = set()
+        self._artifact_runs: set[str] = set()
         self._carried = 0
 
     def take(self, item: StreamObject, hashers: ThreadPoolExecutor) -> None:
@@ -287,17 +287,18 @@ class _Reading:
 
     def say_left_out(self) -> None:
         """Name what an unpack has added for itself."""
-        if self._carriers:
-            what = f"experiment {CARRIERS}, whose {self._carried} runs hold files of other objects"
+        if self._artifact_runs:
+            runs = f"{self._carried} runs hold files of other objects"
+            what = f"experiment {ARTIFACT_RUNS}, whose {runs}"
             self._result.left_out.append((SIDES[self._side], what))
 
     def _is_carrier(self, item: StreamObject) -> bool:
         if not self._hides_carriers:
             return False
-        if isinstance(item, Experiment) and item.name == CARRIERS:
-            self._carriers.add(item.id)
+        if isinstance(item, Experiment) and item.name == ARTIFACT_RUNS:
+            self._artifact_runs.add(item.id)
             return True
-        is_ours = getattr(item, "experiment_id", "") in self._carriers
+        is_ours = getattr(item, "experiment_id", "") in self._artifact_runs
         self._carried += is_ours
         return is_ours
 

@@ -11,7 +11,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlflow_exim_plugin.comparison.index import Index
+    from mlflow_exim_plugin.comparison.index import ComparisonIndex
 
 __all__ = ["pair"]
 
@@ -48,7 +48,7 @@ ORDER BY 1, 2, 3, 4
 """
 
 
-def pair(index: Index, distance: Callable[[Kind, int, int], int]) -> None:
+def pair(index: ComparisonIndex, distance: Callable[[Kind, int, int], int]) -> None:
     """Pair the objects of both sides: by id, by the oldest origin, by what people know them by.
 
     Args:

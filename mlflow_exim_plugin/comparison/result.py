@@ -5,25 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.comparison.shapes import ABSENT
+
 if TYPE_CHECKING:
     from mlflow_exim_plugin.comparison.rules import RuleSet
     from mlflow_exim_plugin.schema.objects import Failure, Kind, Unpacked
 
 __all__ = ["ABSENT", "Comparison", "Difference", "KindCounts"]
-
-
-class _Absent:
-    """Stands where one side has nothing."""
-
-    def __repr__(self) -> str:
-        return "absent"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-ABSENT: Any = _Absent()
-"""What a ``Difference`` holds for the side that lacks the field or object."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.comparison.result import ABSENT
-from mlflow_exim_plugin.comparison.shapes import ByKey
+from mlflow_exim_plugin.comparison.shapes import ABSENT, ByKey
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.kinds import rest_fields
 from mlflow_exim_plugin.schema.objects import Kind
@@ -17,7 +16,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["REST_RULES", "RULE_SETS", "Rule", "RuleSet", "rules_table"]
+__all__ = ["REST_RULES", "RULE_SETS", "DiffRule", "RuleSet", "rules_table"]
 
 _LARGEST = 1.7976931348623157e308
 _PARAM_LENGTH = 6000
@@ -25,7 +24,7 @@ _TAG_LENGTH = 8000
 
 
 @dataclass(frozen=True)
-class Rule:
+class DiffRule:
     """One difference that a copy over MLflow's REST API cannot avoid.
 
     Attributes:
@@ -85,8 +84,8 @@ def _by_copy(a: Any, b: Any) -> bool:
     return any("/mlflow_exim/" in str(value) for value in (a, b))
 
 
-REST_RULES: tuple[Rule, ...] = (
-    Rule(
+REST_RULES: tuple[DiffRule, ...] = (
+    DiffRule(
         "times",
         (
             "*.creation_timestamp",
@@ -101,100 +100,100 @@ REST_RULES: tuple[Rule, ...] = (
         ),
         "the server sets them when it creates or changes the object",
     ),
-    Rule(
+    DiffRule(
         "users",
         rest_fields("users"),
         "the server sets them to who calls it",
     ),
-    Rule(
+    DiffRule(
         "inner ids",
         rest_fields("inner ids"),
         "the server makes them; nothing else refers to them by these",
     ),
-    Rule(
+    DiffRule(
         "artifact roots",
         rest_fields("artifact roots"),
         "the target has its own root; the files below it are compared",
     ),
-    Rule(
+    DiffRule(
         "places of spans",
         rest_fields("places of spans"),
         "a deployment keeps spans where it wants; the spans are compared",
     ),
-    Rule(
+    DiffRule(
         "marks of the server",
         rest_fields("marks of the server"),
         "the server adds them",
         _one_absent,
     ),
-    Rule(
+    DiffRule(
         "version status",
         rest_fields("version status"),
         "the server sets it",
     ),
-    Rule(
+    DiffRule(
         "untouched default",
         ("experiment",),
         "every server makes the experiment 0 by itself: it may be missing while nobody used it",
         lambda _a, _b: False,
     ),
-    Rule(
+    DiffRule(
         "source tags",
         ("*.tags", "run.data.tags", "logged_model.info.tags"),
         "a copy may tell of one place more where it was than the object it was made from",
         lambda _a, _b: False,
     ),
-    Rule(
+    DiffRule(
         "workspace",
         ("*.workspace",),
         "MLflow before 3.10 does not name it",
         _one_absent,
     ),
-    Rule(
+    DiffRule(
         "carried files",
         ("model_version.source",),
         "no run or logged model held the version's files: a run of the unpack does, and the files "
         "are compared",
         _by_copy,
     ),
-    Rule(
+    DiffRule(
         "infinities and zeros",
         ("run.histories.**", "run.data.metrics[*].value", "logged_model.data.metrics[*].value"),
         "SQL stores keep infinities as the largest double, negative zeros as zeros, and identical "
         "rows once",
         _same_stored,
     ),
-    Rule(
+    DiffRule(
         "webhooks",
         ("webhook.status",),
         "one without its secret is disabled",
         lambda a, b: "DISABLED" in (a, b),
     ),
-    Rule(
+    DiffRule(
         "long params",
         ("run.data.params.**", "logged_model.data.params.**"),
         f"servers cut what is longer than {_PARAM_LENGTH} characters",
         _cut_at(_PARAM_LENGTH),
     ),
-    Rule(
+    DiffRule(
         "long tags",
         ("*.tags.**", "*.data.tags.**", "*.info.tags.**"),
         f"servers cut what is longer than {_TAG_LENGTH} characters",
         _cut_at(_TAG_LENGTH),
     ),
-    Rule(
+    DiffRule(
         "run name",
         ("run.info.run_name", "run.data.tags.mlflow.runName"),
         "the server makes up a name for a run without one",
         _either(lambda a, _: a is ABSENT or a == ""),
     ),
-    Rule(
+    DiffRule(
         "run start",
         ("run.info.start_time",),
         "a run without a start time gets 0 or the present time",
         _one_absent,
     ),
-    Rule(
+    DiffRule(
         "empty is absent",
         ("*.description", "run.info.user_id", "*.display_name"),
         "the API does not tell an empty text from none",
@@ -203,7 +202,7 @@ REST_RULES: tuple[Rule, ...] = (
 )
 """What REST cannot keep. Ids are no part of it: they are compared by what they stand for."""
 
-RULE_SETS: dict[str, tuple[Rule, ...]] = {"rest": REST_RULES, "exact": ()}
+RULE_SETS: dict[str, tuple[DiffRule, ...]] = {"rest": REST_RULES, "exact": ()}
 
 
 class RuleSet:

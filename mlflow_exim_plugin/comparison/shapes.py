@@ -12,9 +12,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.kinds.description import Json, Listed, Place
+from mlflow_exim_plugin.kinds.description import ArtifactUri, Json, Listed
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
-from mlflow_exim_plugin.schema.lineage import later_hops
+from mlflow_exim_plugin.schema.lineage import later_source_tags
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
 
@@ -27,10 +27,24 @@ if TYPE_CHECKING:
     """Gives what an id stands for on both sides; None for what an unpack made for itself."""
 
 
-__all__ = ["ByKey", "Entries", "place_in_runs", "shaped"]
+__all__ = ["ABSENT", "ByKey", "Entries", "place_in_runs", "shaped"]
 
 _ID = re.compile(r"[0-9a-f]{32}|m-[0-9a-f]{32}")
 _KEY = ("key",)
+
+
+class _Absent:
+    """Stands where one side has nothing."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT: Any = _Absent()
+"""What a ``Difference`` holds for the side that lacks the field or object."""
 
 
 class Entries(dict[str, Any]):
@@ -88,12 +102,12 @@ _TAGS = {"tags", "data.tags", "info.tags"}
 
 
 def drop_later_hops(a: dict[str, Any], b: dict[str, Any], further: int) -> bool:
-    """Take out of two shaped documents the source tags of hops that the later one has more.
+    """Take out of two shaped documents the source tags of transfers that the later one has more.
 
     Args:
         a: One document.
         b: The other one.
-        further: How many hops more ``a`` has come than ``b``; below zero where ``b`` has.
+        further: How many transfers more ``a`` has come than ``b``; below zero where ``b`` has.
 
     Returns:
         Whether there were any.
@@ -104,14 +118,14 @@ def drop_later_hops(a: dict[str, Any], b: dict[str, Any], further: int) -> bool:
         there, before = _at(later, path), _at(earlier, path)
         if isinstance(there, Entries):
             known = before if isinstance(before, Entries) else {}
-            for key in later_hops(there, known, abs(further)):
+            for key in later_source_tags(there, known, abs(further)):
                 there.pop(key)
                 dropped = True
     return dropped
 
 
 def hops_of(document: dict[str, Any]) -> int:
-    """Return how many hops the provenance of an object's document tells of."""
+    """Return how many transfers the provenance of an object's document tells of."""
     for path in _TAGS:
         for entry in _at(document, path) or ():
             if isinstance(entry, dict) and entry.get("key") == ORIGIN:
@@ -173,7 +187,7 @@ def place_in_runs(uri: str) -> tuple[str, str] | None:
     return None
 
 
-def _place(uri: Any, _: Place, ids: Ids) -> Any:
+def _place(uri: Any, _: ArtifactUri, ids: Ids) -> Any:
     """Name a place in a deployment by its run or logged model, whatever the root of its files."""
     found = place_in_runs(str(uri))
     if found is None:
@@ -204,7 +218,7 @@ def _listed(text: Any, of: Listed, ids: Ids) -> Any:
 
 
 _READERS: dict[Any, Callable[[Any, Any, Ids], Any]] = {
-    Place: _place,
+    ArtifactUri: _place,
     Json: _json,
     Listed: _listed,
 }

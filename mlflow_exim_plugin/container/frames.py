@@ -59,7 +59,7 @@ _TABLE_END_MAGIC = 0x8F92EAB1
 _HAS_CHECKSUMS = 0x80
 _DESCRIPTOR_MASK = 0xFC
 _MAX_FRAMES = 1 << 24
-# Index and footer; the seek table does not list itself.
+# MemberIndex and footer; the seek table does not list itself.
 _LISTED_SKIPPABLE_FRAMES = 2
 
 _contexts = threading.local()

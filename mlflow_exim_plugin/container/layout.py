@@ -38,7 +38,7 @@ __all__ = [
     "HEADER",
     "TRACE_TABLES",
     "TREE",
-    "Place",
+    "ObjectPath",
     "artifact_member",
     "attachment_member",
     "entity_member",
@@ -49,7 +49,7 @@ __all__ = [
     "metrics_member",
     "model_folder",
     "model_member",
-    "place_of",
+    "object_at",
     "run_folder",
     "run_member",
     "table_of",
@@ -79,7 +79,7 @@ _PART = re.compile(r"part-([0-9]{5,})\.json")
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectPath:
     """What stands at a member path.
 
     Attributes:
@@ -97,38 +97,38 @@ class Place:
     model: tuple[Kind, str] | None = None
 
 
-def place_of(path: str) -> Place | None:
+def object_at(path: str) -> ObjectPath | None:
     """Return whose envelope a member is; None for what is no envelope of an object."""
     tree, segments = _in_tree(path)
     match segments:
         case ["workspace.json"] if tree != TREE:
-            return Place(Kind.WORKSPACE, tree, "", tree.split("/")[2])
+            return ObjectPath(Kind.WORKSPACE, tree, "", tree.split("/")[2])
         case ["experiments", experiment, "experiment.json"]:
-            return Place(Kind.EXPERIMENT, tree, experiment, experiment)
+            return ObjectPath(Kind.EXPERIMENT, tree, experiment, experiment)
         case ["experiments", experiment, "runs", run, "run.json"]:
-            return Place(Kind.RUN, tree, experiment, run)
+            return ObjectPath(Kind.RUN, tree, experiment, run)
         case ["experiments", experiment, "logged_models", model, "logged_model.json"]:
-            return Place(Kind.LOGGED_MODEL, tree, experiment, model)
+            return ObjectPath(Kind.LOGGED_MODEL, tree, experiment, model)
         case ["experiments", experiment, "traces", name] if part := _PART.fullmatch(name):
-            return Place(Kind.TRACE, tree, experiment, part[1])
+            return ObjectPath(Kind.TRACE, tree, experiment, part[1])
         case ["experiments", experiment, folder, name] if name.endswith(".json"):
-            return _entity_place(tree, experiment, folder, name)
+            return _entity_path(tree, experiment, folder, name)
         case [("models" | "prompts") as folder, model, "model.json"]:
-            return Place(_REGISTRY_KINDS[folder], tree, "", model)
+            return ObjectPath(_REGISTRY_KINDS[folder], tree, "", model)
         case [("models" | "prompts") as folder, model, "versions", number, "version.json"]:
             owner = _REGISTRY_KINDS[folder]
-            return Place(VERSION_KINDS[owner], tree, "", number, (owner, model))
+            return ObjectPath(VERSION_KINDS[owner], tree, "", number, (owner, model))
         case [*folders, name] if name.endswith(".json"):
-            return _entity_place(tree, "", "/".join(folders), name)
+            return _entity_path(tree, "", "/".join(folders), name)
         case _:
             return None
 
 
-def _entity_place(tree: str, experiment: str, folder: str, name: str) -> Place | None:
+def _entity_path(tree: str, experiment: str, folder: str, name: str) -> ObjectPath | None:
     kind = _ENTITY_FOLDERS.get((bool(experiment), folder))
     if kind is None:
         return None
-    return Place(kind, tree, experiment, name.removesuffix(".json"))
+    return ObjectPath(kind, tree, experiment, name.removesuffix(".json"))
 
 
 def table_of(path: str) -> str | None:

@@ -25,8 +25,7 @@ from mlflow_exim_plugin.container.frames import (
 from mlflow_exim_plugin.container.member import Member
 from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister
 from mlflow_exim_plugin.container.refusal import refuse
-from mlflow_exim_plugin.container.storage import open_range
-from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, Index
+from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
     InvalidArchiveError,
@@ -35,6 +34,7 @@ from mlflow_exim_plugin.errors import (
     UsageError,
 )
 from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.storage.files import open_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from mlflow_exim_plugin.container.storage import RangeSource
+    from mlflow_exim_plugin.storage.files import RangeSource
 
 __all__ = ["ArchiveReader"]
 
@@ -255,7 +255,7 @@ class ArchiveReader:
             )
         return offset
 
-    def _fill(self, index: Index, frames: FrameReader) -> None:
+    def _fill(self, index: MemberIndex, frames: FrameReader) -> None:
         """Join names and digests of the manifests with the rows of the index."""
         manifests = _Manifests(index, frames, self.footer)
         tags = manifests.tags()
@@ -320,7 +320,7 @@ class _Tail:
 class _Manifests:
     """Both manifests of a bag, read through the index and checked up to the root."""
 
-    def __init__(self, index: Index, frames: FrameReader, footer: Footer) -> None:
+    def __init__(self, index: MemberIndex, frames: FrameReader, footer: Footer) -> None:
         self._index = index
         self._frames = frames
         self._footer = footer
@@ -473,7 +473,7 @@ def _read_footer(tail: _Tail, table: SeekTable, expected_root: str | None) -> Fo
     return footer
 
 
-def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> Index:
+def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> MemberIndex:
     start, end = table.file_offsets[-3], table.file_offsets[-2]
     if end - start - 8 != footer.index_compressed_bytes or start + 8 != footer.index_offset:
         raise refuse(InvalidArchiveError, "E025", "<index>", "is not where the footer says")
@@ -481,7 +481,7 @@ def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> Index:
         raise refuse(InvalidArchiveError, "E025", "<index>", "is too large")
     if footer.open_offset and end - footer.open_offset <= MAX_FRAME_BYTES:
         tail.extend(min(footer.open_offset, start))
-    return Index.parse(tail.read(start, end), footer)
+    return MemberIndex.parse(tail.read(start, end), footer)
 
 
 def _no_archive(source: RangeSource) -> InvalidArchiveError:

@@ -1,7 +1,7 @@
 """Footer and index: how a reader finds everything from the end of the file.
 
 Neither is trusted for content: a wrong index makes a read fail, because what it finds must have
-the digest the manifest gives. Source: spec/v1/archive.md, "Footer" and "Index".
+the digest the manifest gives. Source: spec/v1/archive.md, "Footer" and "MemberIndex".
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ from mlflow_exim_plugin.errors import InvalidArchiveError, UnsafePathError
 from mlflow_exim_plugin.schema import envelope
 from mlflow_exim_plugin.schema.envelope import FORMAT
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "KNOWN_FEATURES", "MAX_FOOTER_BYTES", "Footer", "Index"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "KNOWN_FEATURES",
+    "MAX_FOOTER_BYTES",
+    "Footer",
+    "MemberIndex",
+]
 
 _MAJOR, _MINOR = map(int, envelope.FORMAT_VERSION.split("."))
 FORMAT_VERSION = (_MAJOR, _MINOR)
@@ -148,7 +155,7 @@ class Footer:
         return footer
 
 
-class Index:
+class MemberIndex:
     """Where each member's data lie in the tar stream.
 
     Rows have no names: the first ``tag_count`` are the members of the tag manifest in its order,
@@ -180,7 +187,7 @@ class Index:
         return compress_frame(raw, _INDEX_LEVEL), len(raw)
 
     @classmethod
-    def parse(cls, frame: bytes, footer: Footer) -> Index:
+    def parse(cls, frame: bytes, footer: Footer) -> MemberIndex:
         """Return the index in a skippable frame.
 
         Raises:

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.container.frame_writer import FrameWriter, default_worke
 from mlflow_exim_plugin.container.frames import FOOTER_MAGIC, INDEX_MAGIC, SKIPPABLE_HEADER_BYTES
 from mlflow_exim_plugin.container.member import Member
 from mlflow_exim_plugin.container.paths import PathRegister, check_member_path
-from mlflow_exim_plugin.container.tail import Footer, Index
+from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.digests import sha256_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mlflow_exim_plugin.container.storage import Writable
+    from mlflow_exim_plugin.storage.files import Writable
 
 __all__ = ["ArchiveWriter", "Member", "Readable"]
 
@@ -187,7 +187,7 @@ class ArchiveWriter:
         self._check_new(path)
         if size_bytes < 0:
             raise UsageError(f"{path}: {size_bytes} is no size")
-        source = _Source(stream)
+        source = _CheckedStream(stream)
         if size_bytes > IN_MEMORY_BYTES:
             return self._add_large(path, size_bytes, source)
         data = source.take(size_bytes + 1)
@@ -271,7 +271,7 @@ class ArchiveWriter:
         self._end_member(len(data))
         return self._row(path, offset, len(data), digest)
 
-    def _add_large(self, path: str, size_bytes: int, source: _Source) -> Member:
+    def _add_large(self, path: str, size_bytes: int, source: _CheckedStream) -> Member:
         digest = hashlib.sha256()
         self._put(tar_header(self._full_name(path), size_bytes))
         self._cut()
@@ -365,7 +365,7 @@ class ArchiveWriter:
         self, root: str, tags: Sequence[int], payload: Sequence[int], tag_frame: int
     ) -> None:
         rows = [*tags, *payload]
-        index = Index(
+        index = MemberIndex(
             len(tags),
             array("Q", (self._offsets[row] for row in rows)),
             array("Q", (self._sizes_bytes[row] for row in rows)),
@@ -388,7 +388,7 @@ class ArchiveWriter:
         self._frames.finish()
 
 
-class _Source:
+class _CheckedStream:
     """A stream that may end early, grow or fail; it remembers what happened.
 
     Attributes:

@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, Json, Rows, as_json, same
+from mlflow_exim_plugin.kinds.description import (
+    KEY,
+    TAG,
+    Description,
+    Json,
+    TableRows,
+    as_json,
+    same,
+)
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EVALUATION_DATASET"]
@@ -48,15 +56,15 @@ EVALUATION_DATASET = Description(
     },
     anew="ids, digests and times are the target's; the tag mlflow_exim.origin keeps the old ids",
     parts_anew="ids and times are the target's; the creator is what the tag mlflow.user says",
-    rows=Rows(
+    rows=TableRows(
         "evaluation_datasets",
         same(
             "dataset_id workspace name schema profile digest created_time last_update_time"
             " created_by last_updated_by"
         ),
         parts=(
-            Rows("evaluation_dataset_tags", TAG, at="tags", owner=("dataset_id",)),
-            Rows(
+            TableRows("evaluation_dataset_tags", TAG, at="tags", owner=("dataset_id",)),
+            TableRows(
                 "evaluation_dataset_records",
                 same(
                     "dataset_record_id source_id source_type created_time last_update_time"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY",
     "TAG",
+    "ArtifactUri",
     "Description",
     "Json",
     "Listed",
-    "Place",
-    "Rows",
+    "TableRows",
     "as_json",
     "const",
     "default",
@@ -32,7 +32,7 @@ KEY = ("key",)
 
 
 @dataclass(frozen=True)
-class Place:
+class ArtifactUri:
     """A URI of files, known by its run or logged model, whatever the root."""
 
 
@@ -58,15 +58,15 @@ Source = str | Callable[[dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of one of MLflow's tables.
+class TableRows:
+    """TableRows of one of MLflow's tables.
 
     Attributes:
         table: The table.
         columns: What each column holds.
         at: Field that lists what has a row each; the document itself without it.
         owner: Columns that the rows share with the row that they belong to.
-        parts: Rows that belong to each of these.
+        parts: TableRows that belong to each of these.
         when: Whether there are any, from the document they are listed in; None is always.
     """
 
@@ -74,7 +74,7 @@ class Rows:
     columns: Mapping[str, Source]
     at: str = ""
     owner: tuple[str, ...] = ()
-    parts: tuple[Rows, ...] = ()
+    parts: tuple[TableRows, ...] = ()
     when: Callable[[dict[str, Any]], bool] | None = None
 
     def of(self, document: Any, owner: Mapping[str, Any] | None = None) -> Iterator[Row]:
@@ -117,7 +117,7 @@ class Description:
         unique: Columns of a name that only one can have.
         name: Field of that name.
         numbered: How another name is made of a name and a number.
-        same: Fields that tell a copy made by MLflow's API from a stranger.
+        same: Fields that tell a copy made by MLflow's API from a namesake.
         rest: Fields that MLflow's REST API cannot keep, by the rule of ``diff`` that says why.
         anew: What it sets anew in every object, for the report.
         parts_anew: The same of the parts.
@@ -132,7 +132,7 @@ class Description:
     after_traces: bool = False
     parts: tuple[str, Kind] | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    refers: Mapping[str, Kind | Place | Json | Listed] = field(default_factory=dict)
+    refers: Mapping[str, Kind | ArtifactUri | Json | Listed] = field(default_factory=dict)
     natural: tuple[str, ...] = ("name",)
     unique: tuple[str, ...] = ()
     name: str = "name"
@@ -141,7 +141,7 @@ class Description:
     rest: Mapping[str, str] = field(default_factory=dict)
     anew: str = ""
     parts_anew: str = ""
-    rows: Rows | None = None
+    rows: TableRows | None = None
 
     @property
     def table(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, Rows, default, same
+from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, TableRows, default, same
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["BUDGET_POLICY", "ENDPOINT", "GUARDRAIL", "MODEL_DEFINITION"]
@@ -38,7 +38,7 @@ MODEL_DEFINITION = Description(
     same=("provider", "model_name", "secret_name"),
     rest={"users": "last_updated_by", "inner ids": "secret_id"},
     anew=_THEIRS,
-    rows=Rows(
+    rows=TableRows(
         "model_definitions",
         same("model_definition_id name secret_id provider model_name" + _SIGNED),
     ),
@@ -68,7 +68,7 @@ ENDPOINT = Description(
         "inner ids": "model_mappings[*].mapping_id",
     },
     anew=_THEIRS,
-    rows=Rows(
+    rows=TableRows(
         "endpoints",
         same(
             "endpoint_id name routing_strategy" + _SIGNED,
@@ -77,7 +77,7 @@ ENDPOINT = Description(
             usage_tracking=default("usage_tracking", value=True),
         ),
         parts=(
-            Rows(
+            TableRows(
                 "endpoint_model_mappings",
                 same(
                     "mapping_id model_definition_id linkage_type fallback_order created_by"
@@ -87,7 +87,7 @@ ENDPOINT = Description(
                 at="model_mappings",
                 owner=("endpoint_id",),
             ),
-            Rows(
+            TableRows(
                 "endpoint_bindings",
                 same(
                     "resource_type resource_id created_at created_by last_updated_at"
@@ -96,8 +96,8 @@ ENDPOINT = Description(
                 at="bindings",
                 owner=("endpoint_id",),
             ),
-            Rows("endpoint_tags", TAG, at="tags", owner=("endpoint_id",)),
-            Rows(
+            TableRows("endpoint_tags", TAG, at="tags", owner=("endpoint_id",)),
+            TableRows(
                 "guardrail_configs",
                 same("guardrail_id execution_order created_by created_at"),
                 at="guardrails",
@@ -119,7 +119,7 @@ GUARDRAIL = Description(
     same=("name", "stage", "action", "action_endpoint_id", "scorer"),
     rest={"times": "scorer.creation_time", "users": "created_by last_updated_by"},
     anew="ids, creators and times are the target's",
-    rows=Rows(
+    rows=TableRows(
         "guardrails",
         same(
             "guardrail_id name stage action action_endpoint_id" + _SIGNED,
@@ -145,7 +145,7 @@ BUDGET_POLICY = Description(
     ),
     rest={"users": "last_updated_by"},
     anew=_THEIRS,
-    rows=Rows(
+    rows=TableRows(
         "budget_policies",
         same(
             "budget_policy_id budget_unit budget_amount target_scope budget_action target_value"

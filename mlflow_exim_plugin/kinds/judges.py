@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow_exim_plugin.kinds.description import (
     Description,
     Json,
-    Rows,
+    TableRows,
     as_json,
     default,
     lower,
@@ -36,17 +36,17 @@ SCORER = Description(
         "inner ids": "online_configs[*].online_scoring_config_id",
     },
     anew="ids and creation times are the target's",
-    rows=Rows(
+    rows=TableRows(
         "scorers",
         same("experiment_id scorer_name scorer_id"),
         parts=(
-            Rows(
+            TableRows(
                 "scorer_versions",
                 same("scorer_version serialized_scorer creation_time"),
                 at="versions",
                 owner=("scorer_id",),
             ),
-            Rows(
+            TableRows(
                 "online_scoring_configs",
                 same("online_scoring_config_id sample_rate filter_string"),
                 at="online_configs",
@@ -66,7 +66,7 @@ LABEL_SCHEMA = Description(
     same=("type", "input", "instruction", "enable_comment"),
     rest={"users": "created_by"},
     anew="ids, creators and times are the target's",
-    rows=Rows("label_schemas", {}),  # MLflow makes them: host.entity_rows
+    rows=TableRows("label_schemas", {}),  # MLflow makes them: host.entity_rows
 )
 
 ISSUE = Description(
@@ -82,7 +82,7 @@ ISSUE = Description(
     same=("name", "description", "root_causes", "categories", "created_by", "source_run_id"),
     rest={"times": "created_timestamp"},
     anew="ids and times are the target's",
-    rows=Rows(
+    rows=TableRows(
         "issues",
         same(
             "issue_id experiment_id name status severity source_run_id created_timestamp"
@@ -110,7 +110,7 @@ REVIEW_QUEUE = Description(
     unique=("experiment_id", "name_key"),
     rest={"times": "*_time_ms items[*].*_time_ms", "users": "created_by"},
     anew="ids, creators and all times, of completion too, are the target's",
-    rows=Rows(
+    rows=TableRows(
         "review_queues",
         same(
             "queue_id experiment_id name created_by creation_time_ms last_update_time_ms",
@@ -118,8 +118,8 @@ REVIEW_QUEUE = Description(
             queue_type=lower("queue_type"),
         ),
         parts=(
-            Rows("review_queue_users", {"user_id": ""}, at="users", owner=("queue_id",)),
-            Rows(
+            TableRows("review_queue_users", {"user_id": ""}, at="users", owner=("queue_id",)),
+            TableRows(
                 "review_queue_label_schemas",
                 {"schema_id": ""},
                 at="schema_ids",
@@ -127,7 +127,7 @@ REVIEW_QUEUE = Description(
                 # Those of a user have all of the experiment's questions.
                 when=lambda queue: queue["queue_type"].lower() != "user",
             ),
-            Rows(
+            TableRows(
                 "review_queue_items",
                 same(
                     "item_id completed_by completed_time_ms creation_time_ms last_update_time_ms",

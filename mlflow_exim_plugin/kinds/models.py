@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_exim_plugin.kinds.description import KEY, Description, Listed, Place
+from mlflow_exim_plugin.kinds.description import KEY, ArtifactUri, Description, Listed
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["MODEL_VERSION", "PROMPT", "PROMPT_VERSION", "REGISTERED_MODEL"]
@@ -12,7 +12,7 @@ __all__ = ["MODEL_VERSION", "PROMPT", "PROMPT_VERSION", "REGISTERED_MODEL"]
 _NAMED = {"tags": KEY, "aliases": ("alias",)}
 _OF_PROMPT = {"tags._mlflow_experiment_ids": Listed(Kind.EXPERIMENT)}
 _VERSION_LISTS: dict[str, tuple[str, ...]] = {"tags": KEY, "aliases": ()}
-_VERSION_REFERS: Any = {"run_id": Kind.RUN, "model_id": Kind.LOGGED_MODEL, "source": Place()}
+_VERSION_REFERS: Any = {"run_id": Kind.RUN, "model_id": Kind.LOGGED_MODEL, "source": ArtifactUri()}
 _VERSION_REST = {"users": "user_id", "version status": "status status_message"}
 _THEIRS = "creation and update times are the target's"
 _VERSIONS = "creation and update times, user and status are the target's"

@@ -9,7 +9,7 @@ from mlflow_exim_plugin.kinds.description import (
     KEY,
     TAG,
     Description,
-    Rows,
+    TableRows,
     as_json,
     const,
     lower,
@@ -54,12 +54,12 @@ MCP_SERVER = Description(
         "inner ids": "access_endpoints[*].id",
     },
     anew="creators and times, and ids of access endpoints, are the target's",
-    rows=Rows(
+    rows=TableRows(
         "mcp_servers",
         same("workspace name display_name description", icons=_own_icons) | _SIGNED,
         parts=(
-            Rows("mcp_server_tags", TAG, at="tags", owner=_SERVER),
-            Rows(
+            TableRows("mcp_server_tags", TAG, at="tags", owner=_SERVER),
+            TableRows(
                 "mcp_server_versions",  # host.entity_rows adds the numbers it is sorted by
                 same(
                     "version status source",
@@ -71,11 +71,13 @@ MCP_SERVER = Description(
                 at="versions",
                 owner=_SERVER,
                 parts=(
-                    Rows("mcp_server_version_tags", TAG, at="tags", owner=(*_SERVER, "version")),
+                    TableRows(
+                        "mcp_server_version_tags", TAG, at="tags", owner=(*_SERVER, "version")
+                    ),
                 ),
             ),
-            Rows("mcp_server_aliases", same("alias version"), at="aliases", owner=_SERVER),
-            Rows(
+            TableRows("mcp_server_aliases", same("alias version"), at="aliases", owner=_SERVER),
+            TableRows(
                 "mcp_access_endpoints",
                 same("id url transport_type server_version server_alias") | _SIGNED,
                 at="access_endpoints",
@@ -93,14 +95,14 @@ WEBHOOK = Description(
     refers={"webhook_id": Kind.WEBHOOK},
     same=("name", "url", "events"),
     anew="ids and times are the target's; secrets are not packed",
-    rows=Rows(
+    rows=TableRows(
         "webhooks",
         same(
             "webhook_id workspace name description url creation_timestamp last_updated_timestamp",
             status=const("DISABLED"),  # it has no secret to sign with
         ),
         parts=(
-            Rows(
+            TableRows(
                 "webhook_events",
                 {"entity": lower("entity"), "action": lower("action")},
                 at="events",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_exim_plugin.kinds.description import KEY, Description, Json, Place
+from mlflow_exim_plugin.kinds.description import KEY, ArtifactUri, Description, Json
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EXPERIMENT", "LOGGED_MODEL", "RUN", "TRACE"]
@@ -30,7 +30,7 @@ RUN = Description(
         "info.run_id": Kind.RUN,
         "info.run_uuid": Kind.RUN,
         "info.experiment_id": Kind.EXPERIMENT,
-        "info.artifact_uri": Place(),
+        "info.artifact_uri": ArtifactUri(),
         "data.tags.mlflow.parentRunId": Kind.RUN,
         "data.tags.mlflow.log-model.history": Json(Kind.RUN, "run_id"),
         "inputs.model_inputs[].model_id": Kind.LOGGED_MODEL,
@@ -58,7 +58,7 @@ LOGGED_MODEL = Description(
         "info.model_id": Kind.LOGGED_MODEL,
         "info.experiment_id": Kind.EXPERIMENT,
         "info.source_run_id": Kind.RUN,
-        "info.artifact_uri": Place(),
+        "info.artifact_uri": ArtifactUri(),
         "info.tags.mlflow.modelVersions": Json(Kind.REGISTERED_MODEL, "name"),
         "data.metrics[].run_id": Kind.RUN,
         "data.metrics[].model_id": Kind.LOGGED_MODEL,

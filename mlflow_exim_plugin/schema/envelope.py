@@ -23,11 +23,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
-import mlflow_exim_plugin
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import parse_json
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.version import __version__
 
 __all__ = [
     "FORMAT",
@@ -122,7 +122,7 @@ class System(Document):
         except (KeyError, OSError):  # a container's uid may have no name
             user = "unknown"
         return cls(
-            package_version=mlflow_exim_plugin.__version__,
+            package_version=__version__,
             script=script,
             format_version=FORMAT_VERSION,
             export_time=now_ms // 1000,

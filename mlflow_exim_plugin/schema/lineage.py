@@ -1,7 +1,7 @@
 """Source tags: what an object was where it came from, under the names of years of exports.
 
 Two generations of names are written, every one that is known is read (spec, "Source tags"). The
-tags of one hop share a root and a number; the first hop has none, and no later hop touches it.
+tags of one transfer share a root and a number; the first has none, and no later one touches it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUN_ID_TAGS",
-    "Hop",
+    "SourceRecord",
     "Tagged",
     "export_tags",
-    "hops",
     "import_tags",
     "is_or_was",
     "is_source_tag",
-    "later_hops",
+    "later_source_tags",
+    "sources_of",
     "tags_of",
 ]
 
@@ -49,7 +49,7 @@ _EXPORT_ROOT = "mlflow_export_import"
 _MLFLOW = "mlflow."
 _NAME = re.compile(
     rf"(?P<root>{_IMPORT_ROOT}|{_EXPORT_ROOT})[._]"
-    r"(?:hop_(?P<hop>[1-9]\d{0,3})[._])?"
+    r"(?:hop_(?P<number>[1-9]\d{0,3})[._])?"
     r"(?P<part>run_info|field|mlflow_tag|mlflow(?!_exim)|tag|metadata"
     r"|src_version|src_run[._]mlflow|src_client|mlflow_exim[._]dst_client)"
     r"[._](?P<name>.+)",
@@ -66,13 +66,13 @@ RUN_ID_TAGS = (
     f"{_EXPORT_ROOT}.run_info.run_id",
     f"{_EXPORT_ROOT}.metadata.run_id",
 )
-"""Tags of the first hop of each generation that hold the id which a run had there."""
+"""Tags of the first transfer of each generation that hold the id which a run had there."""
 _ID_FIELDS = ("run_id", "model_id", "dataset_id")
 
 
 @dataclass
-class Hop:
-    """A place where an object was, as its copies remember it.
+class SourceRecord:
+    """What an object was at an earlier server, as its copies remember it.
 
     Attributes:
         origin: What identified it there (spec, "Provenance tags"); empty where that is not known.
@@ -109,7 +109,7 @@ def import_tags(item: Tagged, system: System) -> dict[str, str]:
         system: Where and when it was read.
     """
     tags = tags_of(item)
-    prefix = _hop_prefix(_IMPORT_ROOT, tags)
+    prefix = _next_prefix(_IMPORT_ROOT, tags)
     part = "run_info" if isinstance(item, Run) else "field"
     made = {f"{prefix}{part}.{name}": text for name, text in _texts(item).items()}
     for key, value in tags.items():
@@ -128,7 +128,7 @@ def export_tags(run: Run, experiment_name: str, system: System) -> dict[str, str
         experiment_name: Name of its experiment there.
         system: Where and when it was read.
     """
-    prefix = _hop_prefix(_EXPORT_ROOT, run.tags)
+    prefix = _next_prefix(_EXPORT_ROOT, run.tags)
     made = {
         f"{prefix}mlflow.{key[len(_MLFLOW) :]}": value
         for key, value in run.tags.items()
@@ -145,34 +145,34 @@ def export_tags(run: Run, experiment_name: str, system: System) -> dict[str, str
     return made | {f"{prefix}metadata.{name}": text for name, text in metadata.items()}
 
 
-def hops(item: Tagged) -> list[Hop]:
+def sources_of(item: Tagged) -> list[SourceRecord]:
     """Return where an object was before, oldest first; empty where no tag says so."""
     tags = tags_of(item)
-    of_root: dict[str, list[Hop]] = {_EXPORT_ROOT: [], _IMPORT_ROOT: []}
-    for (root, _), names in sorted(_by_hop(sorted(tags)).items()):
-        hop = Hop(names=[root])
+    of_root: dict[str, list[SourceRecord]] = {_EXPORT_ROOT: [], _IMPORT_ROOT: []}
+    for (root, _), names in sorted(_by_transfer(sorted(tags)).items()):
+        record = SourceRecord(names=[root])
         for name in names:
-            _note(hop, name, tags[name[0]])
-        hop.origin = _origin(item.kind, hop.fields)
-        of_root[root].append(hop)
+            _note(record, name, tags[name[0]])
+        record.origin = _origin(item.kind, record.fields)
+        of_root[root].append(record)
     chain = _joined(of_root[_EXPORT_ROOT], of_root[_IMPORT_ROOT])
     origins = tags.get(ORIGIN, "").split()[::-1]
     if len(origins) == len(chain):
-        for hop, origin in zip(chain, origins, strict=True):
-            hop.origin = hop.origin or origin
-    return _joined(chain, [Hop(origin) for origin in origins])
+        for record, origin in zip(chain, origins, strict=True):
+            record.origin = record.origin or origin
+    return _joined(chain, [SourceRecord(origin) for origin in origins])
 
 
-def later_hops(tags: Iterable[str], before: Iterable[str], most: int) -> list[str]:
-    """Return the source tags of the hops that a copy knows and what it was made from does not.
+def later_source_tags(tags: Iterable[str], before: Iterable[str], most: int) -> list[str]:
+    """Return the source tags of the transfers that a copy knows and what it was made from does not.
 
     Args:
         tags: Names of the copy's tags.
         before: Those of what it was made from.
-        most: How many hops may be new; none is told where there are more.
+        most: How many transfers may be new; none is told where there are more.
     """
-    of_copy, known = _by_hop(tags), _by_hop(before)
-    new = {hop: names for hop, names in of_copy.items() if hop not in known}
+    of_copy, known = _by_transfer(tags), _by_transfer(before)
+    new = {transfer: names for transfer, names in of_copy.items() if transfer not in known}
     if len({number for _, number in new}) > most:
         return []
     return [name[0] for names in new.values() for name in names]
@@ -180,7 +180,7 @@ def later_hops(tags: Iterable[str], before: Iterable[str], most: int) -> list[st
 
 def is_or_was(item: Tagged, identity: str) -> bool:
     """Whether an object has this id, or had it at an earlier place."""
-    return item.id == identity or any(hop.origin == identity for hop in hops(item))
+    return item.id == identity or any(record.origin == identity for record in sources_of(item))
 
 
 def _texts(item: Tagged) -> dict[str, str]:
@@ -199,31 +199,31 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _by_hop(tags: Iterable[str]) -> dict[tuple[str, int], list[re.Match[str]]]:
-    """Return the names of the source tags of each hop, by root and number."""
+def _by_transfer(tags: Iterable[str]) -> dict[tuple[str, int], list[re.Match[str]]]:
+    """Return the names of the source tags of each transfer, by root and number."""
     found: dict[tuple[str, int], list[re.Match[str]]] = {}
     for key in tags:
         if match := _NAME.fullmatch(key):
-            found.setdefault((match["root"], int(match["hop"] or 1)), []).append(match)
+            found.setdefault((match["root"], int(match["number"] or 1)), []).append(match)
     return found
 
 
-def _hop_prefix(root: str, tags: Iterable[str]) -> str:
-    """Return how the names of the next hop begin, after those that are there."""
-    there = [number for its_root, number in _by_hop(tags) if its_root == root]
+def _next_prefix(root: str, tags: Iterable[str]) -> str:
+    """Return how the names of the next transfer begin, after those that are there."""
+    there = [number for its_root, number in _by_transfer(tags) if its_root == root]
     return f"{root}.hop_{max(there) + 1}." if there else f"{root}."
 
 
-def _note(hop: Hop, match: re.Match[str], value: str) -> None:
+def _note(record: SourceRecord, match: re.Match[str], value: str) -> None:
     part, name = match["part"].replace("src_run_", "src_run."), match["name"]
     if part == "metadata":
         name = name.replace("-", "_")  # as the first exports wrote them
     if part in _FIELDS or (part == "metadata" and name in _METADATA_FIELDS):
-        hop.fields[name] = value
+        record.fields[name] = value
     elif part in _TAGS:
-        hop.tags[name] = value
+        record.tags[name] = value
     elif part in ("metadata", "src_client"):
-        hop.server[name] = value
+        record.server[name] = value
 
 
 def _origin(kind: Kind, fields: Mapping[str, str]) -> str:
@@ -242,18 +242,20 @@ def _with_number(fields: Mapping[str, str], name: str) -> dict[str, Any]:
     return {**fields, name: int(text)} if text.isdecimal() else dict(fields)
 
 
-def _joined(chain: list[Hop], other: list[Hop]) -> list[Hop]:
-    """Join two accounts of the same way, each oldest first; what both tell becomes one hop."""
+def _joined(chain: list[SourceRecord], other: list[SourceRecord]) -> list[SourceRecord]:
+    """Join two accounts of the same way, each oldest first; what both tell becomes one record."""
     joined = list(chain)
     place = len(joined)
-    for hop in reversed(other):
-        same = next((i for i, known in enumerate(joined) if hop.origin == known.origin != ""), None)
+    for record in reversed(other):
+        same = next(
+            (i for i, known in enumerate(joined) if record.origin == known.origin != ""), None
+        )
         if same is None:
-            joined.insert(place, hop)
+            joined.insert(place, record)
             continue
         known, place = joined[same], same
-        known.server = hop.server | known.server
-        known.fields = hop.fields | known.fields
-        known.tags = hop.tags | known.tags
-        known.names = list(dict.fromkeys([*known.names, *hop.names]))
+        known.server = record.server | known.server
+        known.fields = record.fields | known.fields
+        known.tags = record.tags | known.tags
+        known.names = list(dict.fromkeys([*known.names, *record.names]))
     return joined

@@ -12,6 +12,7 @@ from typing import Any
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 
 __all__ = [
+    "ARTIFACT_RUNS",
     "AS_OF_MS",
     "CONTENT",
     "DELETED_MODEL",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 ORIGIN = "mlflow_exim.origin"
-"""Id at the source; on a later hop the newest stands first and the older ones follow."""
+"""Id at the source; on a later transfer the newest stands first and the older ones follow."""
 OF_GROUP = "mlflow_exim.origin_of_group"
 """Origin of the experiment of a run, or of the registered model of a version."""
 CONTENT = "mlflow_exim.content"
@@ -41,6 +42,8 @@ PLACEHOLDER = "mlflow_exim.placeholder"
 DELETED_MODEL = "mlflow_exim.deleted_model."
 """Begins the experiment tags that remember deleted logged models, which no server lists: after it
 the id at the source, as value the id at the target, ``AS_OF_MS`` and ``CONTENT``."""
+ARTIFACT_RUNS = "mlflow_exim.model_versions"
+"""Experiment whose runs hold the files of versions and logged models without a run for them."""
 
 TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
 
@@ -85,12 +88,12 @@ def model_origin(document: dict[str, Any]) -> str:
 
 
 def chained(origin: str, tags: dict[str, str]) -> str:
-    """Return the value of ``ORIGIN``: this hop's origin, then those of the hops before."""
+    """Return the value of ``ORIGIN``: this transfer's origin, then the ones before."""
     return " ".join([origin, *tags.get(ORIGIN, "").split()])
 
 
 def newest(value: str) -> str:
-    """Return the last hop's origin of an ``ORIGIN`` value."""
+    """Return the last transfer's origin of an ``ORIGIN`` value."""
     return value.split(" ", 1)[0]
 
 

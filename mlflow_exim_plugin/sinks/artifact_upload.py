@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.artifacts import ArtifactTree
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mlflow_exim_plugin.host.connection import Host
+    from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["ArtifactUpload"]

@@ -24,45 +24,12 @@ from mlflow_exim_plugin.schema.objects import (
     linked_models,
 )
 from mlflow_exim_plugin.schema.provenance import ORIGIN
+from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-__all__ = ["Catalog", "Plan", "RunHeader", "Selection", "Wanted", "parse_time_ms", "within"]
-
-
-_PARENT = "mlflow.parentRunId"
-
-
-@dataclass(frozen=True)
-class RunHeader:
-    """What a listing says of a run, enough to choose it.
-
-    Attributes:
-        run_id: The run.
-        experiment_id: Its experiment.
-        lifecycle_stage: ``active`` or ``deleted``.
-        start_time_ms: Start, ms since the Unix epoch.
-        parent: Run id of the parent, None without one.
-    """
-
-    run_id: str
-    experiment_id: str
-    lifecycle_stage: str
-    start_time_ms: int
-    parent: str | None
-
-    @classmethod
-    def of(cls, document: dict[str, Any]) -> RunHeader:
-        """Take the header from REST's ``Run``."""
-        run = Run(document)
-        return cls(
-            run.id,
-            run.experiment_id,
-            run.info.get("lifecycle_stage", "active"),
-            run.info.get("start_time", 0),
-            run.tags.get(_PARENT),
-        )
+__all__ = ["Catalog", "Plan", "Selection", "Wanted", "parse_time_ms", "within"]
 
 
 @dataclass(frozen=True)
@@ -255,7 +222,7 @@ class Plan:
         """Return what a chosen run loses, None where it loses nothing."""
         if run.id in self.losses:
             return self.losses[run.id]
-        parent = run.tags.get(_PARENT)
+        parent = run.tags.get(PARENT)
         if not self._selection.takes_all_runs or not parent or self.holds(parent):
             return None
         return _without_parent(run.id, parent, "is gone from the source")
@@ -342,7 +309,7 @@ class Plan:
 
 
 def _without_parent(run_id: str, parent: str, reason: str) -> Loss:
-    what = f"its parent run {parent} {reason}; the tag {_PARENT} keeps the id"
+    what = f"its parent run {parent} {reason}; the tag {PARENT} keeps the id"
     return Loss(Kind.RUN, run_id, what)
 
 

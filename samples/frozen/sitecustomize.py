@@ -31,8 +31,12 @@ def _time_ns():
 
 
 def _uuid4():
-    # Who asks is part of it, so that work in the background does not take ids away.
-    key = f"{_now_ms()} {sys._getframe(1).f_globals['__name__']}"
+    # Who asks is part of it, so that work in the background does not take ids away. Of ourselves it
+    # is the package: its modules are moved about.
+    asking = sys._getframe(1).f_globals["__name__"]
+    if asking.startswith("mlflow_exim_plugin."):
+        asking = "mlflow_exim_plugin"
+    key = f"{_now_ms()} {asking}"
     digest = hashlib.sha256(f"{key} {next(_asked[key])}".encode()).digest()
     return uuid.UUID(bytes=digest[:16], version=4)
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.storage import atomic_output
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.storage.files import atomic_output
+from mlflow_exim_plugin.verification.archive import verify_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -45,11 +45,11 @@ BATCH = 50
 START_NS = 1_700_000_000_000_000_000
 READ = """
 import json, resource, sys, time
-from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Trace
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
-source = ClientSource(Host(sys.argv[1], create=False), jobs=int(sys.argv[2]))
+source = ServerSource(Host(sys.argv[1], create=False), jobs=int(sys.argv[2]))
 import mlflow.store.artifact.artifact_repository_registry
 start = time.perf_counter()
 found = [0, 0]

@@ -15,10 +15,10 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from packaging.version import Version
 
 import mlflow_exim_plugin
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.schema_revisions import is_known, latest_revision, revision_of
-from mlflow_exim_plugin.host.stored_histories import StoredHistories
-from mlflow_exim_plugin.host.workspaces import entered, workers
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.open.schema_revisions import is_known, latest_revision, revision_of
+from mlflow_exim_plugin.host.open.workspaces import entered, workers
+from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.schema.objects import Failure
 
 pytestmark = pytest.mark.compat
@@ -188,7 +188,11 @@ def test_no_other_private_name_is_used() -> None:
     package = Path(mlflow_exim_plugin.__file__).parent
     used = {
         name
-        for path in [*package.glob("host/*.py"), *package.glob("s*/*.py")]
+        for path in [
+            path
+            for wing in ("host", "sources", "sinks")
+            for path in package.glob(f"{wing}/**/*.py")
+        ]
         for line in path.read_text(encoding="utf-8").splitlines()
         if "SLF001" in line
         for name in re.findall(r"(?<!self)\.(_[a-z]\w*)", line)

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from packaging.version import Version
 
-from mlflow_exim_plugin.operations import diff, open_archive, pack, unpack, verify
+from mlflow_exim_plugin import diff, open_archive, pack, unpack, verify
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
 from tests.servers import new_sqlite_database

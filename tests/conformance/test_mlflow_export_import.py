@@ -13,7 +13,7 @@ import pytest
 
 from mlflow_exim_plugin.schema import lineage, tables, traces
 from mlflow_exim_plugin.schema.envelope import System
-from mlflow_exim_plugin.schema.lineage import export_tags, hops, import_tags, is_source_tag
+from mlflow_exim_plugin.schema.lineage import export_tags, import_tags, is_source_tag, sources_of
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     Entity,
@@ -343,7 +343,7 @@ def written(option: str) -> dict[str, set[str]]:
 def read_back(name: str) -> dict[str, dict[str, str]]:
     """Return where the value of a tag of this name is found again."""
     assert is_source_tag(name)
-    (hop,) = hops(with_tags(RUN, {name: "the value"}))
+    (hop,) = sources_of(with_tags(RUN, {name: "the value"}))
     parts = {"fields": hop.fields, "tags": hop.tags, "server": hop.server}
     return {part: found for part, found in parts.items() if found}
 

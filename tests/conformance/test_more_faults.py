@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlflow_exim_plugin.container.objects import verify_objects
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import EximError
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.tables import METRICS
-from mlflow_exim_plugin.sources.archive import Archive
+from mlflow_exim_plugin.sources.archive.archive import Archive
+from mlflow_exim_plugin.verification.objects import verify_objects
 from samples.generate import (
     ARCHIVE,
     EXPERIMENT,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.operations import pack
+from mlflow_exim_plugin import pack
 from tests.compare import Snapshot, assert_count_law, snapshot
 from tests.seed import Seeded, seed
 from tests.servers import new_sqlite_database, start_server

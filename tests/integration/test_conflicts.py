@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.errors import ConflictError, PartialTransferError
-from mlflow_exim_plugin.operations import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.stages.rename import Rename
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One experiment with two runs, one without a stranger, and a model with a gap and an alias."""
+    """One experiment with two runs, one without a namesake, and a model with a gap and an alias."""
     folder = tmp_path_factory.mktemp("source")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(uri, uri)
@@ -51,14 +51,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def target(sqlite_uri: str) -> str:
-    """A deployment of strangers under the same names."""
+    """A deployment of namesakes under the same names."""
     client = MlflowClient(sqlite_uri, sqlite_uri)
     made = Seeded(
         experiments={"shared": client.create_experiment("shared", tags={"team": "target"})}
     )
-    run_id = new_run(client, made, "stranger", made.experiments["shared"])
+    run_id = new_run(client, made, "namesake", made.experiments["shared"])
     log_metrics(client, run_id, {"loss": [(9.0, T0, 0)]})
-    log_files(client, run_id, {"model/MLmodel": b"stranger"})
+    log_files(client, run_id, {"model/MLmodel": b"namesake"})
     client.create_registered_model("net", {"team": "target"}, "of the target")
     client.create_model_version("net", f"runs:/{run_id}/model", run_id, description="theirs")
     client.set_registered_model_alias("net", "champion", "1")
@@ -109,7 +109,7 @@ def test_merge(archive: str, target: str) -> None:
     assert_count_law(report)
     after = snapshot(target)
     assert_unharmed(before, after, may_grow=True)
-    assert roles(after, "shared") == ["one", "stranger", "two"]
+    assert roles(after, "shared") == ["one", "namesake", "two"]
     assert sorted(after.versions) == ["net/1", "net/2", "net/3"]
     assert after.models["net"]["aliases"] == {"champion": "1", "theirs-alone": "2"}
     assert after.versions["net/2"]["files"] == after.versions["net/3"]["files"]
@@ -131,7 +131,7 @@ def test_skip(archive: str, target: str) -> None:
     assert_count_law(report)
     after = snapshot(target)
     assert_unharmed(before, after)
-    assert roles(after, "shared") == ["stranger"]
+    assert roles(after, "shared") == ["namesake"]
     assert roles(after, "only here") == ["three"]
     assert list(after.versions) == ["net/1"]
     skipped = {kind: counts.skipped for kind, counts in report.counts.items() if counts.skipped}
@@ -152,7 +152,7 @@ def test_rename(archive: str, target: str) -> None:
     assert_count_law(report)
     after = snapshot(target)
     assert_unharmed(before, after)
-    assert roles(after, "shared") == ["stranger"]
+    assert roles(after, "shared") == ["namesake"]
     assert roles(after, "shared (2)") == ["one", "two"]
     assert sorted(after.versions) == ["net (2)/1", "net (2)/3", "net/1"]
     assert after.models["net (2)"]["aliases"] == {"champion": "3", "theirs-alone": "1"}
@@ -214,7 +214,7 @@ def test_a_deleted_experiment_of_the_same_name(archive: str, target: str, policy
     assert_count_law(report)
     after = snapshot(target)
     assert_unharmed(before, after, may_grow=True)
-    assert roles(after, "shared") == ["stranger"]
+    assert roles(after, "shared") == ["namesake"]
     assert roles(after, "only here") == ["three"]
     assert report.ok == (policy != "merge")
     if policy == "merge":
@@ -281,7 +281,7 @@ def test_two_sources_with_the_same_names(
 def test_the_default_experiment_of_both(
     sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
 ) -> None:
-    """Every deployment has one: an unused one takes the source's runs, a used one is a stranger."""
+    """Every deployment has one: an unused one takes the source's runs, a used one is a namesake."""
     source = make_sqlite()
     client = MlflowClient(source, source)
     made = Seeded()
@@ -298,11 +298,11 @@ def test_the_default_experiment_of_both(
     assert after.experiments["Default"]["tags"]["team"] == "source"
     assert ORIGIN in after.experiments["Default"]["tags"]
     used = make_sqlite()
-    new_run(MlflowClient(used, used), Seeded(), "stranger", "0")
+    new_run(MlflowClient(used, used), Seeded(), "namesake", "0")
     with pytest.raises(ConflictError, match="Default"):
         unpack(archive, tracking_uri=used, on_conflict="fail")
     assert unpack(archive, tracking_uri=used).ok
-    assert roles(snapshot(used), "Default") == ["in default", "stranger"]
+    assert roles(snapshot(used), "Default") == ["in default", "namesake"]
 
 
 def test_strict_stops(archive: str, target: str) -> None:

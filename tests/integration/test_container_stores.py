@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.storage import atomic_output, open_range
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import ArchiveExistsError, NotFoundError, StoreError
+from mlflow_exim_plugin.storage.files import atomic_output, open_range
+from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.storage import atomic_output
 from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.storage.files import atomic_output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -165,8 +165,8 @@ def test_two_hops_are_told_by_the_source_tags(
     (run,) = found.search_runs([found.get_experiment_by_name("churn").experiment_id])
     assert run.data.tags["mlflow_exim.run_info.run_id"] == run_id
     assert run.data.tags["mlflow.user"] == "ops"
-    (sighting,) = lineage(production, run_id=run.info.run_id)
-    assert [hop.fields["experiment_id"] for hop in sighting.hops] == [
+    (occurrence,) = lineage(production, run_id=run.info.run_id)
+    assert [hop.fields["experiment_id"] for hop in occurrence.sources] == [
         experiment,
         MlflowClient(staging).get_experiment_by_name("churn").experiment_id,
     ]

@@ -27,14 +27,14 @@ from mlflow_exim_plugin.errors import (
     StoreError,
     UnsupportedFormatError,
 )
-from mlflow_exim_plugin.host import read_only
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.reading import Reader
-from mlflow_exim_plugin.host.schema_revisions import at_revision, latest_revision, revision_of
-from mlflow_exim_plugin.host.stored_runs import RowsOfRuns, StoredRuns
+from mlflow_exim_plugin.host.api.reading import Reader
+from mlflow_exim_plugin.host.open import read_only
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.open.schema_revisions import at_revision, latest_revision, revision_of
+from mlflow_exim_plugin.host.sql.runs import StoredReader, StoredRuns
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
-from mlflow_exim_plugin.sources import client as client_source
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sources.server import source as client_source
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.integration.test_workspaces import ENABLED
@@ -253,7 +253,7 @@ def test_an_archive_is_one_moment_of_a_database(
         client.log_metric(old.info.run_id, "loss", 9.0, timestamp=99, step=99)
         client.set_tag(old.info.run_id, "late", "yes")
         client.create_registered_model("late model")
-        items = list(ClientSource(host).stream(Selection()))
+        items = list(ServerSource(host).stream(Selection()))
     runs = {item.id: item for item in items if isinstance(item, Run)}
     assert late not in runs
     assert "late" not in runs[old.info.run_id].tags
@@ -325,7 +325,7 @@ def test_runs_from_rows_are_those_of_mlflow(
     ):
         reader = Reader(host)
         for experiment in reader.experiments():
-            listed = stored.headers(experiment["experiment_id"])
+            listed = StoredReader(host).runs(experiment["experiment_id"])
             # A filter that all runs match is MLflow's own search.
             assert listed == reader.runs(experiment["experiment_id"], "attributes.run_id != 'x'")
             found = stored.read(list(listed)).runs()

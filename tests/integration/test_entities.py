@@ -10,13 +10,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import GatewayEndpointModelConfig, GatewayModelLinkageType
 
+from mlflow_exim_plugin import pack, verify
 from mlflow_exim_plugin.errors import ConflictError
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.operations import pack, verify
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Failure, Kind, StreamItem, Trace
-from mlflow_exim_plugin.sinks.client import ClientSink
-from mlflow_exim_plugin.sinks.client_options import OnConflict, UnpackOptions
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sinks.policy import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.server.sink import ServerSink
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import assert_count_law
@@ -98,7 +98,7 @@ def target(make_server: MakeServer) -> str:
 
 def read(uri: str, selection: Selection | None = None) -> list[StreamItem]:
     """Return what the source gives of the entities, and everything that is no object."""
-    stream = ClientSource(Host(uri, create=False)).stream(selection or Selection())
+    stream = ServerSource(Host(uri, create=False)).stream(selection or Selection())
     return [i for i in stream if isinstance(i, Entity) or not hasattr(i, "document")]
 
 
@@ -110,8 +110,8 @@ def read_entities(uri: str) -> list[Entity]:
 def move(source_uri: str, target_uri: str, **options: Any) -> Report:
     """Transfer from one deployment to another."""
     return transfer(
-        ClientSource(Host(source_uri, create=False)),
-        ClientSink(Host(target_uri, create=True), UnpackOptions(**options)),
+        ServerSource(Host(source_uri, create=False)),
+        ServerSink(Host(target_uri, create=True), UnpackOptions(**options)),
         Selection(),
     )
 
@@ -123,7 +123,7 @@ def write(items: Iterable[StreamItem], target_uri: str, **options: Any) -> Repor
         def stream(self, selection: Selection) -> Iterator[StreamItem]:  # noqa: ARG002
             return iter(items)
 
-    sink = ClientSink(Host(target_uri, create=True), UnpackOptions(**options))
+    sink = ServerSink(Host(target_uri, create=True), UnpackOptions(**options))
     return transfer(Given(), sink, Selection())
 
 
@@ -326,7 +326,7 @@ def test_a_reference_that_is_not_there_is_said(source: JudgedSource, target: str
 
 
 def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str) -> None:
-    stream = ClientSource(Host(source.sqlite_uri, create=False)).stream(Selection())
+    stream = ServerSource(Host(source.sqlite_uri, create=False)).stream(Selection())
     gone = f"tr-{3:032x}"
     items = [i for i in stream if not (isinstance(i, Trace) and i.id == gone)]
 
@@ -422,7 +422,7 @@ def test_a_database_file_takes_all_of_it(
     assert counts(move(source.server.url, uri), "written") == {}
 
 
-def strangers(uri: str) -> None:
+def namesakes(uri: str) -> None:
     """Make other objects under names of the source."""
     client = MlflowClient(uri, uri)
     store = client._tracking_client.store
@@ -449,7 +449,7 @@ def strangers(uri: str) -> None:
 
 def test_strangers_are_merged_with(source: JudgedSource, make_sqlite: Callable[[], str]) -> None:
     uri = make_sqlite()
-    strangers(uri)
+    namesakes(uri)
     mine = entities(uri)
 
     report = move(source.server.url, uri)
@@ -462,7 +462,7 @@ def test_strangers_are_merged_with(source: JudgedSource, make_sqlite: Callable[[
     own = mine["experiments"]["judged"]["scorers"]["tone"]["versions"]
     given = ours["scorers"]["tone"]["versions"]
     assert contents == [json.loads(text) for _, text in own + given]
-    # MLflow's default schema is there now, so a listing shows the stranger's too.
+    # MLflow's default schema is there now, so a listing shows the namesake's too.
     assert theirs["label_schemas"]["stars"]["input"] == {
         "pass_fail": {"positive_label": "yes", "negative_label": "no"}
     }
@@ -491,7 +491,7 @@ def test_strangers_are_left_alone(
     source: JudgedSource, make_sqlite: Callable[[], str], policy: OnConflict
 ) -> None:
     uri = make_sqlite()
-    strangers(uri)
+    namesakes(uri)
     mine = entities(uri)
     of_workspace = {Kind.MODEL_DEFINITION, Kind.ENDPOINT, Kind.MCP_SERVER}
     items = [i for i in read_entities(source.sqlite_uri) if i.kind in of_workspace]
@@ -520,7 +520,7 @@ def test_a_stranger_stops_a_careful_unpack(
     source: JudgedSource, make_sqlite: Callable[[], str]
 ) -> None:
     uri = make_sqlite()
-    strangers(uri)
+    namesakes(uri)
     items = [i for i in read_entities(source.sqlite_uri) if i.kind is Kind.MODEL_DEFINITION]
 
     with pytest.raises(ConflictError, match="another model definition named 'fast'"):

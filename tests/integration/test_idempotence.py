@@ -14,10 +14,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
 
-from mlflow_exim_plugin.operations import pack
+from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
-from tests.compare import CARRIERS, assert_count_law, assert_same, snapshot
+from tests.compare import ARTIFACT_RUNS, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
@@ -114,7 +114,7 @@ def unpack_until_killed(
     The process comes from a fork server that has the package loaded, so it starts at once.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow_exim_plugin.operations", "mlflow"])
+    context.set_forkserver_preload(["mlflow_exim_plugin.operations.verbs", "mlflow"])
     killed = threading.Event()
     with FaultyProxy(server_url) as proxy:
         process = context.Process(
@@ -235,8 +235,8 @@ def test_killed_while_a_version_gets_its_files(
 
     assert report.ok
     target = MlflowClient(server.url)
-    carriers = target.get_experiment_by_name(CARRIERS)
-    assert len(target.search_runs([carriers.experiment_id], run_view_type=ViewType.ALL)) == 1
+    artifact_runs = target.get_experiment_by_name(ARTIFACT_RUNS)
+    assert len(target.search_runs([artifact_runs.experiment_id], run_view_type=ViewType.ALL)) == 1
     assert_same(snapshot(sqlite_uri), snapshot(server.url), report)
 
 

@@ -11,11 +11,10 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from mlflow_exim_plugin import copies, diff, lineage
+from mlflow_exim_plugin import copies, diff, lineage, open_archive, pack
 from mlflow_exim_plugin.cli.main import exim as exim_command
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.reading import Reader
-from mlflow_exim_plugin.operations import open_archive, pack
+from mlflow_exim_plugin.host.api.reading import Reader
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.lineage import tags_of
 from mlflow_exim_plugin.schema.objects import Kind, ModelVersion, RegisteredModel
 from tests.everything import SERVER_ENV
@@ -301,13 +300,13 @@ def test_both_hops_are_shown_and_found(make_sqlite: Callable[[], str], tmp_path:
     for place in (production, archive):
         shown = exim("show", place, "--run-id", third, "--lineage", "--output", "json")
         assert shown.exit_code == 0, shown.output
-        (sighting,) = json.loads(shown.stdout)
-        assert sighting["id"] == third
-        assert sighting["user"] == "bea"
-        assert [hop["origin"] for hop in sighting["hops"]] == [first, second]
-        assert [hop["fields"]["run_id"] for hop in sighting["hops"]] == [first, second]
-        assert sighting["hops"][0]["tags"]["user"] == "ana"
-        assert sighting["hops"][0]["server"]["tracking_uri"] == made["mlflow_tracking_uri"]
+        (occurrence,) = json.loads(shown.stdout)
+        assert occurrence["id"] == third
+        assert occurrence["user"] == "bea"
+        assert [hop["origin"] for hop in occurrence["sources"]] == [first, second]
+        assert [hop["fields"]["run_id"] for hop in occurrence["sources"]] == [first, second]
+        assert occurrence["sources"][0]["tags"]["user"] == "ana"
+        assert occurrence["sources"][0]["server"]["tracking_uri"] == made["mlflow_tracking_uri"]
         text = exim("show", place, "--run-id", third, "--lineage").stdout
         assert text.index(first) < text.index(second) < text.index(third)
         assert "start_time: 2023-11-14 22:13:20 UTC" in text
@@ -334,10 +333,10 @@ def test_a_hop_without_source_tags_is_still_known(
     unpack(archive, tracking_uri=staging)
     carried(staging, production, tmp_path, name="second")
 
-    (sighting,) = lineage(production, run_id=the_run(production).info.run_id)
+    (occurrence,) = lineage(production, run_id=the_run(production).info.run_id)
 
-    assert [hop.origin for hop in sighting.hops] == [first, the_run(staging).info.run_id]
-    assert [bool(hop.fields) for hop in sighting.hops] == [False, True]
+    assert [hop.origin for hop in occurrence.sources] == [first, the_run(staging).info.run_id]
+    assert [bool(hop.fields) for hop in occurrence.sources] == [False, True]
 
 
 def test_models_experiments_and_datasets_show_their_hops(
@@ -357,16 +356,16 @@ def test_models_experiments_and_datasets_show_their_hops(
 
     sightings = lineage(target, model=name)
     assert [s.id for s in sightings] == [name, *(f"{name}/{n}" for n in numbers)]
-    assert all(len(s.hops) == 1 for s in sightings)
-    assert [s.hops[0].fields["version"] for s in sightings[1:]] == [str(n) for n in numbers]
+    assert all(len(s.sources) == 1 for s in sightings)
+    assert [s.sources[0].fields["version"] for s in sightings[1:]] == [str(n) for n in numbers]
     (of_experiment,) = lineage(target, experiment=experiment["name"])
-    (hop,) = of_experiment.hops
+    (hop,) = of_experiment.sources
     assert hop.fields["experiment_id"] == experiment["experiment_id"]
     (copy,) = copies(logged, [target])
     assert copy.kind is Kind.LOGGED_MODEL
     assert copy.id != logged
     assert lineage(target, logged_model=logged) == [copy]
-    assert [hop.fields["model_id"] for hop in copy.hops] == [logged]
+    assert [hop.fields["model_id"] for hop in copy.sources] == [logged]
 
 
 def test_the_command_line_has_the_old_names(
@@ -394,8 +393,10 @@ def test_the_command_line_has_the_old_names(
         tags = the_run(target).data.tags
         assert tags["mlflow_exim.mlflow_tag.user"] == "ana"
         assert tags["mlflow_export_import.mlflow.user"] == "ana"
-        (sighting,) = lineage(target, run_id=the_run(target).info.run_id)
-        assert [hop.names for hop in sighting.hops] == [["mlflow_export_import", "mlflow_exim"]]
+        (occurrence,) = lineage(target, run_id=the_run(target).info.run_id)
+        assert [hop.names for hop in occurrence.sources] == [
+            ["mlflow_export_import", "mlflow_exim"]
+        ]
 
     both = exim("unpack", archive, "--use-src-user-id", "--user", "importer")
     assert both.exit_code == 2
@@ -517,8 +518,8 @@ def test_a_registry_that_refuses_dots_gets_underscores(
         assert version.tags["number"] == "2"
         assert version.tags["mlflow_exim_field_version"] == "2"
         model, first, second = lineage(target, model="m")
-        assert model.hops[0].fields["name"] == "m"
-        assert [s.hops[0].fields["version"] for s in (first, second)] == ["1", "2"]
+        assert model.sources[0].fields["name"] == "m"
+        assert [s.sources[0].fields["version"] for s in (first, second)] == ["1", "2"]
 
         again = unpack(archive, tracking_uri=proxy.url, import_source_tags=True)
         assert again.ok, again.failures

@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric
 
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.operations import pack
+from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Artifact, Kind, LoggedModel, Run
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
@@ -148,7 +148,7 @@ def test_a_database_names_its_deleted_models(
 
 def test_the_same_documents_from_server_and_database(served: Source) -> None:
     def documents(uri: str) -> list[dict[str, Any]]:
-        stream = ClientSource(Host(uri, create=False)).stream(Selection(artifacts=False))
+        stream = ServerSource(Host(uri, create=False)).stream(Selection(artifacts=False))
         return [item.document for item in stream if isinstance(item, LoggedModel | Run)]
 
     assert documents(served.uri) == documents(served.database)
@@ -422,7 +422,7 @@ def test_a_target_that_refuses_nan(
 
 
 def test_a_selection_of_files_holds_for_models(served: Source) -> None:
-    stream = ClientSource(Host(served.uri, create=False)).stream(Selection(include=("MLmodel",)))
+    stream = ServerSource(Host(served.uri, create=False)).stream(Selection(include=("MLmodel",)))
 
     paths = {
         artifact.path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.operations import pack
+from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.operations import open_archive, pack
+from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot

@@ -30,12 +30,12 @@ from mlflow_exim_plugin.errors import (
     UnsupportedFormatError,
     UsageError,
 )
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.reading import Reader
+from mlflow_exim_plugin.host.api.reading import Reader
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Kind, Loss, Run
 from mlflow_exim_plugin.schema.report import Report
-from mlflow_exim_plugin.sinks.client_options import UnpackOptions
-from mlflow_exim_plugin.sinks.database import DatabaseSink
+from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
+from mlflow_exim_plugin.sinks.policy import UnpackOptions
 from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
@@ -604,7 +604,7 @@ def test_what_an_unpack_by_the_api_wrote_is_not_doubled(
 
 
 def test_other_databases_are_written_in_their_own_words() -> None:
-    from mlflow_exim_plugin.host.table_writer import insert_statement
+    from mlflow_exim_plugin.host.sql.writer import insert_statement
 
     dialect: Any = pyodbc.dialect  # SQLAlchemy's has no types
 

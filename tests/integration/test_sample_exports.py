@@ -13,8 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from mlflow_exim_plugin import verify
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.operations import verify
 from mlflow_exim_plugin.schema.provenance import is_provenance
 from samples import exports, generate, wine
 from tests.new_ids import unpack

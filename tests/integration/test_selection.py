@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
+from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
-from mlflow_exim_plugin.operations import open_archive, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection, parse_time_ms
 from tests.compare import assert_count_law, snapshot

@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.histories import read_history
-from mlflow_exim_plugin.host.stored_histories import StoredHistories
-from mlflow_exim_plugin.operations import open_archive, pack
+from mlflow_exim_plugin import open_archive, pack
+from mlflow_exim_plugin.host.api.histories import read_history
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.schema.objects import Failure
 from mlflow_exim_plugin.schema.tables import sort_history
 from mlflow_exim_plugin.stages.select import Selection

@@ -13,12 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Span
 
 from mlflow_exim_plugin.errors import ServerLostError
-from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Kind, Trace
 from mlflow_exim_plugin.schema.provenance import CONTENT
-from mlflow_exim_plugin.sinks.client import ClientSink
-from mlflow_exim_plugin.sinks.client_options import UnpackOptions
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sinks.policy import UnpackOptions
+from mlflow_exim_plugin.sinks.server.sink import ServerSink
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.proxy import CUT, FaultyProxy, Request
@@ -81,12 +81,12 @@ def entity(trace_id: str, span_number: int, number: int, ends_ms: int) -> Span:
 
 
 def copy(source: str, target: str) -> Report:
-    sink = ClientSink(Host(target, create=True), UnpackOptions(), jobs=1)
-    return transfer(ClientSource(Host(source, create=False)), sink, Selection())
+    sink = ServerSink(Host(target, create=True), UnpackOptions(), jobs=1)
+    return transfer(ServerSource(Host(source, create=False)), sink, Selection())
 
 
 def read(uri: str) -> dict[str, Trace]:
-    stream = ClientSource(Host(uri, create=False)).stream(Selection())
+    stream = ServerSource(Host(uri, create=False)).stream(Selection())
     return {item.id: item for item in stream if isinstance(item, Trace)}
 
 

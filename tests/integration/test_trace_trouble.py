@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import AssessmentSource, Feedback
 
+from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.cli.main import exim
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.trace_listing import TraceListing
-from mlflow_exim_plugin.host.trace_search import TraceSearch
-from mlflow_exim_plugin.operations import open_archive, pack
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.traces.listing import TraceListing
+from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Trace
-from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sources.archive.source import ArchiveSource
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.proxy import FaultyProxy, Request
@@ -355,7 +355,7 @@ def test_the_stream_names_what_a_bad_page_hides(spoilable: Spoilable) -> None:
     good = spoilable.trace(experiment, T0)
     spoilable.spoil(spoilable.trace(experiment, T0 + 1, "öd_id"), TORN)
 
-    source = ClientSource(Host(spoilable.server.url, create=False))
+    source = ServerSource(Host(spoilable.server.url, create=False))
     stream = source.stream(Selection(experiments=("odd",)))
     items = [item for item in stream if isinstance(item, Trace | Failure)]
 

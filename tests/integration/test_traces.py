@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.host.connection import Host
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT
-from mlflow_exim_plugin.sinks.client import ClientSink
-from mlflow_exim_plugin.sinks.client_options import UnpackOptions
-from mlflow_exim_plugin.sources.client import ClientSource
+from mlflow_exim_plugin.sinks.policy import UnpackOptions
+from mlflow_exim_plugin.sinks.server.sink import ServerSink
+from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import as_default, assert_count_law
@@ -60,13 +60,13 @@ def copied(
 
 
 def copy(source: str, target: str, selection: Selection | None = None) -> Report:
-    sink = ClientSink(Host(target, create=True), UnpackOptions())
-    return transfer(ClientSource(Host(source, create=False)), sink, selection or Selection())
+    sink = ServerSink(Host(target, create=True), UnpackOptions())
+    return transfer(ServerSource(Host(source, create=False)), sink, selection or Selection())
 
 
 def read(uri: str, selection: Selection | None = None) -> dict[str, Trace]:
     """Return every trace that our source gives, each of which must come once."""
-    stream = ClientSource(Host(uri, create=False)).stream(selection or Selection())
+    stream = ServerSource(Host(uri, create=False)).stream(selection or Selection())
     traces = [item for item in stream if isinstance(item, Trace)]
     assert max(Counter(trace.id for trace in traces).values(), default=1) == 1
     return {trace.id: trace for trace in traces}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import (
     PartialTransferError,
@@ -26,7 +27,6 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
-from mlflow_exim_plugin.operations import open_archive, pack
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, assert_count_law, assert_same, snapshot

@@ -10,10 +10,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_exim_plugin import diff, open_archive, pack, verify
 from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.host.connection import Host
-from mlflow_exim_plugin.host.workspaces import Workspaces
-from mlflow_exim_plugin.operations import diff, open_archive, pack, verify
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.open.workspaces import Workspaces
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law

@@ -16,8 +16,8 @@ from mlflow_exim_plugin.container.paths import (
     encode_path,
     encode_segment,
 )
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.errors import UnsafePathError
+from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import build, is_accepted, opened
 
 pytestmark = pytest.mark.property

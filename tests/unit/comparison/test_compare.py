@@ -32,9 +32,14 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
     Unpacked,
 )
-from mlflow_exim_plugin.schema.provenance import CONTENT, ORIGIN, experiment_origin, model_origin
+from mlflow_exim_plugin.schema.provenance import (
+    ARTIFACT_RUNS,
+    CONTENT,
+    ORIGIN,
+    experiment_origin,
+    model_origin,
+)
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
-from mlflow_exim_plugin.sinks.client_carriers import CARRIERS
 from mlflow_exim_plugin.stages.select import Selection
 
 if TYPE_CHECKING:
@@ -367,8 +372,8 @@ def test_carriers_are_left_out_and_the_files_are_found_in_them() -> None:
     origin = model_origin(model)
     version = {"name": "m", "version": "3", "source": "s3://b/x", "status": "READY"}
     folder = "mlflow_exim/model_versions/m/3"
-    carrier = run(THREE, "8", origin=f"{origin}/3")
-    carrier.artifacts = [file(f"{folder}/MLmodel", b"1")]
+    artifact_run = run(THREE, "8", origin=f"{origin}/3")
+    artifact_run.artifacts = [file(f"{folder}/MLmodel", b"1")]
     source = [
         *SOURCE,
         RegisteredModel(model),
@@ -382,8 +387,8 @@ def test_carriers_are_left_out_and_the_files_are_found_in_them() -> None:
     }
     target = [
         *copy_of_source(),
-        experiment("8", CARRIERS),
-        carrier,
+        experiment("8", ARTIFACT_RUNS),
+        artifact_run,
         RegisteredModel({"name": "m", "creation_timestamp": 9, "tags": entries({ORIGIN: origin})}),
         ModelVersion(moved),
     ]
@@ -394,8 +399,8 @@ def test_carriers_are_left_out_and_the_files_are_found_in_them() -> None:
     assert result.counts[Kind.ARTIFACT].equal == 1
     ((side, what),) = result.left_out
     assert side == "b"
-    assert CARRIERS in what
-    carrier.artifacts = [file(f"{folder}/MLmodel", b"2")]
+    assert ARTIFACT_RUNS in what
+    artifact_run.artifacts = [file(f"{folder}/MLmodel", b"2")]
     assert paths(source, target) == ["model_version.artifacts.MLmodel"]
 
 

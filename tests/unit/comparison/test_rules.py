@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_exim_plugin.comparison.result import ABSENT
 from mlflow_exim_plugin.comparison.rules import REST_RULES, RULE_SETS, RuleSet, rules_table
+from mlflow_exim_plugin.comparison.shapes import ABSENT
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.schema.objects import Kind
 

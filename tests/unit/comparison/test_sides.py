@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_exim_plugin.comparison.sides import opened
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
-from mlflow_exim_plugin.sources.archive_stream import ArchiveSource
+from mlflow_exim_plugin.operations.ends import opened
+from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 
 MINIMAL = Path(__file__).parents[3] / "samples" / "v1" / "good" / "minimal.tar.zst"
 

@@ -17,11 +17,11 @@ from mlflow_exim_plugin.container.frames import (
     skippable_frame,
 )
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.tail import Footer, Index
+from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, UnsupportedFormatError
+from mlflow_exim_plugin.verification.archive import verify_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,7 +164,7 @@ class Forgery:
         self.frames(frames, sizes)
         table = bytearray(b"".join(map(SeekTable.entry, frames, sizes)))
         start = sum(map(len, frames))
-        index = Index(
+        index = MemberIndex(
             len(tags) + 1,
             array("Q", (row[0] for row in rows)),
             array("Q", (row[1] for row in rows)),

@@ -16,7 +16,6 @@ import zstandard
 from mlflow_exim_plugin.container.frames import compress_frame
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.tail import FORMAT_VERSION
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
     InvalidArchiveError,
@@ -24,6 +23,7 @@ from mlflow_exim_plugin.errors import (
     TruncatedArchiveError,
     UsageError,
 )
+from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, Entry, Forgery, MemorySource, build, opened
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def test_verification_reports_progress_up_to_the_end(jobs: int) -> None:
 
 
 def test_findings_are_bounded() -> None:
-    from mlflow_exim_plugin.container.verify import MAX_FINDINGS
+    from mlflow_exim_plugin.verification.archive import MAX_FINDINGS
 
     more = [Entry(f"data/unlisted-{n}") for n in range(MAX_FINDINGS + 234)]
     forgery = Forgery(entries=lambda entries: [*entries, *more])

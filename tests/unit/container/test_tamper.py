@@ -140,7 +140,7 @@ def test_random_bytes_are_refused_with_our_errors() -> None:
 
 def test_damage_to_one_frame_leaves_the_other_members_verified() -> None:
     """Fixity tells what is lost, not only that something is."""
-    from mlflow_exim_plugin.container.verify import verify_archive
+    from mlflow_exim_plugin.verification.archive import verify_archive
 
     position = sorted(CONTENT).index("data/large.bin")
     reader = opened(ARCHIVE)

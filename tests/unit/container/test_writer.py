@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlflow_exim_plugin.container.storage import open_range
-from mlflow_exim_plugin.container.verify import verify_archive
 from mlflow_exim_plugin.container.writer import IN_MEMORY_BYTES, ArchiveWriter
 from mlflow_exim_plugin.errors import (
     EximError,
@@ -23,6 +21,8 @@ from mlflow_exim_plugin.errors import (
     UnsafePathError,
     UsageError,
 )
+from mlflow_exim_plugin.storage.files import open_range
+from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build, contents, opened
 
 if TYPE_CHECKING:

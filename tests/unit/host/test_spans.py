@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from mlflow.entities import Span
 
-from mlflow_exim_plugin.host.spans import (
+from mlflow_exim_plugin.host.traces.spans import (
     as_dict_v2,
     as_dict_v3,
     as_otlp,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_exim_plugin.host.trace_documents import (
+from mlflow_exim_plugin.host.traces.documents import (
     assessment_for_rest,
     document_of_v2,
     document_of_v3,

@@ -9,11 +9,11 @@ import pytest
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.lineage import (
     export_tags,
-    hops,
     import_tags,
     is_or_was,
     is_source_tag,
-    later_hops,
+    later_source_tags,
+    sources_of,
 )
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, ModelVersion, RegisteredModel, Run
 from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin
@@ -34,7 +34,7 @@ def run(run_id: str, tags: dict[str, str], **info: Any) -> Run:
 
 
 def origins(item: Run) -> list[str]:
-    return [hop.origin for hop in hops(item)]
+    return [hop.origin for hop in sources_of(item)]
 
 
 def test_only_the_first_prefix_is_taken_off() -> None:
@@ -75,16 +75,16 @@ def test_hops_come_oldest_first_and_the_first_keeps_its_names() -> None:
     first = carried(run(A, {"mlflow.user": "ana"}, user_id="ana"), B)
     second = carried(first, C)
     assert origins(second) == [A, B]
-    assert [hop.fields["user_id"] for hop in hops(second)] == ["ana", "bea"]
+    assert [hop.fields["user_id"] for hop in sources_of(second)] == ["ana", "bea"]
     assert second.tags["mlflow_exim.run_info.run_id"] == A
     assert second.tags["mlflow_exim.hop_2.run_info.run_id"] == B
-    assert hops(second)[0].tags == {"user": "ana"}
+    assert sources_of(second)[0].tags == {"user": "ana"}
 
 
 def test_both_generations_of_one_hop_are_one() -> None:
     source = run(A, {"mlflow.user": "ana"}, status="FINISHED")
     packed = run(A, source.tags | export_tags(source, "churn", system("http://old")))
-    (hop,) = hops(carried(packed, B))
+    (hop,) = sources_of(carried(packed, B))
     assert hop.names == ["mlflow_export_import", "mlflow_exim"]
     assert hop.fields["status"] == "FINISHED"
     assert hop.server["experiment_name"] == "churn"
@@ -98,7 +98,7 @@ def test_an_older_tool_comes_before_ours() -> None:
 
 def test_hops_without_source_tags_are_hops() -> None:
     tags = {ORIGIN: f"{B} {A}", "mlflow_exim.run_info.run_id": B}
-    found = hops(run(C, tags))
+    found = sources_of(run(C, tags))
     assert [(hop.origin, bool(hop.names)) for hop in found] == [(A, False), (B, True)]
     assert is_or_was(run(C, tags), A)
     assert is_or_was(run(C, tags), C)
@@ -126,7 +126,7 @@ def test_hops_without_source_tags_are_hops() -> None:
     ],
 )
 def test_every_name_of_the_field_is_read(key: str, part: str, name: str) -> None:
-    (hop,) = hops(run(C, {key: "value"}))
+    (hop,) = sources_of(run(C, {key: "value"}))
     assert getattr(hop, part) == {name: "value"}
     assert is_source_tag(key)
 
@@ -138,26 +138,26 @@ def test_every_name_of_the_field_is_read(key: str, part: str, name: str) -> None
 )  # fmt: skip
 def test_other_names_are_not(key: str) -> None:
     assert not is_source_tag(key)
-    assert not any(hop.names for hop in hops(run(C, {key: "value"})))
+    assert not any(hop.names for hop in sources_of(run(C, {key: "value"})))
 
 
 def test_experiments_and_models_join_their_origins_by_what_their_fields_say() -> None:
     experiment = {"experiment_id": "3", "creation_time": 17, "artifact_location": "file:///x"}
     tags = import_tags(Experiment(experiment), system())
     tags[ORIGIN] = experiment_origin(experiment)
-    (hop,) = hops(Experiment({"experiment_id": "1", "tags": entries(tags)}))
+    (hop,) = sources_of(Experiment({"experiment_id": "1", "tags": entries(tags)}))
     assert hop.fields["experiment_id"] == "3"
     model = {"name": "m", "creation_timestamp": 17}
     tags = import_tags(RegisteredModel(model), system())
     tags[ORIGIN] = f"{model_origin(model)} {'0' * 32}"
-    found = hops(RegisteredModel({"name": "m", "tags": entries(tags)}, kind=Kind.PROMPT))
+    found = sources_of(RegisteredModel({"name": "m", "tags": entries(tags)}, kind=Kind.PROMPT))
     assert [bool(hop.fields) for hop in found] == [False, True]
 
 
 def test_only_hops_that_may_be_new_are_told_as_later() -> None:
     before = import_tags(run(A, {}), system())
     after = before | import_tags(run(B, before), system())
-    assert set(later_hops(after, before, 1)) == set(after) - set(before)
-    assert later_hops(before, after, 1) == []
-    assert later_hops(after, {}, 1) == []
-    assert set(later_hops(after, {}, 2)) == set(after)
+    assert set(later_source_tags(after, before, 1)) == set(after) - set(before)
+    assert later_source_tags(before, after, 1) == []
+    assert later_source_tags(after, {}, 1) == []
+    assert set(later_source_tags(after, {}, 2)) == set(after)

@@ -1,0 +1,204 @@
+"""Complete listings and single documents of one MLflow deployment, page after page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.host.documents import (
+    experiment_document,
+    model_version_document,
+    registered_model_document,
+    run_document,
+)
+from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
+from mlflow_exim_plugin.schema.objects import Kind, by_number
+from mlflow_exim_plugin.schema.provenance import ORIGIN
+from mlflow_exim_plugin.schema.runs import RunHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+    from mlflow_exim_plugin.host.open.host import Host
+
+__all__ = ["PROMPT_TAG", "Reader", "pages"]
+
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+_IS_PROMPT = f"tags.`{PROMPT_TAG}` = 'true'"
+_PAGE = 1000
+
+
+class Reader:
+    """Reads documents from a ``Host``; every listing follows its page tokens to the end."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Return every experiment, deleted ones included, by number."""
+        from mlflow.entities import ViewType
+
+        with translated("listing the experiments"):
+            found = {
+                str(experiment.experiment_id): experiment_document(experiment)
+                for experiment in pages(
+                    lambda token: self.host.tracking.search_experiments(
+                        view_type=ViewType.ALL, max_results=_PAGE, page_token=token
+                    )
+                )
+            }
+        return [found[key] for key in sorted(found, key=by_number)]
+
+    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
+        """Return the headers of an experiment's runs that match, deleted ones included."""
+        with translated(f"listing the runs of experiment {experiment_id}"):
+            return {
+                run.info.run_id: RunHeader(
+                    run.info.run_id,
+                    str(run.info.experiment_id),
+                    run.info.lifecycle_stage,
+                    run.info.start_time or 0,
+                    run.data.tags.get("mlflow.parentRunId"),
+                )
+                for run in self._search_runs([experiment_id], filter_string)
+            }
+
+    def run_tags(
+        self, experiment_ids: list[str], filter_string: str
+    ) -> Iterator[tuple[Any, dict[str, str]]]:
+        """Yield RunInfo and tags of the runs that match, deleted ones included."""
+        for start in range(0, len(experiment_ids), _PAGE):
+            with translated("searching runs"):
+                for run in self._search_runs(experiment_ids[start : start + _PAGE], filter_string):
+                    yield run.info, run.data.tags
+
+    def made_models(self, experiment_id: str) -> set[str]:
+        """Return the logged models that runs of an experiment made, deleted ones included."""
+        with translated(f"searching the runs of experiment {experiment_id}"):
+            return {
+                str(made.model_id)
+                for run in self._search_runs([experiment_id], "")
+                for made in getattr(run.outputs, "model_outputs", None) or ()
+            }
+
+    def _search_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
+        """Yield MLflow's runs that match, deleted ones included.
+
+        Pages are ordered by start time: new runs come last, so that an offset that the server
+        counts from does not move over a run that was there from the start.
+        """
+        from mlflow.entities import ViewType
+
+        return pages(
+            lambda token: self.host.tracking.search_runs(
+                experiment_ids,
+                filter_string,
+                ViewType.ALL,
+                _PAGE,
+                ["attributes.start_time ASC"],
+                token,
+            )
+        )
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return one run; only this call knows its model inputs, searches leave them out."""
+        with translated(f"reading run {run_id}"):
+            return run_document(self.host.tracking.get_run(run_id))
+
+    def copies(self, run_id: str, experiment_ids: list[str]) -> list[str]:
+        """Return the run of this id, if it is there, and the runs whose tags name it."""
+        found: dict[str, None] = {}
+        for condition in (
+            f"attributes.run_id = '{run_id}'",
+            f"tags.`{ORIGIN}` LIKE '%{run_id}%'",
+            *(f"tags.`{key}` = '{run_id}'" for key in RUN_ID_TAGS),
+        ):
+            for info, _ in self.run_tags(experiment_ids, condition):
+                found[str(info.run_id)] = None
+        return list(found)
+
+    def registered_models(self) -> tuple[list[str], list[str]]:
+        """Return the names of all registered models and those of all prompts, each sorted."""
+        prompts = self._registered(_IS_PROMPT)
+        # Servers hide the prompts from whoever does not ask for them; the first ones did not.
+        return sorted(self._registered(None) - prompts), sorted(prompts)
+
+    def _registered(self, filter_string: str | None) -> set[str]:
+        with translated("listing the registered models"):
+            return {
+                str(model.name)
+                for model in pages(
+                    lambda token: self.host.registry.search_registered_models(
+                        filter_string=filter_string,
+                        max_results=_PAGE,
+                        order_by=None,
+                        page_token=token,
+                    )
+                )
+            }
+
+    def registered_model(self, name: str) -> dict[str, Any]:
+        """Return one registered model with its aliases."""
+        with translated(f"reading registered model {name!r}"):
+            return registered_model_document(self.host.registry.get_registered_model(name))
+
+    def model_versions(
+        self, name: str, aliases: dict[str, int], kind: Kind = Kind.REGISTERED_MODEL
+    ) -> list[dict[str, Any]]:
+        """Return every version of a registered model or prompt, by number."""
+        of_version: dict[int, list[str]] = {}
+        for alias, number in aliases.items():
+            of_version.setdefault(number, []).append(alias)
+        with translated(f"listing the versions of {name!r}"):
+            search = self.host.registry.search_model_versions
+            wanted = [_name_filter(name), _IS_PROMPT if kind is Kind.PROMPT else ""]
+            listed = pages(
+                lambda token: search(" AND ".join(filter(None, wanted)), _PAGE, None, token)
+            )
+            found = {int(version.version): version for version in listed if version.name == name}
+            if kind is Kind.PROMPT:
+                found |= self._unlisted_versions(name, found)
+        return [
+            model_version_document(found[number], of_version.get(number, []))
+            for number in sorted(found)
+        ]
+
+    def _unlisted_versions(self, name: str, listed: Container[int]) -> dict[int, Any]:
+        """Return the versions of a prompt that no search gives: those without the prompts' tag."""
+        model = self.host.registry.get_registered_model(name)
+        highest = max((int(version.version) for version in model.latest_versions), default=0)
+        found = {}
+        for number in range(1, highest + 1):
+            if number in listed:
+                continue
+            try:
+                found[number] = self.host.registry.get_model_version(name, str(number))
+            except Exception as error:
+                if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return found
+
+    def download_uri(self, name: str, version: int) -> str:
+        """Return where a model version's files really are."""
+        with translated(f"locating the files of {name!r} version {version}"):
+            return str(
+                self.host.registry.get_model_version_download_uri(name=name, version=str(version))
+            )
+
+
+def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield everything that a listing gives, page after page."""
+    token: str | None = None
+    while True:
+        found = page(token)
+        yield from found
+        following = getattr(found, "token", None)
+        if not following or following == token:  # some servers' token points at itself
+            return
+        token = following
+
+
+def _name_filter(name: str) -> str:
+    if "'" not in name:
+        return f"name = '{name}'"
+    return f'name = "{name}"' if '"' not in name else ""

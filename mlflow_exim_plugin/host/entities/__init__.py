@@ -1,0 +1,1 @@
+"""The kinds whose objects are one document, by MLflow's API."""

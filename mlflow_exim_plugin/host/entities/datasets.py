@@ -1,0 +1,193 @@
+"""Evaluation datasets with their records: read as documents, and written."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.reading import pages
+from mlflow_exim_plugin.host.documents import json_number, proto_document, sorted_entries
+from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.absent import method
+from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlflow_exim_plugin.host.open.host import Host
+
+__all__ = [
+    "READS",
+    "add_records",
+    "create_dataset",
+    "dataset_headers",
+    "dataset_records",
+    "datasets",
+    "link_experiments",
+    "linked_experiments",
+    "set_dataset_tags",
+]
+
+_PAGE = 1000
+_PAGE_RECORDS = 100
+"""Records may be large, and a page of them is in memory whatever it holds."""
+_EXPERIMENTS = 100
+
+
+def datasets(host: Host, experiment_ids: Sequence[str] | None = None) -> Iterator[Entity | Failure]:
+    """Yield the evaluation datasets with their records, by id.
+
+    Args:
+        host: The deployment.
+        experiment_ids: Only those linked to one of these; None takes all.
+    """
+    headers = dataset_headers(host, experiment_ids)
+    for dataset_id in sorted(headers):
+        document = headers[dataset_id]
+        try:
+            document["experiment_ids"] = linked_experiments(host, dataset_id)
+            document["records"], unlike_json = dataset_records(host, dataset_id)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            yield Failure(Kind.EVALUATION_DATASET, dataset_id, error.message)
+            continue
+        issues = tuple(
+            Loss(
+                Kind.DATASET_RECORD,
+                f"{dataset_id}/{record_id}",
+                "it holds NaN or an infinity, which JSON cannot: kept as text",
+            )
+            for record_id in unlike_json
+        )
+        yield Entity(Kind.EVALUATION_DATASET, document, issues=issues)
+
+
+def dataset_headers(
+    host: Host, experiment_ids: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the datasets without links and records, by id."""
+    groups: list[list[str] | None] = [None]
+    if experiment_ids is not None:
+        groups = [
+            list(experiment_ids[start : start + _EXPERIMENTS])
+            for start in range(0, len(experiment_ids), _EXPERIMENTS)
+        ]
+
+    def page(group: list[str] | None, token: str | None) -> Any:
+        search = method(host.tracking, "search_datasets")
+        return search(experiment_ids=group, max_results=_PAGE, page_token=token)
+
+    with translated("listing the evaluation datasets"):
+        return {
+            dataset.dataset_id: _header(dataset)
+            for group in groups
+            for dataset in pages(partial(page, group))
+        }
+
+
+def _header(dataset: Any) -> dict[str, Any]:
+    document = proto_document(dataset)
+    document.pop("experiment_ids", None)
+    document["tags"] = sorted_entries(
+        {key: _text(value) for key, value in (dataset.tags or {}).items()}
+    )
+    return document
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def linked_experiments(host: Host, dataset_id: str) -> list[str]:
+    """Return the ids of the experiments that a dataset is linked to."""
+    with translated(f"reading the experiments of dataset {dataset_id}"):
+        return sorted(
+            map(str, method(host.tracking, "get_dataset_experiment_ids")(dataset_id)),
+            key=by_number,
+        )
+
+
+def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the records of a dataset, oldest first, and the ids of those not in plain JSON.
+
+    Raises:
+        ServerError: They cannot be read, or are more than one document, and memory, may hold.
+    """
+    unlike_json: list[str] = []
+
+    def plain(record: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = _finite(record)
+        if made != record:
+            unlike_json.append(record["dataset_record_id"])
+        del made["dataset_id"]
+        return made
+
+    records: list[dict[str, Any]] = []
+    size_bytes = 0
+    token: str | None = None
+    while True:
+        with translated(f"reading the records of dataset {dataset_id}"):
+            page, following = host.tracking._load_dataset_records(  # noqa: SLF001 - the paged one
+                dataset_id, max_results=_PAGE_RECORDS, page_token=token
+            )
+            read = [plain(record.to_dict()) for record in page]
+        # Characters, at most the bytes that they are stored in.
+        size_bytes += sum(len(json.dumps(record, ensure_ascii=False)) for record in read)
+        if size_bytes > MAX_DOCUMENT_BYTES:
+            raise ServerError(
+                f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
+            )
+        records += read
+        if not following or following == token:
+            break
+        token = following
+    records.sort(key=lambda record: (record["created_time"], record["dataset_record_id"]))
+    return records, unlike_json
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return json_number(value) if isinstance(value, float) else value
+
+
+def create_dataset(host: Host, name: str, tags: dict[str, str], experiment_ids: list[str]) -> str:
+    """Create an evaluation dataset without records and return its id."""
+    with translated(f"creating dataset {name!r}"):
+        dataset = method(host.tracking, "create_dataset")(name, tags, experiment_ids)
+    return str(dataset.dataset_id)
+
+
+def set_dataset_tags(host: Host, dataset_id: str, tags: dict[str, str]) -> None:
+    """Set tags of a dataset; the others stay."""
+    with translated(f"tagging dataset {dataset_id}"):
+        host.tracking.set_dataset_tags(dataset_id, tags)
+
+
+def link_experiments(host: Host, dataset_id: str, experiment_ids: list[str]) -> None:
+    """Link a dataset to more experiments."""
+    with translated(f"linking dataset {dataset_id} to experiments"):
+        method(host.tracking, "add_dataset_to_experiments")(dataset_id, experiment_ids)
+
+
+def add_records(host: Host, dataset_id: str, records: list[dict[str, Any]]) -> None:
+    """Add records in one call."""
+    with translated(f"adding records to dataset {dataset_id}"):
+        host.tracking.upsert_dataset_records(
+            dataset_id, [{field: record.get(field) for field in _SETTABLE} for record in records]
+        )
+
+
+_SETTABLE = ("inputs", "outputs", "expectations", "tags", "source")
+
+
+READS = {
+    Kind.EVALUATION_DATASET: datasets,
+}
+"""What reads each kind."""

@@ -1,0 +1,359 @@
+"""Artifact trees of one deployment: list, open as a stream, put.
+
+Listing is MLflow's own ``ArtifactRepository``. Bytes are streamed where the root allows it (local
+paths, the artifact proxy, any scheme that fsspec can open); elsewhere MLflow downloads one file at
+a time into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import shutil
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import quote, unquote, urlsplit
+
+from mlflow_exim_plugin.errors import EximError, ServerError, StoreError
+from mlflow_exim_plugin.host.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlflow_exim_plugin.host.open.host import Host
+
+__all__ = ["ArtifactTree"]
+
+_SPOOLED_BYTES = 8 << 20
+"""What waits in memory of a file that comes from one server and goes to another."""
+_CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
+"""What an object store is asked for at once; s3fs' own default is 50 MiB."""
+_MAX_DEPTH = 64
+_REOPENINGS = 2
+
+
+class ArtifactTree:
+    """The files below one artifact root.
+
+    Args:
+        host: The deployment that the root belongs to.
+        root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
+    """
+
+    def __init__(self, host: Host, root: str) -> None:
+        self._host = host
+        if root.startswith("runs:/"):
+            root = _run_folder(host, root)
+        root = host.artifact_root(root)
+        self.root = root
+        scheme = urlsplit(root).scheme
+        self._local = _local_path(root)
+        self._proxied: str | None = None
+        if scheme == "mlflow-artifacts":
+            with translated(f"opening artifact root {root}"):
+                from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+                self._proxied = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
+        self._fsspec_scheme = scheme if scheme in {"s3", "gs", "abfs", "abfss", "memory"} else None
+
+    @cached_property
+    def _repository(self) -> Any:
+        with translated(f"opening artifact root {self.root}"):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            return get_artifact_repository(self._proxied or self.root)
+
+    @property
+    def is_remote(self) -> bool:
+        """True when every file costs a call over the network."""
+        return self._local is None
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of every file, in path order within each folder.
+
+        Raises:
+            ServerError: The root cannot be listed.
+        """
+        if self._local is not None:
+            # MLflow's local repository looks at every folder twice and follows no deeper.
+            yield from _local_files(self._local)
+            return
+        yield from self._listed(None, 0)
+
+    def _listed(self, folder: str | None, depth: int) -> Iterator[tuple[str, int]]:
+        if depth > _MAX_DEPTH:
+            raise ServerError(f"artifact folder {folder!r} is nested deeper than {_MAX_DEPTH}")
+        with translated(f"listing artifacts of {self.root}"):
+            entries = list(self._repository.list_artifacts(folder))
+        for entry in sorted(entries, key=lambda entry: entry.path):
+            if entry.is_dir:
+                yield from self._listed(entry.path, depth + 1)
+            else:
+                yield entry.path, int(entry.file_size or 0)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one file as a stream of bytes.
+
+        Args:
+            path: As ``files`` gave it.
+
+        Raises:
+            ServerError: The file is gone or the store refused.
+        """
+        if self._local is not None:
+            try:
+                return (self._local / path).open("rb", buffering=0)
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror or error}") from error
+        if self._proxied is not None:
+            return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))
+        if self._fsspec_scheme and (stream := self._fsspec_open(path)) is not None:
+            return stream
+        return self._downloaded(path)
+
+    def put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
+        """Write one file; one that is there is replaced by the whole of it or stays.
+
+        Args:
+            path: Path below the root.
+            stream: The bytes; it is read to its end.
+            size_bytes: Their number, as the source lists it.
+
+        Raises:
+            ServerError: The store refused.
+        """
+        if self._local is not None:
+            target = _inside(self._local, path)
+            # Beside it first: no piece may stand for the whole, and the stream may be of this file.
+            # The name is short, and always the same, so that another attempt takes it away.
+            beside = target.with_name(f".exim-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with beside.open("wb") as file:
+                        shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                    beside.replace(target)
+                except (EximError, OSError):
+                    beside.unlink(missing_ok=True)
+                    raise
+            except EximError:
+                raise
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror or error}") from error
+            return
+        if self._proxied is not None:
+            self._http_put(path, stream, size_bytes)
+            return
+        with tempfile.TemporaryDirectory(prefix="mlflow-exim-") as folder:
+            local = Path(folder) / posixpath.basename(path)
+            with local.open("wb") as file:
+                shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+            with translated(f"writing artifact {path}"):
+                self._repository.log_artifact(str(local), posixpath.dirname(path) or None)
+
+    def _endpoint(self, path: str) -> str:
+        return "/" + quote(path)
+
+    def _http_stream(self, path: str) -> Iterator[bytes]:
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"reading artifact {path}"):
+            response = http_request(
+                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._endpoint(path),
+                "GET",
+                stream=True,
+            )
+        with response:
+            if response.status_code != 200:
+                raise ServerError(f"artifact {path}: the server answered {response.status_code}")
+            try:
+                with translated(f"reading artifact {path}"):
+                    yield from response.iter_content(_CHUNK_BYTES)
+            except ServerError as error:
+                raise _BrokenReplyError(error.message) from error
+
+    def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
+        if not size_bytes or not stream.seekable():
+            # A connection that breaks is tried again, from the start of what is sent.
+            with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as waiting:
+                shutil.copyfileobj(stream, waiting, _CHUNK_BYTES)
+                size_bytes = waiting.tell()
+                waiting.seek(0)
+                self._http_send(path, cast("BinaryIO", waiting) if size_bytes else b"")
+        else:
+            self._http_send(path, stream)
+
+    def _http_send(self, path: str, data: BinaryIO | bytes) -> None:
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"writing artifact {path}"):
+            response = http_request(
+                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._endpoint(path),
+                "PUT",
+                data=data,
+                extra_headers={"Content-Type": "application/octet-stream"},
+            )
+            if response.status_code != 200:
+                raise ServerError(f"artifact {path}: the server answered {response.status_code}")
+
+    def _fsspec_open(self, path: str) -> BinaryIO | None:
+        import fsspec
+
+        options: dict[str, Any] = {}
+        if self._fsspec_scheme == "s3":  # as MLflow's own S3 repository is set up
+            if url := os.environ.get("MLFLOW_S3_ENDPOINT_URL"):
+                options["endpoint_url"] = url
+            if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in {"1", "true"}:
+                options["client_kwargs"] = {"verify": False}
+        with translated(f"reading artifact {path}"):
+            try:
+                files, location = fsspec.url_to_fs(f"{self.root.rstrip('/')}/{path}", **options)
+            except ImportError:  # the scheme's package is not installed: MLflow's own way is left
+                return None
+            stream = files.open(location, "rb", block_size=_BLOCK_BYTES)
+        return cast("BinaryIO", _TranslatedStream(stream, f"reading artifact {path}"))
+
+    def _downloaded(self, path: str) -> BinaryIO:
+        folder = tempfile.mkdtemp(prefix="mlflow-exim-")
+        try:
+            with translated(f"reading artifact {path}"):
+                local = self._repository.download_artifacts(path, folder)
+            return _TemporaryFile(local, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+class _TranslatedStream(io.RawIOBase):
+    """A stream whose errors, of any type a store may raise, become ours."""
+
+    def __init__(self, stream: Any, doing: str) -> None:
+        self._stream = stream
+        self._doing = doing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with translated(self._doing):
+            data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _TemporaryFile(io.FileIO):
+    """A file that takes its folder with it when it is closed."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        super().__init__(path, "rb")
+        self._folder = folder
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _BrokenReplyError(ServerError):
+    """The server began to send a file and did not come to its end."""
+
+
+class _ResumingStream(io.RawIOBase):
+    """Bytes of an HTTP reply that starts again after a broken connection.
+
+    Servers before 3.17 ignore ``Range``, so a new reply is read up to where the old one broke.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[bytes]]) -> None:
+        self._start = start
+        self._chunks = start()
+        self._position = 0
+        self._reopenings = 0
+        # The first bytes are asked for at once: what is not there must fail when it is opened.
+        self._rest = memoryview(self._next())
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(self._next())
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        self._position += count
+        return count
+
+    def _next(self) -> bytes:
+        while True:
+            try:
+                return next((chunk for chunk in self._chunks if chunk), b"")
+            except _BrokenReplyError:
+                if self._reopenings == _REOPENINGS:
+                    raise  # of this file alone: whether the server is gone, the next call says
+            self._reopenings += 1
+            self._chunks = self._start()
+            skip = self._position
+            while skip:
+                chunk = next(self._chunks, b"")
+                if not chunk:
+                    raise ServerError("the artifact became shorter while it was being read")
+                if len(chunk) > skip:
+                    return chunk[skip:]
+                skip -= len(chunk)
+
+
+def _run_folder(host: Host, uri: str) -> str:
+    """Resolve ``runs:/`` by its own host: MLflow would ask the default tracking server."""
+    with translated(f"opening artifact root {uri}"):
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+        from mlflow.utils.uri import append_to_uri_path
+
+        run_id, path = RunsArtifactRepository.parse_runs_uri(uri)
+        return str(append_to_uri_path(host.tracking.get_run(run_id).info.artifact_uri, path or ""))
+
+
+def _local_path(root: str) -> Path | None:
+    parts = urlsplit(root)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(root) if not parts.scheme else None
+
+
+def _local_files(root: Path) -> Iterator[tuple[str, int]]:
+    def walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
+        if depth > _MAX_DEPTH:
+            raise StoreError(f"{folder} is nested deeper than {_MAX_DEPTH}: does a link go back?")
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{folder}: {error.strerror or error}") from error
+        for entry in entries:
+            if entry.is_dir():
+                yield from walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
+            else:
+                try:
+                    size = entry.stat().st_size
+                except OSError:
+                    size = 0  # a dangling link: opening it will name the failure
+                yield f"{prefix}{entry.name}", size
+
+    yield from walk(str(root), "", 0)
+
+
+def _inside(root: Path, path: str) -> Path:
+    if path.startswith("/") or any(part in {"", ".", ".."} for part in path.split("/")):
+        raise StoreError(f"artifact path {path!r} would leave its root")
+    return root / path

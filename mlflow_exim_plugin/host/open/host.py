@@ -1,0 +1,412 @@
+"""One MLflow deployment: its tracking store, model registry and raw HTTP, with errors translated.
+
+Authentication, TLS, proxies and workspaces stay MLflow's own business: every call goes through
+MLflow's stores, or through its ``http_request`` where a store would build a Python object a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.host.errors import FILE_STORE_SWITCH, chain, raise_for_status, translated
+from mlflow_exim_plugin.storage.files import is_database, redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
+    from typing_extensions import Self
+
+__all__ = ["Host"]
+
+_WORKSPACES_SWITCH = "MLFLOW_ENABLE_WORKSPACES"
+_BUSY = frozenset({408, 429, 502, 503, 504})
+
+
+class Host:
+    """A tracking server or store together with its model registry; a context manager.
+
+    Args:
+        tracking_uri: MLflow tracking URI; None takes MLflow's own default.
+        registry_uri: MLflow registry URI; None takes MLflow's own default.
+        create: Whether it is written to: a local store that is not there may be created then, as
+            MLflow would. Else a database is opened so that nothing can write to it.
+        snapshot: Whether all that is read of a database is to be of one moment.
+        force: Whether a database of a newer schema is read as far as it is known.
+        artifacts_destination: Where the server of a database keeps the files of
+            ``mlflow-artifacts:``; unknown without it.
+
+    Attributes:
+        tracking: MLflow's tracking store object.
+        registry: MLflow's model registry store object.
+        tracking_uri: The URI in use; may carry a password, see ``display_uri``.
+        unread: Tables and columns of a database of a newer schema, which are left out.
+        workspaces: MLflow's entity of each workspace of a database, none where it has the default
+            one alone. A server is asked for its own.
+
+    Raises:
+        NotFoundError: The local database or folder is not there and ``create`` is false.
+        UnsupportedFormatError: The schema of a database is newer than MLflow's, or, where it is
+            written to, older.
+        ServerError: MLflow cannot open the store.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        registry_uri: str | None = None,
+        *,
+        create: bool,
+        snapshot: bool = False,
+        force: bool = False,
+        artifacts_destination: str | None = None,
+    ) -> None:
+        import mlflow
+
+        self._artifacts_destination = artifacts_destination
+        self.mlflow_version: str = mlflow.__version__
+        self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
+        if tracking_uri and not registry_uri and _is_default_registry():
+            registry_uri = tracking_uri
+        registry_uri = registry_uri or mlflow.get_registry_uri()
+        self._opened = contextlib.ExitStack()
+        self._lacks_default = False
+        self.workspaces: list[Any] = []
+        self.unread: list[str] = []
+        self._has_rows: dict[str, bool] = {}
+        file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if not create:
+            _require_local_store(self.tracking_uri)
+            # Newer ones refuse to open a folder of files, and this is the way out.
+            file_store = _switched_on(FILE_STORE_SWITCH)
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
+            uris = {}
+            for uri in dict.fromkeys([self.tracking_uri, registry_uri]):
+                with translated(f"opening {redact_url(uri)}"):
+                    uris[uri] = self._safe(uri, create=create, snapshot=snapshot, force=force)
+            if self.workspaces:  # MLflow's stores look at this switch with every call
+                self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
+            self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
+            if create:
+                _cut_nothing_off(self.tracking, self.registry)
+            if self._lacks_default:
+                self._drop_default_experiment()
+            failing.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what was opened to read a database."""
+        self._opened.close()
+
+    def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
+        """Return what MLflow's store is to open, so that it does not touch what it should not."""
+        if not is_database(uri):
+            return uri
+        from mlflow_exim_plugin.host.open.read_only import ReadOnlyDatabase, require_current_schema
+
+        if create:
+            workspaces = require_current_schema(uri)
+            if uri == self.tracking_uri:
+                self.workspaces = workspaces
+            return uri
+        database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
+        self._opened.callback(database.close)
+        self.unread += database.unread
+        if uri == self.tracking_uri:
+            self._lacks_default = database.lacks_default
+            self.workspaces = database.workspaces()
+        return database.uri
+
+    def _drop_default_experiment(self) -> None:
+        """Drop what MLflow made up in a copy of a database that has no default experiment."""
+        from mlflow_exim_plugin.host.open.read_only import drop_default_experiment
+
+        if self.engine is not None:
+            drop_default_experiment(self.engine)
+
+    def _open(
+        self,
+        tracking_uri: str,
+        registry_uri: str,
+        file_store: contextlib.AbstractContextManager[None],
+    ) -> None:
+        import mlflow
+
+        with translated("opening the tracking store"), file_store:
+            client = mlflow.MlflowClient(tracking_uri, registry_uri)
+            # The client hides paging, user ids and the metric store's details; the stores do not.
+            self.tracking: Any = client._tracking_client.store  # noqa: SLF001
+            self.registry: Any = client._get_registry_client().store  # noqa: SLF001
+        self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
+        self._given_up: set[str] = set()
+
+    @property
+    def engine(self) -> Engine | None:
+        """The database's engine where this process opens the store itself, None elsewhere."""
+        if self.is_http:
+            return None
+        from sqlalchemy import Engine
+
+        found = getattr(self.tracking, "engine", None)
+        return found if isinstance(found, Engine) else None
+
+    @property
+    def has_one_store(self) -> bool:
+        """Whether tracking and registry are of one database."""
+        found = getattr(self.registry, "engine", None)
+        return self.engine is not None and getattr(found, "url", None) == self.engine.url
+
+    def may_have(self, table: str) -> bool:
+        """Whether there may be any of what a table of a database keeps; elsewhere nobody can tell.
+
+        A listing by MLflow takes milliseconds for each experiment, of which there may be thousands.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        if self.engine is None:
+            return True
+        if table not in self._has_rows:
+            from sqlalchemy import inspect, literal, select
+            from sqlalchemy import table as table_of
+
+            query = select(literal(1)).select_from(table_of(table)).limit(1)
+            with translated(f"looking into table {table}"), self.engine.connect() as connection:
+                self._has_rows[table] = (
+                    not inspect(connection).has_table(table)
+                    or connection.execute(query).first() is not None
+                )
+        return self._has_rows[table]
+
+    def artifact_root(self, root: str) -> str:
+        """Return where the files of an artifact root are to be found from here.
+
+        Raises:
+            ServerError: Only the server of a database knows.
+        """
+        parts = urlsplit(root)
+        if parts.scheme != "mlflow-artifacts" or self.is_http:
+            return root
+        if self._artifacts_destination is None:
+            raise ServerError(
+                f"only the server knows where {root} is",
+                "give --artifacts-destination as `mlflow server` has it",
+            )
+        if ".." in parts.path.split("/"):
+            raise ServerError(f"{root} would leave the folder of its server's files")
+        return self._artifacts_destination.rstrip("/") + "/" + parts.path.lstrip("/")
+
+    @property
+    def display_uri(self) -> str:
+        """The tracking URI without its secrets."""
+        return redact_url(self.tracking_uri)
+
+    def get_json(
+        self,
+        endpoint: str,
+        params: list[tuple[str, str]],
+        *,
+        object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> dict[str, Any] | None:
+        """GET one endpoint of an HTTP server and parse its JSON, a bare NaN allowed.
+
+        Args:
+            endpoint: Path below the server's root.
+            params: Query, keys may repeat.
+            object_hook: Called for each JSON object, innermost first; gives what stands for it.
+
+        Returns:
+            The reply, or None where the server does not have this endpoint.
+
+        Raises:
+            ServerError: The server refused or answered something else than JSON.
+        """
+        with self.get(endpoint, params) as response:
+            if response.status_code in {404, 405, 501}:
+                return None
+            with translated(f"GET {endpoint}"):
+                raise_for_status(response)
+                reply = json.loads(response.content, object_hook=object_hook)
+        if not isinstance(reply, dict):
+            raise ServerError(f"GET {endpoint}: the server answered no JSON object")
+        return reply
+
+    def post_json(self, endpoint: str, body: dict[str, Any]) -> None:
+        """POST a JSON body to one endpoint of an HTTP server.
+
+        Raises:
+            ServerError: The server refused.
+        """
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"POST {endpoint}"):
+            response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method="POST",
+                json=body,
+            )
+            raise_for_status(response)
+
+    def call(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        doing: str,
+        body: dict[str, Any] | None = None,
+        params: list[tuple[str, str]] | None = None,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        retries: bool = True,
+    ) -> requests.Response:
+        """Call one endpoint of an HTTP server, whatever it answers.
+
+        An internal error (500) is not tried again: it is about the objects that were asked for.
+
+        Args:
+            method: HTTP's method.
+            endpoint: Path below the server's root.
+            doing: What is being done, for messages.
+            body: Sent as JSON.
+            params: Query, keys may repeat.
+            data: Sent as it is, in place of ``body``.
+            headers: Further headers.
+            retries: Whether a server that is busy is asked again. Some say so (503) of what is
+                switched off.
+
+        Raises:
+            ServerError: The server refused this client, or has no time for it even after retries.
+        """
+        from mlflow.utils.rest_utils import http_request
+
+        payload: dict[str, Any] = {"data": data} if body is None else {"json": body}
+        with translated(doing):
+            response: requests.Response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method=method,
+                params=params,
+                extra_headers=headers,
+                retry_codes=_BUSY if retries else frozenset(),
+                **payload,
+            )
+            if response.status_code in {401, 403}:
+                raise_for_status(response)
+        return response
+
+    def read(
+        self, method: str, endpoint: str, *, retries: bool = True, **arguments: Any
+    ) -> requests.Response:
+        """Call one endpoint that only reads, as ``call`` does.
+
+        One that stayed busy through all retries is asked just once from then on, until it answers:
+        else each of many objects would wait for minutes.
+
+        Args:
+            method: HTTP's method.
+            endpoint: Path below the server's root.
+            retries: Whether a server that is busy is asked again.
+            arguments: Further ones of ``call``.
+
+        Raises:
+            ServerError: The server refused this client, or has no time for it even after retries.
+        """
+        retries = retries and endpoint not in self._given_up
+        try:
+            response = self.call(method, endpoint, retries=retries, **arguments)
+        except ServerError as error:
+            if any(isinstance(e, requests.exceptions.RetryError) for e in chain(error)):
+                self._given_up.add(endpoint)
+            raise
+        if response.status_code not in _BUSY:
+            self._given_up.discard(endpoint)
+        return response
+
+    def get(
+        self, endpoint: str, params: list[tuple[str, str]] | None = None, *, stream: bool = False
+    ) -> requests.Response:
+        """GET one endpoint of an HTTP server with MLflow's credentials and retries."""
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"GET {endpoint}"):
+            response: requests.Response = http_request(
+                host_creds=self.tracking.get_host_creds(),
+                endpoint=endpoint,
+                method="GET",
+                params=params,
+                stream=stream,
+            )
+        return response
+
+
+def _cut_nothing_off(*stores: Any) -> None:
+    """Let MySQL and MariaDB refuse what a column cannot hold, instead of keeping a part of it.
+
+    By default they do, but MLflow leaves that off in the connection with which it has made the
+    default experiment, and the next who writes gets that one out of the pool.
+
+    Source: ``SqlAlchemyStore._create_default_experiment``.
+    """
+    for store in stores:
+        if (engine := getattr(store, "engine", None)) is None:
+            continue
+        from sqlalchemy import Engine, event
+
+        if isinstance(engine, Engine) and engine.dialect.name == "mysql":
+            event.listen(engine, "checkout", _be_strict)
+
+
+def _be_strict(connection: Any, *_: object) -> None:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
+
+
+def _require_local_store(uri: str) -> None:
+    """Refuse to let MLflow create an empty store where the user meant an existing one."""
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite" and parts.path not in {"", "/", "/:memory:"}:
+        path = parts.path[1:]
+    elif parts.scheme == "file":
+        path = parts.path
+    elif not parts.scheme:
+        path = uri
+    else:
+        return
+    if not Path(path).exists():
+        raise NotFoundError(
+            f"there is no MLflow store at {redact_url(uri)}",
+            "check --tracking-uri, or the folder you started from",
+        )
+
+
+@contextlib.contextmanager
+def _switched_on(variable: str) -> Iterator[None]:
+    """Set one of MLflow's switches, and what it was before again."""
+    before = os.environ.get(variable)
+    os.environ[variable] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
+
+
+def _is_default_registry() -> bool:
+    return not os.environ.get("MLFLOW_REGISTRY_URI")

@@ -1,0 +1,460 @@
+"""A database that is only read, however MLflow's stores treat those that they open.
+
+MLflow migrates a database of an older schema when it opens it, and writes what it misses in it. So
+its stores are never given the user's database: they get a URI whose connections only read, and
+where they would have to write, a private copy.
+
+What they read is one moment of the source, while others go on writing to it: a server's database
+is read in one transaction, which all connections share. A SQLite file would make its writers wait
+for so long, so it is copied first, by SQLite's own online backup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+import sqlalchemy.orm
+from sqlalchemy import CreateEnginePlugin, StaticPool, make_url
+
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, StoreError, UnsupportedFormatError
+from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.schema_revisions import (
+    at_revision,
+    is_known,
+    latest_revision,
+    revision_of,
+    upgrade,
+)
+from mlflow_exim_plugin.storage.files import redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import URL, Connection, Engine
+
+__all__ = [
+    "ReadOnly",
+    "ReadOnlyDatabase",
+    "drop_default_experiment",
+    "require_current_schema",
+]
+
+_LOCKED_S = 20
+"""How long a copy waits for whoever is writing, as MLflow's own stores do."""
+_SQLITE_BUSY = {5, 6}
+"""SQLITE_BUSY and SQLITE_LOCKED, which Python 3.10 does not name."""
+_ROWS_AT_ONCE = 5_000
+_NOT_READ = {
+    "alembic_version",
+    "job_locks",
+    "jobs",
+    "scheduler_leases",
+    "sql_assessment_daily_rollups",
+    "sql_span_cost_daily_rollups",
+    "sql_trace_metric_daily_rollups",
+    "sql_trace_rollup_rebuild_queue",
+}
+"""Tables of which an archive holds nothing."""
+_COMMIT = "COMMIT"
+_BEGIN = {
+    "postgresql": (
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        _COMMIT,
+        "SELECT 1",
+    ),
+    "mysql": (
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    ),
+    "mssql": ("SET TRANSACTION ISOLATION LEVEL SNAPSHOT",),
+}
+"""What makes a connection read one moment of a database, and nothing but read."""
+
+
+class ReadOnlyDatabase:
+    """A database with MLflow's tables.
+
+    Args:
+        uri: SQLAlchemy URI.
+        snapshot: Whether all that is read is to be of one moment.
+        force: Whether a schema that is newer than this MLflow's is read as far as it is known.
+
+    Attributes:
+        uri: What MLflow's stores are to open in its place, until it is closed.
+        unread: Tables and columns of a newer schema, which are left out.
+        lacks_default: Whether it is a copy in which MLflow will make up the default experiment.
+
+    Raises:
+        NotFoundError: There is no such database, or it is not MLflow's.
+        UnsupportedFormatError: Its schema is newer than this MLflow's, or half-migrated.
+        ServerError: It cannot be opened.
+        StoreError: There is no room for a copy.
+    """
+
+    def __init__(self, uri: str, *, snapshot: bool, force: bool = False) -> None:
+        self._held = contextlib.ExitStack()
+        self._name = redact_url(uri)
+        self._force = force
+        self._is_newer = self._is_latest = False
+        self._workspaces: list[Any] = []
+        self.unread: list[str] = []
+        self.lacks_default = False
+        url = make_url(uri)
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
+            if url.get_backend_name() == "sqlite":
+                self.uri = self._of_file(url, snapshot=snapshot)
+            else:
+                self.uri = self._of_server(uri)
+            failing.pop_all()
+
+    def close(self) -> None:
+        """End the transaction and remove the copy."""
+        self._held.close()
+
+    def workspaces(self) -> list[Any]:
+        """Return MLflow's entity of each workspace, none where there is the default one alone."""
+        if self._is_latest:
+            return self._workspaces
+        engine = sqlalchemy.create_engine(self.uri)
+        with closing(_Disposing(engine)):
+            return _workspaces_of(engine)
+
+    def _of_file(self, url: URL, *, snapshot: bool) -> str:
+        path = Path(url.database or "")
+
+        def connect() -> sqlite3.Connection:
+            location = f"{path.absolute().as_uri()}?mode=ro"
+            return sqlite3.connect(location, uri=True, check_same_thread=False)
+
+        with translated(f"opening {self._name}"):
+            engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+            with closing(_Disposing(engine)), engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                is_current = self._check(connection)
+                if self._is_newer:
+                    return f"sqlite:///{self._copied_by_rows(connection)}"
+        if is_current and not snapshot:
+            return self._lent(url, connect)
+        with closing(connect()) as source, ThreadPoolExecutor(1, "exim-copy") as copier:
+            copying = copier.submit(self._copied, path, source)
+            # What opens the copy is loaded meanwhile: that takes as long as half a gigabyte.
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+            copy = copying.result()
+        if not self._is_latest:
+            engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
+            with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):
+                upgrade(engine)
+                self._require_whole(engine)
+        return f"sqlite:///{copy}"
+
+    def _of_server(self, uri: str) -> str:
+        from mlflow.store.db.utils import create_sqlalchemy_engine
+
+        with translated(f"opening {self._name}"):
+            engine = create_sqlalchemy_engine(uri)
+            self._held.callback(engine.dispose)
+            backend = engine.dialect.name
+            shared = engine.raw_connection()
+            self._held.callback(shared.invalidate)
+            connection = shared.dbapi_connection
+            with closing(connection.cursor()) as cursor:
+                for statement in _BEGIN.get(backend, ()):
+                    if statement == _COMMIT:  # drivers must know that their transaction ended
+                        connection.commit()
+                    else:
+                        cursor.execute(statement)
+        lent = self._lent(make_url(uri), lambda: connection, lock=threading.RLock())
+        with translated(f"reading {self._name}"):
+            reader = sqlalchemy.create_engine(lent)
+            with reader.connect() as reading:
+                if self._check(reading):
+                    return lent
+                copy = self._copied_by_rows(reading)
+        return f"sqlite:///{copy}"
+
+    def _check(self, connection: Connection) -> bool:
+        """Return whether MLflow's stores can open the database as it is.
+
+        Raises:
+            NotFoundError: It is not MLflow's.
+            UnsupportedFormatError: This MLflow does not know its schema.
+        """
+        revision = revision_of(connection)
+        if revision is None:
+            raise NotFoundError(
+                f"{self._name} has no tables of MLflow", "check the name of the database"
+            )
+        self._is_newer = not is_known(revision)
+        if self._is_newer and not self._force:
+            raise UnsupportedFormatError(
+                f"{self._name} has schema {revision}, which is newer than this MLflow's",
+                "pip install --upgrade mlflow, or --force to read what this one knows of it",
+            )
+        default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
+        self.lacks_default = not connection.execute(default).scalar_one()
+        self._is_latest = revision == latest_revision()
+        # In workspaces its store always tries to make one.
+        if self._is_latest:
+            self._workspaces = _workspaces_of(connection)
+        return self._is_latest and not self.lacks_default and not self._workspaces
+
+    def _lent(
+        self,
+        url: URL,
+        connect: Callable[[], Any],
+        lock: threading.RLock | None = None,
+    ) -> str:
+        """Return a URI that MLflow's stores open by ``connect``, while this database is open."""
+        token = uuid.uuid4().hex
+        _LENT[token] = (connect, lock)
+        self._held.callback(_LENT.pop, token)
+        lent = url.update_query_dict({"plugin": ReadOnly.NAME, _TOKEN: token})
+        return lent.render_as_string(hide_password=False)
+
+    def _folder(self, size_bytes: int) -> Path:
+        """Return a private folder with room for a copy."""
+        folder = Path(tempfile.mkdtemp(prefix="mlflow-exim-"))
+        self._held.callback(shutil.rmtree, folder, ignore_errors=True)
+        free_bytes = shutil.disk_usage(folder).free
+        if free_bytes < size_bytes:
+            raise StoreError(
+                f"a copy of {self._name} needs {size_bytes >> 20} MB, and there are "
+                f"{free_bytes >> 20} MB in {folder.parent}",
+                "set TMPDIR to a folder with more room",
+            )
+        return folder
+
+    def _copied(self, path: Path, source: sqlite3.Connection) -> Path:
+        """Copy a file as it is now: whoever writes to it waits for that long."""
+        copy = self._folder(path.stat().st_size) / "mlflow.db"
+        waited_until = time.monotonic() + _LOCKED_S
+
+        def watch(status: int, _left: int, _pages: int) -> None:
+            if status in _SQLITE_BUSY and time.monotonic() > waited_until:
+                raise ServerError(
+                    f"{self._name} is locked by another process", "try again when it has finished"
+                )
+
+        with translated(f"copying {self._name}"), closing(sqlite3.connect(copy)) as target:
+            target.execute("PRAGMA synchronous=OFF")
+            source.backup(target, progress=watch)
+        return copy
+
+    def _copied_by_rows(self, reading: Connection) -> Path:
+        """Copy all rows into a file of the same schema, and let MLflow migrate that."""
+        copy = self._folder(1 << 30) / "mlflow.db"
+        engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
+        sqlalchemy.event.listen(engine, "connect", _without_care)
+        with closing(_Disposing(engine)):
+            at_revision(engine, "head" if self._is_newer else str(revision_of(reading)))
+            wanted, there = sqlalchemy.MetaData(), sqlalchemy.MetaData()
+            wanted.reflect(engine)
+            there.reflect(reading)
+            with closing(sqlite3.connect(copy)) as target:
+                _without_care(target)
+                for name in sorted(set(wanted.tables) - _NOT_READ):
+                    self._copy_table(reading, there, wanted.tables[name], target)
+                target.commit()
+            upgrade(engine)
+        if self._is_newer:
+            self.unread = _unknown(there, wanted)
+        return copy
+
+    def _require_whole(self, copy: Engine) -> None:
+        """Refuse a copy in which columns are missing although it has been migrated."""
+        from mlflow.store.db.base_sql_model import Base
+
+        there = sqlalchemy.MetaData()
+        there.reflect(copy)
+        for wanted in Base.metadata.tables.values():
+            found = there.tables.get(wanted.name)
+            if found is None:
+                raise self._half_migrated(wanted.name, [])
+            if missing := [c.name for c in wanted.columns if c.name not in found.columns]:
+                raise self._half_migrated(wanted.name, missing)
+
+    def _half_migrated(self, table: str, missing: list[str]) -> UnsupportedFormatError:
+        return UnsupportedFormatError(
+            f"{self._name} is half-migrated: {table} lacks {', '.join(missing) or 'the table'}",
+            "finish `mlflow db upgrade` on it, or restore it from a backup",
+        )
+
+    def _copy_table(
+        self,
+        reading: Connection,
+        there: sqlalchemy.MetaData,
+        wanted: sqlalchemy.Table,
+        target: sqlite3.Connection,
+    ) -> None:
+        source = there.tables.get(wanted.name)
+        missing = [c.name for c in wanted.columns if source is None or c.name not in source.columns]
+        if self._is_newer and source is None:
+            return
+        if source is None or (missing and not self._is_newer):
+            raise self._half_migrated(wanted.name, missing if source is not None else [])
+        names = [c.name for c in wanted.columns if c.computed is None and c.name not in missing]
+        into = ", ".join(f'"{name}"' for name in names)
+        marks = ", ".join("?" * len(names))
+        insert = f'INSERT INTO "{wanted.name}" ({into}) VALUES ({marks})'  # noqa: S608 - MLflow's
+        # Without their types: SQLAlchemy would round the doubles of MySQL to decimals.
+        columns: list[sqlalchemy.ColumnClause[Any]] = [sqlalchemy.column(name) for name in names]
+        query = sqlalchemy.select(*columns).select_from(source)
+        rows = reading.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+        target.execute(f'DELETE FROM "{wanted.name}"')  # noqa: S608 - what migrations put there
+        for some in rows.partitions():
+            target.executemany(insert, [[_plain(value) for value in row] for row in some])
+
+
+def _workspaces_of(database: Engine | Connection) -> list[Any]:
+    """Return MLflow's entity of each workspace of a database, none where it has the default alone.
+
+    A provider may keep them elsewhere: then those are returned that objects lie in.
+    """
+    try:
+        from mlflow.entities.workspace import Workspace
+        from mlflow.store.db.base_sql_model import Base
+        from mlflow.store.workspace.dbmodels.models import SqlWorkspace
+    except ImportError:  # before MLflow 3.10
+        return []
+    with sqlalchemy.orm.Session(database) as session:
+        found = {row.name: row.to_mlflow_entity() for row in session.query(SqlWorkspace)}
+        for table in Base.metadata.tables.values():
+            if "workspace" in table.columns and table.name not in _NOT_READ:
+                for (name,) in session.execute(sqlalchemy.select(table.c.workspace).distinct()):
+                    found.setdefault(name, Workspace(name))
+    return list(found.values()) if set(found) - {_DEFAULT_WORKSPACE} else []
+
+
+def drop_default_experiment(copy: Engine) -> None:
+    """Drop the default experiment that MLflow made up when it opened a copy without one."""
+    with copy.begin() as connection:
+        connection.execute(sqlalchemy.text("DELETE FROM experiments WHERE experiment_id = 0"))
+
+
+def require_current_schema(uri: str) -> list[Any]:
+    """Refuse to write to a database that MLflow would migrate, while a server may run on it.
+
+    An empty one is MLflow's to fill. A server that does not answer is asked only once: MLflow
+    itself waits two minutes for it to come up.
+
+    Returns:
+        MLflow's entity of each workspace, none where there is the default one alone.
+
+    Raises:
+        UnsupportedFormatError: Its schema is not that of this MLflow.
+        ServerError: It cannot be opened.
+    """
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return []
+    with translated(f"opening {redact_url(uri)}"):
+        engine = create_sqlalchemy_engine(uri)
+        with closing(_Disposing(engine)), engine.connect() as connection:
+            revision = revision_of(connection)
+            if revision == latest_revision():
+                return _workspaces_of(connection)
+    if revision is not None:
+        how = "older" if is_known(revision) else "newer"
+        raise UnsupportedFormatError(
+            f"{redact_url(uri)} has a schema that is {how} than this MLflow's: {revision}",
+            "write to its server, use the server's version of MLflow, or migrate it with "
+            "`mlflow db upgrade`",
+        )
+    return []
+
+
+class ReadOnly(CreateEnginePlugin):
+    """Gives an engine that MLflow makes the connections of a ``ReadOnlyDatabase``.
+
+    Source: SQLAlchemy's ``CreateEnginePlugin``, found by its entry point and the URI's ``plugin``.
+    """
+
+    NAME = "mlflow_exim"
+
+    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
+        super().__init__(url, kwargs)
+        connect, self._lock = _LENT[str(url.query[_TOKEN])]
+        for name in ("pool_size", "max_overflow", "pool_recycle"):
+            kwargs.pop(name, None)
+        kwargs["creator"] = connect
+        if self._lock is not None:
+            kwargs["poolclass"] = StaticPool
+
+    def update_url(self, url: URL) -> URL:
+        """Return the URL without what only this plugin understands."""
+        return url.difference_update_query([_TOKEN])
+
+    def engine_created(self, engine: Engine) -> None:
+        """Keep the transaction that engines share open, and let one thread ask at a time."""
+        dialect: Any = engine.dialect
+        if self._lock is None:
+            return
+        lock, execute = self._lock, dialect.do_execute
+
+        def do_execute(*arguments: Any, **options: Any) -> None:
+            with lock:
+                execute(*arguments, **options)
+
+        dialect.do_execute = do_execute
+        dialect.exim_turn = lock
+        dialect.do_commit = dialect.do_rollback = dialect.do_close = lambda _connection: None
+        dialect.do_ping = lambda _connection: True
+
+
+_DEFAULT_WORKSPACE = "default"
+_TOKEN = "exim"  # noqa: S105 - names an entry of _LENT
+_LENT: dict[str, tuple[Callable[[], Any], Any]] = {}
+"""What the connections of open databases are made by, and the lock of those that share one."""
+
+
+class _Disposing:
+    """Disposes of an engine when it is closed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.close = engine.dispose
+
+
+def _unknown(there: sqlalchemy.MetaData, known: sqlalchemy.MetaData) -> list[str]:
+    """Return the tables, and the columns of known tables, that are not known."""
+    unknown = []
+    for name, table in sorted(there.tables.items()):
+        if name not in known.tables:
+            unknown.append(name)
+            continue
+        columns = known.tables[name].columns
+        unknown += [
+            f"{name}.{column.name}" for column in table.columns if column.name not in columns
+        ]
+    return unknown
+
+
+def _without_care(connection: Any, _record: Any = None) -> None:
+    """Let SQLite write as fast as it can: nobody needs a copy that is left half."""
+    for pragma in ("synchronous=OFF", "journal_mode=OFF", "foreign_keys=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as SQLite keeps it."""
+    import json
+
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    return value

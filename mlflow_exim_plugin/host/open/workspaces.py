@@ -1,0 +1,134 @@
+"""Workspaces of a deployment: which there are, and one after the other as the active one."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.documents import proto_document
+from mlflow_exim_plugin.host.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.host.open.host import Host
+
+__all__ = ["DEFAULT", "Workspaces", "entered", "workers"]
+
+DEFAULT = "default"
+"""Name of the workspace that every deployment has."""
+
+_ENDPOINT = "/api/3.0/mlflow/workspaces"
+_WITHOUT_WORKSPACES = {
+    requests.codes.not_found,
+    requests.codes.method_not_allowed,
+    requests.codes.not_implemented,
+    requests.codes.service_unavailable,  # the server runs without workspaces
+}
+
+
+class Workspaces:
+    """Lists the workspaces of a server.
+
+    Args:
+        host: The deployment.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def to_read(self) -> list[dict[str, Any] | None]:
+        """Return the workspaces to read: all of them, or the one that the user chose.
+
+        Returns:
+            REST's ``Workspace`` of each by name, the default one first; one None where the
+            deployment has no workspaces.
+
+        Raises:
+            ServerError: The server has workspaces and does not list them.
+        """
+        listed = self.documents()
+        chosen = _chosen()
+        if chosen:
+            listed = [document for document in listed if document["name"] == chosen]
+        listed.sort(key=lambda workspace: (workspace["name"] != DEFAULT, workspace["name"]))
+        return [*listed] or [None]
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Return REST's ``Workspace`` of each workspace; empty where there are none.
+
+        Raises:
+            ServerError: The server has workspaces and does not list them.
+        """
+        if not self._host.is_http:
+            return [proto_document(workspace) for workspace in self._host.workspaces]
+        doing = "listing the workspaces"
+        with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
+            if response.status_code in _WITHOUT_WORKSPACES:
+                return []
+            with translated("listing the workspaces"):
+                if response.status_code != requests.codes.ok:
+                    raise ServerError(
+                        f"listing the workspaces: the server answered {response.status_code}"
+                    )
+                listed: list[dict[str, Any]] = response.json().get("workspaces", [])
+        return listed
+
+    def create(self, document: dict[str, Any]) -> None:
+        """Create a workspace from REST's ``Workspace``.
+
+        Raises:
+            ServerError: The server refused.
+        """
+        self._host.post_json(_ENDPOINT, document)
+
+
+@contextlib.contextmanager
+def entered(workspace: dict[str, Any] | None) -> Iterator[None]:
+    """Make a workspace the active one of this thread, and the one before active again.
+
+    MLflow's clients send its name with every call. Other threads stay where they are: one process
+    may read a deployment and write another. A pool of ``workers`` is where its maker was.
+
+    Args:
+        workspace: REST's ``Workspace``; None is the one that the user chose, or none.
+
+    Raises:
+        ServerError: MLflow refuses the name, or knows no workspaces.
+    """
+    name = workspace["name"] if workspace else None
+    try:
+        from mlflow.utils.workspace_context import ServerWorkspaceContext
+    except ModuleNotFoundError:  # before MLflow 3.10
+        if name is not None:
+            raise ServerError(
+                f"this MLflow cannot enter workspace {name!r}", 'pip install "mlflow>=3.10"'
+            ) from None
+        yield
+        return
+    inside = contextlib.ExitStack()
+    with inside:
+        with translated(f"entering workspace {name!r}"):
+            inside.enter_context(ServerWorkspaceContext(name))
+        yield
+
+
+def workers(most: int, name: str) -> ThreadPoolExecutor:
+    """Return a pool of threads that are in the workspace that is active now."""
+    return ThreadPoolExecutor(most, name, _adopt, (contextvars.copy_context(),))
+
+
+def _adopt(context: contextvars.Context) -> None:
+    for variable, value in context.items():
+        variable.set(value)
+
+
+def _chosen() -> str:
+    """Name of the workspace that the user chose, empty without one."""
+    return os.environ.get("MLFLOW_WORKSPACE", "").strip()

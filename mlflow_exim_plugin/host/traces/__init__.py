@@ -1,0 +1,1 @@
+"""Traces by MLflow's API."""

@@ -1,0 +1,431 @@
+"""Sink ``archive``: the stream becomes members, each object's envelope after its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, StoreError
+from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
+from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
+from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
+    Artifact,
+    Entity,
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamObject,
+    Trace,
+)
+from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
+from mlflow_exim_plugin.sinks.archive.tables import MetricsParts, TraceParts
+from mlflow_exim_plugin.sinks.counting import count_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mlflow_exim_plugin.container.writer import ArchiveWriter
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["ArchiveSink"]
+
+
+class ArchiveSink:
+    """Writes a stream into one archive, in one pass.
+
+    Args:
+        writer: Open archive.
+        system: Part ``system`` of every envelope.
+        selection: What was asked for, kept in ``archive.json``.
+    """
+
+    parallel = 1
+    """Members come one after the other; the frames are compressed in parallel below."""
+
+    def __init__(
+        self, writer: ArchiveWriter, system: System, selection: dict[str, Any] | None = None
+    ) -> None:
+        self._writer = writer
+        self._system = system.to_json()
+        self._selection = selection or {}
+        self._workspaces: list[_Workspace] = [_Workspace("", layout.TREE)]
+        self._experiment: _OpenExperiment | None = None
+        self._model: _OpenModel | None = None
+        self._model_folders: set[str] = set()
+        self._run_count = 0
+        header = ArchiveHeader.now(writer.required_features)
+        writer.add(layout.HEADER, document_bytes(header.to_json()))
+
+    def write(self, item: StreamObject, report: Report) -> None:
+        """Write one object with its parts.
+
+        Raises:
+            InvalidArchiveError: The object cannot be written as the format wants it.
+            StoreError: The archive cannot be written.
+        """
+        if isinstance(item, Experiment):
+            self._finish_open(report)
+            self._experiment = _OpenExperiment(item, self._workspace.tree, self._writer, report)
+        elif isinstance(item, Run):
+            self._write_run(item, report)
+        elif isinstance(item, LoggedModel):
+            self._write_logged_model(item, report)
+        elif isinstance(item, Trace):
+            self._write_trace(item, report)
+        elif isinstance(item, RegisteredModel):
+            self._finish_open(report)
+            tree = self._workspace.tree
+            folder = layout.model_folder(item.name, self._model_folders, kind=item.kind, tree=tree)
+            self._model_folders.add(folder.casefold())
+            self._model = _OpenModel(item, folder)
+        elif isinstance(item, ModelVersion):
+            self._write_version(item, report)
+        else:
+            self._write_entity(item, report)
+
+    def finish(self, report: Report) -> None:
+        """Write what is still open, the archive's own envelope and the tail."""
+        self._finish_open(report)
+        summary = report.to_dict()
+        failed = [f.id for f in report.failures if f.kind is Kind.RUN]
+        info = {
+            "counts": summary["counts"],
+            "num_total_runs": self._run_count + len(failed),
+            "num_ok_runs": self._run_count,
+            "num_failed_runs": len(failed),
+            "failed_runs": failed,
+            "metric_rows": report.metric_rows,
+            "artifact_bytes": report.artifact_bytes,
+            "failures": summary["failures"],
+            "lossy": summary["lossy"],
+            "not_packed": summary["not_packed"],
+        }
+        default, *others = self._workspaces
+        part = {"selection": self._selection, **default.listing()}
+        if others:
+            part["workspaces"] = [{"name": w.name, **w.listing()} for w in others]
+        self._add(layout.ARCHIVE, info, part)
+        report.root = self._writer.close()
+
+    @property
+    def _workspace(self) -> _Workspace:
+        return self._workspaces[-1]
+
+    def _opened(self, item: Run | LoggedModel | Trace | Entity) -> _OpenExperiment:
+        if self._experiment is None or self._experiment.item.id != item.experiment_id:
+            raise StoreError(f"{item.kind} {item.id} came before its experiment")
+        return self._experiment
+
+    def _require_free(self, path: str, item: Run | LoggedModel) -> None:
+        if self._writer.is_taken(path):  # before its rows are in a table
+            raise InvalidArchiveError(f"{item.kind} {item.id!r} is there already, but for case")
+
+    def _write_run(self, run: Run, report: Report) -> None:
+        opened = self._opened(run)
+        run_id = run.id
+        folder = layout.run_folder(opened.folder, run_id)
+        path = layout.run_member(folder)
+        self._require_free(path, run)
+        issues: list[Failure | Loss] = [*run.issues]
+        digest = MetricsDigest()
+        ranges: list[dict[str, Any]] = []
+        for rows in run.histories:
+            if isinstance(rows, Failure):
+                issues.append(rows)
+                continue
+            digest.update(rows)
+            ranges += opened.metrics.append(rows)
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, run_id, run.artifacts, issues, report)
+        info: dict[str, Any] = {}
+        metrics = None
+        if digest.rows:
+            metrics = digest.hexdigest()
+            info["metrics"] = {
+                "digest": metrics,
+                "keys": digest.keys,
+                "rows": digest.rows,
+                "parts": _joined(ranges),
+            }
+            report.written(Kind.METRIC_HISTORY, digest.keys)
+            report.add_rows(digest.rows)
+        document = {"run": run.document}
+        self._add_object(path, document, issues, report, artifacts, metrics, info, run.doubles)
+        opened.runs.append(run_id)
+        self._run_count += 1
+        report.written(Kind.RUN)
+
+    def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
+        opened = self._opened(model)
+        folder = layout.logged_model_folder(opened.folder, model.id)
+        path = layout.logged_model_member(folder)
+        self._require_free(path, model)
+        issues = [*model.issues]
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, model.id, model.artifacts, issues, report)
+        self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)
+        opened.logged_models.append(model.id)
+        report.written(Kind.LOGGED_MODEL)
+
+    def _write_trace(self, trace: Trace, report: Report) -> None:
+        opened = self._opened(trace)
+        if opened.traces.is_full:
+            self._close_traces(opened)
+        issues = [*trace.issues]
+        if problem := problem_of(trace):
+            issues.append(Failure(Kind.SPAN, trace.id, f"its spans are malformed: {problem}"))
+            trace = replace(trace, spans=None)
+            if problem := problem_of(trace):
+                raise InvalidArchiveError(problem)
+        try:
+            digest = trace_digest(trace)
+        except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
+            raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+        place = partial(layout.attachment_member, opened.folder, trace.id)
+        attachments = self._write_artifacts(place, trace.id, trace.attachments, issues, report)
+        if attachments:
+            digest = trace_digest(trace, _contents(attachments))
+        opened.traces.append(trace, digest)
+        opened.attachments += [{"trace_id": trace.id, **entry} for entry in attachments]
+        opened.trace_issues += issues
+        for issue in issues:
+            report.issue(issue)
+        report.written(Kind.TRACE)
+        for kind, count in (
+            (Kind.SPAN, len(trace.spans or ())),
+            (Kind.ASSESSMENT, len(trace.assessments)),
+        ):
+            if count:
+                report.written(kind, count)
+
+    def _close_traces(self, opened: _OpenExperiment) -> None:
+        closed = opened.traces.close()
+        if closed is None:
+            return
+        path, tables, digests = closed
+        document = {"experiment_id": opened.item.id, "traces": len(digests)}
+        attachments, opened.attachments = opened.attachments, []
+        issues, opened.trace_issues = opened.trace_issues, []
+        info = {
+            "content_digest": content_digest(document, traces=digests),
+            "tables": tables,
+            **({"attachments": attachments} if attachments else {}),
+        }
+        self._add(path, info | _named(issues), document)
+
+    def _write_version(self, version: ModelVersion, report: Report) -> None:
+        if self._model is None:
+            raise StoreError(f"{version.kind} {version.id} came before its model")
+        issues: list[Failure | Loss] = []
+        folder = layout.version_folder(self._model.folder, version.version)
+        place = partial(layout.artifact_member, folder)
+        artifacts = self._write_artifacts(place, version.id, version.artifacts, issues, report)
+        path = layout.version_member(self._model.folder, version.version)
+        self._add_object(path, {"model_version": version.document}, issues, report, artifacts)
+        self._model.versions.append(version.version)
+        report.written(version.kind)
+
+    def _write_entity(self, entity: Entity, report: Report) -> None:
+        experiment = ""
+        if ENTITY_KINDS[entity.kind].of_experiment:
+            experiment = self._opened(entity).folder
+        else:
+            self._finish_open(report)
+        if entity.kind is Kind.WORKSPACE:
+            self._workspaces.append(_Workspace(entity.id, layout.workspace_tree(entity.id)))
+        path = layout.entity_member(
+            entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
+        )
+        document = {str(entity.kind): entity.document}
+        self._add_object(self._writer.free_path(path), document, [*entity.issues], report)
+        report.written(entity.kind)
+        count_parts(entity, report)
+
+    def _add_object(
+        self,
+        path: str,
+        document: dict[str, Any],
+        issues: list[Failure | Loss],
+        report: Report,
+        artifacts: list[dict[str, Any]] | None = None,
+        metrics: str | None = None,
+        more: dict[str, Any] | None = None,
+        doubles: list[float] | None = None,
+    ) -> None:
+        """Write an object's envelope and report what is wrong with it."""
+        try:
+            digest = content_digest(document, metrics, _contents(artifacts or ()), doubles=doubles)
+        except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
+            raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
+        info = {"content_digest": digest, **(more or {})}
+        if artifacts:
+            info["artifacts"] = artifacts
+        self._add(path, info | _named(issues), document, doubles)
+        for issue in issues:
+            report.issue(issue)
+
+    def _write_artifacts(
+        self,
+        place: Callable[[str], str],
+        owner: str,
+        artifacts: Iterable[Artifact | Failure],
+        issues: list[Failure | Loss],
+        report: Report,
+    ) -> list[dict[str, Any]]:
+        written: list[dict[str, Any]] = []
+        for artifact in artifacts:
+            if isinstance(artifact, Failure):
+                issues.append(artifact)
+                continue
+            name = f"{owner}/{artifact.path}"
+            member_path = self._writer.free_path(place(artifact.path))
+            try:
+                stream = artifact.open()
+            except EximError as error:
+                issues.append(Failure(Kind.ARTIFACT, name, error.message))
+                continue
+            with stream:
+                member = self._writer.add_stream(member_path, artifact.size_bytes, stream)
+            if member.is_cut:
+                what = f"it grew while it was being read: its first {member.size_bytes} bytes"
+                issues.append(Loss(Kind.ARTIFACT, name, what))
+            elif not member.complete:
+                issues.append(Failure(Kind.ARTIFACT, name, member.error))
+                continue
+            written.append(
+                {
+                    "path": artifact.path,
+                    "member": member.path,
+                    "size_bytes": member.size_bytes,
+                    "sha256": member.sha256,
+                }
+            )
+            report.written(Kind.ARTIFACT)
+            report.add_bytes(member.size_bytes)
+        return written
+
+    def _finish_open(self, report: Report) -> None:
+        """Write the envelope of the experiment or model whose parts have all come."""
+        if (opened := self._experiment) is not None:
+            self._experiment = None
+            opened.metrics.close()
+            self._close_traces(opened)
+            self._add_experiment(opened, report)
+        if (model := self._model) is not None:
+            self._model = None
+            document = {"registered_model": model.item.document, "versions": model.versions}
+            info = {"content_digest": content_digest(document)}
+            self._add(layout.model_member(model.folder), info, document)
+            is_prompt = model.item.kind is Kind.PROMPT
+            workspace = self._workspace
+            (workspace.prompts if is_prompt else workspace.models).append(model.item.name)
+            report.written(model.item.kind)
+
+    def _add_experiment(self, opened: _OpenExperiment, report: Report) -> None:
+        experiment = opened.item
+        failed = [f.id for f in report.failures[opened.failures_before :] if f.kind is Kind.RUN]
+        document: dict[str, Any] = {"experiment": experiment.document, "runs": opened.runs}
+        if opened.logged_models:
+            document["logged_models"] = opened.logged_models
+        self._add(
+            layout.experiment_member(experiment.id, self._workspace.tree),
+            {
+                "content_digest": content_digest(document),
+                "num_total_runs": len(opened.runs) + len(failed),
+                "num_ok_runs": len(opened.runs),
+                "num_failed_runs": len(failed),
+                "failed_runs": failed,
+            },
+            document,
+        )
+        entry = {"experiment_id": experiment.id, "name": experiment.name}
+        self._workspace.experiments.append(entry)
+        report.written(Kind.EXPERIMENT)
+
+    def _add(
+        self,
+        path: str,
+        info: dict[str, Any],
+        mlflow: dict[str, Any],
+        doubles: list[float] | None = None,
+    ) -> None:
+        """Write an envelope. The doubles of ``mlflow``, where they are known, are all it has."""
+        envelope = {"system": self._system, "info": info, "mlflow": mlflow}
+        self._writer.add(path, document_bytes(envelope, doubles))
+
+
+class _OpenExperiment:
+    """The experiment whose objects are coming."""
+
+    def __init__(self, item: Experiment, tree: str, writer: ArchiveWriter, report: Report) -> None:
+        self.item = item
+        self.folder = layout.experiment_folder(item.id, tree)
+        self.runs: list[str] = []
+        self.logged_models: list[str] = []
+        self.metrics = MetricsParts(writer, self.folder)
+        self.traces = TraceParts(writer, self.folder)
+        self.attachments: list[dict[str, Any]] = []
+        self.trace_issues: list[Failure | Loss] = []
+        self.failures_before = len(report.failures)
+
+
+@dataclass
+class _OpenModel:
+    """The registered model or prompt whose versions are coming."""
+
+    item: RegisteredModel
+    folder: str
+    versions: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Workspace:
+    """What was written of one workspace."""
+
+    name: str
+    tree: str
+    experiments: list[dict[str, str]] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+    def listing(self) -> dict[str, Any]:
+        listing = {"experiments": self.experiments, "models": self.models}
+        return listing | ({"prompts": self.prompts} if self.prompts else {})
+
+
+def _contents(entries: Iterable[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    return [(entry["path"], entry["size_bytes"], entry["sha256"]) for entry in entries]
+
+
+def _joined(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join ranges that follow each other in one file: a run's keys may come one by one."""
+    joined: list[dict[str, Any]] = []
+    for part in ranges:
+        if joined and joined[-1]["member"] == part["member"]:
+            joined[-1]["rows"] += part["rows"]
+        else:
+            joined.append(dict(part))
+    return joined
+
+
+def _named(issues: list[Failure | Loss]) -> dict[str, Any]:
+    if not issues:
+        return {}
+    failures = [
+        {"kind": str(f.kind), "id": f.id, "reason": f.reason}
+        for f in issues
+        if isinstance(f, Failure)
+    ]
+    losses = [
+        {"kind": str(x.kind), "id": x.id, "what": x.what} for x in issues if isinstance(x, Loss)
+    ]
+    return ({"failures": failures} if failures else {}) | ({"lossy": losses} if losses else {})

@@ -1,0 +1,1 @@
+"""Sink `database`: MLflow's tables, with ids and times."""

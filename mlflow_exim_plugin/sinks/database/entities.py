@@ -1,0 +1,283 @@
+"""Objects that are one document to a database, under their own ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.sinks.counting import count_parts, parts_of, skip_entity
+from mlflow_exim_plugin.sinks.database.states import State
+from mlflow_exim_plugin.sinks.database.target import ABSENT
+from mlflow_exim_plugin.sinks.policy import OnConflict, leave_to_namesake, taken
+from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.sql.writer import Rows
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.database.states import RowComparison
+    from mlflow_exim_plugin.sinks.database.target import DatabaseTarget
+
+__all__ = ["EntityTables"]
+
+
+class EntityTables:
+    """Writes every kind whose objects are ``Entity``.
+
+    Args:
+        target: The database.
+    """
+
+    def __init__(self, target: DatabaseTarget) -> None:
+        self._target = target
+        self._configs: Rows = []
+        self._calling: list[tuple[dict[str, Any], str]] = []
+
+    def write(self, entity: Entity, experiment_id: int | None, report: Report) -> None:
+        """Write one object with its parts.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            ServerError: The database cannot hold it, or lacks what it refers to.
+        """
+        target = self._target
+        described = KINDS[entity.kind]
+        table, id_column = described.table, described.id_column
+        name_columns = described.unique
+        if not target.tables.has(table):
+            skip_entity(entity, ABSENT, report)
+            return
+        entity = self._referring(entity, report)
+        rows = self._rows(entity, experiment_id)
+        key = {id_column: rows[0][1][id_column]}
+        if "workspace" in name_columns and id_column in name_columns:  # its name is its id
+            key["workspace"] = target.workspace
+        compared = target.compare(entity.kind, rows, key)
+        if compared is not None:
+            self._settle(entity, rows, compared, report)
+            return
+        name_columns = tuple(c for c in name_columns if target.tables.has(table, c))
+        if name_columns and id_column not in name_columns:
+            renamed = self._free_name(entity, rows, name_columns, report)
+            if renamed is None:
+                return
+            if renamed is not entity:
+                rows = self._rows(renamed, experiment_id)
+        configs = [row for row in rows if row[0] == "guardrail_configs"]
+        rows = [row for row in rows if row[0] != "guardrail_configs"]
+        target.require(rows)
+        target.add(rows, **key)
+        if target.options.dry_run:
+            report.written(entity.kind)
+            count_parts(entity, report)
+            return
+        self._configs += configs
+        self._put_configs()
+        if entity.kind is Kind.WEBHOOK and entity.document.get("status") == "ACTIVE":
+            what = "it is disabled at the target: its secret is not packed"
+            report.lost(Loss(entity.kind, entity.id, what))
+        target.count(entity.kind, report)
+        for kind, count in parts_of(entity):
+            target.count(kind, report, count)
+
+    def _settle(self, entity: Entity, rows: Rows, compared: RowComparison, report: Report) -> None:
+        """Complete an object that is there in an earlier state, or leave it as it is."""
+        target = self._target
+        if compared.state is not State.EARLIER:
+            target.leave(entity.kind, entity.id, compared, report)
+            return
+        target.require(rows)
+        target.grow(entity.kind, entity.id, compared, report)
+        target.count(entity.kind, report)
+        for kind, count in parts_of(entity):
+            written = compared.count("evaluation_dataset_records")
+            target.count(kind, report, written)
+            report.skipped(kind, entity.id, "they are there already", count - written)
+
+    def finish(self, report: Report) -> None:
+        """Let scorers call their endpoints, and name the guardrails that did not come."""
+        calling, self._calling = self._calling, []
+        for key, serialized in calling:
+            missing: list[str] = []
+            new = with_endpoints(serialized, partial(self._endpoint_id, missing=missing))
+            for name in missing:
+                what = f"the endpoint {name!r} that it calls is not at the target"
+                report.lost(Loss(Kind.SCORER, key["scorer_id"], what))
+            there = self._target.tables.one("scorer_versions", **key)
+            # What anybody else wrote there stays.
+            if there and there["serialized_scorer"] == serialized != new:
+                self._target.tables.update("scorer_versions", {"serialized_scorer": new}, **key)
+        for _, config in self._configs:
+            what = f"guardrail {config['guardrail_id']} is not at the target"
+            report.lost(Loss(Kind.ENDPOINT, config["endpoint_id"], what))
+        self._configs = []
+
+    def _rows(self, entity: Entity, experiment_id: int | None) -> Rows:
+        with translated(f"reading {entity.kind} {entity.id}"):
+            return entity_rows(entity, experiment_id, self._target.workspace)
+
+    def _put_configs(self) -> None:
+        """Put guardrails onto endpoints as soon as both are there."""
+        waiting: Rows = []
+        for row in self._configs:
+            if self._target.is_there("guardrails", guardrail_id=row[1]["guardrail_id"]):
+                self._target.add([row])
+            else:
+                waiting.append(row)
+        self._configs = waiting
+
+    def _free_name(
+        self, entity: Entity, rows: Rows, name_columns: tuple[str, ...], report: Report
+    ) -> Entity | None:
+        """Return the object under a name that is free, None where it is left to a namesake."""
+        table, row = rows[0]
+        key = {column: row[column] for column in name_columns}
+        namesake = self._target.tables.one(table, **key)
+        if namesake is None:
+            return entity
+        described = KINDS[entity.kind]
+        field = described.name
+        name, policy = str(entity.document[field]), self._target.options.on_conflict
+        if policy is OnConflict.FAIL:
+            raise taken(f"{str(entity.kind).replace('_', ' ')} named {name!r}")
+        if policy is not OnConflict.RENAME:
+            id_column = described.id_column
+            self._target.ids[entity.kind][str(row[id_column])] = str(namesake[id_column])
+            leave_to_namesake(entity, name, (), report)
+            for part, count in parts_of(entity):
+                report.skipped(part, entity.id, "its owner is left out", count)
+            return None
+        number, form = 2, described.numbered
+        last = name_columns[-1]
+        while self._target.tables.one(
+            table, **key | {last: _folded(last, form.format(name, number))}
+        ):
+            number += 1
+        new = form.format(name, number)
+        report.lost(Loss(entity.kind, entity.id, f"{name!r} is named {new!r} at the target"))
+        return replace(entity, document=entity.document | {field: new})
+
+    def _referring(self, entity: Entity, report: Report) -> Entity:
+        """Return an object that refers to what the target has."""
+        document = dict(entity.document)
+        lost: list[str] = []
+        match entity.kind:
+            case Kind.SCORER:
+                self._scorer(document)
+            case Kind.ISSUE:
+                self._only_if_there(document, "source_run_id", "runs", "run_uuid", lost)
+            case Kind.REVIEW_QUEUE:
+                new = self._target.ids[Kind.LABEL_SCHEMA]
+                document["schema_ids"] = [new.get(i, i) for i in document.get("schema_ids", ())]
+            case Kind.EVALUATION_DATASET:
+                document["experiment_ids"] = self._experiments(document, lost)
+            case Kind.MODEL_DEFINITION:
+                self._with_secret(document, lost)
+            case Kind.ENDPOINT:
+                self._endpoint(document, lost)
+            case Kind.GUARDRAIL:
+                self._guardrail(document, lost)
+            case Kind.BUDGET_POLICY:
+                new = self._target.ids[Kind.ENDPOINT]
+                if value := document.get("target_value"):
+                    document["target_value"] = new.get(value, value)
+            case _:
+                return entity
+        for what in lost:
+            report.lost(Loss(entity.kind, entity.id, what))
+        return replace(entity, document=document)
+
+    def _scorer(self, document: dict[str, Any]) -> None:
+        """Put ids of endpoints where MLflow shows names; they may come later in the stream."""
+        versions = []
+        for version in document["versions"]:
+            serialized = version["serialized_scorer"]
+            if calls_endpoint(serialized):
+                key = {
+                    "scorer_id": document["scorer_id"],
+                    "scorer_version": version["scorer_version"],
+                }
+                self._calling.append((key, serialized))
+                serialized = with_endpoints(serialized, self._endpoint_id)
+            versions.append(version | {"serialized_scorer": serialized})
+        document["versions"] = versions
+
+    def _endpoint_id(self, name: str, missing: list[str] | None = None) -> str:
+        found = self._endpoint_named(name)
+        if found is None and missing is not None:
+            missing.append(name)
+        return str(found["endpoint_id"]) if found else name
+
+    def _endpoint_named(self, name: str) -> dict[str, Any] | None:
+        tables = self._target.tables
+        if not tables.has("endpoints"):
+            return None
+        return tables.one("endpoints", **self._target.owned("endpoints", name=name))
+
+    def _only_if_there(
+        self, document: dict[str, Any], field: str, table: str, column: str, lost: list[str]
+    ) -> None:
+        value = document.get(field)
+        if value and not self._target.is_there(table, **{column: value}):
+            lost.append(f"its {field} {value} is not at the target")
+            document[field] = None
+
+    def _experiments(self, document: dict[str, Any], lost: list[str]) -> list[str]:
+        known = self._target.ids[Kind.EXPERIMENT]
+        listed = document.get("experiment_ids", ())
+        if missing := [i for i in listed if i not in known]:
+            lost.append(f"it is not linked to experiments that did not come: {', '.join(missing)}")
+        return [known[i] for i in listed if i in known]
+
+    def _with_secret(self, document: dict[str, Any], lost: list[str]) -> None:
+        tables, secret_id = self._target.tables, document.get("secret_id")
+        if secret_id and tables.one("secrets", secret_id=secret_id) is None:
+            named = self._target.owned("secrets", secret_name=document.get("secret_name"))
+            found = tables.one("secrets", **named)
+            if found is None:
+                lost.append(f"its secret {document.get('secret_name')!r} is not at the target")
+            document["secret_id"] = found["secret_id"] if found else None
+
+    def _endpoint(self, document: dict[str, Any], lost: list[str]) -> None:
+        known = self._target.ids[Kind.EXPERIMENT]
+        experiment_id = document.get("experiment_id")
+        if experiment_id and experiment_id not in known:
+            lost.append(f"its experiment {experiment_id} is not at the target")
+        document["experiment_id"] = known.get(str(experiment_id))
+        new = self._target.ids[Kind.MODEL_DEFINITION]
+        mappings = []
+        for mapping in document.get("model_mappings", ()):
+            old = mapping["model_definition_id"]
+            definition = new.get(old, old)
+            if self._target.is_there("model_definitions", model_definition_id=definition):
+                mappings.append(mapping | {"model_definition_id": definition})
+            else:
+                lost.append(f"its model definition {old} is not at the target")
+        document["model_mappings"] = mappings
+
+    def _guardrail(self, document: dict[str, Any], lost: list[str]) -> None:
+        scorer = document["scorer"]
+        new = self._target.ids[Kind.SCORER]
+        scorer_id = new.get(scorer["scorer_id"], scorer["scorer_id"])
+        version = scorer["scorer_version"]
+        if self._target.options.dry_run:
+            return
+        if not self._target.tables.select(
+            "scorer_versions", scorer_id=scorer_id, scorer_version=version
+        ):
+            raise ServerError(f"its scorer {scorer.get('scorer_name')!r} is not at the target")
+        document["scorer"] = scorer | {"scorer_id": scorer_id}
+        if name := document.get("action_endpoint_id"):  # MLflow gives its name there
+            found = self._endpoint_named(name)
+            if found is None:
+                lost.append(f"its endpoint {name!r} is not at the target")
+            document["action_endpoint_id"] = found["endpoint_id"] if found else None
+
+
+def _folded(column: str, name: str) -> str:
+    return name.lower() if column == "name_key" else name

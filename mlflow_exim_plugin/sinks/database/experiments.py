@@ -1,0 +1,229 @@
+"""Experiments to a database: under their own number where it is free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
+from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
+from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
+from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
+from mlflow_exim_plugin.sinks.policy import OnConflict, taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["ExperimentTables"]
+
+_DEFAULT = 0
+
+
+class ExperimentTables:
+    """Finds or makes the place of each experiment.
+
+    Args:
+        target: The database.
+        source_ids: Gives the ids of all experiments that may come.
+
+    Attributes:
+        was_unused: Whether the target had nothing but what MLflow makes by itself.
+    """
+
+    def __init__(self, target: DatabaseTarget, source_ids: Callable[[], Iterable[str]]) -> None:
+        self._target = target
+        self._source_ids = source_ids
+        self._there: dict[int, dict[str, Any]] | None = None
+        self._names: dict[str, int] | None = None
+        self._loaded = self.was_unused = False
+        self._origins: dict[str, int] = {}
+
+    def load(self) -> None:
+        """Look once at what the target has.
+
+        Raises:
+            ServerError: The target cannot be read.
+        """
+        tables = self._target.tables
+        is_first = not self._loaded
+        self._loaded = True
+        found = {int(row["experiment_id"]): row for row in tables.select("experiments")}
+        for tag in tables.select("experiment_tags", key=ORIGIN):
+            self._origins[newest(str(tag["value"]))] = int(tag["experiment_id"])
+        self._there = found
+        if is_first:
+            self.was_unused = set(found) <= {_DEFAULT} and not self._has_content(_DEFAULT)
+
+    def reset(self) -> None:
+        """Look again when it is needed: what was written was taken back."""
+        self._there = self._names = None
+        self._origins = {}
+
+    @property
+    def there(self) -> dict[int, dict[str, Any]]:
+        """The target's experiments by number."""
+        if self._there is None:
+            self.load()
+        assert self._there is not None  # noqa: S101 - load() filled it
+        return self._there
+
+    def write(self, experiment: Experiment, report: Report) -> TargetExperiment | str:
+        """Find or make the place of an experiment.
+
+        Returns:
+            The place, or why there is none.
+
+        Raises:
+            ConflictError: The number or name is another's and the policy is ``fail``.
+            ServerError: The target cannot take it.
+        """
+        found, is_copy = self._same(experiment), False
+        if found is None:
+            found = self._origins.get(experiment_origin(experiment.document))
+            is_copy = found is not None
+        if found is not None:
+            report.skipped(Kind.EXPERIMENT, experiment.name, "it is there already")
+            into = self._known(experiment, found)
+            into.is_copy = is_copy
+            return into
+        namesake = self._named(experiment.name)
+        if namesake is not None and not self._is_untouched_default(namesake, experiment):
+            return self._beside(namesake, experiment, report)
+        return self._new(experiment, experiment.name, report)
+
+    def _same(self, experiment: Experiment) -> int | None:
+        """Return the number of the target's experiment that is this very one."""
+        document = experiment.document
+        number = int(experiment.id)
+        there = self.there.get(number)
+        if there is not None and self._is_here(there):
+            created = document.get("creation_time")
+            if there["creation_time"] == created and (
+                created is not None or there["name"] == experiment.name
+            ):
+                return number
+        return None
+
+    def _is_here(self, there: dict[str, Any]) -> bool:
+        return str(there.get("workspace", "default")) == self._target.workspace
+
+    def _named(self, name: str) -> int | None:
+        if self._names is None:
+            self._names = {
+                str(row["name"]): n for n, row in self.there.items() if self._is_here(row)
+            }
+        return self._names.get(name)
+
+    def _is_untouched_default(self, number: int, experiment: Experiment) -> bool:
+        """Whether it is the experiment that MLflow makes by itself and nobody has used."""
+        if number != _DEFAULT or int(experiment.id) != _DEFAULT:
+            return False
+        if self.there[number]["lifecycle_stage"] != "active":
+            return False
+        return not self._has_content(number)
+
+    def _has_content(self, number: int) -> bool:
+        tables = ("experiment_tags", "runs", "trace_info", "logged_models", "label_schemas")
+        return any(
+            self._target.tables.has(t) and self._target.tables.was_there(t, experiment_id=number)
+            for t in tables
+        )
+
+    def _beside(
+        self, namesake: int, experiment: Experiment, report: Report
+    ) -> TargetExperiment | str:
+        """Put an experiment where another has its name."""
+        name, policy = experiment.name, self._target.options.on_conflict
+        if policy is OnConflict.FAIL:
+            raise taken(f"experiment named {name!r}")
+        if policy is OnConflict.SKIP:
+            reason = "the target has another experiment of that name"
+            report.skipped(Kind.EXPERIMENT, name, reason)
+            return reason
+        if policy is OnConflict.RENAME:
+            number = 2
+            while self._named(f"{name} ({number})") is not None:
+                number += 1
+            return self._new(experiment, f"{name} ({number})", report)
+        if self.there[namesake]["lifecycle_stage"] == "deleted":
+            raise ServerError(
+                "the target has a deleted experiment of that name, which takes no runs",
+                "choose --on-conflict rename, or restore or purge it at the target",
+            )
+        there = {
+            row["key"]: row["value"]
+            for row in self._target.tables.select("experiment_tags", experiment_id=namesake)
+        }
+        tags = key_values(experiment.document.get("tags"))
+        if differing := sorted(key for key, value in tags.items() if there.get(key) != value):
+            what = "its runs joined the experiment of that name, which keeps its own tags"
+            report.lost(Loss(Kind.EXPERIMENT, name, f"{what} (not set: {', '.join(differing)})"))
+        report.skipped(Kind.EXPERIMENT, name, "its runs join the experiment of that name")
+        return self._known(experiment, namesake)
+
+    def _known(self, experiment: Experiment, number: int) -> TargetExperiment:
+        location = str(self.there[number]["artifact_location"])
+        return self._known_experiment(experiment, number, location, is_new=False)
+
+    def _known_experiment(
+        self, experiment: Experiment, number: int, location: str, *, is_new: bool
+    ) -> TargetExperiment:
+        source = str(experiment.document.get("artifact_location") or "")
+        self._target.know_root(source, location)
+        self._target.ids[Kind.EXPERIMENT][experiment.id] = str(number)
+        return TargetExperiment(number, location, source, is_new)
+
+    def _new(self, experiment: Experiment, name: str, report: Report) -> TargetExperiment | str:
+        target = self._target
+        number = self._free_number(experiment, report)
+        if isinstance(number, str):
+            return number
+        if name != experiment.name:
+            what = f"it is named {name!r} at the target"
+            report.lost(Loss(Kind.EXPERIMENT, experiment.name, what))
+        source_location = str(experiment.document.get("artifact_location") or "")
+        location = target.experiment_folder(number, source_location)
+        if target.keeps_locations:
+            location = source_location or location
+        tags = key_values(experiment.document.get("tags")) | experiment.source_tags
+        if number != int(experiment.id) or name != experiment.name:
+            tags[ORIGIN] = chained(experiment_origin(experiment.document), tags)
+        rows = experiment_rows(experiment, number, name, location, target.workspace, tags)
+        target.require(rows)
+        if not target.options.dry_run:
+            if number in self.there:  # MLflow's own default experiment, which nobody has used
+                target.tables.update("experiments", rows[0][1], experiment_id=number)
+            else:
+                target.tables.add_experiment(rows[0][1])
+            target.add(rows[1:])
+        self.there[number] = rows[0][1]
+        if self._names is not None:
+            self._names[name] = number
+        target.count(Kind.EXPERIMENT, report)
+        return self._known_experiment(experiment, number, location, is_new=True)
+
+    def _free_number(self, experiment: Experiment, report: Report) -> int | str:
+        """Return the number to use: its own if that is to be had."""
+        own = int(experiment.id)
+        largest = self._target.tables.largest_experiment_id
+        is_default = self._is_untouched_default(own, experiment) if own in self.there else False
+        if own <= largest and (own not in self.there or is_default):
+            return own
+        if own in self.there:
+            policy = self._target.options.on_conflict
+            another = f"experiment of number {own}"
+            reason = f"the target has another {another}"
+            if policy is OnConflict.FAIL:
+                raise taken(another)
+            if policy is OnConflict.SKIP:
+                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+                return reason
+        else:
+            reason = f"the target's numbers end at {largest}"
+        reserved = {int(i) for i in self._source_ids() if int(i) <= largest}
+        number = max({*self.there, *reserved, _DEFAULT}) + 1
+        what = f"its experiment_id is {number} at the target: {reason}"
+        report.lost(Loss(Kind.EXPERIMENT, experiment.name, what))
+        return number

@@ -1,0 +1,287 @@
+"""Registered models and prompts to a database, their versions under their own numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
+from mlflow_exim_plugin.host.sql.run_rows import model_rows, version_rows
+from mlflow_exim_plugin.schema.objects import (
+    Kind,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    key_values,
+    model_behind,
+)
+from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, newest
+from mlflow_exim_plugin.sinks.counting import count_artifacts
+from mlflow_exim_plugin.sinks.database.files import put_files
+from mlflow_exim_plugin.sinks.policy import OnConflict, numbered, taken
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.database.target import DatabaseTarget
+
+__all__ = ["ModelTables"]
+
+_EXPERIMENT_IDS = "_mlflow_experiment_ids"
+_WORDS = {Kind.REGISTERED_MODEL: "registered model", Kind.PROMPT: "prompt"}
+_TOMBSTONE = "Deleted_Internal"
+
+
+@dataclass
+class _ModelRows:
+    """The registered model that is being written.
+
+    Attributes:
+        source: As it comes.
+        name: Its name at the target.
+        is_same: Whether what is there is this very one.
+        numbers: Number at the target of each version that came.
+        there: Rows of the versions that were there, by number.
+        copies: Number of each version that an unpack renumbered, by its origin.
+    """
+
+    source: RegisteredModel
+    name: str
+    is_same: bool = True
+    numbers: dict[int, int] = field(default_factory=dict)
+    there: dict[int, dict[str, Any]] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)
+
+
+class ModelTables:
+    """Writes registered models and prompts one after the other.
+
+    Args:
+        target: The database.
+    """
+
+    def __init__(self, target: DatabaseTarget) -> None:
+        self._target = target
+        self._model: _ModelRows | None = None
+        self._skipped = ""
+
+    def begin(self, item: RegisteredModel, report: Report) -> None:
+        """Find or make a registered model or prompt.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            ServerError: The database cannot hold it.
+        """
+        self._skipped = "its registered model could not be written"
+        self._model = None
+        self._model = self._placed(item, report)
+
+    def drop(self, reason: str) -> None:
+        """Give up the model that was begun: it was taken back."""
+        self._model, self._skipped = None, reason
+
+    def _placed(self, item: RegisteredModel, report: Report) -> _ModelRows | None:
+        there = self._there(item.name)
+        created = item.document.get("creation_timestamp")
+        if there is not None and there["creation_time"] == created:
+            return self._same(item, report)
+        if (copy := self._copy_of(item)) is not None:
+            report.skipped(item.kind, item.name, "it is there already")
+            return self._known(item, copy)
+        if there is None:
+            return self._new(item, item.name, report)
+        policy, kind = self._target.options.on_conflict, self._kind_there(item.name)
+        if policy is OnConflict.FAIL:
+            raise taken(f"{_WORDS[kind]} named {item.name!r}")
+        if policy is OnConflict.SKIP:
+            self._skipped = f"the target has another {_WORDS[kind]} of that name"
+            report.skipped(item.kind, item.name, self._skipped)
+            return None
+        if policy is OnConflict.RENAME:
+            number = 2
+            while self._there(numbered(item, number)) is not None:
+                number += 1
+            name = numbered(item, number)
+            report.lost(Loss(item.kind, item.name, f"it is named {name!r} at the target"))
+            return self._new(item, name, report)
+        if kind is not item.kind:
+            raise ServerError(
+                f"the target has a {_WORDS[kind]} of that name", "choose --on-conflict rename"
+            )
+        what = "its versions joined the one of that name, which keeps its own tags and text"
+        report.lost(Loss(item.kind, item.name, what))
+        report.skipped(item.kind, item.name, "its versions join the one of that name")
+        return self._known(item, item.name, is_same=False)
+
+    def _same(self, item: RegisteredModel, report: Report) -> _ModelRows:
+        rows = model_rows(item, item.name, self._target.workspace, self._tags(item))
+        compared = self._target.compare(item.kind, rows, self._owner(item.name))
+        if compared is not None:
+            self._target.leave(item.kind, item.name, compared, report)
+        return self._known(item, item.name)
+
+    def _owner(self, name: str) -> dict[str, Any]:
+        return self._target.owned("registered_models", name=name)
+
+    def _there(self, name: str) -> dict[str, Any] | None:
+        return self._target.tables.one("registered_models", **self._owner(name))
+
+    def _copy_of(self, item: RegisteredModel) -> str | None:
+        """Return the name under which this very model was written before."""
+        origin = model_origin(item.document)
+        ours = self._target.owned("registered_model_tags", key=ORIGIN)
+        for tag in self._target.tables.select("registered_model_tags", **ours):
+            if newest(str(tag["value"])) == origin:
+                return str(tag["name"])
+        return None
+
+    def _kind_there(self, name: str) -> Kind:
+        tags = self._target.tables.select("registered_model_tags", **self._owner(name))
+        is_prompt = any(tag["key"] == PROMPT_TAG and tag["value"] == "true" for tag in tags)
+        return Kind.PROMPT if is_prompt else Kind.REGISTERED_MODEL
+
+    def _known(self, item: RegisteredModel, name: str, *, is_same: bool = True) -> _ModelRows:
+        model = _ModelRows(item, name, is_same)
+        tables = self._target.tables
+        rows = tables.select("model_versions", **self._owner(name))
+        model.there = {int(row["version"]): row for row in rows}
+        for tag in tables.select("model_version_tags", **self._owner(name), key=ORIGIN):
+            model.copies[newest(str(tag["value"]))] = int(tag["version"])
+        return model
+
+    def _new(self, item: RegisteredModel, name: str, report: Report) -> _ModelRows:
+        target = self._target
+        tags = self._tags(item)
+        if name != item.name:
+            tags[ORIGIN] = chained(model_origin(item.document), tags)
+        rows = model_rows(item, name, target.workspace, tags)
+        target.require(rows)
+        target.add(rows)
+        target.count(item.kind, report)
+        return _ModelRows(item, name)
+
+    def _tags(self, item: RegisteredModel) -> dict[str, str]:
+        tags = key_values(item.document.get("tags")) | item.source_tags
+        if listed := tags.get(_EXPERIMENT_IDS):  # text such as ",1,7,"
+            new = self._target.ids[Kind.EXPERIMENT]
+            tags[_EXPERIMENT_IDS] = ",".join(new.get(i, i) for i in listed.split(","))
+        return tags
+
+    def write_version(self, version: ModelVersion, report: Report) -> None:
+        """Write one version.
+
+        Raises:
+            ServerError: The database cannot hold it.
+        """
+        model, target = self._model, self._target
+        if model is None:
+            report.skipped(version.kind, version.id, self._skipped)
+            return
+        origin = f"{model_origin(model.source.document)}/{version.version}"
+        number = model.copies.get(origin, version.version)
+        tags = key_values(version.document.get("tags")) | version.source_tags
+        there = model.there.get(number)
+        if there is not None and (model.is_same or origin in model.copies):
+            if there["current_stage"] == _TOMBSTONE:
+                report.skipped(version.kind, version.id, "its copy was deleted at the target")
+                return
+            model.numbers[version.version] = number
+            report.skipped(version.kind, version.id, self._as_it_is_there(version, there, report))
+            return
+        if not model.is_same:
+            tags[ORIGIN] = chained(origin, tags)
+            if there is not None:
+                number = max(model.there) + 1
+                what = f"it has number {number} at the target"
+                report.lost(Loss(version.kind, version.id, what))
+        artifacts = iter(version.artifacts)
+        first = next(artifacts, None)
+        files = () if first is None else chain([first], artifacts)
+        folder = None
+        if first is not None and not target.keeps_locations:
+            name = encode_segment(model.name)
+            folder = f"{target.artifact_root}/model_versions/{name}/{number}"
+        places = self._places(version, folder, report)
+        rows = version_rows(version, model.name, number, target.workspace, places, tags)
+        target.require(rows)
+        model.there[number] = rows[0][1]
+        model.numbers[version.version] = number
+        target.add(rows)
+        if target.options.dry_run:
+            count_artifacts(files, report)
+        else:
+            put_files(target, version.id, folder or "", files, report)
+        target.count(version.kind, report)
+
+    def _as_it_is_there(self, version: ModelVersion, there: dict[str, Any], report: Report) -> str:
+        fields = ("creation_timestamp", "description", "run_id", "current_stage")
+        columns = {"creation_timestamp": "creation_time"}
+        wanted = {"current_stage": "None"} | version.document
+        differing = [
+            name
+            for name in fields
+            if (wanted.get(name) or None) != (there.get(columns.get(name, name)) or None)
+        ]
+        if not differing:
+            return "it is there already"
+        what = f"the target has another state of it, which stays: {', '.join(differing)}"
+        report.lost(Loss(version.kind, version.id, what))
+        return what
+
+    def _places(
+        self, version: ModelVersion, folder: str | None, report: Report
+    ) -> tuple[str | None, str | None]:
+        """Return the source of a version at the target, and where its files are."""
+        source = version.document.get("source")
+        if source is None or self._target.keeps_locations:
+            return source, source
+        scheme = urlsplit(source).scheme
+        new = self._target.moved(source)
+        if scheme == "models" and (model_id := model_behind(version.document)):
+            found = self._logged_model(model_id)
+            if found is None and folder is None:
+                what = f"the logged model {model_id} that it was made of is not at the target"
+                report.lost(Loss(version.kind, version.id, what))
+            return source, folder or (str(found["artifact_location"]) if found else source)
+        if scheme == "runs" or version.kind is Kind.PROMPT_VERSION:
+            return source, folder or source
+        if new is None and folder is None and scheme in {"", "file", "mlflow-artifacts"}:
+            what = f"its source stays {source!r}: what that belongs to is not at the target"
+            report.lost(Loss(version.kind, version.id, what))
+        return folder or new or source, folder or new or source
+
+    def _logged_model(self, model_id: str) -> dict[str, Any] | None:
+        if not self._target.tables.has("logged_models"):
+            return None
+        return self._target.tables.one("logged_models", model_id=model_id)
+
+    def finish(self, report: Report) -> None:
+        """Write the aliases of the model that was begun; those that are there stay."""
+        model, self._model = self._model, None
+        if model is None:
+            return
+        target = self._target
+        there = {
+            row["alias"]: row["version"]
+            for row in target.tables.select("registered_model_aliases", **self._owner(model.name))
+        }
+        rows = []
+        for alias, number in model.source.aliases.items():
+            at_target = model.numbers.get(number)
+            if alias in there or at_target is None:
+                if at_target is None or there.get(alias) != at_target:
+                    what = f"alias {alias!r} of version {number} is not set"
+                    report.lost(Loss(model.source.kind, model.source.name, what))
+                continue
+            row = {
+                "workspace": target.workspace,
+                "name": model.name,
+                "alias": alias,
+                "version": at_target,
+            }
+            rows.append(("registered_model_aliases", row))
+        target.require(rows)
+        target.add(rows)

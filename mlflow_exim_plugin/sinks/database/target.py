@@ -1,0 +1,346 @@
+"""What the writers of all kinds share: one database, one transaction, one account of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.host.open.workspaces import DEFAULT
+from mlflow_exim_plugin.host.sql.writer import TableWriter
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
+from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
+from mlflow_exim_plugin.sinks.database.metrics import MetricRows
+from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.host.sql.writer import Rows
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.policy import UnpackOptions
+
+__all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment", "is_inside"]
+
+ABSENT = "the target's MLflow does not have them"
+"""Why objects of a kind are left out."""
+
+KEEP_LOCATIONS = "source"
+"""Artifact location that leaves all files where the source has them."""
+
+
+@dataclass
+class TargetExperiment:
+    """Where what belongs to one source experiment goes.
+
+    Attributes:
+        id: Experiment id at the target.
+        location: Where its files are there.
+        source_location: Where they are at the source.
+        is_new: Whether nothing was in it before.
+        is_copy: Whether an unpack made it, so that what is in it may have other ids.
+        is_lost: Whether it, or what was being written to it, was taken back.
+        datasets: Ids of its datasets by name and digest.
+    """
+
+    id: int
+    location: str
+    source_location: str
+    is_new: bool
+    is_copy: bool = False
+    is_lost: bool = False
+    datasets: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def below(self, tail: str) -> str:
+        """Return where something below the experiment's folder is.
+
+        Raises:
+            InvalidArchiveError: It would leave the folder.
+        """
+        if not is_inside(tail):
+            raise InvalidArchiveError(f"{tail!r} would leave the folder of its experiment")
+        return f"{self.location.rstrip('/')}/{tail}"
+
+    def moved(self, uri: str) -> str | None:
+        """Return where what is below the source's folder is, None for what is elsewhere."""
+        folder, tail = self.source_location.rstrip("/") + "/", ""
+        if self.source_location and uri.startswith(folder):
+            tail = uri[len(folder) :]
+        return self.below(tail) if tail and is_inside(tail) else None
+
+
+def is_inside(tail: str) -> bool:
+    """Whether a path below a folder stays there."""
+    return not any(part in {"", ".", ".."} or "\\" in part for part in tail.split("/"))
+
+
+class DatabaseTarget:
+    """A database that is written to.
+
+    Args:
+        host: The deployment.
+        engine: Its database.
+        options: How to write.
+
+    Attributes:
+        tables: The database's tables.
+        metrics: Metric rows on their way.
+        lock: Held by whoever uses the two.
+        workspace: Workspace that is written to.
+        ids: Objects that have another id at the target, by kind.
+    """
+
+    def __init__(self, host: Host, engine: Engine, options: UnpackOptions) -> None:
+        self.host = host
+        self.options = options
+        self.tables = TableWriter(engine, only_looks=options.dry_run)
+        self.metrics = MetricRows(self.tables)
+        self.lock = threading.RLock()
+        self.workspace = DEFAULT
+        self.ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
+        self._moved_roots: dict[str, str] = {}
+        self._copies: dict[str, dict[str, str]] = {}
+        self._own: set[tuple[Any, ...]] = set()
+        self._own_now: list[tuple[Any, ...]] = []
+        self._written: Counter[Kind] = Counter()
+        self._rows = self._bytes = 0
+
+    def commit(self) -> None:
+        """Make everything since the last commit visible at once, and look whether it is.
+
+        Raises:
+            ServerError: The database refused it, or does not have it.
+        """
+        with self.lock:
+            self.metrics.finish()
+            self.tables.commit()
+            if self._own_now and not self.options.dry_run:
+                table, *key = self._own_now[-1]
+                if self.tables.one(table, **dict(key)) is None:
+                    raise ServerError("the database did not keep what was committed")
+            self._begin_account()
+
+    def abandon(self, scope: str, reason: str, report: Report) -> None:
+        """Take back everything since the last commit, and say so of each kind."""
+        with self.lock:
+            self.metrics.forget()
+            self.tables.rollback()
+            for kind, count in self._written.items():
+                report.withdraw(kind, count)
+                report.failed(Failure(kind, scope, f"taken back: {reason}", count))
+            report.add_rows(-self._rows)
+            report.add_bytes(-self._bytes)
+            self._own.difference_update(self._own_now)
+            self._begin_account()
+
+    def _begin_account(self) -> None:
+        self._written.clear()
+        self._own_now.clear()
+        self._rows = self._bytes = 0
+
+    @property
+    def has_written(self) -> bool:
+        """Whether objects were written since the last commit."""
+        return bool(self._written)
+
+    def count(self, kind: Kind, report: Report, count: int = 1, *, rows: int = 0) -> None:
+        """Count what was written in this transaction."""
+        with self.lock:
+            self._written[kind] += count
+            self._rows += rows
+            report.written(kind, count)
+            report.add_rows(rows)
+
+    def count_bytes(self, size_bytes: int, report: Report) -> None:
+        """Count a file that was written."""
+        with self.lock:
+            self._bytes += size_bytes
+            self.count(Kind.ARTIFACT, report)
+            report.add_bytes(size_bytes)
+
+    def is_there(self, table: str, **key: Any) -> bool:
+        """Whether the target has a row with this key, be it a new one."""
+        with self.lock:
+            own = (table, *sorted(key.items()))
+            return own in self._own or (
+                self.tables.has(table) and self.tables.was_there(table, **key)
+            )
+
+    def owned(self, table: str, **key: Any) -> dict[str, Any]:
+        """Return a key of a table within the workspace that is written to, if it knows any."""
+        if self.tables.has(table, "workspace"):
+            key["workspace"] = self.workspace
+        return key
+
+    def compare(self, kind: Kind, rows: Rows, key: dict[str, Any]) -> RowComparison | None:
+        """Return how what the target has of an object stands to it, None where its id is free.
+
+        Args:
+            kind: Its kind.
+            rows: Its rows, its own first.
+            key: Columns that say in its tables which rows are its.
+        """
+        own_table, own = rows[0]
+        its = {name: value for name, value in key.items() if name in own}
+        with self.lock:
+            if (own_table, *sorted(its.items())) in self._own:
+                return RowComparison(own_table, its, own)  # this very unpack wrote it
+            if not self.is_there(own_table, **its):
+                return None
+            return compare_rows(self.tables, kind, rows, key)
+
+    def leave(
+        self, kind: Kind, identity: str, compared: RowComparison, report: Report, place: str = ""
+    ) -> None:
+        """Leave an object as it is, and name what differs unless the target is only ahead.
+
+        Args:
+            kind: Its kind.
+            identity: Its id.
+            compared: How the target stands to it.
+            report: Counts and names what happens.
+            place: Where it is, for the report.
+        """
+        reason = f"it is there already{place}"
+        if compared.state is State.LATER:
+            reason = "the target has a later state of it"
+        elif compared.differing:
+            what = ", ".join(compared.differing)
+            reason = f"the target has another state of it, which stays: {what}"
+            report.lost(Loss(kind, identity, reason))
+        report.skipped(kind, identity, reason)
+
+    def grow(self, kind: Kind, identity: str, compared: RowComparison, report: Report) -> None:
+        """Complete an earlier state of an object with the rows that come, and name what stays."""
+        if compared.kept:
+            what = f"the target keeps its own {', '.join(compared.kept)}"
+            report.lost(Loss(kind, identity, what))
+        if self.options.dry_run:
+            return
+        with self.lock:
+            self.tables.add(compared.missing)
+            for table, row, key in compared.changed:
+                values = {column: value for column, value in row.items() if column not in key}
+                self.tables.update(table, values, **key)
+            if compared.update:
+                self.tables.update(compared.own_table, compared.update, **compared.own_key)
+
+    def copy_of(self, identity: str, table: str, key: str, owner: str) -> str | None:
+        """Return what an unpack by MLflow's API made of an object, None where it made nothing.
+
+        Args:
+            identity: Id of the object at the source.
+            table: Table of tags.
+            key: Its column of keys; that of values is called alike.
+            owner: Its column that says whose they are.
+        """
+        if table not in self._copies:
+            value = key.replace("key", "value")
+            self._copies[table] = {
+                newest(str(tag[value])): str(tag[owner])
+                for tag in self.tables.select(table, **{key: ORIGIN})
+            }
+        return self._copies[table].get(identity)
+
+    def require_kept(self, into: TargetExperiment) -> None:
+        """Refuse to write to an experiment that was taken back.
+
+        Raises:
+            ServerError: It was.
+        """
+        if into.is_lost:
+            raise ServerError("its experiment was taken back")
+
+    def require(self, rows: Rows) -> None:
+        """Refuse an object that the database cannot hold as it is.
+
+        Raises:
+            ServerError: A text is too long for its column.
+        """
+        if problem := self.tables.problem_of(rows):
+            raise ServerError(
+                f"the target cannot hold it: {problem}", "shorten it at the source, or leave it out"
+            )
+
+    def add(self, rows: Rows, **key: Any) -> None:
+        """Write rows, in a dry run only know that they would be there.
+
+        Args:
+            rows: The rows of an object, its own first.
+            key: Values of its own by which it is known from now on.
+        """
+        with self.lock:
+            if key:
+                own = (rows[0][0], *sorted(key.items()))
+                self._own.add(own)
+                self._own_now.append(own)
+            if not self.options.dry_run:
+                self.tables.add(rows)
+
+    def know_root(self, old: str, new: str) -> None:
+        """Remember where the files below a place of the source are at the target."""
+        if old:
+            self._moved_roots[old.rstrip("/")] = new.rstrip("/")
+
+    def place(self, uri: str, into: TargetExperiment, default: str) -> str:
+        """Return where the files of an object are at the target, in the folder of its experiment.
+
+        Args:
+            uri: Where they are at the source.
+            into: The experiment.
+            default: Where below its folder those go that were elsewhere.
+
+        Raises:
+            InvalidArchiveError: That would leave the folder.
+        """
+        if self.keeps_locations and uri:
+            return uri
+        if (same := into.moved(uri)) is not None:
+            return same
+        new = into.below(default)
+        with self.lock:
+            self.know_root(uri, new)
+        return new
+
+    def moved(self, uri: str) -> str | None:
+        """Return where a place of the source is at the target, None where nobody knows."""
+        folder = uri.rstrip("/")
+        while folder:
+            if (new := self._moved_roots.get(folder)) is not None:
+                return new + uri[len(folder) :]
+            folder = folder.rpartition("/")[0]
+        return None
+
+    @property
+    def keeps_locations(self) -> bool:
+        """Whether files stay where the source has them."""
+        return self.options.artifact_location == KEEP_LOCATIONS
+
+    @property
+    def artifact_root(self) -> str:
+        """Where new experiments have their folders."""
+        root = self.options.artifact_location or str(self.host.tracking.artifact_root_uri)
+        return root.rstrip("/")
+
+    @property
+    def has_local_files(self) -> bool:
+        """Whether no file goes over a network."""
+        if self.keeps_locations:
+            return True
+        try:
+            return not ArtifactTree(self.host, self.artifact_root).is_remote
+        except ServerError:
+            return True  # nobody knows where files are to go, which each of them will say
+
+    def experiment_folder(self, number: int, source_location: str) -> str:
+        """Return where the files of a new experiment are, as MLflow's own store would say.
+
+        A server with workspaces has a folder of each, one without has none of the default one.
+        """
+        of_workspace = f"workspaces/{self.workspace}/"
+        is_inside = self.workspace != DEFAULT or f"/{of_workspace}" in source_location
+        return f"{self.artifact_root}/{of_workspace if is_inside else ''}{number}"

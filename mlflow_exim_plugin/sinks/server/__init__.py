@@ -1,0 +1,1 @@
+"""Sink `server`: a deployment by MLflow's API."""

@@ -1,0 +1,65 @@
+"""Runs that hold files which the target has no other place for."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, AS_OF_MS, CONTENT, OF_GROUP, ORIGIN
+from mlflow_exim_plugin.sinks.server.ids import KnownRun
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.sinks.server.target import ServerTarget
+
+__all__ = ["ArtifactRuns"]
+
+
+class ArtifactRuns:
+    """Makes artifact_runs, and finds those of an interrupted or earlier unpack.
+
+    Args:
+        target: The deployment and how to write to it.
+    """
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._writer = target.writer
+        self._reader = target.reader
+        self._options = target.options
+        self._experiment: str | None = None
+        self._lock = threading.Lock()
+
+    def run(
+        self, origin: str, group: str, name: str, user_id: str, start_time_ms: int | None
+    ) -> KnownRun:
+        """Return the run that holds the files of one object.
+
+        Args:
+            origin: What identifies the object.
+            group: What it belongs to.
+            name: Name for a new run.
+            user_id: User of a new run.
+            start_time_ms: Start of a new run.
+        """
+        experiment_id = self._made_experiment()
+        of_origin = f"tags.`{ORIGIN}` = '{origin}'"
+        for info, tags in self._reader.run_tags([experiment_id], of_origin):
+            if info.lifecycle_stage != "deleted":
+                as_of_ms = int(tags.get(AS_OF_MS) or 0)
+                return KnownRun(info.run_id, info.artifact_uri, tags.get(CONTENT, ""), as_of_ms)
+        run_id, root = self._writer.create_run(
+            experiment_id,
+            self._options.importer or user_id,
+            start_time_ms,
+            name,
+            {ORIGIN: origin, OF_GROUP: group},
+        )
+        return KnownRun(run_id, root)
+
+    def _made_experiment(self) -> str:
+        with self._lock:
+            if self._experiment is None:
+                there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
+                self._experiment = there.get(ARTIFACT_RUNS) or self._writer.create_experiment(
+                    ARTIFACT_RUNS, self._options.artifact_location, {}
+                )
+            return self._experiment

@@ -1,0 +1,218 @@
+"""Evaluation datasets with their records to a deployment; their tags say where they came from."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.halving import send_halving
+from mlflow_exim_plugin.host.entities import datasets
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.schema.canonical import canonical_bytes, content_digest
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, key_values
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    ORIGIN,
+    chained,
+    is_provenance,
+    newest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget
+
+__all__ = ["writers"]
+
+_BATCH = 500
+_BATCH_BYTES = 500_000
+
+
+class DatasetWriter:
+    """Writes evaluation datasets. Names are not unique, so nothing is ever in the way."""
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._target = target
+        self._by_origin: dict[str, dict[str, Any]] | None = None
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
+        """Write one dataset with its records, or what is missing of it."""
+        records: list[dict[str, Any]] = entity.document.get("records", [])
+        try:
+            self._write(entity, records, report)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if records and not is_absent(error):
+                report.failed(
+                    Failure(
+                        Kind.DATASET_RECORD,
+                        f"{entity.id}/*",
+                        "its dataset could not be written",
+                        len(records),
+                    )
+                )
+            raise
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _write(self, entity: Entity, records: list[dict[str, Any]], report: Report) -> None:
+        host = self._target.host
+        tags = key_values(entity.document.get("tags"))
+        content = entity.digest or content_digest(entity.document)
+        there = self._known().get(entity.id)
+        experiment_ids = self._experiment_ids(entity, report)
+        if self._target.options.dry_run:
+            self._look(entity, there, records, report)
+            return
+        if there is None:
+            own = {key: value for key, value in tags.items() if not is_provenance(key)}
+            marked = own | {ORIGIN: chained(entity.id, tags)}
+            dataset_id = datasets.create_dataset(
+                host, str(entity.document["name"]), marked, experiment_ids
+            )
+            # What came before it in the stream may fail and come again in a later unpack.
+            self._known()[entity.id] = {"dataset_id": dataset_id, "tags": []}
+            unlinked: list[str] = []
+            present: dict[bytes, dict[str, Any]] = {}
+        else:
+            dataset_id = there["dataset_id"]
+            linked = datasets.linked_experiments(host, dataset_id)
+            unlinked = [e for e in experiment_ids if e not in linked]
+            if key_values(there["tags"]).get(CONTENT) == content and not unlinked:
+                self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
+                self._put_source_tags(entity, dataset_id, key_values(there["tags"]), report)
+                report.skipped(entity.kind, entity.id, "it is there already")
+                reason = "their dataset is there already"
+                report.skipped(Kind.DATASET_RECORD, entity.id, reason, len(records))
+                return
+            present = {_key(r): r for r in datasets.dataset_records(host, dataset_id)[0]}
+        self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
+        self._put_source_tags(entity, dataset_id, {}, report)
+        if unlinked:
+            datasets.link_experiments(host, dataset_id, unlinked)
+        missing = [record for record in records if _key(record) not in present]
+        # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
+        missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
+        refused = send_halving(_batches(missing), partial(datasets.add_records, host, dataset_id))
+        for record, reason in refused:
+            name = f"{entity.id}/{record['dataset_record_id']}"
+            report.failed(Failure(Kind.DATASET_RECORD, name, reason))
+        if written := len(missing) - len(refused):
+            report.written(Kind.DATASET_RECORD, written)
+        report.skipped(
+            Kind.DATASET_RECORD, entity.id, "they are there already", len(records) - len(missing)
+        )
+        self._say_differing(entity, records, present, report)
+        if there is not None and not unlinked and not written:
+            report.skipped(entity.kind, entity.id, "it is there already")
+            return
+        if not refused:
+            datasets.set_dataset_tags(
+                host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
+            )
+        report.written(entity.kind)
+
+    def _put_source_tags(
+        self, entity: Entity, dataset_id: str, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            datasets.set_dataset_tags(self._target.host, dataset_id, tags)
+
+        self._target.source_tags.put(entity, there, send, report)
+
+    def _look(
+        self,
+        entity: Entity,
+        there: dict[str, Any] | None,
+        records: list[dict[str, Any]],
+        report: Report,
+    ) -> None:
+        """Count what a dry run would do."""
+        present: set[bytes] = set()
+        if there is not None:
+            found, _ = datasets.dataset_records(self._target.host, there["dataset_id"])
+            present = {_key(record) for record in found}
+        missing = sum(_key(record) not in present for record in records)
+        if missing:
+            report.written(Kind.DATASET_RECORD, missing)
+        report.skipped(
+            Kind.DATASET_RECORD, entity.id, "they are there already", len(records) - missing
+        )
+        if there is None or missing:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, entity.id, "it is there already")
+
+    def _experiment_ids(self, entity: Entity, report: Report) -> list[str]:
+        found = []
+        for experiment_id in entity.document.get("experiment_ids", ()):
+            target_id = self._target.ids.get(Kind.EXPERIMENT, experiment_id)
+            if target_id is None:
+                what = f"its link to experiment {experiment_id}, which is not there, is left out"
+                report.lost(Loss(entity.kind, entity.id, what))
+            elif target_id not in found:
+                found.append(target_id)
+        return found
+
+    def _say_differing(
+        self,
+        entity: Entity,
+        records: list[dict[str, Any]],
+        present: dict[bytes, dict[str, Any]],
+        report: Report,
+    ) -> None:
+        changed = 0
+        for record in records:
+            there = present.get(_key(record))
+            if there and any(
+                (record.get(f) or None) != (there.get(f) or None)
+                for f in ("outputs", "expectations", "tags", "source")
+            ):
+                changed += 1
+        if changed:
+            report.lost(
+                Loss(
+                    entity.kind,
+                    entity.id,
+                    f"{changed} of its records are other there and stay as they are",
+                )
+            )
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        if self._by_origin is None:
+            self._by_origin = {}
+            for header in datasets.dataset_headers(self._target.host).values():
+                if origin := key_values(header["tags"]).get(ORIGIN):
+                    self._by_origin[newest(origin)] = header
+        return self._by_origin
+
+
+def _key(record: dict[str, Any]) -> bytes:
+    """Return what MLflow tells records of a dataset apart by."""
+    return canonical_bytes(record.get("inputs", {}))
+
+
+def _batches(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield records in groups that one request may hold."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        record_size = len(canonical_bytes(record))
+        if batch and (len(batch) >= _BATCH or size + record_size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += record_size
+    if batch:
+        yield batch
+
+
+def writers(target: ServerTarget, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    return {Kind.EVALUATION_DATASET: DatasetWriter(target)}

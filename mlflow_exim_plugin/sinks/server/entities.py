@@ -1,0 +1,73 @@
+"""The kinds that are one document each to a deployment: which family writes them, and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.server import datasets as client_datasets
+from mlflow_exim_plugin.sinks.server import gateway as client_gateway
+from mlflow_exim_plugin.sinks.server import judges as client_judges
+from mlflow_exim_plugin.sinks.server import registries as client_registries
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget
+
+__all__ = ["EntityWriter"]
+
+_ORDER = list(KINDS)
+_FAMILIES = (client_judges, client_datasets, client_gateway, client_registries)
+
+
+class EntityWriter:
+    """Writes every kind whose objects are ``Entity``.
+
+    What the target's MLflow does not have is skipped and named once a kind.
+    """
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._writers: dict[Kind, FamilyWriter] = {}
+        for family in _FAMILIES:
+            self._writers |= family.writers(target, self._writers)
+        self._left: Counter[Kind] = Counter()
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write one object.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            ServerError: The target refused the object.
+        """
+        writer = self._writers.get(entity.kind)
+        if writer is None:
+            skip_entity(entity, "this version does not put them back", report)
+            return
+        if entity.kind in self._left:
+            self._leave_absent(entity, report)
+            return
+        if _ORDER.index(entity.kind) > _ORDER.index(Kind.ENDPOINT):  # which scorers wait for
+            self._writers[Kind.SCORER].finish(report)
+        try:
+            writer.write(entity, to, report)
+        except ServerError as error:
+            if not is_absent(error):
+                raise
+            self._leave_absent(entity, report)
+
+    def finish(self, report: Report) -> None:
+        """Write what had to wait, and name the kinds that the target does not have."""
+        for writer in self._writers.values():
+            writer.finish(report)
+        for kind, count in self._left.items():
+            what = f"the target's MLflow does not have them: {count} left out"
+            report.lost(Loss(kind, "*", what))
+
+    def _leave_absent(self, entity: Entity, report: Report) -> None:
+        self._left[entity.kind] += 1
+        skip_entity(entity, "the target's MLflow does not have them", report)

@@ -1,0 +1,332 @@
+"""The AI gateway to a deployment: its secrets must be there, by name."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.entities import gateway
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.sinks.policy import OnConflict, find_name, leave_to_namesake, say_renamed
+from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.target import FamilyWriter
+
+__all__ = ["writers"]
+
+_AGAIN = "create it, then unpack again"
+
+
+def definition_writer(target: ServerTarget) -> PlainWriter:
+    """Make what writes model definitions whose secrets are there."""
+    secrets: dict[str, str] = {}
+
+    def create(host: Host, _: Destination, name: str, definition: dict[str, Any]) -> str:
+        if not secrets:
+            secrets.update(gateway.secret_names(host))
+        return gateway.create_model_definition(
+            host, name, definition, _secret_id(definition, secrets)
+        )
+
+    listed = _of_workspace(gateway.model_definition_documents)
+    return PlainWriter(target, Kind.MODEL_DEFINITION, Calls(listed, create))
+
+
+def _secret_id(definition: dict[str, Any], secrets: dict[str, str]) -> str:
+    name = definition.get("secret_name")
+    if not name:
+        raise ServerError(
+            f"model definition {definition['name']!r} has no secret at the source, and MLflow "
+            "creates none without"
+        )
+    if name not in secrets:
+        raise ServerError(
+            f"model definition {definition['name']!r} needs the gateway secret {name!r} "
+            f"(provider {definition['provider']}) at the target: {_AGAIN}"
+        )
+    return secrets[name]
+
+
+def _of_workspace(
+    listed: Callable[[Host], list[dict[str, Any]]],
+) -> Callable[[Host, str], list[dict[str, Any]]]:
+    return lambda host, _: listed(host)
+
+
+class EndpointWriter:
+    """Writes endpoints; their guardrails and bindings follow at the end.
+
+    Attributes:
+        names: Name at the target by name at the source.
+    """
+
+    def __init__(self, target: ServerTarget, definitions: PlainWriter) -> None:
+        self._target = target
+        self._definitions = definitions
+        self._there: dict[str, dict[str, Any]] | None = None
+        self._unfinished: list[tuple[Entity, str]] = []
+        self.names: dict[str, str] = {}
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
+        """Write one endpoint with its models and tags."""
+        document = entity.document
+        name = str(document.get("name", ""))
+        there = self._endpoints()
+        definition_ids = self._definition_ids(document)
+        wanted = _routes(document, definition_ids)
+        named = find_name(
+            entity,
+            name,
+            there,
+            lambda found: _routes(found) == wanted,
+            self._target.options,
+            numbered="{}-{}",
+        )
+        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
+            report.skipped(entity.kind, name, "the target has another endpoint of that name")
+            return
+        self.names[name] = named.name
+        if named.there is None:
+            endpoint_id = self._create(entity, named.name, definition_ids, report)
+            say_renamed(entity, name, named, report)
+        else:
+            endpoint_id = named.there["endpoint_id"]
+        self._target.ids.know(entity.kind, entity.id, endpoint_id)
+        self._unfinished.append((entity, endpoint_id))
+        tagged = self._tag(entity, endpoint_id, named.there, report)
+        if named.is_namesake:
+            fields = ["models, weights or fallbacks"]
+            leave_to_namesake(entity, name, fields, report)
+        elif tagged or named.there is None:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, name, "it is there already")
+
+    def finish(self, report: Report) -> None:
+        """Put guardrails and bindings on the endpoints."""
+        unfinished, self._unfinished = self._unfinished, []
+        if self._target.options.dry_run:
+            return
+        for entity, endpoint_id in unfinished:
+            self._add_guardrails(entity, endpoint_id, report)
+            self._add_bindings(entity, endpoint_id, report)
+
+    def id_of(self, name: str) -> str | None:
+        """Return the target's id of an endpoint by its name at the source."""
+        return self.id_there(self.names.get(name, name))
+
+    def id_there(self, name: str) -> str | None:
+        """Return the target's id of an endpoint by its name there."""
+        there = self._endpoints().get(name)
+        return str(there["endpoint_id"]) if there else None
+
+    def _definition_ids(self, document: dict[str, Any]) -> list[str]:
+        found = []
+        for mapping in document.get("model_mappings", ()):
+            source_id = mapping["model_definition_id"]
+            target_id = self._target.ids.get(Kind.MODEL_DEFINITION, source_id)
+            if target_id is None:
+                name = self._definitions.names.get(source_id, source_id)
+                why = self._definitions.missing.get(source_id, "it is not at the target")
+                raise ServerError(
+                    f"endpoint {document.get('name')!r} needs model definition {name!r}: {why}"
+                )
+            found.append(target_id)
+        return found
+
+    def _create(self, entity: Entity, name: str, definition_ids: list[str], report: Report) -> str:
+        document = entity.document
+        source_experiment = document.get("experiment_id")
+        experiment_id = None
+        if source_experiment:
+            experiment_id = self._target.ids.get(Kind.EXPERIMENT, source_experiment)
+            if experiment_id is None:
+                what = (
+                    f"experiment {source_experiment} of its traces is not there: it has a new one"
+                )
+                report.lost(Loss(entity.kind, name, what))
+        endpoint_id = ""
+        if not self._target.options.dry_run:
+            endpoint_id = gateway.create_endpoint(
+                self._target.host, name, document, definition_ids, experiment_id
+            )
+        self._endpoints()[name] = document | {
+            "endpoint_id": endpoint_id,
+            "model_mappings": [
+                mapping | {"model_definition_id": definition_id}
+                for mapping, definition_id in zip(
+                    document.get("model_mappings", ()), definition_ids, strict=True
+                )
+            ],
+        }
+        return endpoint_id
+
+    def _tag(
+        self, entity: Entity, endpoint_id: str, there: dict[str, Any] | None, report: Report
+    ) -> bool:
+        """Set the tags that are not there."""
+        present = {tag["key"]: tag.get("value") for tag in (there or {}).get("tags", ())}
+        changed = False
+        for tag in entity.document.get("tags", ()):
+            if tag["key"] in present:
+                if present[tag["key"]] != tag.get("value"):
+                    what = f"it keeps its own tag {tag['key']!r}"
+                    report.lost(Loss(entity.kind, str(entity.document.get("name")), what))
+                continue
+            if not self._target.options.dry_run:
+                gateway.set_endpoint_tag(self._target.host, endpoint_id, tag)
+            changed = True
+        return changed
+
+    def _add_guardrails(self, entity: Entity, endpoint_id: str, report: Report) -> None:
+        wanted = entity.document.get("guardrails", [])
+        if not wanted:
+            return
+        host = self._target.host
+        there = {g["guardrail_id"]: g for g in gateway.endpoint_guardrails(host, endpoint_id)}
+        for config in wanted:
+            guardrail_id = self._target.ids.get(Kind.GUARDRAIL, config["guardrail_id"])
+            order = config.get("execution_order")
+            if guardrail_id in there:
+                if there[guardrail_id].get("execution_order") != order:
+                    self._lose(entity, f"guardrail {guardrail_id} keeps its own place", report)
+            elif guardrail_id is None:
+                self._lose(
+                    entity, f"guardrail {config['guardrail_id']} is not at the target", report
+                )
+            else:
+                self._try(
+                    entity,
+                    partial(gateway.add_guardrail, host, endpoint_id, guardrail_id, order),
+                    report,
+                )
+
+    def _add_bindings(self, entity: Entity, endpoint_id: str, report: Report) -> None:
+        wanted = entity.document.get("bindings", [])
+        if not wanted:
+            return
+        host = self._target.host
+        there = {
+            (binding["resource_type"], binding["resource_id"])
+            for binding in gateway.endpoint_bindings(host, endpoint_id)
+        }
+        for binding in wanted:
+            resource_id = binding["resource_id"]
+            if binding["resource_type"] == "scorer":
+                resource_id = self._target.ids.get(Kind.SCORER, resource_id)
+            if resource_id is None:
+                what = f"scorer {binding['resource_id']}, to which it is bound, is not there"
+                self._lose(entity, what, report)
+            elif (binding["resource_type"], resource_id) not in there:
+                self._try(
+                    entity,
+                    partial(gateway.bind_endpoint, host, endpoint_id, resource_id, binding),
+                    report,
+                )
+
+    def _try(self, entity: Entity, call: Callable[[], None], report: Report) -> None:
+        attempt(call, Loss(entity.kind, str(entity.document.get("name", "")), ""), report)
+
+    def _lose(self, entity: Entity, what: str, report: Report) -> None:
+        report.lost(Loss(entity.kind, str(entity.document.get("name", "")), what))
+
+    def _endpoints(self) -> dict[str, dict[str, Any]]:
+        if self._there is None:
+            listed = gateway.endpoint_documents(self._target.host)
+            self._there = {str(endpoint.get("name", "")): endpoint for endpoint in listed}
+        return self._there
+
+
+def _routes(document: dict[str, Any], definition_ids: list[str] | None = None) -> Any:
+    """Return where an endpoint sends calls, without what the server adds."""
+    mappings = document.get("model_mappings", [])
+    ids = definition_ids or [mapping["model_definition_id"] for mapping in mappings]
+    return (
+        sorted(
+            (
+                definition_id,
+                mapping["linkage_type"],
+                float(mapping.get("weight", 1.0)),
+                int(mapping.get("fallback_order", -1)),
+            )
+            for definition_id, mapping in zip(ids, mappings, strict=True)
+        ),
+        document.get("routing_strategy"),
+        document.get("fallback_config"),
+        document.get("usage_tracking"),
+    )
+
+
+def guardrail_writer(target: ServerTarget, endpoints: EndpointWriter) -> PlainWriter:
+    """Make what writes guardrails, each with the version of the scorer that it runs."""
+
+    def refer(guardrail: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        document, scorer = guardrail.document, guardrail.document["scorer"]
+        old = f"{scorer['scorer_id']}/{scorer['scorer_version']}"
+        scorer_id = target.ids.get(Kind.SCORER, scorer["scorer_id"])
+        version = target.ids.get(Kind.SCORER, old)
+        if scorer_id is None or version is None:
+            raise ServerError(
+                f"guardrail {document['name']!r} needs version {scorer['scorer_version']} of "
+                f"scorer {scorer['scorer_name']!r}, which is not at the target"
+            )
+        action = document.get("action_endpoint_id")
+        if action and endpoints.id_of(action) is None:
+            raise ServerError(
+                f"guardrail {document['name']!r} needs endpoint {action!r}, which is not at the "
+                "target"
+            )
+        new = {"scorer_id": scorer_id, "scorer_version": version}
+        action = endpoints.names.get(action, action) if action else action
+        return document | {"scorer": new, "action_endpoint_id": action}, []
+
+    def create(host: Host, _: Destination, __: str, guardrail: dict[str, Any]) -> str:
+        scorer, action = guardrail["scorer"], guardrail["action_endpoint_id"]
+        number = int(scorer["scorer_version"])
+        endpoint = endpoints.id_there(action) if action else None
+        return gateway.create_guardrail(host, guardrail, scorer["scorer_id"], number, endpoint)
+
+    def listed(host: Host, _: str) -> list[dict[str, Any]]:
+        found = gateway.guardrail_documents(host)
+        for guardrail in found:
+            its = guardrail["scorer"]
+            version = str(its["scorer_version"])
+            guardrail["scorer"] = {"scorer_id": its.get("scorer_id"), "scorer_version": version}
+        return found
+
+    return PlainWriter(target, Kind.GUARDRAIL, Calls(listed, create), refer)
+
+
+def budget_writer(target: ServerTarget) -> PlainWriter:
+    """Make what writes budget policies."""
+
+    def refer(policy: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        document, endpoint = policy.document, policy.document.get("target_value")
+        if document["target_scope"] != "ENDPOINT" or not endpoint:
+            return document, []
+        if (new := target.ids.get(Kind.ENDPOINT, endpoint)) is None:
+            raise ServerError(f"its endpoint {endpoint} is not at the target")
+        return document | {"target_value": new}, []
+
+    listed = _of_workspace(gateway.budget_policy_documents)
+    calls = Calls(listed, lambda host, _, __, d: gateway.create_budget_policy(host, d))
+    return PlainWriter(target, Kind.BUDGET_POLICY, calls, refer)
+
+
+def writers(target: ServerTarget, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    definitions = definition_writer(target)
+    endpoints = EndpointWriter(target, definitions)
+    return {
+        Kind.MODEL_DEFINITION: definitions,
+        Kind.ENDPOINT: endpoints,
+        Kind.GUARDRAIL: guardrail_writer(target, endpoints),
+        Kind.BUDGET_POLICY: budget_writer(target),
+    }

@@ -1,0 +1,419 @@
+"""Scorers, label schemas, issues and review queues to a deployment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.entities import judges
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.canonical import canonical_bytes
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
+from mlflow_exim_plugin.sinks.policy import (
+    OnConflict,
+    differing,
+    find_name,
+    leave_to_namesake,
+    say_renamed,
+)
+from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
+from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.target import FamilyWriter
+
+__all__ = ["writers"]
+
+_ITEMS = 100
+
+
+@dataclass
+class _Scorer:
+    """A scorer at the target: its versions in order."""
+
+    versions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return str(self.versions[-1].get("scorer_id", "")) if self.versions else ""
+
+
+class ScorerWriter:
+    """Writes scorers, each with its versions in order.
+
+    Those that call an endpoint of the gateway wait for the endpoints.
+
+    Args:
+        target: The deployment.
+        endpoint_name: Gives an endpoint's name at the target for its name at the source.
+    """
+
+    def __init__(self, target: ServerTarget, endpoint_name: Callable[[str], str]) -> None:
+        self._target = target
+        self._endpoint_name = endpoint_name
+        self._waiting: list[tuple[Entity, Destination]] = []
+        self._there: dict[str, dict[str, _Scorer]] = {}
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write a scorer, or let it wait."""
+        self._scorers(to.experiment_id)
+        if any(
+            calls_endpoint(version["serialized_scorer"]) for version in entity.document["versions"]
+        ):
+            self._waiting.append((entity, to))
+        else:
+            self._write(entity, to, report)
+
+    def finish(self, report: Report) -> None:
+        """Write the scorers that waited for endpoints."""
+        waiting, self._waiting = self._waiting, []
+        for entity, to in waiting:
+            try:
+                self._write(entity, to, report)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                report.failed(Failure(entity.kind, entity.id, error.message))
+
+    def _write(self, entity: Entity, to: Destination, report: Report) -> None:
+        document = entity.document
+        name = str(document["scorer_name"])
+        wanted = [
+            with_endpoints(v["serialized_scorer"], self._endpoint_name)
+            for v in document["versions"]
+        ]
+        contents = [_content(serialized) for serialized in wanted]
+        named = find_name(
+            entity,
+            name,
+            self._scorers(to.experiment_id),
+            lambda there: any(_content(v["serialized_scorer"]) in contents for v in there.versions),
+            self._target.options,
+        )
+        scorer = named.there or _Scorer()
+        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
+            report.skipped(entity.kind, name, "the target has another scorer of that name")
+            return
+        say_renamed(entity, name, named, report)
+        numbers: dict[int, int] = {}
+        written = False
+        after = 0
+        for source, serialized, content in zip(document["versions"], wanted, contents, strict=True):
+            position = _find(scorer, content, after)
+            if position is None:
+                written = True
+                self._register(scorer, to.experiment_id, named.name, serialized)
+                position = len(scorer.versions) - 1
+            after = position + 1
+            numbers[int(source["scorer_version"])] = int(
+                scorer.versions[position]["scorer_version"]
+            )
+        self._scorers(to.experiment_id)[named.name] = scorer
+        self._know(document["scorer_id"], scorer.id, numbers)
+        if moved := [f"{old} is {new}" for old, new in numbers.items() if old != new]:
+            report.lost(
+                Loss(entity.kind, name, f"versions are renumbered: version {', '.join(moved)}")
+            )
+        written |= self._set_online_config(entity, to.experiment_id, named.name, scorer.id, report)
+        if written:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, name, "it is there already")
+
+    def _register(self, scorer: _Scorer, experiment_id: str, name: str, serialized: str) -> None:
+        if self._target.options.dry_run:
+            number = int(scorer.versions[-1]["scorer_version"]) + 1 if scorer.versions else 1
+            version = {"scorer_version": number, "serialized_scorer": serialized}
+        else:
+            version = judges.register_scorer(self._target.host, experiment_id, name, serialized)
+            version["serialized_scorer"] = serialized  # the answer has an endpoint's id in it
+        scorer.versions.append(version)
+
+    def _know(self, source_id: str, target_id: str, numbers: dict[int, int]) -> None:
+        self._target.ids.know(Kind.SCORER, source_id, target_id)
+        for old, new in numbers.items():
+            self._target.ids.know(Kind.SCORER, f"{source_id}/{old}", str(new))
+
+    def _set_online_config(
+        self, entity: Entity, experiment_id: str, name: str, scorer_id: str, report: Report
+    ) -> bool:
+        configs = entity.document.get("online_configs", [])
+        if not configs or self._target.options.dry_run:
+            return False
+        there = judges.online_configs(self._target.host, scorer_id)
+        if there:
+            if fields := differing(configs[-1], there[-1], "sample_rate", "filter_string"):
+                report.lost(
+                    Loss(entity.kind, name, f"it keeps its own {' and '.join(fields)} there")
+                )
+            return False
+        return attempt(
+            lambda: judges.set_online_config(self._target.host, experiment_id, name, configs[-1]),
+            Loss(entity.kind, name, ""),
+            report,
+        )
+
+    def _scorers(self, experiment_id: str) -> dict[str, _Scorer]:
+        if experiment_id not in self._there:
+            host = self._target.host
+            self._there[experiment_id] = {
+                name: _Scorer(judges.scorer_versions(host, experiment_id, name))
+                for name in (judges.scorer_names(host, experiment_id) if experiment_id else ())
+            }
+        return self._there[experiment_id]
+
+
+def _find(scorer: _Scorer, content: bytes, after: int) -> int | None:
+    """Return where the first version of a content stands, none before ``after``."""
+    for position in range(after, len(scorer.versions)):
+        if _content(scorer.versions[position]["serialized_scorer"]) == content:
+            return position
+    return None
+
+
+def _content(serialized: str) -> bytes:
+    try:
+        return canonical_bytes(json.loads(serialized))
+    except ValueError:
+        return serialized.encode("utf-8", "surrogatepass")
+
+
+class LabelSchemaWriter:
+    """Writes label schemas; MLflow makes the default one of an experiment itself."""
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._target = target
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write one label schema."""
+        document = entity.document
+        name = str(document["name"])
+        if document.get("is_default"):
+            self._have_default(entity, to, report)
+            return
+        named = find_name(
+            entity,
+            name,
+            _Schemas(self._target, to.experiment_id),
+            lambda there: not differing(document, there, *_SCHEMA_FIELDS),
+            self._target.options,
+        )
+        if named.there is not None:
+            self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, named.there["schema_id"])
+            if named.is_ours:
+                report.skipped(entity.kind, name, "it is there already")
+            else:
+                fields = differing(document, named.there, *_SCHEMA_FIELDS)
+                leave_to_namesake(entity, name, fields, report)
+            return
+        schema_id = ""
+        if not self._target.options.dry_run:
+            schema_id = judges.create_label_schema(
+                self._target.host, to.experiment_id, named.name, document
+            )
+        say_renamed(entity, name, named, report)
+        self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, schema_id)
+        report.written(entity.kind)
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _have_default(self, entity: Entity, to: Destination, report: Report) -> None:
+        host, name = self._target.host, str(entity.document["name"])
+        there = _Schemas(self._target, to.experiment_id).get(name)
+        is_new = there is None
+        if is_new and not self._target.options.dry_run:
+            judges.make_default_schema(host, to.experiment_id)
+            there = judges.find_label_schema(host, to.experiment_id, name)
+        if there is not None:
+            self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, there["schema_id"])
+            if fields := differing(entity.document, there, *_SCHEMA_FIELDS):
+                what = f"the target's default differs in {', '.join(fields)}"
+                report.lost(Loss(entity.kind, name, what))
+        if is_new:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, name, "it is there already")
+
+
+_SCHEMA_FIELDS = KINDS[Kind.LABEL_SCHEMA].same
+
+
+class _Schemas(dict[str, dict[str, Any]]):
+    """The label schemas of an experiment by name, each asked for: a listing would write."""
+
+    def __init__(self, target: ServerTarget, experiment_id: str) -> None:
+        super().__init__()
+        self._target = target
+        self._experiment_id = experiment_id
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self and self._experiment_id:
+            found = judges.find_label_schema(self._target.host, self._experiment_id, name)
+            if found is None:
+                return default
+            self[name] = found
+        return super().get(name, default)
+
+
+def issue_writer(target: ServerTarget) -> PlainWriter:
+    """Make what writes issues; what cannot change in them says which are there already."""
+
+    def refer(issue: Entity) -> tuple[dict[str, Any], list[Loss]]:
+        run_id = issue.document.get("source_run_id")
+        new = target.ids.get(Kind.RUN, run_id) if run_id else None
+        gone = [Loss(issue.kind, issue.id, f"the run that found it, {run_id}, is not there")]
+        return issue.document | {"source_run_id": new}, gone if run_id and not new else []
+
+    return PlainWriter(
+        target, Kind.ISSUE, Calls(judges.issues, _create_issue, ("status", "severity")), refer
+    )
+
+
+def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) -> str:
+    return judges.create_issue(host, to.experiment_id, issue, issue["source_run_id"])
+
+
+class QueueWriter:
+    """Writes review queues with their items, after the traces that are their items."""
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._target = target
+        self._there: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write one review queue."""
+        document = entity.document
+        name = str(document["name"])
+        queues = self._queues(to.experiment_id)
+        schema_ids = self._schema_ids(entity, report)
+        named = find_name(
+            entity,
+            name.lower(),
+            queues,
+            lambda there: (
+                there["queue_type"] == document["queue_type"]
+                and sorted(there.get("schema_ids", ())) == schema_ids
+            ),
+            self._target.options,
+        )
+        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
+            report.skipped(entity.kind, name, "the target has another review queue of that name")
+            return
+        if named.there is None:
+            new_name = name if named.name == name.lower() else named.name
+            queue = document | {"name": new_name, "queue_id": "", "schema_ids": schema_ids}
+            if not self._target.options.dry_run:
+                queue["queue_id"] = judges.create_review_queue(
+                    self._target.host, to.experiment_id, new_name, document, schema_ids
+                )
+            say_renamed(entity, name.lower(), named, report)
+            queues[named.name] = queue
+        else:
+            queue = named.there
+            if fields := differing(
+                document | {"schema_ids": schema_ids, "users": sorted(document.get("users", ()))},
+                queue
+                | {
+                    "schema_ids": sorted(queue.get("schema_ids", ())),
+                    "users": sorted(queue.get("users", ())),
+                },
+                "queue_type",
+                "schema_ids",
+                "users",
+            ):
+                what = f"the queue of that name keeps its own {', '.join(fields)}"
+                report.lost(Loss(entity.kind, name, what))
+        self._target.ids.know(Kind.REVIEW_QUEUE, entity.id, queue["queue_id"])
+        added = self._add_items(entity, queue["queue_id"], report)
+        if added or named.there is None:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, name, "it is there already")
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _schema_ids(self, entity: Entity, report: Report) -> list[str]:
+        found = []
+        for schema_id in entity.document.get("schema_ids", ()):
+            target_id = self._target.ids.get(Kind.LABEL_SCHEMA, schema_id)
+            if target_id is None:
+                what = f"its label schema {schema_id} is not there and left out"
+                report.lost(Loss(entity.kind, str(entity.document["name"]), what))
+            else:
+                found.append(target_id)
+        return sorted(found)
+
+    def _add_items(self, entity: Entity, queue_id: str, report: Report) -> bool:
+        """Add the items that are not there and complete those that are pending there."""
+        if self._target.options.dry_run:
+            return False
+        host, items = self._target.host, entity.document.get("items", [])
+        if not items:
+            return False
+        there = {item["item_id"]: item for item in judges.queue_items(host, queue_id)}
+        wanted = {
+            self._target.ids.get(Kind.TRACE, item["item_id"]) or item["item_id"]: item
+            for item in items
+        }
+        refused: dict[str, str] = {}
+        missing = [trace_id for trace_id in wanted if trace_id not in there]
+        for start in range(0, len(missing), _ITEMS):
+            self._add(queue_id, missing[start : start + _ITEMS], refused)
+        changed = len(missing) > len(refused)
+        for trace_id, item in wanted.items():
+            status = there.get(trace_id, {}).get("status", "PENDING")
+            if trace_id in refused or status == item["status"] or status != "PENDING":
+                continue
+            try:
+                judges.set_item_status(host, queue_id, item, trace_id)
+                changed = True
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                refused[trace_id] = error.message
+        for trace_id, reason in refused.items():
+            name = str(entity.document["name"])
+            report.lost(Loss(entity.kind, name, f"its item {trace_id} is not kept: {reason}"))
+        return changed
+
+    def _add(self, queue_id: str, trace_ids: list[str], refused: dict[str, str]) -> None:
+        """Add items; split what is refused until the refused items stand alone."""
+        try:
+            judges.add_queue_items(self._target.host, queue_id, trace_ids)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if len(trace_ids) == 1:
+                refused[trace_ids[0]] = error.message
+                return
+            half = len(trace_ids) // 2
+            self._add(queue_id, trace_ids[:half], refused)
+            self._add(queue_id, trace_ids[half:], refused)
+
+    def _queues(self, experiment_id: str) -> dict[str, dict[str, Any]]:
+        """Return the queues by name in lower case: MLflow takes no two that differ in case."""
+        if experiment_id not in self._there:
+            listed = (
+                judges.queue_documents(self._target.host, experiment_id) if experiment_id else []
+            )
+            self._there[experiment_id] = {str(queue["name"]).lower(): queue for queue in listed}
+        return self._there[experiment_id]
+
+
+def writers(target: ServerTarget, others: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
+    """Make what writes each kind."""
+    return {
+        Kind.SCORER: ScorerWriter(target, lambda name: others[Kind.ENDPOINT].names.get(name, name)),
+        Kind.LABEL_SCHEMA: LabelSchemaWriter(target),
+        Kind.ISSUE: issue_writer(target),
+        Kind.REVIEW_QUEUE: QueueWriter(target),
+    }

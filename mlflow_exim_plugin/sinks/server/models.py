@@ -1,0 +1,525 @@
+"""Registered models and prompts with their versions: numbers kept, gaps replayed, sources moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
+from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Kind,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    key_values,
+    model_behind,
+)
+from mlflow_exim_plugin.schema.provenance import (
+    ARTIFACT_RUNS,
+    AS_OF_MS,
+    CONTENT,
+    OF_GROUP,
+    ORIGIN,
+    PLACEHOLDER,
+    TAGS,
+    chained,
+    model_origin,
+    newest,
+)
+from mlflow_exim_plugin.sinks.policy import OnConflict, numbered, taken
+from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
+from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
+    from mlflow_exim_plugin.sinks.server.ids import KnownModel, KnownRun
+    from mlflow_exim_plugin.sinks.server.runs import RunWriter
+
+__all__ = ["ModelWriter"]
+
+_VERSIONS_FOLDER = "mlflow_exim/model_versions"
+_PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
+_PROMPT_SOURCE = "dummy-source"
+"""What MLflow's own client gives prompts, which have no files; servers take little else."""
+_EXPERIMENT_IDS = "_mlflow_experiment_ids"
+_WORDS = {Kind.REGISTERED_MODEL: "registered model", Kind.PROMPT: "prompt"}
+_MOST_PLACEHOLDERS = 10_000
+
+
+@dataclass
+class _ModelCopy:
+    """The registered model that is being written.
+
+    Attributes:
+        name: Name at the target.
+        origin: What identifies it at the source.
+        ours: True when an unpack made it.
+        versions: ServerTarget version number by source version number.
+        next_version: Number the target gives next.
+        as_of_ms: When the source was read of which the target took the aliases.
+        aliases_taken: Digest of them.
+    """
+
+    source: RegisteredModel
+    name: str
+    origin: str
+    ours: bool
+    versions: dict[int, int] = field(default_factory=dict)
+    documents: dict[int, dict[str, Any]] = field(default_factory=dict)
+    aliases: dict[str, int] = field(default_factory=dict)
+    next_version: int = 1
+    as_of_ms: int = 0
+    aliases_taken: str = ""
+    placeholders: list[int] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is a registered model or a prompt."""
+        return self.source.kind
+
+
+@dataclass(frozen=True)
+class _VersionSource:
+    """Where the files of a version are at the target, and what they were made of."""
+
+    uri: str
+    run_id: str | None = None
+    model_id: str | None = None
+
+
+class ModelWriter:
+    """Writes registered models and prompts one after the other, with their versions in order.
+
+    Args:
+        target: The deployment and how to write to it.
+        run_writer: Uploads files.
+        artifact_runs: Hold files of versions that no run holds.
+    """
+
+    def __init__(
+        self, target: ServerTarget, run_writer: RunWriter, artifact_runs: ArtifactRuns
+    ) -> None:
+        self._host = target.host
+        self._writer = target.writer
+        self._reader = target.reader
+        self._run_writer = run_writer
+        self._artifact_runs = artifact_runs
+        self._ids = target.ids
+        self._source_tags = target.source_tags
+        self._tags = RegistryTags()
+        self._options = target.options
+        self._model: _ModelCopy | None = None
+        self._skipped = ""
+        self._names: dict[str, Kind] | None = None
+
+    def begin(self, item: RegisteredModel, report: Report) -> None:
+        """Find or create a registered model or prompt.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            ServerError: The target refused.
+        """
+        self.finish(report)
+        self._skipped = "its registered model could not be written"
+        self._model = model = self._found_or_made(item, model_origin(item.document), report)
+        if model is None:
+            return
+        self._ids.know(item.kind, item.name, model.name)
+        if model.ours:
+            self._link_experiments(model, report)
+
+    def _found_or_made(
+        self, item: RegisteredModel, origin: str, report: Report
+    ) -> _ModelCopy | None:
+        name = self._known_name(item, origin)
+        if name is not None:
+            report.skipped(item.kind, item.name, "it is there already")
+            model = self._load(item, name, origin)
+            if model.ours and not self._options.dry_run:
+                self._put_model_tags(item, name, model.tags, report)
+            return model
+        namesake = self._all_names().get(item.name)
+        if namesake is None:
+            return self._create(item, item.name, origin, report)
+        policy = self._options.on_conflict
+        if policy is OnConflict.FAIL:
+            raise taken(f"{_WORDS[namesake]} named {item.name!r}")
+        if policy is OnConflict.SKIP:
+            self._skipped = f"the target has another {_WORDS[namesake]} of that name"
+            report.skipped(item.kind, item.name, self._skipped)
+            return None
+        if policy is OnConflict.RENAME:
+            number = 2
+            while numbered(item, number) in self._all_names():
+                number += 1
+            free = numbered(item, number)
+            report.lost(Loss(item.kind, item.name, f"it is named {free!r} at the target"))
+            return self._create(item, free, origin, report)
+        if namesake is not item.kind:
+            raise ServerError(
+                f"the target has a {_WORDS[namesake]} of that name", "choose --on-conflict rename"
+            )
+        what = "its versions joined the one of that name, which keeps its own tags and text"
+        report.lost(Loss(item.kind, item.name, what))
+        report.skipped(item.kind, item.name, "its versions join the one of that name")
+        return self._load(item, item.name, origin)
+
+    def write_version(self, version: ModelVersion, report: Report) -> None:
+        """Write one version under its own number if that is still to be had.
+
+        Raises:
+            ServerError: The target refused.
+        """
+        model = self._model
+        if model is None:
+            report.skipped(version.kind, version.id, self._skipped)
+            return
+        if version.version in model.versions:
+            number = model.versions[version.version]
+            self._ids.know(version.kind, version.id, f"{model.name}/{number}")
+            if not self._options.dry_run:
+                self._complete(model, version, number, report)
+            report.skipped(version.kind, version.id, _as_it_is_there(version, model))
+            return
+        if self._options.dry_run:
+            report.written(version.kind)
+            return
+        source = self._source(model, version, report)
+        self._fill_gap(model, version, report)
+        tags = key_values(version.document.get("tags"))
+        origin = f"{model.origin}/{version.version}"
+        own = {k: v for k, v in tags.items() if k not in TAGS}
+        marks = {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
+        if model.kind is Kind.PROMPT:
+            marks[PROMPT_TAG] = own.pop(PROMPT_TAG, "true")  # or the server refuses its source
+        number = self._tags.made(
+            version,
+            lambda some: self._writer.create_version(
+                model.name,
+                source.uri,
+                source.run_id,
+                some,
+                version.document.get("run_link"),
+                version.document.get("description"),
+                source.model_id,
+            ),
+            lambda made, key, value: self._writer.set_version_tag(model.name, made, key, value),
+            own,
+            marks,
+            report,
+        )
+        model.next_version = number + 1
+        model.versions[version.version] = number
+        self._ids.know(version.kind, version.id, f"{model.name}/{number}")
+        if number != version.version:
+            report.lost(Loss(version.kind, version.id, f"it has number {number} at the target"))
+        self._complete(model, version, number, report)
+        report.written(version.kind)
+
+    def finish(self, report: Report) -> None:
+        """Set the aliases of the model that was begun and take its placeholders away."""
+        model, self._model = self._model, None
+        if model is None or self._options.dry_run:
+            return
+        for number in model.placeholders:
+            attempt(
+                partial(self._writer.delete_version, model.name, number),
+                Loss(model.kind, model.source.name, f"placeholder {number} is left"),
+                report,
+            )
+        # Only a change at the source moves an alias: what the user moved here stays otherwise.
+        taken = content_digest({"aliases": model.source.aliases})
+        is_later = taken != model.aliases_taken and model.source.as_of_ms > model.as_of_ms
+        for alias, source_number in model.source.aliases.items():
+            target_number = model.versions.get(source_number)
+            there = model.aliases.get(alias)
+            if target_number is not None and there == target_number:
+                continue
+            what = f"alias {alias!r} of version {source_number} is not set"
+            kept = Loss(model.kind, model.source.name, what)
+            may_set = is_later if model.ours else there is None
+            if target_number is None or not may_set:
+                report.lost(kept)
+                continue
+            attempt(
+                partial(self._writer.set_alias, model.name, alias, target_number),
+                kept,
+                report,
+            )
+        if model.ours and is_later:
+            for key, value in ((AS_OF_MS, str(model.source.as_of_ms)), (CONTENT, taken)):
+                self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
+
+    def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
+        """Find where this source model went before, even into a namesake's model."""
+        names = {name for name, kind in self._all_names().items() if kind is item.kind}
+        candidates = [item.name] if item.name in names else []
+        renamed = numbered(item, 2).rpartition("2")[0]
+        candidates += sorted(name for name in names if name.startswith(renamed))
+        for candidate in candidates:
+            document = self._reader.registered_model(candidate)
+            tags = key_values(document.get("tags"))
+            if newest(tags.get(ORIGIN, "")) == origin:
+                return candidate
+            if any(
+                key_values(v.get("tags")).get(OF_GROUP) == origin
+                for v in self._reader.model_versions(candidate, {}, item.kind)
+            ):
+                return candidate
+        return None
+
+    def _load(self, item: RegisteredModel, name: str, origin: str) -> _ModelCopy:
+        document = self._reader.registered_model(name)
+        there = RegisteredModel(document)
+        tags = key_values(document.get("tags"))
+        model = _ModelCopy(item, name, origin, newest(tags.get(ORIGIN, "")) == origin)
+        model.aliases = there.aliases
+        model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
+        model.aliases_taken = tags.get(CONTENT, "")
+        model.tags = tags
+        for version in self._reader.model_versions(name, there.aliases, item.kind):
+            number = int(version["version"])
+            model.next_version = max(model.next_version, number + 1)
+            of_version = key_values(version.get("tags"))
+            group, _, source_number = newest(of_version.get(ORIGIN, "")).partition("/")
+            if group == origin and source_number.isdecimal():
+                model.versions[int(source_number)] = number
+                model.documents[number] = version
+            if of_version.get(PLACEHOLDER) == origin:
+                model.placeholders.append(number)
+        return model
+
+    def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _ModelCopy:
+        tags = key_values(item.document.get("tags"))
+        own = {k: v for k, v in tags.items() if k not in TAGS | {_EXPERIMENT_IDS}}
+        marks = {ORIGIN: chained(origin, tags)}
+        if item.kind is Kind.PROMPT:
+            marks[PROMPT_TAG] = own.pop(PROMPT_TAG)
+        if not self._options.dry_run:
+            text = item.document.get("description")
+            self._tags.made(
+                item,
+                lambda some: self._writer.create_registered_model(name, some, text),
+                lambda _, key, value: self._writer.set_model_tag(name, key, value),
+                own,
+                marks,
+                report,
+            )
+            self._put_model_tags(item, name, {}, report)
+        self._all_names()[name] = item.kind
+        report.written(item.kind)
+        return _ModelCopy(item, name, origin, ours=True)
+
+    def _all_names(self) -> dict[str, Kind]:
+        if self._names is None:
+            models, prompts = self._reader.registered_models()
+            self._names = dict.fromkeys(models, Kind.REGISTERED_MODEL)
+            self._names |= dict.fromkeys(prompts, Kind.PROMPT)
+        return self._names
+
+    def _link_experiments(self, model: _ModelCopy, report: Report) -> None:
+        """Give a prompt the ids that its experiments have at the target."""
+        old = _ids_of(key_values(model.source.document.get("tags")).get(_EXPERIMENT_IDS, ""))
+        found = {i: self._ids.get(Kind.EXPERIMENT, i) for i in old}
+        if missing := [old_id for old_id, new_id in found.items() if not new_id]:
+            what = f"its links to experiments {', '.join(missing)} are left out: not at the target"
+            report.lost(Loss(model.kind, model.source.name, what))
+        there = _ids_of(model.tags.get(_EXPERIMENT_IDS, ""))
+        linked = list(dict.fromkeys([*there, *filter(None, found.values())]))
+        if linked != there and not self._options.dry_run:
+            self._writer.set_model_tag(model.name, _EXPERIMENT_IDS, f",{','.join(linked)},")
+
+    def _fill_gap(self, model: _ModelCopy, version: ModelVersion, report: Report) -> None:
+        """Use up the numbers of versions deleted at the source, so that this one keeps its own."""
+        gap = version.version - model.next_version
+        if not model.ours or gap <= 0:
+            return
+        if gap + len(model.placeholders) > _MOST_PLACEHOLDERS:
+            report.lost(Loss(version.kind, version.id, f"a gap of {gap} is not replayed"))
+            return
+        tags = {self._tags.name_of(PLACEHOLDER): model.origin}
+        source = _PLACEHOLDER_SOURCE
+        if model.kind is Kind.PROMPT:
+            tags[PROMPT_TAG], source = "true", _PROMPT_SOURCE
+        for _ in range(gap):
+            number = self._writer.create_version(model.name, source, None, tags)
+            model.placeholders.append(number)
+            model.next_version = number + 1
+            if number >= version.version - 1:
+                break
+
+    def _complete(
+        self, model: _ModelCopy, version: ModelVersion, number: int, report: Report
+    ) -> None:
+        """Do what cannot be done when a version is made; an interrupted unpack may lack it."""
+        there = model.documents.get(number, {})
+        added = key_values(there.get("tags")).keys() if there else {PROMPT_TAG}
+        added -= key_values(version.document.get("tags")).keys()
+        if model.kind is Kind.PROMPT and PROMPT_TAG in added:
+            attempt(
+                lambda: self._writer.delete_version_tag(model.name, number, PROMPT_TAG),
+                Loss(version.kind, version.id, f"its tag {PROMPT_TAG} is there for the server"),
+                report,
+            )
+        self._put_version_tags(model, version, number, key_values(there.get("tags")), report)
+        stage = version.document.get("current_stage")
+        current = there.get("current_stage", "None")
+        if stage and stage != "None" and (model.ours or not there) and current == "None":
+            attempt(
+                lambda: self._writer.set_stage(model.name, number, stage),
+                Loss(version.kind, version.id, f"stage {stage} is not set"),
+                report,
+            )
+
+    def _put_model_tags(
+        self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_model_tag(name, key, value)
+
+        self._source_tags.put(item, there, send, report, batch=1)
+
+    def _put_version_tags(
+        self,
+        model: _ModelCopy,
+        version: ModelVersion,
+        number: int,
+        there: dict[str, str],
+        report: Report,
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_version_tag(model.name, number, key, value)
+
+        self._source_tags.put(version, there, send, report, batch=1)
+
+    def _source(self, model: _ModelCopy, version: ModelVersion, report: Report) -> _VersionSource:
+        """Return where the version's files are at the target, once they are in place."""
+        old_source = str(version.document.get("source") or "")
+        old_run = str(version.document.get("run_id") or "")
+        run = self._ids.runs.get(old_run) if old_run else None
+        artifacts = list(version.artifacts)
+        if any(isinstance(artifact, Artifact) for artifact in artifacts):
+            folder = f"{_VERSIONS_FOLDER}/{encode_segment(version.name)}/{version.version}/"
+            holder, root = self._artifact_run(model, version, run, report)
+            self._run_writer.put_artifacts(version.id, root, folder, artifacts, report)
+            what = f"its source is {folder} of run {holder}, it was {old_source}"
+            report.lost(Loss(version.kind, version.id, what))
+            return _VersionSource(root.rstrip("/") + "/" + folder.rstrip("/"), holder)
+        for artifact in artifacts:
+            if not isinstance(artifact, Artifact):
+                report.failed(artifact)
+        behind = model_behind(version.document)
+        if behind and (logged := self._ids.logged_models.get(behind)):
+            return self._in_logged_model(version, behind, logged, run, report)
+        if behind and old_source.startswith(f"models:/{behind}"):
+            raise ServerError(f"logged model {behind}, which it was made of, is not at the target")
+        if run is None:
+            if old_run:
+                what = f"its run {old_run} is not at the target, its source is still {old_source}"
+                report.lost(Loss(version.kind, version.id, what))
+            return _VersionSource(old_source)
+        return _VersionSource(_moved_with_run(old_source, old_run, run), run.id)
+
+    def _in_logged_model(
+        self,
+        version: ModelVersion,
+        model_id: str,
+        known: KnownModel,
+        run: KnownRun | None,
+        report: Report,
+    ) -> _VersionSource:
+        """Return the source of a version that is a logged model, whose files are not copied."""
+        old_source = str(version.document.get("source") or "")
+        run_id = run.id if run else None
+        scheme = f"models:/{model_id}"
+        new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
+        if old_source.startswith(scheme):
+            below = old_source[len(scheme) :]
+            if known.id:
+                return _VersionSource(
+                    f"models:/{known.id}{below}", run_id, self._noted(model_id, known, report)
+                )
+            new_source = new_root.rstrip("/") + below
+        else:
+            new_source = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
+        if known.id:
+            return _VersionSource(new_source, run_id, self._noted(model_id, known, report))
+        what = f"its source is {new_source} of run {known.holder}, it was {old_source}"
+        report.lost(Loss(version.kind, version.id, what))
+        return _VersionSource(new_source, known.holder)
+
+    def _noted(self, model_id: str, known: KnownModel, report: Report) -> str:
+        if self._host.is_http and not known.notes_versions:
+            what = "its tags gain mlflow.modelVersions, where the target names its versions"
+            report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
+            known.notes_versions = True
+        return known.id
+
+    def _artifact_run(
+        self, model: _ModelCopy, version: ModelVersion, known: KnownRun | None, report: Report
+    ) -> tuple[str, str]:
+        """Return the run that holds a version's files: its own, or one made for it."""
+        if known is not None:
+            return known.id, known.artifact_uri
+        origin = f"{model.origin}/{version.version}"
+        document = version.document
+        user, start = str(document.get("user_id") or ""), document.get("creation_timestamp")
+        run = self._artifact_runs.run(origin, model.origin, version.id, user, start)
+        self._writer.finish_run(run.id, "FINISHED", document.get("last_updated_timestamp"), None)
+        report.lost(
+            Loss(version.kind, version.id, f"run {run.id} of {ARTIFACT_RUNS!r} holds its files")
+        )
+        return run.id, run.artifact_uri
+
+
+def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
+    """Say that a version is there, and in what its copy has become different."""
+    there = model.documents.get(model.versions[version.version], {})
+    differing = [
+        what
+        for what in ("description", "current_stage")
+        if (version.document.get(what) or "") != (there.get(what) or "")
+    ]
+    of_source, of_target = (key_values(d.get("tags")) for d in (version.document, there))
+    differing += [
+        f"tag {key}"
+        for key, value in of_source.items()
+        if key not in TAGS and of_target.get(key) != value
+    ]
+    if not there or not differing:
+        return "it is there already"
+    return f"it is there already and keeps its own {', '.join(differing)}"
+
+
+def _moved_with_run(source: str, old_run: str, known: KnownRun) -> str:
+    """Return where a version's files are now, given that they lie in a run's artifacts."""
+    if source.startswith(f"runs:/{old_run}"):
+        return f"runs:/{known.id}" + source[len(f"runs:/{old_run}") :]
+    return _moved(source, known.old_artifact_uri, known.artifact_uri)
+
+
+def _moved(uri: str, old_root: str, new_root: str) -> str:
+    """Return a URI below an old root as it is below the new one; another URI stays."""
+    for root, found in ((old_root, uri), (_path(old_root), _path(uri))):
+        if root and (found == root or found.startswith(root.rstrip("/") + "/")):
+            return new_root.rstrip("/") + found[len(root.rstrip("/")) :]
+    return uri
+
+
+def _ids_of(value: str) -> list[str]:
+    return [entry for entry in value.split(",") if entry]
+
+
+def _path(uri: str) -> str:
+    parts = urlsplit(uri)
+    return unquote(parts.path) if parts.scheme in {"", "file"} else uri

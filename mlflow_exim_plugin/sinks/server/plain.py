@@ -1,0 +1,142 @@
+"""Kinds without tags of ours to a deployment: equal fields say that one is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.sinks.policy import (
+    TargetName,
+    differing,
+    find_name,
+    leave_to_namesake,
+    say_renamed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
+
+    Referring = Callable[[Entity], tuple[dict[str, Any], list[Loss]]]
+    """Gives the document with the target's ids, and what it loses; ``ServerError`` refuses it."""
+
+__all__ = ["Calls", "PlainWriter"]
+
+
+class _Create(Protocol):
+    def __call__(self, host: Host, to: Destination, name: str, document: dict[str, Any], /) -> str:
+        """Create an object and return its id."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How a kind is read and made at a deployment.
+
+    Attributes:
+        listed: Gives its documents, of one experiment where it belongs to one.
+        create: Makes one.
+        may_change: Fields that tell twins apart and stay the target's own.
+    """
+
+    listed: Callable[[Host, str], Iterable[dict[str, Any]]]
+    create: _Create
+    may_change: tuple[str, ...] = ()
+
+
+class PlainWriter:
+    """Writes the objects of one kind.
+
+    Args:
+        target: The deployment.
+        kind: The kind.
+        calls: How it is read and made.
+        refer: Puts the target's ids into a document; the document stays as it is without.
+
+    Attributes:
+        names: Name by id, both at the source.
+        missing: Why an object is not there, by id at the source.
+    """
+
+    def __init__(
+        self, target: ServerTarget, kind: Kind, calls: Calls, refer: Referring | None = None
+    ) -> None:
+        self._target = target
+        self._described = KINDS[kind]
+        self._calls = calls
+        self._refer: Referring = refer or (lambda entity: (entity.document, []))
+        self._there: dict[str, list[dict[str, Any]]] = {}
+        self.names: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write one object, or leave it to the one that is there."""
+        described, dry_run = self._described, self._target.options.dry_run
+        shown = self.names[entity.id] = str(entity.document.get(described.name) or entity.id)
+        wanted, losses = self._refer(entity)
+        named = self._named(entity, wanted, to.experiment_id)
+        if named.there is not None:
+            self._know(entity, str(named.there[described.id_field]))
+            fields = self._calls.may_change if named.is_ours else described.same
+            differs = differing(wanted, named.there, *fields)
+            if named.is_namesake:
+                leave_to_namesake(entity, shown, differs, report)
+                return
+            keeps = f" and keeps its own {' and '.join(differs)}" if differs else ""
+            report.skipped(entity.kind, entity.id, f"it is there already{keeps}")
+            return
+        new_id = ""
+        if not dry_run:
+            to.restore()
+            try:
+                new_id = self._calls.create(self._target.host, to, named.name, wanted)
+            except ServerError as error:
+                self.missing[entity.id] = error.message
+                raise
+        if described.unique:
+            say_renamed(entity, shown, named, report)
+            made = wanted | {described.name: named.name, described.id_field: new_id}
+            self._listed(to.experiment_id).append(made)
+        for loss in losses:
+            report.lost(loss)
+        self._know(entity, new_id)
+        report.written(entity.kind)
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _named(
+        self, entity: Entity, wanted: dict[str, Any], owner: str
+    ) -> TargetName[dict[str, Any]]:
+        described, there = self._described, self._listed(owner)
+        name = str(wanted.get(described.name, ""))
+        if described.unique:
+            return find_name(
+                entity,
+                name,
+                {str(document[described.name]): document for document in there},
+                lambda document: not differing(wanted, document, *described.same),
+                self._target.options,
+                numbered=described.numbered,
+            )
+        twins = [twin for twin in there if not differing(wanted, twin, *described.same)]
+        if not twins:
+            return TargetName(name)
+        # Twins are told apart by what may change, then by their order.
+        best = min(twins, key=lambda twin: len(differing(wanted, twin, *self._calls.may_change)))
+        there.remove(best)
+        return TargetName(name, best, is_ours=True)
+
+    def _listed(self, owner: str) -> list[dict[str, Any]]:
+        if owner not in self._there:
+            is_new = self._described.of_experiment and not owner  # in a dry run
+            self._there[owner] = [] if is_new else [*self._calls.listed(self._target.host, owner)]
+        return self._there[owner]
+
+    def _know(self, entity: Entity, target_id: str) -> None:
+        self._target.ids.know(entity.kind, entity.id, target_id)

@@ -1,0 +1,125 @@
+"""Sink ``client``: the stream goes back to an MLflow deployment through its own API.
+
+The API sets ids and some times anew; what it can keep is kept, the rest is said in the report.
+Every object carries the tags of ``schema.provenance``, by which a later unpack knows it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
+from mlflow_exim_plugin.host.open.workspaces import Workspaces, entered
+from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, StreamObject
+from mlflow_exim_plugin.sinks.counting import CountingSink
+from mlflow_exim_plugin.sinks.server.ids import IdMap
+from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.policy import UnpackOptions
+
+__all__ = ["ServerSink"]
+
+
+class ServerSink:
+    """Writes a stream to one deployment, each workspace of it into the one of the same name.
+
+    Args:
+        host: The deployment.
+        options: How to write.
+        jobs: How many runs, logged models or groups of traces may be written at once.
+    """
+
+    def __init__(self, host: Host, options: UnpackOptions, *, jobs: int = 4) -> None:
+        self.parallel = 1 if options.dry_run else jobs
+        self._host = host
+        self._options = options
+        self._workspaces = Workspaces(host)
+        self._ids = IdMap()
+        self._workspace: dict[str, Any] | None = None
+        self._closed = ""
+        self._sink: WorkspaceSink | CountingSink = self._new_sink()
+
+    def reach(self) -> None:
+        """List the target once, before anything is written.
+
+        Raises:
+            ServerError: It cannot be listed: then every object would fail for this one reason.
+        """
+        if isinstance(self._sink, WorkspaceSink):
+            with entered(self._workspace):
+                self._sink.reach()
+
+    def write(self, item: StreamObject, report: Report) -> None:
+        """Write one object with its parts.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            InvalidArchiveError: The object's document is not as MLflow has it.
+            ServerError: The target refused the object.
+        """
+        if isinstance(item, Entity) and item.kind is Kind.WORKSPACE:
+            self._enter(item, report)
+            return
+        if self._closed:
+            name = item.name if isinstance(item, Experiment) else item.id
+            report.skipped(item.kind, name, self._closed)
+            return
+        try:
+            with entered(self._workspace):
+                self._sink.write(item, report)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # An archive is untrusted: its documents may lack what MLflow's always have.
+            raise InvalidArchiveError(
+                f"its document is not as MLflow has it: {type(error).__name__} {error}",
+                "if it came from a server, this is a defect: please report it",
+            ) from error
+
+    def finish(self, report: Report) -> None:
+        """Do what had to wait for what came later: links between objects, aliases, deletions."""
+        with entered(self._workspace):
+            self._sink.finish(report)
+
+    def close(self) -> None:
+        """Nothing is held open: every object was written by calls of its own."""
+
+    def _enter(self, workspace: Entity, report: Report) -> None:
+        """Finish the workspace before, and write what follows into this one."""
+        self.finish(report)
+        self._workspace, self._closed = None, ""
+        with entered(None):
+            listed = {document["name"]: document for document in self._workspaces.documents()}
+        there = listed.get(workspace.id)
+        if there is not None:
+            report.skipped(Kind.WORKSPACE, workspace.id, _as_it_is_there(workspace, there))
+        elif not listed:
+            self._closed = f"the target has no workspaces, and it is in {workspace.id!r}"
+            reason = "the target runs without workspaces: start it with --enable-workspaces"
+            report.failed(Failure(Kind.WORKSPACE, workspace.id, reason))
+            return
+        elif self._options.dry_run:
+            report.written(Kind.WORKSPACE)
+            self._sink = CountingSink()  # there is nothing to look at yet
+            return
+        else:
+            try:
+                self._workspaces.create(workspace.document)
+            except ServerError:
+                self._closed = f"its workspace {workspace.id!r} could not be made"
+                raise
+            report.written(Kind.WORKSPACE)
+        self._workspace = workspace.document
+        self._sink = self._new_sink()
+
+    def _new_sink(self) -> WorkspaceSink:
+        with entered(self._workspace):
+            return WorkspaceSink(self._host, self._options, self._ids, self.parallel)
+
+
+def _as_it_is_there(workspace: Entity, there: dict[str, Any]) -> str:
+    names = {*workspace.document, *there}
+    differing = sorted(n for n in names if workspace.document.get(n) != there.get(n))
+    reason = "it is there already"
+    return f"{reason} and keeps its own {', '.join(differing)}" if differing else reason

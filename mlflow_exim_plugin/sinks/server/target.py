@@ -1,0 +1,100 @@
+"""Where an object goes at the target: to its name, to its copy, or beside a namesake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.writing import HostWriter
+from mlflow_exim_plugin.host.sql.runs import StoredReader
+from mlflow_exim_plugin.schema.objects import Loss
+from mlflow_exim_plugin.sinks.server.source_tags import SourceTagWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_exim_plugin.host.api.reading import Reader
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.objects import Entity
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.policy import UnpackOptions
+    from mlflow_exim_plugin.sinks.server.ids import IdMap
+
+__all__ = ["Destination", "FamilyWriter", "ServerTarget", "attempt"]
+
+
+@dataclass(frozen=True)
+class ServerTarget:
+    """What the writer of every kind works with.
+
+    Attributes:
+        host: The deployment.
+        options: How to write.
+        ids: Source ids to target ids.
+        writer: Single writes to it.
+        reader: Reads from it.
+        source_tags: Writes source tags.
+    """
+
+    host: Host
+    options: UnpackOptions
+    ids: IdMap
+    writer: HostWriter
+    reader: Reader
+    source_tags: SourceTagWriter
+
+    @classmethod
+    def of(cls, host: Host, options: UnpackOptions, ids: IdMap) -> ServerTarget:
+        """Make the parts that belong to a deployment."""
+        return cls(host, options, ids, HostWriter(host), StoredReader(host), SourceTagWriter())
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the objects of one source experiment go.
+
+    Attributes:
+        experiment_id: Id at the target; empty for what belongs to no experiment, and in a dry run
+            of a new one.
+        restore: Restores the experiment if it is deleted: then it takes nothing.
+    """
+
+    experiment_id: str
+    restore: Callable[[], None]
+
+
+class FamilyWriter(Protocol):
+    """Writes the objects of one kind."""
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:
+        """Write one object and count it.
+
+        Raises:
+            ServerError: The target refused it, or lacks what it needs; nothing was counted.
+        """
+
+    def finish(self, report: Report) -> None:
+        """Write what had to wait for objects of other kinds."""
+
+
+def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool:
+    """Make a call whose refusal costs a detail alone, and name the detail.
+
+    Args:
+        call: The call.
+        otherwise: What is lost then; the reason follows what it says.
+        report: Names the loss.
+
+    Returns:
+        Whether the target took it.
+    """
+    try:
+        call()
+    except ServerLostError:
+        raise
+    except ServerError as error:
+        what = f"{otherwise.what}: {error.message}" if otherwise.what else error.message
+        report.lost(Loss(otherwise.kind, otherwise.id, what))
+        return False
+    return True

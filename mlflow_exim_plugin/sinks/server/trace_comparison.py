@@ -1,0 +1,102 @@
+"""What a target made of a trace, beside what was sent: each difference becomes a note."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
+from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.provenance import TAGS
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.sinks.notes import Notes
+
+__all__ = ["compare_assessments", "compare_info", "compare_span", "leaves_info"]
+
+_FINALIZED = "mlflow.trace.infoFinalized"
+_PREVIEWS = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
+
+
+def leaves_info(info: dict[str, Any], spans: list[dict[str, Any]]) -> bool:
+    """Whether a target that has the info most likely leaves it alone when it gets the spans.
+
+    Targets widen a trace's time to that of its spans, end one whose root has ended, and make the
+    previews that are not there.
+    """
+    if info["state"] not in {"OK", "ERROR"} or "execution_duration_ms" not in info:
+        return False
+    end_ms = info["request_time_ms"] + info["execution_duration_ms"]
+    roots = [span["attributes"] for span in spans if span["parent_span_id"] is None]
+    return (
+        info["request_time_ms"] <= min(span["start_time_ns"] for span in spans) // 1_000_000
+        and max(span["end_time_ns"] or 0 for span in spans) // 1_000_000 <= end_ms
+        and all(
+            preview in info or not any(root.get(source) for root in roots)
+            for preview, source in _PREVIEWS.items()
+        )
+    )
+
+
+def compare_span(notes: Notes, trace_id: str, span: dict[str, Any], there: dict[str, Any]) -> None:
+    """Note what differs between a span that was sent and the one that is there."""
+    if span == there:
+        return
+    for name in span.keys() | there.keys():
+        if name != "attributes" and span.get(name) != there.get(name):
+            notes.add(Kind.SPAN, trace_id, f"{name} of spans is another at the target")
+    ours, found = span["attributes"], there["attributes"]
+    for key in ours.keys() | found.keys():
+        if key not in ours:
+            notes.add(Kind.SPAN, trace_id, f"the target adds the attribute {key} to spans")
+        elif ours[key] != found.get(key):
+            notes.add(Kind.SPAN, trace_id, f"attribute {key} is another at the target")
+
+
+def compare_info(
+    info: dict[str, Any], document: dict[str, Any], *, is_started: bool = False
+) -> list[str]:
+    """Return what of a trace's info reads differently.
+
+    Args:
+        info: What was sent.
+        document: What the target says.
+        is_started: The target made it before the trace's end and state were set.
+    """
+    found = document["info"]
+    differing = []
+    if not is_started:
+        for name in info.keys() | found.keys():
+            if name in {"tags", "trace_metadata"} or info.get(name) == found.get(name):
+                continue
+            if name in info:
+                differing.append(f"{name} is another at the target")
+            else:
+                differing.append(f"the target makes {name} from the spans")
+    for part, ignored in (("tags", TAGS | OF_THE_TARGET), ("trace_metadata", {_FINALIZED})):
+        ours, theirs = info[part], found[part]
+        for key in (ours.keys() | theirs.keys()) - ignored:
+            if key not in theirs:
+                differing.append(f"{part} {key} did not arrive")
+            elif key not in ours:
+                differing.append(f"the target adds {part} {key}")
+            elif ours[key] != theirs[key]:
+                differing.append(f"{part} {key} reads differently")
+    return differing
+
+
+def compare_assessments(sent: list[dict[str, Any]], document: dict[str, Any]) -> list[str]:
+    """Return what differs in assessments, the effects of later ones aside."""
+    there = {a.get("assessment_id"): a for a in document["assessments"]}
+    differing = []
+    for assessment in sent:
+        name = assessment.get("assessment_name")
+        other = there.get(assessment.get("assessment_id"))
+        if other is None:
+            differing.append(f"assessment {name} did not arrive")
+            continue
+        differing += [
+            f"{field} of assessment {name} is another at the target"
+            for field in assessment.keys() | other.keys()
+            if field != "valid" and assessment.get(field) != other.get(field)
+        ]
+    return differing

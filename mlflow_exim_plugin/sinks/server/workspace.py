@@ -1,0 +1,427 @@
+"""One workspace of a deployment as the end of a stream: each kind goes to its writer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import (
+    ConflictError,
+    NotFoundError,
+    ServerError,
+    ServerLostError,
+    StoreError,
+)
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import (
+    Entity,
+    Experiment,
+    Kind,
+    LoggedModel,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamObject,
+    Trace,
+    key_values,
+)
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    OF_GROUP,
+    ORIGIN,
+    chained,
+    experiment_origin,
+    is_provenance,
+    newest,
+)
+from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.policy import OnConflict, UnpackOptions
+from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
+from mlflow_exim_plugin.sinks.server.entities import EntityWriter
+from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
+from mlflow_exim_plugin.sinks.server.logged_models import LoggedModelWriter
+from mlflow_exim_plugin.sinks.server.models import ModelWriter
+from mlflow_exim_plugin.sinks.server.runs import RunWriter
+from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
+from mlflow_exim_plugin.sinks.server.traces import TraceWriter
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["WorkspaceSink"]
+
+_ORIGIN_FILTER = f"tags.`{ORIGIN}` LIKE '%'"
+
+
+@dataclass
+class KnownExperiment:
+    """Where what belongs to one source experiment goes.
+
+    Attributes:
+        id: Experiment id at the target, empty in a dry run of a new one.
+        ours: True when an unpack made it.
+        delete_after: True when it is deleted at the source.
+        is_deleted: True while it is deleted at the target.
+    """
+
+    id: str
+    ours: bool
+    origin: str
+    delete_after: bool = False
+    is_deleted: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class WorkspaceSink:
+    """Writes the stream of one workspace to one of a deployment.
+
+    Args:
+        host: The deployment.
+        options: How to write.
+        ids: Source ids to target ids; the same for all workspaces.
+        jobs: How many runs may be written at once.
+    """
+
+    def __init__(self, host: Host, options: UnpackOptions, ids: IdMap, jobs: int) -> None:
+        target = ServerTarget.of(host, options, ids)
+        self._options = options
+        self._reader = target.reader
+        self._writer = target.writer
+        self._ids = ids
+        self._targets: dict[str, KnownExperiment | str] = {}
+        self._current: list[KnownExperiment] = []
+        self._by_name: dict[str, dict[str, Any]] | None = None
+        self._source_tags = target.source_tags
+        self._run_writer = RunWriter(target)
+        artifact_runs = ArtifactRuns(target)
+        self._logged_model_writer = LoggedModelWriter(target, self._run_writer, artifact_runs)
+        self._entity_writer = EntityWriter(target)
+        self._trace_writer = TraceWriter(target, self._run_writer, jobs)
+        self._model_writer = ModelWriter(target, self._run_writer, artifact_runs)
+
+    def reach(self) -> None:
+        """List the target once, before anything is written.
+
+        Raises:
+            ServerError: It cannot be listed: then every object would fail for this one reason.
+        """
+        self._experiments()
+
+    def write(self, item: StreamObject, report: Report) -> None:
+        """Write one object with its parts.
+
+        Raises:
+            ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            ServerError: The target refused the object.
+        """
+        for issue in getattr(item, "issues", ()):
+            report.issue(issue)
+        if isinstance(item, Trace):
+            self._write_trace(item, report)
+            return
+        self._trace_writer.flush(report)
+        if isinstance(item, Experiment):
+            self._write_experiment(item, report)
+        elif isinstance(item, Run):
+            self._write_run(item, report)
+        elif isinstance(item, LoggedModel):
+            self._write_logged_model(item, report)
+        elif isinstance(item, RegisteredModel):
+            self._model_writer.begin(item, report)
+        elif isinstance(item, ModelVersion):
+            self._model_writer.write_version(item, report)
+        elif isinstance(item, Entity):
+            self._write_entity(item, report)
+
+    def finish(self, report: Report) -> None:
+        """Do what had to wait for what came later: links between objects, aliases, deletions."""
+        self._run_writer.finish(report)
+        self._model_writer.finish(report)
+        self._logged_model_writer.finish(report)
+        self._trace_writer.finish(report)
+        self._entity_writer.finish(report)
+        self._delete_experiments(report)
+        self._say_what_is_new(report)
+
+    def _write_experiment(self, experiment: Experiment, report: Report) -> None:
+        origin = experiment_origin(experiment.document)
+        deleted = experiment.document.get("lifecycle_stage") == "deleted"
+        target = self._known_target(origin)
+        if target is not None:
+            self._targets[experiment.id] = target
+            self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
+            target.delete_after = deleted
+            self._load(target)
+            if target.is_deleted and not deleted:
+                reason = "its copy was deleted at the target"
+                self._targets[experiment.id] = reason
+                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+                return
+            reason = "it is there already"
+            if target.ours and (differing := self._add_tags(target.id, experiment, report)):
+                reason += f" and keeps its own tags {', '.join(differing)}"
+            report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+            self._current.append(target)
+            return
+        target = self._new_target(experiment, origin, report)
+        if target is None:
+            return
+        target.delete_after = deleted and target.ours
+        self._targets[experiment.id] = target
+        self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
+        self._current.append(target)
+
+    def _known_target(self, origin: str) -> KnownExperiment | None:
+        """Find where this source experiment went before, even into a namesake's experiment."""
+        for document in self._experiments().values():
+            tags = key_values(document.get("tags"))
+            if newest(tags.get(ORIGIN, "")) == origin:
+                return KnownExperiment(
+                    document["experiment_id"],
+                    ours=True,
+                    origin=origin,
+                    is_deleted=document.get("lifecycle_stage") == "deleted",
+                )
+        # In a dry run an experiment that would be new has no id.
+        ids = [d["experiment_id"] for d in self._experiments().values() if d["experiment_id"]]
+        for info, _ in self._reader.run_tags(ids, f"tags.`{OF_GROUP}` = '{origin}'"):
+            document = next(
+                d
+                for d in self._experiments().values()
+                if d["experiment_id"] == str(info.experiment_id)
+            )
+            return KnownExperiment(
+                str(info.experiment_id),
+                ours=False,
+                origin=origin,
+                is_deleted=document.get("lifecycle_stage") == "deleted",
+            )
+        return None
+
+    def _new_target(
+        self, experiment: Experiment, origin: str, report: Report
+    ) -> KnownExperiment | None:
+        name = experiment.name
+        namesake = self._experiments().get(name)
+        if namesake is not None and self._is_untouched_default(namesake):
+            target = KnownExperiment(namesake["experiment_id"], ours=True, origin=origin)
+            self._load(target)
+            self._add_tags(target.id, experiment, report)
+            report.written(Kind.EXPERIMENT)
+            return target
+        if namesake is not None:
+            policy = self._options.on_conflict
+            if policy is OnConflict.FAIL:
+                raise ConflictError(
+                    f"the target has another experiment named {name!r}",
+                    "choose --on-conflict merge, skip or rename, or give --experiment-name",
+                )
+            if policy is OnConflict.SKIP:
+                reason = "the target has another experiment of that name"
+                self._targets[experiment.id] = reason
+                report.skipped(Kind.EXPERIMENT, name, reason)
+                return None
+            if policy is OnConflict.MERGE:
+                return self._merged(experiment, namesake, origin, report)
+            name = self._free_name(name)
+            report.lost(
+                Loss(Kind.EXPERIMENT, experiment.name, f"it is named {name!r} at the target")
+            )
+        tags = key_values(experiment.document.get("tags"))
+        marked = _own(tags) | {ORIGIN: chained(origin, tags)}
+        if self._options.dry_run:
+            new_id = ""
+        else:
+            new_id = self._writer.create_experiment(name, self._options.artifact_location, marked)
+            self._put_source_tags(new_id, experiment, {}, report)
+        self._experiments()[name] = {
+            "experiment_id": new_id,
+            "name": name,
+            "tags": [{"key": k, "value": v} for k, v in marked.items()],
+        }
+        report.written(Kind.EXPERIMENT)
+        return KnownExperiment(new_id, ours=True, origin=origin)
+
+    def _merged(
+        self,
+        experiment: Experiment,
+        namesake: dict[str, Any],
+        origin: str,
+        report: Report,
+    ) -> KnownExperiment | None:
+        name = experiment.name
+        if namesake.get("lifecycle_stage") == "deleted":
+            reason = "the target has a deleted experiment of that name, which takes no runs"
+            self._targets[experiment.id] = reason
+            raise ServerError(
+                reason, "choose --on-conflict rename, or restore or purge it at the target"
+            )
+        target = KnownExperiment(namesake["experiment_id"], ours=False, origin=origin)
+        self._load(target)
+        there = key_values(namesake.get("tags"))
+        differing = [
+            key
+            for key, value in key_values(experiment.document.get("tags")).items()
+            if not is_provenance(key) and there.get(key) != value
+        ]
+        if differing:
+            report.lost(
+                Loss(
+                    Kind.EXPERIMENT,
+                    name,
+                    f"its runs joined the experiment of that name, which keeps its own tags "
+                    f"(not set: {', '.join(sorted(differing))})",
+                )
+            )
+        report.skipped(Kind.EXPERIMENT, name, "its runs join the experiment of that name")
+        return target
+
+    def _is_untouched_default(self, document: dict[str, Any]) -> bool:
+        """Whether it is the experiment MLflow makes by itself and nobody has used."""
+        if document["experiment_id"] != "0" or document.get("lifecycle_stage") == "deleted":
+            return False
+        return not document.get("tags") and not self._reader.runs("0")
+
+    def _free_name(self, name: str) -> str:
+        number = 2
+        while f"{name} ({number})" in self._experiments():
+            number += 1
+        return f"{name} ({number})"
+
+    def _experiments(self) -> dict[str, dict[str, Any]]:
+        if self._by_name is None:
+            self._by_name = {d["name"]: d for d in self._reader.experiments()}
+        return self._by_name
+
+    def _load(self, target: KnownExperiment) -> None:
+        if not target.id:
+            return
+        for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
+            self._ids.runs[newest(tags[ORIGIN])] = KnownRun(
+                info.run_id,
+                info.artifact_uri,
+                tags.get(CONTENT, ""),
+                int(tags.get(AS_OF_MS) or 0),
+                info.lifecycle_stage == "deleted",
+            )
+        self._logged_model_writer.load(target.id, self._tags_of(target.id))
+
+    def _tags_of(self, experiment_id: str) -> dict[str, str]:
+        return next(
+            key_values(d.get("tags"))
+            for d in self._experiments().values()
+            if d["experiment_id"] == experiment_id
+        )
+
+    def _add_tags(self, experiment_id: str, experiment: Experiment, report: Report) -> list[str]:
+        """Set what an interrupted unpack or an older archive left out.
+
+        Returns:
+            Keys of the tags that have another value, which stays.
+        """
+        there = self._tags_of(experiment_id)
+        tags = key_values(experiment.document.get("tags"))
+        origin = experiment_origin(experiment.document)
+        for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
+            if key not in there and not self._options.dry_run:
+                self._writer.set_experiment_tag(experiment_id, key, value)
+        if not self._options.dry_run:
+            self._put_source_tags(experiment_id, experiment, there, report)
+        return [key for key, value in _own(tags).items() if there.get(key, value) != value]
+
+    def _put_source_tags(
+        self, experiment_id: str, experiment: Experiment, there: dict[str, str], report: Report
+    ) -> None:
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                self._writer.set_experiment_tag(experiment_id, key, value)
+
+        self._source_tags.put(experiment, there, send, report, batch=1)
+
+    def _write_run(self, run: Run, report: Report) -> None:
+        target = self._targets.get(run.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.RUN, run.id, target)
+            return
+        self._trace_writer.saw_run(run)
+        if self._run_writer.is_settled(run, report):
+            return
+        self._open(target)
+        self._run_writer.write(run, target.id, target.origin, report)
+
+    def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
+        target = self._targets.get(model.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.LOGGED_MODEL, model.id, target)
+            return
+        if self._logged_model_writer.is_settled(model, target.id, report):
+            return
+        if not self._logged_model_writer.is_absent:
+            self._open(target)
+        try:
+            self._logged_model_writer.write(model, target.id, target.origin, report)
+        except (ServerError, NotFoundError):
+            self._ids.refused.add(model.id)
+            raise
+
+    def _write_trace(self, trace: Trace, report: Report) -> None:
+        target = self._targets.get(trace.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            report.skipped(Kind.TRACE, trace.id, target)
+            return
+        to = Destination(target.id, lambda: self._open(target))
+        self._trace_writer.add(trace, to, report)
+
+    def _write_entity(self, entity: Entity, report: Report) -> None:
+        if not entity.experiment_id:
+            self._entity_writer.write(entity, Destination("", lambda: None), report)
+            return
+        target = self._targets.get(entity.experiment_id, "its experiment could not be written")
+        if isinstance(target, str):
+            skip_entity(entity, target, report)
+            return
+        to = Destination(target.id, lambda: self._open(target))
+        self._entity_writer.write(entity, to, report)
+
+    def _open(self, target: KnownExperiment) -> None:
+        """Let an experiment be written to; at the end it is deleted again."""
+        if not target.is_deleted or self._options.dry_run:
+            return
+        with target.lock:
+            if target.is_deleted:
+                self._writer.set_experiment_deleted(target.id, deleted=False)
+                target.is_deleted = False
+
+    def _delete_experiments(self, report: Report) -> None:
+        current, self._current = self._current, []
+        if self._options.dry_run:
+            return
+        for target in current:
+            if not target.delete_after or target.is_deleted or not target.ours:
+                continue
+            try:
+                self._writer.set_experiment_deleted(target.id, deleted=True)
+            except ServerLostError:
+                raise
+            except (ServerError, StoreError) as error:
+                report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
+
+    def _say_what_is_new(self, report: Report) -> None:
+        """Name once what MLflow's API sets anew in every object of a kind."""
+        for described in KINDS.values():
+            parts = [(described.parts[1], described.parts_anew)] if described.parts else []
+            for kind, what in [(described.kind, described.anew), *parts]:
+                said = Loss(kind, "*", what)
+                is_written = kind in report.counts and report.counts[kind].written
+                if (
+                    what and is_written and said not in report.losses
+                ):  # an earlier workspace may have
+                    report.lost(said)
+
+
+def _own(tags: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if not is_provenance(key)}

@@ -1,0 +1,356 @@
+"""An archive read in place: its objects, each by its envelope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
+from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError
+from mlflow_exim_plugin.schema.envelope import (
+    ArchiveEnvelope,
+    ArtifactEntry,
+    Document,
+    EntityEnvelope,
+    ExperimentEnvelope,
+    LoggedModelEnvelope,
+    MetricsEntry,
+    ModelEnvelope,
+    RunEnvelope,
+    TracePartEnvelope,
+    VersionEnvelope,
+    parse_document,
+)
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
+from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
+from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.tables import HISTORY
+from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import Self
+
+__all__ = ["Archive", "Tree"]
+
+_Parsed = TypeVar("_Parsed", bound=Document)
+
+
+@dataclass
+class Tree:
+    """Members of the envelopes of one workspace; experiments by their segment.
+
+    Attributes:
+        workspace: Envelope of the workspace, None for the default one.
+        experiments: Envelope of each experiment.
+        runs: Envelopes of its runs, by segment.
+        logged_models: Envelopes of its logged models.
+        traces: Envelopes of the parts of its traces.
+        entities: Envelopes of entities by kind and experiment, which is empty outside of one.
+        models: Envelope of each registered model, or prompt, by kind and segment.
+        versions: Envelopes of its versions, in the same way.
+    """
+
+    workspace: str | None = None
+    experiments: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    logged_models: dict[str, list[str]] = field(default_factory=dict)
+    traces: dict[str, list[str]] = field(default_factory=dict)
+    entities: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+    models: dict[tuple[Kind, str], str] = field(default_factory=dict)
+    versions: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+
+    def add(self, found: layout.ObjectPath, path: str) -> None:
+        """Add the envelope at a member path."""
+        experiment = found.experiment
+        match found.kind:
+            case Kind.WORKSPACE:
+                self.workspace = path
+            case Kind.EXPERIMENT:
+                self.experiments[experiment] = path
+            case Kind.RUN:
+                self.runs.setdefault(experiment, {})[found.segment] = path
+            case Kind.LOGGED_MODEL:
+                self.logged_models.setdefault(experiment, []).append(path)
+            case Kind.TRACE:
+                self.traces.setdefault(experiment, []).append(path)
+            case Kind.REGISTERED_MODEL | Kind.PROMPT:
+                self.models[found.kind, found.segment] = path
+            case _ if found.model is not None:
+                self.versions.setdefault(found.model, []).append(path)
+            case _:
+                self.entities.setdefault((found.kind, experiment), []).append(path)
+
+
+class Archive:
+    """Objects of one archive, read where it lies; nothing is unpacked.
+
+    Args:
+        reader: Open container; closed with this object.
+
+    Attributes:
+        reader: The container: members, digests, root.
+        trees: Members by workspace, the default one first.
+    """
+
+    def __init__(self, reader: ArchiveReader) -> None:
+        self.reader = reader
+        self._tables = MetricsTables(reader)
+        trees: dict[str, Tree] = {layout.TREE: Tree()}
+        for path in reader.paths("data/"):
+            if found := layout.object_at(path):
+                trees.setdefault(found.tree, Tree()).add(found, path)
+        self.trees = list(trees.values())
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        storage_options: dict[str, Any] | None = None,
+        expected_root: str | None = None,
+    ) -> Archive:
+        """Open an archive at a path or any fsspec URL.
+
+        Args:
+            url: Where it lies.
+            storage_options: Given to the fsspec file system.
+            expected_root: Root digest it must have, hex.
+
+        Raises:
+            NotFoundError: There is nothing at the URL.
+            InvalidArchiveError: It is no archive, or damaged.
+            UnsupportedFormatError: It needs a newer reader.
+            StoreError: The store refused.
+        """
+        return cls(
+            ArchiveReader.open(url, storage_options=storage_options, expected_root=expected_root)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the container."""
+        self._tables.close()
+        self.reader.close()
+
+    @property
+    def summary(self) -> ArchiveEnvelope:
+        """What was packed, what failed and what is missing (``data/archive.json``)."""
+        return self.document(ArchiveEnvelope, layout.ARCHIVE)
+
+    def experiments(self) -> Iterator[ExperimentEnvelope]:
+        """Yield the experiments by number."""
+        for tree in self.trees:
+            for segment in sorted(tree.experiments, key=by_number):
+                yield self.document(ExperimentEnvelope, tree.experiments[segment])
+
+    def runs(self, experiment_id: str | None = None) -> Iterator[RunEnvelope]:
+        """Yield the runs of one experiment, or all, by run id."""
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.runs.get(e, {})):
+            yield self.document(RunEnvelope, path)
+
+    def run(self, run_id: str) -> RunEnvelope:
+        """Return one run.
+
+        Raises:
+            NotFoundError: The archive has no such run.
+        """
+        segment = encode_segment(run_id)
+        for tree in self.trees:
+            for runs in tree.runs.values():
+                if segment in runs:
+                    return self.document(RunEnvelope, runs[segment])
+        raise NotFoundError(f"the archive has no run {run_id!r}")
+
+    def logged_models(self, experiment_id: str | None = None) -> Iterator[LoggedModelEnvelope]:
+        """Yield the logged models of one experiment, or all, by model id."""
+        for path in self._in_experiments(
+            experiment_id, lambda tree, e: tree.logged_models.get(e, ())
+        ):
+            yield self.document(LoggedModelEnvelope, path)
+
+    def logged_model(self, model_id: str) -> LoggedModelEnvelope:
+        """Return one logged model.
+
+        Raises:
+            NotFoundError: The archive has no such logged model.
+        """
+        segment = encode_segment(model_id)
+        for tree in self.trees:
+            for paths in tree.logged_models.values():
+                for path in paths:
+                    if path.split("/")[-2] == segment:
+                        return self.document(LoggedModelEnvelope, path)
+        raise NotFoundError(f"the archive has no logged model {model_id!r}")
+
+    def trace_parts(self, experiment_id: str | None = None) -> Iterator[TracePartEnvelope]:
+        """Yield the envelopes of the parts of the traces of one experiment, or all."""
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
+            yield self.document(TracePartEnvelope, path)
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace.
+
+        Raises:
+            NotFoundError: The archive has no such trace.
+            InvalidArchiveError: Its part, or it itself, is damaged.
+        """
+        for path in self._in_experiments(None, lambda tree, e: tree.traces.get(e, ())):
+            envelope = self.document(TracePartEnvelope, path)
+            if holds_trace(self.reader, envelope, trace_id):
+                for stored in read_part(self.reader, envelope, path):
+                    if stored.trace.id == trace_id:
+                        stored.check(path)
+                        return stored.trace
+        raise NotFoundError(f"the archive has no trace {trace_id!r}")
+
+    def traces(self, experiment_id: str | None = None) -> Iterator[Trace]:
+        """Yield the traces of one experiment, or all, part by part and there by trace id.
+
+        Raises:
+            InvalidArchiveError: A part or a trace is damaged.
+        """
+        for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
+            for stored in read_part(self.reader, self.document(TracePartEnvelope, path), path):
+                stored.check(path)
+                yield stored.trace
+
+    def entities(self, kind: Kind, experiment_id: str | None = None) -> Iterator[EntityEnvelope]:
+        """Yield the envelopes of a kind of ``schema.objects.ENTITY_KINDS``.
+
+        Args:
+            kind: The kind.
+            experiment_id: Only those of this experiment.
+        """
+        wanted = None if experiment_id is None else encode_segment(experiment_id)
+        for tree in self.trees:
+            for (of_kind, segment), paths in tree.entities.items():
+                if of_kind is kind and wanted in (None, segment):
+                    for path in paths:
+                        yield self.document(EntityEnvelope, path)
+
+    def models(self, kind: Kind = Kind.REGISTERED_MODEL) -> Iterator[ModelEnvelope]:
+        """Yield the registered models, or the prompts, by folder."""
+        for tree in self.trees:
+            for (of_kind, _), path in tree.models.items():
+                if of_kind is kind:
+                    yield self.document(ModelEnvelope, path)
+
+    def model(self, name: str) -> ModelEnvelope:
+        """Return one registered model or prompt.
+
+        Raises:
+            NotFoundError: The archive has no such model.
+        """
+        tree, key = self._model_folder(name)
+        return self.document(ModelEnvelope, tree.models[key])
+
+    def versions(self, name: str) -> list[VersionEnvelope]:
+        """Return the versions of a registered model or prompt, by number.
+
+        Raises:
+            NotFoundError: The archive has no such model.
+        """
+        tree, key = self._model_folder(name)
+        found = [self.document(VersionEnvelope, member) for member in tree.versions.get(key, ())]
+        return sorted(found, key=lambda v: int(v.mlflow.model_version["version"]))
+
+    def metric_history(self, run_id: str, key: str | None = None) -> pa.Table:
+        """Return metric rows of one run.
+
+        Args:
+            run_id: The run.
+            key: Metric key as logged; None takes all.
+
+        Returns:
+            Rows sorted by key, step and timestamp: ``key``; ``step`` int64; ``timestamp`` int64,
+            ms since the Unix epoch, UTC; ``value`` float64, NaN and infinities allowed.
+
+        Raises:
+            NotFoundError: The archive has no such run, or the run no such metric.
+            DigestMismatchError: The rows differ from what the envelope says.
+
+        Source: spec/v1/archive.md, "Metric histories".
+        """
+        metrics = self.run(run_id).info.metrics
+        tables = [part.table for part in self.histories(run_id, metrics)] if metrics else []
+        table = pa.concat_tables(tables) if tables else HISTORY.empty_table()
+        if key is None:
+            return table
+        rows = table.filter(pc.equal(table.column("key"), key))
+        if not rows.num_rows:
+            raise NotFoundError(f"run {run_id!r} has no metric {key!r}")
+        return rows
+
+    def histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows]:
+        """Yield a run's rows in order, a few row groups at a time, then check their digest.
+
+        Raises:
+            DigestMismatchError: The rows differ from what the envelope says.
+            InvalidArchiveError: A table is missing or not as the format has it.
+        """
+        digest = MetricsDigest()
+        for part in metrics.parts:
+            for rows in self._tables.rows(run_id, part):
+                digest.update(rows)
+                yield rows
+        if (found := digest.hexdigest()) != metrics.digest:
+            message = f"the metric rows of run {run_id} hash to {found}, not {metrics.digest}"
+            raise DigestMismatchError(
+                message, "run `verify` to see all damage", [Finding("E061", run_id, message)]
+            )
+
+    def artifacts(self, run_id: str) -> tuple[ArtifactEntry, ...]:
+        """Return the artifacts of a run."""
+        return self.run(run_id).info.artifacts
+
+    def open_artifact(self, run_id: str, path: str) -> BinaryIO:
+        """Open one artifact of a run as a seekable stream.
+
+        Raises:
+            NotFoundError: The run has no such artifact.
+        """
+        for entry in self.artifacts(run_id):
+            if entry.path == path:
+                return self.reader.open_member(entry.member)
+        raise NotFoundError(f"run {run_id!r} has no artifact {path!r}")
+
+    def _model_folder(self, name: str) -> tuple[Tree, tuple[Kind, str]]:
+        # Names that differ in case alone have numbered folders, so the envelope decides.
+        for tree in self.trees:
+            for key, path in tree.models.items():
+                envelope = self.document(ModelEnvelope, path)
+                if envelope.mlflow.registered_model.get("name") == name:
+                    return tree, key
+        raise NotFoundError(f"the archive has no registered model or prompt {name!r}")
+
+    def _in_experiments(
+        self, experiment_id: str | None, members: Callable[[Tree, str], Any]
+    ) -> Iterator[str]:
+        """Yield the members of what lies below one experiment, or all."""
+        wanted = None if experiment_id is None else encode_segment(experiment_id)
+        for tree in self.trees:
+            for segment in sorted(tree.experiments, key=by_number):
+                if wanted in (None, segment):
+                    found = members(tree, segment)
+                    yield from found.values() if isinstance(found, dict) else found
+
+    def document(self, model: type[_Parsed], path: str) -> _Parsed:
+        """Read and check one envelope.
+
+        Raises:
+            InvalidArchiveError: It is damaged, or not as the format has it.
+        """
+        return parse_document(model, self.reader.read(path), path)

@@ -1,0 +1,388 @@
+"""Source ``archive``: streams the objects of an archive, what is damaged as ``Failure``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
+from mlflow_exim_plugin.container.trace_parts import read_part
+from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.schema.envelope import (
+    ArtifactEntry,
+    EntityEnvelope,
+    ExperimentEnvelope,
+    LoggedModelEnvelope,
+    MetricsEntry,
+    ModelEnvelope,
+    RunEnvelope,
+    TracePartEnvelope,
+    VersionEnvelope,
+    check_entity,
+)
+from mlflow_exim_plugin.schema.lineage import is_or_was
+from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
+    VERSION_KINDS,
+    Artifact,
+    Entity,
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamItem,
+    Trace,
+    by_number,
+    model_behind,
+)
+from mlflow_exim_plugin.schema.runs import RunHeader
+from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
+    from mlflow_exim_plugin.sources.archive.archive import Archive, Tree
+
+__all__ = ["ArchiveSource"]
+
+_BEFORE_TRACES = [k for k, of in ENTITY_KINDS.items() if of.of_experiment and not of.after_traces]
+_AFTER_TRACES = [k for k, of in ENTITY_KINDS.items() if of.after_traces]
+_AFTER_MODELS = [k for k, of in ENTITY_KINDS.items() if not of.of_experiment and of.rows]
+
+
+class ArchiveSource:
+    """Streams an archive's objects.
+
+    Args:
+        archive: Open archive.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def stream(self, selection: Selection) -> Iterator[StreamItem]:
+        """Yield what is selected, in dependency order; what is damaged as ``Failure``.
+
+        Raises:
+            NotFoundError: A name or id that was asked for is not in the archive.
+        """
+        wanted = Wanted(selection)
+        streams = [_TreeStream(self._archive, tree, selection) for tree in self._archive.trees]
+        for stream in streams:
+            yield from stream.choose(wanted)
+        wanted.require()
+        for stream in streams:
+            yield from stream.items()
+
+    def experiment_ids(self) -> Iterator[str]:
+        """Yield the ids of all experiments in the archive."""
+        for tree in self._archive.trees:
+            yield from filter(str.isdecimal, tree.experiments)
+
+    def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        """Yield what has an id or had it at an earlier place, without its parts."""
+        for item in self._with_lasting_ids():
+            if is_or_was(item, identity):
+                yield item
+
+    def _with_lasting_ids(self) -> Iterator[Run | LoggedModel | Entity]:
+        for run in self._archive.runs():
+            yield Run(dict(run.mlflow.run))
+        for model in self._archive.logged_models():
+            yield LoggedModel(dict(model.mlflow.logged_model))
+        kind = Kind.EVALUATION_DATASET
+        for entity in self._archive.entities(kind):
+            yield Entity(kind, check_entity(entity, kind, str(kind)))
+
+
+class _TreeStream:
+    """The stream of one workspace."""
+
+    def __init__(self, archive: Archive, tree: Tree, selection: Selection) -> None:
+        self._archive = archive
+        self._tree = tree
+        self._selection = selection
+        self._experiments: dict[str, Experiment] = {}
+        self._segments: dict[str, str] = {}
+        self._models: list[RegisteredModel] = []
+        self._versions: dict[tuple[Kind, str], list[VersionEnvelope]] = {}
+
+    def choose(self, wanted: Wanted) -> Iterator[Failure]:
+        """Choose what is taken; yields what is damaged so that it cannot be chosen."""
+        for segment, experiment in self._all_experiments():
+            if isinstance(experiment, Failure):
+                yield experiment
+            else:
+                self._experiments[experiment.id] = experiment
+                self._segments[experiment.id] = segment
+        for model in self._all_models():
+            if isinstance(model, Failure):
+                yield model
+            else:
+                self._models.append(model)
+        wanted.saw("registered model or prompt", [model.name for model in self._models])
+        catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
+        self._plan = Plan(catalog, self._selection, self._experiments, wanted)
+        if self._selection.takes_all_runs:
+            self._plan.take_all({e: self._run_ids(s) for e, s in self._segments.items()})
+            return
+        behind = {
+            str(v.mlflow.model_version["run_id"])
+            for listed in self._versions.values()
+            for v in listed
+            if v.mlflow.model_version.get("run_id")
+        }
+        yield from self._plan.make(behind if self._selection.models else set())
+        if self._selection.models:
+            self._take_models()
+
+    def _run_ids(self, segment: str) -> set[str]:
+        """Return the ids of an experiment's runs, as far as their places tell them."""
+        return set(filter(None, map(decode_segment, self._tree.runs.get(segment, ()))))
+
+    def items(self) -> Iterator[StreamItem]:
+        """Yield what was chosen."""
+        workspace = None
+        if self._tree.workspace is not None:
+            (workspace,) = self._entities(Kind.WORKSPACE, [self._tree.workspace], "")
+        yield from within(workspace, self._in_tree(), self._selection)
+
+    def _in_tree(self) -> Iterator[StreamItem]:
+        tree, plan = self._tree, self._plan
+        for experiment in self._experiments.values():
+            if experiment.id in plan.chosen:
+                yield experiment
+                yield from self._of_experiment(experiment, plan)
+        for model in self._models:
+            yield model
+            for version in self._versions[model.kind, model.name]:
+                yield ModelVersion(
+                    dict(version.mlflow.model_version),
+                    self._artifacts(version.info.artifacts),
+                    version.system.export_time_ms,
+                    VERSION_KINDS[model.kind],
+                )
+        for kind in _AFTER_MODELS:
+            for item in self._entities(kind, tree.entities.get((kind, ""), ()), ""):
+                if isinstance(item, Failure) or self._takes(item, plan):
+                    yield item
+
+    def _take_models(self) -> None:
+        """Take the logged models behind the versions of the models that were named."""
+        owners = {
+            path.split("/")[-2]: experiment_id
+            for experiment_id, segment in self._segments.items()
+            for path in self._tree.logged_models.get(segment, ())
+        }
+        for listed in self._versions.values():
+            for version in listed:
+                model_id = model_behind(version.mlflow.model_version)
+                if model_id and (owner := owners.get(encode_segment(model_id))):
+                    self._plan.logged_models.add(model_id)
+                    self._plan.chosen.setdefault(owner, set())
+
+    def _takes(self, entity: Entity, plan: Plan) -> bool:
+        """Whether an entity that belongs to no experiment is taken."""
+        linked = entity.document.get("experiment_ids")
+        if not self._selection.is_narrow:
+            return True
+        return isinstance(linked, list) and any(plan.takes_whole(str(e)) for e in linked)
+
+    def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
+        tree, segment = self._tree, self._segments[experiment.id]
+        for path in tree.runs.get(segment, {}).values():
+            yield from self._run(path, plan)
+        for path in tree.logged_models.get(segment, ()):
+            yield from self._logged_model(path, plan)
+        whole = plan.takes_whole(experiment.id)
+        for kind in _BEFORE_TRACES if whole else ():
+            yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
+        for path in tree.traces.get(segment, ()) if self._selection.traces else ():
+            yield from self._traces(path, plan, whole=whole)
+        for kind in _AFTER_TRACES if whole else ():
+            yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
+
+    def _all_experiments(self) -> Iterator[tuple[str, Experiment | Failure]]:
+        """Yield the experiments; one whose document is damaged takes all in it with it."""
+        tree = self._tree
+        for segment in sorted(tree.experiments, key=by_number):
+            path = tree.experiments[segment]
+            try:
+                envelope = self._archive.document(ExperimentEnvelope, path)
+                yield segment, Experiment(dict(envelope.mlflow.experiment))
+            except InvalidArchiveError as error:
+                yield segment, Failure(Kind.EXPERIMENT, path, error.message)
+                folder = path.rpartition("/")[0]
+                reason = "the document of their experiment is damaged"
+                for kind, name, lost in (
+                    (Kind.RUN, "runs", len(tree.runs.get(segment, ()))),
+                    (Kind.LOGGED_MODEL, "logged_models", len(tree.logged_models.get(segment, ()))),
+                    (Kind.TRACE, "traces", self._traces_in(tree.traces.get(segment, ()))),
+                    *(
+                        (kind, spec.folder, len(tree.entities.get((kind, segment), ())))
+                        for kind, spec in ENTITY_KINDS.items()
+                    ),
+                ):
+                    if lost:
+                        yield segment, Failure(kind, f"{folder}/{name}/", reason, lost)
+
+    def _traces_in(self, parts: Iterable[str]) -> int:
+        count = 0
+        for path in parts:
+            try:
+                count += self._archive.document(TracePartEnvelope, path).mlflow.traces
+            except InvalidArchiveError:
+                count += 1  # at least
+        return count
+
+    def _all_models(self) -> Iterator[RegisteredModel | Failure]:
+        """Yield the models and prompts that are taken and put their versions by kind and name."""
+        tree = self._tree
+        for key in sorted(tree.models, key=lambda key: key[0] is not Kind.PROMPT):
+            path, members, kind = tree.models[key], tree.versions.get(key, ()), key[0]
+            version_kind = VERSION_KINDS[kind]
+            try:
+                envelope = self._archive.document(ModelEnvelope, path)
+            except InvalidArchiveError as error:
+                yield Failure(kind, path, error.message)
+                if members:
+                    reason = "the document of their registered model is damaged"
+                    folder = path.rpartition("/")[0]
+                    yield Failure(version_kind, f"{folder}/versions/", reason, len(members))
+                continue
+            model = RegisteredModel(
+                dict(envelope.mlflow.registered_model), envelope.system.export_time_ms, kind
+            )
+            if not self._selection.takes_model(model.name):
+                continue
+            listed = self._versions[kind, model.name] = []
+            for member in members:
+                try:
+                    listed.append(self._archive.document(VersionEnvelope, member))
+                except InvalidArchiveError as error:
+                    yield Failure(version_kind, member, error.message)
+            listed.sort(key=lambda version: int(version.mlflow.model_version["version"]))
+            yield model
+
+    def _run(self, path: str, plan: Plan) -> Iterator[Run | Failure]:
+        try:
+            envelope = self._archive.document(RunEnvelope, path)
+        except InvalidArchiveError as error:
+            yield Failure(Kind.RUN, path, error.message)
+            return
+        run = Run(dict(envelope.mlflow.run), digest=envelope.info.content_digest)
+        run.as_of_ms = envelope.system.export_time_ms
+        if not self._selection.takes_all_runs and run.id not in plan.chosen.get(
+            run.experiment_id, ()
+        ):
+            return
+        if envelope.info.metrics:
+            run.histories = self._histories(run.id, envelope.info.metrics)
+        run.artifacts = self._artifacts(envelope.info.artifacts)
+        plan.link(run.document)
+        if (loss := plan.loss_of(run)) is not None:
+            run.issues = (loss,)
+        yield run
+
+    def _logged_model(self, path: str, plan: Plan) -> Iterator[LoggedModel | Failure]:
+        try:
+            envelope = self._archive.document(LoggedModelEnvelope, path)
+        except InvalidArchiveError as error:
+            yield Failure(Kind.LOGGED_MODEL, path, error.message)
+            return
+        model = LoggedModel(
+            dict(envelope.mlflow.logged_model),
+            self._artifacts(envelope.info.artifacts),
+            envelope.info.content_digest,
+            envelope.system.export_time_ms,
+        )
+        if plan.takes_logged_model(model):
+            yield model
+
+    def _traces(self, path: str, plan: Plan, *, whole: bool) -> Iterator[Trace | Failure]:
+        """Yield the traces of a part; one that is damaged alone, what cannot be read together."""
+        read, expected = 0, 1
+        try:
+            envelope = self._archive.document(TracePartEnvelope, path)
+            expected = envelope.mlflow.traces
+            for stored in read_part(self._archive.reader, envelope, path):
+                read += 1
+                trace = stored.trace
+                if not whole and not plan.takes_trace(trace):
+                    continue
+                trace.as_of_ms = envelope.system.export_time_ms
+                trace.attachments = self._artifacts(tuple(stored.attachments), always=True)
+                try:
+                    stored.check(path)
+                except InvalidArchiveError as error:
+                    yield Failure(Kind.TRACE, trace.id, error.message)
+                else:
+                    yield trace
+        except InvalidArchiveError as error:
+            yield Failure(Kind.TRACE, path, error.message, max(1, expected - read))
+
+    def _entities(
+        self, kind: Kind, paths: Iterable[str], experiment_id: str
+    ) -> Iterator[Entity | Failure]:
+        for path in paths:
+            try:
+                envelope = self._archive.document(EntityEnvelope, path)
+                document = check_entity(envelope, kind, path)
+            except InvalidArchiveError as error:
+                yield Failure(kind, path, error.message)
+                continue
+            info, system = envelope.info, envelope.system
+            yield Entity(kind, document, experiment_id, info.content_digest, system.export_time_ms)
+
+    def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows | Failure]:
+        try:
+            yield from self._archive.histories(run_id, metrics)
+        except InvalidArchiveError as error:
+            yield Failure(Kind.METRIC_HISTORY, run_id, error.message)
+
+    def _artifacts(
+        self, entries: tuple[ArtifactEntry, ...], *, always: bool = False
+    ) -> list[Artifact | Failure]:
+        return [
+            Artifact(
+                entry.path,
+                entry.size_bytes,
+                partial(self._archive.reader.open_member, entry.member),
+                entry.sha256,
+            )
+            for entry in entries
+            if always or self._selection.takes_artifact(entry.path)
+        ]
+
+
+class _ArchiveCatalog:
+    """Lists an archive's runs for a ``Plan``."""
+
+    def __init__(self, archive: Archive, tree: Tree, segments: dict[str, str]) -> None:
+        self._archive = archive
+        self._tree = tree
+        self._segments = segments
+
+    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
+        documents = []
+        for path in self._tree.runs.get(self._segments[experiment_id], {}).values():
+            try:
+                documents.append(dict(self._archive.document(RunEnvelope, path).mlflow.run))
+            except InvalidArchiveError:
+                continue  # the stream names it when it comes to it
+        if filter_string:
+            from mlflow_exim_plugin.host.documents import matching_runs
+
+            documents = matching_runs(documents, filter_string)
+        headers = (RunHeader.of(document) for document in documents)
+        return {header.run_id: header for header in headers}
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        try:
+            return dict(self._archive.run(run_id).mlflow.run)
+        except InvalidArchiveError as error:
+            raise NotFoundError(error.message) from error  # the stream names it, see above

@@ -1,0 +1,1 @@
+"""Source `server`: a tracking server or store by its API."""

@@ -1,0 +1,178 @@
+"""The kinds that are one document each: which family reads them, and when in the stream."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.entities import datasets, gateway, mcp_servers, webhooks
+from mlflow_exim_plugin.host.entities.gateway import secret_names
+from mlflow_exim_plugin.host.entities.judges import (
+    all_issues,
+    label_schemas,
+    review_queues,
+    schemas_can_be_listed,
+    scorers,
+)
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, Unpacked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.stages.select import Plan, Selection
+
+__all__ = ["EntityReader"]
+
+_READS: dict[Kind, Callable[[Host], Iterable[Entity | Failure]]] = {
+    **datasets.READS,
+    **gateway.READS,
+    **mcp_servers.READS,
+    **webhooks.READS,
+}
+
+
+class EntityReader:
+    """Reads every kind whose objects are ``Entity``.
+
+    A kind that the deployment does not have gives nothing; one that it has and cannot list gives
+    one failure, and the other kinds go on.
+
+    Args:
+        host: The deployment.
+        selection: What was asked for; what belongs to no experiment comes when nothing was named.
+        plan: Which experiments are taken as a whole: they bring what belongs to them.
+    """
+
+    def __init__(self, host: Host, selection: Selection, plan: Plan) -> None:
+        self._host = host
+        self._selection = selection
+        self._plan = plan
+        self._taken: list[str] = []
+        self._absent: set[Kind] = set()
+        self._issues: dict[str, list[dict[str, Any]]] | None = None
+        self._unlisted = 0
+        self._has_schemas = False
+        self._deleted = 0
+
+    @property
+    def hides_label_schemas(self) -> bool:
+        """Whether there may be label schemas although not one was seen."""
+        return self._unlisted > 0 and not self._has_schemas
+
+    def before_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
+        """Yield what traces of an experiment may name: scorers, label schemas, issues."""
+        if not self._plan.takes_whole(experiment.id):
+            return
+        self._taken.append(experiment.id)
+        if _is_deleted(experiment):
+            self._deleted += 1  # MLflow lists neither scorers nor label schemas nor queues of it
+        else:
+            yield from self._read(
+                Kind.SCORER, lambda: scorers(self._host, experiment.id), experiment.id
+            )
+            yield from self._read(
+                Kind.LABEL_SCHEMA, lambda: self._label_schemas(experiment.id), experiment.id
+            )
+        yield from self._read(Kind.ISSUE, lambda: self._issues_of(experiment.id), experiment.id)
+
+    def after_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
+        """Yield what names traces of an experiment: review queues."""
+        if self._plan.takes_whole(experiment.id) and not _is_deleted(experiment):
+            yield from self._read(
+                Kind.REVIEW_QUEUE, lambda: review_queues(self._host, experiment.id), experiment.id
+            )
+
+    def of_workspace(self) -> Iterator[Entity | Failure]:
+        """Yield what belongs to no experiment, or the datasets of the experiments taken so far."""
+        if not self._selection.is_narrow:
+            for kind in (kind for kind in KINDS if kind in _READS):
+                yield from self._read(kind, partial(_READS[kind], self._host))
+        elif self._taken:
+            yield from self._read(
+                Kind.EVALUATION_DATASET, lambda: datasets.datasets(self._host, self._taken)
+            )
+
+    def left_out(self) -> Iterator[Unpacked | Failure]:
+        """Yield what was seen and not read, and why."""
+        if not self._selection.is_narrow:
+            yield from self._secrets()
+        if self._unlisted and self._has_schemas:
+            yield Unpacked(
+                "label schemas that no review queue uses",
+                0,
+                at_least=True,
+                reason=f"{self._unlisted} experiments lack MLflow's default one, and the server "
+                "would write it in order to list the others",
+            )
+        if self._deleted and Kind.SCORER not in self._absent:
+            yield Unpacked(
+                "scorers, label schemas and review queues of deleted experiments",
+                0,
+                at_least=True,
+                reason=f"MLflow does not list them; {self._deleted} such experiments are packed",
+            )
+
+    def _secrets(self) -> Iterator[Unpacked | Failure]:
+        """Yield the gateway's secrets by name: what they hold is never read."""
+        try:
+            names = sorted(secret_names(self._host))
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if not is_absent(error):
+                yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
+            return
+        if names:
+            yield Unpacked(
+                "gateway_secret",
+                len(names),
+                at_least=False,
+                reason="never packed; create them at the target by name: " + ", ".join(names),
+            )
+
+    def _label_schemas(self, experiment_id: str) -> Iterator[Entity | Failure]:
+        if self._host.is_http and not schemas_can_be_listed(self._host, experiment_id):
+            self._unlisted += 1
+        for schema in label_schemas(self._host, experiment_id):
+            self._has_schemas = True
+            yield schema
+
+    def _issues_of(self, experiment_id: str) -> Iterator[Entity]:
+        if self._issues is None:
+            self._issues = all_issues(self._host)
+        for document in self._issues.pop(experiment_id, ()):
+            yield Entity(Kind.ISSUE, document, experiment_id)
+
+    def _read(
+        self, kind: Kind, read: Callable[[], Iterable[Entity | Failure]], experiment_id: str = ""
+    ) -> Iterator[Entity | Failure]:
+        if kind in self._absent:
+            return
+        found = False
+        try:
+            described = KINDS[kind]
+            if described.of_experiment and not self._host.may_have(described.table):
+                return
+            as_of_ms = time.time_ns() // 1_000_000
+            for item in read():
+                found = True
+                if isinstance(item, Entity):
+                    item.as_of_ms = as_of_ms
+                yield item
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if is_absent(error) and not found:
+                self._absent.add(kind)
+                return
+            where = f"experiment {experiment_id}" if experiment_id else "all"
+            yield Failure(kind, where, error.message)
+
+
+def _is_deleted(experiment: Experiment) -> bool:
+    return experiment.document.get("lifecycle_stage") == "deleted"

@@ -1,0 +1,218 @@
+"""Logged models of a deployment: those of each experiment, and deleted ones that runs lead to."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.logged_models import LoggedModels
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    Run,
+    linked_models,
+    model_behind,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mlflow_exim_plugin.host.api.reading import Reader
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.stages.select import Plan, Selection
+
+__all__ = ["LoggedModelReader"]
+
+_AHEAD = 50
+
+
+class LoggedModelReader:
+    """Reads the logged models that belong to what is taken.
+
+    No server lists the deleted ones: those are found where runs made or used them. A database
+    names them all.
+
+    Args:
+        host: The deployment.
+        selection: What to take.
+        plan: Which experiments and runs are taken; gains the experiments of the models.
+        files: Lists the files below an owner's artifact root.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        selection: Selection,
+        plan: Plan,
+        files: Callable[[str, str | None], list[Artifact | Failure]],
+    ) -> None:
+        self._models = LoggedModels(host)
+        self._selection = selection
+        self._plan = plan
+        self._files = files
+        self._wanted: dict[str, set[str]] = {}
+        self._deleted: dict[str, set[str]] | None = None
+        self._led_to: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._passed: set[str] = set()
+        self._roots: dict[str, str] = {}
+        self._absent = False
+
+    def complete(
+        self,
+        versions: Iterable[dict[str, Any]],
+        reader: Reader,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[Failure]:
+        """Take the models behind versions and those that runs taken alone made or used.
+
+        Args:
+            versions: REST's ``ModelVersion`` of the registered models that were named.
+            reader: Reads the runs.
+            pool: Where calls are made.
+        """
+        plan = self._plan
+        wanted = {model_id for version in versions if (model_id := model_behind(version))}
+        alone = [
+            run_id
+            for experiment_id, runs in plan.chosen.items()
+            if not plan.takes_whole(experiment_id)
+            for run_id in runs
+        ]
+        for links in pool.map(lambda run_id: self._links(run_id, reader), sorted(alone)):
+            wanted |= links
+        for model_id, found in self._located(wanted, pool):
+            if isinstance(found, Failure):
+                yield found
+            elif found:
+                plan.chosen.setdefault(found, set())
+                self._wanted.setdefault(found, set()).add(model_id)
+
+    def watch(self, run: Run) -> None:
+        """Remember which models a run made or used."""
+        for model_id in _linked(run.document):
+            self._led_to.setdefault(model_id, run.id)
+
+    def of_experiment(
+        self, experiment_id: str, pool: ThreadPoolExecutor
+    ) -> Iterator[LoggedModel | Failure | Loss]:
+        """Yield the models of an experiment whose runs have all been watched, by id."""
+        wanted = self._wanted.pop(experiment_id, set())
+        whole = self._plan.takes_whole(experiment_id)
+        if whole and not self._absent:
+            try:
+                wanted |= {
+                    str(document["info"]["model_id"])
+                    for document in self._models.documents(experiment_id)
+                }
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                self._absent = is_absent(error)
+                if not self._absent:
+                    name = f"experiment {experiment_id}"
+                    yield Failure(Kind.LOGGED_MODEL, name, error.message)
+        if self._absent:
+            return
+        if whole and self._selection.deleted:
+            wanted |= self._deleted_of(experiment_id, pool)
+        yield from self._follow(experiment_id, wanted, pool)
+        self._seen |= wanted
+        if whole:
+            self._passed.add(experiment_id)
+        ids = sorted(wanted)
+        for start in range(0, len(ids), _AHEAD):
+            for item in pool.map(self._read, ids[start : start + _AHEAD]):
+                if item is not None:
+                    yield item
+
+    def holds(self, model_id: str | None, uri: str) -> bool:
+        """Whether files at a URI are those of a model that was taken."""
+        if model_id is None or model_id not in self._roots:
+            return False
+        root = self._roots[model_id].rstrip("/")
+        return uri.startswith(f"models:/{model_id}") or f"{uri}/".startswith(f"{root}/")
+
+    def _follow(
+        self, experiment_id: str, wanted: set[str], pool: ThreadPoolExecutor
+    ) -> Iterator[Failure | Loss]:
+        """Find the models that no listing gave and that runs lead to; adds to the wanted ones."""
+        led_to, self._led_to = self._led_to, {}
+        for model_id, found in self._located(set(led_to) - wanted - self._seen, pool):
+            self._seen.add(model_id)
+            if found == experiment_id:
+                wanted.add(model_id)
+            elif isinstance(found, Failure):
+                yield found
+            elif found is None:
+                what = f"logged model {model_id}, which it made or used, is gone from the source"
+                yield Loss(Kind.RUN, led_to[model_id], what)
+            elif found in self._passed:
+                reason = (
+                    f"it is deleted and only run {led_to[model_id]} of experiment {experiment_id} "
+                    f"leads to it, which came after its own experiment {found}"
+                )
+                yield Failure(Kind.LOGGED_MODEL, model_id, reason)
+            else:
+                self._wanted.setdefault(found, set()).add(model_id)
+
+    def _deleted_of(self, experiment_id: str, pool: ThreadPoolExecutor) -> set[str]:
+        if self._deleted is None:
+            self._deleted = {}
+            for model_id, found in self._located(set(self._models.deleted_ids()), pool):
+                if isinstance(found, str):
+                    self._deleted.setdefault(found, set()).add(model_id)
+        return self._deleted.pop(experiment_id, set())
+
+    def _located(
+        self, model_ids: set[str], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[str, str | Failure | None]]:
+        """Yield ids with the experiment of each; None where it is not given any more."""
+
+        def locate(model_id: str) -> str | Failure | None:
+            try:
+                return str(self._models.read(model_id)["info"]["experiment_id"])
+            except NotFoundError:
+                return None
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                return Failure(Kind.LOGGED_MODEL, model_id, error.message)
+
+        ids = sorted(model_ids)
+        return zip(ids, pool.map(locate, ids), strict=True)
+
+    def _links(self, run_id: str, reader: Reader) -> set[str]:
+        try:
+            return _linked(reader.run(run_id))
+        except ServerLostError:
+            raise
+        except ServerError:
+            return set()  # the run itself will be read again, and its failure named
+
+    def _read(self, model_id: str) -> LoggedModel | Failure | None:
+        as_of_ms = time.time_ns() // 1_000_000
+        try:
+            model = LoggedModel(self._models.read(model_id), as_of_ms=as_of_ms)
+        except ServerLostError:
+            raise
+        except (NotFoundError, ServerError) as error:
+            return Failure(Kind.LOGGED_MODEL, model_id, error.message)
+        if model.info.get("lifecycle_stage") == "deleted" and not self._selection.deleted:
+            return None
+        root = str(model.info.get("artifact_uri") or "")
+        self._roots[model_id] = root
+        if self._selection.artifacts:
+            model.artifacts = self._files(model_id, root)
+        return model
+
+
+def _linked(run: dict[str, Any]) -> set[str]:
+    inputs, outputs = linked_models(run)
+    return {*inputs, *(model_id for model_id, _ in outputs)}

@@ -1,0 +1,542 @@
+"""Source ``client``: all that a deployment's own API shows, read with bounded parallel calls."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.api.histories import HistoryReader, HistorySource, Reading
+from mlflow_exim_plugin.host.api.logged_models import LoggedModels
+from mlflow_exim_plugin.host.entities.datasets import dataset_headers
+from mlflow_exim_plugin.host.entities.probes import never_packed
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.host.open.workspaces import DEFAULT, Workspaces, entered, workers
+from mlflow_exim_plugin.host.sql.histories import StoredHistories
+from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
+from mlflow_exim_plugin.schema.lineage import is_or_was
+from mlflow_exim_plugin.schema.objects import (
+    VERSION_KINDS,
+    Artifact,
+    Entity,
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    StreamItem,
+    Unpacked,
+    closed_after,
+    model_behind,
+)
+from mlflow_exim_plugin.sources.server.entities import EntityReader
+from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
+from mlflow_exim_plugin.sources.server.traces import TraceSource
+from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from mlflow_exim_plugin.host.open.host import Host
+
+__all__ = ["ServerSource"]
+
+_RUNS_AHEAD = 100
+_STORED_RUNS_AHEAD = 1000
+_BYTES_AHEAD = 2 << 20
+"""So much is read of runs at once, without their histories; Python makes ten times that of it."""
+_ROWS_OF_KEY = 25_000
+"""So many rows are expected of a key at most: its last step may be any number."""
+_PREFETCH_FILE_BYTES = 256 << 10
+_PREFETCH_BYTES = 16 << 20
+_MODEL_BYTES = 256 << 10
+
+_Item = TypeVar("_Item")
+
+
+class ServerSource:
+    """Reads one deployment through MLflow's own client.
+
+    Args:
+        host: The deployment.
+        jobs: How many calls may be under way at once.
+        contents: False reads no metric rows and no artifact bytes, for a dry run.
+    """
+
+    def __init__(self, host: Host, *, jobs: int = 4, contents: bool = True) -> None:
+        self._host = host
+        self._contents = contents
+        self._reader = StoredReader(host)
+        self._workspaces = Workspaces(host)
+        self._jobs = jobs
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI without secrets."""
+        return self._host.display_uri
+
+    @property
+    def mlflow_version(self) -> str:
+        """Version of the MLflow client."""
+        return self._host.mlflow_version
+
+    def stream(self, selection: Selection) -> Iterator[StreamItem]:
+        """Yield what is selected, in dependency order.
+
+        Raises:
+            NotFoundError: A name or id that was asked for is not there.
+            ServerError: The deployment cannot be listed at all.
+        """
+        wanted = Wanted(selection)
+        choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
+        for choice in choices:
+            with entered(choice.workspace):
+                yield from self._choose(choice, selection, wanted)
+        wanted.require()
+        left_out: set[Unpacked] = set()
+        for choice in choices:
+            with entered(choice.workspace):
+                for item in self._of_workspace(choice, selection):
+                    if isinstance(item, Unpacked):
+                        if item in left_out:
+                            continue  # said of an earlier workspace in the same words
+                        left_out.add(item)
+                    yield item
+
+    def experiment_ids(self) -> Iterator[str]:
+        """Yield the ids of all experiments.
+
+        Raises:
+            ServerError: They cannot be listed.
+        """
+        for workspace in self._workspaces.to_read():
+            with entered(workspace):
+                yield from [str(d["experiment_id"]) for d in self._reader.experiments()]
+
+    def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        """Yield what has an id or had it at an earlier place, without its parts.
+
+        Raises:
+            ServerError: The deployment cannot be searched.
+        """
+        for workspace in self._workspaces.to_read():
+            with entered(workspace):
+                try:
+                    for item in self._candidates(identity):
+                        if is_or_was(item, identity):
+                            yield item
+                except ServerError as error:
+                    if not is_absent(error):
+                        raise
+
+    def _candidates(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
+        experiment_ids = [d["experiment_id"] for d in self._reader.experiments()]
+        if identity.startswith("m-"):
+            for experiment_id in experiment_ids:
+                for document in LoggedModels(self._host).documents(experiment_id):
+                    yield LoggedModel(document)
+        elif identity.startswith("d-"):
+            for header in dataset_headers(self._host).values():
+                yield Entity(Kind.EVALUATION_DATASET, header)
+        else:
+            for run_id in self._reader.copies(identity, experiment_ids):
+                yield Run(self._reader.run(run_id))
+
+    def _of_workspace(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
+        """Yield a workspace before the first of what is taken of it."""
+        document = choice.workspace
+        workspace = None
+        if document is not None and document["name"] != DEFAULT:
+            workspace = Entity(Kind.WORKSPACE, document, as_of_ms=time.time_ns() // 1_000_000)
+        yield from within(workspace, self._chosen(choice, selection), selection)
+
+    def _choose(
+        self, choice: _Choice, selection: Selection, wanted: Wanted
+    ) -> Iterator[StreamItem]:
+        """Choose what is taken of a workspace."""
+        experiments = {d["experiment_id"]: Experiment(d) for d in self._reader.experiments()}
+        registered, prompts = self._reader.registered_models()
+        models = [
+            (name, kind)
+            for kind, names in ((Kind.PROMPT, prompts), (Kind.REGISTERED_MODEL, registered))
+            for name in names
+            if selection.takes_model(name)
+        ]
+        wanted.saw("registered model or prompt", [name for name, _ in models])
+        versions = {of[0]: self._versions(*of) for of in models} if selection.models else {}
+        plan = Plan(self._reader, selection, experiments, wanted)
+        yield from plan.make(
+            {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
+        )
+        choice.experiments, choice.models, choice.versions = experiments, models, versions
+        choice.plan = plan
+
+    def _chosen(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
+        """Yield what was chosen of a workspace, in dependency order."""
+        experiments, models, versions = choice.experiments, choice.models, choice.versions
+        plan = choice.plan
+        entities = EntityReader(self._host, selection, plan)
+        with workers(self._jobs, "exim-read") as pool:
+            logged_models = LoggedModelReader(
+                self._host,
+                selection,
+                plan,
+                lambda owner, root: self._artifacts(
+                    self._list_files(owner, root), selection, pool, self._budget(_MODEL_BYTES)
+                ),
+            )
+            named = (v for _, listed in versions.values() for v in listed)
+            yield from logged_models.complete(named, self._reader, pool)
+            traces = TraceSource(
+                self._host, pool, self._jobs, selection, plan, contents=self._contents
+            )
+            yield from traces.find_links()
+            taken = [e for e in experiments.values() if e.id in plan.chosen]
+            run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
+            # Of all experiments in a row: those of the next are on their way before its turn.
+            with closed_after(self._runs(run_ids, plan.losses, selection, pool)) as runs:
+                for experiment in taken:
+                    yield experiment
+                    for item in itertools.islice(runs, len(plan.chosen[experiment.id])):
+                        if isinstance(item, Run):
+                            logged_models.watch(item)
+                        yield item
+                    yield from logged_models.of_experiment(experiment.id, pool)
+                    yield from entities.before_traces(experiment)
+                    yield from traces.of_experiment(experiment.id)
+                    yield from entities.after_traces(experiment)
+            for name, kind in models:
+                known = versions.get(name)
+                yield from self._model(name, kind, known, plan, logged_models, selection)
+        yield from entities.of_workspace()
+        yield from entities.left_out()
+        yield never_packed(hides_label_schemas=entities.hides_label_schemas)
+        if unread := self._host.unread:
+            reason = f"this MLflow does not know them: {', '.join(unread)}"
+            what = "tables and columns of a newer schema"
+            yield Unpacked(what, seen=len(unread), at_least=False, reason=reason)
+
+    def _runs(
+        self,
+        run_ids: list[str],
+        losses: dict[str, Loss],
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[Run | Failure]:
+        """Yield a run, or why it cannot be read, for each id."""
+        engine = self._host.engine
+        histories: HistorySource = (
+            HistoryReader(self._host, pool, self._jobs)
+            if engine is None
+            else StoredHistories(engine)
+        )
+        with closing(histories):
+            documents = self._documents(run_ids, pool)
+            # The next group's rows are on their way before this one's last is used.
+            for started in _next_begun(self._groups(documents, histories, selection, pool)):
+                yield from self._started(started, losses, selection, pool)
+
+    def _started(
+        self,
+        started: _Group,
+        losses: dict[str, Loss],
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[Run | Failure]:
+        rows = started.reading.finish()
+        budget = self._budget(_PREFETCH_BYTES)
+        for run in started.runs:
+            if isinstance(run, Run):
+                run.histories = rows.pop(run.id)
+                if (listing := started.listings.get(run.id)) is not None:
+                    run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
+                if run.id in losses:
+                    run.issues = (losses[run.id],)
+            yield run
+
+    def _documents(
+        self, run_ids: list[str], pool: ThreadPoolExecutor
+    ) -> Iterator[list[Run | Failure]]:
+        """Yield some runs at a time, with the moment each was read."""
+
+        def read(run_id: str) -> Run | Failure:
+            as_of_ms = time.time_ns() // 1_000_000
+            try:
+                return Run(self._reader.run(run_id), as_of_ms=as_of_ms)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                return Failure(Kind.RUN, run_id, error.message)
+
+        if self._host.engine is None:
+            some = range(0, len(run_ids), _RUNS_AHEAD)
+            yield from _ahead(
+                list(pool.map(read, run_ids[start : start + _RUNS_AHEAD])) for start in some
+            )
+            return
+        with closing(StoredRuns(self._host.engine)) as stored:
+            for some_ids, tables in _ahead(_tables(stored, run_ids)):
+                found = tables.runs() if tables else {}
+                yield [found[run_id] if run_id in found else read(run_id) for run_id in some_ids]
+
+    def _groups(
+        self,
+        documents: Iterable[list[Run | Failure]],
+        histories: HistorySource,
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[_Group]:
+        """Yield runs whose rows are being read, as many at a time as memory allows."""
+        for chunk in documents:
+            runs: list[Run | Failure] = []
+            steps: dict[str, dict[str, int]] = {}
+            rows = 0
+            for run in chunk:
+                if isinstance(run, Run):
+                    latest = _latest_steps(run.document)
+                    expected = 0
+                    for step in latest.values():
+                        expected += min(step + 1, _ROWS_OF_KEY) if step > 0 else 1
+                    if runs and rows + expected > histories.rows_ahead:
+                        yield self._start(runs, steps, histories, selection, pool)
+                        runs, steps, rows = [], {}, 0
+                    steps[run.id] = latest if self._contents else {}
+                    rows += expected
+                runs.append(run)
+            if runs:
+                yield self._start(runs, steps, histories, selection, pool)
+
+    def _start(
+        self,
+        runs: list[Run | Failure],
+        steps: dict[str, dict[str, int]],
+        histories: HistorySource,
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+    ) -> _Group:
+        listings = {
+            run.id: pool.submit(self._list_files, run.id, run.info.get("artifact_uri"))
+            for run in runs
+            if selection.artifacts and isinstance(run, Run)
+        }
+        return _Group(runs, histories.start(steps), listings)
+
+    def _list_files(self, owner: str, root: str | None) -> _Listing:
+        if not root:
+            return None
+        try:
+            tree = ArtifactTree(self._host, root)
+            return owner, tree, list(tree.files())
+        except ServerLostError:
+            raise
+        except (ServerError, StoreError) as error:
+            return Failure(Kind.ARTIFACT, f"{owner}/", error.message)
+
+    def _artifacts(
+        self,
+        listing: _Listing,
+        selection: Selection,
+        pool: ThreadPoolExecutor | None,
+        budget: _Budget,
+    ) -> list[Artifact | Failure]:
+        if listing is None:
+            return []
+        if isinstance(listing, Failure):
+            return [listing]
+        _, tree, files = listing
+        artifacts: list[Artifact | Failure] = []
+        for path, size_bytes in files:
+            if not selection.takes_artifact(path):
+                continue
+            artifact = Artifact(path, size_bytes, partial(tree.open, path))
+            is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
+            if pool and is_small and budget.take(size_bytes):
+                artifact.open = _Prefetched(pool.submit(_read_all, artifact.open), artifact.open)
+            artifacts.append(artifact)
+        return artifacts
+
+    def _budget(self, size_bytes: int) -> _Budget:
+        return _Budget(size_bytes if self._contents else 0)
+
+    def _versions(self, name: str, kind: Kind) -> tuple[RegisteredModel, list[dict[str, Any]]]:
+        as_of_ms = time.time_ns() // 1_000_000
+        model = RegisteredModel(self._reader.registered_model(name), as_of_ms, kind)
+        return model, self._reader.model_versions(name, model.aliases, kind)
+
+    def _model(
+        self,
+        name: str,
+        kind: Kind,
+        known: tuple[RegisteredModel, list[dict[str, Any]]] | None,
+        plan: Plan,
+        logged_models: LoggedModelReader,
+        selection: Selection,
+    ) -> Iterator[RegisteredModel | ModelVersion | Failure | Loss]:
+        try:
+            model, versions = known or self._versions(name, kind)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            yield Failure(kind, name, error.message)
+            return
+        yield model
+        for document in versions:
+            version = ModelVersion(document, as_of_ms=model.as_of_ms, kind=VERSION_KINDS[kind])
+            if kind is not Kind.PROMPT and selection.artifacts:
+                version.artifacts = self._version_files(version, plan, logged_models, selection)
+            yield version
+
+    def _version_files(
+        self,
+        version: ModelVersion,
+        plan: Plan,
+        logged_models: LoggedModelReader,
+        selection: Selection,
+    ) -> list[Artifact | Failure]:
+        """Return the files of a version that no packed run or logged model holds."""
+        source = str(version.document.get("source") or "")
+        try:
+            root = self._reader.download_uri(version.name, version.version) or source
+            if logged_models.holds(model_behind(version.document), root):
+                return []
+            run_id = str(version.document.get("run_id") or "")
+            if plan.holds(run_id) and _lies_in(
+                root, run_id, self._reader.run(run_id)["info"].get("artifact_uri", "")
+            ):
+                return []
+            listing = self._list_files(version.id, root)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
+        if listing is not None and not isinstance(listing, Failure) and not listing[2]:
+            listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
+        return self._artifacts(listing, selection, None, _Budget(0))
+
+
+_Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
+"""Owner, tree, and path and size of each file; or why they cannot be listed."""
+
+
+class _Choice:
+    """What is taken of one workspace.
+
+    Attributes:
+        workspace: REST's ``Workspace``, None where the deployment has none.
+    """
+
+    def __init__(self, workspace: dict[str, Any] | None) -> None:
+        self.workspace = workspace
+        self.experiments: dict[str, Experiment] = {}
+        self.models: list[tuple[str, Kind]] = []
+        self.versions: dict[str, tuple[RegisteredModel, list[dict[str, Any]]]] = {}
+        self.plan: Plan
+
+
+@dataclass
+class _Group:
+    """Some runs whose rows and file lists are being read."""
+
+    runs: list[Run | Failure]
+    reading: Reading
+    listings: dict[str, Future[_Listing]]
+
+
+class _Budget:
+    """Bytes that may still be read ahead."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        if size_bytes > self._left:
+            return False
+        self._left -= size_bytes
+        return True
+
+
+class _Prefetched:
+    """Opens bytes that were read ahead, once; later openings read again."""
+
+    def __init__(self, bytes_ahead: Future[bytes], again: Any) -> None:
+        self._ahead: Future[bytes] | None = bytes_ahead
+        self._again = again
+
+    def __call__(self) -> Any:
+        if self._ahead is None:
+            return self._again()
+        data, self._ahead = self._ahead.result(), None
+        return io.BytesIO(data)
+
+
+def _read_all(opener: Any) -> bytes:
+    with opener() as stream:
+        chunks = iter(lambda: stream.read(1 << 20), b"")
+        return b"".join(itertools.takewhile(bool, chunks))
+
+
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the same items, making the next one while the last one is used."""
+    end = object()
+    with workers(1, "exim-ahead") as maker:
+        following: Future[Any] = maker.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = maker.submit(next, items, end)
+            yield item
+
+
+def _next_begun(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Yield the same items, each after the next one was asked for."""
+    last = next(items, None)
+    while last is not None:
+        following = next(items, None)
+        yield last
+        last = following
+
+
+def _tables(
+    stored: StoredRuns, run_ids: list[str]
+) -> Iterator[tuple[list[str], RowsOfRuns | None]]:
+    """Yield ids and rows of some runs at a time; no rows where one of them is broken."""
+    start, count = 0, _RUNS_AHEAD
+    while some := run_ids[start : start + count]:
+        tables = None
+        try:
+            tables = stored.read(some)
+        except ServerLostError:
+            raise
+        except ServerError:
+            pass  # each is read alone, and the broken one is named
+        yield some, tables
+        start += count
+        if tables is not None:
+            count = min(_BYTES_AHEAD // tables.bytes_a_run + 1, _STORED_RUNS_AHEAD)
+
+
+def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
+    return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
+
+
+def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:
+    if uri.startswith(f"runs:/{run_id}/"):
+        return True
+    root = _plain(artifact_uri)
+    return bool(root) and (_plain(uri) + "/").startswith(root + "/")
+
+
+def _plain(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme in {"", "file"}:
+        return parts.path.rstrip("/")
+    return uri.rstrip("/")

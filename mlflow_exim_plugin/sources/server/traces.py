@@ -1,0 +1,170 @@
+"""Traces of a deployment, read some at a time with bounded parallel calls."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.sql.runs import StoredRuns
+from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
+from mlflow_exim_plugin.host.traces.reading import ATTACHMENTS, BATCH, TraceReader, expected_spans
+from mlflow_exim_plugin.host.traces.search import TraceSearch
+from mlflow_exim_plugin.schema.objects import (
+    LINKED_RUNS,
+    SOURCE_RUN,
+    Artifact,
+    Failure,
+    Kind,
+    Trace,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.stages.select import Plan, Selection
+
+__all__ = ["TraceSource"]
+
+_SPANS_AHEAD = 2_000
+"""Spans that one group may have by what the traces say of themselves."""
+
+
+class TraceSource:
+    """Reads the traces of one deployment.
+
+    Args:
+        host: The deployment.
+        pool: Runs the calls.
+        jobs: How many calls may be under way at once.
+        selection: Which traces and attachments to take.
+        plan: Which experiments and runs are taken.
+        contents: False reads no spans, for a dry run.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        pool: ThreadPoolExecutor,
+        jobs: int,
+        selection: Selection,
+        plan: Plan,
+        *,
+        contents: bool,
+    ) -> None:
+        self._host = host
+        self._listing = TraceListing(TraceSearch(host))
+        self._reader = TraceReader(host)
+        self._engine = host.engine
+        self._pool = pool
+        self._jobs = jobs
+        self._contents = contents
+        self._selection = selection
+        self._plan = plan
+        self._links: dict[str, list[str]] = {}
+
+    def find_links(self) -> Iterator[Failure]:
+        """Look for traces that are linked to runs which are not where they come from.
+
+        A server can only be asked for the links of a run, so this is one call for each, and only
+        where there are traces at all.
+        """
+        chosen = self._plan.chosen
+        if not self._selection.traces or not self._contents:
+            return
+        run_ids = sorted(set().union(*chosen.values()))
+        if self._engine is not None:
+            try:
+                if not self._host.may_have("trace_info"):
+                    return
+                with closing(StoredRuns(self._engine)) as stored:
+                    for run_id, trace_id in stored.linked_traces(run_ids):
+                        self._links.setdefault(trace_id, []).append(run_id)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                yield Failure(Kind.TRACE, "links to runs", error.message)
+            return
+        with_traces: list[str] = []
+        for experiment_id in sorted(chosen):
+            try:
+                if self._listing.any(experiment_id):
+                    with_traces.append(experiment_id)
+            except ServerLostError:
+                raise
+            except ServerError:
+                continue  # named when its traces are listed
+        if not with_traces:
+            return
+
+        def ask(run_id: str) -> tuple[str, list[str | Failure]]:
+            return run_id, list(self._listing.linked_to(with_traces, run_id))
+
+        for run_id, found in self._pool.map(ask, run_ids):
+            for linked in found:
+                if isinstance(linked, Failure):
+                    yield linked
+                else:
+                    self._links.setdefault(linked, []).append(run_id)
+
+    def of_experiment(self, experiment_id: str) -> Iterator[Trace | Failure]:
+        """Yield the traces of an experiment, oldest first.
+
+        One that is not taken as a whole gives those of its runs that are taken, and those that are
+        linked to them.
+        """
+        if not self._selection.traces:
+            return
+        is_whole = self._plan.takes_whole(experiment_id)
+        run_ids = None if is_whole else self._plan.chosen[experiment_id]
+        under_way: deque[Future[list[Trace]]] = deque()
+        for group in self._groups(experiment_id, run_ids):
+            if isinstance(group, Failure):
+                yield group
+                continue
+            under_way.append(self._pool.submit(self._read, group))
+            if len(under_way) > 2 * self._jobs:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+
+    def _groups(
+        self, experiment_id: str, run_ids: Iterable[str] | None
+    ) -> Iterator[list[Trace] | Failure]:
+        """Yield so many traces at a time as one call reads and memory allows."""
+        clauses = [""] if run_ids is None else [run_clause(run_id) for run_id in sorted(run_ids)]
+        group: list[Trace] = []
+        spans = 0
+        for page in self._listing.traces(experiment_id, clauses):
+            if isinstance(page, Failure):
+                yield page
+                continue
+            for trace in page:
+                expected = expected_spans(trace.info)
+                if group and (len(group) == BATCH or spans + expected > _SPANS_AHEAD):
+                    yield group
+                    group, spans = [], 0
+                group.append(trace)
+                spans += expected
+        if group:
+            yield group
+
+    def _read(self, traces: list[Trace]) -> list[Trace]:
+        as_of_ms = time.time_ns() // 1_000_000
+        pointing = self._reader.fill(traces) if self._contents else set()
+        for trace in traces:
+            trace.as_of_ms = as_of_ms
+            own = trace.info["trace_metadata"].get(SOURCE_RUN)
+            if links := [run for run in self._links.get(trace.id, ()) if run != own]:
+                trace.info[LINKED_RUNS] = links
+            if trace.id in pointing and self._selection.takes_artifact(ATTACHMENTS):
+                trace.attachments = [
+                    item
+                    for item in self._reader.attachments(trace)
+                    if not isinstance(item, Artifact) or self._selection.takes_artifact(item.path)
+                ]
+        return traces

@@ -1,0 +1,1 @@
+"""Where files lie: paths and URLs of any fsspec store."""

@@ -1,0 +1,1 @@
+"""Archives against the rules of the spec."""

@@ -1,0 +1,502 @@
+"""Checks every document and table of an archive against the object rules of the spec (E050...)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.trace_parts import read_part
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES, content_digest, parse_json
+from mlflow_exim_plugin.schema.envelope import (
+    FORMAT,
+    ArchiveEnvelope,
+    ArchiveHeader,
+    ArtifactEntry,
+    Document,
+    EntityEnvelope,
+    ExperimentEnvelope,
+    Info,
+    Listing,
+    LoggedModelEnvelope,
+    MetricsEntry,
+    ModelEnvelope,
+    RunEnvelope,
+    TracePartEnvelope,
+    VersionEnvelope,
+    check_document,
+    check_entity,
+)
+from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.tables import (
+    MAX_ROW_GROUP_ROWS,
+    METRICS,
+    metrics_file,
+    read_row_group,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
+    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ExperimentInfo
+
+__all__ = ["verify_objects"]
+
+_Envelope = TypeVar("_Envelope", bound=Document)
+
+# Kinds that are counted by what envelopes say, so only when all can be read.
+_IN_ENVELOPES = {
+    Kind.METRIC_HISTORY,
+    Kind.ARTIFACT,
+    Kind.TRACE,
+    Kind.SPAN,
+    Kind.ASSESSMENT,
+    *(spec.parts[1] for spec in ENTITY_KINDS.values() if spec.parts),
+}
+_COUNTED = [kind for kind in Kind if kind not in {Kind.PARAM, Kind.TAG}]
+
+
+def verify_objects(reader: ArchiveReader, damaged: Container[str] = ()) -> list[Finding]:
+    """Check that documents and tables are what the format says and agree with each other.
+
+    Args:
+        reader: Open archive.
+        damaged: Members whose bytes were found wrong before; they are not read again.
+
+    Returns:
+        What breaks a rule.
+    """
+    check = _ObjectCheck(reader, damaged)
+    check.run()
+    return check.findings
+
+
+class _ObjectCheck:
+    def __init__(self, reader: ArchiveReader, damaged: Container[str]) -> None:
+        self.findings: list[Finding] = []
+        self._reader = reader
+        self._damaged = damaged
+        self._named: set[str] = {layout.ARCHIVE}
+        self._ranges: dict[str, list[tuple[int, int, str]]] = {}
+        self._digests: dict[str, tuple[str, MetricsEntry]] = {}
+        self._open_digests: dict[str, MetricsDigest] = {}
+        self._counts: dict[Kind, int] = dict.fromkeys(_COUNTED, 0)
+        self._sums = {"metric_rows": 0, "artifact_bytes": 0}
+        self._is_whole = True
+        # Members that must be there because an envelope lists them, and those that are.
+        self._listed: set[str] = set()
+        self._there: set[str] = set()
+        # Folders whose own envelope cannot be read: what it lists is not known.
+        self._unread: set[str] = set()
+        self._trees: dict[str, _TreeNames] = {layout.TREE: _TreeNames()}
+        self._run_ids: set[str] = set()
+        self._entities: set[tuple[Kind, str, str, str]] = set()
+        self._are_runs_read = True
+
+    def run(self) -> None:
+        """Go through the archive once."""
+        self._check_header()
+        for path in self._reader.paths("data/"):
+            at = layout.object_at(path)
+            if at is not None:
+                self._trees.setdefault(at.tree, _TreeNames())
+                self._check_envelope(path, at)
+            elif layout.table_of(path) == "metrics":
+                self._ranges.setdefault(path, [])
+                self._named.add(path)
+        self._check_listed()
+        for member in sorted(self._ranges):
+            self._check_table(member)
+        self._check_summary()
+        # What an unreadable envelope names is not known.
+        for path in self._reader.paths("data/") if self._is_whole else ():
+            if path not in self._named:
+                self._find("W020", path, "no envelope names it")
+
+    def _check_envelope(self, path: str, at: layout.ObjectPath) -> None:
+        if at.kind is not Kind.TRACE:
+            self._counts[at.kind] += 1
+        match at.kind:
+            case Kind.EXPERIMENT:
+                self._check_experiment(path, at)
+            case Kind.RUN:
+                self._check_run(path, at)
+            case Kind.LOGGED_MODEL:
+                self._check_logged_model(path, at)
+            case Kind.TRACE:
+                self._check_traces(path, at)
+            case Kind.REGISTERED_MODEL | Kind.PROMPT:
+                self._check_model(path, at)
+            case _ if at.model is not None:
+                self._check_version(path, at.tree, at.segment, at.model)
+            case _:
+                self._check_entity(path, at)
+
+    def _find(self, code: str, path: str, message: str) -> None:
+        self.findings.append(Finding(code, path, message))
+
+    def _parse(self, model: type[_Envelope], path: str) -> tuple[_Envelope, Any] | None:
+        """Return a document and its JSON value, which alone has exactly what is stored."""
+        self._named.add(path)
+        try:
+            if path not in self._damaged:
+                if self._reader.member(path).size_bytes > MAX_DOCUMENT_BYTES:
+                    self._find("E050", path, "a JSON document over the limit")
+                else:
+                    value = parse_json(self._reader.read(path), path)
+                    return check_document(model, value, path), value
+        except InvalidArchiveError as error:
+            self.findings += error.findings
+        self._is_whole = False
+        return None
+
+    def _check_header(self) -> None:
+        if layout.HEADER not in self._reader:
+            self._find("E057", layout.HEADER, "is missing")
+            return
+        parsed = self._parse(ArchiveHeader, layout.HEADER)
+        if parsed is None:
+            return
+        header, reader = parsed[0], self._reader
+        version = ".".join(map(str, reader.format_version))
+        stated = (header.format, header.format_version, set(header.required_features))
+        wanted = (FORMAT, version, set(reader.required_features))
+        if stated != wanted or not header.model_fields_set >= {"format", "format_version"}:
+            self._find("E057", layout.HEADER, f"does not say what the footer says, {version}")
+
+    def _check_experiment(self, path: str, at: layout.ObjectPath) -> None:
+        folder = path.removesuffix("experiment.json")
+        parsed = self._parse(ExperimentEnvelope, path)
+        if parsed is None:
+            self._unread.add(folder)
+            return
+        envelope, value = parsed
+        document, info = envelope.mlflow.experiment, envelope.info
+        names = self._trees[at.tree]
+        names.experiments.add((document["experiment_id"], document["name"]))
+        self._check_identity(path, at.segment, document, "experiment_id")
+        self._check_digest(path, info, value)
+        self._listed.update(
+            layout.run_member(layout.run_folder(folder, run_id)) for run_id in envelope.mlflow.runs
+        )
+        self._listed.update(
+            layout.logged_model_member(layout.logged_model_folder(folder, model_id))
+            for model_id in envelope.mlflow.logged_models
+        )
+        if info.num_ok_runs != len(envelope.mlflow.runs) or not _adds_up(info):
+            self._find("E058", path, "its run counters do not add up")
+
+    def _check_run(self, path: str, at: layout.ObjectPath) -> None:
+        self._there.add(path)
+        parsed = self._parse(RunEnvelope, path)
+        if parsed is None:
+            self._are_runs_read = False
+            return
+        envelope, value = parsed
+        info = envelope.mlflow.run["info"]
+        self._check_identity(path, at.segment, info, "run_id")
+        self._check_identity(path, at.experiment, info, "experiment_id")
+        if info["run_id"] in self._run_ids:
+            self._find("E052", path, "is the second envelope of its run")
+        self._run_ids.add(info["run_id"])
+        metrics = envelope.info.metrics
+        digest = metrics.digest if metrics else None
+        self._check_digest(path, envelope.info, value, digest, envelope.info.artifacts)
+        self._check_artifacts(path, envelope.info.artifacts)
+        if metrics is None:
+            return
+        if metrics.rows != sum(part.rows for part in metrics.parts):
+            self._find("E053", path, "its row ranges do not add up to its rows")
+        self._counts[Kind.METRIC_HISTORY] += metrics.keys
+        self._sums["metric_rows"] += metrics.rows
+        run_id = info["run_id"]
+        self._digests[run_id] = (path, metrics)
+        for part in metrics.parts:
+            self._named.add(part.member)
+            ranges = self._ranges.setdefault(part.member, [])
+            ranges.append((part.first_row, part.rows, run_id))
+
+    def _check_logged_model(self, path: str, at: layout.ObjectPath) -> None:
+        self._there.add(path)
+        parsed = self._parse(LoggedModelEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        info = envelope.mlflow.logged_model["info"]
+        self._check_identity(path, at.segment, info, "model_id")
+        self._check_identity(path, at.experiment, info, "experiment_id")
+        self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._check_artifacts(path, envelope.info.artifacts)
+
+    def _check_traces(self, path: str, at: layout.ObjectPath) -> None:
+        parsed = self._parse(TracePartEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        info, part = envelope.info, envelope.mlflow
+        self._check_identity(path, at.experiment, value["mlflow"], "experiment_id")
+        self._check_artifacts(path, info.attachments)
+        self._named.update(table.member for table in info.tables.values())
+        counts = {Kind.TRACE: 0, Kind.SPAN: 0, Kind.ASSESSMENT: 0}
+        digests: list[tuple[str, str]] = []
+        try:
+            for stored in read_part(self._reader, envelope, path):
+                trace = stored.trace
+                counts[Kind.TRACE] += 1
+                counts[Kind.SPAN] += len(trace.spans or ())
+                counts[Kind.ASSESSMENT] += len(trace.assessments)
+                digests.append((trace.id, stored.digest))
+                try:
+                    stored.check(path)
+                except InvalidArchiveError as error:
+                    self.findings += error.findings
+        except InvalidArchiveError as error:
+            # A damaged member has been named before.
+            self.findings += [f for f in error.findings if f.path not in self._damaged]
+            self._is_whole = False
+            return
+        for kind, count in counts.items():
+            self._counts[kind] += count
+        if part.traces != counts[Kind.TRACE]:
+            self._find("E058", path, f"it counts {part.traces} traces, not {counts[Kind.TRACE]}")
+        self._check_digest(path, info, value, traces=digests)
+
+    def _check_entity(self, path: str, at: layout.ObjectPath) -> None:
+        parsed = self._parse(EntityEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        try:
+            document = check_entity(envelope, at.kind, path)
+        except InvalidArchiveError as error:
+            self.findings += error.findings
+            self._is_whole = False
+            return
+        spec = ENTITY_KINDS[at.kind]
+        self._check_identity(path, at.segment, document, spec.id_field, may_be_numbered=True)
+        self._check_digest(path, envelope.info, value)
+        identity = (at.kind, at.experiment, at.tree, document[spec.id_field])
+        if identity in self._entities:
+            self._find("E052", path, f"is the second envelope of {document[spec.id_field]!r}")
+        self._entities.add(identity)
+        if spec.parts and isinstance(parts := document.get(spec.parts[0]), list):
+            self._counts[spec.parts[1]] += len(parts)
+
+    def _check_model(self, path: str, at: layout.ObjectPath) -> None:
+        folder = path.removesuffix("model.json")
+        parsed = self._parse(ModelEnvelope, path)
+        if parsed is None:
+            self._unread.add(folder)
+            return
+        envelope, value = parsed
+        document = envelope.mlflow.registered_model
+        names = self._trees[at.tree].models.setdefault(at.kind, {})
+        if document["name"] in names.values():
+            self._find("E052", path, f"is the second folder of {document['name']!r}")
+        names[at.segment] = document["name"]
+        self._check_identity(path, at.segment, document, "name", may_be_numbered=True)
+        self._check_digest(path, envelope.info, value)
+        self._listed.update(
+            layout.version_member(folder, number) for number in envelope.mlflow.versions
+        )
+
+    def _check_version(self, path: str, tree: str, number: str, model: tuple[Kind, str]) -> None:
+        self._there.add(path)
+        parsed = self._parse(VersionEnvelope, path)
+        if parsed is None:
+            return
+        envelope, value = parsed
+        document = envelope.mlflow.model_version
+        if document["version"] != number:
+            self._find("E052", path, "its document has another version")
+        kind, segment = model
+        names = self._trees[tree].models.get(kind, {})
+        if names.get(segment, document["name"]) != document["name"]:
+            self._find("E052", path, f"its document has the name {document['name']!r}")
+        self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._check_artifacts(path, envelope.info.artifacts)
+
+    def _check_identity(
+        self,
+        path: str,
+        segment: str,
+        document: dict[str, Any],
+        field: str,
+        *,
+        may_be_numbered: bool = False,
+    ) -> None:
+        identity = document.get(field)
+        wanted = encode_segment(identity) if isinstance(identity, str) else None
+        numbered = re.escape(wanted or "") + "(~[1-9][0-9]*)?"
+        if wanted == segment or (wanted and may_be_numbered and re.fullmatch(numbered, segment)):
+            return
+        self._find("E052", path, f"its {field} is {identity!r}")
+
+    def _check_digest(
+        self,
+        path: str,
+        info: Info,
+        value: Any,
+        metrics: str | None = None,
+        artifacts: Iterable[ArtifactEntry] = (),
+        traces: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        contents = ((a.path, a.size_bytes, a.sha256) for a in artifacts)
+        found = content_digest(value["mlflow"], metrics, contents, traces)
+        if found != info.content_digest:
+            self._find("E055", path, f"its content hashes to {found}")
+
+    def _check_artifacts(self, path: str, artifacts: Iterable[ArtifactEntry]) -> None:
+        for entry in artifacts:
+            self._counts[Kind.ARTIFACT] += 1
+            self._sums["artifact_bytes"] += entry.size_bytes
+            self._named.add(entry.member)
+            if entry.member not in self._reader:
+                self._find("E054", path, f"its artifact {entry.member} is not in the archive")
+                continue
+            member = self._reader.member(entry.member)
+            if (member.size_bytes, member.sha256) != (entry.size_bytes, entry.sha256):
+                self._find("E054", path, f"its artifact {entry.member} has another size or digest")
+
+    def _check_listed(self) -> None:
+        for path in sorted(self._listed - self._there):
+            self._find("E056", path, "is listed but not there")
+        for path in sorted(self._there - self._listed):
+            if not any(path.startswith(folder) for folder in self._unread):
+                self._find("E056", path, "is not listed by its experiment or model")
+
+    def _check_table(self, member: str) -> None:
+        """Check one Parquet file and the digest of each run's rows in it."""
+        if member not in self._reader:
+            self._find("E053", member, "is named by a run but is not in the archive")
+            return
+        if member in self._damaged:
+            return
+        try:
+            with self._reader.open_member(member) as stream:
+                file = metrics_file(stream)
+                if not file.schema_arrow.equals(METRICS):
+                    self._find("E059", member, "has other columns than the format")
+                    return
+                metadata = file.metadata
+                groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+                if max(groups, default=0) > MAX_ROW_GROUP_ROWS:
+                    self._find("E059", member, "has a row group over the limit")
+                    return
+                self._check_ranges(member, metadata.num_rows)
+                self._check_rows(member, file)
+        except (pa.ArrowException, OSError, InvalidArchiveError) as error:
+            self._find("E059", member, f"is not a Parquet file: {error}")
+
+    def _check_ranges(self, member: str, rows: int) -> None:
+        end = 0
+        for first, count, run_id in sorted(self._ranges[member]):
+            if first < end or (first > end and self._are_runs_read):
+                self._find("E053", member, f"rows {end} to {first} belong to no run or to two")
+            end = first + count
+            if end > rows:
+                self._find("E053", member, f"run {run_id} needs {end} rows, there are {rows}")
+        if end < rows and self._are_runs_read:
+            self._find("E053", member, f"rows {end} to {rows} belong to no run")
+
+    def _check_rows(self, member: str, file: pq.ParquetFile) -> None:
+        ranges = sorted(self._ranges[member])
+        start = 0
+        last = METRICS.empty_table()
+        for number in range(file.metadata.num_row_groups):
+            table = read_row_group(file, number)
+            if not _is_sorted(pa.concat_tables([last, table])):
+                self._find("E060", member, f"row group {number} is not sorted")
+            last = table.slice(table.num_rows - 1) if table.num_rows else last
+            batch = RowBatch(table)
+            for first, count, run_id in ranges:
+                low, high = max(first, start), min(first + count, start + table.num_rows)
+                if low < high:
+                    rows = batch.of_run(run_id, low - start, high - start)
+                    self._digest_rows(member, run_id, rows)
+            start += table.num_rows
+
+    def _digest_rows(self, member: str, run_id: str, rows: RunRows | None) -> None:
+        if rows is None:
+            self._find("E053", member, f"rows of run {run_id} belong to another")
+            return
+        path, metrics = self._digests[run_id]
+        digest = self._open_digests.setdefault(run_id, MetricsDigest())
+        digest.update(rows)
+        if digest.rows >= metrics.rows:
+            found = self._open_digests.pop(run_id).hexdigest()
+            if found != metrics.digest:
+                self._find("E061", path, f"its metric rows hash to {found}")
+
+    def _check_summary(self) -> None:
+        if layout.ARCHIVE not in self._reader:
+            self._find("E058", layout.ARCHIVE, "is missing")
+            return
+        parsed = self._parse(ArchiveEnvelope, layout.ARCHIVE)
+        if parsed is None:
+            return
+        envelope = parsed[0]
+        info, part = envelope.info, envelope.mlflow
+        if self._is_whole:
+            listings: dict[str, Listing] = {layout.TREE: part}
+            listings |= {layout.workspace_tree(w.name): w for w in part.workspaces}
+            if listings.keys() != self._trees.keys() or not all(
+                self._trees[tree].is_listed(listing) for tree, listing in listings.items()
+            ):
+                self._find("E056", layout.ARCHIVE, "does not list what is in the archive")
+            if any(getattr(info, name) != number for name, number in self._sums.items()):
+                self._find("E058", layout.ARCHIVE, f"its sums are not {self._sums}")
+        if info.num_ok_runs != self._counts[Kind.RUN] or not _adds_up(info):
+            self._find("E058", layout.ARCHIVE, "its run counters do not add up")
+        for kind, counts in envelope.info.counts.items():
+            if counts.found != counts.written + counts.skipped + counts.failed:
+                self._find("E058", layout.ARCHIVE, f"the counts of {kind} do not add up")
+        for kind, there in self._counts.items():
+            written = envelope.info.counts.get(str(kind))
+            is_known = self._is_whole or kind not in _IN_ENVELOPES
+            if is_known and (written.written if written else 0) != there:
+                self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
+        if envelope.info.failures:
+            self._find(
+                "W021", layout.ARCHIVE, f"{len(envelope.info.failures)} objects could not be packed"
+            )
+
+
+@dataclass
+class _TreeNames:
+    """Names of what was found in the tree of one workspace."""
+
+    experiments: set[tuple[str, str]] = field(default_factory=set)
+    models: dict[Kind, dict[str, str]] = field(default_factory=dict)
+
+    def is_listed(self, listing: Listing) -> bool:
+        """Whether a listing has them and no others."""
+        return (
+            {(e.experiment_id, e.name) for e in listing.experiments} == self.experiments
+            and set(listing.models) == set(self.models.get(Kind.REGISTERED_MODEL, {}).values())
+            and set(listing.prompts) == set(self.models.get(Kind.PROMPT, {}).values())
+        )
+
+
+def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:
+    return info.num_failed_runs == len(info.failed_runs) and (
+        info.num_total_runs == info.num_ok_runs + info.num_failed_runs
+    )
+
+
+def _is_sorted(table: pa.Table) -> bool:
+    order = pc.sort_indices(
+        table.append_column("bits", table.column("value").combine_chunks().view(pa.uint64())),
+        sort_keys=[(n, "ascending") for n in ("run_id", "key", "step", "timestamp", "bits")],
+    )
+    return bool(pc.all(pc.equal(order, pa.array(range(len(order)), order.type))).as_py())
