@@ -188,11 +188,8 @@ def test_no_other_private_name_is_used() -> None:
     package = Path(mlflow_exim_plugin.__file__).parent
     used = {
         name
-        for path in [
-            path
-            for wing in ("host", "sources", "sinks")
-            for path in package.glob(f"{wing}/**/*.py")
-        ]
+        for wing in ("host", "sources", "sinks")
+        for path in package.glob(f"{wing}/**/*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if "SLF001" in line
         for name in re.findall(r"(?<!self)\.(_[a-z]\w*)", line)

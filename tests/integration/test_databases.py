@@ -31,7 +31,7 @@ from mlflow_exim_plugin.host.api.reading import Reader
 from mlflow_exim_plugin.host.open import read_only
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, latest_revision, revision_of
-from mlflow_exim_plugin.host.sql.runs import StoredReader, StoredRuns
+from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.server import source as client_source
 from mlflow_exim_plugin.sources.server.source import ServerSource
