@@ -17,32 +17,44 @@ from mlflow_exim_plugin.version import __version__
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.comparison.result import Comparison, Difference
+    from mlflow_exim_plugin.operations.archive import open_archive
+    from mlflow_exim_plugin.operations.copy import copy
+    from mlflow_exim_plugin.operations.diff import diff
     from mlflow_exim_plugin.operations.lineage import Occurrence, copies, lineage
-    from mlflow_exim_plugin.operations.verbs import (
-        Verification,
-        diff,
-        open_archive,
-        pack,
-        unpack,
-        verify,
+    from mlflow_exim_plugin.operations.pack import pack
+    from mlflow_exim_plugin.operations.unpack import unpack
+    from mlflow_exim_plugin.operations.verify import Verification, verify
+    from mlflow_exim_plugin.options import (
+        Comparing,
+        OnConflict,
+        Opening,
+        Packing,
+        Reading,
+        Rename,
+        Selection,
+        Work,
+        Writing,
     )
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.policy import OnConflict
     from mlflow_exim_plugin.sources.archive.archive import Archive
-    from mlflow_exim_plugin.stages.rename import Rename
-    from mlflow_exim_plugin.stages.select import Selection
     from mlflow_exim_plugin.transfer import transfer
 
 __all__ = [
     "Archive",
+    "Comparing",
     "Comparison",
     "Difference",
     "Occurrence",
     "OnConflict",
+    "Opening",
+    "Packing",
+    "Reading",
     "Rename",
     "Report",
     "Selection",
     "Verification",
+    "Work",
+    "Writing",
     "__version__",
     "copies",
     "copy",
@@ -56,24 +68,30 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Comparing": "options",
+    "Opening": "options",
+    "Packing": "options",
+    "Reading": "options",
+    "Work": "options",
+    "Writing": "options",
     "Archive": "sources.archive.archive",
     "Comparison": "comparison.result",
     "Difference": "comparison.result",
-    "OnConflict": "sinks.policy",
-    "Rename": "stages.rename",
+    "OnConflict": "options",
+    "Rename": "options",
     "Report": "schema.report",
-    "Selection": "stages.select",
+    "Selection": "options",
     "Occurrence": "operations.lineage",
-    "Verification": "operations.verbs",
+    "Verification": "operations.verify",
     "copies": "operations.lineage",
-    "copy": "operations.verbs",
-    "diff": "operations.verbs",
+    "copy": "operations.copy",
+    "diff": "operations.diff",
     "lineage": "operations.lineage",
-    "open_archive": "operations.verbs",
-    "pack": "operations.verbs",
+    "open_archive": "operations.archive",
+    "pack": "operations.pack",
     "transfer": "transfer",
-    "unpack": "operations.verbs",
-    "verify": "operations.verbs",
+    "unpack": "operations.unpack",
+    "verify": "operations.verify",
 }
 
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeAlias
 
+    from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.sources.source import Source
-    from mlflow_exim_plugin.stages.select import Selection
 
     Stage: TypeAlias = Callable[[Iterator[StreamItem]], Iterator[StreamItem]]
 

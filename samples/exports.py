@@ -27,7 +27,7 @@ from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin import unpack
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
+from mlflow_exim_plugin.options import (Selection)
 from mlflow_exim_plugin.transfer import transfer
 from samples import wine
 from tests.servers import start_server

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import output_options, selection_from, selection_options
+from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.output import SideProgress, say, show_json
 from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.options import Comparing, Opening, Reading, Selection
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.comparison.result import Comparison, Difference
@@ -23,40 +25,21 @@ _NAMED = 20
 @click.command(cls=Command)
 @click.argument("a")
 @click.argument("b")
-@selection_options
-@click.option(
-    "--rules",
-    type=click.Choice(["rest", "exact"]),
-    default="rest",
-    show_default=True,
-    help="`rest` does not count what MLflow's REST API cannot keep, such as ids and creation "
-    "times; `exact` counts everything.",
-)
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="FIELD",
-    help="Field to leave out with all below it, with * and ?, such as run.info.end_time or "
-    "'*.tags.mlflow.user'; a kind alone leaves its missing objects out. May be given several "
-    "times.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    help="Differences to show; all of them are counted.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="How many calls to a server may be under way at once.",
+@asks(
+    "a_storage_options",
+    "b_storage_options",
+    selection=Selection,
+    opening=Opening,
+    a_opening=Opening,
+    b_opening=Opening,
+    reading=Reading,
+    comparing=Comparing,
 )
 @output_options
 @click.pass_context
-def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> None:
+def diff(
+    ctx: click.Context, /, a: str, b: str, output: str, comparing: Comparing, **asked: Any
+) -> None:
     """Compare A and B, each a server's URI, a store's URI or an archive, whatever their ids are.
 
     Objects are compared field by field, with their metric histories and the digests of their
@@ -71,9 +54,8 @@ def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> 
 
       mlflow exim diff http://old-server:5000 backup.tar.zst --rules exact
     """
-    from mlflow_exim_plugin.operations.verbs import diff as run_diff
+    from mlflow_exim_plugin.operations.diff import diff as run_diff
 
-    selection = selection_from(options)
     as_json = output == "json"
     with SideProgress() as progress:
 
@@ -81,14 +63,8 @@ def diff(ctx: click.Context, /, a: str, b: str, output: str, **options: Any) -> 
             progress.clear()
             say(_line(difference))
 
-        result = run_diff(
-            a,
-            b,
-            selection=selection,
-            found=None if as_json else show,
-            progress=progress,
-            **options,
-        )
+        comparing = replace(comparing, found=None if as_json else show, progress=progress)
+        result = run_diff(a, b, comparing=comparing, **asked)
     if as_json:
         show_json(result.to_dict())
     else:

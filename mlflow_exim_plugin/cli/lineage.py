@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import output_options
+from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.output import say, show_json
 from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.options import Opening, Reading
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.lineage import Occurrence
@@ -22,13 +23,16 @@ _TIME_ENDS = ("_timestamp", "_timestamp_ms", "_time_ms")
 
 @click.command(cls=Command)
 @click.argument("identity", metavar="ID")
-@click.argument("places", metavar="PLACE...", nargs=-1, required=True)
+@click.argument("locations", metavar="LOCATION...", nargs=-1, required=True)
+@asks(opening=Opening, reading=Reading)
 @output_options
-def find(identity: str, places: tuple[str, ...], output: str) -> None:
-    """Tell where the run ID of an old server went: what it is at each PLACE.
+def find(
+    identity: str, locations: tuple[str, ...], output: str, opening: Opening, reading: Reading
+) -> None:
+    """Tell where the run ID of an old server went: what it is at each LOCATION.
 
     ID is that of a run, a logged model (m-…) or an evaluation dataset (d-…), as it is or was
-    anywhere; a PLACE is a server's or store's URI or an archive. The exit code is 4 when no place
+    anywhere; a LOCATION is a server's or store's URI or an archive. The exit code is 4 when none
     has it.
 
     Example:
@@ -37,7 +41,7 @@ def find(identity: str, places: tuple[str, ...], output: str) -> None:
     """
     from mlflow_exim_plugin.operations.lineage import copies
 
-    found = list(copies(identity, places))
+    found = list(copies(identity, locations, opening=opening, reading=reading))
     if output == "json":
         show_json([occurrence.to_dict() for occurrence in found])
     else:
@@ -54,23 +58,20 @@ def find(identity: str, places: tuple[str, ...], output: str) -> None:
 
 def show_lineage(
     location: str,
-    experiment: str | None,
-    run_id: str | None,
-    model: str | None,
-    logged_model: str | None,
+    asked: dict[str, str | None],
+    opening: Opening,
+    reading: Reading,
     *,
     as_json: bool,
 ) -> None:
     """Print where an object was before, the oldest place first."""
     from mlflow_exim_plugin.operations.lineage import lineage
 
-    if experiment is run_id is model is logged_model is None:
+    if not any(asked.values()):
         raise click.UsageError(
             "--lineage needs one of --experiment, --run-id, --model and --logged-model."
         )
-    found = lineage(
-        location, experiment=experiment, run_id=run_id, model=model, logged_model=logged_model
-    )
+    found = lineage(location, **asked, opening=opening, reading=reading)
     if as_json:
         show_json([occurrence.to_dict() for occurrence in found])
         return

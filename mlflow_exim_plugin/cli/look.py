@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import archive_argument, output_options, verbose_option
+from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options, verbose_option
 from mlflow_exim_plugin.cli.output import say, show_json, size_text
+from mlflow_exim_plugin.options import Opening, Reading
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.archive.archive import Archive
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     "-e", "--experiment", metavar="NAME", help="List the runs of this experiment, by name or id."
 )
 @click.option("--members", is_flag=True, help="List the members: digest, size and path.")
+@asks("registry_uri", "artifacts_destination", opening=Opening)
 @output_options
-def ls(archive: str, experiment: str | None, members: bool, output: str) -> None:
+def ls(archive: str, experiment: str | None, members: bool, output: str, opening: Opening) -> None:
     """List what ARCHIVE, a path or any fsspec URL, holds.
 
     Example:
@@ -32,7 +34,7 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
     """
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
-    with Archive.open(archive) as opened:
+    with Archive.open(archive, storage_options=opening.storage_options) as opened:
         if members:
             _list_members(opened, as_json=output == "json")
         elif experiment is not None:
@@ -54,16 +56,16 @@ def ls(archive: str, experiment: str | None, members: bool, output: str) -> None
     help="Show where an experiment, run or model was before, the oldest place first; ARCHIVE may "
     "then be a server's or store's URI too.",
 )
+@asks(opening=Opening, reading=Reading)
 @output_options
 def show(
     archive: str,
-    experiment: str | None,
-    run_id: str | None,
-    model: str | None,
-    logged_model: str | None,
     trace: str | None,
     lineage: bool,
     output: str,
+    opening: Opening,
+    reading: Reading,
+    **asked: str | None,
 ) -> None:
     """Show one object of ARCHIVE, or the archive itself.
 
@@ -74,27 +76,26 @@ def show(
 
       mlflow exim show backup.tar.zst --run-id 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b --output json
     """
-    choices = (experiment, run_id, model, logged_model, trace)
-    if sum(choice is not None for choice in choices) > 1:
+    if sum(choice is not None for choice in (*asked.values(), trace)) > 1:
         raise click.UsageError(
             "Give one of --experiment, --run-id, --model, --logged-model and --trace."
         )
     if lineage:
         from mlflow_exim_plugin.cli.lineage import show_lineage
 
-        show_lineage(archive, experiment, run_id, model, logged_model, as_json=output == "json")
+        show_lineage(archive, asked, opening, reading, as_json=output == "json")
         return
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
-    with Archive.open(archive) as opened:
-        if experiment is not None:
+    with Archive.open(archive, storage_options=opening.storage_options) as opened:
+        if experiment := asked["experiment"]:
             document = _experiment(opened, experiment)
-        elif run_id is not None:
+        elif run_id := asked["run_id"]:
             document = opened.run(run_id).to_json()
-        elif model is not None:
+        elif model := asked["model"]:
             document = opened.model(model).to_json()
             document["versions"] = [v.to_json() for v in opened.versions(model)]
-        elif logged_model is not None:
+        elif logged_model := asked["logged_model"]:
             document = opened.logged_model(logged_model).to_json()
         elif trace is not None:
             found = opened.trace(trace)
@@ -110,8 +111,9 @@ def show(
 @click.command(cls=Command)
 @archive_argument
 @click.argument("member")
+@asks("registry_uri", "artifacts_destination", opening=Opening)
 @verbose_option
-def cat(archive: str, member: str) -> None:
+def cat(archive: str, member: str, opening: Opening) -> None:
     """Write the bytes of one MEMBER of ARCHIVE to standard output.
 
     Example:
@@ -120,7 +122,10 @@ def cat(archive: str, member: str) -> None:
     """
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
-    with Archive.open(archive) as opened, opened.reader.open_member(member) as stream:
+    with (
+        Archive.open(archive, storage_options=opening.storage_options) as opened,
+        opened.reader.open_member(member) as stream,
+    ):
         shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
         sys.stdout.buffer.flush()
 

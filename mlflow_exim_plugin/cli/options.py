@@ -1,214 +1,37 @@
-"""Options that several commands share."""
+"""The options of commands, made from the groups of ``mlflow_exim_plugin.options``."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlflow_exim_plugin.errors import EximError, UsageError
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.options import Option, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from dataclasses import Field
 
-    from mlflow_exim_plugin.stages.select import Selection
-
-__all__ = [
-    "archive_argument",
-    "naming_from",
-    "output_options",
-    "reading_options",
-    "selection_from",
-    "selection_options",
-    "server_options",
-    "verbose_option",
-    "work_options",
-    "writing_options",
-]
+__all__ = ["archive_argument", "asks", "output_options", "verbose_option"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
-_SELECTION = (
-    click.option(
-        "-e",
-        "--experiment",
-        "experiments",
-        multiple=True,
-        metavar="NAME",
-        help="Experiment to take, by name, id or glob. May be given several times.",
-    ),
-    click.option(
-        "-r",
-        "--run-id",
-        "runs",
-        multiple=True,
-        metavar="ID",
-        help="Run to take with its ancestors, by id or glob. May be given several times.",
-    ),
-    click.option(
-        "-m",
-        "--model",
-        "models",
-        multiple=True,
-        metavar="NAME",
-        help="Registered model or prompt to take with all versions and their runs, by name or "
-        "glob. May be given several times.",
-    ),
-    click.option(
-        "--filter",
-        "filter_string",
-        default="",
-        metavar="EXPRESSION",
-        help="Take only runs that match, in MLflow's search language.",
-    ),
-    click.option(
-        "--since",
-        metavar="TIME",
-        help="Take only runs that started at this time (UTC) or later, such as 2026-01-31.",
-    ),
-    click.option(
-        "--until",
-        metavar="TIME",
-        help="Take only runs that started at this time (UTC) or earlier; a date means its end.",
-    ),
-    click.option(
-        "--deleted/--no-deleted",
-        default=True,
-        show_default=True,
-        help="Take deleted experiments and runs too.",
-    ),
-    click.option("--traces/--no-traces", default=True, show_default=True, help="Take traces."),
-    click.option(
-        "--artifacts/--no-artifacts", default=True, show_default=True, help="Take artifacts."
-    ),
-    click.option(
-        "--include",
-        multiple=True,
-        metavar="GLOB",
-        help="Take only artifacts whose path matches. May be given several times.",
-    ),
-    click.option(
-        "--exclude",
-        multiple=True,
-        metavar="GLOB",
-        help="Leave out artifacts whose path matches. May be given several times.",
-    ),
+_OLD_SWITCH = "old_switch"
+_OUTPUT = click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    is_eager=True,  # what is wrong with other arguments is said in this format
+    help="Format of the result on standard output.",
 )
 
-_SERVER = (
-    click.option(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow tracking URI; MLFLOW_TRACKING_URI or MLflow's own default without it.",
-    ),
-    click.option(
-        "--registry-uri",
-        metavar="URI",
-        help="MLflow registry URI; MLFLOW_REGISTRY_URI or the tracking URI without it.",
-    ),
+_VERBOSE = click.option(
+    "--verbose", is_flag=True, help="Log what is done, and show the tracebacks of errors."
 )
-
-_WORK = (
-    click.option(
-        "--jobs",
-        type=click.IntRange(min=1),
-        default=4,
-        show_default=True,
-        help="How much may be under way at once.",
-    ),
-    click.option(
-        "--dry-run", is_flag=True, help="Look at everything, write nothing, and say what would be."
-    ),
-    click.option("--strict", is_flag=True, help="Stop at the first object that fails."),
-)
-
-_DESTINATION = (
-    "Where the server of a database keeps the files of mlflow-artifacts:, as its own option of "
-    "this name says."
-)
-
-_FILES = (click.option("--artifacts-destination", metavar="URI", help=_DESTINATION),)
-
-_READING = (
-    click.option(
-        "--force",
-        is_flag=True,
-        help="Read a database whose schema is newer than this MLflow's as far as it is known, and "
-        "name what is left out.",
-    ),
-)
-
-_WRITING = (
-    click.option(
-        "--experiment-name", metavar="NAME", help="Put all runs into one experiment of this name."
-    ),
-    click.option(
-        "--rename",
-        "rename_file",
-        metavar="FILE",
-        help='JSON file of new names: {"experiments": {"old": "new"}, "models": {"old": "new"}}.',
-    ),
-    click.option(
-        "--on-conflict",
-        type=click.Choice(["merge", "skip", "rename", "fail"]),
-        default="merge",
-        show_default=True,
-        help="What to do when the target has something else under the same name.",
-    ),
-    click.option(
-        "--user",
-        type=click.Choice(["source", "importer"]),
-        default="source",
-        show_default=True,
-        help="Keep the users of the runs, or make them yours.",
-    ),
-    click.option("--use-src-user-id", is_flag=True, help="The old name of --user source."),
-    click.option(
-        "--import-source-tags",
-        is_flag=True,
-        help="Keep ids, times, users and other fields that the target sets anew as tags "
-        "mlflow_exim.*.",
-    ),
-    click.option(
-        "--artifact-location",
-        metavar="URI",
-        help="Artifact root for new experiments; the target's own without it. For a database "
-        "'source' leaves all files where the source has them.",
-    ),
-    click.option(
-        "--preserve-ids/--new-ids",
-        "preserve_ids",
-        default=None,
-        help="Keep ids and times, which needs a database as target and is the default there, or "
-        "let MLflow's API make new ones.",
-    ),
-    click.option("--artifacts-destination", metavar="URI", help=_DESTINATION),
-)
-
-_OUTPUT = (
-    click.option(
-        "--output",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        is_eager=True,  # what is wrong with other arguments is said in this format
-        help="Format of the result on standard output.",
-    ),
-)
-
-_VERBOSE = (
-    click.option(
-        "--verbose",
-        is_flag=True,
-        help="Log what is done, and show the tracebacks of errors.",
-    ),
-)
-
-
-def _apply(command: _Command, options: tuple[Callable[[Any], Any], ...]) -> _Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def archive_argument(command: _Command) -> _Command:
@@ -229,98 +52,95 @@ def _archive_location(ctx: click.Context, param: click.Parameter, location: str)
     return location
 
 
-def selection_options(command: _Command) -> _Command:
-    """Add the options that say what to take."""
-    return _apply(command, _SELECTION)
-
-
-def reading_options(command: _Command) -> _Command:
-    """Add the options that say how a deployment is read."""
-    return _apply(command, _READING)
-
-
-def files_options(command: _Command) -> _Command:
-    """Add the option that says where the files of a database are."""
-    return _apply(command, _FILES)
-
-
-def server_options(command: _Command) -> _Command:
-    """Add the options that name a server."""
-    return _apply(command, _SERVER)
-
-
-def work_options(command: _Command) -> _Command:
-    """Add the options that say how much is done at once, and whether at all."""
-    return _apply(command, _WORK)
-
-
-def writing_options(command: _Command) -> _Command:
-    """Add the options that say how objects are put onto a server."""
-    return _apply(command, _WRITING)
-
-
 def output_options(command: _Command) -> _Command:
     """Add the options that say how results are shown; ``Command`` sees to ``--verbose`` itself."""
-    return _apply(command, (*_OUTPUT, *_VERBOSE))
+    return _OUTPUT(verbose_option(command))
 
 
 def verbose_option(command: _Command) -> _Command:
     """Add ``--verbose`` to a command that has one format only."""
-    return _apply(command, _VERBOSE)
+    return _VERBOSE(command)
 
 
-def selection_from(options: dict[str, Any]) -> Selection:
-    """Take the options of ``selection_options`` out of a command's options.
+def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., Any]]:
+    """Add the options of some groups; the command gets each group as an argument.
 
-    Raises:
-        UsageError: A time cannot be read.
+    Args:
+        leave_out: Keywords that the command does not ask for.
+        groups: Class of the group by the argument's name. The options of ``source_opening`` begin
+            with ``--source-``.
     """
-    from mlflow_exim_plugin.stages.select import Selection, parse_time_ms
+    asked = [
+        (argument, of, option, prefix)
+        for argument, group in groups.items()
+        for prefix in [argument.removesuffix(group.__name__.lower())]
+        for of in fields(group)
+        if (option := option_of(of)) is not None and prefix + of.name not in leave_out
+    ]
 
-    since, until = options.pop("since"), options.pop("until")
-    return Selection(
-        experiments=options.pop("experiments"),
-        runs=options.pop("runs"),
-        models=options.pop("models"),
-        filter=options.pop("filter_string"),
-        since_ms=parse_time_ms(since) if since else None,
-        until_ms=parse_time_ms(until, end=True) if until else None,
-        deleted=options.pop("deleted"),
-        traces=options.pop("traces"),
-        artifacts=options.pop("artifacts"),
-        include=options.pop("include"),
-        exclude=options.pop("exclude"),
-    )
+    def decorate(command: _Command) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def called(*arguments: Any, **given: Any) -> Any:
+            values: dict[str, dict[str, Any]] = {argument: {} for argument in groups}
+            for argument, of, option, prefix in asked:
+                value = given.pop(_parameter(of, option, prefix))
+                if option.old_switch and given.pop(_OLD_SWITCH) and value != option.typed:
+                    raise UsageError(
+                        f"{option.old_switch} and {_long(of, option)} {value} exclude each other"
+                    )
+                if option.read is not None and value not in (None, ()):
+                    value = option.read(value)
+                if value != ():
+                    values[argument][of.name] = value
+            made = {argument: groups[argument](**values[argument]) for argument in groups}
+            return command(*arguments, **made, **given)
 
+        for _, of, option, prefix in reversed(asked):
+            if option.old_switch:
+                what = f"The old name of {_long(of, option)} {option.typed}."
+                called = click.option(option.old_switch, _OLD_SWITCH, is_flag=True, help=what)(
+                    called
+                )
+            called = _click_option(of, option, prefix)(called)
+        return called
 
-def naming_from(options: dict[str, Any]) -> dict[str, Any]:
-    """Take those of ``writing_options`` that set names and users out of a command's options.
-
-    Returns:
-        The arguments ``experiment_name``, ``rename`` and ``importer`` of ``unpack`` and ``copy``.
-
-    Raises:
-        UsageError: Two of them exclude each other, or the file cannot be read.
-    """
-    from mlflow_exim_plugin.stages.rename import Rename
-
-    experiment_name, rename_file = options.pop("experiment_name"), options.pop("rename_file")
-    user = options.pop("user")
-    if options.pop("use_src_user_id") and user == "importer":
-        raise UsageError("--use-src-user-id and --user importer exclude each other")
-    if experiment_name and rename_file:
-        raise UsageError("--experiment-name and --rename exclude each other")
-    return {
-        "experiment_name": experiment_name,
-        "rename": Rename.from_file(rename_file) if rename_file else None,
-        "importer": _own_name() if user == "importer" else None,
-    }
+    return decorate
 
 
-def _own_name() -> str:
-    import getpass
+def _parameter(of: Field[Any], option: Option, prefix: str) -> str:
+    """Return what click calls an option, and environment variables after it: its long name."""
+    return prefix + _long(of, option).removeprefix("--").replace("-", "_")
 
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container's user may have no name
-        raise EximError("the system does not tell who you are", "set LOGNAME") from None
+
+def _long(of: Field[Any], option: Option) -> str:
+    flags = [flag for flag in option.flag.split("/") if flag.startswith("--")]
+    return flags[0] if flags else "--" + of.name.replace("_", "-")
+
+
+def _click_option(of: Field[Any], option: Option, prefix: str) -> Callable[[Any], Any]:
+    long = _long(of, option).replace("--", "--" + prefix.replace("_", "-"), 1)
+    short = [flag for flag in option.flag.split("/") if flag and not flag.startswith("--")]
+    of_end = f"For {prefix[:-1].upper()}: " if prefix else ""
+    how: dict[str, Any] = {"help": of_end + option.help, "metavar": option.metavar or None}
+    default = of.default if option.typed is None else option.typed
+    is_switch = of.default is True or option.flag.count("--") > 1
+    if is_switch:
+        off = option.flag.partition("/")[2] or long.replace("--", "--no-", 1)
+        how |= {"default": default, "show_default": default is not None}
+        return click.option(f"{long}/{off}", _parameter(of, option, prefix), **how)
+    if default is False:
+        how["is_flag"] = True
+    elif default == () or option.metavar == "KEY=VALUE":
+        how["multiple"] = True
+    elif option.choices:
+        how |= {
+            "type": click.Choice(option.choices),
+            "default": str(getattr(default, "value", default)),
+        }
+        how["show_default"] = True
+    elif option.least is not None:
+        how |= {"type": click.IntRange(option.least, option.most), "default": default}
+        how["show_default"] = True
+    elif default is not MISSING:
+        how["default"] = default
+    return click.option(*short, long, _parameter(of, option, prefix), **how)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import (
-    archive_argument,
-    naming_from,
-    output_options,
-    selection_from,
-    selection_options,
-    server_options,
-    work_options,
-    writing_options,
-)
+from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.output import ReportProgress, show_report
 from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
 
 
 @click.command(cls=Command)
 @archive_argument
-@selection_options
-@server_options
-@work_options
-@writing_options
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow tracking URI; MLFLOW_TRACKING_URI or MLflow's own default without it.",
+)
+@asks(selection=Selection, opening=Opening, work=Work, writing=Writing)
 @output_options
 @click.pass_context
 def unpack(
@@ -34,7 +29,8 @@ def unpack(
     /,
     archive: str,
     output: str,
-    **options: Any,
+    work: Work,
+    **asked: Any,
 ) -> None:
     """Put the objects of ARCHIVE, a path or any fsspec URL, onto a tracking server.
 
@@ -45,18 +41,12 @@ def unpack(
 
       mlflow exim unpack backup.tar.zst --tracking-uri http://new-server:5000
     """
-    from mlflow_exim_plugin.operations.verbs import unpack as run_unpack
+    from mlflow_exim_plugin.operations.unpack import unpack as run_unpack
     from mlflow_exim_plugin.storage.files import redact_url
 
-    selection, naming = selection_from(options), naming_from(options)
     with ReportProgress() as progress:
-        report = run_unpack(
-            archive,
-            selection=selection,
-            progress=progress,
-            **naming,
-            **options,
-        )
+        work = replace(work, progress=progress)
+        report = run_unpack(archive, work=work, **asked)
     done = "Would unpack" if report.dry_run else "Unpacked"
     show_report(report, title=f"{done} {redact_url(archive)}", as_json=output == "json")
     if not report.ok:

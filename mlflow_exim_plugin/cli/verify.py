@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import archive_argument, output_options
+from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.output import ByteProgress, say, show_json, size_text
 from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.options import Opening
 
 
 @click.command(cls=Command)
@@ -24,9 +25,12 @@ from mlflow_exim_plugin.errors import ExitCode
     show_default=True,
     help="Threads that decompress.",
 )
+@asks("registry_uri", "artifacts_destination", opening=Opening)
 @output_options
 @click.pass_context
-def verify(ctx: click.Context, /, archive: str, root: str | None, jobs: int, output: str) -> None:
+def verify(
+    ctx: click.Context, /, archive: str, root: str | None, jobs: int, output: str, opening: Opening
+) -> None:
     """Check every byte and document of ARCHIVE, a path or any fsspec URL, against the format.
 
     Findings have the numbers of the specification: E for what must be, W for what should be. The
@@ -36,10 +40,16 @@ def verify(ctx: click.Context, /, archive: str, root: str | None, jobs: int, out
 
       mlflow exim verify backup.tar.zst
     """
-    from mlflow_exim_plugin.operations.verbs import verify as run_verify
+    from mlflow_exim_plugin.operations.verify import verify as run_verify
 
     with ByteProgress() as progress:
-        result = run_verify(archive, expected_root=root, jobs=jobs, progress=progress)
+        result = run_verify(
+            archive,
+            expected_root=root,
+            jobs=jobs,
+            storage_options=opening.storage_options,
+            progress=progress,
+        )
     if output == "json":
         show_json(result.to_dict())
     else:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.comparison.rules import RuleSet
+    from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.sources.source import Source
-    from mlflow_exim_plugin.stages.select import Selection
 
 __all__ = ["compare"]
 

@@ -1,97 +1,353 @@
-"""What a side of a comparison is: a server, a store, or an archive."""
+"""Where data lies and how it is opened: one table of all kinds of ends, for every command."""
 
 from __future__ import annotations
 
 import contextlib
 import struct
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
-from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX, base_directory_for
+from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.errors import NotFoundError, UsageError
+from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, Writing
+from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
-from mlflow_exim_plugin.storage.files import is_database, redact_url
+from mlflow_exim_plugin.storage.files import atomic_output, is_database, redact_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
-    from mlflow_exim_plugin.sources.server.source import ServerSource
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.sinks.sink import Sink
+    from mlflow_exim_plugin.sources.source import SearchableSource
 
-__all__ = ["opened"]
+__all__ = ["DEPLOYMENTS", "OpenSource", "OpenTarget", "open_source", "open_target"]
+
+DEPLOYMENTS = ("database", "server", "folder")
+"""The kinds of ends that MLflow opens."""
 
 _SERVERS = {"http", "https", "databricks", "databricks-uc", "uc"}
+_STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml")
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
-@contextlib.contextmanager
-def opened(
-    location: str,
+@dataclass(frozen=True)
+class OpenSource:
+    """A source that is open.
+
+    Attributes:
+        stream: What is read.
+        names: The same where only names are looked at: no metric rows and no files are fetched.
+        name: What to call it, without secrets.
+        archive: The archive that it is, None for a deployment.
+        mlflow_version: Version of the MLflow client that reads a deployment.
+    """
+
+    stream: SearchableSource
+    names: SearchableSource
+    name: str
+    archive: Archive | None = None
+    mlflow_version: str = ""
+
+    def system(self, script: str) -> System:
+        """Return where and when the objects were read, by which command."""
+        if self.archive is not None:
+            return self.archive.summary.system
+        return System.now(script, self.mlflow_version, self.name)
+
+
+class OpenTarget(Protocol):
+    """A target that is open; each transfer into it has a sink of its own."""
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether what is to be refused must be known before the first object is written."""
+
+    def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
+        """Give a sink for what comes from a source."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """One kind of end.
+
+    Attributes:
+        name: What it is called.
+        matches: Whether a location is one.
+        source: Opens it to be read.
+    """
+
+    name: str
+    matches: Callable[[str], bool]
+    source: Callable[..., AbstractContextManager[OpenSource]]
+
+
+def open_source(
+    location: str | None,
+    opening: Opening = Opening(),
+    reading: Reading = Reading(),
     *,
-    jobs: int,
-    storage_options: dict[str, Any] | None = None,
+    jobs: int = 1,
     contents: bool = True,
-) -> Iterator[tuple[ServerSource | ArchiveSource, str]]:
-    """Open one side to read it.
+    among: Collection[str] = (),
+) -> AbstractContextManager[OpenSource]:
+    """Open what is to be read.
 
     Args:
-        location: URI of a tracking server or store, or path or fsspec URL of an archive.
+        location: URI of a tracking server or store, or path or fsspec URL of an archive; None is
+            MLflow's own default.
+        opening: How it is opened.
+        reading: How it is read.
         jobs: Calls to a server that may be under way at once.
-        storage_options: Given to the fsspec file system of an archive.
-        contents: False reads no metric rows and no files from a server.
-
-    Yields:
-        The source, and what to call it, without secrets.
+        contents: False reads no metric rows and no files from a deployment.
+        among: Kinds of ends that it may be; any without it.
 
     Raises:
-        NotFoundError: It is neither.
+        NotFoundError: There is nothing that can be read.
         InvalidArchiveError: The archive cannot be opened.
-        UnsupportedFormatError: The archive needs a newer reader.
+        UnsupportedFormatError: The archive needs a newer reader, or a database a newer MLflow.
         ServerError: MLflow cannot open the store.
     """
-    if _is_archive(location):
-        with Archive.open(location, storage_options=storage_options) as archive:
-            yield ArchiveSource(archive), redact_url(location)
-        return
+    end = _end_of(location, among)
+    return end.source(location, opening, reading, jobs=jobs, contents=contents)
+
+
+def open_target(
+    location: str | None, opening: Opening, how: Packing | Writing, selection: Selection, work: Work
+) -> AbstractContextManager[OpenTarget]:
+    """Open what is to be written.
+
+    Args:
+        location: Path or fsspec URL of an archive, or a tracking URI; None is MLflow's default.
+        opening: How it is opened.
+        how: ``Packing`` for an archive, ``Writing`` for a deployment.
+        selection: What will come.
+        work: How much is done at once, and whether at all.
+
+    Raises:
+        ArchiveExistsError: There is a file at the archive's name, which is to stay.
+        StoreError: The archive cannot be written.
+        UsageError: Ids are to be kept and the target is none that can keep them.
+        ServerError: MLflow cannot open the store.
+    """
+    if isinstance(how, Packing):
+        if work.dry_run:
+            return contextlib.nullcontext(_Nothing())
+        return _new_archive(str(location), opening, how, selection, work)
+    asked = replace(how, dry_run=work.dry_run, marks_content=selection.takes_all_artifacts)
+    return _written_deployment(location, opening, asked, work)
+
+
+class _Nothing:
+    """Stands for the archive of a dry run."""
+
+    looks_first = False
+
+    def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
+        from mlflow_exim_plugin.sinks.counting import CountingSink
+
+        del source, dry_run
+        return contextlib.nullcontext(CountingSink())
+
+
+@dataclass(frozen=True)
+class _NewArchive:
+    file: Any
+    location: str
+    packing: Packing
+    selection: Selection
+    work: Work
+    looks_first = False
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
+
+        del dry_run
+        system = source.system(self.work.script)
+        with ArchiveWriter(
+            self.file,
+            base_directory=base_directory_for(self.location),
+            level=self.packing.level,
+            bag_info={
+                "Source-Organization": source.name,
+                "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
+            },
+        ) as writer:
+            yield ArchiveSink(writer, system, _plain(self.selection))
+
+
+@contextlib.contextmanager
+def _new_archive(
+    location: str, opening: Opening, packing: Packing, selection: Selection, work: Work
+) -> Iterator[OpenTarget]:
+    options = opening.storage_options
+    with atomic_output(location, overwrite=packing.overwrite, storage_options=options) as file:
+        yield _NewArchive(file, location, packing, selection, work)
+
+
+@dataclass(frozen=True)
+class _Deployment:
+    host: Host
+    writing: Writing
+    work: Work
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether it is a database that is written to directly."""
+        can = self.host.engine is not None and self.host.has_one_store
+        return can and self.writing.preserve_ids is not False
+
+    @property
+    def looks_first(self) -> bool:
+        # ... and of a database, what it cannot hold.
+        return self.writing.on_conflict == "fail" or (self.work.strict and self.keeps_ids)
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        writing = replace(self.writing, dry_run=dry_run)
+        sink: Any
+        if self.keeps_ids:
+            from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
+
+            ids = source.names.experiment_ids
+            sink = DatabaseSink(self.host, writing, source_ids=ids, jobs=self.work.jobs)
+        else:
+            from mlflow_exim_plugin.sinks.server.sink import ServerSink
+
+            sink = ServerSink(self.host, writing, jobs=self.work.jobs)
+        with closing(sink):
+            sink.reach()
+            yield sink
+
+
+@contextlib.contextmanager
+def _written_deployment(
+    location: str | None, opening: Opening, writing: Writing, work: Work
+) -> Iterator[OpenTarget]:
+    from mlflow_exim_plugin.host.open.host import Host
+
+    with Host(
+        location,
+        opening.registry_uri,
+        create=not work.dry_run,
+        artifacts_destination=opening.artifacts_destination,
+    ) as host:
+        target = _Deployment(host, writing, work)
+        if writing.preserve_ids and not target.keeps_ids:
+            raise UsageError(
+                f"{host.display_uri} cannot keep ids: MLflow's API makes its own",
+                "write to the database of the server, or leave --preserve-ids out",
+            )
+        yield target
+
+
+@contextlib.contextmanager
+def _read_archive(
+    location: str, opening: Opening, _: Reading, **_how_read: object
+) -> Iterator[OpenSource]:
+    with Archive.open(location, storage_options=opening.storage_options) as archive:
+        source = ArchiveSource(archive)
+        yield OpenSource(source, source, redact_url(location), archive)
+
+
+@contextlib.contextmanager
+def _read_deployment(
+    location: str | None, opening: Opening, reading: Reading, *, jobs: int, contents: bool
+) -> Iterator[OpenSource]:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.sources.server.source import ServerSource
 
-    with Host(location, location, create=False, snapshot=contents) as host:
-        yield ServerSource(host, jobs=jobs, contents=contents), host.display_uri
+    with Host(
+        location,
+        opening.registry_uri,
+        create=False,
+        snapshot=contents,
+        force=reading.force,
+        artifacts_destination=opening.artifacts_destination,
+    ) as host:
+        yield OpenSource(
+            ServerSource(host, jobs=jobs, contents=contents),
+            ServerSource(host, jobs=jobs, contents=False),
+            host.display_uri,
+            mlflow_version=host.mlflow_version,
+        )
 
 
 def _is_archive(location: str) -> bool:
-    """Whether a location is an archive's; else it is a server's or store's.
-
-    Raises:
-        NotFoundError: It is none of them.
-    """
-    if is_database(location):
-        return False
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
         return True
-    if url.scheme in _SERVERS or location in _SERVERS:
-        return False
-    path = Path(url.path if url.scheme == "file" else location)
-    if path.is_dir() and any(path.glob("*/meta.yaml")):
-        return False
-    if not path.is_file():
-        raise NotFoundError(
-            f"there is no server, store or archive at {redact_url(location)}",
-            "write http://…, sqlite:///…, the folder of a file store, or a name ending "
-            f"{ARCHIVE_SUFFIX}",
-        )
+    path = _path_of(location)
+    return path is not None and path.is_file() and _starts_as_archive(path)
+
+
+def _is_server(location: str) -> bool:
+    # MLflow's plugins have schemes of their own.
+    return location in _SERVERS or _path_of(location) is None
+
+
+def _is_store_folder(location: str) -> bool:
+    path = _path_of(location)
+    return path is not None and any(found for glob in _STORE_FILES for found in path.glob(glob))
+
+
+_ENDS = (
+    _End("database", is_database, _read_deployment),
+    _End("archive", _is_archive, _read_archive),
+    _End("server", _is_server, _read_deployment),
+    _End("folder", _is_store_folder, _read_deployment),
+)
+"""The first that matches is it."""
+
+
+def _end_of(location: str | None, among: Collection[str]) -> _End:
+    ends = [end for end in _ENDS if not among or end.name in among]
+    if location is None or len(ends) == 1:
+        return ends[0]
+    for end in ends:
+        if end.matches(location):
+            return end
+    raise NotFoundError(
+        f"there is no server, store or archive at {redact_url(location)}",
+        "write http://…, sqlite:///…, the folder of a file store, or a name ending "
+        f"{ARCHIVE_SUFFIX}",
+    )
+
+
+def _path_of(location: str) -> Path | None:
+    url = urlsplit(location)
+    if url.scheme == "file":
+        return Path(url.path)
+    return None if url.scheme else Path(location)
+
+
+def _starts_as_archive(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(len(_SQLITE_MAGIC))
     if start == _SQLITE_MAGIC:
         raise NotFoundError(
-            f"{location} is a database, which is given by its URI", f"write sqlite:///{location}"
+            f"{path} is a database, which is given by its URI", f"write sqlite:///{path}"
         )
     magic = struct.unpack("<I", start[:4])[0] if len(start) >= 4 else 0
     if magic != _ZSTD_MAGIC and magic not in _SKIPPABLE_MAGICS:
-        raise NotFoundError(f"{location} is no archive: it does not start with a zstd frame")
+        raise NotFoundError(f"{path} is no archive: it does not start with a zstd frame")
     return True
+
+
+def _plain(selection: Selection) -> dict[str, Any]:
+    """Return what was asked for, without what was left at its default."""
+    default = asdict(Selection())
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(selection).items()
+        if value != default[key]
+    }

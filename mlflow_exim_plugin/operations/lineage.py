@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
-from mlflow_exim_plugin.operations.ends import opened
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.options import Opening, Reading, Selection, flat
 from mlflow_exim_plugin.schema.lineage import SourceRecord, Tagged, is_or_was, sources_of, tags_of
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
@@ -17,7 +18,6 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     closed_after,
 )
-from mlflow_exim_plugin.stages.select import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,6 +79,7 @@ class Occurrence:
         }
 
 
+@flat()
 def lineage(
     location: str,
     *,
@@ -86,7 +87,8 @@ def lineage(
     run_id: str | None = None,
     model: str | None = None,
     logged_model: str | None = None,
-    storage_options: dict[str, Any] | None = None,
+    opening: Opening = Opening(),
+    reading: Reading = Reading(),
 ) -> list[Occurrence]:
     """Tell where an object of a server, store or archive was before.
 
@@ -96,15 +98,17 @@ def lineage(
         run_id: A run.
         model: A registered model or prompt; its versions follow it.
         logged_model: A logged model.
-        storage_options: Given to the fsspec file system of an archive.
+        opening: How the location is opened; each option is a keyword of its own too, here and
+            below.
+        reading: How it is read.
 
     Raises:
         NotFoundError: The location or the object is not there.
         InvalidArchiveError: The archive cannot be opened.
         ServerError: The server cannot be reached.
     """
-    options = storage_options
-    with opened(location, jobs=1, storage_options=options, contents=False) as (source, name):
+    with open_source(location, opening.at(location), reading, contents=False) as opened:
+        source, name = opened.stream, opened.name
         if logged_model is not None:
             items: Iterable[Tagged] = source.find(_checked(logged_model))
         else:
@@ -138,18 +142,21 @@ def _named(
                 yield item
 
 
+@flat()
 def copies(
     identity: str,
     locations: Iterable[str],
     *,
-    storage_options: dict[str, Any] | None = None,
+    opening: Opening = Opening(),
+    reading: Reading = Reading(),
 ) -> Iterator[Occurrence]:
     """Find an object and its copies by the id that it has or had anywhere.
 
     Args:
         identity: Id of a run, logged model (``m-…``) or evaluation dataset (``d-…``).
         locations: Servers, stores and archives to look at.
-        storage_options: Given to the fsspec file system of archives.
+        opening: How they are opened; each option is a keyword of its own too, here and below.
+        reading: How they are read.
 
     Yields:
         What is or came from the object, location by location.
@@ -162,13 +169,12 @@ def copies(
     """
     _checked(identity)
     for location in locations:
-        options = storage_options
         with (
-            opened(location, jobs=1, storage_options=options, contents=False) as (source, name),
-            closed_after(source.find(identity)) as found,
+            open_source(location, opening.at(location), reading, contents=False) as opened,
+            closed_after(opened.stream.find(identity)) as found,
         ):
             for item in found:
-                yield Occurrence.of(item, name)
+                yield Occurrence.of(item, opened.name)
 
 
 def _checked(identity: str) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.options import matches
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
     Entity,
@@ -29,101 +26,9 @@ from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-__all__ = ["Catalog", "Plan", "Selection", "Wanted", "parse_time_ms", "within"]
+    from mlflow_exim_plugin.options import Selection
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Which objects to take; empty takes everything.
-
-    Attributes:
-        experiments: Experiment names or ids, globs.
-        runs: Run ids, globs; an id that is not there means the copy of the run that has it
-            elsewhere.
-        models: Registered model and prompt names, globs.
-        filter: MLflow's run filter language.
-        since_ms: Runs that started then or later, ms since the Unix epoch.
-        until_ms: Runs that started then or earlier.
-        deleted: Take deleted experiments and runs too.
-        traces: Take traces.
-        artifacts: Take artifacts.
-        include: Artifact path globs; empty takes all.
-        exclude: Artifact path globs to leave out.
-    """
-
-    experiments: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    filter: str = ""
-    since_ms: int | None = None
-    until_ms: int | None = None
-    deleted: bool = True
-    traces: bool = True
-    artifacts: bool = True
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = field(default=())
-
-    @property
-    def is_narrow(self) -> bool:
-        """True when objects are named: then what is not named stays behind."""
-        return bool(self.experiments or self.runs or self.models)
-
-    @property
-    def takes_all_runs(self) -> bool:
-        """True when no run is left out, whatever is in it."""
-        is_timed = self.since_ms is not None or self.until_ms is not None
-        return self.deleted and not (self.is_narrow or self.filter or is_timed)
-
-    def takes_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
-        """Whether an experiment is taken with all its runs that match."""
-        if lifecycle_stage == "deleted" and not self.deleted:
-            return False
-        if not self.is_narrow:
-            return True
-        return _matches(self.experiments, (experiment_id, name))
-
-    def takes_run(self, header: RunHeader, *, in_experiment: bool) -> bool:
-        """Whether a run is taken.
-
-        Args:
-            header: The run.
-            in_experiment: Whether its experiment is taken as a whole.
-        """
-        if header.lifecycle_stage == "deleted" and not self.deleted:
-            return False
-        if self.since_ms is not None and header.start_time_ms < self.since_ms:
-            return False
-        if self.until_ms is not None and header.start_time_ms > self.until_ms:
-            return False
-        return in_experiment or _matches(self.runs, (header.run_id,))
-
-    def takes_model(self, name: str) -> bool:
-        """Whether a registered model is taken with all its versions."""
-        if self.models:
-            return _matches(self.models, (name,))
-        return not self.is_narrow
-
-    def takes_artifact(self, path: str) -> bool:
-        """Whether an artifact is taken."""
-        if not self.artifacts:
-            return False
-        if self.include and not _matches(self.include, (path,)):
-            return False
-        return not _matches(self.exclude, (path,))
-
-    @property
-    def takes_all_artifacts(self) -> bool:
-        """True when no artifact is left out."""
-        return self.artifacts and not self.include and not self.exclude
-
-    def server_filter(self) -> str:
-        """Return the run filter to send to a server: the user's and the time window."""
-        clauses = [self.filter] if self.filter else []
-        if self.since_ms is not None:
-            clauses.append(f"attributes.start_time >= {self.since_ms}")
-        if self.until_ms is not None:
-            clauses.append(f"attributes.start_time <= {self.until_ms}")
-        return " and ".join(clauses)
+__all__ = ["Catalog", "Plan", "Wanted", "within"]
 
 
 class Catalog(Protocol):
@@ -355,7 +260,7 @@ class Wanted:
     def saw(self, kind: str, names: Iterable[str]) -> None:
         """Note what is there."""
         known = list(names)
-        self._missing[kind] = [p for p in self._missing[kind] if not _matches((p,), known)]
+        self._missing[kind] = [p for p in self._missing[kind] if not matches((p,), known)]
 
     def require(self) -> None:
         """Refuse a name that matched nothing, so that a misspelling does not pass as success.
@@ -366,37 +271,3 @@ class Wanted:
         for kind, missing in self._missing.items():
             if missing:
                 raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")
-
-
-def parse_time_ms(text: str, *, end: bool = False) -> int:
-    """Read a time as ms since the Unix epoch; without a zone it is UTC.
-
-    Args:
-        text: ISO 8601 date or time, or a whole number of ms.
-        end: A bare date means the last millisecond of that day.
-
-    Raises:
-        UsageError: It is no time.
-    """
-    if re.fullmatch(r"-?\d{11,}", text):
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is not a time", "write 2026-01-31 or 2026-01-31T12:00:00 (UTC)"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    start_ms = round(moment.timestamp() * 1000)
-    is_whole_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
-    return start_ms + 86_400_000 - 1 if end and is_whole_day else start_ms
-
-
-def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    # A name that is spelled out wins over reading it as a glob: names may hold brackets.
-    return any(
-        pattern == name or fnmatch.fnmatchcase(name, pattern)
-        for pattern in patterns
-        for name in names
-    )

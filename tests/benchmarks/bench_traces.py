@@ -48,7 +48,7 @@ import json, resource, sys, time
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.schema.objects import Trace
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
+from mlflow_exim_plugin.options import (Selection)
 source = ServerSource(Host(sys.argv[1], create=False), jobs=int(sys.argv[2]))
 import mlflow.store.artifact.artifact_repository_registry
 start = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema import lineage, tables, traces
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.lineage import export_tags, import_tags, is_source_tag, sources_of
@@ -24,7 +25,6 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     Run,
 )
-from mlflow_exim_plugin.stages.select import Selection
 from spec import generate
 
 if TYPE_CHECKING:

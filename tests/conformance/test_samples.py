@@ -16,13 +16,13 @@ import zstandard
 from mlflow_exim_plugin import errors, open_archive, unpack, verify
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.schema.rules import RULES
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
-from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from samples import generate
 

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.errors import ConflictError, PartialTransferError
+from mlflow_exim_plugin.options import Rename
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
-from mlflow_exim_plugin.stages.rename import Rename
 from tests.compare import Snapshot, assert_count_law, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin import diff, lineage
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED, contents

@@ -32,10 +32,10 @@ from mlflow_exim_plugin.host.open import read_only
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, latest_revision, revision_of
 from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.server import source as client_source
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import fill as fill_workspaces

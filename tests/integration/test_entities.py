@@ -13,11 +13,10 @@ from mlflow.entities import GatewayEndpointModelConfig, GatewayModelLinkageType
 from mlflow_exim_plugin import pack, verify
 from mlflow_exim_plugin.errors import ConflictError
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.options import OnConflict, Selection, Writing
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Failure, Kind, StreamItem, Trace
-from mlflow_exim_plugin.sinks.policy import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import assert_count_law
 from tests.compare_entities import entities
@@ -111,7 +110,7 @@ def move(source_uri: str, target_uri: str, **options: Any) -> Report:
     """Transfer from one deployment to another."""
     return transfer(
         ServerSource(Host(source_uri, create=False)),
-        ServerSink(Host(target_uri, create=True), UnpackOptions(**options)),
+        ServerSink(Host(target_uri, create=True), Writing(**options)),
         Selection(),
     )
 
@@ -123,7 +122,7 @@ def write(items: Iterable[StreamItem], target_uri: str, **options: Any) -> Repor
         def stream(self, selection: Selection) -> Iterator[StreamItem]:  # noqa: ARG002
             return iter(items)
 
-    sink = ServerSink(Host(target_uri, create=True), UnpackOptions(**options))
+    sink = ServerSink(Host(target_uri, create=True), Writing(**options))
     return transfer(Given(), sink, Selection())
 
 

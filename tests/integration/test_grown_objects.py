@@ -19,8 +19,8 @@ from mlflow.entities import (
 )
 
 from mlflow_exim_plugin import copy, diff, pack, unpack
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind, Loss
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.integration.test_same_ids import (
     LOCATIONS,

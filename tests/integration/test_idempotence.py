@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
 
 from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import ARTIFACT_RUNS, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack

@@ -14,9 +14,9 @@ from mlflow.entities import LoggedModelInput, LoggedModelStatus, Metric
 
 from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Artifact, Kind, LoggedModel, Run
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, is_write, unpack_until_killed

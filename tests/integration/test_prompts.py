@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.compare_models import PROMPT_TAG
 from tests.integration.conftest import rows_of

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import open_archive, pack
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.new_ids import unpack
 from tests.seed import (

@@ -32,10 +32,10 @@ from mlflow_exim_plugin.errors import (
 )
 from mlflow_exim_plugin.host.api.reading import Reader
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.options import Writing
 from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Kind, Loss, Run
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
-from mlflow_exim_plugin.sinks.policy import UnpackOptions
 from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
@@ -474,7 +474,7 @@ def test_a_run_that_is_taken_back_meanwhile_is_not_counted(
     engine.dispose()
     with Host(postgres_uri, create=True) as host:
         assert host.engine is not None
-        sink = DatabaseSink(host, host.engine, UnpackOptions(), source_ids=list)
+        sink = DatabaseSink(host, Writing(), source_ids=list)
         experiment, document = Reader(host).experiments()[1], Reader(host).run(run_id)
         report = Report()
 

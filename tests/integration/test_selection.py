@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
+from mlflow_exim_plugin.options import Selection, parse_time_ms
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection, parse_time_ms
 from tests.compare import assert_count_law, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack

@@ -17,9 +17,9 @@ from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Failure
 from mlflow_exim_plugin.schema.tables import sort_history
-from mlflow_exim_plugin.stages.select import Selection
 from tests.seed import T0
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ from mlflow.entities import Span
 
 from mlflow_exim_plugin.errors import ServerLostError
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.options import Selection, Writing
 from mlflow_exim_plugin.schema.objects import Kind, Trace
 from mlflow_exim_plugin.schema.provenance import CONTENT
-from mlflow_exim_plugin.sinks.policy import UnpackOptions
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.proxy import CUT, FaultyProxy, Request
 from tests.servers import new_sqlite_database
@@ -81,7 +80,7 @@ def entity(trace_id: str, span_number: int, number: int, ends_ms: int) -> Span:
 
 
 def copy(source: str, target: str) -> Report:
-    sink = ServerSink(Host(target, create=True), UnpackOptions(), jobs=1)
+    sink = ServerSink(Host(target, create=True), Writing(), jobs=1)
     return transfer(ServerSource(Host(source, create=False)), sink, Selection())
 
 

@@ -19,10 +19,10 @@ from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.traces.listing import TraceListing
 from mlflow_exim_plugin.host.traces.search import TraceSearch
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Trace
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.proxy import FaultyProxy, Request
 from tests.servers import Server, start_server

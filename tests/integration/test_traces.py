@@ -14,12 +14,11 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.options import Selection, Writing
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT
-from mlflow_exim_plugin.sinks.policy import UnpackOptions
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import as_default, assert_count_law
 from tests.servers import Server, start_server
@@ -60,7 +59,7 @@ def copied(
 
 
 def copy(source: str, target: str, selection: Selection | None = None) -> Report:
-    sink = ServerSink(Host(target, create=True), UnpackOptions())
+    sink = ServerSink(Host(target, create=True), Writing())
     return transfer(ServerSource(Host(source, create=False)), sink, selection or Selection())
 
 

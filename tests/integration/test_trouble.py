@@ -27,8 +27,8 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack

@@ -14,8 +14,8 @@ from mlflow_exim_plugin import diff, open_archive, pack, verify
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.workspaces import Workspaces
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.stages.select import Selection
 from tests.compare import assert_count_law
 from tests.new_ids import unpack
 from tests.servers import Server, start_server

@@ -10,11 +10,12 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
 from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.counting import count_parts, parts_of, skip_entity
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
-from mlflow_exim_plugin.sinks.policy import OnConflict, leave_to_namesake, taken
+from mlflow_exim_plugin.sinks.policy import leave_to_namesake, taken
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
-from mlflow_exim_plugin.sinks.policy import OnConflict, taken
+from mlflow_exim_plugin.sinks.policy import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

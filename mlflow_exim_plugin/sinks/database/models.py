@@ -11,6 +11,7 @@ from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.sql.run_rows import model_rows, version_rows
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import (
     Kind,
     Loss,
@@ -22,7 +23,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, newest
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database.files import put_files
-from mlflow_exim_plugin.sinks.policy import OnConflict, numbered, taken
+from mlflow_exim_plugin.sinks.policy import numbered, taken
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report

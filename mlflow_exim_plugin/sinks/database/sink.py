@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError, UsageError
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -38,11 +38,9 @@ from mlflow_exim_plugin.sinks.database.traces import TraceTables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Engine
-
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.policy import UnpackOptions
 
 __all__ = ["DatabaseSink"]
 
@@ -53,8 +51,7 @@ class DatabaseSink:
     """Writes a stream to one database.
 
     Args:
-        host: The deployment.
-        engine: Its database.
+        host: The deployment, a database.
         options: How to write.
         source_ids: Gives the ids of all experiments that may come.
         jobs: How many runs or logged models may be written at once.
@@ -63,13 +60,14 @@ class DatabaseSink:
     def __init__(
         self,
         host: Host,
-        engine: Engine,
-        options: UnpackOptions,
+        options: Writing,
         *,
         source_ids: Callable[[], Iterable[str]],
         jobs: int = 4,
     ) -> None:
-        self._target = DatabaseTarget(host, engine, options)
+        if host.engine is None:
+            raise UsageError(f"{host.display_uri} is no database")
+        self._target = DatabaseTarget(host, host.engine, options)
         # Threads help where each file costs a call; for rows alone they only wait for each other.
         self.parallel = 1 if options.dry_run or self._target.has_local_files else jobs
         self._experiments = ExperimentTables(self._target, source_ids)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.sql.writer import Rows
+    from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.policy import UnpackOptions
 
 __all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment", "is_inside"]
 
@@ -94,7 +94,7 @@ class DatabaseTarget:
         ids: Objects that have another id at the target, by kind.
     """
 
-    def __init__(self, host: Host, engine: Engine, options: UnpackOptions) -> None:
+    def __init__(self, host: Host, engine: Engine, options: Writing) -> None:
         self.host = host
         self.options = options
         self.tables = TableWriter(engine, only_looks=options.dry_run)

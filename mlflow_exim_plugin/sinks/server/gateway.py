@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import gateway
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import OnConflict, find_name, leave_to_namesake, say_renamed
+from mlflow_exim_plugin.sinks.policy import find_name, leave_to_namesake, say_renamed
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.entities import judges
 from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import (
-    OnConflict,
-    differing,
-    find_name,
-    leave_to_namesake,
-    say_renamed,
-)
+from mlflow_exim_plugin.sinks.policy import differing, find_name, leave_to_namesake, say_renamed
 from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt

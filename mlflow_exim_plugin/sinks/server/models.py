@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -32,7 +33,7 @@ from mlflow_exim_plugin.schema.provenance import (
     model_origin,
     newest,
 )
-from mlflow_exim_plugin.sinks.policy import OnConflict, numbered, taken
+from mlflow_exim_plugin.sinks.policy import numbered, taken
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 

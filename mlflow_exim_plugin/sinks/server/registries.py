@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import mcp_servers as mcp
 from mlflow_exim_plugin.host.entities import webhooks
+from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import OnConflict, differing, find_name, say_renamed
+from mlflow_exim_plugin.sinks.policy import differing, find_name, say_renamed
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 

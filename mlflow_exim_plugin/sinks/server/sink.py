@@ -17,8 +17,8 @@ from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.policy import UnpackOptions
 
 __all__ = ["ServerSink"]
 
@@ -32,7 +32,7 @@ class ServerSink:
         jobs: How many runs, logged models or groups of traces may be written at once.
     """
 
-    def __init__(self, host: Host, options: UnpackOptions, *, jobs: int = 4) -> None:
+    def __init__(self, host: Host, options: Writing, *, jobs: int = 4) -> None:
         self.parallel = 1 if options.dry_run else jobs
         self._host = host
         self._options = options

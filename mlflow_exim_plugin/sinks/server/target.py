@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.api.reading import Reader
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.objects import Entity
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.policy import UnpackOptions
     from mlflow_exim_plugin.sinks.server.ids import IdMap
 
 __all__ = ["Destination", "FamilyWriter", "ServerTarget", "attempt"]
@@ -38,14 +38,14 @@ class ServerTarget:
     """
 
     host: Host
-    options: UnpackOptions
+    options: Writing
     ids: IdMap
     writer: HostWriter
     reader: Reader
     source_tags: SourceTagWriter
 
     @classmethod
-    def of(cls, host: Host, options: UnpackOptions, ids: IdMap) -> ServerTarget:
+    def of(cls, host: Host, options: Writing, ids: IdMap) -> ServerTarget:
         """Make the parts that belong to a deployment."""
         return cls(host, options, ids, HostWriter(host), StoredReader(host), SourceTagWriter())
 

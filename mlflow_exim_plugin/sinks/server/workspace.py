@@ -14,6 +14,7 @@ from mlflow_exim_plugin.errors import (
     StoreError,
 )
 from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.options import OnConflict, Writing
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -38,7 +39,6 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.counting import skip_entity
-from mlflow_exim_plugin.sinks.policy import OnConflict, UnpackOptions
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
 from mlflow_exim_plugin.sinks.server.entities import EntityWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
@@ -86,7 +86,7 @@ class WorkspaceSink:
         jobs: How many runs may be written at once.
     """
 
-    def __init__(self, host: Host, options: UnpackOptions, ids: IdMap, jobs: int) -> None:
+    def __init__(self, host: Host, options: Writing, ids: IdMap, jobs: int) -> None:
         target = ServerTarget.of(host, options, ids)
         self._options = options
         self._reader = target.reader

@@ -34,7 +34,7 @@ from mlflow_exim_plugin.schema.tables import HISTORY
 from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import Self
 
@@ -114,7 +114,7 @@ class Archive:
         cls,
         url: str,
         *,
-        storage_options: dict[str, Any] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
         expected_root: str | None = None,
     ) -> Archive:
         """Open an archive at a path or any fsspec URL.

@@ -39,11 +39,12 @@ from mlflow_exim_plugin.schema.objects import (
     model_behind,
 )
 from mlflow_exim_plugin.schema.runs import RunHeader
-from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
+from mlflow_exim_plugin.stages.select import Plan, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.archive.archive import Archive, Tree
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
-    from mlflow_exim_plugin.stages.select import Plan, Selection
+    from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.stages.select import Plan
 
 __all__ = ["EntityReader"]
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.api.reading import Reader
     from mlflow_exim_plugin.host.open.host import Host
-    from mlflow_exim_plugin.stages.select import Plan, Selection
+    from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.stages.select import Plan
 
 __all__ = ["LoggedModelReader"]
 

@@ -42,13 +42,14 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
-from mlflow_exim_plugin.stages.select import Plan, Selection, Wanted, within
+from mlflow_exim_plugin.stages.select import Plan, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.options import Selection
 
 __all__ = ["ServerSource"]
 

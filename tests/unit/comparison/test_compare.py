@@ -16,6 +16,7 @@ from mlflow_exim_plugin.comparison.compare import compare
 from mlflow_exim_plugin.comparison.result import Comparison
 from mlflow_exim_plugin.comparison.rules import RuleSet
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -40,7 +41,6 @@ from mlflow_exim_plugin.schema.provenance import (
     model_origin,
 )
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
-from mlflow_exim_plugin.stages.select import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,13 +12,13 @@ import pytest
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.schema.objects import Kind, Trace
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
-from mlflow_exim_plugin.stages.select import Selection
 from mlflow_exim_plugin.transfer import transfer
 from samples import generate, mlflow3
 

@@ -1,4 +1,4 @@
-"""What a side is: decided by its name, or by what lies there."""
+"""What an end is: decided by its name, or by what lies there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
-from mlflow_exim_plugin.operations.ends import opened
+from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 
 MINIMAL = Path(__file__).parents[3] / "samples" / "v1" / "good" / "minimal.tar.zst"
@@ -19,9 +19,9 @@ def test_an_archive_by_name_and_by_content(tmp_path: Path) -> None:
     shutil.copyfile(MINIMAL, without_suffix)
 
     for location in (str(MINIMAL), MINIMAL.as_uri(), str(without_suffix)):
-        with opened(location, jobs=1) as (source, name):
-            assert isinstance(source, ArchiveSource)
-            assert name == location
+        with open_source(location) as opened:
+            assert isinstance(opened.stream, ArchiveSource)
+            assert opened.name == location
 
 
 def test_what_is_nothing(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_is_nothing(tmp_path: Path) -> None:
     ]
 
     for location in nothing:
-        with pytest.raises(NotFoundError), opened(location, jobs=1):
+        with pytest.raises(NotFoundError), open_source(location):
             pass
 
 
@@ -46,7 +46,7 @@ def test_a_database_is_told_how_to_be_given(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"SQLite format 3\x00 and so on")
 
-    with pytest.raises(NotFoundError) as caught, opened(str(path), jobs=1):
+    with pytest.raises(NotFoundError) as caught, open_source(str(path)):
         pass
     assert caught.value.hint == f"write sqlite:///{path}"
 
@@ -55,5 +55,5 @@ def test_a_damaged_archive_is_no_missing_one(tmp_path: Path) -> None:
     damaged = tmp_path / "x.tar.zst"
     damaged.write_bytes(MINIMAL.read_bytes()[:100])
 
-    with pytest.raises(InvalidArchiveError), opened(str(damaged), jobs=1):
+    with pytest.raises(InvalidArchiveError), open_source(str(damaged)):
         pass

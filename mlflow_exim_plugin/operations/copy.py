@@ -1,0 +1,89 @@
+"""``copy``: from one deployment to another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
+from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
+from mlflow_exim_plugin.stages.digest import Digests
+from mlflow_exim_plugin.storage.files import redact_url
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["copy"]
+
+
+@flat(artifacts_destination="target_artifacts_destination")
+def copy(
+    source: str,
+    target: str,
+    *,
+    source_opening: Opening = Opening(),
+    target_opening: Opening = Opening(),
+    selection: Selection = Selection(),
+    reading: Reading = Reading(),
+    writing: Writing = Writing(),
+    work: Work = Work(),
+) -> Report:
+    """Copy from one tracking server or store to another, without an archive between them.
+
+    The source is only read. What was copied or unpacked before is recognised and not doubled; runs
+    and logged models are read whole to tell whether they changed.
+
+    Args:
+        source: MLflow tracking URI to read.
+        target: MLflow tracking URI to write.
+        source_opening: How the source is opened; each option is a keyword of its own too, here
+            ``source_registry_uri`` and so on, below without the ``source_``.
+        target_opening: How the target is opened.
+        selection: What to take; everything without it.
+        reading: How the source is read.
+        writing: How objects are put onto the target.
+        work: How much is done at once, and whether at all.
+
+    Returns:
+        Counts, failures and losses; ``ok`` is false when an object failed.
+
+    Raises:
+        UsageError: Source and target are the same, or one is an archive.
+        NotFoundError: The source, or a name or id in the selection, is not there.
+        UnsupportedFormatError: The schema of a database can not be read, or not be written.
+        ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
+        ServerError: One of the two cannot be reached, or died.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    _check_ends(source, target)
+    work = replace(work, script=work.script or "mlflow_exim_plugin.copy")
+    contents = not work.dry_run
+    from_, to = source_opening.at(source), target_opening.at(target)
+    with (
+        # The target first: reading a database may switch workspaces on for what is opened later.
+        open_target(target, to, writing, selection, work) as written,
+        open_source(
+            source, from_, reading, jobs=work.jobs, contents=contents, among=DEPLOYMENTS
+        ) as read,
+    ):
+        stages = to_deployment(read.system(work.script), writing)
+        return deliver(read, written, selection, [*stages, Digests()] if contents else stages, work)
+
+
+def _check_ends(source: str, target: str) -> None:
+    """Refuse a copy onto itself, and archives, for which there are other verbs."""
+    if _file_or_uri(source) == _file_or_uri(target):
+        raise UsageError(f"source and target are both {redact_url(source)}")
+    for end, verb in ((source, "unpack"), (target, "pack")):
+        if end.endswith(ARCHIVE_SUFFIX):
+            raise UsageError(f"{redact_url(end)} is an archive", f"use {verb}")
+
+
+def _file_or_uri(uri: str) -> str:
+    """Return what is the same for every way to write where a store is."""
+    file = uri.removeprefix("sqlite:///")
+    return str(Path(file).resolve()) if file != uri else uri.rstrip("/")

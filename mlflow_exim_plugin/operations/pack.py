@@ -1,0 +1,63 @@
+"""``pack``: from a deployment into an archive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.operations.deliver import deliver
+from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
+from mlflow_exim_plugin.stages.lineage import ExportTags
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["pack"]
+
+
+@flat()
+def pack(
+    archive: str,
+    *,
+    tracking_uri: str | None = None,
+    opening: Opening = Opening(),
+    selection: Selection = Selection(),
+    reading: Reading = Reading(),
+    packing: Packing = Packing(),
+    work: Work = Work(),
+) -> Report:
+    """Pack a tracking server or store and its model registry into one archive.
+
+    The source is only read. At ``archive`` there is a complete archive afterwards, or none.
+
+    Args:
+        archive: Path or fsspec URL of the archive to write.
+        tracking_uri: MLflow tracking URI; MLflow's own default without it.
+        opening: How the two are opened; each option is a keyword of its own too, here and below.
+        selection: What to take; everything without it.
+        reading: How the source is read.
+        packing: How the archive is written.
+        work: How much is done at once, and whether at all.
+
+    Returns:
+        Counts, failures, and what was seen but not packed; ``ok`` is false when an object failed.
+
+    Raises:
+        ArchiveExistsError: There is a file at ``archive`` and ``overwrite`` is false.
+        NotFoundError: A name or id in the selection, or a local store, is not there.
+        UnsupportedFormatError: A database's schema is newer than this MLflow's, or half-migrated.
+        ServerError: The server cannot be listed, or died.
+        StoreError: The archive cannot be written.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
+    contents = not work.dry_run
+    with (
+        open_target(archive, opening, packing, selection, work) as target,
+        open_source(
+            tracking_uri, opening, reading, jobs=work.jobs, contents=contents, among=DEPLOYMENTS
+        ) as source,
+    ):
+        stages = [ExportTags(source.system(work.script))] if packing.export_source_tags else []
+        return deliver(source, target, selection, stages, work)

@@ -1,0 +1,56 @@
+"""``unpack``: from an archive into a deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
+from mlflow_exim_plugin.operations.ends import open_source, open_target
+from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["unpack"]
+
+
+@flat()
+def unpack(
+    archive: str,
+    *,
+    tracking_uri: str | None = None,
+    opening: Opening = Opening(),
+    selection: Selection = Selection(),
+    writing: Writing = Writing(),
+    work: Work = Work(),
+) -> Report:
+    """Put an archive's objects back on a tracking server or store.
+
+    What came from the same source object before is recognised and not doubled; what an interrupted
+    unpack left unfinished is finished.
+
+    Args:
+        archive: Path or fsspec URL of the archive.
+        tracking_uri: MLflow tracking URI of the target; MLflow's own default without it.
+        opening: How the two are opened; each option is a keyword of its own too, here and below.
+        selection: What to take; everything without it.
+        writing: How objects are put onto the target.
+        work: How much is done at once, and whether at all.
+
+    Returns:
+        Counts, failures and losses; ``ok`` is false when an object failed.
+
+    Raises:
+        NotFoundError: The archive, or a name or id in the selection, is not there.
+        InvalidArchiveError: The archive cannot be opened.
+        UnsupportedFormatError: The archive needs a newer reader.
+        ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
+        ServerError: The server cannot be reached, or died.
+        PartialTransferError: An object failed and ``strict`` was asked for.
+    """
+    with (
+        open_source(archive, opening, among=("archive",)) as source,
+        open_target(tracking_uri, opening, writing, selection, work) as target,
+    ):
+        stages = to_deployment(source.system(work.script), writing)
+        return deliver(source, target, selection, stages, work)
