@@ -119,6 +119,7 @@ def transfer(
                     raise _stopped(report)
         drain(0)
         sink.finish(report)
+        sink.capabilities.say_what_is_new(report)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if strict and report.failures:

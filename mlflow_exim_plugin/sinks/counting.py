@@ -15,6 +15,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     Trace,
 )
+from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ class CountingSink:
     """Counts objects as if they had been written; reads no metric rows and no artifact bytes."""
 
     parallel = 1
+    capabilities = Capabilities()
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Count one object."""

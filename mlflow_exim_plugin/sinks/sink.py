@@ -1,14 +1,43 @@
-"""What every sink offers."""
+"""What every sink offers, and what it says of itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from mlflow_exim_plugin.kinds import KINDS, Kind
+from mlflow_exim_plugin.schema.objects import Loss
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["Sink"]
+__all__ = ["Capabilities", "Sink"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a sink can keep; what it cannot is said from here and not guessed.
+
+    Attributes:
+        keeps_ids: Whether objects keep their ids and times.
+        keeps_infinities: Whether metric values may be infinite.
+        lacks: Kinds that the target does not know, as far as that can be told before writing.
+    """
+
+    keeps_ids: bool = True
+    keeps_infinities: bool = True
+    lacks: frozenset[Kind] = frozenset()
+
+    def say_what_is_new(self, report: Report) -> None:
+        """Name once what is set anew in every object of a kind that was written."""
+        if self.keeps_ids:
+            return
+        for described in KINDS.values():
+            parts = [(described.parts[1], described.parts_anew)] if described.parts else []
+            for kind, what in [(described.kind, described.anew), *parts]:
+                if what and kind in report.counts and report.counts[kind].written:
+                    report.lost(Loss(kind, "*", what))
 
 
 class Sink(Protocol):
@@ -16,6 +45,10 @@ class Sink(Protocol):
 
     parallel: int
     """How many runs or logged models may be written at once; everything else comes one by one."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can keep."""
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts and count it."""

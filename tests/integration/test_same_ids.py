@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
@@ -193,6 +194,26 @@ def test_back_where_it_came_from_all_is_there(sqlite_source: Source, tmp_path: P
     assert_nothing_written(report)
     assert not [loss for loss in report.losses if "another state" in loss.what]
     assert rows_of(there) == before
+
+
+def test_infinities_that_a_database_cannot_keep_are_named(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    folder = str(tmp_path / "mlruns")
+    client = MlflowClient(folder, folder)
+    run_id = client.create_run(client.create_experiment("e")).info.run_id
+    for step, value in enumerate([0.5, math.inf, -math.inf]):
+        client.log_metric(run_id, "diverges", value, step=step)
+        client.log_metric(run_id, "stays", 0.5, step=step)
+
+    report = copy(folder, sqlite_uri, artifact_location=str(tmp_path / "files"))
+
+    assert report.ok
+    what = "infinities are kept as the largest double"
+    assert [loss for loss in report.losses if loss.kind is Kind.METRIC_HISTORY] == [
+        Loss(Kind.METRIC_HISTORY, f"{run_id}/diverges", what)
+    ]
 
 
 def test_locations_can_stay(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:

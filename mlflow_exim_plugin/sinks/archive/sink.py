@@ -29,6 +29,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
 from mlflow_exim_plugin.sinks.archive.tables import MetricsParts, TraceParts
 from mlflow_exim_plugin.sinks.counting import count_parts
+from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,6 +49,7 @@ class ArchiveSink:
         selection: What was asked for, kept in ``archive.json``.
     """
 
+    capabilities = Capabilities()
     parallel = 1
     """Members come one after the other; the frames are compressed in parallel below."""
 

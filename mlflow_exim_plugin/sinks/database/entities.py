@@ -50,7 +50,7 @@ class EntityTables:
         described = KINDS[entity.kind]
         table, id_column = described.table, described.id_column
         name_columns = described.unique
-        if not target.tables.has(table):
+        if entity.kind in target.capabilities.lacks:
             skip_entity(entity, ABSENT, report)
             return
         entity = self._referring(entity, report)

@@ -36,6 +36,7 @@ class MetricRows:
         self._latest = LatestMetrics()
         self._ended: set[str] = set()
         self._there: dict[tuple[str, str], dict[str, Any]] = {}
+        self._infinite: set[tuple[str, str]] = set()
 
     def resume(self, run_id: str, latest: list[dict[str, Any]]) -> None:
         """Let a run go on that is there, of some of whose keys nothing but the latest is known."""
@@ -75,12 +76,25 @@ class MetricRows:
         if not tables:
             return
         rows = pa.concat_tables(tables).rename_columns(["run_uuid", *HISTORY.names])
+        self._note_infinities(rows)
         rows = _as_kept(rows)
         rows = rows.filter(differs_from_before(rows, rows.column_names))
         latest = self._latest.of(rows, unfinished=set(self._waiting))
         self._tables.add_table("metrics", rows)
         if latest.num_rows:
             self._tables.add_table("latest_metrics", latest)
+
+    def _note_infinities(self, rows: pa.Table) -> None:
+        is_infinite = pc.is_inf(rows.column("value"))
+        if pc.any(is_infinite).as_py():
+            of = rows.filter(is_infinite).group_by(["run_uuid", "key"]).aggregate([])
+            self._infinite.update((row["run_uuid"], row["key"]) for row in of.to_pylist())
+
+    def take_infinite(self) -> list[tuple[str, str]]:
+        """Return run and key of each history with infinities that was written, and forget them."""
+        found = sorted(self._infinite)
+        self._infinite.clear()
+        return found
 
     def end(self, run_id: str) -> None:
         """Say that a run has no more rows."""
@@ -103,6 +117,7 @@ class MetricRows:
         self._waiting, self._rows = {}, 0
         self._ended.clear()
         self._there.clear()
+        self._infinite.clear()
         self._latest = LatestMetrics()
 
 

@@ -61,7 +61,7 @@ class RunTables:
             fresh: dict[tuple[str, str], str] = {}
             dataset_uuid = partial(self._dataset, into, fresh)
             rows = run_rows(run, into.id, uri, user, tags, dataset_uuid)
-            if not target.tables.has("logged_models"):
+            if Kind.LOGGED_MODEL in target.capabilities.lacks:
                 rows = [row for row in rows if not row[1].get("source_type", "").startswith("RUN_")]
             latest = _latest(run)
             compared = target.compare(Kind.RUN, [*rows, *latest], key)
@@ -130,7 +130,7 @@ class RunTables:
             ServerError: The database cannot hold it, or has no logged models.
         """
         target = self._target
-        if not target.tables.has("logged_models"):
+        if Kind.LOGGED_MODEL in target.capabilities.lacks:
             report.skipped(Kind.LOGGED_MODEL, model.id, ABSENT)
             return
         source = str(model.info.get("artifact_uri") or "")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.sink import Capabilities
 
 __all__ = ["DatabaseSink"]
 
@@ -79,6 +80,11 @@ class DatabaseSink:
         self._open: dict[str, TargetExperiment] = {}
         self._scope = ""
         self._closed = ""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the database can keep."""
+        return self._target.capabilities
 
     def reach(self) -> None:
         """Look at the target once, before anything is written.
@@ -182,7 +188,7 @@ class DatabaseSink:
 
     def _leave_scope(self, report: Report) -> None:
         self._guarded(lambda: self._models.finish(report), report)
-        self._guarded(self._target.commit, report)
+        self._guarded(lambda: self._target.commit(report), report)
         self._open.clear()
 
     def _guarded(self, call: Callable[[], None], report: Report) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT
 from mlflow_exim_plugin.host.sql.writer import TableWriter
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database.metrics import MetricRows
 from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
+from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment", "is_inside"]
 
+_TABLES = {Kind.LOGGED_MODEL: "logged_models", Kind.TRACE: "trace_info"}
+"""Tables of the kinds that have more than one document."""
 ABSENT = "the target's MLflow does not have them"
 """Why objects of a kind are left out."""
 
@@ -109,7 +114,14 @@ class DatabaseTarget:
         self._written: Counter[Kind] = Counter()
         self._rows = self._bytes = 0
 
-    def commit(self) -> None:
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the database can keep: a kind whose table it lacks is one that it does not know."""
+        tables = {kind: of.table for kind, of in KINDS.items() if of.table} | _TABLES
+        lacks = {kind for kind, table in tables.items() if not self.tables.has(table)}
+        return Capabilities(keeps_infinities=False, lacks=frozenset(lacks))
+
+    def commit(self, report: Report) -> None:
         """Make everything since the last commit visible at once, and look whether it is.
 
         Raises:
@@ -122,6 +134,10 @@ class DatabaseTarget:
                 table, *key = self._own_now[-1]
                 if self.tables.one(table, **dict(key)) is None:
                     raise ServerError("the database did not keep what was committed")
+            infinite = [] if self.capabilities.keeps_infinities else self.metrics.take_infinite()
+            for run_id, metric in infinite:
+                what = "infinities are kept as the largest double"
+                report.lost(Loss(Kind.METRIC_HISTORY, f"{run_id}/{metric}", what))
             self._begin_account()
 
     def abandon(self, scope: str, reason: str, report: Report) -> None:

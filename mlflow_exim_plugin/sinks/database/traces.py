@@ -52,7 +52,7 @@ class TraceTables:
             ServerError: The database cannot hold it.
         """
         target = self._target
-        if not target.tables.has("trace_info"):
+        if Kind.TRACE in target.capabilities.lacks:
             report.skipped(Kind.TRACE, trace.id, ABSENT)
             return
         if problem := problem_of(trace):

@@ -14,6 +14,7 @@ from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind,
 from mlflow_exim_plugin.sinks.counting import CountingSink
 from mlflow_exim_plugin.sinks.server.ids import IdMap
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
+from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
@@ -31,6 +32,8 @@ class ServerSink:
         options: How to write.
         jobs: How many runs, logged models or groups of traces may be written at once.
     """
+
+    capabilities = Capabilities(keeps_ids=False, keeps_infinities=False)
 
     def __init__(self, host: Host, options: Writing, *, jobs: int = 4) -> None:
         self.parallel = 1 if options.dry_run else jobs

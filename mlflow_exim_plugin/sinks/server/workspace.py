@@ -13,7 +13,6 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.options import OnConflict, Writing
 from mlflow_exim_plugin.schema.objects import (
     Entity,
@@ -145,7 +144,6 @@ class WorkspaceSink:
         self._trace_writer.finish(report)
         self._entity_writer.finish(report)
         self._delete_experiments(report)
-        self._say_what_is_new(report)
 
     def _write_experiment(self, experiment: Experiment, report: Report) -> None:
         origin = experiment_origin(experiment.document)
@@ -409,18 +407,6 @@ class WorkspaceSink:
                 raise
             except (ServerError, StoreError) as error:
                 report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
-
-    def _say_what_is_new(self, report: Report) -> None:
-        """Name once what MLflow's API sets anew in every object of a kind."""
-        for described in KINDS.values():
-            parts = [(described.parts[1], described.parts_anew)] if described.parts else []
-            for kind, what in [(described.kind, described.anew), *parts]:
-                said = Loss(kind, "*", what)
-                is_written = kind in report.counts and report.counts[kind].written
-                if (
-                    what and is_written and said not in report.losses
-                ):  # an earlier workspace may have
-                    report.lost(said)
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:
