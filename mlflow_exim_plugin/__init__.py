@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     )
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sources.archive.archive import Archive
-    from mlflow_exim_plugin.transfer import transfer
 
 __all__ = [
     "Archive",
@@ -62,7 +61,6 @@ __all__ = [
     "lineage",
     "open_archive",
     "pack",
-    "transfer",
     "unpack",
     "verify",
 ]
@@ -89,7 +87,6 @@ _MODULES = {
     "lineage": "operations.lineage",
     "open_archive": "operations.archive",
     "pack": "operations.pack",
-    "transfer": "transfer",
     "unpack": "operations.unpack",
     "verify": "operations.verify",
 }

@@ -106,7 +106,7 @@ def _attach(host: ModuleType) -> None:
     try:
         import click
 
-        class Exim(click.Command):
+        class EximInMlflow(click.Command):
             """Stands for the real group in MLflow's list, and hands everything over to it."""
 
             def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -120,7 +120,7 @@ def _attach(host: ModuleType) -> None:
                         return exim.invoke(entered)
 
         help_line = "Pack, unpack, verify and compare MLflow archives."
-        host.cli.add_command(Exim(name="exim", help=help_line))
+        host.cli.add_command(EximInMlflow(name="exim", help=help_line))
     except Exception:  # a future MLflow must not lose its own commands through us
         logging.getLogger(__name__).warning(
             "`mlflow exim` is not available with this MLflow; use `mlflow-exim`", exc_info=True

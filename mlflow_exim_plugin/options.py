@@ -81,6 +81,11 @@ def _asked(help: str, *, default: Any, typed: Any = None, **how: Any) -> Any:  #
     return field(default=default, metadata={_OPTION: option})
 
 
+def _for_programs(default: Any) -> Any:
+    """Declare what no command line asks for and a keyword can give."""
+    return field(default=default, metadata={_OPTION: None})
+
+
 def option_of(of: Field[Any]) -> Option | None:
     """Return how a field is asked for, None where only programs can give it."""
     found: Option | None = of.metadata.get(_OPTION)
@@ -464,8 +469,8 @@ class Work:
         "Look at everything, write nothing, and say what would be.", default=False
     )
     strict: bool = _asked("Stop at the first object that fails.", default=False)
-    script: str = ""
-    progress: Callable[[Report], None] | None = None
+    script: str = _for_programs("")
+    progress: Callable[[Report], None] | None = _for_programs(None)
 
     def __post_init__(self) -> None:
         _at_least_one(self.jobs)
@@ -496,8 +501,8 @@ class Comparing:
         "Differences to show; all of them are counted.", default=None, least=0, typed=1000
     )
     jobs: int = _asked("How many calls to a server may be under way at once.", default=4, least=1)
-    found: Callable[[Any], None] | None = None
-    progress: Callable[[str, int], None] | None = None
+    found: Callable[[Any], None] | None = _for_programs(None)
+    progress: Callable[[str, int], None] | None = _for_programs(None)
 
     def __post_init__(self) -> None:
         _at_least_one(self.jobs)
@@ -513,7 +518,8 @@ def flat_fields(function: Callable[..., Any]) -> dict[str, tuple[str, Field[Any]
         group = type(parameter.default)
         if group.__module__ == __name__:
             prefix = name.removesuffix(group.__name__.lower())
-            found.update({prefix + of.name: (name, of) for of in fields(group)})
+            asked = [of for of in fields(group) if _OPTION in of.metadata]
+            found.update({prefix + of.name: (name, of) for of in asked})
     return found
 
 
@@ -537,7 +543,9 @@ def flat(**renamed: str) -> Callable[[Callable[..., _Result]], Callable[..., _Re
             groups: dict[str, dict[str, Any]] = {}
             for keyword in given.keys() & keywords.keys():
                 parameter, of = keywords[keyword]
-                groups.setdefault(parameter, {})[of.name] = given.pop(keyword)
+                value = given.pop(keyword)
+                one = of.default == () and isinstance(value, str)  # meant, and not its letters
+                groups.setdefault(parameter, {})[of.name] = (value,) if one else value
             unknown = given.keys() - signature.parameters.keys()
             if unknown:
                 known = ", ".join(sorted({*signature.parameters, *keywords}))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["HistoryReader", "HistorySource", "Reading", "empty", "failed", "read_history"]
+__all__ = ["HistoriesAhead", "HistoryReader", "HistorySource", "empty", "failed", "read_history"]
 
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 _PAGED = "/api/2.0/mlflow/metrics/get-history"
@@ -52,7 +52,7 @@ class _Histories:
     failures: list[Failure] = field(default_factory=list)
 
 
-class Reading(Protocol):
+class HistoriesAhead(Protocol):
     """The histories of some runs, on their way."""
 
     def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
@@ -72,7 +72,7 @@ class HistorySource(Protocol):
     def close(self) -> None:
         """Let go of what was opened to read."""
 
-    def start(self, runs: dict[str, dict[str, int]]) -> Reading:
+    def start(self, runs: dict[str, dict[str, int]]) -> HistoriesAhead:
         """Begin to read the histories of some runs.
 
         Args:
@@ -183,7 +183,7 @@ class HistoryReader:
     def close(self) -> None:
         """Nothing was opened: the connections are the host's."""
 
-    def start(self, runs: dict[str, dict[str, int]]) -> Reading:
+    def start(self, runs: dict[str, dict[str, int]]) -> HistoriesAhead:
         """Begin to read the histories of some runs."""
         return _HistoryCalls(self, runs)
 

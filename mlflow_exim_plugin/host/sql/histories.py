@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from mlflow_exim_plugin.host.api.histories import Reading
+    from mlflow_exim_plugin.host.api.histories import HistoriesAhead
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Failure
 
@@ -61,7 +61,7 @@ class StoredHistories:
         self._reader.shutdown(cancel_futures=True)
         self._tables.close()
 
-    def start(self, runs: dict[str, dict[str, int]]) -> Reading:
+    def start(self, runs: dict[str, dict[str, int]]) -> HistoriesAhead:
         """Begin to read the histories of some runs; long ones are read when they are taken."""
         run_ids = [run_id for run_id, keys in runs.items() if keys]
         return _StoredReading(self, runs, self._reader.submit(self._read, run_ids))

@@ -86,28 +86,34 @@ def from_otlp_json(span: dict[str, Any], trace_id: str) -> dict[str, Any]:
     status = span.get("status") or {}
     return _span(
         trace_id,
-        span_id=_hex(span["span_id"], 16),
-        parent=_hex(span["parent_span_id"], 16) if span.get("parent_span_id") else None,
-        otel_trace_id=_hex(span["trace_id"], 32),
-        name=span.get("name", ""),
-        start=span.get("start_time_unix_nano", 0),
-        end=span.get("end_time_unix_nano"),
-        status=status.get("code", "UNSET"),
-        message=status.get("message"),
-        attributes=_key_values(span.get("attributes")),
-        events=[
-            _event(e.get("name", ""), e.get("time_unix_nano", 0), _key_values(e.get("attributes")))
-            for e in span.get("events", ())
-        ],
-        links=[
-            {
-                "trace_id": _hex(link["trace_id"], 32),
-                "span_id": _hex(link["span_id"], 16),
-                "attributes": _key_values(link.get("attributes")),
-            }
-            for link in span.get("links", ())
-        ],
-        extra={key: value for key, value in span.items() if key not in _OTLP_FIELDS},
+        {
+            "span_id": _hex(span["span_id"], 16),
+            "parent_span_id": _hex(span["parent_span_id"], 16)
+            if span.get("parent_span_id")
+            else None,
+            "otel_trace_id": _hex(span["trace_id"], 32),
+            "name": span.get("name", ""),
+            "start_time_ns": span.get("start_time_unix_nano", 0),
+            "end_time_ns": span.get("end_time_unix_nano"),
+            "status_code": status.get("code", "UNSET"),
+            "status_message": status.get("message"),
+            "attributes": _key_values(span.get("attributes")),
+            "events": [
+                _event(
+                    e.get("name", ""), e.get("time_unix_nano", 0), _key_values(e.get("attributes"))
+                )
+                for e in span.get("events", ())
+            ],
+            "links": [
+                {
+                    "trace_id": _hex(link["trace_id"], 32),
+                    "span_id": _hex(link["span_id"], 16),
+                    "attributes": _key_values(link.get("attributes")),
+                }
+                for link in span.get("links", ())
+            ],
+        },
+        {key: value for key, value in span.items() if key not in _OTLP_FIELDS},
     )
 
 
@@ -137,28 +143,30 @@ def from_dict(span: dict[str, Any], trace_id: str) -> dict[str, Any]:
         time_field, known = "time_unix_nano", _OTLP_FIELDS
     return _span(
         trace_id,
-        span_id=_hex(ids[1], 16),
-        parent=_hex(ids[2], 16) if ids[2] else None,
-        otel_trace_id=_hex(ids[0], 32),
-        name=span["name"],
-        start=start,
-        end=end,
-        status=code,
-        message=message,
-        attributes={k: _decoded(v) for k, v in (span.get("attributes") or {}).items()},
-        events=[
-            _event(e["name"], e[time_field], _each(_plain, e.get("attributes")))
-            for e in span.get("events") or ()
-        ],
-        links=[
-            {
-                "trace_id": _linked(link["trace_id"]),
-                "span_id": link["span_id"],
-                "attributes": _each(_plain, link.get("attributes")),
-            }
-            for link in span.get("links") or ()
-        ],
-        extra={key: _plain(value) for key, value in span.items() if key not in known},
+        {
+            "span_id": _hex(ids[1], 16),
+            "parent_span_id": _hex(ids[2], 16) if ids[2] else None,
+            "otel_trace_id": _hex(ids[0], 32),
+            "name": span["name"],
+            "start_time_ns": start,
+            "end_time_ns": end,
+            "status_code": code,
+            "status_message": message,
+            "attributes": {k: _decoded(v) for k, v in (span.get("attributes") or {}).items()},
+            "events": [
+                _event(e["name"], e[time_field], _each(_plain, e.get("attributes")))
+                for e in span.get("events") or ()
+            ],
+            "links": [
+                {
+                    "trace_id": _linked(link["trace_id"]),
+                    "span_id": link["span_id"],
+                    "attributes": _each(_plain, link.get("attributes")),
+                }
+                for link in span.get("links") or ()
+            ],
+        },
+        {key: _plain(value) for key, value in span.items() if key not in known},
     )
 
 
@@ -292,45 +300,24 @@ def data_file_v2(spans: Iterable[dict[str, Any]], trace_id: str) -> dict[str, An
     return payload
 
 
-def _span(
-    trace_id: str,
-    *,
-    span_id: str,
-    parent: str | None,
-    otel_trace_id: str,
-    name: Any,
-    start: Any,
-    end: Any,
-    status: str,
-    message: str | None,
-    attributes: dict[str, Any],
-    events: list[dict[str, Any]],
-    links: list[dict[str, Any]],
-    extra: dict[str, Any],
-) -> dict[str, Any]:
+def _span(trace_id: str, found: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Check what was found of a span, and put it into the order of its document."""
+    name, attributes, end = found["name"], found["attributes"], found["end_time_ns"]
     if not isinstance(name, str):
-        raise TypeError(f"the name of span {span_id} is no text")
-    code = status.removeprefix(_STATUS)
+        raise TypeError(f"the name of span {found['span_id']} is no text")
+    code = found["status_code"].removeprefix(_STATUS)
     if code not in {"UNSET", "OK", "ERROR"}:
-        raise ValueError(f"span {span_id} has status {status!r}")
+        raise ValueError(f"span {found['span_id']} has status {found['status_code']!r}")
     if attributes.get(TRACE_ID_ATTRIBUTE) == trace_id:
         del attributes[TRACE_ID_ATTRIBUTE]
-    document = {
-        "span_id": span_id,
-        "parent_span_id": parent,
-        "otel_trace_id": otel_trace_id,
-        "name": name,
-        "start_time_ns": int(start),
+    document = found | {
+        "start_time_ns": int(found["start_time_ns"]),
         "end_time_ns": int(end) if end else None,
         "status_code": code,
-        "status_message": message or None,
+        "status_message": found["status_message"] or None,
         "attributes": {key: attributes[key] for key in sorted(attributes)},
-        "events": events,
-        "links": links,
     }
-    if extra:
-        document["extra"] = extra
-    return document
+    return document | {"extra": extra} if extra else document
 
 
 def _event(name: str, time_ns: Any, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["MAX_LINKS", "TraceCalls", "TraceForm"]
+__all__ = ["MAX_LINKS", "TraceCalls", "TraceIntake"]
 
 MAX_LINKS = 100
 """Traces that one call links to a run."""
@@ -45,7 +45,7 @@ _ABSENT = {404, 405, 501}
 _NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
-class TraceForm(Enum):
+class TraceIntake(Enum):
     """How a deployment takes traces."""
 
     WITH_ID = "with id"
@@ -64,11 +64,11 @@ class TraceCalls:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._has_infos = True
-        self._form: TraceForm | None = None
+        self._form: TraceIntake | None = None
         self.takes_otlp = True
         self.takes_tags: bool | None = None
 
-    def form(self, experiment_id: str) -> TraceForm:
+    def form(self, experiment_id: str) -> TraceIntake:
         """Return how the deployment takes traces."""
         if self._form is None:
             self._form = self._probe(experiment_id)
@@ -222,12 +222,12 @@ class TraceCalls:
             )
 
     def put_spans(
-        self, document: dict[str, Any], spans: list[dict[str, Any]], form: TraceForm
+        self, document: dict[str, Any], spans: list[dict[str, Any]], form: TraceIntake
     ) -> None:
         """Write ``traces.json`` to where the target keeps files of a trace."""
         trace_id = document["info"]["trace_id"]
         payload = data_file_v2(spans, trace_id)
-        if form is TraceForm.WITH_ID:
+        if form is TraceIntake.WITH_ID:
             payload = {"spans": [as_dict_v3(span, trace_id) for span in spans]}
         data = json.dumps(payload, ensure_ascii=False).encode("utf-8")
         tree = ArtifactTree(self.host, document["info"]["tags"][ARTIFACT_LOCATION])
@@ -239,7 +239,7 @@ class TraceCalls:
         if self.host.is_http:
             version, field = (
                 ("3.0", "trace_id")
-                if self._form is TraceForm.WITH_ID
+                if self._form is TraceIntake.WITH_ID
                 else (
                     "2.0",
                     "request_id",
@@ -303,7 +303,7 @@ class TraceCalls:
                 [PromptVersion(name=n, version=int(v), template="") for n, v in versions],
             )
 
-    def _probe(self, experiment_id: str) -> TraceForm:
+    def _probe(self, experiment_id: str) -> TraceIntake:
         doing = "looking how the target takes traces"
         if self.host.is_http:
             body = {
@@ -317,15 +317,15 @@ class TraceCalls:
             }
             search = "/api/3.0/mlflow/traces/search"
             if self.host.call("POST", search, doing=doing, body=body).status_code not in _ABSENT:
-                return TraceForm.WITH_ID
+                return TraceIntake.WITH_ID
             params = [("experiment_ids", experiment_id), ("max_results", "1")]
             old = self.host.call("GET", "/api/2.0/mlflow/traces", doing=doing, params=params)
-            return TraceForm.NONE if old.status_code in _ABSENT else TraceForm.WITHOUT_ID
+            return TraceIntake.NONE if old.status_code in _ABSENT else TraceIntake.WITHOUT_ID
         start = getattr(self.host.tracking, "start_trace", None)
         if start is None:
-            return TraceForm.NONE
+            return TraceIntake.NONE
         takes_info = "trace_info" in inspect.signature(start).parameters
-        return TraceForm.WITH_ID if takes_info else TraceForm.WITHOUT_ID
+        return TraceIntake.WITH_ID if takes_info else TraceIntake.WITHOUT_ID
 
     def _existing_in_store(self, trace_ids: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         found = {}

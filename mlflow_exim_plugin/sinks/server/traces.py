@@ -24,7 +24,7 @@ from mlflow_exim_plugin.host.traces.listing import TraceListing
 from mlflow_exim_plugin.host.traces.reading import TraceReader
 from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.host.traces.spans import fits_otlp
-from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceForm
+from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
 from mlflow_exim_plugin.schema.traces import trace_digest
@@ -189,11 +189,11 @@ class TraceWriter:
     def _write(self, group: list[tuple[Trace, str]], report: Report) -> None:
         try:
             form = self._calls.form(group[0][1])
-            if form is TraceForm.NONE:
+            if form is TraceIntake.NONE:
                 reason = "the target takes no traces"
                 report.failed(Failure(Kind.TRACE, group[0][0].id, reason, len(group)))
                 return
-            write = self._write_with_ids if form is TraceForm.WITH_ID else self._write_without_ids
+            write = self._write_with_ids if form is TraceIntake.WITH_ID else self._write_without_ids
             write(group, report)
         except ServerLostError:
             raise
@@ -405,7 +405,7 @@ class TraceWriter:
             report.failed(Failure(Kind.SPAN, job.trace.id, reason, count))
             job.whole = False
         elif job.in_file:
-            job.whole &= self._put_spans(job, TraceForm.WITH_ID, report)
+            job.whole &= self._put_spans(job, TraceIntake.WITH_ID, report)
         if attachments := list(trace.attachments):
             location = job.document["info"]["tags"].get(ARTIFACT_LOCATION, "")
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
@@ -440,7 +440,7 @@ class TraceWriter:
             if assessments:
                 report.written(Kind.ASSESSMENT, len(assessments))
 
-    def _put_spans(self, job: _Job, form: TraceForm, report: Report) -> bool:
+    def _put_spans(self, job: _Job, form: TraceIntake, report: Report) -> bool:
         spans = job.spans or []
         try:
             self._calls.put_spans(job.document, spans, form)
@@ -516,7 +516,7 @@ class TraceWriter:
             known = job.document["info"]["trace_id"]
         self._ids.know(Kind.TRACE, trace.id, known)
         if job.spans is not None:
-            job.whole &= self._put_spans(job, TraceForm.WITHOUT_ID, report)
+            job.whole &= self._put_spans(job, TraceIntake.WITHOUT_ID, report)
         if job.info["state"] in {"OK", "ERROR"}:
             self._calls.end_without_id(known, job.info)
         report.written(Kind.TRACE)

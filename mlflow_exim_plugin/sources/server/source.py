@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.api.histories import HistoryReader, HistorySource, Reading
+from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
 from mlflow_exim_plugin.host.entities.probes import never_packed
@@ -450,7 +450,7 @@ class _Group:
     """Some runs whose rows and file lists are being read."""
 
     runs: list[Run | Failure]
-    reading: Reading
+    reading: HistoriesAhead
     listings: dict[str, Future[_Listing]]
 
 
