@@ -579,10 +579,34 @@ def test_files_behind_a_server_need_its_option(
     arguments += ["mlflow-artifacts:/", "--artifacts-destination", str(place), "--preserve-ids"]
     done = CliRunner().invoke(exim, arguments)
     assert done.exit_code == 0, done.output
+    here, there = files, str(place)
+    compared = diff(
+        database, new, rules="exact", a_artifacts_destination=here, b_artifacts_destination=there
+    )
+    assert_equal(compared)
+    assert diff(database, new, a_artifacts_destination=here).unreadable
+    both = ["diff", archive, new, "--rules", "exact", "--artifacts-destination", there]
+    assert CliRunner().invoke(exim, both).exit_code == 0
     with start_server(
         tmp_path / "server", backend_store_uri=new, artifacts_destination=str(place)
     ) as server:
         assert_equal(diff(server_source.archive, server.url, rules="exact"))
+
+
+def test_the_old_name_of_an_option_of_copy_still_works(
+    server_source: Source, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    """``--artifacts-destination`` was the target's in copy, and is the source's in pack."""
+    database, files = f"sqlite:///{server_source.database}", tmp_path / "files"
+    arguments = ["copy", database, make_sqlite(), "--source-artifacts-destination"]
+    arguments += [str(server_source.database.parent / "artifacts"), "--artifact-location"]
+    arguments += ["mlflow-artifacts:/", "--artifacts-destination", str(files)]
+
+    done = CliRunner().invoke(exim, arguments)
+
+    assert done.exit_code == 0, done.output
+    assert "is called --target-artifacts-destination" in done.stderr
+    assert any(path.is_file() for path in files.rglob("*"))
 
 
 def test_a_dry_run_writes_nothing(sqlite_source: Source, sqlite_uri: str, tmp_path: Path) -> None:
