@@ -61,6 +61,7 @@ class Option:
         least: Smallest value of a number.
         most: Largest value of a number, None without an end.
         read: Makes the value of what was typed; raises ``UsageError``.
+        excludes: Field of the same group that it cannot stand beside.
         old_switch: A switch that once stood for the value it has without it.
         typed: What the command line takes where the field's own default is for programs.
     """
@@ -72,6 +73,7 @@ class Option:
     least: int | None = None
     most: int | None = None
     read: Callable[[Any], Any] | None = None
+    excludes: str = ""
     old_switch: str = ""
     typed: Any = None
 
@@ -395,6 +397,7 @@ class Writing:
         default=None,
         metavar="FILE",
         read=Rename.from_file,
+        excludes="experiment_name",
     )
     on_conflict: OnConflict = _asked(
         "What to do when the target has something else under the same name.",

@@ -109,7 +109,7 @@ def test_merge(archive: str, target: str) -> None:
     assert_count_law(report)
     after = snapshot(target)
     assert_unharmed(before, after, may_grow=True)
-    assert roles(after, "shared") == ["one", "namesake", "two"]
+    assert roles(after, "shared") == ["namesake", "one", "two"]
     assert sorted(after.versions) == ["net/1", "net/2", "net/3"]
     assert after.models["net"]["aliases"] == {"champion": "1", "theirs-alone": "2"}
     assert after.versions["net/2"]["files"] == after.versions["net/3"]["files"]
