@@ -11,85 +11,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow_exim_plugin.version import __version__
 
-if TYPE_CHECKING:
-    from mlflow_exim_plugin.comparison.result import Comparison, Difference
-    from mlflow_exim_plugin.operations.archive import open_archive
-    from mlflow_exim_plugin.operations.copy import copy
-    from mlflow_exim_plugin.operations.diff import diff
-    from mlflow_exim_plugin.operations.lineage import Occurrence, copies, lineage
-    from mlflow_exim_plugin.operations.pack import pack
-    from mlflow_exim_plugin.operations.unpack import unpack
-    from mlflow_exim_plugin.operations.verify import Verification, verify
-    from mlflow_exim_plugin.options import (
-        Comparing,
-        OnConflict,
-        Opening,
-        Packing,
-        Reading,
-        Rename,
-        Selection,
-        Work,
-        Writing,
-    )
-    from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sources.archive.archive import Archive
-
-__all__ = [
-    "Archive",
-    "Comparing",
-    "Comparison",
-    "Difference",
-    "Occurrence",
-    "OnConflict",
-    "Opening",
-    "Packing",
-    "Reading",
-    "Rename",
-    "Report",
-    "Selection",
-    "Verification",
-    "Work",
-    "Writing",
-    "__version__",
-    "copies",
-    "copy",
-    "diff",
-    "lineage",
-    "open_archive",
-    "pack",
-    "unpack",
-    "verify",
-]
-
 _MODULES = {
+    "Archive": "sources.archive.archive",
     "Comparing": "options",
+    "Comparison": "comparison.result",
+    "Difference": "comparison.result",
+    "Occurrence": "operations.lineage",
+    "OnConflict": "options",
     "Opening": "options",
     "Packing": "options",
     "Reading": "options",
-    "Work": "options",
-    "Writing": "options",
-    "Archive": "sources.archive.archive",
-    "Comparison": "comparison.result",
-    "Difference": "comparison.result",
-    "OnConflict": "options",
     "Rename": "options",
     "Report": "schema.report",
     "Selection": "options",
-    "Occurrence": "operations.lineage",
     "Verification": "operations.verify",
+    "Work": "options",
+    "Writing": "options",
     "copies": "operations.lineage",
     "copy": "operations.copy",
     "diff": "operations.diff",
     "lineage": "operations.lineage",
-    "open_archive": "operations.archive",
+    "open_archive": "sources.archive.archive",
     "pack": "operations.pack",
     "unpack": "operations.unpack",
     "verify": "operations.verify",
 }
+"""Where each public name is; their types stand in ``__init__.pyi``."""
+
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - they are text
 
 
 def __getattr__(name: str) -> Any:

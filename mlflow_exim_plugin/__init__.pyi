@@ -5,7 +5,6 @@ from typing import Any
 
 from mlflow_exim_plugin.comparison.result import Comparison as Comparison
 from mlflow_exim_plugin.comparison.result import Difference as Difference
-from mlflow_exim_plugin.operations.archive import open_archive as open_archive
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
 from mlflow_exim_plugin.operations.verify import Verification as Verification
 from mlflow_exim_plugin.operations.verify import verify as verify
@@ -20,6 +19,7 @@ from mlflow_exim_plugin.options import Work as Work
 from mlflow_exim_plugin.options import Writing as Writing
 from mlflow_exim_plugin.schema.report import Report as Report
 from mlflow_exim_plugin.sources.archive.archive import Archive as Archive
+from mlflow_exim_plugin.sources.archive.archive import open_archive as open_archive
 from mlflow_exim_plugin.version import __version__ as __version__
 
 def copies(

@@ -27,7 +27,9 @@ from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writin
     reading=Reading,
     writing=Writing,
 )
-@click.option("--artifacts-destination", hidden=True)  # the name it had once
+@click.option(
+    "--artifacts-destination", hidden=True, help="The old name of --target-artifacts-destination."
+)
 @output_options
 @click.pass_context
 def copy(

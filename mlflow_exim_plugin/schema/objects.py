@@ -119,17 +119,32 @@ class Artifact:
     sha256: str | None = None
 
 
+@dataclass(kw_only=True)
+class _Read:
+    """What is known of every object that was read.
+
+    Attributes:
+        digest: Content digest, known when the source is an archive.
+        as_of_ms: When the source was read, ms since the Unix epoch.
+        issues: What the source knows to be missing of it, such as a parent that is gone.
+        source_tags: What a copy is told of its source; see ``schema.lineage``.
+    """
+
+    digest: str | None = None
+    as_of_ms: int = 0
+    issues: tuple[Failure | Loss, ...] = ()
+    source_tags: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
-class Experiment:
+class Experiment(_Read):
     """An experiment; ``document`` is REST's ``Experiment``.
 
     Attributes:
         document: REST's ``Experiment``.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
-    source_tags: dict[str, str] = field(default_factory=dict)
     kind: Kind = field(default=Kind.EXPERIMENT, init=False)
 
     @property
@@ -144,17 +159,13 @@ class Experiment:
 
 
 @dataclass
-class Run:
+class Run(_Read):
     """A run with its histories and artifacts; ``document`` is REST's ``Run``.
 
     Attributes:
         document: ``info``, ``data``, ``inputs``, ``outputs``.
         histories: Its metric rows, sorted, keys never going backwards.
         artifacts: The run's files in path order.
-        digest: Content digest, known when the source is an archive.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        issues: What the source knows to be missing of it, such as a parent that is gone.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
         doubles: All doubles in its document, where the source knows them: to look for them takes
             longer than all else that a digest costs.
     """
@@ -162,10 +173,6 @@ class Run:
     document: dict[str, Any]
     histories: Iterable[RunRows | Failure] = ()
     artifacts: Iterable[Artifact | Failure] = ()
-    digest: str | None = None
-    as_of_ms: int = 0
-    issues: tuple[Failure | Loss, ...] = ()
-    source_tags: dict[str, str] = field(default_factory=dict)
     doubles: list[float] | None = None
     kind: Kind = field(default=Kind.RUN, init=False)
 
@@ -202,24 +209,16 @@ class Run:
 
 
 @dataclass
-class LoggedModel:
+class LoggedModel(_Read):
     """A logged model with its files; ``document`` is REST's ``LoggedModel``.
 
     Attributes:
         document: ``info`` and ``data`` (params, and metrics with their run and dataset).
         artifacts: The model's files in path order.
-        digest: Content digest, known when the source is an archive.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        issues: What the source knows to be missing of it.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
-    digest: str | None = None
-    as_of_ms: int = 0
-    issues: tuple[Failure | Loss, ...] = ()
-    source_tags: dict[str, str] = field(default_factory=dict)
     kind: Kind = field(default=Kind.LOGGED_MODEL, init=False)
 
     @property
@@ -245,7 +244,7 @@ class LoggedModel:
 
 
 @dataclass
-class Trace:
+class Trace(_Read):
     """A trace with its spans and assessments (spec, "Traces").
 
     Attributes:
@@ -254,18 +253,12 @@ class Trace:
         spans: The spans as ``schema.traces`` has them; None where the source has no payload for
             the trace.
         attachments: Files that spans point at.
-        digest: Content digest, known when the source is an archive.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        issues: What could not be read of it.
     """
 
     document: dict[str, Any]
     experiment_id: str
     spans: list[dict[str, Any]] | None = None
     attachments: Iterable[Artifact | Failure] = ()
-    digest: str | None = None
-    as_of_ms: int = 0
-    issues: tuple[Failure | Loss, ...] = ()
     kind: Kind = field(default=Kind.TRACE, init=False)
 
     @property
@@ -287,21 +280,17 @@ class Trace:
 
 
 @dataclass
-class RegisteredModel:
+class RegisteredModel(_Read):
     """A registered model or prompt without its versions; ``document`` is ``RegisteredModel``.
 
     To MLflow's registry a prompt is a registered model with the tag ``mlflow.prompt.is_prompt``.
 
     Attributes:
         document: REST's ``RegisteredModel``.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
-    as_of_ms: int = 0
     kind: Kind = Kind.REGISTERED_MODEL
-    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -321,21 +310,17 @@ class RegisteredModel:
 
 
 @dataclass
-class ModelVersion:
+class ModelVersion(_Read):
     """A version of a registered model or prompt; ``document`` is REST's ``ModelVersion``.
 
     Attributes:
         document: REST's ``ModelVersion``.
         artifacts: Its files, only where no packed run or logged model holds them.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
-    as_of_ms: int = 0
     kind: Kind = Kind.MODEL_VERSION
-    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -354,26 +339,18 @@ class ModelVersion:
 
 
 @dataclass
-class Entity:
+class Entity(_Read):
     """An object that is one document and no more; ``schema.kinds`` lists the kinds.
 
     Attributes:
         kind: What it is.
         document: What the archive keeps of it, with its parts (versions, records, items) inside.
         experiment_id: The experiment it belongs to, empty where it belongs to none.
-        digest: Content digest, known when the source is an archive.
-        as_of_ms: When the source was read, ms since the Unix epoch.
-        issues: What could not be read of it.
-        source_tags: What a copy is told of its source; see ``schema.lineage``.
     """
 
     kind: Kind
     document: dict[str, Any]
     experiment_id: str = ""
-    digest: str | None = None
-    as_of_ms: int = 0
-    issues: tuple[Failure | Loss, ...] = ()
-    source_tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -42,7 +42,7 @@ class CountingSink:
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Count one object."""
-        for issue in getattr(item, "issues", ()):
+        for issue in item.issues:
             report.issue(issue)
         if isinstance(item, Run):
             count_run(item, report)

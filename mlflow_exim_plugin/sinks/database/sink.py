@@ -114,7 +114,7 @@ class DatabaseSink:
             name = item.name if isinstance(item, Experiment) else item.id
             report.skipped(item.kind, name, self._closed)
             return
-        for issue in getattr(item, "issues", ()):
+        for issue in item.issues:
             report.issue(issue)
         try:
             self._write(item, report)

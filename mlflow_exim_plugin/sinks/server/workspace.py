@@ -117,7 +117,7 @@ class WorkspaceSink:
             ConflictError: The target has a namesake of that name and the policy is ``fail``.
             ServerError: The target refused the object.
         """
-        for issue in getattr(item, "issues", ()):
+        for issue in item.issues:
             report.issue(issue)
         if isinstance(item, Trace):
             self._write_trace(item, report)

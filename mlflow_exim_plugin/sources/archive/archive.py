@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Archive", "Tree"]
+__all__ = ["Archive", "Tree", "open_archive"]
 
 _Parsed = TypeVar("_Parsed", bound=Document)
 
@@ -354,3 +354,6 @@ class Archive:
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
         return parse_document(model, self.reader.read(path), path)
+
+
+open_archive = Archive.open

@@ -164,8 +164,8 @@ class _TreeStream:
                 yield ModelVersion(
                     dict(version.mlflow.model_version),
                     self._artifacts(version.info.artifacts),
-                    version.system.export_time_ms,
                     VERSION_KINDS[model.kind],
+                    as_of_ms=version.system.export_time_ms,
                 )
         for kind in _AFTER_MODELS:
             for item in self._entities(kind, tree.entities.get((kind, ""), ()), ""):
@@ -256,7 +256,9 @@ class _TreeStream:
                     yield Failure(version_kind, f"{folder}/versions/", reason, len(members))
                 continue
             model = RegisteredModel(
-                dict(envelope.mlflow.registered_model), envelope.system.export_time_ms, kind
+                dict(envelope.mlflow.registered_model),
+                kind,
+                as_of_ms=envelope.system.export_time_ms,
             )
             if not self._selection.takes_model(model.name):
                 continue
@@ -298,8 +300,8 @@ class _TreeStream:
         model = LoggedModel(
             dict(envelope.mlflow.logged_model),
             self._artifacts(envelope.info.artifacts),
-            envelope.info.content_digest,
-            envelope.system.export_time_ms,
+            digest=envelope.info.content_digest,
+            as_of_ms=envelope.system.export_time_ms,
         )
         if plan.takes_logged_model(model):
             yield model
@@ -337,7 +339,13 @@ class _TreeStream:
                 yield Failure(kind, path, error.message)
                 continue
             info, system = envelope.info, envelope.system
-            yield Entity(kind, document, experiment_id, info.content_digest, system.export_time_ms)
+            yield Entity(
+                kind,
+                document,
+                experiment_id,
+                digest=info.content_digest,
+                as_of_ms=system.export_time_ms,
+            )
 
     def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows | Failure]:
         try:

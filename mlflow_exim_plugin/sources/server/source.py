@@ -372,7 +372,7 @@ class ServerSource:
 
     def _versions(self, name: str, kind: Kind) -> tuple[RegisteredModel, list[dict[str, Any]]]:
         as_of_ms = time.time_ns() // 1_000_000
-        model = RegisteredModel(self._reader.registered_model(name), as_of_ms, kind)
+        model = RegisteredModel(self._reader.registered_model(name), kind, as_of_ms=as_of_ms)
         return model, self._reader.model_versions(name, model.aliases, kind)
 
     def _model(
