@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     import click
 
+    from mlflow_exim_plugin.cli.process import OwnProcess
+
 __all__ = ["main", "tracking_store"]
 
 _HOST_MODULE = "mlflow.cli"
@@ -32,7 +34,8 @@ _RUNTIME_DEPENDENCIES = ("click", "zstandard", "pyarrow", "pydantic", "fsspec", 
 def main() -> None:
     """Run the command line: ``mlflow-exim`` and ``python -m mlflow_exim_plugin``."""
     with _every_end_in_one_line():
-        _load_commands().main(prog_name="mlflow-exim")
+        exim, process = _load_commands()
+        exim.main(prog_name="mlflow-exim", obj=process)
 
 
 def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None) -> NoReturn:
@@ -57,10 +60,11 @@ def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None
     raise MlflowException(message, error_code=NOT_IMPLEMENTED)
 
 
-def _load_commands() -> click.Group:
+def _load_commands() -> tuple[click.Group, OwnProcess]:
     from mlflow_exim_plugin.cli.main import exim
+    from mlflow_exim_plugin.cli.process import OwnProcess
 
-    return exim
+    return exim, OwnProcess()
 
 
 @contextmanager
@@ -115,8 +119,9 @@ def _attach(host: ModuleType) -> None:
 
             def invoke(self, ctx: click.Context) -> object:
                 with _every_end_in_one_line():
-                    exim = _load_commands()
-                    with exim.make_context(ctx.info_name, ctx.args, parent=ctx.parent) as entered:
+                    exim, process = _load_commands()
+                    name, above = ctx.info_name, ctx.parent
+                    with exim.make_context(name, ctx.args, parent=above, obj=process) as entered:
                         return exim.invoke(entered)
 
         help_line = "Pack, unpack, verify and compare MLflow archives."

@@ -1,31 +1,18 @@
-"""How every command ends, and what it keeps from the output."""
+"""How every command ends."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
-import logging
-import os
-import signal
-import sys
-import threading
 import traceback
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.output import show_error, show_error_json
+from mlflow_exim_plugin.cli.process import OwnProcess
 from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 __all__ = ["Command"]
-
-# Python looks through all that is left for garbage before it ends: half a second for MLflow alone.
-atexit.register(gc.freeze)
 
 
 class Command(click.Command):
@@ -47,8 +34,10 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
+        process = ctx.find_object(OwnProcess)
+        running = process.running(verbose=verbose) if process else contextlib.nullcontext()
         try:
-            with _ended_as_interrupted(), _seldom_collecting(), _own_output(verbose=verbose):
+            with running:
                 return super().invoke(ctx)
         except click.UsageError as error:
             _show_misuse(error, as_json=as_json)
@@ -76,61 +65,3 @@ def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
     """Print what click will say on standard error as a document as well."""
     if as_json:
         show_error_json(ErrorCode.USAGE, error.format_message())
-
-
-@contextlib.contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """Let whoever ends the process find it as after Ctrl-C: nothing half done, no copies left."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    changed: list[signal.Signals] = []
-    if threading.current_thread() is threading.main_thread():
-        there = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # not on Windows
-        # `nohup` ignores one of them, and a program that calls us may have its own way with both.
-        changed = [n for n in there if n is not None and signal.getsignal(n) is signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """Look for garbage less often: nearly nothing needs it, and each search goes through MLflow.
-
-    Of packing 10,000 small runs the three full searches were 0.5 s out of 3.2.
-    """
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-
-
-@contextlib.contextmanager
-def _own_output(*, verbose: bool) -> Iterator[None]:
-    """Keep MLflow's log lines, warnings and progress bars away, unless asked for."""
-    # A dead server should be a message within half a minute; users who set the variable decide.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if verbose:
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s"
-        )
-        yield
-        return
-    # Levels are not enough: MLflow's migrations configure logging anew.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

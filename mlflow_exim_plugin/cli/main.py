@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 
 import click
 
 from mlflow_exim_plugin import __version__
-
-# Arrow keeps some 20 MB less by this one. It looks once, when a command imports it.
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 _MODULES = {
     "pack": "pack",
