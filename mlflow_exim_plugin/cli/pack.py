@@ -42,7 +42,7 @@ def pack(
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
     """
     from mlflow_exim_plugin.operations.pack import pack as run_pack
-    from mlflow_exim_plugin.storage.files import redact_url
+    from mlflow_exim_plugin.storage.urls import redact_url
 
     with ReportProgress() as progress:
         work = replace(work, script="mlflow exim pack", progress=progress)

@@ -42,7 +42,7 @@ def unpack(
       mlflow exim unpack backup.tar.zst --tracking-uri http://new-server:5000
     """
     from mlflow_exim_plugin.operations.unpack import unpack as run_unpack
-    from mlflow_exim_plugin.storage.files import redact_url
+    from mlflow_exim_plugin.storage.urls import redact_url
 
     with ReportProgress() as progress:
         work = replace(work, progress=progress)

@@ -13,7 +13,7 @@ from mlflow_exim_plugin.errors import EximError, StoreError, UsageError
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from mlflow_exim_plugin.storage.files import Writable
+    from mlflow_exim_plugin.storage.output import Writable
 
     class _Hash(Protocol):
         def update(self, data: bytes, /) -> None: ...

@@ -34,7 +34,7 @@ from mlflow_exim_plugin.errors import (
     UsageError,
 )
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.storage.files import open_range
+from mlflow_exim_plugin.storage.ranges import open_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from mlflow_exim_plugin.storage.files import RangeSource
+    from mlflow_exim_plugin.storage.ranges import RangeSource
 
 __all__ = ["ArchiveReader"]
 

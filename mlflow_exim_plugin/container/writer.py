@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mlflow_exim_plugin.storage.files import Writable
+    from mlflow_exim_plugin.storage.output import Writable
 
 __all__ = ["ArchiveWriter", "Member", "Readable"]
 

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 import requests
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
+from mlflow_exim_plugin.storage.urls import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["chain", "raise_for_status", "translated"]
 
-FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
+_FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
 _MESSAGE_LIMIT = 400
 
 
@@ -63,8 +64,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _shorten(text: str) -> str:
-    line = " ".join(re.sub(r"<[^>]+>", " ", text).split())
-    line = re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", line)
+    line = redact_text(re.sub(r"<[^>]+>", " ", text))
     return line if len(line) <= _MESSAGE_LIMIT else line[: _MESSAGE_LIMIT - 1] + "…"
 
 
@@ -105,8 +105,8 @@ def _lost_server(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"pip install {error.name}"
-    if FILE_STORE_SWITCH in str(error):
-        return f"use a database such as sqlite:///mlflow.db, or set {FILE_STORE_SWITCH}=true"
+    if _FILE_STORE_SWITCH in str(error):
+        return f"use a database such as sqlite:///mlflow.db, or set {_FILE_STORE_SWITCH}=true"
     status = getattr(error, "get_http_status_code", None)
     return _status_hint(status()) if callable(status) else ""
 

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX, base_directory_for
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
+from mlflow_exim_plugin.host.open.locations import is_database, store_folder
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, Writing
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
-from mlflow_exim_plugin.storage.files import atomic_output, is_database, redact_url
+from mlflow_exim_plugin.storage.output import atomic_output
+from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -32,7 +34,6 @@ __all__ = ["DEPLOYMENTS", "OpenSource", "OpenTarget", "open_source", "open_targe
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 
-_SERVERS = {"http", "https", "databricks", "databricks-uc", "uc"}
 _STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml")
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
@@ -286,17 +287,16 @@ def _is_archive(location: str) -> bool:
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
         return True
-    path = _path_of(location)
+    path = store_folder(location)
     return path is not None and path.is_file() and _starts_as_archive(path)
 
 
 def _is_server(location: str) -> bool:
-    # MLflow's plugins have schemes of their own.
-    return location in _SERVERS or _path_of(location) is None
+    return store_folder(location) is None  # MLflow's plugins have schemes of their own
 
 
 def _is_store_folder(location: str) -> bool:
-    path = _path_of(location)
+    path = store_folder(location)
     return path is not None and any(found for glob in _STORE_FILES for found in path.glob(glob))
 
 
@@ -321,13 +321,6 @@ def _end_of(location: str | None, among: Collection[str]) -> _End:
         "write http://…, sqlite:///…, the folder of a file store, or a name ending "
         f"{ARCHIVE_SUFFIX}",
     )
-
-
-def _path_of(location: str) -> Path | None:
-    url = urlsplit(location)
-    if url.scheme == "file":
-        return Path(url.path)
-    return None if url.scheme else Path(location)
 
 
 def _starts_as_archive(path: Path) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.storage.files import atomic_output
+from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.verification.archive import verify_archive
 
 if TYPE_CHECKING:

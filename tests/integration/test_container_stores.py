@@ -14,7 +14,8 @@ import pytest
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import ArchiveExistsError, NotFoundError, StoreError
-from mlflow_exim_plugin.storage.files import atomic_output, open_range
+from mlflow_exim_plugin.storage.output import atomic_output
+from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build
 

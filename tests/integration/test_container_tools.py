@@ -16,7 +16,7 @@ import zstandard
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.storage.files import atomic_output
+from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,18 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
-from mlflow_exim_plugin.errors import EximError, ServerError, StoreError
+from mlflow_exim_plugin.errors import (
+    EximError,
+    MissingDependencyError,
+    ServerError,
+    StoreError,
+)
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.storage.file_systems import file_system
+from mlflow_exim_plugin.storage.schemes import scheme_of
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,15 +59,15 @@ class ArtifactTree:
             root = _run_folder(host, root)
         root = host.artifact_root(root)
         self.root = root
-        scheme = urlsplit(root).scheme
-        self._local = _local_path(root)
+        path = path_of_uri(root)
+        self._local = None if path is None else Path(path)
+        self._scheme = scheme_of(root)
         self._proxied: str | None = None
-        if scheme == "mlflow-artifacts":
+        if urlsplit(root).scheme == "mlflow-artifacts":
             with translated(f"opening artifact root {root}"):
                 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
                 self._proxied = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
-        self._fsspec_scheme = scheme if scheme in {"s3", "gs", "abfs", "abfss", "memory"} else None
 
     @cached_property
     def _repository(self) -> Any:
@@ -112,7 +120,7 @@ class ArtifactTree:
                 raise StoreError(f"{path}: {error.strerror or error}") from error
         if self._proxied is not None:
             return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))
-        if self._fsspec_scheme and (stream := self._fsspec_open(path)) is not None:
+        if self._scheme.opens_artifacts and (stream := self._fsspec_open(path)) is not None:
             return stream
         return self._downloaded(path)
 
@@ -204,20 +212,18 @@ class ArtifactTree:
                 raise ServerError(f"artifact {path}: the server answered {response.status_code}")
 
     def _fsspec_open(self, path: str) -> BinaryIO | None:
-        import fsspec
-
         options: dict[str, Any] = {}
-        if self._fsspec_scheme == "s3":  # as MLflow's own S3 repository is set up
+        if self._scheme.name == "s3":  # as MLflow's own S3 repository is set up
             if url := os.environ.get("MLFLOW_S3_ENDPOINT_URL"):
                 options["endpoint_url"] = url
             if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in {"1", "true"}:
                 options["client_kwargs"] = {"verify": False}
+        try:
+            store, location = file_system(f"{self.root.rstrip('/')}/{path}", options)
+        except MissingDependencyError:  # MLflow's own way is left
+            return None
         with translated(f"reading artifact {path}"):
-            try:
-                files, location = fsspec.url_to_fs(f"{self.root.rstrip('/')}/{path}", **options)
-            except ImportError:  # the scheme's package is not installed: MLflow's own way is left
-                return None
-            stream = files.open(location, "rb", block_size=_BLOCK_BYTES)
+            stream = store.open(location, "rb", block_size=_BLOCK_BYTES)
         return cast("BinaryIO", _TranslatedStream(stream, f"reading artifact {path}"))
 
     def _downloaded(self, path: str) -> BinaryIO:
@@ -321,13 +327,6 @@ def _run_folder(host: Host, uri: str) -> str:
 
         run_id, path = RunsArtifactRepository.parse_runs_uri(uri)
         return str(append_to_uri_path(host.tracking.get_run(run_id).info.artifact_uri, path or ""))
-
-
-def _local_path(root: str) -> Path | None:
-    parts = urlsplit(root)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return Path(root) if not parts.scheme else None
 
 
 def _local_files(root: Path) -> Iterator[tuple[str, int]]:

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError
-from mlflow_exim_plugin.host.errors import FILE_STORE_SWITCH, chain, raise_for_status, translated
-from mlflow_exim_plugin.storage.files import is_database, redact_url
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
+from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
+from mlflow_exim_plugin.host.open.stores import StoreOpener
+from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy import Engine
     from typing_extensions import Self
 
 __all__ = ["Host"]
 
-_WORKSPACES_SWITCH = "MLFLOW_ENABLE_WORKSPACES"
 _BUSY = frozenset({408, 429, 502, 503, 504})
 
 
@@ -82,20 +82,22 @@ class Host:
         self.workspaces: list[Any] = []
         self.unread: list[str] = []
         self._has_rows: dict[str, bool] = {}
-        file_store: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        self._given_up: set[str] = set()
+        self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
         if not create:
-            _require_local_store(self.tracking_uri)
-            # Newer ones refuse to open a folder of files, and this is the way out.
-            file_store = _switched_on(FILE_STORE_SWITCH)
+            require_local_store(self.tracking_uri)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
             uris = {}
             for uri in dict.fromkeys([self.tracking_uri, registry_uri]):
                 with translated(f"opening {redact_url(uri)}"):
                     uris[uri] = self._safe(uri, create=create, snapshot=snapshot, force=force)
-            if self.workspaces:  # MLflow's stores look at this switch with every call
-                self._opened.enter_context(_switched_on(_WORKSPACES_SWITCH))
-            self._open(uris[self.tracking_uri], uris[registry_uri], file_store)
+            with translated("opening the tracking store"):
+                stores = StoreOpener(
+                    self._opened, reads=not create, has_workspaces=bool(self.workspaces)
+                )
+                self.tracking: Any = stores.tracking(uris[self.tracking_uri])
+                self.registry: Any = stores.registry(uris[registry_uri], uris[self.tracking_uri])
             if create:
                 _cut_nothing_off(self.tracking, self.registry)
             if self._lacks_default:
@@ -137,22 +139,6 @@ class Host:
 
         if self.engine is not None:
             drop_default_experiment(self.engine)
-
-    def _open(
-        self,
-        tracking_uri: str,
-        registry_uri: str,
-        file_store: contextlib.AbstractContextManager[None],
-    ) -> None:
-        import mlflow
-
-        with translated("opening the tracking store"), file_store:
-            client = mlflow.MlflowClient(tracking_uri, registry_uri)
-            # The client hides paging, user ids and the metric store's details; the stores do not.
-            self.tracking: Any = client._tracking_client.store  # noqa: SLF001
-            self.registry: Any = client._get_registry_client().store  # noqa: SLF001
-        self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
-        self._given_up: set[str] = set()
 
     @property
     def engine(self) -> Engine | None:
@@ -374,38 +360,6 @@ def _cut_nothing_off(*stores: Any) -> None:
 def _be_strict(connection: Any, *_: object) -> None:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
-
-
-def _require_local_store(uri: str) -> None:
-    """Refuse to let MLflow create an empty store where the user meant an existing one."""
-    parts = urlsplit(uri)
-    if parts.scheme == "sqlite" and parts.path not in {"", "/", "/:memory:"}:
-        path = parts.path[1:]
-    elif parts.scheme == "file":
-        path = parts.path
-    elif not parts.scheme:
-        path = uri
-    else:
-        return
-    if not Path(path).exists():
-        raise NotFoundError(
-            f"there is no MLflow store at {redact_url(uri)}",
-            "check --tracking-uri, or the folder you started from",
-        )
-
-
-@contextlib.contextmanager
-def _switched_on(variable: str) -> Iterator[None]:
-    """Set one of MLflow's switches, and what it was before again."""
-    before = os.environ.get(variable)
-    os.environ[variable] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(variable, None)
-        else:
-            os.environ[variable] = before
 
 
 def _is_default_registry() -> bool:

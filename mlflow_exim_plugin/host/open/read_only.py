@@ -37,7 +37,7 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
-from mlflow_exim_plugin.storage.files import redact_url
+from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
@@ -36,6 +35,7 @@ from mlflow_exim_plugin.schema.provenance import (
 from mlflow_exim_plugin.sinks.policy import numbered, taken
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -522,5 +522,4 @@ def _ids_of(value: str) -> list[str]:
 
 
 def _path(uri: str) -> str:
-    parts = urlsplit(uri)
-    return unquote(parts.path) if parts.scheme in {"", "file"} else uri
+    return path_of_uri(uri) or uri

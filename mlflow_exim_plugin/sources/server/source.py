@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
@@ -43,6 +42,7 @@ from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -537,7 +537,4 @@ def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:
 
 
 def _plain(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.scheme in {"", "file"}:
-        return parts.path.rstrip("/")
-    return uri.rstrip("/")
+    return (path_of_uri(uri) or uri).rstrip("/")

@@ -20,7 +20,9 @@ from mlflow_exim_plugin.errors import (
     NotFoundError,
     StoreError,
 )
-from mlflow_exim_plugin.storage.files import atomic_output, open_range, redact_url
+from mlflow_exim_plugin.storage.output import atomic_output
+from mlflow_exim_plugin.storage.ranges import open_range
+from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,7 +208,7 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> None:
     """A limit on file sizes stands for the full disk: the kernel refuses the write."""
     script = f"""
 import resource, signal
-from mlflow_exim_plugin.storage.files import atomic_output
+from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.errors import StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -225,7 +227,7 @@ except StoreError as error:
 def test_a_killed_process_leaves_nothing_at_the_name(tmp_path: Path) -> None:
     script = f"""
 import os, signal
-from mlflow_exim_plugin.storage.files import atomic_output
+from mlflow_exim_plugin.storage.output import atomic_output
 with atomic_output({str(tmp_path / "a")!r}) as file:
     file.write(bytes(5_000_000))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.errors import (
     UnsafePathError,
     UsageError,
 )
-from mlflow_exim_plugin.storage.files import open_range
+from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build, contents, opened
 

@@ -1,0 +1,44 @@
+"""What kind of deployment a tracking or registry URI means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.storage.urls import path_of_uri, redact_url
+
+__all__ = ["is_database", "require_local_store", "store_folder"]
+
+_DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
+_SERVERS = {"databricks", "databricks-uc", "uc"}
+"""What MLflow takes for a server, though it is no URL."""
+
+
+def is_database(uri: str) -> bool:
+    """Whether a URI is a database's, in SQLAlchemy's words."""
+    return urlsplit(uri).scheme.partition("+")[0] in _DATABASES
+
+
+def store_folder(uri: str) -> Path | None:
+    """Return the folder of a store of files, None for the URI of anything else."""
+    path = None if uri in _SERVERS else path_of_uri(uri)
+    return None if path is None else Path(path)
+
+
+def require_local_store(uri: str) -> None:
+    """Refuse to let MLflow create an empty store where the user meant an existing one.
+
+    Raises:
+        NotFoundError: It is of this machine, and there is none.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite" and parts.path not in {"", "/", "/:memory:"}:
+        path: Path | None = Path(parts.path[1:])
+    else:
+        path = store_folder(uri)
+    if path is not None and not path.exists():
+        raise NotFoundError(
+            f"there is no MLflow store at {redact_url(uri)}",
+            "check --tracking-uri, or the folder you started from",
+        )

@@ -1,0 +1,84 @@
+"""fsspec's file systems, and what they raise as errors of ours with one line."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fsspec.core import url_to_fs
+
+from mlflow_exim_plugin.errors import (
+    ArchiveExistsError,
+    EximError,
+    MissingDependencyError,
+    NotFoundError,
+    StoreError,
+)
+from mlflow_exim_plugin.storage.schemes import scheme_of
+from mlflow_exim_plugin.storage.urls import redact_text, redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+__all__ = ["EXISTS_HINT", "file_system", "raise_for", "store_errors"]
+
+EXISTS_HINT = "choose another name, or pass --overwrite"
+_DETAIL_LIMIT = 500
+
+
+def file_system(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    Args:
+        url: Any that fsspec knows, chained ones included.
+        storage_options: For the file system, see fsspec.
+
+    Raises:
+        StoreError: The protocol is unknown, or the options are not enough.
+        MissingDependencyError: The protocol needs a package that is not installed.
+    """
+    with store_errors(url, "open"):
+        found, path = url_to_fs(url, **(storage_options or {}))
+    return found, str(path)
+
+
+@contextlib.contextmanager
+def store_errors(url: str, action: str) -> Generator[None]:
+    """Turn whatever a file system raises into this package's errors."""
+    try:
+        yield
+    except EximError:
+        raise
+    except Exception as error:  # noqa: BLE001 - botocore, aiohttp, paramiko... have no common base
+        raise_for(error, url, action)
+
+
+def raise_for(error: Exception, url: str, action: str) -> NoReturn:
+    """Raise what ``error`` means for the user, one line, without credentials."""
+    name = redact_url(url)
+    detail = redact_text(str(error), url)[:_DETAIL_LIMIT]
+    if isinstance(error, FileExistsError):
+        raise ArchiveExistsError(f"{name} exists", EXISTS_HINT) from error
+    if isinstance(error, FileNotFoundError) and _hides_a_refusal(error):
+        detail = redact_text(str(error.__cause__), url)[:_DETAIL_LIMIT]
+    elif isinstance(error, FileNotFoundError | NotADirectoryError):
+        if action == "write":
+            raise StoreError(f"cannot write {name}: its folder does not exist") from error
+        raise NotFoundError(f"{name} does not exist") from error
+    if isinstance(error, ImportError):
+        hint = f"pip install '{scheme_of(url).package}'"
+        raise MissingDependencyError(f"cannot {action} {name}: {detail}", hint) from error
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        detail = error.strerror
+    if isinstance(error, NotImplementedError):
+        detail = "this kind of store cannot do that"
+    raise StoreError(f"cannot {action} {name}: {detail or type(error).__name__}") from error
+
+
+def _hides_a_refusal(error: FileNotFoundError) -> bool:
+    """Whether fsspec's HTTP calls a file missing because the server is, or does not let us in."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    return (status is not None and status not in {404, 410}) or (
+        isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    )
