@@ -6,7 +6,6 @@ import contextlib
 import struct
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ from mlflow_exim_plugin.storage.urls import redact_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.sinks.sink import Sink

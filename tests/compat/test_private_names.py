@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,14 @@ import pytest
 from mlflow.entities import Metric, RunData
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.tracking._model_registry.client import ModelRegistryClient
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from packaging.version import Version
 
 import mlflow_exim_plugin
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import is_known, latest_revision, revision_of
+from mlflow_exim_plugin.host.open.stores import StoreOpener
 from mlflow_exim_plugin.host.open.workspaces import entered, workers
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.schema.objects import Failure
@@ -24,20 +28,53 @@ from mlflow_exim_plugin.schema.objects import Failure
 pytestmark = pytest.mark.compat
 
 PRIVATE = {
-    "_tracking_client",
-    "_get_registry_client",
     "_load_dataset_records",
     "_metric_objs",
     "_host_creds",
 }
 
 
-def test_a_client_has_its_stores(sqlite_uri: str) -> None:
+def test_the_clients_behind_the_client_have_its_stores(sqlite_uri: str) -> None:
     client = mlflow.MlflowClient(sqlite_uri, sqlite_uri)
+    store = TrackingServiceClient(sqlite_uri).store
+    assert store is client._tracking_client.store
     for method in ("search_experiments", "search_runs", "create_run", "log_batch"):
-        assert callable(getattr(client._tracking_client.store, method))
+        assert callable(getattr(store, method))
+    registry = ModelRegistryClient(sqlite_uri, sqlite_uri).store
+    assert registry is client._get_registry_client().store
     for method in ("search_registered_models", "search_model_versions", "create_model_version"):
-        assert callable(getattr(client._get_registry_client().store, method))
+        assert callable(getattr(registry, method))
+
+
+def test_a_store_of_files_is_what_its_constructor_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = (tmp_path / "mlruns").as_uri()
+    with monkeypatch.context() as allowed:
+        allowed.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        made = mlflow.MlflowClient(uri, uri)
+        stores = made._tracking_client.store, made._get_registry_client().store
+    with Host(uri, uri, create=False) as host:
+        for ours, of_mlflow in zip((host.tracking, host.registry), stores, strict=True):
+            assert isinstance(ours, type(of_mlflow))
+            # The root of artifacts is where new experiments would be.
+            assert vars(ours).keys() == vars(of_mlflow).keys() - {"artifact_root_uri"}
+            for name in ("root_directory", "trash_folder"):
+                assert getattr(ours, name, None) == getattr(of_mlflow, name, None)
+
+
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.10"), reason="no workspaces before")
+def test_a_store_with_workspaces_asks_one_method_whether_they_are_used(sqlite_uri: str) -> None:
+    from mlflow.store.workspace_aware_mixin import WorkspaceAwareMixin
+
+    with ExitStack() as held:
+        opener = StoreOpener(held, reads=True, has_workspaces=True)
+        for store in (opener.tracking(sqlite_uri), opener.registry(sqlite_uri, sqlite_uri)):
+            assert isinstance(store, WorkspaceAwareMixin)
+            assert store.supports_workspaces
+            with entered({"name": "team-a"}):
+                assert store._get_active_workspace() == "team-a"
+        assert "MLFLOW_ENABLE_WORKSPACES" not in os.environ
 
 
 def test_run_data_keeps_the_steps_of_its_metrics() -> None:

@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote, urlsplit
 
-from mlflow_exim_plugin.errors import (
-    EximError,
-    MissingDependencyError,
-    ServerError,
-    StoreError,
-)
+from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.storage.file_systems import file_system
 from mlflow_exim_plugin.storage.schemes import scheme_of

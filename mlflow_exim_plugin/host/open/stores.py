@@ -85,5 +85,9 @@ def _of_folder(store: Any, folder: Path, **attributes: str) -> Any:
 
 
 def _in_workspaces(store: Any) -> Any:
-    """Return a store's class that is in the active workspace whatever the environment says."""
-    return type(store.__name__, (store,), {"_workspaces_enabled": staticmethod(lambda: True)})
+    """Return a store's class that is in the active workspace whatever the environment says.
+
+    Its constructor makes no default experiment: MLflow's own sets ``MLFLOW_WORKSPACE`` for that.
+    """
+    own = {"_workspaces_enabled": staticmethod(lambda: True)}
+    return type(store.__name__, (store,), own | {"_initialize_store_state": lambda _: None})

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflow_exim_plugin.host.open.locations import is_database, store_folder
+from mlflow_exim_plugin.storage.schemes import Publication, publication_of, scheme_of
+from mlflow_exim_plugin.storage.urls import local_path, path_of_uri, redact_text
+
+
+def test_a_url_of_fsspec_is_local_or_not() -> None:
+    home = str(Path("~").expanduser())
+    assert local_path("a:b/c d.tar.zst") == "a:b/c d.tar.zst"
+    assert local_path("~/a") == f"{home}/a"
+    assert local_path("file:///a%20b") == local_path("local:///a%20b") == "/a%20b"
+    for url in ("s3://bucket/a", "simplecache::file:///a", "memory://a", "unknown://a"):
+        assert local_path(url) is None
+
+
+def test_a_uri_of_mlflow_is_local_or_not() -> None:
+    assert path_of_uri("file:///a%20b") == path_of_uri("file:/a%20b") == "/a b"
+    assert path_of_uri("/a%20b#c?d") == "/a%20b#c?d"
+    for uri in ("runs:/1/model", "mlflow-artifacts:/1", "s3://bucket/a", "dbfs:/a"):
+        assert path_of_uri(uri) is None
+
+
+def test_a_location_is_a_database_a_folder_or_neither() -> None:
+    assert is_database("postgresql+psycopg2://u:p@h/d")
+    assert not is_database("http://h")
+    assert store_folder("./mlruns") == Path("mlruns")
+    assert store_folder("file:///my%20runs") == Path("/my runs")
+    for uri in ("databricks", "databricks-uc", "uc", "http://h", "sqlite:///a.db"):
+        assert store_folder(uri) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "package"),
+    [
+        ("s3://bucket/a", "mlflow-exim-plugin[s3]"),
+        ("simplecache::abfss://c@account/a", "mlflow-exim-plugin[azure]"),
+        ("hf://datasets/a", "hf"),
+    ],
+)
+def test_a_scheme_says_what_brings_it(url: str, package: str) -> None:
+    assert scheme_of(url).package == package
+
+
+def test_a_file_gets_its_name_as_its_file_system_can() -> None:
+    assert publication_of(("s3", "s3a")) is Publication.COMMIT
+    assert publication_of("abfs") is Publication.COMMIT
+    assert publication_of(("file", "local")) is Publication.LINK
+    assert publication_of("webdav") is Publication.MOVE
+    assert scheme_of("a/b").is_local
+    assert not scheme_of("sftp://h/a").is_local
+
+
+def test_no_url_in_a_text_shows_its_secrets() -> None:
+    text = "GET https://u:p%40ss@h/a?X-Amz-Signature=abc\n failed,  mysql+pymysql://me:pw@h/d too"
+    assert (
+        redact_text(text)
+        == "GET https://***@h/a?X-Amz-Signature=*** failed, mysql+pymysql://***@h/d too"
+    )
+    assert (
+        redact_text("cannot read s3://k y:se'cret@b/a: no", "s3://k y:se'cret@b/a")
+        == "cannot read s3://***@b/a: no"
+    )
