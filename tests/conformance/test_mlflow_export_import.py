@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.lineage import Tagged
 
-PAGE = generate.FOLDER / "mlflow-export-import.md"
+PAGE = generate.ROOT / "docs" / "reference" / "mlflow-export-import.md"
 TEXT = PAGE.read_text("utf-8")
 SPEC = (generate.FOLDER / "archive.md").read_text("utf-8")
 

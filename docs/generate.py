@@ -1,0 +1,325 @@
+"""Writes what the pages take from the code: command line, Python, errors, rules, kinds and plots.
+
+python docs/generate.py           rewrite what is generated below docs
+python docs/generate.py --check   fail when something is not current
+
+``docs/record.py`` makes the picture of a terminal; that takes servers and is done by hand.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import click
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS.parent)]  # MkDocs' hooks and tests call us from elsewhere
+
+import mlflow_exim_plugin as package  # noqa: E402
+from docs import plots  # noqa: E402
+from mlflow_exim_plugin import errors  # noqa: E402
+from mlflow_exim_plugin.cli.main import exim  # noqa: E402
+from mlflow_exim_plugin.comparison.rules import rules_table  # noqa: E402
+from mlflow_exim_plugin.kinds import ENTITY_KINDS  # noqa: E402
+from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
+
+_MADE = "<!-- Made by docs/generate.py from the code; do not edit. -->"
+_WIDTH = 96
+_SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
+
+
+# The command line.
+
+
+def commands() -> dict[str, click.Command]:
+    """Return every command by its name, subcommands of groups as ``group command``."""
+    return dict(_commands_of(exim, ""))
+
+
+def _commands_of(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None  # noqa: S101 - it was listed
+        yield prefix + name, command
+        if isinstance(command, click.Group):
+            yield from _commands_of(command, f"{prefix}{name} ")
+
+
+def help_text(name: str, command: click.Command) -> str:
+    """Return what ``mlflow exim NAME --help`` prints."""
+    parent = click.Context(
+        exim, info_name="mlflow exim", terminal_width=_WIDTH, max_content_width=_WIDTH
+    )
+    return command.get_help(click.Context(command, info_name=name, parent=parent))
+
+
+def cli_page() -> str:
+    """Return reference/cli.md."""
+    lines = [
+        "# Command line",
+        "",
+        _MADE,
+        "",
+        "`mlflow exim`, `mlflow-exim` and `python -m mlflow_exim_plugin` are the same command. Every",
+        "option can also come from the environment: `MLFLOW_EXIM_PACK_JOBS=8` is `pack --jobs 8`.",
+        "Data goes to standard output, logs and progress to standard error. Exit codes are under",
+        "[Troubleshooting](../troubleshooting.md#exit-codes).",
+        "",
+        "| command | does |",
+        "|---|---|",
+    ]
+    for name, command in commands().items():
+        anchor = name.replace(" ", "-")
+        lines.append(f"| [{name}](#{anchor}) | {_first_sentence(command.help or '')} |")
+    for name, command in commands().items():
+        lines += ["", f"## {name}", "", "```text", help_text(name, command), "```"]
+    return "\n".join(lines) + "\n"
+
+
+# Python.
+
+
+def python_page() -> str:
+    """Return reference/python.md."""
+    # Not getattr: the submodule `transfer` hides the function.
+    public = {name: package.__getattr__(name) for name in package.__all__ if name[0] != "_"}
+    functions = [name for name, thing in public.items() if not inspect.isclass(thing)]
+    classes = [name for name, thing in public.items() if inspect.isclass(thing)]
+    lines = [
+        "# Python",
+        "",
+        _MADE,
+        "",
+        "All of these are in `mlflow_exim_plugin`. Importing it is quick: MLflow is imported when it is",
+        "first needed.",
+        "",
+        "```python",
+        "from mlflow_exim_plugin import open_archive, pack, verify",
+        "",
+        'report = pack("backup.tar.zst", tracking_uri="sqlite:///mlflow.db")',
+        "print(report.ok, report.metric_rows)",
+        'print(verify("backup.tar.zst").ok)',
+        'with open_archive("backup.tar.zst") as archive:',
+        '    print([run.mlflow.run["info"]["run_id"] for run in archive.runs()])',
+        "```",
+    ]
+    for title, names in (("Functions", functions), ("Classes", classes)):
+        lines += ["", f"## {title}"]
+        for name in sorted(names):
+            lines += ["", f"### {name}", "", *_described(name, public[name])]
+    lines += [
+        "",
+        "## Errors",
+        "",
+        "All are in `mlflow_exim_plugin.errors`. Each has `code`, `exit_code`, `message` and `hint`. No",
+        "other exception crosses the public surface.",
+        "",
+        "```text",
+        _tree(),
+        "```",
+    ]
+    for error in error_classes():
+        lines += ["", f"### {error.__name__}", "", *_docstring(error)]
+    return "\n".join(lines) + "\n"
+
+
+def _tree() -> str:
+    """Return the tree that the docstring of the errors draws."""
+    return dedent((errors.__doc__ or "").partition("::\n\n")[2].rpartition("\n\n")[0])
+
+
+def error_classes(root: type[errors.EximError] = errors.EximError) -> Iterator[type]:
+    """Yield the errors, each before those that are kinds of it, as the tree has them."""
+    yield root
+    for child in vars(errors).values():
+        if isinstance(child, type) and root in child.__bases__:
+            yield from error_classes(child)
+
+
+def _described(name: str, thing: object) -> Iterator[str]:
+    yield from ("```python", _signature(name, thing), "```", "", *_docstring(thing))
+    if not inspect.isclass(thing):
+        return
+    if issubclass(thing, enum.Enum):
+        yield from ("", f"Values: {', '.join(f'`{member.value}`' for member in thing)}.")
+        return
+    for member, value in vars(thing).items():
+        inner = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+        if member[0] == "_" or not inspect.getdoc(inner):
+            continue
+        if inspect.isfunction(inner):
+            yield from ("", f"#### {name}.{member}", "", "```python")
+            yield from (_signature(f"{name}.{member}", getattr(thing, member)), "```", "")
+            yield from _docstring(inner)
+        elif isinstance(inner, property) or hasattr(inner, "func"):  # a cached property
+            yield from ("", f"#### {name}.{member}", "", *_docstring(inner))
+
+
+def _signature(name: str, thing: object) -> str:
+    """Return how a thing is called, on one line where it fits."""
+    if inspect.isclass(thing) and issubclass(thing, enum.Enum):
+        return f"{name}(value)"
+    signature = inspect.signature(thing)  # type: ignore[arg-type]
+    texts, is_keyword = [], False
+    for parameter in signature.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not is_keyword:
+            texts.append("*")
+        is_keyword = parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        texts.append(_parameter(parameter))
+    ends = signature.return_annotation
+    returns = "" if ends is signature.empty else f" -> {_annotation(ends)}"
+    short = f"{name}({', '.join(texts)}){returns}"
+    if len(short) <= _WIDTH:
+        return short
+    return f"{name}(\n" + "".join(f"    {text},\n" for text in texts) + f"){returns}"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    text = stars + parameter.name
+    if parameter.annotation is not parameter.empty:
+        text += f": {_annotation(parameter.annotation)}"
+    default = parameter.default
+    if default is parameter.empty:
+        return text
+    shown = str(default.value) if isinstance(default, enum.Enum) else default
+    given = "..." if repr(shown)[0] == "<" else repr(shown)  # a factory, a sentinel
+    return f"{text} = {given}" if ":" in text else f"{text}={given}"
+
+
+def _annotation(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _docstring(thing: object) -> Iterator[str]:
+    """Yield a Google docstring as Markdown."""
+    text = inspect.getdoc(thing) or ""
+    parts = re.split(rf"^({'|'.join(_SECTIONS)}):\n", text, flags=re.MULTILINE)
+    yield _prose(parts[0])
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        yield from ("", f"**{title}**", "")
+        body = dedent(body).strip()  # noqa: PLW2901
+        if title in ("Returns", "Yields"):
+            yield _prose(body)
+            continue
+        for entry in re.split(r"\n(?=\S)", body):
+            named, _, meaning = entry.partition(":")
+            yield f"- `{named}`: {_prose(' '.join(meaning.split()))}"
+
+
+def _prose(text: str) -> str:
+    """Return text of a docstring as Markdown: literals, and blocks of code after ``::``."""
+    paragraphs = []
+    for paragraph in text.strip("\n").split("\n\n"):
+        if paragraph.strip() == "::":
+            continue
+        if paragraph.startswith("    "):
+            paragraph = f"```python\n{dedent(paragraph)}\n```"  # noqa: PLW2901
+        else:
+            paragraph = re.sub(r"``([^`]+)``", r"`\1`", paragraph)  # noqa: PLW2901
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+# Parts of pages.
+
+
+def errors_table() -> str:
+    """Return the error codes with their exceptions."""
+    lines = ["| code | exit code | exception | means |", "|---|---|---|---|"]
+    for error in error_classes():
+        code = error.code.value
+        exception = f"[`{error.__name__}`](reference/python.md#{error.__name__.lower()})"
+        summary = _prose(_first_sentence(inspect.getdoc(error) or ""))
+        lines.append(
+            f"| [`{code}`](#{code}) | {error.exit_code.value} | {exception} | {summary} |"
+        )
+    return "\n".join(lines)
+
+
+def findings_table() -> str:
+    """Return the sections of the specification with the codes of their rules."""
+    codes: dict[str, list[str]] = {}
+    for rule in RULES.values():
+        codes.setdefault(rule.anchor, []).append(f"`{rule.code}` {rule.slug.replace('_', ' ')}")
+    lines = ["| what is wrong | findings |", "|---|---|"]
+    for anchor, rules in codes.items():
+        section = f"[{anchor.replace('-', ' ')}](../spec/v1/archive.md#{anchor})"
+        lines.append(f"| {section} | {', '.join(rules)} |")
+    return "\n".join(lines)
+
+
+def kinds_table() -> str:
+    """Return the kinds that are one document, and what MLflow's API makes anew of them."""
+    lines = ["| kind | in the archive, below `data/` | through MLflow's API |", "|---|---|---|"]
+    for kind, described in ENTITY_KINDS.items():
+        place = "experiments/<id>/" if described.of_experiment else ""
+        anew = "; ".join(filter(None, (described.anew, described.parts_anew)))
+        name = str(kind).replace("_", " ")
+        lines.append(f"| {name} | `{place}{described.folder}/` | {anew or 'as it was'} |")
+    return "\n".join(lines)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/cli.md": cli_page,
+    "reference/python.md": python_page,
+    **{
+        f"images/{name}.svg": lambda plot=plot: plots.svg(plot)
+        for name, plot in plots.PLOTS.items()
+    },
+}
+"""Files that are generated as a whole, by their path below ``docs``."""
+PARTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "rules": ("compare.md", rules_table),
+    "errors": ("troubleshooting.md", errors_table),
+    "findings": ("troubleshooting.md", findings_table),
+    "kinds": ("kept-and-lost.md", kinds_table),
+}
+"""Parts of other pages, by the name in their marker."""
+
+
+def generated() -> dict[str, str]:
+    """Return the text of every page that has something generated, by its path below ``docs``."""
+    texts = {path: page() for path, page in PAGES.items()}
+    for name, (path, part) in PARTS.items():
+        text = texts.get(path) or (DOCS / path).read_text("utf-8")
+        begin = f"<!-- generated by docs/generate.py: {name} -->\n"
+        before, begins, rest = text.partition(begin)
+        _, ends, after = rest.partition("<!-- end -->")
+        if not begins or not ends:
+            raise SystemExit(f"{path} has no place for {name}")
+        texts[path] = f"{before}{begin}\n{part()}\n\n{ends}{after}"
+    return texts
+
+
+def main() -> int:
+    """Write or check the pages."""
+    stale = []
+    for path, text in generated().items():
+        target = DOCS / path
+        if target.exists() and target.read_text("utf-8") == text:
+            continue
+        stale.append(path)
+        if sys.argv[1:] != ["--check"]:
+            target.write_text(text, "utf-8")
+    if sys.argv[1:] == ["--check"] and stale:
+        print(f"not current, run docs/generate.py: {', '.join(stale)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
