@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from textwrap import dedent
 
@@ -27,6 +28,7 @@ from mlflow_exim_plugin import errors  # noqa: E402
 from mlflow_exim_plugin.cli.main import exim  # noqa: E402
 from mlflow_exim_plugin.comparison.rules import rules_table  # noqa: E402
 from mlflow_exim_plugin.kinds import ENTITY_KINDS  # noqa: E402
+from mlflow_exim_plugin.options import flat_fields, option_of  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
 
 _MADE = "<!-- Made by docs/generate.py from the code; do not edit. -->"
@@ -98,7 +100,10 @@ def python_page() -> str:
         _MADE,
         "",
         "All of these are in `mlflow_exim_plugin`. Importing it is quick: MLflow is imported when it is",
-        "first needed.",
+        "first needed. Options come in groups, such as `Selection`. A function takes a whole group, or",
+        'the options of it as keywords: `pack(archive, experiments=("churn",), jobs=8)`.',
+        "Where the command line takes text, Python takes values: `since_ms` is a number of milliseconds",
+        "since the Unix epoch, `rename` is a `Rename`, `importer` is the name of a user.",
         "",
         "```python",
         "from mlflow_exim_plugin import open_archive, pack, verify",
@@ -146,10 +151,13 @@ def error_classes(root: type[errors.EximError] = errors.EximError) -> Iterator[t
 def _described(name: str, thing: object) -> Iterator[str]:
     yield from ("```python", _signature(name, thing), "```", "", *_docstring(thing))
     if not inspect.isclass(thing):
+        yield from _keywords(thing)  # type: ignore[arg-type]
         return
     if issubclass(thing, enum.Enum):
         yield from ("", f"Values: {', '.join(f'`{member.value}`' for member in thing)}.")
         return
+    if is_dataclass(thing):
+        yield from _options(thing)
     for member, value in vars(thing).items():
         inner = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
         if member[0] == "_" or not inspect.getdoc(inner):
@@ -191,9 +199,47 @@ def _parameter(parameter: inspect.Parameter) -> str:
     default = parameter.default
     if default is parameter.empty:
         return text
-    shown = str(default.value) if isinstance(default, enum.Enum) else default
-    given = "..." if repr(shown)[0] == "<" else repr(shown)  # a factory, a sentinel
+    given = _default(default)
     return f"{text} = {given}" if ":" in text else f"{text}={given}"
+
+
+def _default(default: object) -> str:
+    if isinstance(default, enum.Enum):
+        return repr(default.value)
+    if is_dataclass(default) and default == type(default)():
+        return f"{type(default).__name__}()"
+    return "..." if repr(default)[0] == "<" else repr(default)  # a factory, a sentinel
+
+
+def _keywords(function: Callable[..., object]) -> Iterator[str]:
+    """Yield which options a function takes as keywords of their own."""
+    parameters = dict.fromkeys(parameter for parameter, _ in flat_fields(function).values())
+    if not parameters:
+        return
+    groups = inspect.signature(function).parameters
+    yield from ("", "**Options as keywords**", "")
+    for parameter in parameters:
+        group = type(groups[parameter].default).__name__
+        prefix = parameter.removesuffix(group.lower())
+        of_all = f"every option of [`{group}`](#{group.lower()})"
+        yield f"- `{parameter}`: {of_all}{f', with `{prefix}` before its name' if prefix else ''}"
+
+
+def _options(group: type) -> Iterator[str]:
+    """Yield the options of a group as a table; what programs alone can give is in its docstring."""
+    asked = [(of, option) for of in fields(group) if (option := option_of(of))]
+    if not asked:
+        return
+    yield from ("", "| keyword | command line | default | |", "|---|---|---|---|")
+    for of, option in asked:
+        flag = option.flag or _flag(of.name, of.default)
+        help_text = option.help.replace("|", "\\|").replace("*", "\\*")
+        yield f"| `{of.name}` | `{flag}` | `{_default(of.default)}` | {help_text} |"
+
+
+def _flag(name: str, default: object) -> str:
+    text = f"--{name.replace('_', '-')}"
+    return f"{text}/--no-{text[2:]}" if default is True else text
 
 
 def _annotation(annotation: object) -> str:

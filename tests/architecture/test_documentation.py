@@ -1,8 +1,9 @@
-"""README and the commands' own help say the same, and say it for everything."""
+"""README and the pages say what the code says, lead where they point to, and say it for everything."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,76 +11,87 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from mlflow_exim_plugin.cli.main import exim
+from docs import generate, plots
 from mlflow_exim_plugin.comparison.rules import rules_table
-from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.errors import ErrorCode, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-BEGIN = (
-    "<!-- commands: written by `python tests/architecture/test_documentation.py`; do not edit -->\n"
-)
-END = "<!-- end of commands -->"
-RULES_BEGIN = (
-    "<!-- rules: written by `python tests/architecture/test_documentation.py`; do not edit -->\n"
-)
-RULES_END = "<!-- end of rules -->"
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = generate.commands()
+GENERATED = generate.generated()
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((ROOT / "spec").rglob("*.md")),
+    *sorted((ROOT / "samples").glob("*.md")),
+    *sorted((ROOT / "samples").glob("*/*.md")),
+]
+HINT = "run python docs/generate.py"
+README_MAXIMUM_LINES = 150
+SCREEN_LINES = 50
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(exim)
-    for name in exim.list_commands(context):
-        command = exim.get_command(context, name)
-        assert command is not None
-        yield name, command
+def page(path: str) -> str:
+    return (DOCS / path).read_text(encoding="utf-8")
 
 
-COMMANDS = dict(commands())
+def headings(path: Path) -> Iterator[str]:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        yield heading.replace("`", "")
 
 
-def help_text(name: str, command: click.Command) -> str:
-    parent = click.Context(exim, info_name="mlflow exim", terminal_width=96, max_content_width=96)
-    return command.get_help(click.Context(command, info_name=name, parent=parent))
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub and the site make of a page's headings."""
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings(path)}
 
 
-def reference() -> str:
-    blocks = (
-        f"### {name}\n\n```text\n{help_text(name, command)}\n```\n"
-        for name, command in COMMANDS.items()
-    )
-    return "\n" + "\n".join(blocks) + "\n"
+@pytest.mark.parametrize("path", GENERATED)
+def test_generated_pages_are_current(path: str) -> None:
+    if path == "reference/cli.md":
+        # Releases of click differ in how they break lines and mark defaults.
+        words = r"[\w-]+"
+        assert re.findall(words, page(path)) == re.findall(words, GENERATED[path]), HINT
+    else:
+        assert page(path) == GENERATED[path], HINT
 
 
-def between_markers(text: str, begin: str = BEGIN, end: str = END) -> tuple[str, str, str]:
-    before, begins, rest = text.partition(begin)
-    shown, ends, after = rest.partition(end)
-    assert begins
-    assert ends
-    return before + begin, shown, end + after
+def test_generator_checks_from_the_command_line() -> None:
+    command = [sys.executable, "-W", "ignore", str(DOCS / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode in (0, 1)
+    stale = done.stderr.strip().rpartition(": ")[2]
+    assert stale in ("", "reference/cli.md"), HINT
 
 
-def test_readme_shows_the_help_of_every_command() -> None:
-    _, shown, _ = between_markers(README.read_text(encoding="utf-8"))
-
-    # Releases of click differ in how they break lines and mark defaults.
-    assert re.findall(r"[\w-]+", shown) == re.findall(r"[\w-]+", reference()), (
-        "run python tests/architecture/test_documentation.py"
-    )
+def test_the_rules_of_diff_are_shown() -> None:
+    assert f"\n{rules_table()}\n" in page("compare.md"), HINT
 
 
-def test_readme_shows_the_rules_of_diff() -> None:
-    _, shown, _ = between_markers(README.read_text(encoding="utf-8"), RULES_BEGIN, RULES_END)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_its_section_in_the_reference(name: str) -> None:
+    _, _, section = page("reference/cli.md").partition(f"\n## {name}\n")
 
-    assert shown == f"\n{rules_table()}\n\n", "run python tests/architecture/test_documentation.py"
+    assert section.startswith(f"\n```text\nUsage: mlflow exim {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_explained_outside_of_the_reference(name: str) -> None:
+    told = [p for p in PAGES if p.name != "cli.md" and f"mlflow exim {name} " in p.read_text("utf-8")]
+
+    assert told
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_and_its_options_have_help(name: str) -> None:
     command = COMMANDS[name]
-    options = [p for p in command.params if isinstance(p, click.Option)]
+    options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
 
     assert command.help
     assert options
@@ -97,41 +109,46 @@ def test_a_command_has_an_example_that_parses(name: str) -> None:
     command.make_context(name, arguments)
 
 
-def test_readme_has_every_exit_code() -> None:
-    rows = re.findall(r"^\| (\d) \| ", README.read_text(encoding="utf-8"), re.MULTILINE)
+def test_every_exit_code_is_explained() -> None:
+    rows = re.findall(r"^\| (\d) \| ", page("troubleshooting.md"), re.MULTILINE)
 
     assert [int(row) for row in rows] == [code.value for code in ExitCode]
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text(encoding="utf-8"))
-    local = [target for target in targets if "://" not in target]
+def test_every_error_code_has_a_section() -> None:
+    sections = re.findall(r"^## ([a-z_]+)$", page("troubleshooting.md"), re.MULTILINE)
 
-    assert local
-    assert [target for target in local if not (ROOT / target).exists()] == []
+    assert sorted(sections) == sorted(code.value for code in ErrorCode)
 
 
-def test_python_of_readme_runs(
-    tmp_path: Path, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
+@pytest.mark.parametrize("path", PAGES, ids=[path.relative_to(ROOT).as_posix() for path in PAGES])
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text)
+    local = [(path.parent / target if target else path, anchor) for target, anchor in links if "://" not in target]
 
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    client = mlflow.MlflowClient(sqlite_uri)
-    run = client.create_run(client.create_experiment("e", str(tmp_path / "artifacts")))
-    monkeypatch.chdir(tmp_path)
-    printed: list[object] = []
-
-    exec(  # noqa: S102 - the example itself
-        code.replace("sqlite:///mlflow.db", sqlite_uri), {"print": printed.append}
-    )
-
-    assert printed[1] == [run.info.run_id]
+    assert [str(target) for target, _ in local if not target.exists()] == []
+    assert [(t.name, anchor) for t, anchor in local if anchor and anchor not in anchors(t)] == []
 
 
-if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    before, _, after = between_markers(text)
-    before, _, after = between_markers(before + reference() + after, RULES_BEGIN, RULES_END)
-    README.write_text(f"{before}\n{rules_table()}\n\n{after}", encoding="utf-8")
-    sys.stdout.write("README.md is up to date\n")
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.splitlines()) <= README_MAXIMUM_LINES
+    paths = [path.relative_to(ROOT).as_posix() for path in sorted(DOCS.rglob("*.md"))]
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [path for path in paths if f" {path}\n" not in navigation] == []
+    # The one is the site's README, the other belongs to the guide.
+    left_out = {"docs/index.md", "docs/reference/mlflow-export-import.md"}
+    assert {path for path in paths if f"({path})" not in README} == left_out
+
+
+def test_glossary_is_one_screen() -> None:
+    assert len(page("glossary.md").splitlines()) <= SCREEN_LINES
+
+
+def test_plots_show_numbers_of_the_page() -> None:
+    tables = [line for line in page("speed.md").splitlines() if line.startswith("|")]
+    for name, plot in plots.PLOTS.items():
+        assert f"(images/{name}.svg)" in page("speed.md")
+        for group in plot.groups.values():
+            for bar in group:
+                assert any(f" {bar.value} {plot.unit}" in line for line in tables), bar

@@ -33,10 +33,12 @@ PAGES = {
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 WITH_COMMANDS = [page for page, text in PAGES.items() if "```console" in text]
-WITH_PYTHON = [page for page, text in PAGES.items() if re.search(r"^```python\n.*import", text, re.M)]
+EXAMPLE = re.compile(r"^```python\n(from .*?)```", re.DOTALL | re.MULTILINE)
+WITH_PYTHON = [page for page, text in PAGES.items() if EXAMPLE.search(text)]
 RUN_ID = "88652be7c6e44a2aac3ca10ec5010a8a"
 """The run of the example, as the pages call it."""
 BLOCK = re.compile(r"(?:<!-- exit code: (\d) -->\n)?```console\n(.*?)```", re.DOTALL)
+IDS = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b")
 MADE_BY_README = "python3 -m venv"  # test_quickstart.py and CI
 
 
@@ -127,19 +129,28 @@ class World:
         return self.server_urls[name]
 
     def compare(self, shown: list[str], output: str) -> None:
-        """Assert that an output has the lines that a page shows, but for ids, times and numbers."""
+        """Assert that an output has the lines that a page shows, and learn its ids."""
         lines = iter(self.documented(output).splitlines())
-        for wanted in (line.strip() for line in shown):
-            if wanted == "...":
+        for wanted in shown:
+            if wanted.strip() == "...":
                 continue
-            pattern = re.sub(r"(?:\\ )+", r"\\s+", re.escape(wanted))
-            pattern = re.sub(r"\b(?:[0-9a-f]{32}|[0-9a-f]{64})\b", "([0-9a-f]+)", pattern)
-            pattern = re.sub(r"\d+", r"\\d+", pattern.replace("([0-9a-f]+)", "\0"))
-            pattern = pattern.replace("\0", "([0-9a-f]{32,64})")
-            found = next((re.fullmatch(pattern, x.strip()) for x in lines if re.fullmatch(pattern, x.strip())), None)
+            pattern = like(wanted)
+            found = next(filter(None, (pattern.fullmatch(line.strip()) for line in lines)), None)
             assert found, f"{wanted!r} is not in\n{output}"
-            ids = re.findall(r"\b(?:[0-9a-f]{32}|[0-9a-f]{64})\b", wanted)
-            self.ids.update(zip(ids, found.groups(), strict=True))
+            self.ids.update(zip(IDS.findall(wanted), found.groups(), strict=True))
+
+
+def like(line: str) -> re.Pattern[str]:
+    """Return what matches a line with other ids, times and numbers."""
+    parts = re.split(rf"({IDS.pattern}|\d+|\s+)", line.strip())
+    for number, part in enumerate(parts):
+        if IDS.fullmatch(part):
+            parts[number] = "([0-9a-f]+)"
+        elif number % 2:
+            parts[number] = r"\s+" if part.isspace() else r"\d+"
+        else:
+            parts[number] = re.escape(part)
+    return re.compile("".join(parts))
 
 
 @pytest.fixture
@@ -202,13 +213,10 @@ def test_every_page_with_python_is_known() -> None:
 def test_python_of_a_page_runs(
     page: str, filled: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = re.findall(r"^```python\n(.*?)```", PAGES[page], re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     printed: list[tuple[object, ...]] = []
 
-    for code in blocks:
-        if "import " not in code:
-            continue  # a signature
+    for code in EXAMPLE.findall(PAGES[page]):
         exec(  # noqa: S102 - the example itself
             code.replace("sqlite:///mlflow.db", f"sqlite:///{filled.database}"),
             {"print": lambda *values: printed.append(values)},
