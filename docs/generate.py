@@ -1,6 +1,6 @@
-"""Writes what the pages take from the code: command line, Python, errors, rules, kinds and plots.
+"""Writes what is made of the code: pages and parts of pages, plots, and types of public names.
 
-python docs/generate.py           rewrite what is generated below docs
+python docs/generate.py           rewrite what is generated
 python docs/generate.py --check   fail when something is not current
 
 ``docs/record.py`` makes the picture of a terminal; that takes servers and is done by hand.
@@ -12,18 +12,22 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS.parent)]  # MkDocs' hooks and tests call us from elsewhere
+sys.path[:0] = [str(DOCS.parent)]  # a script is found in its own folder
 
 import mlflow_exim_plugin as package  # noqa: E402
-from docs import plots  # noqa: E402
+from docs import plots, stub  # noqa: E402
 from mlflow_exim_plugin import errors  # noqa: E402
 from mlflow_exim_plugin.cli.main import exim  # noqa: E402
 from mlflow_exim_plugin.comparison.rules import rules_table  # noqa: E402
@@ -31,7 +35,44 @@ from mlflow_exim_plugin.kinds import ENTITY_KINDS  # noqa: E402
 from mlflow_exim_plugin.options import flat_fields, option_of  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
 
-_MADE = "<!-- Made by docs/generate.py from the code; do not edit. -->"
+_CLI = """\
+# Command line
+
+<!-- Made by docs/generate.py from the code; do not edit. -->
+
+`mlflow exim`, `mlflow-exim` and `python -m mlflow_exim_plugin` are the same command. Every option
+can also come from the environment: `MLFLOW_EXIM_PACK_JOBS=8` is `pack --jobs 8`. Data goes to
+standard output, logs and progress to standard error. Exit codes are under
+[Troubleshooting](../troubleshooting.md#exit-codes).
+"""
+_PYTHON = """\
+# Python
+
+<!-- Made by docs/generate.py from the code; do not edit. -->
+
+All of these are in `mlflow_exim_plugin`. Importing it is quick: MLflow is imported when it is first
+needed.
+
+```python
+from mlflow_exim_plugin import open_archive, pack, verify
+
+report = pack("backup.tar.zst", tracking_uri="sqlite:///mlflow.db", experiments=("churn",), jobs=8)
+print(report.ok, report.metric_rows)
+print(verify("backup.tar.zst").ok)
+with open_archive("backup.tar.zst") as archive:
+    print([run.mlflow.run["info"]["run_id"] for run in archive.runs()])
+```
+
+Options come in groups, such as `Selection` and `Work`. A function takes a whole group, or the
+options of it as keywords, as above. Where the command line takes text, Python takes values:
+`since_ms` is a number of milliseconds since the Unix epoch, `rename` is a `Rename`, `importer` is
+the name of a user."""
+_ERRORS = """\
+## Errors
+
+All are in `mlflow_exim_plugin.errors`. Each has `code`, `exit_code`, `message` and `hint`. No other
+exception crosses the public surface.
+"""
 _WIDTH = 96
 _SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
@@ -64,19 +105,7 @@ def help_text(name: str, command: click.Command) -> str:
 
 def cli_page() -> str:
     """Return reference/cli.md."""
-    lines = [
-        "# Command line",
-        "",
-        _MADE,
-        "",
-        "`mlflow exim`, `mlflow-exim` and `python -m mlflow_exim_plugin` are the same command. Every",
-        "option can also come from the environment: `MLFLOW_EXIM_PACK_JOBS=8` is `pack --jobs 8`.",
-        "Data goes to standard output, logs and progress to standard error. Exit codes are under",
-        "[Troubleshooting](../troubleshooting.md#exit-codes).",
-        "",
-        "| command | does |",
-        "|---|---|",
-    ]
+    lines = [_CLI, "| command | does |", "|---|---|"]
     for name, command in commands().items():
         anchor = name.replace(" ", "-")
         lines.append(f"| [{name}](#{anchor}) | {_first_sentence(command.help or '')} |")
@@ -90,46 +119,15 @@ def cli_page() -> str:
 
 def python_page() -> str:
     """Return reference/python.md."""
-    # Not getattr: the submodule `transfer` hides the function.
-    public = {name: package.__getattr__(name) for name in package.__all__ if name[0] != "_"}
+    public = {name: getattr(package, name) for name in vars(package)["__all__"] if name[0] != "_"}
     functions = [name for name, thing in public.items() if not inspect.isclass(thing)]
     classes = [name for name, thing in public.items() if inspect.isclass(thing)]
-    lines = [
-        "# Python",
-        "",
-        _MADE,
-        "",
-        "All of these are in `mlflow_exim_plugin`. Importing it is quick: MLflow is imported when it is",
-        "first needed. Options come in groups, such as `Selection`. A function takes a whole group, or",
-        'the options of it as keywords: `pack(archive, experiments=("churn",), jobs=8)`.',
-        "Where the command line takes text, Python takes values: `since_ms` is a number of milliseconds",
-        "since the Unix epoch, `rename` is a `Rename`, `importer` is the name of a user.",
-        "",
-        "```python",
-        "from mlflow_exim_plugin import open_archive, pack, verify",
-        "",
-        'report = pack("backup.tar.zst", tracking_uri="sqlite:///mlflow.db")',
-        "print(report.ok, report.metric_rows)",
-        'print(verify("backup.tar.zst").ok)',
-        'with open_archive("backup.tar.zst") as archive:',
-        '    print([run.mlflow.run["info"]["run_id"] for run in archive.runs()])',
-        "```",
-    ]
+    lines = [_PYTHON]
     for title, names in (("Functions", functions), ("Classes", classes)):
         lines += ["", f"## {title}"]
         for name in sorted(names):
             lines += ["", f"### {name}", "", *_described(name, public[name])]
-    lines += [
-        "",
-        "## Errors",
-        "",
-        "All are in `mlflow_exim_plugin.errors`. Each has `code`, `exit_code`, `message` and `hint`. No",
-        "other exception crosses the public surface.",
-        "",
-        "```text",
-        _tree(),
-        "```",
-    ]
+    lines += ["", _ERRORS, "```text", _tree(), "```"]
     for error in error_classes():
         lines += ["", f"### {error.__name__}", "", *_docstring(error)]
     return "\n".join(lines) + "\n"
@@ -140,7 +138,9 @@ def _tree() -> str:
     return dedent((errors.__doc__ or "").partition("::\n\n")[2].rpartition("\n\n")[0])
 
 
-def error_classes(root: type[errors.EximError] = errors.EximError) -> Iterator[type]:
+def error_classes(
+    root: type[errors.EximError] = errors.EximError,
+) -> Iterator[type[errors.EximError]]:
     """Yield the errors, each before those that are kinds of it, as the tree has them."""
     yield root
     for child in vars(errors).values():
@@ -192,7 +192,10 @@ def _signature(name: str, thing: object) -> str:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    is_rest, is_named_rest = (
+        parameter.kind is kind for kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    )
+    stars = "*" if is_rest else "**" if is_named_rest else ""
     text = stars + parameter.name
     if parameter.annotation is not parameter.empty:
         text += f": {_annotation(parameter.annotation)}"
@@ -206,8 +209,9 @@ def _parameter(parameter: inspect.Parameter) -> str:
 def _default(default: object) -> str:
     if isinstance(default, enum.Enum):
         return repr(default.value)
-    if is_dataclass(default) and default == type(default)():
-        return f"{type(default).__name__}()"
+    made = type(default)
+    if is_dataclass(made) and default == made():
+        return f"{made.__name__}()"
     return "..." if repr(default)[0] == "<" else repr(default)  # a factory, a sentinel
 
 
@@ -243,7 +247,7 @@ def _flag(name: str, default: object) -> str:
 
 
 def _annotation(annotation: object) -> str:
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return str(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
 
 
 def _docstring(thing: object) -> Iterator[str]:
@@ -290,9 +294,7 @@ def errors_table() -> str:
         code = error.code.value
         exception = f"[`{error.__name__}`](reference/python.md#{error.__name__.lower()})"
         summary = _prose(_first_sentence(inspect.getdoc(error) or ""))
-        lines.append(
-            f"| [`{code}`](#{code}) | {error.exit_code.value} | {exception} | {summary} |"
-        )
+        lines.append(f"| [`{code}`](#{code}) | {error.exit_code.value} | {exception} | {summary} |")
     return "\n".join(lines)
 
 
@@ -320,12 +322,10 @@ def kinds_table() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "../mlflow_exim_plugin/__init__.pyi": stub.stub,
     "reference/cli.md": cli_page,
     "reference/python.md": python_page,
-    **{
-        f"images/{name}.svg": lambda plot=plot: plots.svg(plot)
-        for name, plot in plots.PLOTS.items()
-    },
+    **{f"images/{name}.svg": partial(plots.svg, plot) for name, plot in plots.PLOTS.items()},
 }
 """Files that are generated as a whole, by their path below ``docs``."""
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {

@@ -26,9 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Name the files of ``docs`` from the root of the repository, and add the pages beside it."""
 
     def named(path: str, dest_uri: str | None = None) -> File:
-        return File(
-            path, str(ROOT), config.site_dir, config.use_directory_urls, dest_uri=dest_uri
-        )
+        return File(path, str(ROOT), config.site_dir, config.use_directory_urls, dest_uri=dest_uri)
 
     made = [
         named(f"docs/{file.src_uri}", file.dest_uri) if file.src_dir == config.docs_dir else file

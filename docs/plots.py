@@ -65,7 +65,8 @@ _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f } .group { font-weight: 600 }
 .ours { fill: #0969da } .floor { fill: #8c959f } rect.page { fill: #fff }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 } .ours { fill: #58a6ff } .floor { fill: #6e7681 } rect.page { fill: #0d1117 }
+  text { fill: #e6edf3 } rect.page { fill: #0d1117 }
+  .ours { fill: #58a6ff } .floor { fill: #6e7681 }
 }"""
 
 
@@ -86,10 +87,11 @@ def svg(plot: Plot) -> str:
         for bar in group:
             y += _LINE
             width = number(bar.value) * scale
+            kind = "floor" if bar.is_floor else "ours"
+            box = f'x="{_LEFT}" y="{y - 11}" width="{width:.1f}" height="13" rx="2"'
             shapes += [
                 f'<text x="{_LEFT - 8}" y="{y}" text-anchor="end">{escape(bar.label)}</text>',
-                f'<rect class="{"floor" if bar.is_floor else "ours"}" x="{_LEFT}" y="{y - 11}" '
-                f'width="{width:.1f}" height="13" rx="2"/>',
+                f'<rect class="{kind}" {box}/>',
                 f'<text x="{_LEFT + width + 6:.1f}" y="{y}">{bar.value} {plot.unit}</text>',
             ]
         y += _GAP

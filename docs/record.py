@@ -48,7 +48,7 @@ def main() -> None:
 def _run(session: str) -> list[tuple[str, str]]:
     """Run the commands in a shell; return what a terminal shows, each line with its class."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    shown = []
+    shown: list[tuple[str, str]] = []
     for line in session.strip().splitlines():
         if line[0] == "#":
             shown += [("", "")] if shown else []

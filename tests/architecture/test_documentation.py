@@ -1,4 +1,4 @@
-"""README and the pages say what the code says, lead where they point to, and say it for everything."""
+"""README and the pages say what the code says, and say it for everything; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -40,10 +40,14 @@ def page(path: str) -> str:
     return (DOCS / path).read_text(encoding="utf-8")
 
 
+def prose(path: Path) -> str:
+    """Return a page without what is code."""
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def headings(path: Path) -> Iterator[str]:
-    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
-    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
-        yield heading.replace("`", "")
+    yield from re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
 
 
 def anchors(path: Path) -> set[str]:
@@ -83,7 +87,9 @@ def test_a_command_has_its_section_in_the_reference(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_explained_outside_of_the_reference(name: str) -> None:
-    told = [p for p in PAGES if p.name != "cli.md" and f"mlflow exim {name} " in p.read_text("utf-8")]
+    told = [
+        p for p in PAGES if p.name != "cli.md" and f"mlflow exim {name} " in p.read_text("utf-8")
+    ]
 
     assert told
 
@@ -123,9 +129,12 @@ def test_every_error_code_has_a_section() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=[path.relative_to(ROOT).as_posix() for path in PAGES])
 def test_links_lead_somewhere(path: Path) -> None:
-    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
-    links = re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text)
-    local = [(path.parent / target if target else path, anchor) for target, anchor in links if "://" not in target]
+    links = re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", prose(path))
+    local = [
+        (path.parent / target if target else path, anchor)
+        for target, anchor in links
+        if "://" not in target
+    ]
 
     assert [str(target) for target, _ in local if not target.exists()] == []
     assert [(t.name, anchor) for t, anchor in local if anchor and anchor not in anchors(t)] == []

@@ -198,9 +198,7 @@ def run(command: str, folder: Path) -> tuple[int, str]:
         return result.exit_code, result.output
     where = folder / ".where"
     script = f"{command}\ncode=$?; pwd > {shlex.quote(str(where))}; exit $code"
-    done = subprocess.run(
-        ["/bin/bash", "-c", script], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
     os.chdir(where.read_text().strip())
     return done.returncode, done.stdout + done.stderr
 
