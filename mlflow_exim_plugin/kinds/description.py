@@ -84,10 +84,7 @@ class TableRows:
             KeyError: The document lacks a field that MLflow's always have.
             TypeError: A field of it has another type.
         """
-        row = {}
-        for name in self.owner:
-            source, _, column = name.partition("=")
-            row[column or source] = (owner or {})[source]
+        row = self.key_below(owner or {})
         for column, wanted in self.columns.items():
             row[column] = _at(document, wanted) if isinstance(wanted, str) else wanted(document)
         yield self.table, row
@@ -95,6 +92,11 @@ class TableRows:
             if part.when is None or part.when(document):
                 for element in document.get(part.at, ()):
                     yield from part.of(element, row)
+
+    def key_below(self, owner: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns that rows below an owner's have of it."""
+        pairs = (name.partition("=") for name in self.owner)
+        return {column or source: owner[source] for source, _, column in pairs}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Description:
         unique: Columns of a name that only one can have.
         name: Field of that name.
         numbered: How another name is made of a name and a number.
+        joins: Parts that join a namesake, where the policy for conflicts is ``merge``.
         same: Fields that tell a copy made by MLflow's API from a namesake.
         rest: Fields that MLflow's REST API cannot keep, by the rule of ``diff`` that says why.
         anew: What it sets anew in every object, for the report.
@@ -137,6 +140,7 @@ class Description:
     unique: tuple[str, ...] = ()
     name: str = "name"
     numbered: str = "{} ({})"
+    joins: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     rest: Mapping[str, str] = field(default_factory=dict)
     anew: str = ""

@@ -63,6 +63,7 @@ ENDPOINT = Description(
     },
     unique=("workspace", "name"),
     numbered="{}-{}",
+    joins=("tags", "guardrails", "bindings"),
     rest={
         "users": "last_updated_by *[*].created_by *[*].last_updated_by",
         "inner ids": "model_mappings[*].mapping_id",

@@ -31,6 +31,7 @@ SCORER = Description(
     natural=("scorer_name",),
     name="scorer_name",
     unique=("experiment_id", "scorer_name"),
+    joins=("versions", "online_configs"),
     rest={
         "times": "versions[*].creation_time",
         "inner ids": "online_configs[*].online_scoring_config_id",
@@ -108,6 +109,7 @@ REVIEW_QUEUE = Description(
         "items[].item_id": Kind.TRACE,
     },
     unique=("experiment_id", "name_key"),
+    joins=("items",),
     rest={"times": "*_time_ms items[*].*_time_ms", "users": "created_by"},
     anew="ids, creators and all times, of completion too, are the target's",
     rows=TableRows(

@@ -17,8 +17,17 @@ _VERSION_REST = {"users": "user_id", "version status": "status status_message"}
 _THEIRS = "creation and update times are the target's"
 _VERSIONS = "creation and update times, user and status are the target's"
 
-REGISTERED_MODEL = Description(Kind.REGISTERED_MODEL, lists=_NAMED, anew=_THEIRS)
-PROMPT = Description(Kind.PROMPT, lists=_NAMED, refers=_OF_PROMPT, anew=_THEIRS)
+REGISTERED_MODEL = Description(
+    Kind.REGISTERED_MODEL, lists=_NAMED, joins=("versions",), anew=_THEIRS
+)
+PROMPT = Description(
+    Kind.PROMPT,
+    lists=_NAMED,
+    refers=_OF_PROMPT,
+    numbered="{}.{}",  # MLflow's client takes no spaces and brackets in the names of prompts
+    joins=("versions",),
+    anew=_THEIRS,
+)
 MODEL_VERSION = Description(
     Kind.MODEL_VERSION,
     lists=_VERSION_LISTS,

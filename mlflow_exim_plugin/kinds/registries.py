@@ -49,6 +49,7 @@ MCP_SERVER = Description(
     },
     unique=_SERVER,
     numbered="{}-{}",
+    joins=("versions", "tags", "aliases", "access_endpoints"),
     rest={
         "users": "created_by last_updated_by *[*].created_by *[*].last_updated_by",
         "inner ids": "access_endpoints[*].id",

@@ -9,6 +9,7 @@ __all__ = ["EXPERIMENT", "LOGGED_MODEL", "RUN", "TRACE"]
 
 EXPERIMENT = Description(
     Kind.EXPERIMENT,
+    joins=("runs",),
     lists={"tags": KEY},
     refers={"experiment_id": Kind.EXPERIMENT},
     rest={"times": "creation_time last_update_time", "artifact roots": "artifact_location"},

@@ -1,27 +1,43 @@
-"""What becomes of an object whose name is taken at the target: one policy for every sink."""
+"""What becomes of an object whose name is taken at the target: one policy for every sink.
+
+A namesake is an object at the target that has the name and did not come from the source object.
+What each policy does with an object that has one:
+
+===========  ======================================================================================
+``merge``    The parts that ``joins`` of its kind names join the namesake, which keeps all it has:
+             what it has otherwise is named. An object of a kind without such parts is left out,
+             and what refers to it refers to the namesake.
+``skip``     It is left out with all its parts.
+``rename``   It is written under the next free name, which is named.
+``fail``     Nothing is written.
+===========  ======================================================================================
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mlflow_exim_plugin.errors import ConflictError
-from mlflow_exim_plugin.options import OnConflict, Writing
-from mlflow_exim_plugin.schema.objects import Kind, Loss
+from mlflow_exim_plugin.errors import ConflictError, ServerError
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.options import OnConflict
+from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from mlflow_exim_plugin.schema.objects import Entity, RegisteredModel
+    from mlflow_exim_plugin.schema.objects import Experiment, RegisteredModel
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
     "TargetName",
+    "TargetNames",
     "differing",
     "find_name",
-    "leave_to_namesake",
-    "numbered",
-    "say_renamed",
+    "names_of",
+    "say_kept",
+    "tags_not_set",
     "taken",
 ]
 
@@ -29,88 +45,153 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class TargetName(Generic[_T]):
-    """A name at the target and what is there.
+class TargetNames(Generic[_T]):
+    """What a target has under the names of a kind.
 
     Attributes:
-        name: The name to use.
-        there: What has that name, None where it is free.
-        is_ours: Whether what is there came from the same source object.
+        find: Gives what has a name.
+        is_same: Whether it came from the object.
+        keeps: In what else than the parts that join it differs from the object.
+        kind_of: Its kind, where two kinds share their names.
+        is_deleted: Whether it is deleted, so that nothing can join it.
+    """
+
+    find: Callable[[str], _T | None]
+    is_same: Callable[[_T], bool] = lambda _: False
+    keeps: Callable[[_T], Iterable[str]] = lambda _: ()
+    kind_of: Callable[[_T], Kind] | None = None
+    is_deleted: Callable[[_T], bool] = lambda _: False
+
+
+@dataclass(frozen=True)
+class TargetName(Generic[_T]):
+    """The name of an object at the target.
+
+    Attributes:
+        name: The name.
+        there: What has it and is used instead, None where the object is to be made.
+        is_ours: Whether that came from the object.
+        is_left: Whether the object is left out with all its parts.
+        reason: Why it is not made.
     """
 
     name: str
     there: _T | None = None
     is_ours: bool = False
-
-    @property
-    def is_namesake(self) -> bool:
-        """Whether something else has the name."""
-        return self.there is not None and not self.is_ours
+    is_left: bool = False
+    reason: str = ""
 
 
 def find_name(
-    entity: Entity,
+    item: Experiment | RegisteredModel | Entity,
     name: str,
-    there: Mapping[str, _T],
-    is_same: Callable[[_T], bool],
-    options: Writing,
-    *,
-    numbered: str = "{} ({})",
+    names: TargetNames[_T],
+    policy: OnConflict,
+    report: Report,
 ) -> TargetName[_T]:
-    """Find where an object without tags of ours belongs.
+    """Find the name of an object at the target, and say so if it is not its own alone.
 
     Args:
-        entity: The object.
+        item: The object.
         name: Its name at the source.
-        there: What the target has by name.
-        is_same: Whether something at the target came from the object.
-        options: What to do with a namesake.
-        numbered: How another name is made of the name and a number.
+        names: What the target has.
+        policy: What to do with a namesake.
+        report: Names what becomes of the object; only what is left out is counted.
 
     Raises:
         ConflictError: A namesake has the name and the policy is ``fail``.
+        ServerError: It has to join what takes nothing.
     """
-    candidate, number = name, 1
-    while (found := there.get(candidate)) is not None:
-        if is_same(found):
-            return TargetName(candidate, found, is_ours=True)
+    kind, described = item.kind, KINDS[item.kind]
+    identity = item.id if isinstance(item, Entity) else name
+    free, number = name, 1
+    while (found := names.find(free)) is not None:
+        if names.is_same(found):
+            return TargetName(free, found, is_ours=True, reason="it is there already")
         number += 1
-        candidate = numbered.format(name, number)
-    namesake = there.get(name)
-    if namesake is None or options.on_conflict is OnConflict.RENAME:
-        return TargetName(candidate)
-    if options.on_conflict is OnConflict.FAIL:
-        kind = str(entity.kind).replace("_", " ")
-        raise taken(f"{kind} named {name!r}")
-    return TargetName(name, namesake)
+        free = described.numbered.format(name, number)
+    namesake = names.find(name)
+    if namesake is None:
+        return TargetName(name)
+    if policy is OnConflict.RENAME:
+        subject = "it" if identity == name else repr(name)
+        report.lost(Loss(kind, identity, f"{subject} is named {free!r} at the target"))
+        return TargetName(free)
+    its_kind = names.kind_of(namesake) if names.kind_of else kind
+    called = f"{_words(its_kind)} named {name!r}"
+    if reason := taken(kind, identity, called, policy, report):
+        return TargetName(name, namesake, is_left=True, reason=reason)
+    joins = " and ".join(", ".join(described.joins).replace("_", " ").rsplit(", ", 1))
+    if its_kind is not kind:
+        raise ServerError(f"the target has a {called}", "choose --on-conflict rename")
+    if names.is_deleted(namesake):
+        raise ServerError(
+            f"the target has a deleted {called}, which takes no {joins}",
+            "choose --on-conflict rename, or restore or purge it at the target",
+        )
+    keeps = ", ".join(sorted(names.keeps(namesake)))
+    if joins:
+        which = f", which keeps its own {keeps}" if keeps else ""
+        report.lost(Loss(kind, identity, f"its {joins} joined the {called}{which}"))
+        return TargetName(name, namesake, reason=f"its {joins} join the {called}")
+    what = keeps or "nothing that can be compared"
+    reason = f"the target has another {called}, which stays as it is (differing: {what})"
+    report.lost(Loss(kind, identity, reason))
+    report.skipped(kind, identity, reason)
+    return TargetName(name, namesake, is_left=True, reason=reason)
 
 
-def taken(what: str) -> ConflictError:
-    """Return the error that says of what the target has another, under the policy ``fail``."""
-    return ConflictError(
-        f"the target has another {what}", "choose --on-conflict merge, skip or rename"
+def taken(kind: Kind, identity: str, called: str, policy: OnConflict, report: Report) -> str:
+    """Return why an object is left out under ``skip``, empty where it may come.
+
+    Args:
+        kind: Its kind.
+        identity: What the report calls it.
+        called: What of its own another object has at the target.
+        policy: What to do.
+        report: Counts what is left out.
+
+    Raises:
+        ConflictError: The policy is ``fail``.
+    """
+    reason = f"the target has another {called}"
+    if policy is OnConflict.FAIL:
+        more = ", or give --experiment-name" if kind is Kind.EXPERIMENT else ""
+        raise ConflictError(reason, f"choose --on-conflict merge, skip or rename{more}")
+    if policy is not OnConflict.SKIP:
+        return ""
+    report.skipped(kind, identity, reason)
+    return reason
+
+
+def say_kept(entity: Entity, part: str, fields: Iterable[str], report: Report) -> None:
+    """Name what differs between an object and what it joined, if anything."""
+    if what := ", ".join(fields):
+        report.lost(Loss(entity.kind, entity.id, f"{part} keeps its own {what}"))
+
+
+def tags_not_set(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """Return what an experiment keeps of its own tags where another one joins it."""
+    keys = [k for k, v in wanted.items() if not is_provenance(k) and there.get(k) != v]
+    return [f"tags (not set: {', '.join(sorted(keys))})"] if keys else []
+
+
+def names_of(
+    kind: Kind, wanted: Mapping[str, Any], find: Callable[[str], dict[str, Any] | None]
+) -> TargetNames[dict[str, Any]]:
+    """Return what a target has by name of a kind whose fields tell a copy from a namesake."""
+    same = KINDS[kind].same
+    return TargetNames(
+        find,
+        is_same=lambda there: not differing(wanted, there, *same),
+        keeps=lambda there: differing(wanted, there, *same),
     )
-
-
-def say_renamed(entity: Entity, name: str, named: TargetName[Any], report: Report) -> None:
-    """Name an object that got another name at the target."""
-    if named.name != name and not named.is_ours:
-        report.lost(Loss(entity.kind, entity.id, f"{name!r} is named {named.name!r} at the target"))
-
-
-def leave_to_namesake(entity: Entity, name: str, fields: Iterable[str], report: Report) -> None:
-    """Skip an object for one of the same name that stays as it is, and say what differs."""
-    what = ", ".join(fields) or "nothing that can be compared"
-    reason = f"the target has another one named {name!r}, which stays as it is (differing: {what})"
-    report.lost(Loss(entity.kind, entity.id, reason))
-    report.skipped(entity.kind, entity.id, reason)
-
-
-def numbered(item: RegisteredModel, number: int) -> str:
-    """Return another name; MLflow's client takes no spaces and brackets in those of prompts."""
-    return f"{item.name}.{number}" if item.kind is Kind.PROMPT else f"{item.name} ({number})"
 
 
 def differing(wanted: Mapping[str, Any], there: Mapping[str, Any], *fields: str) -> list[str]:
     """Return which fields of two documents differ; an absent field is an empty one."""
     return [f for f in fields if (wanted.get(f) or None) != (there.get(f) or None)]
+
+
+def _words(kind: Kind) -> str:
+    return str(kind).replace("_", " ").replace("mcp", "MCP")

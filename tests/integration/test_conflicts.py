@@ -1,4 +1,4 @@
-"""Strangers at the target under the same name: each policy does what it says, nothing is harmed."""
+"""Namesakes at the target: each policy does what it says, nothing is harmed."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def test_every_part_of_a_run_is_completed_and_counted(
 
 
 @pytest.mark.parametrize("policy", ["merge", "skip", "rename", "fail"])
-def test_a_policy_is_for_strangers(
+def test_a_policy_is_for_namesakes(
     grown: tuple[Training, str, str], sqlite_uri: str, tmp_path: Path, policy: str
 ) -> None:
     training, first, second = grown

@@ -271,7 +271,7 @@ def test_a_link_comes_with_the_later_part(served: Source, sqlite_uri: str) -> No
     assert_same(served.snapshot, snapshot(sqlite_uri), report)
 
 
-def test_models_join_a_strangers_experiment(served: Source, sqlite_uri: str) -> None:
+def test_models_join_a_namesakes_experiment(served: Source, sqlite_uri: str) -> None:
     client = MlflowClient(sqlite_uri, sqlite_uri)
     theirs = client.create_experiment("models")
     kept = client.create_logged_model(theirs, "theirs").model_id

@@ -170,7 +170,7 @@ def test_a_model_in_the_way(archive: str, sqlite_uri: str, policy: str, named: s
         assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri, on_conflict=policy))
 
 
-def test_versions_join_a_strangers_prompt(archive: str, sqlite_uri: str) -> None:
+def test_versions_join_a_namesakes_prompt(archive: str, sqlite_uri: str) -> None:
     client = MlflowClient(sqlite_uri, sqlite_uri)
     client.register_prompt("chat", "theirs", tags={"mine": "no"})
 

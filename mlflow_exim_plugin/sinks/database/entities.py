@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,18 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.counting import count_parts, parts_of, skip_entity
+from mlflow_exim_plugin.sinks.counting import parts_of, skip_entity
+from mlflow_exim_plugin.sinks.database.namesakes import Found, compare_parts
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
-from mlflow_exim_plugin.sinks.policy import leave_to_namesake, taken
-from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
+from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
+from mlflow_exim_plugin.sinks.scorers import (
+    calls_endpoint,
+    numbers_after,
+    say_renumbered,
+    with_endpoints,
+)
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.sql.writer import Rows
@@ -25,6 +31,11 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget
 
 __all__ = ["EntityTables"]
+
+_PART_IDS = {"mcp_access_endpoints": "id", "online_scoring_configs": "online_scoring_config_id"}
+"""Columns of ids that parts have of their own: those that joined a namesake have taken them."""
+_TELLS_ITSELF = {Kind.MCP_SERVER: "created_at", Kind.LABEL_SCHEMA: "is_default"}
+"""Columns that tell an object from a namesake where its id does not: MLflow makes a default."""
 
 
 class EntityTables:
@@ -48,37 +59,27 @@ class EntityTables:
         """
         target = self._target
         described = KINDS[entity.kind]
-        table, id_column = described.table, described.id_column
-        name_columns = described.unique
+        id_column = described.id_column
         if entity.kind in target.capabilities.lacks:
             skip_entity(entity, ABSENT, report)
             return
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
         key = {id_column: rows[0][1][id_column]}
-        if "workspace" in name_columns and id_column in name_columns:  # its name is its id
-            key["workspace"] = target.workspace
-        compared = target.compare(entity.kind, rows, key)
-        if compared is not None:
-            self._settle(entity, rows, compared, report)
-            return
-        name_columns = tuple(c for c in name_columns if target.tables.has(table, c))
-        if name_columns and id_column not in name_columns:
-            renamed = self._free_name(entity, rows, name_columns, report)
-            if renamed is None:
+        # Of an object whose name is its id nothing else tells which one it is.
+        if id_column not in described.unique:
+            compared = target.compare(entity.kind, rows, key)
+            if compared is not None:
+                self._settle(entity, rows, compared, report)
                 return
-            if renamed is not entity:
-                rows = self._rows(renamed, experiment_id)
-        configs = [row for row in rows if row[0] == "guardrail_configs"]
-        rows = [row for row in rows if row[0] != "guardrail_configs"]
-        target.require(rows)
-        target.add(rows, **key)
-        if target.options.dry_run:
-            report.written(entity.kind)
-            count_parts(entity, report)
-            return
-        self._configs += configs
-        self._put_configs()
+        if described.unique:
+            named = self._named(entity, experiment_id, rows, report)
+            if named.there is not None:
+                self._join(entity, named, report)
+                return
+            rows = self._rows(_under(entity, named.name), experiment_id)
+            key = {column: rows[0][1][column] for column in key}
+        self._put(rows, **key)
         if entity.kind is Kind.WEBHOOK and entity.document.get("status") == "ACTIVE":
             what = "it is disabled at the target: its secret is not packed"
             report.lost(Loss(entity.kind, entity.id, what))
@@ -103,7 +104,8 @@ class EntityTables:
     def finish(self, report: Report) -> None:
         """Let scorers call their endpoints, and name the guardrails that did not come."""
         calling, self._calling = self._calling, []
-        for key, serialized in calling:
+        for version, serialized in calling:
+            key = self._version_there(version)
             missing: list[str] = []
             new = with_endpoints(serialized, partial(self._endpoint_id, missing=missing))
             for name in missing:
@@ -132,36 +134,79 @@ class EntityTables:
                 waiting.append(row)
         self._configs = waiting
 
-    def _free_name(
-        self, entity: Entity, rows: Rows, name_columns: tuple[str, ...], report: Report
-    ) -> Entity | None:
-        """Return the object under a name that is free, None where it is left to a namesake."""
-        table, row = rows[0]
-        key = {column: row[column] for column in name_columns}
-        namesake = self._target.tables.one(table, **key)
-        if namesake is None:
-            return entity
-        described = KINDS[entity.kind]
-        field = described.name
-        name, policy = str(entity.document[field]), self._target.options.on_conflict
-        if policy is OnConflict.FAIL:
-            raise taken(f"{str(entity.kind).replace('_', ' ')} named {name!r}")
-        if policy is not OnConflict.RENAME:
-            id_column = described.id_column
-            self._target.ids[entity.kind][str(row[id_column])] = str(namesake[id_column])
-            leave_to_namesake(entity, name, (), report)
-            for part, count in parts_of(entity):
-                report.skipped(part, entity.id, "its owner is left out", count)
-            return None
-        number, form = 2, described.numbered
-        last = name_columns[-1]
-        while self._target.tables.one(
-            table, **key | {last: _folded(last, form.format(name, number))}
-        ):
-            number += 1
-        new = form.format(name, number)
-        report.lost(Loss(entity.kind, entity.id, f"{name!r} is named {new!r} at the target"))
-        return replace(entity, document=entity.document | {field: new})
+    def _named(
+        self, entity: Entity, experiment_id: int | None, rows: Rows, report: Report
+    ) -> TargetName[Found]:
+        """Return the name of an object at the target, and what has it there."""
+        tables, described, (table, own) = self._target.tables, KINDS[entity.kind], rows[0]
+        columns = [column for column in described.unique if tables.has(table, column)]
+
+        def find(name: str) -> Found | None:
+            folded = name.lower() if columns[-1] == "name_key" else name
+            row = tables.one(table, **{c: own[c] for c in columns} | {columns[-1]: folded})
+            if row is None:
+                return None
+            document = _under(entity, name).document | {
+                described.id_column: row[described.id_column]
+            }
+            numbers = []
+            if entity.kind is Kind.SCORER:
+                its = tables.select("scorer_versions", scorer_id=row["scorer_id"])
+                texts = {int(v["scorer_version"]): v["serialized_scorer"] for v in its}
+                numbers = numbers_after(
+                    texts, (v["serialized_scorer"] for v in document["versions"])
+                )
+                both = zip(document["versions"], numbers, strict=True)
+                document["versions"] = [v | {"scorer_version": n} for v, n in both]
+            joining = self._rows(replace(entity, document=document), experiment_id)
+            return compare_parts(row, joining, described, tables, numbers)
+
+        def is_same(found: Found) -> bool:
+            column = _TELLS_ITSELF.get(entity.kind, "")
+            is_itself = bool(column and own[column]) and own[column] == found.row[column]
+            return is_itself or found.is_copy
+
+        names = TargetNames(find, is_same, keeps=lambda found: found.keeps)
+        name, policy = str(entity.document[described.name]), self._target.options.on_conflict
+        return find_name(entity, name, names, policy, report)
+
+    def _join(self, entity: Entity, named: TargetName[Found], report: Report) -> None:
+        """Add what is missing of an object to what has its name, or leave it to that."""
+        found, id_column = named.there, KINDS[entity.kind].id_column
+        assert found is not None  # noqa: S101 - the caller looked
+        known, identity = self._target.ids[entity.kind], str(entity.document[id_column])
+        if named.is_left and found.numbers:  # whoever names a version would get another one
+            return
+        known[identity] = str(found.row[id_column])
+        if named.is_left:
+            return
+        if found.numbers:
+            say_renumbered(entity, found.numbers, report)
+            for version, number in zip(entity.document["versions"], found.numbers, strict=True):
+                known[f"{identity}/{version['scorer_version']}"] = str(number)
+        if named.is_ours:
+            say_kept(entity, "it", found.keeps, report)
+        for part, fields in found.kept:
+            say_kept(entity, part, fields, report)
+        if self._put(found.missing):
+            self._target.count(entity.kind, report)
+        else:
+            report.skipped(entity.kind, entity.id, named.reason)
+
+    def _put(self, rows: Rows, **key: Any) -> bool:
+        """Write rows, if any; guardrails are put onto endpoints as soon as both are there."""
+        for table, row in rows:
+            column = _PART_IDS.get(table, "")
+            if column and self._target.is_there(table, **{column: row[column]}):
+                row[column] = uuid.uuid4().hex
+        configs = [row for row in rows if row[0] == "guardrail_configs"]
+        rows = [row for row in rows if row[0] != "guardrail_configs"]
+        self._target.require(rows)
+        self._target.add(rows, **key)
+        if not self._target.options.dry_run:
+            self._configs += configs
+            self._put_configs()
+        return bool(rows)
 
     def _referring(self, entity: Entity, report: Report) -> Entity:
         """Return an object that refers to what the target has."""
@@ -207,6 +252,13 @@ class EntityTables:
                 serialized = with_endpoints(serialized, self._endpoint_id)
             versions.append(version | {"serialized_scorer": serialized})
         document["versions"] = versions
+
+    def _version_there(self, version: dict[str, Any]) -> dict[str, Any]:
+        """Return the key of a version of a scorer at the target."""
+        known, old = self._target.ids[Kind.SCORER], version["scorer_id"]
+        number = version["scorer_version"]
+        number = int(known.get(f"{old}/{number}", number))
+        return {"scorer_id": known.get(old, old), "scorer_version": number}
 
     def _endpoint_id(self, name: str, missing: list[str] | None = None) -> str:
         found = self._endpoint_named(name)
@@ -263,16 +315,12 @@ class EntityTables:
 
     def _guardrail(self, document: dict[str, Any], lost: list[str]) -> None:
         scorer = document["scorer"]
-        new = self._target.ids[Kind.SCORER]
-        scorer_id = new.get(scorer["scorer_id"], scorer["scorer_id"])
-        version = scorer["scorer_version"]
+        key = self._version_there(scorer)
         if self._target.options.dry_run:
             return
-        if not self._target.tables.select(
-            "scorer_versions", scorer_id=scorer_id, scorer_version=version
-        ):
+        if not self._target.tables.select("scorer_versions", **key):
             raise ServerError(f"its scorer {scorer.get('scorer_name')!r} is not at the target")
-        document["scorer"] = scorer | {"scorer_id": scorer_id}
+        document["scorer"] = scorer | key
         if name := document.get("action_endpoint_id"):  # MLflow gives its name there
             found = self._endpoint_named(name)
             if found is None:
@@ -280,5 +328,12 @@ class EntityTables:
             document["action_endpoint_id"] = found["endpoint_id"] if found else None
 
 
-def _folded(column: str, name: str) -> str:
-    return name.lower() if column == "name_key" else name
+def _under(entity: Entity, name: str) -> Entity:
+    """Return an object under another name."""
+    document = entity.document | {KINDS[entity.kind].name: name}
+    if entity.kind is Kind.MCP_SERVER:
+        document["versions"] = [
+            version | {"server_json": version["server_json"] | {"name": name}}
+            for version in document.get("versions", ())
+        ]
+    return replace(entity, document=document)

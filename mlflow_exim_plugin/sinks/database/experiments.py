@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
-from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
-from mlflow_exim_plugin.sinks.policy import taken
+from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,9 +88,9 @@ class ExperimentTables:
             into.is_copy = is_copy
             return into
         namesake = self._named(experiment.name)
-        if namesake is not None and not self._is_untouched_default(namesake, experiment):
-            return self._beside(namesake, experiment, report)
-        return self._new(experiment, experiment.name, report)
+        if namesake is not None and self._is_untouched_default(namesake, experiment):
+            return self._new(experiment, experiment.name, report)
+        return self._named_or_new(experiment, report)
 
     def _same(self, experiment: Experiment) -> int | None:
         """Return the number of the target's experiment that is this very one."""
@@ -132,37 +130,25 @@ class ExperimentTables:
             for t in tables
         )
 
-    def _beside(
-        self, namesake: int, experiment: Experiment, report: Report
-    ) -> TargetExperiment | str:
-        """Put an experiment where another has its name."""
-        name, policy = experiment.name, self._target.options.on_conflict
-        if policy is OnConflict.FAIL:
-            raise taken(f"experiment named {name!r}")
-        if policy is OnConflict.SKIP:
-            reason = "the target has another experiment of that name"
-            report.skipped(Kind.EXPERIMENT, name, reason)
-            return reason
-        if policy is OnConflict.RENAME:
-            number = 2
-            while self._named(f"{name} ({number})") is not None:
-                number += 1
-            return self._new(experiment, f"{name} ({number})", report)
-        if self.there[namesake]["lifecycle_stage"] == "deleted":
-            raise ServerError(
-                "the target has a deleted experiment of that name, which takes no runs",
-                "choose --on-conflict rename, or restore or purge it at the target",
-            )
-        there = {
-            row["key"]: row["value"]
-            for row in self._target.tables.select("experiment_tags", experiment_id=namesake)
-        }
+    def _named_or_new(self, experiment: Experiment, report: Report) -> TargetExperiment | str:
         tags = key_values(experiment.document.get("tags"))
-        if differing := sorted(key for key, value in tags.items() if there.get(key) != value):
-            what = "its runs joined the experiment of that name, which keeps its own tags"
-            report.lost(Loss(Kind.EXPERIMENT, name, f"{what} (not set: {', '.join(differing)})"))
-        report.skipped(Kind.EXPERIMENT, name, "its runs join the experiment of that name")
-        return self._known(experiment, namesake)
+        names = TargetNames(
+            self._named,
+            keeps=lambda number: tags_not_set(tags, self._tags(number)),
+            is_deleted=lambda number: self.there[number]["lifecycle_stage"] == "deleted",
+        )
+        policy = self._target.options.on_conflict
+        named = find_name(experiment, experiment.name, names, policy, report)
+        if named.is_left:
+            return named.reason
+        if named.there is None:
+            return self._new(experiment, named.name, report)
+        report.skipped(Kind.EXPERIMENT, experiment.name, named.reason)
+        return self._known(experiment, named.there)
+
+    def _tags(self, number: int) -> dict[str, str]:
+        rows = self._target.tables.select("experiment_tags", experiment_id=number)
+        return {row["key"]: row["value"] for row in rows}
 
     def _known(self, experiment: Experiment, number: int) -> TargetExperiment:
         location = str(self.there[number]["artifact_location"])
@@ -181,9 +167,6 @@ class ExperimentTables:
         number = self._free_number(experiment, report)
         if isinstance(number, str):
             return number
-        if name != experiment.name:
-            what = f"it is named {name!r} at the target"
-            report.lost(Loss(Kind.EXPERIMENT, experiment.name, what))
         source_location = str(experiment.document.get("artifact_location") or "")
         location = target.experiment_folder(number, source_location)
         if target.keeps_locations:
@@ -213,14 +196,10 @@ class ExperimentTables:
         if own <= largest and (own not in self.there or is_default):
             return own
         if own in self.there:
-            policy = self._target.options.on_conflict
-            another = f"experiment of number {own}"
-            reason = f"the target has another {another}"
-            if policy is OnConflict.FAIL:
-                raise taken(another)
-            if policy is OnConflict.SKIP:
-                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+            policy, called = self._target.options.on_conflict, f"experiment of number {own}"
+            if reason := taken(Kind.EXPERIMENT, experiment.name, called, policy, report):
                 return reason
+            reason = f"the target has another {called}"
         else:
             reason = f"the target's numbers end at {largest}"
         reserved = {int(i) for i in self._source_ids() if int(i) <= largest}

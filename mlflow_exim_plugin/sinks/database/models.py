@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.sql.run_rows import model_rows, version_rows
-from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import (
     Kind,
     Loss,
@@ -23,7 +21,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, newest
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database.files import put_files
-from mlflow_exim_plugin.sinks.policy import numbered, taken
+from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ModelTables"]
 
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
-_WORDS = {Kind.REGISTERED_MODEL: "registered model", Kind.PROMPT: "prompt"}
 _TOMBSTONE = "Deleted_Internal"
 
 
@@ -92,29 +89,16 @@ class ModelTables:
         if (copy := self._copy_of(item)) is not None:
             report.skipped(item.kind, item.name, "it is there already")
             return self._known(item, copy)
-        if there is None:
-            return self._new(item, item.name, report)
-        policy, kind = self._target.options.on_conflict, self._kind_there(item.name)
-        if policy is OnConflict.FAIL:
-            raise taken(f"{_WORDS[kind]} named {item.name!r}")
-        if policy is OnConflict.SKIP:
-            self._skipped = f"the target has another {_WORDS[kind]} of that name"
-            report.skipped(item.kind, item.name, self._skipped)
+        names = TargetNames(
+            self._there, keeps=lambda _: ["tags and text"], kind_of=self._kind_there
+        )
+        named = find_name(item, item.name, names, self._target.options.on_conflict, report)
+        if named.is_left:
+            self._skipped = named.reason
             return None
-        if policy is OnConflict.RENAME:
-            number = 2
-            while self._there(numbered(item, number)) is not None:
-                number += 1
-            name = numbered(item, number)
-            report.lost(Loss(item.kind, item.name, f"it is named {name!r} at the target"))
-            return self._new(item, name, report)
-        if kind is not item.kind:
-            raise ServerError(
-                f"the target has a {_WORDS[kind]} of that name", "choose --on-conflict rename"
-            )
-        what = "its versions joined the one of that name, which keeps its own tags and text"
-        report.lost(Loss(item.kind, item.name, what))
-        report.skipped(item.kind, item.name, "its versions join the one of that name")
+        if named.there is None:
+            return self._new(item, named.name, report)
+        report.skipped(item.kind, item.name, named.reason)
         return self._known(item, item.name, is_same=False)
 
     def _same(self, item: RegisteredModel, report: Report) -> _ModelRows:
@@ -139,8 +123,9 @@ class ModelTables:
                 return str(tag["name"])
         return None
 
-    def _kind_there(self, name: str) -> Kind:
-        tags = self._target.tables.select("registered_model_tags", **self._owner(name))
+    def _kind_there(self, there: dict[str, Any]) -> Kind:
+        its = self._owner(there["name"])
+        tags = self._target.tables.select("registered_model_tags", **its)
         is_prompt = any(tag["key"] == PROMPT_TAG and tag["value"] == "true" for tag in tags)
         return Kind.PROMPT if is_prompt else Kind.REGISTERED_MODEL
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.sql.writer import Rows, TableWriter
 
-__all__ = ["LINK", "RowComparison", "State", "compare_rows"]
+__all__ = ["LINK", "RowComparison", "State", "comparable", "compare_rows"]
 
 _END = "end_time_unix_nano"
 _NEW_EACH_TIME = {"association_id", "input_uuid", "dataset_uuid", "online_scoring_config_id"}
@@ -255,7 +255,9 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
     (there,) = tables.select(own_table, **own_key)
     compared = RowComparison(own_table, own_key, there)
     for column in own:
-        if _is_compared(tables, own_table, column) and _plain(own[column]) != _plain(there[column]):
+        if _is_compared(tables, own_table, column) and comparable(own[column]) != comparable(
+            there[column]
+        ):
             _note_own(compared, growth, column, own[column])
     parts: dict[str, _Part] = {}
     if growth is not None:
@@ -358,7 +360,7 @@ def _compare_part(
             # What was there when the target got its state, and is not any more, was deleted here.
             if part.since and row[part.since] <= growth.stage(compared.there):
                 compared.contradicts = True
-        elif all(_plain(row[c]) == _plain(other[c]) for c in rows.columns):
+        elif all(comparable(row[c]) == comparable(other[c]) for c in rows.columns):
             continue
         elif name in growth.keeps or (part.is_set and not compared.was_open):
             compared.kept.append(f"{table} {name}")
@@ -391,13 +393,13 @@ def _is_compared(tables: TableWriter, table: str, column: str) -> bool:
 
 def _contents(rows: Iterable[dict[str, Any]], columns: list[str]) -> Counter[tuple[Any, ...]]:
     return Counter(
-        tuple(_plain(row.get(c)) for c in columns)
+        tuple(comparable(row.get(c)) for c in columns)
         for row in rows
         if row.get("key") != ARTIFACT_LOCATION
     )
 
 
-def _plain(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Return a value as it compares, whatever a driver makes of it; empty text is none."""
     if isinstance(value, str) and value[:1] in {"{", "[", "n"}:
         try:

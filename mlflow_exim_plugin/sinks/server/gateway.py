@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import gateway
-from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import find_name, leave_to_namesake, say_renamed
+from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
@@ -79,36 +78,29 @@ class EndpointWriter:
         """Write one endpoint with its models and tags."""
         document = entity.document
         name = str(document.get("name", ""))
-        there = self._endpoints()
         definition_ids = self._definition_ids(document)
         wanted = _routes(document, definition_ids)
-        named = find_name(
-            entity,
-            name,
-            there,
-            lambda found: _routes(found) == wanted,
-            self._target.options,
-            numbered="{}-{}",
+        names = TargetNames(
+            self._endpoints().get,
+            is_same=lambda there: _routes(there) == wanted,
+            keeps=lambda there: differing(wanted, _routes(there), *wanted),
         )
-        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
-            report.skipped(entity.kind, name, "the target has another endpoint of that name")
-            return
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
         self.names[name] = named.name
+        if named.is_left and named.there:
+            self._target.ids.know(entity.kind, entity.id, named.there["endpoint_id"])
+            return
         if named.there is None:
             endpoint_id = self._create(entity, named.name, definition_ids, report)
-            say_renamed(entity, name, named, report)
         else:
             endpoint_id = named.there["endpoint_id"]
         self._target.ids.know(entity.kind, entity.id, endpoint_id)
         self._unfinished.append((entity, endpoint_id))
         tagged = self._tag(entity, endpoint_id, named.there, report)
-        if named.is_namesake:
-            fields = ["models, weights or fallbacks"]
-            leave_to_namesake(entity, name, fields, report)
-        elif tagged or named.there is None:
+        if tagged or named.there is None:
             report.written(entity.kind)
         else:
-            report.skipped(entity.kind, name, "it is there already")
+            report.skipped(entity.kind, name, named.reason)
 
     def finish(self, report: Report) -> None:
         """Put guardrails and bindings on the endpoints."""
@@ -178,8 +170,7 @@ class EndpointWriter:
         for tag in entity.document.get("tags", ()):
             if tag["key"] in present:
                 if present[tag["key"]] != tag.get("value"):
-                    what = f"it keeps its own tag {tag['key']!r}"
-                    report.lost(Loss(entity.kind, str(entity.document.get("name")), what))
+                    say_kept(entity, f"tag {tag['key']!r}", ["value"], report)
                 continue
             if not self._target.options.dry_run:
                 gateway.set_endpoint_tag(self._target.host, endpoint_id, tag)
@@ -197,7 +188,7 @@ class EndpointWriter:
             order = config.get("execution_order")
             if guardrail_id in there:
                 if there[guardrail_id].get("execution_order") != order:
-                    self._lose(entity, f"guardrail {guardrail_id} keeps its own place", report)
+                    say_kept(entity, f"guardrail {guardrail_id!r}", ["execution_order"], report)
             elif guardrail_id is None:
                 self._lose(
                     entity, f"guardrail {config['guardrail_id']} is not at the target", report
@@ -245,24 +236,21 @@ class EndpointWriter:
         return self._there
 
 
-def _routes(document: dict[str, Any], definition_ids: list[str] | None = None) -> Any:
+def _routes(document: dict[str, Any], definition_ids: list[str] | None = None) -> dict[str, Any]:
     """Return where an endpoint sends calls, without what the server adds."""
     mappings = document.get("model_mappings", [])
     ids = definition_ids or [mapping["model_definition_id"] for mapping in mappings]
-    return (
-        sorted(
-            (
-                definition_id,
-                mapping["linkage_type"],
-                float(mapping.get("weight", 1.0)),
-                int(mapping.get("fallback_order", -1)),
-            )
-            for definition_id, mapping in zip(ids, mappings, strict=True)
-        ),
-        document.get("routing_strategy"),
-        document.get("fallback_config"),
-        document.get("usage_tracking"),
+    models = sorted(
+        (
+            definition_id,
+            mapping["linkage_type"],
+            float(mapping.get("weight", 1.0)),
+            int(mapping.get("fallback_order", -1)),
+        )
+        for definition_id, mapping in zip(ids, mappings, strict=True)
     )
+    others = ("routing_strategy", "fallback_config", "usage_tracking")
+    return {"model_mappings": models} | {field: document.get(field) for field in others}
 
 
 def guardrail_writer(target: ServerTarget, endpoints: EndpointWriter) -> PlainWriter:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.entities import judges
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.options import OnConflict
-from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import differing, find_name, leave_to_namesake, say_renamed
-from mlflow_exim_plugin.sinks.scorer_endpoints import calls_endpoint, with_endpoints
+from mlflow_exim_plugin.sinks.policy import (
+    TargetNames,
+    differing,
+    find_name,
+    names_of,
+    say_kept,
+)
+from mlflow_exim_plugin.sinks.scorers import (
+    calls_endpoint,
+    content_of,
+    numbers_after,
+    say_renumbered,
+    with_endpoints,
+)
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
@@ -38,6 +47,10 @@ class _Scorer:
     @property
     def id(self) -> str:
         return str(self.versions[-1].get("scorer_id", "")) if self.versions else ""
+
+    @property
+    def texts(self) -> dict[int, str]:
+        return {int(v["scorer_version"]): v["serialized_scorer"] for v in self.versions}
 
 
 class ScorerWriter:
@@ -84,57 +97,45 @@ class ScorerWriter:
             with_endpoints(v["serialized_scorer"], self._endpoint_name)
             for v in document["versions"]
         ]
-        contents = [_content(serialized) for serialized in wanted]
-        named = find_name(
-            entity,
-            name,
-            self._scorers(to.experiment_id),
-            lambda there: any(_content(v["serialized_scorer"]) in contents for v in there.versions),
-            self._target.options,
+        contents = set(map(content_of, wanted))
+        names = TargetNames(
+            self._scorers(to.experiment_id).get,
+            is_same=lambda there: not contents.isdisjoint(map(content_of, there.texts.values())),
         )
-        scorer = named.there or _Scorer()
-        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
-            report.skipped(entity.kind, name, "the target has another scorer of that name")
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
+        if named.is_left:
             return
-        say_renamed(entity, name, named, report)
-        numbers: dict[int, int] = {}
+        scorer = named.there or _Scorer()
+        numbers = numbers_after(scorer.texts, wanted)
         written = False
-        after = 0
-        for source, serialized, content in zip(document["versions"], wanted, contents, strict=True):
-            position = _find(scorer, content, after)
-            if position is None:
+        for serialized, number in zip(wanted, numbers, strict=True):
+            if number not in scorer.texts:
                 written = True
-                self._register(scorer, to.experiment_id, named.name, serialized)
-                position = len(scorer.versions) - 1
-            after = position + 1
-            numbers[int(source["scorer_version"])] = int(
-                scorer.versions[position]["scorer_version"]
-            )
+                self._register(scorer, to.experiment_id, named.name, serialized, number)
         self._scorers(to.experiment_id)[named.name] = scorer
-        self._know(document["scorer_id"], scorer.id, numbers)
-        if moved := [f"{old} is {new}" for old, new in numbers.items() if old != new]:
-            report.lost(
-                Loss(entity.kind, name, f"versions are renumbered: version {', '.join(moved)}")
-            )
+        self._know(document, scorer.id, numbers)
+        say_renumbered(entity, numbers, report)
         written |= self._set_online_config(entity, to.experiment_id, named.name, scorer.id, report)
         if written:
             report.written(entity.kind)
         else:
-            report.skipped(entity.kind, name, "it is there already")
+            report.skipped(entity.kind, name, named.reason)
 
-    def _register(self, scorer: _Scorer, experiment_id: str, name: str, serialized: str) -> None:
-        if self._target.options.dry_run:
-            number = int(scorer.versions[-1]["scorer_version"]) + 1 if scorer.versions else 1
-            version = {"scorer_version": number, "serialized_scorer": serialized}
-        else:
+    def _register(
+        self, scorer: _Scorer, experiment_id: str, name: str, serialized: str, number: int
+    ) -> None:
+        version: dict[str, Any] = {"scorer_version": number}
+        if not self._target.options.dry_run:
             version = judges.register_scorer(self._target.host, experiment_id, name, serialized)
-            version["serialized_scorer"] = serialized  # the answer has an endpoint's id in it
-        scorer.versions.append(version)
+        # The answer has an endpoint's id in it.
+        scorer.versions.append(version | {"serialized_scorer": serialized})
 
-    def _know(self, source_id: str, target_id: str, numbers: dict[int, int]) -> None:
+    def _know(self, document: dict[str, Any], target_id: str, numbers: list[int]) -> None:
+        source_id = document["scorer_id"]
         self._target.ids.know(Kind.SCORER, source_id, target_id)
-        for old, new in numbers.items():
-            self._target.ids.know(Kind.SCORER, f"{source_id}/{old}", str(new))
+        for version, number in zip(document["versions"], numbers, strict=True):
+            old = f"{source_id}/{version['scorer_version']}"
+            self._target.ids.know(Kind.SCORER, old, str(number))
 
     def _set_online_config(
         self, entity: Entity, experiment_id: str, name: str, scorer_id: str, report: Report
@@ -165,21 +166,6 @@ class ScorerWriter:
         return self._there[experiment_id]
 
 
-def _find(scorer: _Scorer, content: bytes, after: int) -> int | None:
-    """Return where the first version of a content stands, none before ``after``."""
-    for position in range(after, len(scorer.versions)):
-        if _content(scorer.versions[position]["serialized_scorer"]) == content:
-            return position
-    return None
-
-
-def _content(serialized: str) -> bytes:
-    try:
-        return canonical_bytes(json.loads(serialized))
-    except ValueError:
-        return serialized.encode("utf-8", "surrogatepass")
-
-
 class LabelSchemaWriter:
     """Writes label schemas; MLflow makes the default one of an experiment itself."""
 
@@ -193,27 +179,18 @@ class LabelSchemaWriter:
         if document.get("is_default"):
             self._have_default(entity, to, report)
             return
-        named = find_name(
-            entity,
-            name,
-            _Schemas(self._target, to.experiment_id),
-            lambda there: not differing(document, there, *_SCHEMA_FIELDS),
-            self._target.options,
-        )
+        names = names_of(entity.kind, document, _Schemas(self._target, to.experiment_id).get)
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
         if named.there is not None:
             self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, named.there["schema_id"])
-            if named.is_ours:
-                report.skipped(entity.kind, name, "it is there already")
-            else:
-                fields = differing(document, named.there, *_SCHEMA_FIELDS)
-                leave_to_namesake(entity, name, fields, report)
+            if not named.is_left:
+                report.skipped(entity.kind, name, named.reason)
             return
         schema_id = ""
         if not self._target.options.dry_run:
             schema_id = judges.create_label_schema(
                 self._target.host, to.experiment_id, named.name, document
             )
-        say_renamed(entity, name, named, report)
         self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, schema_id)
         report.written(entity.kind)
 
@@ -289,49 +266,33 @@ class QueueWriter:
         name = str(document["name"])
         queues = self._queues(to.experiment_id)
         schema_ids = self._schema_ids(entity, report)
-        named = find_name(
-            entity,
-            name.lower(),
-            queues,
-            lambda there: (
-                there["queue_type"] == document["queue_type"]
-                and sorted(there.get("schema_ids", ())) == schema_ids
-            ),
-            self._target.options,
+        wanted = _sorted(document | {"schema_ids": schema_ids})
+        fields = ("queue_type", "schema_ids", "users")
+        names = TargetNames(
+            lambda name: queues.get(name.lower()),
+            is_same=lambda there: not differing(wanted, _sorted(there), *fields[:2]),
+            keeps=lambda there: differing(wanted, _sorted(there), *fields),
         )
-        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
-            report.skipped(entity.kind, name, "the target has another review queue of that name")
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
+        if named.is_left:
             return
         if named.there is None:
-            new_name = name if named.name == name.lower() else named.name
-            queue = document | {"name": new_name, "queue_id": "", "schema_ids": schema_ids}
+            queue = document | {"name": named.name, "queue_id": "", "schema_ids": schema_ids}
             if not self._target.options.dry_run:
                 queue["queue_id"] = judges.create_review_queue(
-                    self._target.host, to.experiment_id, new_name, document, schema_ids
+                    self._target.host, to.experiment_id, named.name, document, schema_ids
                 )
-            say_renamed(entity, name.lower(), named, report)
-            queues[named.name] = queue
+            queues[named.name.lower()] = queue
         else:
             queue = named.there
-            if fields := differing(
-                document | {"schema_ids": schema_ids, "users": sorted(document.get("users", ()))},
-                queue
-                | {
-                    "schema_ids": sorted(queue.get("schema_ids", ())),
-                    "users": sorted(queue.get("users", ())),
-                },
-                "queue_type",
-                "schema_ids",
-                "users",
-            ):
-                what = f"the queue of that name keeps its own {', '.join(fields)}"
-                report.lost(Loss(entity.kind, name, what))
+            if named.is_ours:
+                say_kept(entity, "it", names.keeps(queue), report)
         self._target.ids.know(Kind.REVIEW_QUEUE, entity.id, queue["queue_id"])
         added = self._add_items(entity, queue["queue_id"], report)
         if added or named.there is None:
             report.written(entity.kind)
         else:
-            report.skipped(entity.kind, name, "it is there already")
+            report.skipped(entity.kind, name, named.reason)
 
     def finish(self, report: Report) -> None:
         """Nothing waits."""
@@ -402,6 +363,10 @@ class QueueWriter:
             )
             self._there[experiment_id] = {str(queue["name"]).lower(): queue for queue in listed}
         return self._there[experiment_id]
+
+
+def _sorted(queue: dict[str, Any]) -> dict[str, Any]:
+    return queue | {field: sorted(queue.get(field, ())) for field in ("schema_ids", "users")}
 
 
 def writers(target: ServerTarget, others: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
-from mlflow_exim_plugin.options import OnConflict
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -32,7 +32,7 @@ from mlflow_exim_plugin.schema.provenance import (
     model_origin,
     newest,
 )
-from mlflow_exim_plugin.sinks.policy import numbered, taken
+from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -50,7 +50,6 @@ _PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
 _PROMPT_SOURCE = "dummy-source"
 """What MLflow's own client gives prompts, which have no files; servers take little else."""
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
-_WORDS = {Kind.REGISTERED_MODEL: "registered model", Kind.PROMPT: "prompt"}
 _MOST_PLACEHOLDERS = 10_000
 
 
@@ -147,30 +146,16 @@ class ModelWriter:
             if model.ours and not self._options.dry_run:
                 self._put_model_tags(item, name, model.tags, report)
             return model
-        namesake = self._all_names().get(item.name)
-        if namesake is None:
-            return self._create(item, item.name, origin, report)
-        policy = self._options.on_conflict
-        if policy is OnConflict.FAIL:
-            raise taken(f"{_WORDS[namesake]} named {item.name!r}")
-        if policy is OnConflict.SKIP:
-            self._skipped = f"the target has another {_WORDS[namesake]} of that name"
-            report.skipped(item.kind, item.name, self._skipped)
+        names = TargetNames(
+            self._all_names().get, keeps=lambda _: ["tags and text"], kind_of=lambda kind: kind
+        )
+        named = find_name(item, item.name, names, self._options.on_conflict, report)
+        if named.is_left:
+            self._skipped = named.reason
             return None
-        if policy is OnConflict.RENAME:
-            number = 2
-            while numbered(item, number) in self._all_names():
-                number += 1
-            free = numbered(item, number)
-            report.lost(Loss(item.kind, item.name, f"it is named {free!r} at the target"))
-            return self._create(item, free, origin, report)
-        if namesake is not item.kind:
-            raise ServerError(
-                f"the target has a {_WORDS[namesake]} of that name", "choose --on-conflict rename"
-            )
-        what = "its versions joined the one of that name, which keeps its own tags and text"
-        report.lost(Loss(item.kind, item.name, what))
-        report.skipped(item.kind, item.name, "its versions join the one of that name")
+        if named.there is None:
+            return self._create(item, named.name, origin, report)
+        report.skipped(item.kind, item.name, named.reason)
         return self._load(item, item.name, origin)
 
     def write_version(self, version: ModelVersion, report: Report) -> None:
@@ -263,7 +248,7 @@ class ModelWriter:
         """Find where this source model went before, even into a namesake's model."""
         names = {name for name, kind in self._all_names().items() if kind is item.kind}
         candidates = [item.name] if item.name in names else []
-        renamed = numbered(item, 2).rpartition("2")[0]
+        renamed = KINDS[item.kind].numbered.format(item.name, 2).rpartition("2")[0]
         candidates += sorted(name for name in names if name.startswith(renamed))
         for candidate in candidates:
             document = self._reader.registered_model(candidate)

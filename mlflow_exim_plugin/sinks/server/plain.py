@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.sinks.policy import (
-    TargetName,
-    differing,
-    find_name,
-    leave_to_namesake,
-    say_renamed,
-)
+from mlflow_exim_plugin.sinks.policy import TargetName, differing, find_name, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -77,18 +71,15 @@ class PlainWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one object, or leave it to the one that is there."""
         described, dry_run = self._described, self._target.options.dry_run
-        shown = self.names[entity.id] = str(entity.document.get(described.name) or entity.id)
+        self.names[entity.id] = str(entity.document.get(described.name) or entity.id)
         wanted, losses = self._refer(entity)
-        named = self._named(entity, wanted, to.experiment_id)
+        named = self._named(entity, wanted, to.experiment_id, report)
         if named.there is not None:
             self._know(entity, str(named.there[described.id_field]))
-            fields = self._calls.may_change if named.is_ours else described.same
-            differs = differing(wanted, named.there, *fields)
-            if named.is_namesake:
-                leave_to_namesake(entity, shown, differs, report)
-                return
-            keeps = f" and keeps its own {' and '.join(differs)}" if differs else ""
-            report.skipped(entity.kind, entity.id, f"it is there already{keeps}")
+            if not named.is_left:
+                differs = differing(wanted, named.there, *self._calls.may_change)
+                keeps = f" and keeps its own {' and '.join(differs)}" if differs else ""
+                report.skipped(entity.kind, entity.id, f"{named.reason}{keeps}")
             return
         new_id = ""
         if not dry_run:
@@ -99,7 +90,6 @@ class PlainWriter:
                 self.missing[entity.id] = error.message
                 raise
         if described.unique:
-            say_renamed(entity, shown, named, report)
             made = wanted | {described.name: named.name, described.id_field: new_id}
             self._listed(to.experiment_id).append(made)
         for loss in losses:
@@ -111,26 +101,21 @@ class PlainWriter:
         """Nothing waits."""
 
     def _named(
-        self, entity: Entity, wanted: dict[str, Any], owner: str
+        self, entity: Entity, wanted: dict[str, Any], owner: str, report: Report
     ) -> TargetName[dict[str, Any]]:
         described, there = self._described, self._listed(owner)
         name = str(wanted.get(described.name, ""))
         if described.unique:
-            return find_name(
-                entity,
-                name,
-                {str(document[described.name]): document for document in there},
-                lambda document: not differing(wanted, document, *described.same),
-                self._target.options,
-                numbered=described.numbered,
-            )
+            by_name = {str(document[described.name]): document for document in there}
+            names = names_of(entity.kind, wanted, by_name.get)
+            return find_name(entity, name, names, self._target.options.on_conflict, report)
         twins = [twin for twin in there if not differing(wanted, twin, *described.same)]
         if not twins:
             return TargetName(name)
         # Twins are told apart by what may change, then by their order.
         best = min(twins, key=lambda twin: len(differing(wanted, twin, *self._calls.may_change)))
         there.remove(best)
-        return TargetName(name, best, is_ours=True)
+        return TargetName(name, best, is_ours=True, reason="it is there already")
 
     def _listed(self, owner: str) -> list[dict[str, Any]]:
         if owner not in self._there:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import mcp_servers as mcp
 from mlflow_exim_plugin.host.entities import webhooks
-from mlflow_exim_plugin.options import OnConflict
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.policy import differing, find_name, say_renamed
+from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
@@ -37,38 +36,34 @@ class McpServerWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
         """Write one MCP server with its parts."""
         document, name = entity.document, entity.id
-        named = find_name(
-            entity,
-            name,
-            self._servers(),
-            lambda there: _is_same(document, there),
-            self._target.options,
-            numbered="{}-{}",
+        names = TargetNames(
+            self._servers().get,
+            is_same=lambda there: _is_same(document, there),
+            keeps=lambda there: differing(document, there, *_SERVER_FIELDS),
         )
-        if named.is_namesake and self._target.options.on_conflict is OnConflict.SKIP:
-            report.skipped(entity.kind, name, "the target has another MCP server of that name")
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
+        if named.is_left:
             return
         self._target.ids.know(entity.kind, name, named.name)
-        say_renamed(entity, name, named, report)
         there = named.there
         changed = False
         if not self._target.options.dry_run:
             if there is None:
                 mcp.create_mcp_server(self._target.host, named.name, document)
             icons = document.get("icons")
-            if icons and not (there or {}).get("icons"):
+            if icons and (there is None or (named.is_ours and not there.get("icons"))):
                 changed = self._try(
                     entity,
                     lambda: mcp.set_mcp_icons(self._target.host, named.name, icons),
                     report,
                 )
-            elif there and (fields := differing(document, there, *_SERVER_FIELDS)):
-                report.lost(Loss(entity.kind, name, f"it keeps its own {', '.join(fields)}"))
+            elif there and named.is_ours:
+                say_kept(entity, "it", names.keeps(there), report)
             changed |= self._add_parts(entity, named.name, there or {}, report)
         if changed or there is None:
             report.written(entity.kind)
         else:
-            report.skipped(entity.kind, name, "it is there already")
+            report.skipped(entity.kind, name, named.reason)
 
     def finish(self, report: Report) -> None:
         """Nothing waits."""
@@ -91,9 +86,9 @@ class McpServerWriter:
                     continue
                 unsettled.append(version)
                 changed = True
-            elif fields := _differing_versions(version, present, "status"):
-                what = f"version {number} keeps its own {', '.join(fields)}"
-                report.lost(Loss(entity.kind, entity.id, what))
+            else:
+                fields = _differing_versions(version, present, "status")
+                say_kept(entity, f"version {number!r}", fields, report)
             if present is None or present["status"] != "deleted":
                 changed |= self._add_tags(
                     entity, name, number, version.get("tags", []), present or {}, report
@@ -124,8 +119,7 @@ class McpServerWriter:
                     report,
                 )
             elif present[tag["key"]] != tag["value"]:
-                what = f"it keeps its own tag {tag['key']!r}"
-                report.lost(Loss(entity.kind, entity.id, what))
+                say_kept(entity, f"tag {tag['key']!r}", ["value"], report)
         return changed
 
     def _add_aliases(
@@ -142,8 +136,7 @@ class McpServerWriter:
                     report,
                 )
             elif present[alias] != version:
-                what = f"alias {alias!r} stays at version {present[alias]}"
-                report.lost(Loss(entity.kind, entity.id, what))
+                say_kept(entity, f"alias {alias!r}", ["version"], report)
         return changed
 
     def _add_access_endpoints(

@@ -6,14 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import (
-    ConflictError,
-    NotFoundError,
-    ServerError,
-    ServerLostError,
-    StoreError,
-)
-from mlflow_exim_plugin.options import OnConflict, Writing
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -38,6 +31,7 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
 from mlflow_exim_plugin.sinks.server.entities import EntityWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
@@ -49,6 +43,7 @@ from mlflow_exim_plugin.sinks.server.traces import TraceWriter
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["WorkspaceSink"]
@@ -211,84 +206,41 @@ class WorkspaceSink:
             self._add_tags(target.id, experiment, report)
             report.written(Kind.EXPERIMENT)
             return target
-        if namesake is not None:
-            policy = self._options.on_conflict
-            if policy is OnConflict.FAIL:
-                raise ConflictError(
-                    f"the target has another experiment named {name!r}",
-                    "choose --on-conflict merge, skip or rename, or give --experiment-name",
-                )
-            if policy is OnConflict.SKIP:
-                reason = "the target has another experiment of that name"
-                self._targets[experiment.id] = reason
-                report.skipped(Kind.EXPERIMENT, name, reason)
-                return None
-            if policy is OnConflict.MERGE:
-                return self._merged(experiment, namesake, origin, report)
-            name = self._free_name(name)
-            report.lost(
-                Loss(Kind.EXPERIMENT, experiment.name, f"it is named {name!r} at the target")
-            )
         tags = key_values(experiment.document.get("tags"))
+        names = TargetNames(
+            self._experiments().get,
+            keeps=lambda there: tags_not_set(tags, key_values(there.get("tags"))),
+            is_deleted=lambda there: there.get("lifecycle_stage") == "deleted",
+        )
+        named = find_name(experiment, name, names, self._options.on_conflict, report)
+        if named.is_left:
+            self._targets[experiment.id] = named.reason
+            return None
+        if named.there is not None:
+            report.skipped(Kind.EXPERIMENT, name, named.reason)
+            target = KnownExperiment(named.there["experiment_id"], ours=False, origin=origin)
+            self._load(target)
+            return target
         marked = _own(tags) | {ORIGIN: chained(origin, tags)}
         if self._options.dry_run:
             new_id = ""
         else:
-            new_id = self._writer.create_experiment(name, self._options.artifact_location, marked)
+            location = self._options.artifact_location
+            new_id = self._writer.create_experiment(named.name, location, marked)
             self._put_source_tags(new_id, experiment, {}, report)
-        self._experiments()[name] = {
+        self._experiments()[named.name] = {
             "experiment_id": new_id,
-            "name": name,
+            "name": named.name,
             "tags": [{"key": k, "value": v} for k, v in marked.items()],
         }
         report.written(Kind.EXPERIMENT)
         return KnownExperiment(new_id, ours=True, origin=origin)
-
-    def _merged(
-        self,
-        experiment: Experiment,
-        namesake: dict[str, Any],
-        origin: str,
-        report: Report,
-    ) -> KnownExperiment | None:
-        name = experiment.name
-        if namesake.get("lifecycle_stage") == "deleted":
-            reason = "the target has a deleted experiment of that name, which takes no runs"
-            self._targets[experiment.id] = reason
-            raise ServerError(
-                reason, "choose --on-conflict rename, or restore or purge it at the target"
-            )
-        target = KnownExperiment(namesake["experiment_id"], ours=False, origin=origin)
-        self._load(target)
-        there = key_values(namesake.get("tags"))
-        differing = [
-            key
-            for key, value in key_values(experiment.document.get("tags")).items()
-            if not is_provenance(key) and there.get(key) != value
-        ]
-        if differing:
-            report.lost(
-                Loss(
-                    Kind.EXPERIMENT,
-                    name,
-                    f"its runs joined the experiment of that name, which keeps its own tags "
-                    f"(not set: {', '.join(sorted(differing))})",
-                )
-            )
-        report.skipped(Kind.EXPERIMENT, name, "its runs join the experiment of that name")
-        return target
 
     def _is_untouched_default(self, document: dict[str, Any]) -> bool:
         """Whether it is the experiment MLflow makes by itself and nobody has used."""
         if document["experiment_id"] != "0" or document.get("lifecycle_stage") == "deleted":
             return False
         return not document.get("tags") and not self._reader.runs("0")
-
-    def _free_name(self, name: str) -> str:
-        number = 2
-        while f"{name} ({number})" in self._experiments():
-            number += 1
-        return f"{name} ({number})"
 
     def _experiments(self) -> dict[str, dict[str, Any]]:
         if self._by_name is None:

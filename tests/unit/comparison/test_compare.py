@@ -198,7 +198,7 @@ def test_what_one_side_lacks() -> None:
     assert compared(SOURCE, copy_of_source()[:2], "run").equal
 
 
-def test_strangers_meet_by_name_and_start() -> None:
+def test_namesakes_meet_by_name_and_start() -> None:
     info = {"run_name": "a", "start_time": 5}
     one = [experiment("1"), run(ONE, info=info, params={"p": "1"})]
     other = [experiment("4"), run(TWO, "4", info=info, params={"p": "2"})]
@@ -206,7 +206,7 @@ def test_strangers_meet_by_name_and_start() -> None:
     assert paths(one, other) == ["run.data.params.p"]
 
 
-def test_strangers_in_experiments_of_other_names_do_not_meet() -> None:
+def test_namesakes_in_experiments_of_other_names_do_not_meet() -> None:
     info = {"run_name": "a", "start_time": 5}
     one = [experiment("1", "one"), run(ONE, info=info)]
     other = [experiment("4", "other"), run(TWO, "4", info=info)]

@@ -1,0 +1,78 @@
+"""What both sinks know of scorers: the numbers of their versions, the endpoints that they call.
+
+A scorer names endpoints of the gateway inside of its own JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.schema.canonical import canonical_bytes
+from mlflow_exim_plugin.schema.objects import Entity, Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["calls_endpoint", "content_of", "numbers_after", "say_renumbered", "with_endpoints"]
+
+_GATEWAY = '"gateway:/'
+"""How the JSON of a scorer begins to name an endpoint; MLflow shows names and stores ids."""
+
+
+def calls_endpoint(serialized: str) -> bool:
+    """Whether a scorer calls an endpoint of the gateway."""
+    return _GATEWAY in serialized
+
+
+def with_endpoints(serialized: str, called: Callable[[str], str]) -> str:
+    """Return a scorer that calls other endpoints.
+
+    Args:
+        serialized: JSON text of the scorer.
+        called: Gives what an endpoint is to be called.
+    """
+    first, *rest = serialized.split(_GATEWAY)
+    parts = [first]
+    for part in rest:
+        name, quote, after = part.partition('"')
+        parts.append(f"{_GATEWAY}{called(name)}{quote}{after}")
+    return "".join(parts)
+
+
+def content_of(serialized: str) -> bytes:
+    """Return what tells a version of a scorer from others."""
+    try:
+        return canonical_bytes(json.loads(serialized))
+    except ValueError:
+        return serialized.encode("utf-8", "surrogatepass")
+
+
+def numbers_after(there: Mapping[int, str], wanted: Iterable[str]) -> list[int]:
+    """Return the numbers that versions have at the target.
+
+    Args:
+        there: Its versions by number; a version has the number of one with the same content.
+        wanted: Those that come, in order; what is new comes after all that are there.
+    """
+    known = [(number, content_of(serialized)) for number, serialized in sorted(there.items())]
+    numbers, start = [], 0
+    for content in map(content_of, wanted):
+        same = (n for n in range(start, len(known)) if known[n][1] == content)
+        found = next(same, len(known))
+        if found == len(known):
+            known.append((known[-1][0] + 1 if known else 1, content))
+        start = found + 1
+        numbers.append(known[found][0])
+    return numbers
+
+
+def say_renumbered(entity: Entity, numbers: Iterable[int], report: Report) -> None:
+    """Name the versions of a scorer that have other numbers at the target."""
+    olds = [int(version["scorer_version"]) for version in entity.document["versions"]]
+    both = zip(olds, numbers, strict=True)
+    if moved := [f"{old} is {new}" for old, new in both if old != new]:
+        what = f"versions are renumbered: version {', '.join(moved)}"
+        report.lost(Loss(entity.kind, entity.id, what))
