@@ -14,6 +14,7 @@ import pytest
 from docs import generate, plots
 from mlflow_exim_plugin.comparison.rules import rules_table
 from mlflow_exim_plugin.errors import ErrorCode, ExitCode
+from mlflow_exim_plugin.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,3 +162,15 @@ def test_plots_show_numbers_of_the_page() -> None:
         for group in plot.groups.values():
             for bar in group:
                 assert any(f" {bar.value} {plot.unit}" in line for line in tables), bar
+
+
+def test_what_joins_a_namesake_is_told_of_each_kind() -> None:
+    _, section = page("again.md").split("| namesake | what is added to it |")
+    rows = dict(re.findall(r"^\| ([^|-]+) \| ([^|]+) \|$", section, re.MULTILINE))
+    told = {kind.lower(): parts for kinds, parts in rows.items() for kind in kinds.split(", ")}
+    named = {k: d for k, d in KINDS.items() if d.joins or d.unique}
+
+    assert set(told) == {str(kind).replace("_", " ") for kind in named}
+    for kind, described in named.items():
+        for part in described.joins or ["nothing"]:
+            assert part.replace("_", " ") in told[str(kind).replace("_", " ")]
