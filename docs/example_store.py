@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 EXPERIMENT = "churn"
 STEPS = 100
 
 
-class Example(NamedTuple):
-    """What the pages name by its id."""
-
-    experiment_id: str
-    run_id: str
-    trace_id: str
-
-
-def fill(uri: str, artifact_location: str | None = None) -> Example:
+def fill(uri: str, artifact_location: str | None = None) -> str:
     """Log three runs, a registered model with two versions, a prompt and a trace.
 
     Args:
         uri: Tracking URI of a store or server in which they are not.
         artifact_location: Where the files go; the store's own place without it.
+
+    Returns:
+        The run that the pages name by its id.
     """
     client = MlflowClient(uri, uri)
     experiment_id = client.create_experiment(EXPERIMENT, artifact_location)
@@ -38,14 +34,19 @@ def fill(uri: str, artifact_location: str | None = None) -> Example:
         client.create_model_version(EXPERIMENT, source, run_id)
     client.set_registered_model_alias(EXPERIMENT, "champion", "2")
     client.register_prompt(name="reason", template="Why did {{customer}} leave?")
-    return Example(experiment_id, runs[1], _log_trace(uri, experiment_id))
+    _log_trace(uri, experiment_id)
+    return runs[1]
 
 
 def _log_run(client: MlflowClient, experiment_id: str, depth: int) -> str:
     run_id: str = client.create_run(experiment_id, run_name=f"depth {depth}").info.run_id
     client.log_param(run_id, "depth", depth)
-    for step in range(STEPS):
-        client.log_metric(run_id, "loss", math.exp(-step * depth / 200), step=step)
+    start_ms = client.get_run(run_id).info.start_time
+    losses = [
+        Metric("loss", math.exp(-step * depth / 200), start_ms + step, step)
+        for step in range(STEPS)
+    ]
+    client.log_batch(run_id, losses)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")
         model.mkdir()
@@ -56,11 +57,15 @@ def _log_run(client: MlflowClient, experiment_id: str, depth: int) -> str:
     return run_id
 
 
-def _log_trace(uri: str, experiment_id: str) -> str:
+def _log_trace(uri: str, experiment_id: str) -> None:
+    """Log a trace as a program does, and leave this process as it was."""
+    os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
     mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(experiment_id=experiment_id)
-    with mlflow.start_span("ask", span_type="LLM") as span:
-        span.set_inputs({"customer": "Ada"})
-        span.set_outputs({"reason": "price"})
-    mlflow.flush_trace_async_logging()
-    return str(span.trace_id)
+    try:
+        with mlflow.start_span("ask", span_type="LLM") as span:
+            span.set_inputs({"customer": "Ada"})
+            span.set_outputs({"reason": "price"})
+        mlflow.flush_trace_async_logging()
+    finally:
+        mlflow.set_tracking_uri(None)
+        del os.environ["MLFLOW_EXPERIMENT_ID"]

@@ -79,12 +79,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
     folder = tmp_path_factory.mktemp("example")
     new_sqlite_database(folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
-    made = example_store.fill(uri, (folder / "artifacts").as_uri())
+    run_id = example_store.fill(uri, (folder / "artifacts").as_uri())
     with pytest.MonkeyPatch.context() as allowed:
         allowed.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         client = MlflowClient(str(folder / "mlruns"))
         client.set_terminated(client.create_run(client.create_experiment("old")).info.run_id)
-    return Filled(folder, made.run_id)
+    return Filled(folder, run_id)
 
 
 @dataclass
