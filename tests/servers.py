@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Server", "mlflow_python", "new_sqlite_database", "start_server"]
+__all__ = ["Server", "locked", "mlflow_python", "new_sqlite_database", "start_server"]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-exim-tests"
 REQUIREMENTS = Path(__file__).parent / "servers_requirements"
@@ -206,7 +206,7 @@ def mlflow_python(mlflow_version: str | None) -> Path:
         return Path(sys.executable)
     directory = CACHE / str(mlflow_version) / "venv"
     python = directory / "bin" / "python"
-    with _lock(directory.with_suffix(".lock")):
+    with locked(directory.with_suffix(".lock")):
         if not (directory / "complete").exists():
             shutil.rmtree(directory, ignore_errors=True)
             requirements = str(REQUIREMENTS / f"{mlflow_version}.txt")
@@ -235,7 +235,7 @@ def new_sqlite_database(path: Path, mlflow_version: str | None = None) -> None:
     """
     name = mlflow_version or installed_version("mlflow")
     template = CACHE / name / "empty.db"
-    with _lock(template.with_suffix(".lock")):
+    with locked(template.with_suffix(".lock")):
         if not template.exists():
             unfinished = template.with_suffix(".new")
             unfinished.unlink(missing_ok=True)
@@ -323,7 +323,8 @@ def _claim_port() -> tuple[int, IO[str]]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keep a file locked: the other test processes wait for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from mlflow_exim_plugin import diff, open_archive, pack, unpack, verify
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.filled import copy_of_database, copy_of_server
 from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
 from tests.servers import new_sqlite_database
 
@@ -43,20 +44,30 @@ def assert_round_trip(
     assert {counts.written for counts in again.counts.values()} == {0}
 
 
+def fill(uri: str) -> None:
+    seed(MlflowClient(uri), old_server=Version(mlflow.__version__) < Version("3.3"))
+
+
+def fill_database(uri: str) -> None:
+    seed(MlflowClient(uri, uri), local_artifacts=True)
+
+
+def fill_big(uri: str) -> None:
+    seed_big(MlflowClient(uri), Seeded())
+
+
 def test_server_to_server(make_server: MakeServer, tmp_path: Path) -> None:
-    source, target = make_server(), make_server()
-    is_old = Version(mlflow.__version__) < Version("3.3")
-    seed(MlflowClient(source.url), old_server=is_old)
+    copy_of_server(tmp_path / "source", fill)
+    source, target = make_server(tmp_path / "source"), make_server()
 
     assert_round_trip(source.url, target.url, tmp_path)
 
 
 @pytest.mark.parametrize("preserve_ids", [True, False])
 def test_database_to_database(tmp_path: Path, preserve_ids: bool) -> None:
-    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("source", "target")]
-    for name in ("source", "target"):
-        new_sqlite_database(tmp_path / f"{name}.db")
-    seed(MlflowClient(uris[0], uris[0]), local_artifacts=True)
+    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("source/mlflow", "target")]
+    copy_of_database(tmp_path / "source", fill_database)
+    new_sqlite_database(tmp_path / "target.db")
 
     assert_round_trip(uris[0], uris[1], tmp_path, preserve_ids=preserve_ids)
     if preserve_ids:
@@ -66,8 +77,8 @@ def test_database_to_database(tmp_path: Path, preserve_ids: bool) -> None:
 
 
 def test_large_histories(make_server: MakeServer, tmp_path: Path) -> None:
-    source, target = make_server(), make_server()
-    seed_big(MlflowClient(source.url), Seeded())
+    copy_of_server(tmp_path / "source", fill_big)
+    source, target = make_server(tmp_path / "source"), make_server()
 
     assert_round_trip(source.url, target.url, tmp_path)
 

@@ -27,6 +27,7 @@ from mlflow_exim_plugin.cli.main import exim as cli
 from mlflow_exim_plugin.cli.output import ReportProgress
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.report import Report
+from tests.filled import copy_of_database
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -60,23 +61,26 @@ class Store:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
-    new_sqlite_database(folder / "mlflow.db")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    run_id = copy_of_database(folder, fill)
+    uri, archive = f"sqlite:///{folder}/mlflow.db", str(folder / "all.tar.zst")
+    assert pack(archive, tracking_uri=uri).ok
+    return Store(uri, folder, archive, run_id)
+
+
+def fill(uri: str) -> str:
     client = MlflowClient(uri, uri)
-    experiment_id = client.create_experiment("e", (folder / "artifacts").as_uri())
-    run_id = client.create_run(experiment_id, run_name=HOSTILE_NAME).info.run_id
+    experiment_id = client.create_experiment("e", Path("artifacts").resolve().as_uri())
+    run_id: str = client.create_run(experiment_id, run_name=HOSTILE_NAME).info.run_id
     for step in range(3):
         client.log_metric(run_id, "loss", 1 / (step + 1), step=step)
-    files = folder / "files"
+    files = Path("files")
     files.mkdir()
     for number in range(MANY_FILES):
         (files / f"a file with a rather long name {number:05}.txt").write_text("x")
     (files / "long.txt").write_text("a line of many\n" * 500_000)
     client.log_artifacts(run_id, str(files))
     client.set_terminated(run_id)
-    archive = str(folder / "all.tar.zst")
-    assert pack(archive, tracking_uri=uri).ok
-    return Store(uri, folder, archive, run_id)
+    return run_id
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from mlflow_exim_plugin.options import Rename
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from tests.compare import Snapshot, assert_count_law, snapshot
+from tests.filled import copy_of_database
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
@@ -29,7 +30,13 @@ pytestmark = pytest.mark.integration
 def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One experiment with two runs, one without a namesake, and a model with a gap and an alias."""
     folder = tmp_path_factory.mktemp("source")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    copy_of_database(folder, fill)
+    path = str(folder / "a.tar.zst")
+    assert pack(path, tracking_uri=f"sqlite:///{folder}/mlflow.db").ok
+    return path
+
+
+def fill(uri: str) -> None:
     client = MlflowClient(uri, uri)
     made = Seeded()
     for name in ("shared", "only here"):
@@ -44,15 +51,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     client.delete_model_version("net", "2")
     client.set_registered_model_alias("net", "champion", "3")
     client.set_registered_model_alias("net", "theirs-alone", "1")
-    path = str(folder / "a.tar.zst")
-    assert pack(path, tracking_uri=uri).ok
-    return path
 
 
 @pytest.fixture
-def target(sqlite_uri: str) -> str:
+def target(tmp_path: Path) -> str:
     """A deployment of namesakes under the same names."""
-    client = MlflowClient(sqlite_uri, sqlite_uri)
+    copy_of_database(tmp_path / "target", fill_target)
+    return f"sqlite:///{tmp_path}/target/mlflow.db"
+
+
+def fill_target(uri: str) -> None:
+    client = MlflowClient(uri, uri)
     made = Seeded(
         experiments={"shared": client.create_experiment("shared", tags={"team": "target"})}
     )
@@ -62,7 +71,6 @@ def target(sqlite_uri: str) -> str:
     client.create_registered_model("net", {"team": "target"}, "of the target")
     client.create_model_version("net", f"runs:/{run_id}/model", run_id, description="theirs")
     client.set_registered_model_alias("net", "champion", "1")
-    return sqlite_uri
 
 
 def assert_unharmed(before: Snapshot, after: Snapshot, *, may_grow: bool = False) -> None:

@@ -1,26 +1,23 @@
-"""Archives on real servers: S3 (moto) and HTTP on loopback."""
+"""What archives on servers cost, and what S3's own files lack."""
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.errors import ArchiveExistsError, NotFoundError, StoreError
-from mlflow_exim_plugin.storage.output import atomic_output
-from mlflow_exim_plugin.storage.ranges import open_range
-from mlflow_exim_plugin.verification.archive import verify_archive
-from tests.unit.container.crafting import BASE, build
+from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from tests.unit.container.crafting import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Bucket
 
 pytestmark = [
     pytest.mark.integration,
@@ -29,127 +26,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-PART_BYTES = 5 << 20
 
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A file system of its own on an S3 server, with parts small enough for several of them."""
-    s3fs = pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {
-        "key": "test",
-        "secret": "test",
-        "endpoint_url": f"http://{host}:{port}",
-        "default_block_size": PART_BYTES,
-        "use_listings_cache": False,
-    }
-    file_system = s3fs.S3FileSystem(**options)
-    file_system.mkdir("bucket")
-    yield file_system, options
-    server.stop()
-
-
-def uploads(file_system: Any) -> list[Any]:
-    answer = file_system.call_s3("list_multipart_uploads", Bucket="bucket")
-    return list(answer.get("Uploads", []))
-
-
-def test_archive_on_s3(s3: tuple[Any, dict[str, Any]]) -> None:
-    _, options = s3
-    url = "s3://bucket/good.tar.zst"
-    large = os.urandom(12 << 20)
-    with (
-        atomic_output(url, storage_options=options) as output,
-        ArchiveWriter(output, base_directory=BASE) as writer,
-    ):
-        writer.add("data/a", b"a")
-        writer.add("data/large.bin", large)
-    with ArchiveReader.open(url, storage_options=options, expected_root=writer.root) as reader:
-        assert reader.read("data/a") == b"a"
-        assert reader.read("data/large.bin", 5_000_000, 5_000_010) == large[5_000_000:5_000_010]
-        assert verify_archive(reader) == []
-
-
-@pytest.mark.parametrize("size_bytes", [10, 3 * PART_BYTES])
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_s3_has_nothing_when_the_block_raises(
-    s3: tuple[Any, dict[str, Any]], size_bytes: int, error: type[BaseException]
-) -> None:
-    file_system, options = s3
-    url = f"s3://bucket/raised-{size_bytes}-{error.__name__}"
-    with pytest.raises(error), atomic_output(url, storage_options=options) as file:  # noqa: PT012
-        file.write(os.urandom(size_bytes))
-        raise error
-    gc.collect()
-    assert not file_system.exists(url)
-    assert uploads(file_system) == []
-
-
-def test_s3_has_nothing_when_an_output_is_garbage(s3: tuple[Any, dict[str, Any]]) -> None:
-    file_system, options = s3
-    output = atomic_output("s3://bucket/garbage", storage_options=options)
-    output.__enter__().write(os.urandom(2 * PART_BYTES))
-    del output
-    gc.collect()
-    assert not file_system.exists("s3://bucket/garbage")
-    assert uploads(file_system) == []
-
-
-def test_plain_s3fs_commits_what_we_do_not(s3: tuple[Any, dict[str, Any]]) -> None:
+def test_plain_s3fs_commits_what_we_do_not(s3_bucket: Bucket) -> None:
     """Why atomic_output exists; when this fails, fsspec got better and it may become simpler."""
-    file_system, _ = s3
-    with pytest.raises(ValueError, match="stop"), file_system.open("bucket/plain", "wb") as file:  # noqa: PT012
+    s3fs = pytest.importorskip("s3fs")
+    file_system = s3fs.S3FileSystem(endpoint_url=s3_bucket.endpoint_url, skip_instance_cache=True)
+    path = f"{s3_bucket.name}/plain"
+    with pytest.raises(ValueError, match="stop"), file_system.open(path, "wb") as file:  # noqa: PT012
         file.write(b"half")
         raise ValueError("stop")
-    assert file_system.cat_file("bucket/plain") == b"half"
-
-
-def test_s3_existing_objects_are_refused_and_replaced(s3: tuple[Any, dict[str, Any]]) -> None:
-    file_system, options = s3
-    url = "s3://bucket/exists"
-    file_system.pipe_file(url, b"old")
-    with pytest.raises(ArchiveExistsError), atomic_output(url, storage_options=options):
-        pass
-    with (  # noqa: PT012
-        pytest.raises(ValueError, match="stop"),
-        atomic_output(url, overwrite=True, storage_options=options) as file,
-    ):
-        file.write(b"half")
-        raise ValueError("stop")
-    assert file_system.cat_file(url) == b"old"
-    with atomic_output(url, overwrite=True, storage_options=options) as file:
-        file.write(b"new")
-    assert file_system.cat_file(url) == b"new"
-
-
-@pytest.mark.parametrize("size_bytes", [10, 2 * PART_BYTES])
-def test_s3_the_slower_of_two_writers_is_refused(
-    s3: tuple[Any, dict[str, Any]], size_bytes: int
-) -> None:
-    file_system, options = s3
-    url = f"s3://bucket/race-{size_bytes}"
-    with (  # noqa: PT012
-        pytest.raises(ArchiveExistsError),
-        atomic_output(url, storage_options=options) as file,
-    ):
-        file.write(bytes(size_bytes))
-        file_system.pipe_file(url, b"fast")
-    assert file_system.cat_file(url) == b"fast"
-
-
-def test_s3_errors_are_ours(s3: tuple[Any, dict[str, Any]]) -> None:
-    _, options = s3
-    with pytest.raises(NotFoundError):
-        open_range("s3://bucket/none", options)
-    with (
-        pytest.raises(StoreError),
-        atomic_output("s3://nobucket/a", storage_options=options) as file,
-    ):
-        file.write(b"x")
+    assert file_system.cat_file(path) == b"half"
 
 
 class RangeServer(BaseHTTPRequestHandler):

@@ -17,6 +17,7 @@ from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED, contents
 from tests.integration.test_workspaces import fill as fill_workspaces
@@ -118,8 +119,9 @@ def test_a_run_that_went_on_is_completed(
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start_server(tmp_path_factory.mktemp("workspaces"), env=ENABLED) as server:
-        fill_workspaces(server.url)
+    folder = tmp_path_factory.mktemp("workspaces")
+    copy_of_server(folder, fill_workspaces, env=ENABLED)
+    with start_server(folder, env=ENABLED) as server:
         yield server
 
 

@@ -37,6 +37,8 @@ from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.server import source as client_source
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
+from tests.filled import copy_of_server
+from tests.integration.conftest import seed_server
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
@@ -225,8 +227,8 @@ def test_what_a_real_server_of_2_22_wrote_is_packed_from_its_database(
     make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    server = make_server(mlflow_version="2.22.5")
-    seed(MlflowClient(server.url, server.url), local_artifacts=False)
+    copy_of_server(tmp_path / "old", seed_server, mlflow_version="2.22.5")
+    server = make_server(tmp_path / "old", mlflow_version="2.22.5")
     before = fingerprint(server.backend_uri)
     rows = Selection(artifacts=False)
 

@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin import Selection, diff, pack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.schema.objects import Kind
+from tests.filled import copy_of_database
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
-from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,11 +101,17 @@ class Small:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Small:
-    new_sqlite_database(tmp_path / "mlflow.db")
+    made = copy_of_database(tmp_path, fill)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
+    archive = str(tmp_path / "small.tar.zst")
+    assert pack(archive, tracking_uri=uri).ok
+    return Small(uri, archive, MlflowClient(uri, uri), made, tmp_path)
+
+
+def fill(uri: str) -> Seeded:
     client = MlflowClient(uri, uri)
     made = Seeded()
-    root = (tmp_path / "artifacts").as_uri()
+    root = Path("artifacts").resolve().as_uri()
     made.experiments["e"] = client.create_experiment("e", root, {"team": "a"})
     run_id = new_run(client, made, "one", made.experiments["e"])
     new_run(client, made, "two", made.experiments["e"], parent=run_id)
@@ -117,9 +123,7 @@ def small(tmp_path: Path) -> Small:
     for _ in range(2):
         client.create_model_version("m", f"runs:/{run_id}/model", run_id)
     client.set_registered_model_alias("m", "best", "1")
-    archive = str(tmp_path / "small.tar.zst")
-    assert pack(archive, tracking_uri=uri).ok
-    return Small(uri, archive, client, made, tmp_path)
+    return made
 
 
 def artifact(small: Small, path: str) -> Path:

@@ -20,6 +20,7 @@ from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import assert_count_law
 from tests.compare_entities import entities
+from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.proxy import FaultyProxy, Request
@@ -82,8 +83,8 @@ def _few_retries() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JudgedSource]:
     folder = tmp_path_factory.mktemp("judged")
+    made = copy_of_server(folder, seed_entities, env=SERVER_ENV)
     with start_server(folder, env=SERVER_ENV) as server:
-        made = seed_entities(server.url)
         yield JudgedSource(server, server.backend_uri, made, entities(server.url))
 
 

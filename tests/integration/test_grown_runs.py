@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,7 @@ from mlflow_exim_plugin import copy, diff, pack, unpack
 from mlflow_exim_plugin.errors import PartialTransferError
 from mlflow_exim_plugin.schema.objects import Kind, Loss
 from tests.compare import assert_count_law
+from tests.filled import copy_of_database
 from tests.integration.conftest import rows_of
 from tests.integration.test_same_ids import (
     LOCATIONS,
@@ -40,7 +42,6 @@ from tests.seed import METRICS, T0, log_files, log_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
@@ -56,21 +57,35 @@ class Training:
 
     Args:
         uri: The deployment.
-        location: Where the experiment's files are; the deployment's own place without it.
+        experiment_id: The run's.
+        run_id: As ``begin`` left it.
     """
 
-    def __init__(self, uri: str, location: Path | None = None) -> None:
+    def __init__(self, uri: str, experiment_id: str, run_id: str) -> None:
         self.uri = uri
         self.client = MlflowClient(uri, uri)
-        self.experiment_id = self.client.create_experiment("live", location and str(location))
+        self.experiment_id = experiment_id
+        self.run_id = run_id
+
+    @classmethod
+    def begin(cls, uri: str, location: Path | None = None) -> Training:
+        """Make the run.
+
+        Args:
+            uri: The deployment.
+            location: Where the experiment's files are; the deployment's own place without it.
+        """
+        client = MlflowClient(uri, uri)
+        experiment_id = client.create_experiment("live", location and str(location))
         tags = {"mlflow.user": "anna", "phase": "1", "stays": "yes"}
-        run = self.client.create_run(self.experiment_id, T0, tags, "training")
-        self.run_id: str = run.info.run_id
-        self.client.log_param(self.run_id, "lr", "0.1")
-        log_metrics(self.client, self.run_id, {key: points[:1] for key, points in METRICS.items()})
-        log_metrics(self.client, self.run_id, {"restarted": [(1.0, T0, 0), (0.5, T0 + 2, 2)]})
-        self.input("first", "train")
-        self.files({"log.txt": b"epoch 1\n", "m/a": b"1", "same size": b"1"})
+        run = client.create_run(experiment_id, T0, tags, "training")
+        training = cls(uri, experiment_id, run.info.run_id)
+        client.log_param(training.run_id, "lr", "0.1")
+        log_metrics(client, training.run_id, {key: points[:1] for key, points in METRICS.items()})
+        log_metrics(client, training.run_id, {"restarted": [(1.0, T0, 0), (0.5, T0 + 2, 2)]})
+        training.input("first", "train")
+        training.files({"log.txt": b"epoch 1\n", "m/a": b"1", "same size": b"1"})
+        return training
 
     def input(self, name: str, context: str) -> None:
         dataset = Dataset(name, f"digest of {name}", "local", "somewhere", "{}", "{}")
@@ -119,9 +134,15 @@ class Training:
 
 
 @pytest.fixture
-def training(make_sqlite: Callable[[], str], tmp_path: Path) -> Training:
+def training(tmp_path: Path) -> Training:
     """A run that goes on, in a SQLite file."""
-    return Training(make_sqlite(), tmp_path / "source files")
+    ids = copy_of_database(tmp_path / "source", begun)
+    return Training(f"sqlite:///{tmp_path}/source/mlflow.db", *ids)
+
+
+def begun(uri: str) -> tuple[str, str]:
+    training = Training.begin(uri, Path("files").resolve())
+    return training.experiment_id, training.run_id
 
 
 @pytest.fixture
@@ -168,7 +189,7 @@ def test_a_run_arrives_while_it_goes_on(
     make_server: MakeServer, database_uri: str, tmp_path: Path
 ) -> None:
     server = make_server()
-    training = Training(server.url)
+    training = Training.begin(server.url)
     archives = [str(tmp_path / f"{number}.tar.zst") for number in range(3)]
     where = str(tmp_path / "files")
     for archive in archives[:2]:
@@ -524,19 +545,19 @@ def test_files_that_are_the_sources_own_are_not_replaced(
     training.go_on()
     assert pack(archive, tracking_uri=training.uri).ok
     training.files({"log.txt": b"later than the archive"})
-    before = contents(tmp_path / "source files")
+    before = contents(tmp_path / "source" / "files")
 
     report = unpack(archive, tracking_uri=sqlite_uri)
 
     assert report.ok
-    assert contents(tmp_path / "source files") == before
+    assert contents(tmp_path / "source" / "files") == before
     what = "the target has other files, which stay: log.txt"
     assert Loss(Kind.RUN, training.run_id, what) in report.losses
     training.end()
     stays = copy(training.uri, sqlite_uri, artifact_location="source")
     assert stays.ok
     assert stays.counts[Kind.ARTIFACT].written == 0
-    assert contents(tmp_path / "source files") == before
+    assert contents(tmp_path / "source" / "files") == before
 
 
 def test_a_copy_by_the_api_is_completed_under_its_id(

@@ -18,12 +18,13 @@ from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Artifact, Kind, LoggedModel, Run
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
+from tests.filled import copy_of_database, copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, is_write, unpack_until_killed
 from tests.new_ids import unpack
 from tests.seed import T0, new_run
 from tests.seed_logged_models import MANY_PARAMS, ModelsMade, log_model_files, seed_logged_models
-from tests.servers import new_sqlite_database, start_server
+from tests.servers import start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,24 +51,31 @@ class Source:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     folder = tmp_path_factory.mktemp("served")
+    made = copy_of_server(folder, fill_server)
     with start_server(folder) as server:
-        made = seed_logged_models(MlflowClient(server.url))
-        yield filled(server.url, server.backend_uri, made, folder)
+        yield packed_source(server.url, server.backend_uri, made, folder)
 
 
 @pytest.fixture(scope="module")
 def in_database(tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp("database")
-    new_sqlite_database(folder / "mlflow.db")
+    made = copy_of_database(folder, fill_database)
     uri = f"sqlite:///{folder}/mlflow.db"
+    return packed_source(uri, uri, made, folder)
+
+
+def fill_server(uri: str) -> ModelsMade:
+    return seed_logged_models(MlflowClient(uri))
+
+
+def fill_database(uri: str) -> ModelsMade:
     names = ("models", "evaluations", "left")
-    roots = {name: (folder / name).as_uri() for name in names}
+    roots = {name: Path(name).resolve().as_uri() for name in names}
     with as_default(uri):  # a registry in a database asks the default store for logged models
-        made = seed_logged_models(MlflowClient(uri, uri), roots)
-    return filled(uri, uri, made, folder)
+        return seed_logged_models(MlflowClient(uri, uri), roots)
 
 
-def filled(uri: str, database: str, made: ModelsMade, folder: Path) -> Source:
+def packed_source(uri: str, database: str, made: ModelsMade, folder: Path) -> Source:
     archive = str(folder / "all.tar.zst")
     found = snapshot(uri)
     report = pack(archive, tracking_uri=uri)

@@ -12,6 +12,7 @@ from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.compare_models import PROMPT_TAG
+from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, unpack_until_killed
 from tests.new_ids import unpack
@@ -32,9 +33,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start_server(tmp_path_factory.mktemp("prompts")) as server:
-        seed_prompts(MlflowClient(server.url))
+    folder = tmp_path_factory.mktemp("prompts")
+    copy_of_server(folder, fill)
+    with start_server(folder) as server:
         yield server
+
+
+def fill(uri: str) -> None:
+    seed_prompts(MlflowClient(uri))
 
 
 @pytest.fixture(scope="module")

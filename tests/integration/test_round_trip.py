@@ -14,6 +14,7 @@ from mlflow_exim_plugin import open_archive, pack
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.filled import copy_of_server
 from tests.new_ids import unpack
 from tests.seed import (
     BIG_ROWS,
@@ -142,11 +143,15 @@ def test_from_postgres_and_mariadb_without_a_server(
     assert_same(source, snapshot(mariadb_uri), report)
 
 
-def test_large_histories_and_files(make_server: MakeServer, tmp_path: Path) -> None:
-    source, target = make_server(), make_server()
-    client = MlflowClient(source.url)
+def fill_big(uri: str) -> Seeded:
     made = Seeded()
-    seed_big(client, made)
+    seed_big(MlflowClient(uri), made)
+    return made
+
+
+def test_large_histories_and_files(make_server: MakeServer, tmp_path: Path) -> None:
+    made = copy_of_server(tmp_path / "source", fill_big)
+    source, target = make_server(tmp_path / "source"), make_server()
     archive = str(tmp_path / "big.tar.zst")
     before = snapshot(source.url)
     assert len(before.runs[made.runs["long history"]]["histories"]["long"]) == BIG_ROWS
@@ -313,11 +318,15 @@ def assert_round_trip(source_uri: str, target_uri: str, tmp_path: Path, **option
     assert_same(source, snapshot(target_uri), report)
 
 
+def fill_old(uri: str) -> Seeded:
+    return seed(MlflowClient(uri), old_server=True)
+
+
 @pytest.mark.compat
 @pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
 def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
-    old, new = make_server(mlflow_version=mlflow_version), make_server()
-    seed(MlflowClient(old.url), old_server=True)
+    copy_of_server(tmp_path / "old", fill_old, mlflow_version=mlflow_version)
+    old, new = make_server(tmp_path / "old", mlflow_version=mlflow_version), make_server()
     archive = str(tmp_path / "a.tar.zst")
     source = snapshot(old.url)
 

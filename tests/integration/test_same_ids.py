@@ -40,6 +40,7 @@ from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
 from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
+from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import contents as workspace_contents
@@ -681,8 +682,8 @@ def test_an_empty_database_is_initialised_by_mlflow(sqlite_source: Source, tmp_p
 def test_every_workspace_keeps_its_own(
     make_server: MakeServer, sqlite_uri: str, postgres_uri: str, tmp_path: Path
 ) -> None:
-    original = make_server(env=ENABLED)
-    fill_workspaces(original.url)
+    copy_of_server(tmp_path / "original", fill_workspaces, env=ENABLED)
+    original = make_server(tmp_path / "original", env=ENABLED)
     archive, files = str(tmp_path / "all.tar.zst"), tmp_path / "restored" / "artifacts"
     assert pack(archive, tracking_uri=original.url).ok
     where: dict[str, Any] = {

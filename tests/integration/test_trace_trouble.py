@@ -24,6 +24,7 @@ from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Trace
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
+from tests.filled import copy_of_server
 from tests.proxy import FaultyProxy, Request
 from tests.servers import Server, start_server
 from tests.trace_seed import SeededTraces, put_trace_file, seed_traces, started_trace
@@ -91,8 +92,10 @@ def spoilable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoilable]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, SeededTraces]]:
     """A server with every kind of trace, and with a run's links."""
-    with start_server(tmp_path_factory.mktemp("traces")) as server:
-        yield server, seed_traces(server.url)
+    folder = tmp_path_factory.mktemp("traces")
+    made = copy_of_server(folder, seed_traces)
+    with start_server(folder) as server:
+        yield server, made
 
 
 def packed(

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import as_default, assert_count_law
+from tests.filled import copy_of_database, copy_of_server
 from tests.servers import Server, start_server
 from tests.trace_seed import SeededTraces, seed_traces, started_trace
 
@@ -45,8 +46,9 @@ OF_THE_TARGET = {
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, SeededTraces]]:
     """A server with every kind of trace, its files in a folder that clients see."""
     folder = tmp_path_factory.mktemp("traces")
+    made = copy_of_server(folder, seed_traces, serve_artifacts=False)
     with start_server(folder, serve_artifacts=False) as server:
-        yield server, seed_traces(server.url)
+        yield server, made
 
 
 @pytest.fixture(scope="module")
@@ -264,11 +266,11 @@ def test_broken_payloads_are_one_failure_each(make_server: MakeServer) -> None:
     assert sum(isinstance(i, Loss) for t in traces.values() for i in t.issues) == 4
 
 
-def test_archived_spans_are_read(make_server: MakeServer) -> None:
+def test_archived_spans_are_read(make_server: MakeServer, tmp_path: Path) -> None:
     from mlflow.tracing.otel.otel_archival import spans_to_traces_data_pb
 
-    server = make_server()
-    made = seed_traces(server.url)
+    made = copy_of_server(tmp_path / "server", seed_traces)
+    server = make_server(tmp_path / "server")
     trace_id = made.traces["error"]
     before = read(server.url)[trace_id]
     spans = MlflowClient(server.url, server.url).get_trace(trace_id).data.spans
@@ -356,17 +358,14 @@ def test_old_server_keeps_what_it_can(
     assert again.counts[Kind.TRACE].skipped == len(made.traces)
 
 
-def test_database_to_server(
-    sqlite_uri: str, make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    made = seed_traces(sqlite_uri)
-    target = make_server()
+def test_database_to_server(make_server: MakeServer, tmp_path: Path) -> None:
+    made = copy_of_database(tmp_path, seed_traces)
+    source, target = f"sqlite:///{tmp_path}/mlflow.db", make_server()
 
-    report = copy(sqlite_uri, target.url)
+    report = copy(source, target.url)
 
     assert report.ok
-    before, after = read(sqlite_uri), read(target.url)
+    before, after = read(source), read(target.url)
     assert set(before) == set(after) == set(made.traces.values())
     for trace_id, trace in before.items():
         assert after[trace_id].spans == trace.spans

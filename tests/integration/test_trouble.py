@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -30,11 +31,12 @@ from mlflow_exim_plugin.errors import (
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
+from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
-from tests.servers import Server, start_server
+from tests.servers import start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,24 +60,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Small:
     """A server with three runs, each with a history, a param and files, and a model."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        client = MlflowClient(server.url)
-        self.made = Seeded(
-            experiments={name: client.create_experiment(name) for name in ("first", "second")}
-        )
-        chance = random.Random(7)
-        for role in ROLES:
-            experiment = "second" if role == "three" else "first"
-            run_id = new_run(client, self.made, role, self.made.experiments[experiment])
-            log_metrics(client, run_id, {"loss": [(1.0, T0, 0), (0.5, T0, 1)]})
-            client.log_param(run_id, "lr", role)
-            files = {"note.txt": role.encode(), "model/weights.bin": chance.randbytes(RANDOM_BYTES)}
-            log_files(client, run_id, files)
-        run_id = self.made.runs["three"]
-        client.create_registered_model("net")
-        client.create_model_version("net", f"runs:/{run_id}/model", run_id)
-        self.snapshot = snapshot(server.url)
+    def __init__(self, folder: Path) -> None:
+        self.made = copy_of_server(folder, fill)
+        self.server = start_server(folder)
+
+    @functools.cached_property
+    def snapshot(self) -> Snapshot:
+        return snapshot(self.server.url)
 
     def file(self, role: str, path: str) -> Path:
         (found,) = self.server.directory.glob(
@@ -84,10 +75,31 @@ class Small:
         return found
 
 
+def fill(uri: str) -> Seeded:
+    client = MlflowClient(uri)
+    made = Seeded(
+        experiments={name: client.create_experiment(name) for name in ("first", "second")}
+    )
+    chance = random.Random(7)
+    for role in ROLES:
+        experiment = "second" if role == "three" else "first"
+        run_id = new_run(client, made, role, made.experiments[experiment])
+        log_metrics(client, run_id, {"loss": [(1.0, T0, 0), (0.5, T0, 1)]})
+        client.log_param(run_id, "lr", role)
+        files = {"note.txt": role.encode(), "model/weights.bin": chance.randbytes(RANDOM_BYTES)}
+        log_files(client, run_id, files)
+    run_id = made.runs["three"]
+    client.create_registered_model("net")
+    client.create_model_version("net", f"runs:/{run_id}/model", run_id)
+    return made
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
-    with start_server(tmp_path_factory.mktemp("small")) as server:
-        yield Small(server)
+    made = Small(tmp_path_factory.mktemp("small"))
+    made.snapshot  # noqa: B018 - before any test
+    with made.server:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -304,9 +316,11 @@ def test_broken_connections_are_mended(
 
 
 @pytest.fixture
-def changing(make_server: MakeServer) -> Small:
+def changing(tmp_path: Path) -> Iterator[Small]:
     """A server of the test's own, whose files it may change."""
-    return Small(make_server())
+    made = Small(tmp_path / "changing")
+    with made.server:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -364,22 +378,19 @@ def test_an_artifact_that_changes_between_listing_and_reading(
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.6, 0.95])
-def test_a_server_that_dies_while_packing(
-    make_server: MakeServer, tmp_path: Path, moment: float
-) -> None:
-    small = Small(make_server())
-    with FaultyProxy(small.server.url) as proxy:
+def test_a_server_that_dies_while_packing(changing: Small, tmp_path: Path, moment: float) -> None:
+    with FaultyProxy(changing.server.url) as proxy:
         pack(str(tmp_path / "whole.tar.zst"), tracking_uri=proxy.url)
     last = int(len(proxy.seen) * moment)
     (tmp_path / "whole.tar.zst").unlink()
 
     def rule(request: Request) -> int | None:
         if request.number >= last:
-            small.server.stop()
+            changing.server.stop()
             return CUT
         return None
 
-    with FaultyProxy(small.server.url, rule) as proxy, pytest.raises(ServerLostError):
+    with FaultyProxy(changing.server.url, rule) as proxy, pytest.raises(ServerLostError):
         pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
 
     assert_no_archive(tmp_path)

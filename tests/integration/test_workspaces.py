@@ -16,7 +16,8 @@ from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.workspaces import Workspaces
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from tests.compare import assert_count_law
+from tests.compare import as_default, assert_count_law
+from tests.filled import copy_of_server
 from tests.new_ids import unpack
 from tests.servers import Server, start_server
 
@@ -37,8 +38,9 @@ def no_workspace_is_left_active() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start_server(tmp_path_factory.mktemp("workspaces"), env=ENABLED) as server:
-        fill(server.url)
+    folder = tmp_path_factory.mktemp("workspaces")
+    copy_of_server(folder, fill, env=ENABLED)
+    with start_server(folder, env=ENABLED) as server:
         yield server
 
 
@@ -64,12 +66,11 @@ def as_user_in(workspace: dict[str, Any]) -> Iterator[None]:
 def fill(uri: str) -> None:
     """The same names in every workspace, with other content."""
     client = MlflowClient(uri, uri)
-    workspaces = Workspaces(Host(uri, create=False))
-    for name in TEAMS:
-        workspaces.create({"name": name, "description": f"of {name}"})
-    for document in workspaces.documents():
-        name = document["name"]
-        with as_user_in(document):
+    with as_default(uri):
+        for name in TEAMS:
+            mlflow.create_workspace(name, f"of {name}")
+    for name in ("default", *TEAMS):
+        with as_user_in({"name": name}):
             experiment = client.create_experiment("shared name", tags={"of": name})
             run = client.create_run(experiment, run_name=name)
             client.log_metric(run.info.run_id, "loss", len(name) / 7)

@@ -1,3 +1,5 @@
+"""Files on disk beyond what every store must do (tests/contract), and what is said of URLs."""
+
 from __future__ import annotations
 
 import gc
@@ -5,10 +7,8 @@ import os
 import stat
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import fsspec
 import pytest
@@ -17,7 +17,6 @@ from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
     MissingDependencyError,
-    NotFoundError,
     StoreError,
 )
 from mlflow_exim_plugin.storage.output import atomic_output
@@ -26,15 +25,6 @@ from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@pytest.fixture(params=["local", "file", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "memory":
-        url = f"memory://{uuid4().hex}"
-        fsspec.filesystem("memory").mkdirs(url)
-        return url
-    return str(tmp_path) if request.param == "local" else tmp_path.as_uri()
 
 
 def names(folder: str) -> list[str]:
@@ -52,34 +42,6 @@ def write(url: str, data: bytes, *, overwrite: bool = False) -> None:
         assert file.write(data[:3]) == len(data[:3])
         file.write(data[3:])
     assert file.bytes_written == len(data)
-
-
-def test_ranges(folder: str) -> None:
-    write(f"{folder}/a", bytes(range(100)))
-    source = open_range(f"{folder}/a")
-    assert source.size_bytes == 100
-    assert source.read_range(10, 20) == bytes(range(10, 20))
-    assert source.read_range(5, 5) == b""
-    assert (source.requests, source.bytes_read) == (1, 10)
-    for start, end in ((-1, 5), (5, 101), (9, 3)):
-        with pytest.raises(StoreError):
-            source.read_range(start, end)
-    with ThreadPoolExecutor(8) as pool:
-        ranges = [(n, n + 50) for n in range(50)] * 10
-        assert all(
-            data == bytes(range(start, end))
-            for (start, end), data in zip(
-                ranges, pool.map(lambda r: source.read_range(*r), ranges), strict=True
-            )
-        )
-    source.close()
-    source.close()
-
-
-def test_missing_files_and_folders(folder: str) -> None:
-    for url in (f"{folder}/none", f"{folder}/none/none", folder):
-        with pytest.raises(NotFoundError):
-            open_range(url)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
@@ -100,58 +62,6 @@ def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="asked for"):
         source.read_range(0, 100)
     source.close()
-
-
-def test_the_file_appears_when_it_is_complete(folder: str) -> None:
-    with atomic_output(f"{folder}/a") as file:
-        file.write(b"data")
-        assert "a" not in names(folder)
-    assert names(folder) == ["a"]
-    assert content(f"{folder}/a") == b"data"
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_nothing_appears_when_the_block_raises(folder: str, error: type[BaseException]) -> None:
-    with pytest.raises(error), atomic_output(f"{folder}/a") as file:  # noqa: PT012
-        file.write(b"half")
-        raise error
-    assert names(folder) == []
-
-
-def test_an_older_file_stays_when_the_block_raises(folder: str) -> None:
-    write(f"{folder}/a", b"old")
-    with (  # noqa: PT012
-        pytest.raises(ValueError, match="stop"),
-        atomic_output(f"{folder}/a", overwrite=True) as file,
-    ):
-        file.write(b"half")
-        raise ValueError("stop")
-    assert names(folder) == ["a"]
-    assert content(f"{folder}/a") == b"old"
-
-
-def test_existing_files_are_refused_before_anything_is_written(folder: str) -> None:
-    write(f"{folder}/a", b"old")
-    entered = False
-    with pytest.raises(ArchiveExistsError), atomic_output(f"{folder}/a"):
-        entered = True
-    assert not entered
-    write(f"{folder}/a", b"new", overwrite=True)
-    assert (content(f"{folder}/a"), names(folder)) == (b"new", ["a"])
-
-
-def test_the_slower_of_two_writers_is_refused(folder: str) -> None:
-    with pytest.raises(ArchiveExistsError), atomic_output(f"{folder}/a") as file:  # noqa: PT012
-        file.write(b"slow")
-        write(f"{folder}/a", b"fast")
-    assert (content(f"{folder}/a"), names(folder)) == (b"fast", ["a"])
-
-
-def test_an_abandoned_output_is_not_committed(folder: str) -> None:
-    output = atomic_output(f"{folder}/a")
-    output.__enter__().write(b"half")
-    del output  # as when a generator that holds it is garbage-collected
-    assert names(folder) == []
 
 
 def test_store_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
