@@ -48,6 +48,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fast(session: nox.Session) -> None:
+    """What needs no server, no database and no network: in a minute or two."""
+    session.install("-e", ".[test]")
+    folders = ["architecture", "conformance", "contract", "property", "unit"]
+    tests = [f"tests/{folder}" for folder in folders]
+    session.run("pytest", "-n", "2", "-m", "not integration", *tests, *session.posargs)
+
+
+@nox.session
 @nox.parametrize("version", list(MLFLOW), ids=list(MLFLOW))
 def mlflow(session: nox.Session, version: str) -> None:
     """The plugin inside an old or the newest MLflow."""
