@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import ARTIFACT_RUNS, assert_count_law, assert_same, snapshot
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
+from tests.processes import new_process
 from tests.proxy import FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import new_sqlite_database
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 
@@ -109,20 +109,11 @@ def is_call_of(path: str, request: Request) -> bool:
 def unpack_until_killed(
     archive: str, server_url: str, ends: Callable[[Request], bool]
 ) -> list[Request]:
-    """Unpack in a process that is killed once the server has done a write of which it is true.
-
-    The process comes from a fork server that has the package loaded, so it starts at once.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow_exim_plugin.operations.verbs", "mlflow"])
+    """Unpack in a process that is killed once the server has done a write of which it is true."""
     killed = threading.Event()
     with FaultyProxy(server_url) as proxy:
-        process = context.Process(
-            target=unpack,
-            args=(archive,),
-            # What makes a run's order depend on threads is not under test here.
-            kwargs={"tracking_uri": proxy.url, "jobs": 1},
-        )
+        # What makes a run's order depend on threads is not under test here.
+        process = new_process(unpack, archive, tracking_uri=proxy.url, jobs=1)
 
         def kill(request: Request) -> None:
             if is_write(request) and ends(request) and not killed.is_set():
