@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from tests.sources import Source
+
 
 class MakeServer(Protocol):
     """The factory that ``make_server`` gives; see ``tests.servers.start_server``."""
@@ -56,6 +58,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
                 patch.delenv(name)
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("DO_NOT_TRACK", "true")
+        patch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATABRICKS_CONFIG_FILE"):
             patch.setenv(name, os.devnull)
@@ -138,6 +141,23 @@ def untouched_uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[st
     new = new_postgres_database if request.param == "PostgreSQL" else new_mariadb_database
     with new() as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def server_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """A server with every hard case, artifacts through the server."""
+    from tests.sources import server_with_all
+
+    with server_with_all(tmp_path_factory) as source:
+        yield source
+
+
+@pytest.fixture(scope="session")
+def sqlite_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A SQLite file with every hard case, artifacts in a folder."""
+    from tests.sources import sqlite_file_with_all
+
+    return sqlite_file_with_all(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

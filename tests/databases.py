@@ -6,14 +6,15 @@ import os
 import socket
 import uuid
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["initialise", "new_mariadb_database", "new_postgres_database"]
+__all__ = ["initialise", "new_mariadb_database", "new_postgres_database", "rows_of_tables"]
 
 _POSTGRES = ("127.0.0.1", 5432)
 _MARIADB = ("127.0.0.1", 3306)
@@ -83,6 +84,20 @@ def initialise(uri: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM experiments"))
     engine.dispose()
+
+
+def rows_of_tables(uri: str) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table, in an order of their own."""
+    engine = sqlalchemy.create_engine(uri)
+    tables = sqlalchemy.MetaData()
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        rows = {
+            name: [dict(row) for row in connection.execute(sqlalchemy.select(table)).mappings()]
+            for name, table in sorted(tables.tables.items())
+        }
+    engine.dispose()
+    return {name: sorted(found, key=repr) for name, found in rows.items()}
 
 
 def _database_name() -> str:

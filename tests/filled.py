@@ -29,6 +29,7 @@ __all__ = ["copy_of_database", "copy_of_server", "once_a_session"]
 
 Made = TypeVar("Made")
 _FORGOTTEN_AFTER_SECONDS = 14 * 24 * 3600
+_SEEDS = ("*seed*.py", "everything.py", "filled.py", "servers.py")
 
 
 def copy_of_server(
@@ -139,7 +140,8 @@ def _digest(fill: Callable[[str], object], way: object) -> str:
     assert module is not None
     digest = hashlib.sha256(repr((way, platform.python_version())).encode())
     digest.update(installed_version("mlflow").encode())
-    for path in sorted({Path(module), *Path(__file__).parent.glob("*.py")}):
+    seeds = (path for name in _SEEDS for path in Path(__file__).parent.glob(name))
+    for path in sorted({Path(module), *seeds}):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -141,12 +141,14 @@ def is_object(path: str) -> bool:
 
 
 @pytest.mark.integration
-def test_unpacking_broken_archives_raises_nothing_but_our_errors(tmp_path: Path) -> None:
-    target = f"sqlite:///{tmp_path}/target.db"
+def test_unpacking_broken_archives_raises_nothing_but_our_errors(
+    sqlite_uri: str, tmp_path: Path
+) -> None:
     outcomes: set[bool | None] = set()
     for path in BROKEN:
         try:
-            outcomes.add(unpack(str(path), tracking_uri=target, artifact_location=str(tmp_path)).ok)
+            report = unpack(str(path), tracking_uri=sqlite_uri, artifact_location=str(tmp_path))
+            outcomes.add(report.ok)
         except errors.EximError:
             outcomes.add(None)
     assert outcomes == {True, False, None}

@@ -129,10 +129,10 @@ class SourceContract:
     ) -> None:
         with open_source(readable.location, readable.opening) as opened:
             whole = read(opened.stream)
-            (name, *_) = (d["name"] for kind, _, d in whole if kind is Kind.REGISTERED_MODEL)
+            (name, *_) = (id_ for kind, id_, _ in whole if kind is Kind.REGISTERED_MODEL)
             (run, *_) = (id_ for kind, id_, _ in whole if kind is Kind.RUN)
             of_run = read(opened.stream, Selection(runs=(run,)))
-            of_model = read(opened.stream, Selection(models=(name,), artifacts=False))
+            of_model = read(opened.stream, Selection(models=(name,)))
 
         assert all(part in whole for part in (*of_run, *of_model))
         assert run in [id_ for kind, id_, _ in of_run if kind is Kind.RUN]
@@ -152,8 +152,8 @@ class SourceContract:
         assert not [t for t in set(threading.enumerate()) - threads if t.name.startswith("exim")]
 
 
-def read(source: Any, selection: Selection | None = None) -> list[tuple[Kind, str, dict[str, Any]]]:
-    """Return each object of a stream, with all that hangs on it, as values."""
+def read(source: Any, selection: Selection | None = None) -> list[tuple[Kind, str, str]]:
+    """Return each object of a stream, with all that hangs on it, as text: NaN equals NaN there."""
     found = []
     for item in source.stream(selection or Selection()):
         if not hasattr(item, "document"):
@@ -166,7 +166,7 @@ def read(source: Any, selection: Selection | None = None) -> list[tuple[Kind, st
             for rows in getattr(item, "histories", ())
         ]
         document["spans"] = getattr(item, "spans", None)
-        found.append((item.kind, item.id, document))
+        found.append((item.kind, item.id, repr(document)))
     return found
 
 

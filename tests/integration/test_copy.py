@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
-    from tests.integration.conftest import Source
     from tests.servers import Server
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 WRITTEN_AGAIN = {Kind.METRIC_HISTORY, Kind.ARTIFACT}
@@ -221,16 +221,6 @@ def test_a_folder_of_files_goes_into_a_database(
     (there,) = (tmp_path / "there").rglob("note.txt")
     assert there.read_text() == "text"
     assert_all_was_there(copy(folder, target, **to))
-
-
-def test_a_dry_run_writes_nothing(sqlite_source: Source, make_sqlite: Callable[[], str]) -> None:
-    target = make_sqlite()
-    MlflowClient(target, target).search_experiments()  # makes the default one
-    before = rows_of(target)
-    report = copy(sqlite_source.uri, target, dry_run=True)
-    assert rows_of(target) == before
-    assert report.ok
-    assert report.counts[Kind.RUN].written == sqlite_source.report.counts[Kind.RUN].written
 
 
 def test_a_name_that_is_taken_stops_before_the_first_write(

@@ -37,19 +37,20 @@ from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.server import source as client_source
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
+from tests.databases import rows_of_tables
 from tests.filled import copy_of_server
-from tests.integration.conftest import seed_server
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
 from tests.seed import seed
+from tests.sources import seed_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlflow_exim_plugin import Report
     from tests.conftest import MakeServer
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 READ_ONLY = re.compile("read.?only", re.IGNORECASE)
@@ -85,16 +86,7 @@ def fingerprint(uri: str) -> str:
         folder = file_of(uri).parent
         files = sorted(folder.glob(file_of(uri).name + "*"))
         return " ".join(f"{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}" for f in files)
-    engine = sqlalchemy.create_engine(uri)
-    tables = sqlalchemy.MetaData()
-    tables.reflect(engine)
-    with engine.connect() as connection:
-        rows = {
-            name: sorted(map(repr, connection.execute(sqlalchemy.select(table))))
-            for name, table in sorted(tables.tables.items())
-        }
-    engine.dispose()
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
+    return hashlib.sha256(repr(rows_of_tables(uri)).encode()).hexdigest()
 
 
 def fill(uri: str, artifacts: Path, *, runs: int = 3) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin import Comparison
     from tests.conftest import MakeServer
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 

@@ -32,20 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import Bucket, MakeServer
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
-
-
-def assert_arrives(source: Source, target_uri: str) -> Report:
-    report = unpack(source.archive, tracking_uri=target_uri)
-
-    assert report.failures == []
-    assert_count_law(report, source.snapshot)
-    assert_same(source.snapshot, snapshot(target_uri), report)
-    return report
 
 
 @pytest.mark.parametrize("name", ["server_source", "sqlite_source"])
@@ -78,45 +68,6 @@ def test_the_pack_is_complete(name: str, request: pytest.FixtureRequest) -> None
     assert stages == stages_of_experiments == {"active", "deleted"}
     versions = [int(i.rpartition("/")[2]) for i in source.snapshot.versions if "churn" in i]
     assert sorted(versions) == [1, 2, 4, 5, 6, 8, 9, 10, 11, 12]
-
-
-@pytest.mark.parametrize("serve_artifacts", [True, False], ids=["proxied", "direct"])
-def test_server_to_server(
-    server_source: Source, make_server: MakeServer, serve_artifacts: bool
-) -> None:
-    server = make_server(serve_artifacts=serve_artifacts)
-
-    report = assert_arrives(server_source, server.url)
-
-    # Only what MLflow's API itself cannot keep is lossy, and it is said once.
-    gone = server_source.made.runs["child of gone"]
-    assert {(loss.kind, loss.id) for loss in report.losses} == {
-        (Kind.EXPERIMENT, "*"),
-        (Kind.RUN, "*"),
-        (Kind.REGISTERED_MODEL, "*"),
-        (Kind.MODEL_VERSION, "*"),
-        (Kind.RUN, gone),
-    }
-
-
-def test_sqlite_to_sqlite(sqlite_source: Source, sqlite_uri: str) -> None:
-    assert_arrives(sqlite_source, sqlite_uri)
-
-
-def test_server_to_sqlite(server_source: Source, sqlite_uri: str) -> None:
-    assert_arrives(server_source, sqlite_uri)
-
-
-def test_to_a_server_on_postgres(
-    server_source: Source, make_server: MakeServer, postgres_uri: str
-) -> None:
-    assert_arrives(server_source, make_server(backend_store_uri=postgres_uri).url)
-
-
-def test_to_a_server_on_mariadb(
-    server_source: Source, make_server: MakeServer, mariadb_uri: str
-) -> None:
-    assert_arrives(server_source, make_server(backend_store_uri=mariadb_uri).url)
 
 
 def test_from_postgres_and_mariadb_without_a_server(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
+import threading
 from contextlib import closing
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -45,6 +47,7 @@ from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import contents as workspace_contents
 from tests.integration.test_workspaces import fill as fill_workspaces
+from tests.processes import new_process
 from tests.servers import new_sqlite_database, start_server
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.comparison.result import Comparison
     from tests.conftest import MakeServer
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 LOCATIONS = ["*.artifact_*", "*.source", "*.storage_location"]
@@ -98,6 +101,12 @@ def without_secrets(reply: Any) -> Any:
     return plain
 
 
+def mlflow_cli(arguments: list[str]) -> None:
+    from mlflow.cli import cli
+
+    cli(arguments)  # ends the process
+
+
 @pytest.mark.timeout(900)
 def test_the_restored_server_answers_like_the_original(
     everything: tuple[str, str], database_uri: str, make_server: MakeServer, tmp_path: Path
@@ -141,8 +150,10 @@ def test_the_restored_server_answers_like_the_original(
     client.log_text(run.info.run_id, "hello", "greeting.txt")
     assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
     server.stop()
-    upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", database_uri]
-    subprocess.run(upgrade, check=True, capture_output=True, timeout=300)
+    upgrade = new_process(mlflow_cli, ["db", "upgrade", database_uri])
+    upgrade.start()
+    upgrade.join(300)
+    assert upgrade.exitcode == 0
 
     again = unpack(
         archive,
@@ -152,24 +163,6 @@ def test_the_restored_server_answers_like_the_original(
     )
     assert_nothing_written(again)
     assert not [loss for loss in again.losses if "another state" in loss.what]
-
-
-@pytest.mark.timeout(600)
-def test_a_laptop_moves_to_a_database(
-    sqlite_source: Source, database_uri: str, tmp_path: Path
-) -> None:
-    root = str(tmp_path / "new home")
-
-    report = copy(sqlite_source.uri, database_uri, artifact_location=root)
-
-    assert report.failures == []
-    assert_count_law(report, sqlite_source.snapshot)
-    assert_equal(diff(sqlite_source.uri, database_uri, rules="exact", ignore=LOCATIONS))
-    assert_equal(diff(sqlite_source.archive, database_uri, rules="exact", ignore=LOCATIONS))
-    uris = [row[0] for row in rows(database_uri, "SELECT artifact_uri FROM runs")]
-    assert uris
-    assert all(uri.startswith(f"{root}/") for uri in uris)
-    assert_nothing_written(copy(sqlite_source.uri, database_uri, artifact_location=root))
 
 
 def test_a_database_gives_the_same_archive(
@@ -413,6 +406,12 @@ def test_numbers_of_folders_do_not_fit_everywhere(
     assert_nothing_written(copy(source, postgres_uri))
 
 
+def kill_soon(kind: Kind, objects: int, seconds: float, report: Report) -> None:
+    """Kill this process some time after so many objects were found."""
+    if report.counts[kind].found >= objects:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
 @pytest.mark.timeout(900)
 def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path: Path) -> None:
     """Kill it at any moment: each experiment is whole or not there, and the next run goes on."""
@@ -420,25 +419,26 @@ def test_killed_and_finished(sqlite_source: Source, database_uri: str, tmp_path:
     whole = dict(
         rows(sqlite_source.uri, "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id")
     )
-    script = (
-        "import os, signal, sys, threading, mlflow_exim_plugin as e\n"
-        "*arguments, kind, objects, seconds = sys.argv[1:]\n"
-        "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def progress(report):\n"
-        "    found = sum(c.found for k, c in report.counts.items() if k.value == kind)\n"
-        "    if found >= int(objects): threading.Timer(float(seconds), kill).start()\n"
-        "e.unpack(arguments[0], tracking_uri=arguments[1], artifact_location=arguments[2],\n"
-        "    progress=progress)\n"
-    )
     MlflowClient(database_uri, database_uri)  # MLflow's own tables are not ours to roll back
-    command = [sys.executable, "-c", script, sqlite_source.archive, database_uri, root]
     chance, killed = random.Random(4), 0
     query = "SELECT experiment_id, count(*) FROM runs GROUP BY experiment_id"
     # When the fourth experiment is begun, the one that has most runs has ended.
-    for kind, objects in (("run", 0), ("run", 3), ("run", 25), ("experiment", 4)):
-        moment = [kind, str(objects), str(chance.random() / 50)]
-        ended = subprocess.run([*command, *moment], capture_output=True, timeout=120, check=False)
-        killed += ended.returncode == -signal.SIGKILL
+    for kind, objects in (
+        (Kind.RUN, 0),
+        (Kind.RUN, 3),
+        (Kind.RUN, 25),
+        (Kind.EXPERIMENT, 4),
+    ):
+        process = new_process(
+            unpack,
+            sqlite_source.archive,
+            tracking_uri=database_uri,
+            artifact_location=root,
+            progress=partial(kill_soon, kind, objects, chance.random() / 50),
+        )
+        process.start()
+        process.join(120)
+        killed += process.exitcode == -signal.SIGKILL
         there = rows(database_uri, query)
         assert all(whole[number] == count for number, count in there), there
     assert killed > 1
@@ -610,21 +610,6 @@ def test_the_old_name_of_an_option_of_copy_still_works(
     assert any(path.is_file() for path in files.rglob("*"))
 
 
-def test_a_dry_run_writes_nothing(sqlite_source: Source, sqlite_uri: str, tmp_path: Path) -> None:
-    MlflowClient(sqlite_uri, sqlite_uri)
-    before = rows_of(sqlite_uri)
-
-    planned = unpack(sqlite_source.archive, tracking_uri=sqlite_uri, dry_run=True)
-
-    assert rows_of(sqlite_uri) == before
-    done = unpack(
-        sqlite_source.archive, tracking_uri=sqlite_uri, artifact_location=str(tmp_path / "f")
-    )
-    assert {k: c.written for k, c in planned.counts.items()} == {
-        k: c.written for k, c in done.counts.items()
-    }
-
-
 def test_what_an_unpack_by_the_api_wrote_is_not_doubled(
     sqlite_source: Source, sqlite_uri: str, tmp_path: Path
 ) -> None:
@@ -714,21 +699,25 @@ def test_every_workspace_keeps_its_own(
     assert rows(sqlite_uri, "SELECT count(*) FROM registered_models") == [(1,)]
 
 
+def unpack_small(archive: str, uri: str, files: str, size_bytes: int, told: Path) -> None:
+    """Unpack where no file may be larger, and write the report to a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+    report = unpack(archive, tracking_uri=uri, artifact_location=files)
+    told.write_text(json.dumps(report.to_dict()))
+
+
 def test_a_full_disk_leaves_nothing_half(
     sqlite_source: Source, sqlite_uri: str, tmp_path: Path
 ) -> None:
     MlflowClient(sqlite_uri, sqlite_uri)
     path = tmp_path / "report.json"
     size_bytes = Path(sqlite_uri.removeprefix("sqlite:///")).stat().st_size + (80 << 10)
-    script = (
-        "import json, resource, signal, sys, mlflow_exim_plugin as e;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2);"
-        "r = e.unpack(sys.argv[1], tracking_uri=sys.argv[2], artifact_location=sys.argv[3]);"
-        "json.dump(r.to_dict(), open(sys.argv[5], 'w'))"
-    )
-    arguments = [sqlite_source.archive, sqlite_uri, str(tmp_path / "f"), str(size_bytes), str(path)]
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=120)
+    files = str(tmp_path / "f")
+    process = new_process(unpack_small, sqlite_source.archive, sqlite_uri, files, size_bytes, path)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
     first = json.loads(path.read_text())
 
     assert not first["ok"]

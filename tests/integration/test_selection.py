@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +22,9 @@ from tests.seed import T0, Seeded, log_files, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from tests.integration.conftest import Source
+    from tests.sources import Source
 
 pytestmark = pytest.mark.integration
 
@@ -260,41 +258,6 @@ def test_unknown_names_are_refused(
 
     assert list(tmp_path.glob("*.zst*")) == []
     assert rows_of(sqlite_uri) == before
-
-
-def test_pack_only_reads(sqlite_source: Source, server_source: Source, tmp_path: Path) -> None:
-    for source in (sqlite_source, server_source):
-        before = rows_of(source.database)
-
-        pack(str(tmp_path / "a.tar.zst"), tracking_uri=source.uri, overwrite=True)
-
-        assert rows_of(source.database) == before
-
-
-def test_a_dry_run_says_the_same_and_writes_nothing(sqlite_source: Source, tmp_path: Path) -> None:
-    before = hashlib.sha256(sqlite_source.database.read_bytes()).digest()
-
-    report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_source.uri, dry_run=True)
-
-    assert report.dry_run
-    assert_count_law(report, sqlite_source.snapshot)
-    assert {k: vars(c) for k, c in report.counts.items()} == {
-        k: vars(c) for k, c in sqlite_source.report.counts.items()
-    }
-    assert os.listdir(tmp_path) == []  # noqa: PTH208 - names are enough
-    assert hashlib.sha256(sqlite_source.database.read_bytes()).digest() == before
-
-
-def test_a_dry_unpack_into_an_empty_target(sqlite_source: Source, sqlite_uri: str) -> None:
-    MlflowClient(sqlite_uri, sqlite_uri)  # MLflow makes its default experiment when it opens it
-    before = rows_of(sqlite_uri)
-    folders = set(Path.cwd().rglob("*"))
-
-    report = unpack(sqlite_source.archive, tracking_uri=sqlite_uri, dry_run=True)
-
-    assert rows_of(sqlite_uri) == before
-    assert set(Path.cwd().rglob("*")) == folders
-    assert_count_law(report, sqlite_source.snapshot)
 
 
 def test_the_archive_says_what_was_asked_for(sqlite_source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Deployments that many tests read, with what MLflow says of them and an archive of all of it."""
+
+from __future__ import annotations
+
+import copyreg
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.schema.report import Report
+from tests.compare import Snapshot, snapshot
+from tests.filled import copy_of_database, copy_of_server, once_a_session
+from tests.seed import Seeded, seed
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pytest
+
+__all__ = ["Source", "seed_server", "server_with_all", "sqlite_file_with_all"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A filled deployment, what its API says, and an archive of all of it."""
+
+    uri: str
+    database: Path
+    made: Seeded
+    snapshot: Snapshot
+    archive: str
+    report: Report
+
+
+@contextmanager
+def server_with_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """Start a server with every hard case, artifacts through the server."""
+    folder = tmp_path_factory.mktemp("server-source")
+    made = copy_of_server(folder, seed_server)
+    with start_server(folder) as server:
+
+        def make(shared: Path) -> Source:
+            return _packed(server.url, folder / "mlflow.db", made, shared)
+
+        # Each process has a server of its own, and what is in them is the same.
+        source = once_a_session(tmp_path_factory, "server-source", make)
+        yield replace(source, uri=server.url, database=folder / "mlflow.db")
+
+
+def sqlite_file_with_all(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Return a SQLite file with every hard case, artifacts in a folder."""
+
+    def make(folder: Path) -> Source:
+        made = copy_of_database(folder, seed_database)
+        return _packed(f"sqlite:///{folder}/mlflow.db", folder / "mlflow.db", made, folder)
+
+    return once_a_session(tmp_path_factory, "sqlite-source", make)
+
+
+def seed_server(uri: str) -> Seeded:
+    """Fill a server with every hard case."""
+    return seed(MlflowClient(uri, uri))
+
+
+def seed_database(uri: str) -> Seeded:
+    """Fill a database with every hard case, also with names of files that a server refuses."""
+    return seed(MlflowClient(uri, uri), local_artifacts=True)
+
+
+def _without_lock(report: Report) -> tuple[type[Report], tuple[()], dict[str, Any]]:
+    """Return how one test process tells another of a report."""
+    return Report, (), {name: value for name, value in vars(report).items() if name != "_lock"}
+
+
+copyreg.pickle(Report, _without_lock)
+
+
+def _packed(uri: str, database: Path, made: Seeded, folder: Path) -> Source:
+    archive = str(folder / "all.tar.zst")
+    found = snapshot(uri)
+    report = pack(archive, tracking_uri=uri)
+    return Source(uri, database, made, found, archive, report)
