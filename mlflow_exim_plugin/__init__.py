@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_exim_plugin.version import __version__
-
 _MODULES = {
+    "__version__": "version",
     "Archive": "sources.archive.archive",
     "Comparing": "options",
     "Comparison": "comparison.result",
@@ -42,7 +41,7 @@ _MODULES = {
 }
 """Where each public name is; their types stand in ``__init__.pyi``."""
 
-__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - they are text
+__all__ = [*_MODULES]  # noqa: PLE0604 - they are text
 
 
 def __getattr__(name: str) -> Any:
