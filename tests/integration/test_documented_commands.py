@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ from mlflow_exim_plugin.cli.main import exim
 from tests.servers import new_sqlite_database, start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -37,6 +38,8 @@ EXAMPLE = re.compile(r"^```python\n(from .*?)```", re.DOTALL | re.MULTILINE)
 WITH_PYTHON = [page for page, text in PAGES.items() if EXAMPLE.search(text)]
 RUN_ID = "88652be7c6e44a2aac3ca10ec5010a8a"
 """The run of the example, as the pages call it."""
+FILLED = {"http://old-server:5000": "old", "http://changed-server:5000": "changed"}
+"""Servers that hold the example already."""
 BLOCK = re.compile(r"(?:<!-- exit code: (\d) -->\n)?```console\n(.*?)```", re.DOTALL)
 IDS = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b")
 MADE_BY_README = "python3 -m venv"  # test_quickstart.py and CI
@@ -87,12 +90,30 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
     return Filled(folder, run_id)
 
 
+@pytest.fixture(scope="module")
+def start_filled(filled: Filled) -> Iterator[Callable[[str], str]]:
+    """Start the servers that hold the example, which no page changes, when a page names them."""
+    with ExitStack() as running:
+
+        @cache
+        def start(name: str) -> str:
+            folder = filled.folder / FILLED[name]
+            folder.mkdir()
+            shutil.copy(filled.database, folder / "mlflow.db")
+            if FILLED[name] == "changed":
+                with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+                    database.execute("UPDATE params SET value = '9' WHERE value = '8'")
+            return running.enter_context(start_server(folder)).url
+
+        yield start
+
+
 @dataclass
 class World:
     """What the names of a page stand for while its commands run."""
 
-    filled: Filled
     folder: Path
+    start_filled: Callable[[str], str]
     elsewhere: dict[str, str]
     """By what a page writes, what is meant."""
     running: ExitStack
@@ -119,13 +140,11 @@ class World:
     def _server(self, name: str) -> str:
         if name not in self.server_urls:
             folder = self.folder / f"server-{len(self.server_urls)}"
-            folder.mkdir()
-            if "old-server" in name or "changed-server" in name:
-                shutil.copy(self.filled.database, folder / "mlflow.db")
-            if "changed-server" in name:
-                with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-                    database.execute("UPDATE params SET value = '9' WHERE value = '8'")
-            self.server_urls[name] = self.running.enter_context(start_server(folder)).url
+            self.server_urls[name] = (
+                self.start_filled(name)
+                if name in FILLED
+                else self.running.enter_context(start_server(folder)).url
+            )
         return self.server_urls[name]
 
     def compare(self, shown: list[str], output: str) -> None:
@@ -157,6 +176,7 @@ def like(line: str) -> re.Pattern[str]:
 def world(
     request: pytest.FixtureRequest,
     filled: Filled,
+    start_filled: Callable[[str], str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
@@ -175,9 +195,10 @@ def world(
     monkeypatch.setenv("LOGNAME", "bea")
     monkeypatch.chdir(tmp_path)
     with ExitStack() as running:
-        yield World(filled, tmp_path, elsewhere, running, {RUN_ID: filled.run_id})
+        yield World(tmp_path, start_filled, elsewhere, running, {RUN_ID: filled.run_id})
 
 
+@pytest.mark.timeout(600)  # a page is many commands
 @pytest.mark.parametrize("world", WITH_COMMANDS, indirect=True)
 def test_commands_of_a_page_run(world: World, request: pytest.FixtureRequest) -> None:
     page = request.node.callspec.params["world"]
