@@ -57,6 +57,7 @@ class Spoilable:
     """A server whose traces can be spoiled in its database."""
 
     server: Server
+    many: dict[str, tuple[str, set[str]]]
 
     def __post_init__(self) -> None:
         self.client = MlflowClient(self.server.url, self.server.url)
@@ -85,8 +86,22 @@ class Spoilable:
 def spoilable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoilable]:
     folder = tmp_path_factory.mktemp("spoilable")
     # Clients of its database see its files too.
+    many = copy_of_server(folder, fill_many, serve_artifacts=False)
     with start_server(folder, serve_artifacts=False) as server:
-        yield Spoilable(server)
+        yield Spoilable(server, many)
+
+
+def fill_many(uri: str) -> dict[str, tuple[str, set[str]]]:
+    """Make experiments with three pages of traces of some days, and with many of one moment."""
+    client = MlflowClient(uri, uri)
+    store = client._tracking_client.store
+    times = [*(T0 + n * 777_777 for n in range(700)), *[T0 + 777_777 * 350] * 20]
+    made = {}
+    for name in ("spoilt True", "spoilt False"):
+        experiment = client.create_experiment(name)
+        ids = {started_trace(store, experiment, request_time=time_ms) for time_ms in times}
+        made[name] = experiment, ids
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +136,7 @@ def test_one_bad_trace_takes_no_other_with_it(
     spoilable: Spoilable, tmp_path: Path, *, over_http: bool
 ) -> None:
     name = f"spoilt {over_http}"
-    experiment = spoilable.client.create_experiment(name)
-    # Three pages of some days, and many of one moment.
-    there = {spoilable.trace(experiment, T0 + n * 777_777) for n in range(700)}
-    there |= {spoilable.trace(experiment, T0 + 777_777 * 350) for _ in range(20)}
+    experiment, there = spoilable.many[name]
     first, newest = spoilable.trace(experiment, -5), spoilable.trace(experiment, T0 * 2)
     among = spoilable.trace(experiment, T0 + 777_777 * 350)
     among_too = spoilable.trace(experiment, T0 + 777_777 * 350, uuid.uuid4().hex)

@@ -295,12 +295,17 @@ def test_archived_spans_are_read(make_server: MakeServer, tmp_path: Path) -> Non
     assert not after.issues
 
 
-def test_each_trace_once_while_others_write(make_server: MakeServer) -> None:
-    server = make_server()
-    client = MlflowClient(server.url, server.url)
+def fill_busy(uri: str) -> tuple[str, set[str]]:
+    client = MlflowClient(uri, uri)
     experiment = client.create_experiment("busy")
     store = client._tracking_client.store
-    there = {started_trace(store, experiment, request_time=n // 3) for n in range(700)}
+    return experiment, {started_trace(store, experiment, request_time=n // 3) for n in range(700)}
+
+
+def test_each_trace_once_while_others_write(make_server: MakeServer, tmp_path: Path) -> None:
+    experiment, there = copy_of_server(tmp_path / "server", fill_busy)
+    server = make_server(tmp_path / "server")
+    store = MlflowClient(server.url, server.url)._tracking_client.store
     stop = threading.Event()
 
     def write() -> None:
