@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from tests.sources import Source
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(900),  # the first test of a class waits for all that is transferred
+]
 LOCATIONS = ["*.artifact_*", "*.source", "*.storage_location"]
 
 
