@@ -15,6 +15,7 @@ from mlflow_exim_plugin.kinds.description import (
     as_json,
     same,
 )
+from mlflow_exim_plugin.kinds.growth import LINK, GrowingRows, Growth
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EVALUATION_DATASET"]
@@ -35,6 +36,7 @@ def _outputs(record: dict[str, Any]) -> str:
 
 EVALUATION_DATASET = Description(
     Kind.EVALUATION_DATASET,
+    since="3.4",
     folder="datasets",
     id_field="dataset_id",
     parts=("records", Kind.DATASET_RECORD),
@@ -48,6 +50,7 @@ EVALUATION_DATASET = Description(
         "records[].dataset_id": Kind.EVALUATION_DATASET,
         "records[].source.source_data.trace_id": Kind.TRACE,
     },
+    drops={"experiment_ids[]": "its link to experiment {it}, which is not there, is left out"},
     rest={
         "times": "created_time last_update_time"
         " records[*].created_time records[*].last_update_time",
@@ -81,4 +84,19 @@ EVALUATION_DATASET = Description(
             ),
         ),
     ),
+    growth=Growth(
+        stage=lambda dataset: int(dataset["last_update_time"] or 0),
+        end=0,
+        fixed=frozenset({"workspace", "name", "created_time", "created_by"}),
+        parts={
+            "evaluation_dataset_records": GrowingRows(("dataset_record_id",), since="created_time"),
+            "evaluation_dataset_tags": GrowingRows(("key",), is_set=True),
+            "entity_associations": GrowingRows(
+                LINK, ends=(("source", "evaluation_dataset"),), is_set=True
+            ),
+        },
+        goes_on=True,
+    ),
+    secrets="tags schema profile records[].inputs records[].outputs records[].expectations"
+    " records[].tags records[].source",
 )

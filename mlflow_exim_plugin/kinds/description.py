@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.kinds.growth import Growth
     from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Json",
     "Listed",
     "TableRows",
+    "Version",
     "as_json",
     "const",
     "default",
@@ -49,6 +51,15 @@ class Listed:
     """Ids with commas between them."""
 
     kind: Kind
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of an object, named by two fields: its owner's id and its number."""
+
+    kind: Kind
+    id_field: str
+    number_field: str
 
 
 Row = tuple[str, dict[str, Any]]
@@ -105,6 +116,7 @@ class Description:
 
     Attributes:
         kind: The kind.
+        since: MLflow's release that had it first in its tables or API, of those since 1.30.
         folder: Folder of an archive, below the experiment or the workspace; empty for kinds that
             have a layout of their own.
         id_field: Field that identifies it.
@@ -115,6 +127,10 @@ class Description:
         lists: Fields that tell the elements of a list apart, by path; without fields the elements
             are texts that stand for themselves.
         refers: What the id at a path names.
+        needs: What refuses an object without what it refers to there, by path; names may stand in
+            it: fields of the document, ``it`` for what is missing and ``why`` it is.
+        drops: What is lost without what it refers to there; ``it`` is what is missing.
+        only: Field and value without which a path names nothing.
         natural: Fields that people know it by.
         unique: Columns of a name that only one can have.
         name: Field of that name.
@@ -125,9 +141,13 @@ class Description:
         anew: What it sets anew in every object, for the report.
         parts_anew: The same of the parts.
         rows: Its rows in a database.
+        unlike: Columns that differ between two deployments of the same object, by table.
+        growth: How what a database has of it grows; None where it does not.
+        secrets: Fields in whose texts, or in those below them, somebody's secrets may stand.
     """
 
     kind: Kind
+    since: str
     folder: str = ""
     id_field: str = ""
     known_as: str = ""
@@ -135,7 +155,10 @@ class Description:
     after_traces: bool = False
     parts: tuple[str, Kind] | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    refers: Mapping[str, Kind | ArtifactUri | Json | Listed] = field(default_factory=dict)
+    refers: Mapping[str, Kind | ArtifactUri | Json | Listed | Version] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    drops: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     natural: tuple[str, ...] = ("name",)
     unique: tuple[str, ...] = ()
     name: str = "name"
@@ -146,6 +169,9 @@ class Description:
     anew: str = ""
     parts_anew: str = ""
     rows: TableRows | None = None
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    growth: Growth | None = None
+    secrets: str = ""
 
     @property
     def table(self) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlflow_exim_plugin.kinds.description import KEY, TAG, Description, TableRows, default, same
+from mlflow_exim_plugin.kinds.description import (
+    KEY,
+    TAG,
+    Description,
+    TableRows,
+    Version,
+    default,
+    same,
+)
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["BUDGET_POLICY", "ENDPOINT", "GUARDRAIL", "MODEL_DEFINITION"]
@@ -30,6 +38,7 @@ def _experiment(endpoint: dict[str, Any]) -> int | None:
 
 MODEL_DEFINITION = Description(
     Kind.MODEL_DEFINITION,
+    since="3.8",
     folder="gateway/model_definitions",
     id_field="model_definition_id",
     refers={"model_definition_id": Kind.MODEL_DEFINITION},
@@ -46,6 +55,7 @@ MODEL_DEFINITION = Description(
 
 ENDPOINT = Description(
     Kind.ENDPOINT,
+    since="3.8",
     folder="gateway/endpoints",
     id_field="endpoint_id",
     lists={
@@ -61,6 +71,11 @@ ENDPOINT = Description(
         "bindings[].resource_id": Kind.SCORER,
         "guardrails[].guardrail_id": Kind.GUARDRAIL,
     },
+    needs={
+        "model_mappings[].model_definition_id": "endpoint {name!r} needs model definition {it!r}:"
+        " {why}"
+    },
+    drops={"experiment_id": "experiment {it} of its traces is not there"},
     unique=("workspace", "name"),
     numbered="{}-{}",
     joins=("tags", "guardrails", "bindings"),
@@ -106,16 +121,23 @@ ENDPOINT = Description(
             ),
         ),
     ),
+    secrets="tags",
 )
 
 GUARDRAIL = Description(
     Kind.GUARDRAIL,
+    since="3.12",
     folder="gateway/guardrails",
     id_field="guardrail_id",
     refers={
         "guardrail_id": Kind.GUARDRAIL,
         "scorer.scorer_id": Kind.SCORER,
         "scorer.experiment_id": Kind.EXPERIMENT,
+        "scorer": Version(Kind.SCORER, "scorer_id", "scorer_version"),
+    },
+    needs={
+        "scorer": "guardrail {name!r} needs version {scorer[scorer_version]} of scorer"
+        " {scorer[scorer_name]!r}, which is not at the target"
     },
     same=("name", "stage", "action", "action_endpoint_id", "scorer"),
     rest={"times": "scorer.creation_time", "users": "created_by last_updated_by"},
@@ -132,9 +154,12 @@ GUARDRAIL = Description(
 
 BUDGET_POLICY = Description(
     Kind.BUDGET_POLICY,
+    since="3.11",
     folder="gateway/budget_policies",
     id_field="budget_policy_id",
     refers={"budget_policy_id": Kind.BUDGET_POLICY, "target_value": Kind.ENDPOINT},
+    needs={"target_value": "its endpoint {it} is not at the target"},
+    only={"target_value": ("target_scope", "ENDPOINT")},
     natural=("target_scope", "budget_action"),
     same=(
         "budget_unit",

@@ -17,6 +17,7 @@ __all__ = ["ISSUE", "LABEL_SCHEMA", "REVIEW_QUEUE", "SCORER"]
 
 SCORER = Description(
     Kind.SCORER,
+    since="3.4",
     folder="scorers",
     id_field="scorer_name",
     known_as="scorer_id",
@@ -55,10 +56,12 @@ SCORER = Description(
             ),
         ),
     ),
+    secrets="versions[].serialized_scorer",
 )
 
 LABEL_SCHEMA = Description(
     Kind.LABEL_SCHEMA,
+    since="3.14",
     folder="label_schemas",
     id_field="schema_id",
     of_experiment=True,
@@ -68,10 +71,12 @@ LABEL_SCHEMA = Description(
     rest={"users": "created_by"},
     anew="ids, creators and times are the target's",
     rows=TableRows("label_schemas", {}),  # MLflow makes them: host.entity_rows
+    secrets="instruction",
 )
 
 ISSUE = Description(
     Kind.ISSUE,
+    since="3.11",
     folder="issues",
     id_field="issue_id",
     of_experiment=True,
@@ -80,6 +85,7 @@ ISSUE = Description(
         "experiment_id": Kind.EXPERIMENT,
         "source_run_id": Kind.RUN,
     },
+    drops={"source_run_id": "the run that found it, {it}, is not there"},
     same=("name", "description", "root_causes", "categories", "created_by", "source_run_id"),
     rest={"times": "created_timestamp"},
     anew="ids and times are the target's",
@@ -93,10 +99,12 @@ ISSUE = Description(
             categories=as_json("categories", none=None),
         ),
     ),
+    secrets="description root_causes",
 )
 
 REVIEW_QUEUE = Description(
     Kind.REVIEW_QUEUE,
+    since="3.14",
     folder="review_queues",
     id_field="queue_id",
     of_experiment=True,
@@ -108,6 +116,7 @@ REVIEW_QUEUE = Description(
         "schema_ids[]": Kind.LABEL_SCHEMA,
         "items[].item_id": Kind.TRACE,
     },
+    drops={"schema_ids[]": "its label schema {it} is not there and left out"},
     unique=("experiment_id", "name_key"),
     joins=("items",),
     rest={"times": "*_time_ms items[*].*_time_ms", "users": "created_by"},

@@ -14,31 +14,46 @@ _OF_PROMPT = {"tags._mlflow_experiment_ids": Listed(Kind.EXPERIMENT)}
 _VERSION_LISTS: dict[str, tuple[str, ...]] = {"tags": KEY, "aliases": ()}
 _VERSION_REFERS: Any = {"run_id": Kind.RUN, "model_id": Kind.LOGGED_MODEL, "source": ArtifactUri()}
 _VERSION_REST = {"users": "user_id", "version status": "status status_message"}
+_VERSION_UNLIKE = {"model_versions": "source storage_location"}
+_TEXTS = "description tags"
 _THEIRS = "creation and update times are the target's"
 _VERSIONS = "creation and update times, user and status are the target's"
 
 REGISTERED_MODEL = Description(
-    Kind.REGISTERED_MODEL, lists=_NAMED, joins=("versions",), anew=_THEIRS
+    Kind.REGISTERED_MODEL,
+    since="1.30",
+    lists=_NAMED,
+    joins=("versions",),
+    anew=_THEIRS,
+    secrets=_TEXTS,
 )
 PROMPT = Description(
     Kind.PROMPT,
+    since="2.22",
     lists=_NAMED,
     refers=_OF_PROMPT,
     numbered="{}.{}",  # MLflow's client takes no spaces and brackets in the names of prompts
     joins=("versions",),
     anew=_THEIRS,
+    secrets=_TEXTS,
 )
 MODEL_VERSION = Description(
     Kind.MODEL_VERSION,
+    since="1.30",
     lists=_VERSION_LISTS,
     refers={**_VERSION_REFERS, "name": Kind.REGISTERED_MODEL},
     rest=_VERSION_REST,
     anew=_VERSIONS,
+    unlike=_VERSION_UNLIKE,
+    secrets=_TEXTS,
 )
 PROMPT_VERSION = Description(
     Kind.PROMPT_VERSION,
+    since="2.22",
     lists=_VERSION_LISTS,
     refers={**_OF_PROMPT, **_VERSION_REFERS, "name": Kind.PROMPT},
     rest=_VERSION_REST,
     anew=_VERSIONS,
+    unlike=_VERSION_UNLIKE,
+    secrets=_TEXTS,
 )

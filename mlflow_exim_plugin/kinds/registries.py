@@ -38,6 +38,7 @@ def _own_icons(server: dict[str, Any]) -> str:
 
 MCP_SERVER = Description(
     Kind.MCP_SERVER,
+    since="3.15",
     folder="mcp_servers",
     id_field="name",
     lists={
@@ -86,10 +87,13 @@ MCP_SERVER = Description(
             ),
         ),
     ),
+    secrets="description tags access_endpoints[].url versions[].server_json versions[].source"
+    " versions[].tools versions[].connect_options versions[].tags",
 )
 
 WEBHOOK = Description(
     Kind.WEBHOOK,
+    since="3.3",
     folder="webhooks",
     id_field="webhook_id",
     lists={"events": ("entity", "action")},
@@ -111,6 +115,14 @@ WEBHOOK = Description(
             ),
         ),
     ),
+    unlike={"webhooks": "status"},
+    secrets="description url",
 )
 
-WORKSPACE = Description(Kind.WORKSPACE, folder="workspaces", id_field="name")
+WORKSPACE = Description(
+    Kind.WORKSPACE,
+    since="3.10",
+    folder="workspaces",
+    id_field="name",
+    secrets="description default_artifact_root",
+)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from mlflow_exim_plugin.kinds.description import KEY, ArtifactUri, Description, Json
+from mlflow_exim_plugin.kinds.description import KEY, ArtifactUri, Description, Json, TableRows
+from mlflow_exim_plugin.kinds.growth import LINK, GrowingRows, Growth
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EXPERIMENT", "LOGGED_MODEL", "RUN", "TRACE"]
 
+_RUN_STAGES = {"SCHEDULED": 0, "RUNNING": 1}
+_MODEL_PENDING = 1
+"""MLflow's number of ``LOGGED_MODEL_PENDING``."""
+
 EXPERIMENT = Description(
     Kind.EXPERIMENT,
+    since="1.30",
     joins=("runs",),
     lists={"tags": KEY},
     refers={"experiment_id": Kind.EXPERIMENT},
     rest={"times": "creation_time last_update_time", "artifact roots": "artifact_location"},
     anew="experiment ids, creation and update times are the target's",
+    secrets="tags",
 )
 
 RUN = Description(
     Kind.RUN,
+    since="1.30",
     lists={
         "data.metrics": KEY,
         "data.params": KEY,
@@ -27,6 +35,8 @@ RUN = Description(
         "inputs.model_inputs": ("model_id",),
         "outputs.model_outputs": ("model_id", "step"),
     },
+    id_field="run_id",
+    known_as="run_uuid",
     refers={
         "info.run_id": Kind.RUN,
         "info.run_uuid": Kind.RUN,
@@ -39,10 +49,31 @@ RUN = Description(
     },
     rest={"artifact roots": "info.artifact_uri"},
     anew="run ids are new; the tag mlflow_exim.origin keeps the old ones",
+    rows=TableRows("runs", {}),  # host.sql.run_rows makes them
+    unlike={
+        "runs": "artifact_uri deleted_time experiment_id source_type source_name entry_point_name"
+        " source_version"
+    },
+    growth=Growth(
+        stage=lambda run: _RUN_STAGES.get(run["status"], 2),
+        end=2,
+        fixed=frozenset({"start_time"}),
+        parts={
+            "params": GrowingRows(("key",)),
+            "inputs": GrowingRows(
+                LINK,
+                ends=(("destination", "RUN"), ("source", "RUN_INPUT"), ("source", "RUN_OUTPUT")),
+            ),
+            "tags": GrowingRows(("key",), is_set=True),
+        },
+        keeps=frozenset({"user_id", "mlflow.user"}),
+    ),
+    secrets="data.params data.tags inputs.dataset_inputs[].dataset inputs.dataset_inputs[].tags",
 )
 
 LOGGED_MODEL = Description(
     Kind.LOGGED_MODEL,
+    since="3.0",
     lists={
         "info.tags": KEY,
         "data.params": KEY,
@@ -72,10 +103,28 @@ LOGGED_MODEL = Description(
     },
     anew="model_id, artifact_location, creation_timestamp, last_updated_timestamp and "
     "status_message are the target's; the tag mlflow_exim.origin keeps the old ids",
+    unlike={"logged_models": "artifact_location"},
+    growth=Growth(
+        stage=lambda model: 0 if model["status"] == _MODEL_PENDING else 1,
+        end=1,
+        fixed=frozenset(
+            {"experiment_id", "name", "creation_timestamp_ms", "model_type", "source_run_id"}
+        ),
+        parts={
+            "logged_model_params": GrowingRows(("param_key",)),
+            "logged_model_metrics": GrowingRows(
+                ("metric_name", "metric_timestamp_ms", "metric_step", "run_id")
+            ),
+            "logged_model_tags": GrowingRows(("tag_key",), is_set=True),
+        },
+        goes_on=True,
+    ),
+    secrets="data.params info.tags info.status_message",
 )
 
 TRACE = Description(
     Kind.TRACE,
+    since="2.14",
     lists={"assessments": ("assessment_id",), "spans": ("span_id",), "info.linked_runs": ()},
     refers={
         "experiment_id": Kind.EXPERIMENT,
@@ -94,4 +143,20 @@ TRACE = Description(
         " info.tags.mlflow.trace.archiveLocation info.tags.mlflow.trace.archivalFailure",
         "marks of the server": "info.trace_metadata.mlflow.trace.infoFinalized",
     },
+    unlike={"spans": "end_time_unix_nano"},
+    growth=Growth(
+        stage=lambda trace: 0 if trace["status"] == "IN_PROGRESS" else 1,
+        end=1,
+        fixed=frozenset({"experiment_id"}),
+        parts={
+            "spans": GrowingRows(("span_id",), until="end_time_unix_nano"),
+            "trace_tags": GrowingRows(("key",), is_set=True),
+            "trace_request_metadata": GrowingRows(("key",), is_set=True),
+            "trace_metrics": GrowingRows(("key",), is_set=True),
+            "assessments": GrowingRows(("assessment_id",), is_set=True),
+        },
+    ),
+    secrets="info.request_preview info.response_preview info.tags info.trace_metadata"
+    " spans[].attributes spans[].events assessments[].feedback assessments[].expectation"
+    " assessments[].rationale assessments[].metadata",
 )

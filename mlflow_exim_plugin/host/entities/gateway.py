@@ -178,21 +178,13 @@ def create_model_definition(host: Host, name: str, document: dict[str, Any], sec
     return str(created.model_definition_id)
 
 
-def create_endpoint(
-    host: Host,
-    name: str,
-    document: dict[str, Any],
-    model_definition_ids: list[str],
-    experiment_id: str | None,
-) -> str:
+def create_endpoint(host: Host, name: str, document: dict[str, Any]) -> str:
     """Create an endpoint and return its id.
 
     Args:
         host: The deployment.
         name: Its name.
-        document: REST's ``GatewayEndpoint``.
-        model_definition_ids: The target's, one for each of the document's mappings.
-        experiment_id: Where its calls are traced, None where the document has none.
+        document: REST's ``GatewayEndpoint``; what it refers to has the target's ids.
     """
     with translated(f"creating endpoint {name!r}"):
         from mlflow.entities import (
@@ -207,14 +199,12 @@ def create_endpoint(
         fallback = document.get("fallback_config")
         configs = [
             GatewayEndpointModelConfig(
-                definition_id,
+                mapping["model_definition_id"],
                 GatewayModelLinkageType(mapping["linkage_type"]),
                 mapping.get("weight", 1.0),
                 mapping.get("fallback_order"),
             )
-            for definition_id, mapping in zip(
-                model_definition_ids, document["model_mappings"], strict=True
-            )
+            for mapping in document["model_mappings"]
         ]
         created = method(host.tracking, "create_gateway_endpoint")(
             name,
@@ -227,7 +217,7 @@ def create_endpoint(
             )
             if fallback is not None
             else None,
-            experiment_id=experiment_id,
+            experiment_id=document.get("experiment_id"),
             usage_tracking=document.get("usage_tracking", True),
         )
     return str(created.endpoint_id)

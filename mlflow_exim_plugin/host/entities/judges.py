@@ -317,9 +317,7 @@ def create_label_schema(host: Host, experiment_id: str, name: str, document: dic
     return str(created.schema_id)
 
 
-def create_issue(
-    host: Host, experiment_id: str, document: dict[str, Any], source_run_id: str | None
-) -> str:
+def create_issue(host: Host, experiment_id: str, document: dict[str, Any]) -> str:
     """Create an issue and return its id."""
     with translated(f"creating issue {document['name']!r}"):
         from mlflow.entities import IssueSeverity, IssueStatus
@@ -332,7 +330,7 @@ def create_issue(
             status=IssueStatus(document["status"]),
             severity=IssueSeverity(severity) if severity else None,
             root_causes=document.get("root_causes"),
-            source_run_id=source_run_id,
+            source_run_id=document.get("source_run_id"),
             categories=document.get("categories"),
             created_by=document.get("created_by"),
         )

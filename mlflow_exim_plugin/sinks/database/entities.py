@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
 from mlflow_exim_plugin.kinds import KINDS
@@ -17,6 +16,7 @@ from mlflow_exim_plugin.sinks.database.namesakes import Found, compare_parts
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
 from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
+from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
     calls_endpoint,
     numbers_after,
@@ -210,35 +210,19 @@ class EntityTables:
 
     def _referring(self, entity: Entity, report: Report) -> Entity:
         """Return an object that refers to what the target has."""
-        document = dict(entity.document)
-        lost: list[str] = []
-        match entity.kind:
-            case Kind.SCORER:
-                self._scorer(document)
-            case Kind.ISSUE:
-                self._only_if_there(document, "source_run_id", "runs", "run_uuid", lost)
-            case Kind.REVIEW_QUEUE:
-                new = self._target.ids[Kind.LABEL_SCHEMA]
-                document["schema_ids"] = [new.get(i, i) for i in document.get("schema_ids", ())]
-            case Kind.EVALUATION_DATASET:
-                document["experiment_ids"] = self._experiments(document, lost)
-            case Kind.MODEL_DEFINITION:
-                self._with_secret(document, lost)
-            case Kind.ENDPOINT:
-                self._endpoint(document, lost)
-            case Kind.GUARDRAIL:
-                self._guardrail(document, lost)
-            case Kind.BUDGET_POLICY:
-                new = self._target.ids[Kind.ENDPOINT]
-                if value := document.get("target_value"):
-                    document["target_value"] = new.get(value, value)
-            case _:
-                return entity
-        for what in lost:
-            report.lost(Loss(entity.kind, entity.id, what))
+        document, losses = follow(entity, self._target.find)
+        by_name = {
+            Kind.SCORER: self._scorer,
+            Kind.MODEL_DEFINITION: self._with_secret,
+            Kind.GUARDRAIL: self._action,
+        }
+        if entity.kind in by_name and (what := by_name[entity.kind](document)):
+            losses.append(Loss(entity.kind, entity.id, what))
+        for loss in losses:
+            report.lost(loss)
         return replace(entity, document=document)
 
-    def _scorer(self, document: dict[str, Any]) -> None:
+    def _scorer(self, document: dict[str, Any]) -> str:
         """Put ids of endpoints where MLflow shows names; they may come later in the stream."""
         versions = []
         for version in document["versions"]:
@@ -252,6 +236,7 @@ class EntityTables:
                 serialized = with_endpoints(serialized, self._endpoint_id)
             versions.append(version | {"serialized_scorer": serialized})
         document["versions"] = versions
+        return ""
 
     def _version_there(self, version: dict[str, Any]) -> dict[str, Any]:
         """Return the key of a version of a scorer at the target."""
@@ -272,60 +257,23 @@ class EntityTables:
             return None
         return tables.one("endpoints", **self._target.owned("endpoints", name=name))
 
-    def _only_if_there(
-        self, document: dict[str, Any], field: str, table: str, column: str, lost: list[str]
-    ) -> None:
-        value = document.get(field)
-        if value and not self._target.is_there(table, **{column: value}):
-            lost.append(f"its {field} {value} is not at the target")
-            document[field] = None
-
-    def _experiments(self, document: dict[str, Any], lost: list[str]) -> list[str]:
-        known = self._target.ids[Kind.EXPERIMENT]
-        listed = document.get("experiment_ids", ())
-        if missing := [i for i in listed if i not in known]:
-            lost.append(f"it is not linked to experiments that did not come: {', '.join(missing)}")
-        return [known[i] for i in listed if i in known]
-
-    def _with_secret(self, document: dict[str, Any], lost: list[str]) -> None:
+    def _with_secret(self, document: dict[str, Any]) -> str:
         tables, secret_id = self._target.tables, document.get("secret_id")
-        if secret_id and tables.one("secrets", secret_id=secret_id) is None:
-            named = self._target.owned("secrets", secret_name=document.get("secret_name"))
-            found = tables.one("secrets", **named)
-            if found is None:
-                lost.append(f"its secret {document.get('secret_name')!r} is not at the target")
-            document["secret_id"] = found["secret_id"] if found else None
+        if not secret_id or tables.one("secrets", secret_id=secret_id):
+            return ""
+        name = document.get("secret_name")
+        found = tables.one("secrets", **self._target.owned("secrets", secret_name=name))
+        document["secret_id"] = found["secret_id"] if found else None
+        return "" if found else f"its secret {name!r} is not at the target"
 
-    def _endpoint(self, document: dict[str, Any], lost: list[str]) -> None:
-        known = self._target.ids[Kind.EXPERIMENT]
-        experiment_id = document.get("experiment_id")
-        if experiment_id and experiment_id not in known:
-            lost.append(f"its experiment {experiment_id} is not at the target")
-        document["experiment_id"] = known.get(str(experiment_id))
-        new = self._target.ids[Kind.MODEL_DEFINITION]
-        mappings = []
-        for mapping in document.get("model_mappings", ()):
-            old = mapping["model_definition_id"]
-            definition = new.get(old, old)
-            if self._target.is_there("model_definitions", model_definition_id=definition):
-                mappings.append(mapping | {"model_definition_id": definition})
-            else:
-                lost.append(f"its model definition {old} is not at the target")
-        document["model_mappings"] = mappings
-
-    def _guardrail(self, document: dict[str, Any], lost: list[str]) -> None:
-        scorer = document["scorer"]
-        key = self._version_there(scorer)
-        if self._target.options.dry_run:
-            return
-        if not self._target.tables.select("scorer_versions", **key):
-            raise ServerError(f"its scorer {scorer.get('scorer_name')!r} is not at the target")
-        document["scorer"] = scorer | key
-        if name := document.get("action_endpoint_id"):  # MLflow gives its name there
-            found = self._endpoint_named(name)
-            if found is None:
-                lost.append(f"its endpoint {name!r} is not at the target")
-            document["action_endpoint_id"] = found["endpoint_id"] if found else None
+    def _action(self, document: dict[str, Any]) -> str:
+        """Put the id of the endpoint where MLflow shows its name."""
+        name = document.get("action_endpoint_id")
+        if not name or self._target.options.dry_run:
+            return ""
+        found = self._endpoint_named(name)
+        document["action_endpoint_id"] = found["endpoint_id"] if found else None
+        return "" if found else f"its endpoint {name!r} is not at the target"
 
 
 def _under(entity: Entity, name: str) -> Entity:

@@ -14,37 +14,24 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.lineage import is_source_tag
-from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from mlflow_exim_plugin.host.sql.writer import Rows, TableWriter
+    from mlflow_exim_plugin.kinds.growth import GrowingRows, Growth
+    from mlflow_exim_plugin.schema.objects import Kind
 
-__all__ = ["LINK", "RowComparison", "State", "comparable", "compare_rows"]
+__all__ = ["RowComparison", "State", "comparable", "compare_rows"]
 
 _END = "end_time_unix_nano"
 _NEW_EACH_TIME = {"association_id", "input_uuid", "dataset_uuid", "online_scoring_config_id"}
-_NOT_COMPARED: dict[str, set[str]] = {
-    "runs": {
-        "artifact_uri",
-        "deleted_time",
-        "experiment_id",
-        "source_type",
-        "source_name",
-        "entry_point_name",
-        "source_version",
-    },
-    "logged_models": {"artifact_location"},
-    "model_versions": {"source", "storage_location"},
-    "webhooks": {"status"},
-    "spans": {_END},
+_NOT_COMPARED = {
+    table: columns.split() for of in KINDS.values() for table, columns in of.unlike.items()
 }
-"""Columns that differ between two homes of the same object."""
-LINK = ("source_type", "source_id", "destination_type", "destination_id")
-"""What tells links between objects apart."""
 
 
 class State(Enum):
@@ -54,108 +41,6 @@ class State(Enum):
     EARLIER = auto()
     LATER = auto()
     OTHER = auto()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows of an object in a table of their own, which are added and do not change.
-
-    Attributes:
-        key: Columns that tell them apart.
-        ends: Where they are links, which end of them the object is, and of what type.
-        is_set: Whether they are set instead: then they may change and go, and prove nothing.
-        until: Column that is empty for as long as a row may still change, and is filled then.
-        since: Column with the time when a row was added, on the clock of the object's stage.
-    """
-
-    key: tuple[str, ...]
-    ends: tuple[tuple[str, str], ...] = ()
-    is_set: bool = False
-    until: str = ""
-    since: str = ""
-
-
-@dataclass(frozen=True)
-class _Growth:
-    """How the objects of a kind grow.
-
-    Attributes:
-        stage: Tells from an object's own row how far it has come.
-        end: Stage at which it has ended.
-        fixed: Columns of its own that never change: another value tells of another object.
-        parts: Its rows by table.
-        keeps: Columns, and keys of rows that are set, which are the target's own business.
-        goes_on: Whether rows are added after its end too. Nothing else changes then.
-    """
-
-    stage: Callable[[dict[str, Any]], int]
-    end: int
-    fixed: frozenset[str]
-    parts: dict[str, _Part]
-    keeps: frozenset[str] = frozenset()
-    goes_on: bool = False
-
-
-_RUN_STAGES = {"SCHEDULED": 0, "RUNNING": 1}
-_MODEL_PENDING = 1
-"""MLflow's number of ``LOGGED_MODEL_PENDING``."""
-_GROWTH: dict[Kind, _Growth] = {
-    Kind.RUN: _Growth(
-        stage=lambda run: _RUN_STAGES.get(run["status"], 2),
-        end=2,
-        fixed=frozenset({"start_time"}),
-        parts={
-            "params": _Part(("key",)),
-            "inputs": _Part(
-                LINK,
-                ends=(("destination", "RUN"), ("source", "RUN_INPUT"), ("source", "RUN_OUTPUT")),
-            ),
-            "tags": _Part(("key",), is_set=True),
-        },
-        keeps=frozenset({"user_id", "mlflow.user"}),
-    ),
-    Kind.LOGGED_MODEL: _Growth(
-        stage=lambda model: 0 if model["status"] == _MODEL_PENDING else 1,
-        end=1,
-        fixed=frozenset(
-            {"experiment_id", "name", "creation_timestamp_ms", "model_type", "source_run_id"}
-        ),
-        parts={
-            "logged_model_params": _Part(("param_key",)),
-            "logged_model_metrics": _Part(
-                ("metric_name", "metric_timestamp_ms", "metric_step", "run_id")
-            ),
-            "logged_model_tags": _Part(("tag_key",), is_set=True),
-        },
-        goes_on=True,
-    ),
-    Kind.TRACE: _Growth(
-        stage=lambda trace: 0 if trace["status"] == "IN_PROGRESS" else 1,
-        end=1,
-        fixed=frozenset({"experiment_id"}),
-        parts={
-            "spans": _Part(("span_id",), until=_END),
-            "trace_tags": _Part(("key",), is_set=True),
-            "trace_request_metadata": _Part(("key",), is_set=True),
-            "trace_metrics": _Part(("key",), is_set=True),
-            "assessments": _Part(("assessment_id",), is_set=True),
-        },
-    ),
-    Kind.EVALUATION_DATASET: _Growth(
-        stage=lambda dataset: int(dataset["last_update_time"] or 0),
-        end=0,
-        fixed=frozenset({"workspace", "name", "created_time", "created_by"}),
-        parts={
-            "evaluation_dataset_records": _Part(("dataset_record_id",), since="created_time"),
-            "evaluation_dataset_tags": _Part(("key",), is_set=True),
-            "entity_associations": _Part(
-                LINK, ends=(("source", "evaluation_dataset"),), is_set=True
-            ),
-        },
-        goes_on=True,
-    ),
-}
-"""The kinds whose earlier states can be told."""
 
 
 @dataclass
@@ -246,7 +131,7 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
         rows: Its rows, its own first.
         key: Columns that say in its tables which rows are its.
     """
-    growth = _GROWTH.get(kind)
+    growth = KINDS[kind].growth
     wanted: dict[str, list[dict[str, Any]]] = {}
     for table, row in rows:
         wanted.setdefault(table, []).append(row)
@@ -259,7 +144,7 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
             there[column]
         ):
             _note_own(compared, growth, column, own[column])
-    parts: dict[str, _Part] = {}
+    parts: dict[str, GrowingRows] = {}
     if growth is not None:
         _note_stages(compared, growth, own)
         if compared.grows:
@@ -282,7 +167,7 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
 def _owners(
     tables: TableWriter,
     table: str,
-    part: _Part | None,
+    part: GrowingRows | None,
     coming: list[dict[str, Any]],
     key: dict[str, Any],
 ) -> list[dict[str, Any]]:
@@ -295,7 +180,7 @@ def _owners(
     return [named] if named else []
 
 
-def _note_own(compared: RowComparison, growth: _Growth | None, column: str, value: Any) -> None:
+def _note_own(compared: RowComparison, growth: Growth | None, column: str, value: Any) -> None:
     """Take note of a column of an object's own that is another at the target."""
     compared.differing.append(column)
     if growth is None:
@@ -308,7 +193,7 @@ def _note_own(compared: RowComparison, growth: _Growth | None, column: str, valu
         compared.update[column] = value
 
 
-def _note_stages(compared: RowComparison, growth: _Growth, own: dict[str, Any]) -> None:
+def _note_stages(compared: RowComparison, growth: Growth, own: dict[str, Any]) -> None:
     here, coming = growth.stage(compared.there), growth.stage(own)
     compared.was_open, compared.comes_open = here < growth.end, coming < growth.end
     compared.goes_on = growth.goes_on
@@ -328,7 +213,7 @@ class _PartRows:
     """
 
     table: str
-    part: _Part
+    part: GrowingRows
     coming: list[dict[str, Any]]
     found: list[dict[str, Any]]
     columns: list[str]
@@ -336,7 +221,7 @@ class _PartRows:
 
 
 def _compare_part(
-    compared: RowComparison, growth: _Growth, tables: TableWriter, rows: _PartRows
+    compared: RowComparison, growth: Growth, tables: TableWriter, rows: _PartRows
 ) -> None:
     """Compare the rows of one part, one by one."""
     table, part = rows.table, rows.part
@@ -382,12 +267,12 @@ def _compare_part(
         compared.differing.append(table)
 
 
-def _name(part: _Part, row: dict[str, Any]) -> str:
+def _name(part: GrowingRows, row: dict[str, Any]) -> str:
     return " ".join(str(row[column]) for column in part.key)
 
 
 def _is_compared(tables: TableWriter, table: str, column: str) -> bool:
-    unlike = _NEW_EACH_TIME | _NOT_COMPARED.get(table, set())
+    unlike = _NEW_EACH_TIME | {*_NOT_COMPARED.get(table, ())}
     return column not in unlike and tables.has(table, column)
 
 

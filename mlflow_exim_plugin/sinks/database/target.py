@@ -186,6 +186,25 @@ class DatabaseTarget:
                 self.tables.has(table) and self.tables.was_there(table, **key)
             )
 
+    def find(self, kind: Kind, identity: str) -> str | None:
+        """Return the id at the target of an object of the source, None where it is not there.
+
+        Args:
+            kind: Its kind.
+            identity: Its id at the source, for a version of a scorer with a slash and its number.
+        """
+        described, (owner, _, number) = KINDS[kind], identity.partition("/")
+        if not described.table:
+            return self.ids[kind].get(identity)
+        new = self.ids[kind].get(owner, owner)
+        key = {described.id_column: new}
+        if not number:
+            return new if self.is_there(described.table, **key) else None
+        number = self.ids[kind].get(identity, number)
+        versions = {**key, "scorer_version": number}
+        is_there = self.options.dry_run or self.tables.select("scorer_versions", **versions)
+        return number if is_there else None
+
     def owned(self, table: str, **key: Any) -> dict[str, Any]:
         """Return a key of a table within the workspace that is written to, if it knows any."""
         if self.tables.has(table, "workspace"):

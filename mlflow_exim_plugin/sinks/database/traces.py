@@ -10,6 +10,7 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import association
 from mlflow_exim_plugin.host.sql.trace_rows import TraceForm, put_span_file
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
+from mlflow_exim_plugin.kinds.growth import LINK
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.traces import problem_of
 from mlflow_exim_plugin.sinks.counting import count_trace
@@ -19,7 +20,7 @@ from mlflow_exim_plugin.sinks.database.files import (
     is_elsewhere,
     put_files,
 )
-from mlflow_exim_plugin.sinks.database.states import LINK, State
+from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
 
 if TYPE_CHECKING:

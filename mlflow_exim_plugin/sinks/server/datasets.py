@@ -19,6 +19,7 @@ from mlflow_exim_plugin.schema.provenance import (
     is_provenance,
     newest,
 )
+from mlflow_exim_plugin.sinks.references import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +67,10 @@ class DatasetWriter:
         tags = key_values(entity.document.get("tags"))
         content = entity.digest or content_digest(entity.document)
         there = self._known().get(entity.id)
-        experiment_ids = self._experiment_ids(entity, report)
+        followed, losses = follow(entity, self._target.ids.get)
+        experiment_ids = followed.get("experiment_ids", [])
+        for loss in losses:
+            report.lost(loss)
         if self._target.options.dry_run:
             self._look(entity, there, records, report)
             return
@@ -148,17 +152,6 @@ class DatasetWriter:
             report.written(entity.kind)
         else:
             report.skipped(entity.kind, entity.id, "it is there already")
-
-    def _experiment_ids(self, entity: Entity, report: Report) -> list[str]:
-        found = []
-        for experiment_id in entity.document.get("experiment_ids", ()):
-            target_id = self._target.ids.get(Kind.EXPERIMENT, experiment_id)
-            if target_id is None:
-                what = f"its link to experiment {experiment_id}, which is not there, is left out"
-                report.lost(Loss(entity.kind, entity.id, what))
-            elif target_id not in found:
-                found.append(target_id)
-        return found
 
     def _say_differing(
         self,

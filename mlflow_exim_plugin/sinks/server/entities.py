@@ -36,6 +36,7 @@ class EntityWriter:
         for family in _FAMILIES:
             self._writers |= family.writers(target, self._writers)
         self._left: Counter[Kind] = Counter()
+        self._refusals = target.ids.refusals
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one object.
@@ -57,6 +58,8 @@ class EntityWriter:
             writer.write(entity, to, report)
         except ServerError as error:
             if not is_absent(error):
+                name = str(entity.document.get(KINDS[entity.kind].name) or entity.id)
+                self._refusals[entity.kind, entity.id] = (name, error.message)
                 raise
             self._leave_absent(entity, report)
 

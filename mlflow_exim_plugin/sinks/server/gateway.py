@@ -9,6 +9,7 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import gateway
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
+from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
@@ -67,9 +68,8 @@ class EndpointWriter:
         names: Name at the target by name at the source.
     """
 
-    def __init__(self, target: ServerTarget, definitions: PlainWriter) -> None:
+    def __init__(self, target: ServerTarget) -> None:
         self._target = target
-        self._definitions = definitions
         self._there: dict[str, dict[str, Any]] | None = None
         self._unfinished: list[tuple[Entity, str]] = []
         self.names: dict[str, str] = {}
@@ -78,12 +78,12 @@ class EndpointWriter:
         """Write one endpoint with its models and tags."""
         document = entity.document
         name = str(document.get("name", ""))
-        definition_ids = self._definition_ids(document)
-        wanted = _routes(document, definition_ids)
+        wanted, losses = follow(entity, self._target.ids.get, self._target.ids.refusals)
+        routes = _routes(wanted)
         names = TargetNames(
             self._endpoints().get,
-            is_same=lambda there: _routes(there) == wanted,
-            keeps=lambda there: differing(wanted, _routes(there), *wanted),
+            is_same=lambda there: _routes(there) == routes,
+            keeps=lambda there: differing(routes, _routes(there), *routes),
         )
         named = find_name(entity, name, names, self._target.options.on_conflict, report)
         self.names[name] = named.name
@@ -91,7 +91,9 @@ class EndpointWriter:
             self._target.ids.know(entity.kind, entity.id, named.there["endpoint_id"])
             return
         if named.there is None:
-            endpoint_id = self._create(entity, named.name, definition_ids, report)
+            endpoint_id = self._create(named.name, wanted)
+            for loss in losses:
+                report.lost(loss)
         else:
             endpoint_id = named.there["endpoint_id"]
         self._target.ids.know(entity.kind, entity.id, endpoint_id)
@@ -120,45 +122,11 @@ class EndpointWriter:
         there = self._endpoints().get(name)
         return str(there["endpoint_id"]) if there else None
 
-    def _definition_ids(self, document: dict[str, Any]) -> list[str]:
-        found = []
-        for mapping in document.get("model_mappings", ()):
-            source_id = mapping["model_definition_id"]
-            target_id = self._target.ids.get(Kind.MODEL_DEFINITION, source_id)
-            if target_id is None:
-                name = self._definitions.names.get(source_id, source_id)
-                why = self._definitions.missing.get(source_id, "it is not at the target")
-                raise ServerError(
-                    f"endpoint {document.get('name')!r} needs model definition {name!r}: {why}"
-                )
-            found.append(target_id)
-        return found
-
-    def _create(self, entity: Entity, name: str, definition_ids: list[str], report: Report) -> str:
-        document = entity.document
-        source_experiment = document.get("experiment_id")
-        experiment_id = None
-        if source_experiment:
-            experiment_id = self._target.ids.get(Kind.EXPERIMENT, source_experiment)
-            if experiment_id is None:
-                what = (
-                    f"experiment {source_experiment} of its traces is not there: it has a new one"
-                )
-                report.lost(Loss(entity.kind, name, what))
+    def _create(self, name: str, endpoint: dict[str, Any]) -> str:
         endpoint_id = ""
         if not self._target.options.dry_run:
-            endpoint_id = gateway.create_endpoint(
-                self._target.host, name, document, definition_ids, experiment_id
-            )
-        self._endpoints()[name] = document | {
-            "endpoint_id": endpoint_id,
-            "model_mappings": [
-                mapping | {"model_definition_id": definition_id}
-                for mapping, definition_id in zip(
-                    document.get("model_mappings", ()), definition_ids, strict=True
-                )
-            ],
-        }
+            endpoint_id = gateway.create_endpoint(self._target.host, name, endpoint)
+        self._endpoints()[name] = endpoint | {"endpoint_id": endpoint_id}
         return endpoint_id
 
     def _tag(
@@ -236,18 +204,16 @@ class EndpointWriter:
         return self._there
 
 
-def _routes(document: dict[str, Any], definition_ids: list[str] | None = None) -> dict[str, Any]:
+def _routes(document: dict[str, Any]) -> dict[str, Any]:
     """Return where an endpoint sends calls, without what the server adds."""
-    mappings = document.get("model_mappings", [])
-    ids = definition_ids or [mapping["model_definition_id"] for mapping in mappings]
     models = sorted(
         (
-            definition_id,
+            mapping["model_definition_id"],
             mapping["linkage_type"],
             float(mapping.get("weight", 1.0)),
             int(mapping.get("fallback_order", -1)),
         )
-        for definition_id, mapping in zip(ids, mappings, strict=True)
+        for mapping in document.get("model_mappings", [])
     )
     others = ("routing_strategy", "fallback_config", "usage_tracking")
     return {"model_mappings": models} | {field: document.get(field) for field in others}
@@ -258,23 +224,14 @@ def guardrail_writer(target: ServerTarget, endpoints: EndpointWriter) -> PlainWr
 
     def refer(guardrail: Entity) -> tuple[dict[str, Any], list[Loss]]:
         document, scorer = guardrail.document, guardrail.document["scorer"]
-        old = f"{scorer['scorer_id']}/{scorer['scorer_version']}"
-        scorer_id = target.ids.get(Kind.SCORER, scorer["scorer_id"])
-        version = target.ids.get(Kind.SCORER, old)
-        if scorer_id is None or version is None:
-            raise ServerError(
-                f"guardrail {document['name']!r} needs version {scorer['scorer_version']} of "
-                f"scorer {scorer['scorer_name']!r}, which is not at the target"
-            )
         action = document.get("action_endpoint_id")
         if action and endpoints.id_of(action) is None:
             raise ServerError(
                 f"guardrail {document['name']!r} needs endpoint {action!r}, which is not at the "
                 "target"
             )
-        new = {"scorer_id": scorer_id, "scorer_version": version}
         action = endpoints.names.get(action, action) if action else action
-        return document | {"scorer": new, "action_endpoint_id": action}, []
+        return document | {"scorer": _named(scorer), "action_endpoint_id": action}, []
 
     def create(host: Host, _: Destination, __: str, guardrail: dict[str, Any]) -> str:
         scorer, action = guardrail["scorer"], guardrail["action_endpoint_id"]
@@ -284,37 +241,28 @@ def guardrail_writer(target: ServerTarget, endpoints: EndpointWriter) -> PlainWr
 
     def listed(host: Host, _: str) -> list[dict[str, Any]]:
         found = gateway.guardrail_documents(host)
-        for guardrail in found:
-            its = guardrail["scorer"]
-            version = str(its["scorer_version"])
-            guardrail["scorer"] = {"scorer_id": its.get("scorer_id"), "scorer_version": version}
-        return found
+        return [guardrail | {"scorer": _named(guardrail["scorer"])} for guardrail in found]
 
     return PlainWriter(target, Kind.GUARDRAIL, Calls(listed, create), refer)
 
 
+def _named(scorer: dict[str, Any]) -> dict[str, Any]:
+    """Return what says which version of a scorer it is."""
+    return {name: scorer.get(name) for name in ("scorer_id", "scorer_version")}
+
+
 def budget_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes budget policies."""
-
-    def refer(policy: Entity) -> tuple[dict[str, Any], list[Loss]]:
-        document, endpoint = policy.document, policy.document.get("target_value")
-        if document["target_scope"] != "ENDPOINT" or not endpoint:
-            return document, []
-        if (new := target.ids.get(Kind.ENDPOINT, endpoint)) is None:
-            raise ServerError(f"its endpoint {endpoint} is not at the target")
-        return document | {"target_value": new}, []
-
     listed = _of_workspace(gateway.budget_policy_documents)
     calls = Calls(listed, lambda host, _, __, d: gateway.create_budget_policy(host, d))
-    return PlainWriter(target, Kind.BUDGET_POLICY, calls, refer)
+    return PlainWriter(target, Kind.BUDGET_POLICY, calls)
 
 
 def writers(target: ServerTarget, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
     """Make what writes each kind."""
-    definitions = definition_writer(target)
-    endpoints = EndpointWriter(target, definitions)
+    endpoints = EndpointWriter(target)
     return {
-        Kind.MODEL_DEFINITION: definitions,
+        Kind.MODEL_DEFINITION: definition_writer(target),
         Kind.ENDPOINT: endpoints,
         Kind.GUARDRAIL: guardrail_writer(target, endpoints),
         Kind.BUDGET_POLICY: budget_writer(target),

@@ -70,12 +70,14 @@ class IdMap:
         runs: What is known of the runs that came from source runs, by source id.
         logged_models: The same of logged models.
         refused: Logged models that came and that the target did not take.
+        refusals: Name of other objects that it did not take, and why, by kind and source id.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, KnownRun] = {}
         self.logged_models: dict[str, KnownModel] = {}
         self.refused: set[str] = set()
+        self.refusals: dict[tuple[Kind, str], tuple[str, str]] = {}
         self._ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
 
     def know(self, kind: Kind, source_id: str, target_id: str) -> None:

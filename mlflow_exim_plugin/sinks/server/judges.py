@@ -16,6 +16,7 @@ from mlflow_exim_plugin.sinks.policy import (
     names_of,
     say_kept,
 )
+from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
     calls_endpoint,
     content_of,
@@ -237,20 +238,12 @@ class _Schemas(dict[str, dict[str, Any]]):
 
 def issue_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes issues; what cannot change in them says which are there already."""
-
-    def refer(issue: Entity) -> tuple[dict[str, Any], list[Loss]]:
-        run_id = issue.document.get("source_run_id")
-        new = target.ids.get(Kind.RUN, run_id) if run_id else None
-        gone = [Loss(issue.kind, issue.id, f"the run that found it, {run_id}, is not there")]
-        return issue.document | {"source_run_id": new}, gone if run_id and not new else []
-
-    return PlainWriter(
-        target, Kind.ISSUE, Calls(judges.issues, _create_issue, ("status", "severity")), refer
-    )
+    calls = Calls(judges.issues, _create_issue, ("status", "severity"))
+    return PlainWriter(target, Kind.ISSUE, calls)
 
 
 def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) -> str:
-    return judges.create_issue(host, to.experiment_id, issue, issue["source_run_id"])
+    return judges.create_issue(host, to.experiment_id, issue)
 
 
 class QueueWriter:
@@ -265,7 +258,10 @@ class QueueWriter:
         document = entity.document
         name = str(document["name"])
         queues = self._queues(to.experiment_id)
-        schema_ids = self._schema_ids(entity, report)
+        followed, losses = follow(entity, self._target.ids.get)
+        schema_ids = sorted(followed.get("schema_ids", ()))
+        for loss in losses:
+            report.lost(loss)
         wanted = _sorted(document | {"schema_ids": schema_ids})
         fields = ("queue_type", "schema_ids", "users")
         names = TargetNames(
@@ -296,17 +292,6 @@ class QueueWriter:
 
     def finish(self, report: Report) -> None:
         """Nothing waits."""
-
-    def _schema_ids(self, entity: Entity, report: Report) -> list[str]:
-        found = []
-        for schema_id in entity.document.get("schema_ids", ()):
-            target_id = self._target.ids.get(Kind.LABEL_SCHEMA, schema_id)
-            if target_id is None:
-                what = f"its label schema {schema_id} is not there and left out"
-                report.lost(Loss(entity.kind, str(entity.document["name"]), what))
-            else:
-                found.append(target_id)
-        return sorted(found)
 
     def _add_items(self, entity: Entity, queue_id: str, report: Report) -> bool:
         """Add the items that are not there and complete those that are pending there."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.sinks.policy import TargetName, differing, find_name, names_of
+from mlflow_exim_plugin.sinks.references import follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
 
     Referring = Callable[[Entity], tuple[dict[str, Any], list[Loss]]]
-    """Gives the document with the target's ids, and what it loses; ``ServerError`` refuses it."""
+    """Gives the document as it is written, and what it loses; ``ServerError`` refuses it."""
 
 __all__ = ["Calls", "PlainWriter"]
 
@@ -50,11 +50,7 @@ class PlainWriter:
         target: The deployment.
         kind: The kind.
         calls: How it is read and made.
-        refer: Puts the target's ids into a document; the document stays as it is without.
-
-    Attributes:
-        names: Name by id, both at the source.
-        missing: Why an object is not there, by id at the source.
+        refer: Says more of an object whose references were followed.
     """
 
     def __init__(
@@ -65,14 +61,12 @@ class PlainWriter:
         self._calls = calls
         self._refer: Referring = refer or (lambda entity: (entity.document, []))
         self._there: dict[str, list[dict[str, Any]]] = {}
-        self.names: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one object, or leave it to the one that is there."""
         described, dry_run = self._described, self._target.options.dry_run
-        self.names[entity.id] = str(entity.document.get(described.name) or entity.id)
-        wanted, losses = self._refer(entity)
+        wanted, losses = follow(entity, self._target.ids.get, self._target.ids.refusals)
+        wanted, more = self._refer(replace(entity, document=wanted))
         named = self._named(entity, wanted, to.experiment_id, report)
         if named.there is not None:
             self._know(entity, str(named.there[described.id_field]))
@@ -84,15 +78,11 @@ class PlainWriter:
         new_id = ""
         if not dry_run:
             to.restore()
-            try:
-                new_id = self._calls.create(self._target.host, to, named.name, wanted)
-            except ServerError as error:
-                self.missing[entity.id] = error.message
-                raise
+            new_id = self._calls.create(self._target.host, to, named.name, wanted)
         if described.unique:
             made = wanted | {described.name: named.name, described.id_field: new_id}
             self._listed(to.experiment_id).append(made)
-        for loss in losses:
+        for loss in (*losses, *more):
             report.lost(loss)
         self._know(entity, new_id)
         report.written(entity.kind)
