@@ -51,8 +51,9 @@ def follow(
                 losses.append(Loss(entity.kind, entity.id, sentence.format(it=it)))
                 continue
             known = (refused or {}).get((kind, it)) if isinstance(it, str) else None
-            name, why = known or (it, "it is not at the target")
-            raise ServerError(sentence.format_map({**document, "it": name, "why": why}))
+            named, why = known or (it, "it is not at the target")
+            words = {**entity.document, "it": it, "named": named, "why": why}
+            raise ServerError(sentence.format_map(words))
     return document, losses
 
 
