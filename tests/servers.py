@@ -209,20 +209,14 @@ def mlflow_python(mlflow_version: str | None) -> Path:
     with locked(directory.with_suffix(".lock")):
         if not (directory / "complete").exists():
             shutil.rmtree(directory, ignore_errors=True)
-            requirements = str(REQUIREMENTS / f"{mlflow_version}.txt")
             uv = find_uv_bin()
             _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
-            _run(
-                uv,
-                "pip",
-                "install",
-                "--quiet",
-                "--compile-bytecode",
-                "-p",
-                str(python),
-                "-r",
-                requirements,
-            )
+            install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "-p", str(python)]
+            _run(*install, "-r", str(REQUIREMENTS / f"{mlflow_version}.txt"))
+            # What is put over it without what it asks for.
+            alone = REQUIREMENTS / "no_deps" / f"{mlflow_version}.txt"
+            if alone.exists():
+                _run(*install, "--no-deps", "-r", str(alone))
             (directory / "complete").touch()
     return python
 

@@ -92,7 +92,7 @@ class Identities:
         )
         if entity.kind is Kind.WORKSPACE:
             self._workspace = entity.id
-        elif spec.id_field == "name":
+        elif spec.is_named:
             natural = found.natural
             return Identity(identity, natural, natural, natural, found.owner)
         return found

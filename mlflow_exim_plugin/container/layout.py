@@ -18,6 +18,7 @@
     data/{models,prompts}/<name>/versions/<number>/version.json
     data/models/<name>/versions/<number>/artifacts/...   only files that nothing else packed holds
     data/<kind>/<id>.json                                datasets, gateway, MCP servers, webhooks
+    data/skills/<id>/artifacts/...                       files of a skill's versions
     data/workspaces/<name>/workspace.json                and the same tree again below it
 """
 

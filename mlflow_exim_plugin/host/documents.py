@@ -154,6 +154,21 @@ def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value != ""}
 
 
+def signed(entity: Any) -> dict[str, Any]:
+    """Return who made an entity of a registry and changed it last, and when."""
+    return {
+        "created_by": entity.created_by,
+        "last_updated_by": entity.last_updated_by,
+        "creation_timestamp": entity.creation_timestamp,
+        "last_updated_timestamp": entity.last_updated_timestamp,
+    }
+
+
+def present(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a document that are there."""
+    return {key: value for key, value in document.items() if value is not None}
+
+
 def sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
     """Return a dict as REST's list of keyed entries, by key."""
     return [{"key": key, "value": entries[key]} for key in sorted(entries)]

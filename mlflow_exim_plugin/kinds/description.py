@@ -19,6 +19,7 @@ __all__ = [
     "TAG",
     "ArtifactUri",
     "Description",
+    "Files",
     "Json",
     "Listed",
     "TableRows",
@@ -111,6 +112,21 @@ class TableRows:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Files of an object's parts.
+
+    Attributes:
+        at: Field that lists the parts.
+        name: Field of a part that names the folder of its files among those of the object.
+        root: Gives where a part's files are; None where it has none of its own.
+    """
+
+    at: str
+    name: str
+    root: Callable[[dict[str, Any]], str | None]
+
+
+@dataclass(frozen=True)
 class Description:
     """All that the package knows of a kind beside the calls that read and write it.
 
@@ -124,18 +140,21 @@ class Description:
         of_experiment: Whether it belongs to an experiment.
         after_traces: Whether it names traces.
         parts: Field that lists parts which are counted as objects of their own, and their kind.
+        files: Files that parts of it have.
         lists: Fields that tell the elements of a list apart, by path; without fields the elements
             are texts that stand for themselves.
         refers: What the id at a path names.
         needs: What refuses an object without what it refers to there, by path; names may stand in
-            it: fields of the document, ``it`` for what is missing and ``why`` it is.
-        drops: What is lost without what it refers to there; ``it`` is what is missing.
+            it: fields of the document, ``it`` for the id that is missing, ``named`` for its name
+            and ``why`` for the reason.
+        drops: What is lost without what it refers to there; ``it`` is the id.
         only: Field and value without which a path names nothing.
         natural: Fields that people know it by.
         unique: Columns of a name that only one can have.
         name: Field of that name.
         numbered: How another name is made of a name and a number.
         joins: Parts that join a namesake, where the policy for conflicts is ``merge``.
+        itself: Column that tells it from a namesake in a database, where its id does not.
         same: Fields that tell a copy made by MLflow's API from a namesake.
         rest: Fields that MLflow's REST API cannot keep, by the rule of ``diff`` that says why.
         anew: What it sets anew in every object, for the report.
@@ -154,6 +173,7 @@ class Description:
     of_experiment: bool = False
     after_traces: bool = False
     parts: tuple[str, Kind] | None = None
+    files: Files | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refers: Mapping[str, Kind | ArtifactUri | Json | Listed | Version] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
@@ -164,6 +184,7 @@ class Description:
     name: str = "name"
     numbered: str = "{} ({})"
     joins: tuple[str, ...] = ()
+    itself: str = ""
     same: tuple[str, ...] = ()
     rest: Mapping[str, str] = field(default_factory=dict)
     anew: str = ""
@@ -172,6 +193,11 @@ class Description:
     unlike: Mapping[str, str] = field(default_factory=dict)
     growth: Growth | None = None
     secrets: str = ""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its id is the name that people know it by, on every deployment."""
+        return self.id_column in self.unique
 
     @property
     def table(self) -> str:

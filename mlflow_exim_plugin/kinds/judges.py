@@ -67,6 +67,7 @@ LABEL_SCHEMA = Description(
     of_experiment=True,
     refers={"schema_id": Kind.LABEL_SCHEMA, "experiment_id": Kind.EXPERIMENT},
     unique=("experiment_id", "name"),
+    itself="is_default",  # MLflow makes one
     same=("type", "input", "instruction", "enable_comment"),
     rest={"users": "created_by"},
     anew="ids, creators and times are the target's",

@@ -36,6 +36,7 @@ class Kind(str, Enum):
     GUARDRAIL = "guardrail"
     BUDGET_POLICY = "budget_policy"
     MCP_SERVER = "mcp_server"
+    SKILL = "skill"
     WEBHOOK = "webhook"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""MCP servers, webhooks and workspaces."""
+"""MCP servers, skills, webhooks and workspaces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mlflow_exim_plugin.kinds.description import (
     KEY,
     TAG,
     Description,
+    Files,
     TableRows,
     as_json,
     const,
@@ -17,9 +18,10 @@ from mlflow_exim_plugin.kinds.description import (
 )
 from mlflow_exim_plugin.kinds.kind import Kind
 
-__all__ = ["MCP_SERVER", "WEBHOOK", "WORKSPACE"]
+__all__ = ["MCP_SERVER", "SKILL", "WEBHOOK", "WORKSPACE"]
 
 _SERVER = ("workspace", "name")
+_SKILL = ("workspace", "organization", "name")
 _SIGNED: Any = {
     "created_by": "created_by",
     "last_updated_by": "last_updated_by",
@@ -49,6 +51,7 @@ MCP_SERVER = Description(
         "access_endpoints": ("url", "transport_type"),
     },
     unique=_SERVER,
+    itself="created_at",
     numbered="{}-{}",
     joins=("versions", "tags", "aliases", "access_endpoints"),
     rest={
@@ -89,6 +92,59 @@ MCP_SERVER = Description(
     ),
     secrets="description tags access_endpoints[].url versions[].server_json versions[].source"
     " versions[].tools versions[].connect_options versions[].tags",
+)
+
+
+def _uploaded(version: dict[str, Any]) -> str | None:
+    """Return where the server keeps the files of a version; others are not its own."""
+    source = version.get("source") or ""
+    is_own = version.get("source_type") == "mlflow" and not version.get("subpath")
+    return source if is_own and source.startswith("mlflow-artifacts:/skills/") else None
+
+
+SKILL = Description(
+    Kind.SKILL,
+    since="3.18",
+    folder="skills",
+    id_field="skill_id",
+    known_as="name",
+    files=Files("versions", "version", _uploaded),
+    lists={"tags": KEY, "aliases": ("alias",), "versions": ("version",), "versions[].tags": KEY},
+    natural=("skill_id",),
+    unique=_SKILL,
+    itself="created_at",
+    joins=("versions", "tags", "aliases"),
+    numbered="{}-{}",
+    rest={
+        "users": "created_by last_updated_by *[*].created_by *[*].last_updated_by",
+        "artifact roots": "versions[*].source",
+    },
+    anew="creators and times, and places of uploaded files, are the target's",
+    rows=TableRows(
+        "skills",
+        same(
+            "workspace organization name description",
+            icons=as_json("icons"),
+            search_text=lambda skill: " ".join(
+                f"{skill['name']} {skill.get('description') or ''}".split()
+            ),
+        )
+        | _SIGNED,
+        parts=(
+            TableRows("skill_tags", TAG, at="tags", owner=_SKILL),
+            TableRows(
+                "skill_versions",
+                same("version source_type source ref subpath digest status") | _SIGNED,
+                at="versions",
+                owner=_SKILL,
+                parts=(
+                    TableRows("skill_version_tags", TAG, at="tags", owner=(*_SKILL, "version")),
+                ),
+            ),
+            TableRows("skill_aliases", same("alias version"), at="aliases", owner=_SKILL),
+        ),
+    ),
+    secrets="description tags versions[].source versions[].ref versions[].tags",
 )
 
 WEBHOOK = Description(

@@ -239,7 +239,7 @@ class TracePartInfo(Info):
 
 
 class VersionInfo(Info):
-    """Part ``info`` of ``version.json`` and ``logged_model.json``."""
+    """Part ``info`` of ``version.json``, ``logged_model.json`` and entities."""
 
     artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
 
@@ -429,7 +429,7 @@ class EntityEnvelope(Document):
     """An object that is one document: its ``mlflow`` has one field, named for its kind."""
 
     system: System
-    info: Info
+    info: VersionInfo
     mlflow: dict[str, Any]
 
 

@@ -6,7 +6,7 @@ A part that could not be read stands in the stream as a ``Failure``, so nothing 
 
 Order of kinds: workspace; experiment, its runs, logged models, scorers, label schemas, issues,
 traces, review queues; prompts, registered models and their versions, evaluation datasets, gateway,
-MCP servers, webhooks. Experiments come by number, runs by run id, versions by number.
+MCP servers, skills, webhooks. Experiments come by number, runs by run id, versions by number.
 """
 
 from __future__ import annotations
@@ -346,11 +346,13 @@ class Entity(_Read):
         kind: What it is.
         document: What the archive keeps of it, with its parts (versions, records, items) inside.
         experiment_id: The experiment it belongs to, empty where it belongs to none.
+        artifacts: Files of its parts, below a folder for each part.
     """
 
     kind: Kind
     document: dict[str, Any]
     experiment_id: str = ""
+    artifacts: Iterable[Artifact | Failure] = ()
 
     @property
     def id(self) -> str:

@@ -54,6 +54,7 @@ class CountingSink:
             count_trace(item, report)
         elif isinstance(item, Entity):
             count_parts(item, report)
+            count_artifacts(item.artifacts, report)
 
     def finish(self, report: Report) -> None:
         """Nothing waits for the end."""

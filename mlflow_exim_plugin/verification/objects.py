@@ -284,7 +284,8 @@ class _ObjectCheck:
             return
         spec = ENTITY_KINDS[at.kind]
         self._check_identity(path, at.segment, document, spec.id_field, may_be_numbered=True)
-        self._check_digest(path, envelope.info, value)
+        self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._check_artifacts(path, envelope.info.artifacts)
         identity = (at.kind, at.experiment, at.tree, document[spec.id_field])
         if identity in self._entities:
             self._find("E052", path, f"is the second envelope of {document[spec.id_field]!r}")

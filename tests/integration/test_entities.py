@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-KINDS = set(ENTITY_KINDS) - {Kind.WORKSPACE}
+KINDS = set(ENTITY_KINDS) - {Kind.WORKSPACE, Kind.SKILL}  # test_skills.py has skills
 FOUND = {
     Kind.SCORER: 4,
     Kind.LABEL_SCHEMA: 8,

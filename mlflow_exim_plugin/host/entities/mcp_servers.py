@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import pages
-from mlflow_exim_plugin.host.documents import sorted_entries
+from mlflow_exim_plugin.host.documents import present, signed, sorted_entries
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
@@ -62,13 +62,13 @@ def mcp_server(host: Host, name: str) -> dict[str, Any]:
                 name, max_results=_PAGE, page_token=token
             )
         )
-        document = _plain(
+        document = present(
             {
                 "name": server.name,
                 "display_name": server.display_name,
                 "description": server.description,
                 "icons": server.icons,
-                **_signed(server),
+                **signed(server),
             }
         )
         document["tags"] = sorted_entries(server.tags)
@@ -88,7 +88,7 @@ def mcp_server(host: Host, name: str) -> dict[str, Any]:
 
 
 def _version(version: Any) -> dict[str, Any]:
-    document = _plain(
+    document = present(
         {
             "version": version.version,
             "server_json": version.server_json,
@@ -96,7 +96,7 @@ def _version(version: Any) -> dict[str, Any]:
             "tools": [tool.to_dict() for tool in version.tools or ()] or None,
             "connect_options": {k: asdict(v) for k, v in version.connect_options.items()} or None,
             "source": version.source,
-            **_signed(version),
+            **signed(version),
         }
     )
     document["tags"] = sorted_entries(version.tags)
@@ -104,29 +104,16 @@ def _version(version: Any) -> dict[str, Any]:
 
 
 def _access_endpoint(endpoint: Any) -> dict[str, Any]:
-    return _plain(
+    return present(
         {
             "id": endpoint.id,
             "url": endpoint.url,
             "transport_type": endpoint.transport_type.value,
             "server_version": endpoint.server_version,
             "server_alias": endpoint.server_alias,
-            **_signed(endpoint),
+            **signed(endpoint),
         }
     )
-
-
-def _signed(entity: Any) -> dict[str, Any]:
-    return {
-        "created_by": entity.created_by,
-        "last_updated_by": entity.last_updated_by,
-        "creation_timestamp": entity.creation_timestamp,
-        "last_updated_timestamp": entity.last_updated_timestamp,
-    }
-
-
-def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if value is not None}
 
 
 def create_mcp_server(host: Host, name: str, document: dict[str, Any]) -> None:

@@ -247,8 +247,11 @@ class ArchiveSink:
         path = layout.entity_member(
             entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
         )
+        path, issues = self._writer.free_path(path), [*entity.issues]
+        place = partial(layout.artifact_member, path.removesuffix(".json") + "/")
+        artifacts = self._write_artifacts(place, entity.id, entity.artifacts, issues, report)
         document = {str(entity.kind): entity.document}
-        self._add_object(self._writer.free_path(path), document, [*entity.issues], report)
+        self._add_object(path, document, issues, report, artifacts)
         report.written(entity.kind)
         count_parts(entity, report)
 

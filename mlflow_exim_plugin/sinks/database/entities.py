@@ -11,10 +11,12 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.counting import parts_of, skip_entity
+from mlflow_exim_plugin.sinks.counting import count_artifacts, parts_of, skip_entity
+from mlflow_exim_plugin.sinks.database.files import put_files
 from mlflow_exim_plugin.sinks.database.namesakes import Found, compare_parts
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
+from mlflow_exim_plugin.sinks.part_files import files_of_parts
 from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
@@ -34,8 +36,6 @@ __all__ = ["EntityTables"]
 
 _PART_IDS = {"mcp_access_endpoints": "id", "online_scoring_configs": "online_scoring_config_id"}
 """Columns of ids that parts have of their own: those that joined a namesake have taken them."""
-_TELLS_ITSELF = {Kind.MCP_SERVER: "created_at", Kind.LABEL_SCHEMA: "is_default"}
-"""Columns that tell an object from a namesake where its id does not: MLflow makes a default."""
 
 
 class EntityTables:
@@ -65,9 +65,10 @@ class EntityTables:
             return
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
-        key = {id_column: rows[0][1][id_column]}
+        own = described.unique if described.is_named else (id_column,)
+        key = {column: rows[0][1][column] for column in own}
         # Of an object whose name is its id nothing else tells which one it is.
-        if id_column not in described.unique:
+        if not described.is_named:
             compared = target.compare(entity.kind, rows, key)
             if compared is not None:
                 self._settle(entity, rows, compared, report)
@@ -86,6 +87,7 @@ class EntityTables:
         target.count(entity.kind, report)
         for kind, count in parts_of(entity):
             target.count(kind, report, count)
+        self._put_files(entity, rows, report)
 
     def _settle(self, entity: Entity, rows: Rows, compared: RowComparison, report: Report) -> None:
         """Complete an object that is there in an earlier state, or leave it as it is."""
@@ -162,7 +164,7 @@ class EntityTables:
             return compare_parts(row, joining, described, tables, numbers)
 
         def is_same(found: Found) -> bool:
-            column = _TELLS_ITSELF.get(entity.kind, "")
+            column = described.itself
             is_itself = bool(column and own[column]) and own[column] == found.row[column]
             return is_itself or found.is_copy
 
@@ -190,6 +192,7 @@ class EntityTables:
             say_kept(entity, part, fields, report)
         if self._put(found.missing):
             self._target.count(entity.kind, report)
+            self._put_files(entity, found.missing, report)
         else:
             report.skipped(entity.kind, entity.id, named.reason)
 
@@ -207,6 +210,18 @@ class EntityTables:
             self._configs += configs
             self._put_configs()
         return bool(rows)
+
+    def _put_files(self, entity: Entity, rows: Rows, report: Report) -> None:
+        """Send the files of the parts that were written."""
+        described = KINDS[entity.kind]
+        for part, root, files in files_of_parts(entity):
+            number = described.files and part[described.files.name]
+            if ("skill_versions", number) not in [(t, row.get("version")) for t, row in rows]:
+                continue
+            if self._target.options.dry_run:
+                count_artifacts(files, report)
+            else:
+                put_files(self._target, entity.id, root, files, report)
 
     def _referring(self, entity: Entity, report: Report) -> Entity:
         """Return an object that refers to what the target has."""

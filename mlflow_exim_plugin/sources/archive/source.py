@@ -343,6 +343,7 @@ class _TreeStream:
                 kind,
                 document,
                 experiment_id,
+                self._artifacts(info.artifacts),
                 digest=info.content_digest,
                 as_of_ms=system.export_time_ms,
             )

@@ -6,8 +6,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.entities import datasets, gateway, mcp_servers, webhooks
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.entities import datasets, gateway, mcp_servers, skills, webhooks
 from mlflow_exim_plugin.host.entities.gateway import secret_names
 from mlflow_exim_plugin.host.entities.judges import (
     all_issues,
@@ -16,14 +16,16 @@ from mlflow_exim_plugin.host.entities.judges import (
     schemas_can_be_listed,
     scorers,
 )
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, Unpacked
+from mlflow_exim_plugin.schema.objects import Artifact, Entity, Experiment, Failure, Kind, Unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.kinds.description import Files
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.stages.select import Plan
 
@@ -33,6 +35,7 @@ _READS: dict[Kind, Callable[[Host], Iterable[Entity | Failure]]] = {
     **datasets.READS,
     **gateway.READS,
     **mcp_servers.READS,
+    **skills.READS,
     **webhooks.READS,
 }
 
@@ -164,6 +167,8 @@ class EntityReader:
                 found = True
                 if isinstance(item, Entity):
                     item.as_of_ms = as_of_ms
+                    if described.files and self._selection.artifacts:
+                        item.artifacts = self._files(item, described.files)
                 yield item
         except ServerLostError:
             raise
@@ -173,6 +178,21 @@ class EntityReader:
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)
+
+    def _files(self, entity: Entity, files: Files) -> Iterator[Artifact | Failure]:
+        for part in entity.document[files.at]:
+            if (root := files.root(part)) is None:
+                continue
+            folder = f"{part[files.name]}/"
+            try:
+                tree = ArtifactTree(self._host, root)
+                for path, size_bytes in tree.files():
+                    if self._selection.takes_artifact(path):
+                        yield Artifact(folder + path, size_bytes, partial(tree.open, path))
+            except ServerLostError:
+                raise
+            except (ServerError, StoreError) as error:
+                yield Failure(Kind.ARTIFACT, f"{entity.id}/{folder}", error.message)
 
 
 def _is_deleted(experiment: Experiment) -> bool:
