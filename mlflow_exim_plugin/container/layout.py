@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import encode_path, encode_segment
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
+from mlflow_exim_plugin.kinds import ENTITY_KINDS, KINDS, VERSION_KINDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -69,7 +69,7 @@ TREE = "data/"
 TRACE_TABLES = ("traces", "spans", "assessments")
 """Tables of a part of traces."""
 
-_REGISTRY_FOLDERS = {Kind.REGISTERED_MODEL: "models", Kind.PROMPT: "prompts"}
+_REGISTRY_FOLDERS = {kind: of.versions[0] for kind, of in KINDS.items() if of.versions}
 _REGISTRY_KINDS = {folder: kind for kind, folder in _REGISTRY_FOLDERS.items()}
 _ENTITY_FOLDERS = {
     (spec.of_experiment, spec.folder): kind
@@ -114,9 +114,9 @@ def object_at(path: str) -> ObjectPath | None:
             return ObjectPath(Kind.TRACE, tree, experiment, part[1])
         case ["experiments", experiment, folder, name] if name.endswith(".json"):
             return _entity_path(tree, experiment, folder, name)
-        case [("models" | "prompts") as folder, model, "model.json"]:
+        case [folder, model, "model.json"] if folder in _REGISTRY_KINDS:
             return ObjectPath(_REGISTRY_KINDS[folder], tree, "", model)
-        case [("models" | "prompts") as folder, model, "versions", number, "version.json"]:
+        case [folder, model, "versions", number, "version.json"] if folder in _REGISTRY_KINDS:
             owner = _REGISTRY_KINDS[folder]
             return ObjectPath(VERSION_KINDS[owner], tree, "", number, (owner, model))
         case [*folders, name] if name.endswith(".json"):

@@ -21,8 +21,7 @@ ENTITY_KINDS = {kind: described for kind, described in KINDS.items() if describe
 """The kinds whose objects are ``Entity``: one document and no more."""
 
 VERSION_KINDS = {
-    Kind.REGISTERED_MODEL: Kind.MODEL_VERSION,
-    Kind.PROMPT: Kind.PROMPT_VERSION,
+    kind: described.versions[1] for kind, described in KINDS.items() if described.versions
 }
 """Kind of the versions of each kind that has numbered ones."""
 

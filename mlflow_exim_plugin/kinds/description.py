@@ -140,6 +140,7 @@ class Description:
         of_experiment: Whether it belongs to an experiment.
         after_traces: Whether it names traces.
         parts: Field that lists parts which are counted as objects of their own, and their kind.
+        versions: Folder of an archive and kind of its versions, of one that has numbered ones.
         files: Files that parts of it have.
         lists: Fields that tell the elements of a list apart, by path; without fields the elements
             are texts that stand for themselves.
@@ -173,6 +174,7 @@ class Description:
     of_experiment: bool = False
     after_traces: bool = False
     parts: tuple[str, Kind] | None = None
+    versions: tuple[str, Kind] | None = None
     files: Files | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refers: Mapping[str, Kind | ArtifactUri | Json | Listed | Version] = field(default_factory=dict)

@@ -72,8 +72,8 @@ ENDPOINT = Description(
         "guardrails[].guardrail_id": Kind.GUARDRAIL,
     },
     needs={
-        "model_mappings[].model_definition_id": "endpoint {name!r} needs model definition {named!r}:"
-        " {why}"
+        "model_mappings[].model_definition_id": "endpoint {name!r} needs model definition"
+        " {named!r}: {why}"
     },
     drops={"experiment_id": "experiment {it} of its traces is not there"},
     unique=("workspace", "name"),

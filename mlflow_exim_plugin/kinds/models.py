@@ -22,6 +22,7 @@ _VERSIONS = "creation and update times, user and status are the target's"
 REGISTERED_MODEL = Description(
     Kind.REGISTERED_MODEL,
     since="1.30",
+    versions=("models", Kind.MODEL_VERSION),
     lists=_NAMED,
     joins=("versions",),
     anew=_THEIRS,
@@ -30,6 +31,7 @@ REGISTERED_MODEL = Description(
 PROMPT = Description(
     Kind.PROMPT,
     since="2.22",
+    versions=("prompts", Kind.PROMPT_VERSION),
     lists=_NAMED,
     refers=_OF_PROMPT,
     numbered="{}.{}",  # MLflow's client takes no spaces and brackets in the names of prompts

@@ -35,7 +35,7 @@ from mlflow_exim_plugin.schema.envelope import (
     check_entity,
 )
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import (
     MAX_ROW_GROUP_ROWS,
@@ -135,7 +135,7 @@ class _ObjectCheck:
                 self._check_logged_model(path, at)
             case Kind.TRACE:
                 self._check_traces(path, at)
-            case Kind.REGISTERED_MODEL | Kind.PROMPT:
+            case kind if kind in VERSION_KINDS:
                 self._check_model(path, at)
             case _ if at.model is not None:
                 self._check_version(path, at.tree, at.segment, at.model)
