@@ -232,7 +232,10 @@ def test_unpack_into_a_database(
 def test_another_skill_of_that_name(archive: str, tmp_path: Path, policy: str) -> None:
     new_sqlite_database(tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    where: dict[str, Any] = {"tracking_uri": uri, "artifacts_destination": str(tmp_path / "artifacts")}
+    where: dict[str, Any] = {
+        "tracking_uri": uri,
+        "artifacts_destination": str(tmp_path / "artifacts"),
+    }
     client = MlflowClient(uri, uri)
     client.create_skill(name="review", organization="acme.eu", description="another")
 
