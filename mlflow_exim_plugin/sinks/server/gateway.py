@@ -78,10 +78,11 @@ class EndpointWriter:
         """Write one endpoint with its models and tags."""
         document = entity.document
         name = str(document.get("name", ""))
+        there = self._endpoints()
         wanted, losses = follow(entity, self._target.ids.get, self._target.ids.refusals)
         routes = _routes(wanted)
         names = TargetNames(
-            self._endpoints().get,
+            there.get,
             is_same=lambda there: _routes(there) == routes,
             keeps=lambda there: differing(routes, _routes(there), *routes),
         )

@@ -65,6 +65,7 @@ class PlainWriter:
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one object, or leave it to the one that is there."""
         described, dry_run = self._described, self._target.options.dry_run
+        self._listed(to.experiment_id)  # a target without the kind says so
         wanted, losses = follow(entity, self._target.ids.get, self._target.ids.refusals)
         wanted, more = self._refer(replace(entity, document=wanted))
         named = self._named(entity, wanted, to.experiment_id, report)
