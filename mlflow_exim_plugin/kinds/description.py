@@ -19,9 +19,9 @@ __all__ = [
     "TAG",
     "ArtifactUri",
     "Description",
-    "Files",
     "Json",
     "Listed",
+    "PartFiles",
     "TableRows",
     "Version",
     "as_json",
@@ -112,7 +112,7 @@ class TableRows:
 
 
 @dataclass(frozen=True)
-class Files:
+class PartFiles:
     """Files of an object's parts.
 
     Attributes:
@@ -175,7 +175,7 @@ class Description:
     after_traces: bool = False
     parts: tuple[str, Kind] | None = None
     versions: tuple[str, Kind] | None = None
-    files: Files | None = None
+    files: PartFiles | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refers: Mapping[str, Kind | ArtifactUri | Json | Listed | Version] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)

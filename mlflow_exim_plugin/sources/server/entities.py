@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
-    from mlflow_exim_plugin.kinds.description import Files
+    from mlflow_exim_plugin.kinds.description import PartFiles
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.stages.select import Plan
 
@@ -179,7 +179,7 @@ class EntityReader:
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)
 
-    def _files(self, entity: Entity, files: Files) -> Iterator[Artifact | Failure]:
+    def _files(self, entity: Entity, files: PartFiles) -> Iterator[Artifact | Failure]:
         for part in entity.document[files.at]:
             if (root := files.root(part)) is None:
                 continue

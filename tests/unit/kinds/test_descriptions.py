@@ -141,7 +141,7 @@ def test_every_kind_has_its_folder_in_the_archive() -> None:
 
 
 # Kinds that others treat in no way of their own.
-PLAIN = {Kind.BUDGET_POLICY, Kind.SKILL}
+PLAIN = [Kind.BUDGET_POLICY, Kind.SKILL]
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=str)
