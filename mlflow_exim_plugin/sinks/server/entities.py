@@ -14,7 +14,6 @@ from mlflow_exim_plugin.sinks.server import datasets as client_datasets
 from mlflow_exim_plugin.sinks.server import gateway as client_gateway
 from mlflow_exim_plugin.sinks.server import judges as client_judges
 from mlflow_exim_plugin.sinks.server import registries as client_registries
-from mlflow_exim_plugin.sinks.server import skills as client_skills
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["EntityWriter"]
 
 _ORDER = list(KINDS)
-_FAMILIES = (client_judges, client_datasets, client_gateway, client_registries, client_skills)
+_FAMILIES = (client_judges, client_datasets, client_gateway, client_registries)
 
 
 class EntityWriter:

@@ -1,14 +1,18 @@
-"""MCP servers and webhooks to a deployment."""
+"""MCP servers, skills and webhooks to a deployment."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.entities import mcp_servers as mcp
-from mlflow_exim_plugin.host.entities import webhooks
-from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.host.entities import skills, webhooks
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Artifact, Entity, Failure, Kind, Loss
+from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
+from mlflow_exim_plugin.sinks.counting import count_artifacts
+from mlflow_exim_plugin.sinks.part_files import files_of_parts
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
@@ -189,6 +193,165 @@ def _differing_versions(version: dict[str, Any], there: dict[str, Any], *more: s
     return differing(renamed, there, *_VERSION_FIELDS, *more)
 
 
+class SkillWriter:
+    """Writes skills with their versions, whose numbers the target gives."""
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._target = target
+        self._there: dict[str, dict[str, dict[str, Any]]] | None = None
+
+    def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
+        """Write one skill with its parts."""
+        document, name = entity.document, str(entity.document["name"])
+        names = TargetNames(
+            self._skills(document["organization"]).get,
+            is_same=lambda there: _is_same_skill(document, there),
+            keeps=lambda there: differing(document, there, "description", "icons"),
+        )
+        named = find_name(entity, name, names, self._target.options.on_conflict, report)
+        if named.is_left:
+            return
+        there = named.there
+        changed = False
+        if self._target.options.dry_run:
+            count_artifacts(entity.artifacts if there is None else (), report)
+        else:
+            if there is None:
+                skills.create_skill(self._target.host, named.name, document)
+            elif named.is_ours:
+                say_kept(entity, "it", names.keeps(there), report)
+            changed = self._add_parts(entity, named.name, there or {}, report)
+        if changed or there is None:
+            report.written(entity.kind)
+        else:
+            report.skipped(entity.kind, entity.id, named.reason)
+
+    def finish(self, report: Report) -> None:
+        """Nothing waits."""
+
+    def _add_parts(self, entity: Entity, name: str, there: dict[str, Any], report: Report) -> bool:
+        """Add versions, tags and aliases that are not there."""
+        host, document = self._target.host, entity.document
+        organization = document["organization"]
+        files = {part["version"]: its for part, _, its in files_of_parts(entity)}
+        present = list(there.get("versions", ()))
+        changed = self._add_tags(entity, name, None, there, report)
+        numbers: dict[int, int] = {}
+        for version in document["versions"]:
+            same = next((v for v in present if _content(v) == _content(version)), None)
+            if same is None:
+                add = partial(self._add_version, entity, name, version, report)
+                made = self._attempt(entity, partial(add, files.get(version["version"])), report)
+                if made is None:
+                    continue
+                changed, number = True, made["version"]
+            else:
+                present.remove(same)
+                number = same["version"]
+            numbers[version["version"]] = number
+            changed |= self._add_tags(entity, name, (version, number), same or {}, report)
+            if same is None and version["status"] == "deprecated":
+                settle = skills.set_skill_version_deprecated
+                self._attempt(entity, partial(settle, host, name, organization, number), report)
+        if moved := [f"{old} is {new}" for old, new in numbers.items() if old != new]:
+            what = f"versions are renumbered: version {', '.join(moved)}"
+            report.lost(Loss(entity.kind, entity.id, what))
+        aliases = {entry["alias"]: entry["version"] for entry in there.get("aliases", ())}
+        for entry in document.get("aliases", ()):
+            alias, new = entry["alias"], numbers.get(entry["version"])
+            if new is None:
+                what = f"alias {alias!r} is not set: its version is not there"
+                report.lost(Loss(entity.kind, entity.id, what))
+            elif aliases.get(alias, new) != new:
+                say_kept(entity, f"alias {alias!r}", ["version"], report)
+            elif alias not in aliases:
+                point = partial(skills.set_skill_alias, host, name, organization, alias, new)
+                changed |= attempt(point, Loss(entity.kind, entity.id, ""), report)
+        return changed
+
+    def _add_version(
+        self,
+        entity: Entity,
+        name: str,
+        version: dict[str, Any],
+        report: Report,
+        files: list[Artifact | Failure] | None,
+    ) -> dict[str, Any]:
+        host, organization = self._target.host, entity.document["organization"]
+        if files is None:
+            return skills.create_skill_version(host, name, organization, version)
+        if not files or any(isinstance(file, Failure) for file in files):
+            count_artifacts((file for file in files if isinstance(file, Failure)), report)
+            raise ServerError(f"version {version['version']} is left out without its files")
+        if host.is_http:
+            whole = [file for file in files if isinstance(file, Artifact)]
+            made = skills.create_uploaded_version(host, name, organization, version, whole)
+            count_artifacts(files, report)
+            return made
+        place = skills.new_place(name, organization)
+        if not ArtifactUpload(host).put(entity.id, place, "", files, report):
+            raise ServerError(f"version {version['version']} is left out without its files")
+        return skills.create_skill_version(host, name, organization, version | {"source": place})
+
+    def _add_tags(
+        self,
+        entity: Entity,
+        name: str,
+        version: tuple[dict[str, Any], int] | None,
+        there: dict[str, Any],
+        report: Report,
+    ) -> bool:
+        document, number = version or (entity.document, None)
+        present = {tag["key"]: tag["value"] for tag in there.get("tags", ())}
+        changed = False
+        for tag in document.get("tags", ()):
+            if tag["key"] not in present:
+                organization = entity.document["organization"]
+                call = partial(
+                    skills.set_skill_tag, self._target.host, name, organization, number, tag
+                )
+                changed |= attempt(call, Loss(entity.kind, entity.id, ""), report)
+            elif present[tag["key"]] != tag["value"]:
+                say_kept(entity, f"tag {tag['key']!r}", ["value"], report)
+        return changed
+
+    def _attempt(self, entity: Entity, call: Callable[[], Any], report: Report) -> Any:
+        """Write one part and return it; a refused part is named and the others go on."""
+        try:
+            return call()
+        except ServerLostError:
+            raise
+        except EximError as error:
+            report.lost(Loss(entity.kind, entity.id, error.message))
+            return None
+
+    def _skills(self, organization: str) -> dict[str, dict[str, Any]]:
+        if self._there is None:
+            self._there = {}
+            for item in skills.skills(self._target.host):
+                if isinstance(item, Failure):
+                    raise ServerError(f"skill {item.id} at the target: {item.reason}")
+                of = self._there.setdefault(item.document["organization"], {})
+                of[item.document["name"]] = item.document
+        return self._there.setdefault(organization, {})
+
+
+def _content(version: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells versions apart but for their numbers."""
+    described = KINDS[Kind.SKILL].files
+    is_uploaded = described is not None and described.root(version) is not None
+    source = None if is_uploaded else version.get("source")
+    return (source, *(version.get(f) for f in ("source_type", "ref", "subpath", "digest")))
+
+
+def _is_same_skill(document: dict[str, Any], there: dict[str, Any]) -> bool:
+    """Whether an unpack made what is there: whole, or up to where it was interrupted."""
+    if differing(document, there, "description") and there.get("description"):
+        return False
+    contents = [_content(version) for version in document["versions"]]
+    return all(_content(version) in contents for version in there["versions"])
+
+
 def webhook_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes webhooks, disabled: a copy must not call what the original calls."""
 
@@ -206,4 +369,8 @@ def webhook_writer(target: ServerTarget) -> PlainWriter:
 
 def writers(target: ServerTarget, _: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
     """Make what writes each kind."""
-    return {Kind.MCP_SERVER: McpServerWriter(target), Kind.WEBHOOK: webhook_writer(target)}
+    return {
+        Kind.MCP_SERVER: McpServerWriter(target),
+        Kind.SKILL: SkillWriter(target),
+        Kind.WEBHOOK: webhook_writer(target),
+    }
