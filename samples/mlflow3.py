@@ -165,8 +165,8 @@ def everything(experiment: Experiment, run: Run) -> list[Any]:
             "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}],
             "aliases": [{"alias": "production", "version": "2"}],
         },
-        NOW_MS,
         Kind.PROMPT,
+        as_of_ms=NOW_MS,
     )
     versions = [
         ModelVersion(

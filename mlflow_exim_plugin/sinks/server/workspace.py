@@ -33,13 +33,13 @@ from mlflow_exim_plugin.schema.provenance import (
 from mlflow_exim_plugin.sinks.counting import skip_entity
 from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
-from mlflow_exim_plugin.sinks.server.entities import EntityWriter
+from mlflow_exim_plugin.sinks.server.entities.writer import EntityWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.server.logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.server.models import ModelWriter
 from mlflow_exim_plugin.sinks.server.runs import RunWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
-from mlflow_exim_plugin.sinks.server.traces import TraceWriter
+from mlflow_exim_plugin.sinks.server.traces.writer import TraceWriter
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host

@@ -10,10 +10,10 @@ from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.counting import skip_entity
-from mlflow_exim_plugin.sinks.server import datasets as client_datasets
-from mlflow_exim_plugin.sinks.server import gateway as client_gateway
-from mlflow_exim_plugin.sinks.server import judges as client_judges
-from mlflow_exim_plugin.sinks.server import registries as client_registries
+from mlflow_exim_plugin.sinks.server.entities import datasets as client_datasets
+from mlflow_exim_plugin.sinks.server.entities import gateway as client_gateway
+from mlflow_exim_plugin.sinks.server.entities import judges as client_judges
+from mlflow_exim_plugin.sinks.server.entities import registries as client_registries
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report

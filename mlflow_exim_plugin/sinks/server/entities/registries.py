@@ -14,7 +14,7 @@ from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.part_files import files_of_parts
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
-from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
 if TYPE_CHECKING:

@@ -30,14 +30,14 @@ from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chai
 from mlflow_exim_plugin.schema.traces import trace_digest
 from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.notes import Notes
-from mlflow_exim_plugin.sinks.server.trace_comparison import (
+from mlflow_exim_plugin.sinks.server.traces.comparison import (
     compare_assessments,
     compare_info,
     compare_span,
     leaves_info,
 )
-from mlflow_exim_plugin.sinks.server.trace_links import TraceLinks
-from mlflow_exim_plugin.sinks.server.trace_references import JUDGE_RUN, TraceReferences
+from mlflow_exim_plugin.sinks.server.traces.links import TraceLinks
+from mlflow_exim_plugin.sinks.server.traces.references import JUDGE_RUN, TraceReferences
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from mlflow_exim_plugin.sinks.scorers import (
     say_renumbered,
     with_endpoints,
 )
-from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from mlflow_exim_plugin.host.entities import gateway
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
-from mlflow_exim_plugin.sinks.server.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
 
 if TYPE_CHECKING:

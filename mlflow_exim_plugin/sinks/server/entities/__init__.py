@@ -1,0 +1,1 @@
+"""Writers of the kinds whose objects are one document."""
