@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,6 +62,7 @@ class Written:
 
     to: Writable
     states: list[object]
+    left_by_dry_run: set[Path]
     planned: Report
     report: Report
     again: Report
@@ -73,13 +75,15 @@ class SinkContract:
     @classmethod
     def written(cls, writable: Writable) -> Written:
         states = [writable.state()]
+        here = set(Path.cwd().iterdir())
         planned = writable.write(work=Work(dry_run=True))
+        left = set(Path.cwd().iterdir()) - here
         states.append(writable.state())
         report = writable.write()
         states.append(writable.state())
         again = writable.write()
         states.append(writable.state())
-        return Written(writable, states, planned, report, again)
+        return Written(writable, states, left, planned, report, again)
 
     def test_all_is_written_and_counted(self, written: Written) -> None:
         assert written.report.failures == []
@@ -87,6 +91,7 @@ class SinkContract:
 
     def test_a_dry_run_writes_nothing_and_counts_the_same(self, written: Written) -> None:
         assert written.states[0] == written.states[1]
+        assert written.left_by_dry_run == set()
         assert_count_law(written.planned, written.to.found)
         planned, done = (
             {kind: counts.written for kind, counts in report.counts.items()}
