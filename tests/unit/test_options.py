@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import fields
 from pathlib import Path
 
@@ -134,16 +133,3 @@ def test_no_keyword_means_two_things() -> None:
             if "option" in of.metadata
         )
         assert counted == len(flat_fields(function)), name
-
-
-def test_the_types_of_the_public_functions_are_current() -> None:
-    spec = importlib.util.spec_from_file_location("stub", ROOT / "docs" / "stub.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def words(text: str) -> list[str]:
-        return text.split()
-
-    assert words(module.STUB.read_text()) == words(module.stub()), "run: python docs/stub.py"
