@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -57,12 +57,15 @@ class OpenSource:
     name: str
     archive: Archive | None = None
     mlflow_version: str = ""
+    _told: dict[str, System] = field(default_factory=dict)
 
     def system(self, script: str) -> System:
-        """Return where and when the objects were read, by which command."""
+        """Return where and when the objects were read, by which command: each time the same."""
         if self.archive is not None:
             return self.archive.summary.system
-        return System.now(script, self.mlflow_version, self.name)
+        if script not in self._told:  # source tags and envelopes name one moment
+            self._told[script] = System.now(script, self.mlflow_version, self.name)
+        return self._told[script]
 
 
 class OpenTarget(Protocol):
