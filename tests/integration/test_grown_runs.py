@@ -10,7 +10,6 @@ import random
 import sqlite3
 import threading
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,7 +28,6 @@ from mlflow_exim_plugin import copy, diff, pack, unpack
 from mlflow_exim_plugin.errors import PartialTransferError
 from mlflow_exim_plugin.schema.objects import Kind, Loss
 from tests.compare import assert_count_law
-from tests.filled import copy_of_database
 from tests.integration.conftest import rows_of
 from tests.integration.test_same_ids import (
     LOCATIONS,
@@ -39,9 +37,11 @@ from tests.integration.test_same_ids import (
 )
 from tests.new_ids import unpack as unpack_by_api
 from tests.seed import METRICS, T0, log_files, log_metrics
+from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
@@ -136,13 +136,11 @@ class Training:
 @pytest.fixture
 def training(tmp_path: Path) -> Training:
     """A run that goes on, in a SQLite file."""
-    ids = copy_of_database(tmp_path / "source", begun)
-    return Training(f"sqlite:///{tmp_path}/source/mlflow.db", *ids)
-
-
-def begun(uri: str) -> tuple[str, str]:
-    training = Training.begin(uri, Path("files").resolve())
-    return training.experiment_id, training.run_id
+    source = tmp_path / "source"
+    source.mkdir()
+    new_sqlite_database(source / "mlflow.db")
+    # Begun anew each time: MLflow's client remembers for good where the files of a run id are.
+    return Training.begin(f"sqlite:///{source}/mlflow.db", source / "files")
 
 
 @pytest.fixture
