@@ -26,6 +26,7 @@ __all__ = [
     "decode_segment",
     "encode_path",
     "encode_segment",
+    "is_device_name",
 ]
 
 ARCHIVE_SUFFIX = ".tar.zst"
@@ -95,6 +96,11 @@ def _path_problem(path: str) -> tuple[str, str] | None:
     if longest > MAX_SEGMENT_BYTES:
         return "E006", f"a segment of {longest} bytes, at most {MAX_SEGMENT_BYTES} are allowed"
     return None
+
+
+def is_device_name(segment: str) -> bool:
+    """Whether Windows takes a segment for a device, whatever folder it is in."""
+    return _DEVICE.match(segment) is not None
 
 
 def collision_key(path: str) -> str:

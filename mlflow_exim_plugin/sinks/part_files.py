@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Artifact, Failure
 
@@ -13,7 +16,20 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.objects import Entity
 
-__all__ = ["files_of_parts"]
+__all__ = ["files_of_parts", "require_places_inside"]
+
+
+def require_places_inside(entity: Entity) -> None:
+    """Refuse an object that says of its own files that they are outside of what a server keeps.
+
+    Raises:
+        InvalidArchiveError: It does.
+    """
+    described = KINDS[entity.kind].files
+    for part in entity.document[described.at] if described else ():
+        root = described.root(part) if described else None
+        if root and (problem := path_problem(urlsplit(root).path.lstrip("/"))):
+            raise InvalidArchiveError(f"the place of its files {root!r} is refused: {problem}")
 
 
 def files_of_parts(

@@ -8,10 +8,11 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import present, signed, sorted_entries
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 
@@ -138,6 +139,8 @@ def create_uploaded_version(
         packed = Path(folder) / "content.tar.gz"
         with tarfile.open(packed, "w:gz", format=tarfile.PAX_FORMAT) as tar:
             for file in files:
+                if problem := path_problem(file.path):
+                    raise StoreError(f"artifact path {file.path!r} is refused: {problem}")
                 member = tarfile.TarInfo(file.path)
                 member.size = file.size_bytes
                 with file.open() as stream:

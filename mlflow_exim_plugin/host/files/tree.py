@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.storage.file_systems import file_system
 from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -122,6 +123,8 @@ class ArtifactTree:
     def put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
         """Write one file; one that is there is replaced by the whole of it or stays.
 
+        Every file of any object goes through here, to whatever target.
+
         Args:
             path: Path below the root.
             stream: The bytes; it is read to its end.
@@ -129,7 +132,10 @@ class ArtifactTree:
 
         Raises:
             ServerError: The store refused.
+            StoreError: The path would lead out of the root.
         """
+        if problem := path_problem(path):
+            raise StoreError(f"artifact path {path!r} is refused: {problem}")
         if self._local is not None:
             target = _inside(self._local, path)
             # Beside it first: no piece may stand for the whole, and the stream may be of this file.
@@ -348,6 +354,8 @@ def _local_files(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def _inside(root: Path, path: str) -> Path:
-    if path.startswith("/") or any(part in {"", ".", ".."} for part in path.split("/")):
-        raise StoreError(f"artifact path {path!r} would leave its root")
+    """Return where a file is below a root, which a link there may not lead out of."""
+    base = os.path.realpath(root)
+    if os.path.commonpath([base, os.path.realpath((root / path).parent)]) != base:
+        raise StoreError(f"artifact path {path!r} is refused: a link leads out of its folder")
     return root / path

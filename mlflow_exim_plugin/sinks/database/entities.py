@@ -16,7 +16,7 @@ from mlflow_exim_plugin.sinks.database.files import put_files
 from mlflow_exim_plugin.sinks.database.namesakes import Found, compare_parts
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
-from mlflow_exim_plugin.sinks.part_files import files_of_parts
+from mlflow_exim_plugin.sinks.part_files import files_of_parts, require_places_inside
 from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
@@ -55,6 +55,7 @@ class EntityTables:
 
         Raises:
             ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            InvalidArchiveError: Its files would be outside of what a server keeps.
             ServerError: The database cannot hold it, or lacks what it refers to.
         """
         target = self._target
@@ -63,6 +64,7 @@ class EntityTables:
         if entity.kind in target.capabilities.lacks:
             skip_entity(entity, ABSENT, report)
             return
+        require_places_inside(entity)
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
         own = described.unique if described.is_named else (id_column,)

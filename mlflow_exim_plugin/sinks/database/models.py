@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
+from mlflow_exim_plugin.host.files.gate import REFUSED, place_problem
 from mlflow_exim_plugin.host.sql.run_rows import model_rows, version_rows
 from mlflow_exim_plugin.schema.objects import (
     Kind,
@@ -226,6 +227,11 @@ class ModelTables:
             return source, source
         scheme = urlsplit(source).scheme
         new = self._target.moved(source)
+        if not new and (problem := place_problem(source, version.kind)):
+            if folder is None:
+                what = f"its source {source!r} is left out: {problem}"
+                report.lost(Loss(version.kind, version.id, what))
+            return folder or REFUSED, folder or REFUSED
         if scheme == "models" and (model_id := model_behind(version.document)):
             found = self._logged_model(model_id)
             if found is None and folder is None:
@@ -234,9 +240,6 @@ class ModelTables:
             return source, folder or (str(found["artifact_location"]) if found else source)
         if scheme == "runs" or version.kind is Kind.PROMPT_VERSION:
             return source, folder or source
-        if new is None and folder is None and scheme in {"", "file", "mlflow-artifacts"}:
-            what = f"its source stays {source!r}: what that belongs to is not at the target"
-            report.lost(Loss(version.kind, version.id, what))
         return folder or new or source, folder or new or source
 
     def _logged_model(self, model_id: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
+from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT
 from mlflow_exim_plugin.host.sql.writer import TableWriter
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment", "is_inside"]
+__all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment"]
 
 _TABLES = {Kind.LOGGED_MODEL: "logged_models", Kind.TRACE: "trace_info"}
 """Tables of the kinds that have more than one document."""
@@ -66,8 +67,8 @@ class TargetExperiment:
         Raises:
             InvalidArchiveError: It would leave the folder.
         """
-        if not is_inside(tail):
-            raise InvalidArchiveError(f"{tail!r} would leave the folder of its experiment")
+        if problem := path_problem(tail):
+            raise InvalidArchiveError(f"{tail!r} in the folder of its experiment: {problem}")
         return f"{self.location.rstrip('/')}/{tail}"
 
     def moved(self, uri: str) -> str | None:
@@ -75,12 +76,7 @@ class TargetExperiment:
         folder, tail = self.source_location.rstrip("/") + "/", ""
         if self.source_location and uri.startswith(folder):
             tail = uri[len(folder) :]
-        return self.below(tail) if tail and is_inside(tail) else None
-
-
-def is_inside(tail: str) -> bool:
-    """Whether a path below a folder stays there."""
-    return not any(part in {"", ".", ".."} or "\\" in part for part in tail.split("/"))
+        return self.below(tail) if tail and not path_problem(tail) else None
 
 
 class DatabaseTarget:
@@ -321,24 +317,23 @@ class DatabaseTarget:
         if old:
             self._moved_roots[old.rstrip("/")] = new.rstrip("/")
 
-    def place(self, uri: str, into: TargetExperiment, default: str) -> str:
+    def place(self, uri: str, into: TargetExperiment, own: str) -> str:
         """Return where the files of an object are at the target, in the folder of its experiment.
 
         Args:
             uri: Where they are at the source.
             into: The experiment.
-            default: Where below its folder those go that were elsewhere.
+            own: Where below its folder they go: what another object has is not to be had.
 
         Raises:
             InvalidArchiveError: That would leave the folder.
         """
         if self.keeps_locations and uri:
             return uri
-        if (same := into.moved(uri)) is not None:
-            return same
-        new = into.below(default)
-        with self.lock:
-            self.know_root(uri, new)
+        new = into.below(own)
+        if into.moved(uri) != new:
+            with self.lock:
+                self.know_root(uri, new)
         return new
 
     def moved(self, uri: str) -> str | None:
@@ -346,7 +341,8 @@ class DatabaseTarget:
         folder = uri.rstrip("/")
         while folder:
             if (new := self._moved_roots.get(folder)) is not None:
-                return new + uri[len(folder) :]
+                tail = uri.rstrip("/")[len(folder) :]
+                return None if tail and path_problem(tail[1:]) else new + tail
             folder = folder.rpartition("/")[0]
         return None
 

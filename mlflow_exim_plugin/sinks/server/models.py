@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
+from mlflow_exim_plugin.host.files.gate import REFUSED, path_problem, place_problem
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
@@ -410,11 +411,11 @@ class ModelWriter:
         if behind and old_source.startswith(f"models:/{behind}"):
             raise ServerError(f"logged model {behind}, which it was made of, is not at the target")
         if run is None:
-            if old_run:
-                what = f"its run {old_run} is not at the target, its source is still {old_source}"
-                report.lost(Loss(version.kind, version.id, what))
-            return _VersionSource(old_source)
-        return _VersionSource(_moved_with_run(old_source, old_run, run), run.id)
+            why = f"its run {old_run} is not at the target" if old_run else ""
+            return _VersionSource(_as_it_was(version, why, report))
+        new_source = _moved_with_run(old_source, old_run, run)
+        why = f"it is not below its run {run.id}"
+        return _VersionSource(new_source or _as_it_was(version, why, report), run.id)
 
     def _in_logged_model(
         self,
@@ -429,15 +430,12 @@ class ModelWriter:
         run_id = run.id if run else None
         scheme = f"models:/{model_id}"
         new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
-        if old_source.startswith(scheme):
-            below = old_source[len(scheme) :]
-            if known.id:
-                return _VersionSource(
-                    f"models:/{known.id}{below}", run_id, self._noted(model_id, known, report)
-                )
-            new_source = new_root.rstrip("/") + below
+        if (below := _below(old_source, scheme)) is not None:
+            new_source = (f"models:/{known.id}" if known.id else new_root.rstrip("/")) + below
         else:
-            new_source = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
+            moved = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
+            why = f"it is not below logged model {model_id}"
+            new_source = moved or _as_it_was(version, why, report)
         if known.id:
             return _VersionSource(new_source, run_id, self._noted(model_id, known, report))
         what = f"its source is {new_source} of run {known.holder}, it was {old_source}"
@@ -487,19 +485,38 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
     return f"it is there already and keeps its own {', '.join(differing)}"
 
 
-def _moved_with_run(source: str, old_run: str, known: KnownRun) -> str:
+def _as_it_was(version: ModelVersion, why: str, report: Report) -> str:
+    """Return the source of a version whose files are elsewhere: as it was, where it may stay so."""
+    source = str(version.document.get("source") or "")
+    if problem := place_problem(source, version.kind):
+        what = f"its source {source!r} is left out: {problem}"
+        report.lost(Loss(version.kind, version.id, what))
+        return REFUSED
+    if why:
+        report.lost(Loss(version.kind, version.id, f"{why}, its source is still {source}"))
+    return source
+
+
+def _moved_with_run(source: str, old_run: str, known: KnownRun) -> str | None:
     """Return where a version's files are now, given that they lie in a run's artifacts."""
-    if source.startswith(f"runs:/{old_run}"):
-        return f"runs:/{known.id}" + source[len(f"runs:/{old_run}") :]
+    if (below := _below(source, f"runs:/{old_run}")) is not None:
+        return f"runs:/{known.id}{below}"
     return _moved(source, known.old_artifact_uri, known.artifact_uri)
 
 
-def _moved(uri: str, old_root: str, new_root: str) -> str:
-    """Return a URI below an old root as it is below the new one; another URI stays."""
+def _moved(uri: str, old_root: str, new_root: str) -> str | None:
+    """Return a URI below an old root as it is below the new one, None for another URI."""
     for root, found in ((old_root, uri), (_path(old_root), _path(uri))):
-        if root and (found == root or found.startswith(root.rstrip("/") + "/")):
-            return new_root.rstrip("/") + found[len(root.rstrip("/")) :]
-    return uri
+        if root and (below := _below(found, root.rstrip("/"))) is not None:
+            return new_root.rstrip("/") + below
+    return None
+
+
+def _below(place: str, root: str) -> str | None:
+    """Return the rest of a place behind a root, None where it is not there or leads out of it."""
+    rest = place.removeprefix(root)
+    is_below = place.startswith(root) and (not rest or rest.startswith("/"))
+    return rest if is_below and not (rest.strip("/") and path_problem(rest.strip("/"))) else None
 
 
 def _ids_of(value: str) -> list[str]:

@@ -1,0 +1,79 @@
+"""The one gate for paths and places that a source names, on their way to any target.
+
+What comes may be an archive that somebody crafted, so a path may try to leave the folder that it is
+put below, and a place of files may be one that a server would then show to whoever asks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from mlflow_exim_plugin.container.paths import is_device_name
+from mlflow_exim_plugin.schema.objects import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["REFUSED", "path_problem", "place_problem"]
+
+REFUSED = "mlflow-exim-refused:/source"
+"""Stands where a place of files was refused: nothing that MLflow opens."""
+
+_SEPARATOR = re.compile(r"[/\\]")
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
+_PROMPT_SOURCE = re.compile(r"[A-Za-z0-9_-]+")
+"""Prompts have no files: their source is a word that MLflow puts there."""
+_ELSEWHERE = {
+    *("runs", "models"),  # MLflow finds the place by itself
+    *("s3", "s3a", "r2", "b2", "gs", "oss", "hdfs", "viewfs", "dbfs"),
+    *("wasb", "wasbs", "abfs", "abfss", "adl"),
+}
+"""Schemes of places that are nobody's own disk, which may stay what they were."""
+
+
+def path_problem(path: str) -> str:
+    """Return why a path may not be put below a folder, empty where it stays in it on any machine.
+
+    Args:
+        path: As a source names it, with ``/`` between its segments.
+    """
+    if not all(segment not in {"", "."} for segment in path.split("/")):
+        return "it has an empty segment"
+    if any(_ABSOLUTE.match(read) for read in _readings(path)):
+        return "it is absolute"
+    if any(is_device_name(segment) for segment in path.split("/")):
+        return "it has the name of a device"
+    return _way_out(path)
+
+
+def place_problem(place: str, kind: Kind = Kind.MODEL_VERSION) -> str:
+    """Return why a target may not be told that files are at a place, empty where it may.
+
+    Args:
+        place: URI or path that a source names, and that nothing of this transfer is at.
+        kind: Kind of the object that has its files there.
+    """
+    scheme = urlsplit(place).scheme.lower()
+    if kind is Kind.PROMPT_VERSION and _PROMPT_SOURCE.fullmatch(place):
+        return ""
+    if scheme not in _ELSEWHERE:
+        return "a server could take it for a folder of its own disk"
+    return _way_out(place)
+
+
+def _way_out(path: str) -> str:
+    for read in _readings(path):
+        if "\0" in read:
+            return "it has a NUL"
+        if ".." in _SEPARATOR.split(read):
+            return "it leads out of its folder"
+    return ""
+
+
+def _readings(path: str) -> Iterator[str]:
+    """Yield a path, and what servers make of it that decode it, some more than once."""
+    yield path
+    while (read := unquote(path)) != path:
+        yield (path := read)
