@@ -41,8 +41,9 @@ _CLI = """\
 <!-- Made by docs/generate.py from the code; do not edit. -->
 
 `mlflow exim`, `mlflow-exim` and `python -m mlflow_exim_plugin` are the same command. Every option
-can also come from the environment: `MLFLOW_EXIM_PACK_JOBS=8` is `pack --jobs 8`. Data goes to
-standard output, logs and progress to standard error. Exit codes are under
+can also come from the environment: `MLFLOW_EXIM_PACK_JOBS=8` is `pack --jobs 8`. What may be given
+several times is a JSON list there, or one a line; a variable that sets no option is refused. Data
+goes to standard output, logs and progress to standard error. Exit codes are under
 [Troubleshooting](../troubleshooting.md#exit-codes).
 """
 _PYTHON = """\

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mlflow_exim_plugin.cli.options import refuse_unknown
 from mlflow_exim_plugin.cli.output import show_error, show_error_json
 from mlflow_exim_plugin.cli.process import OwnProcess
 from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
@@ -25,11 +26,14 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; click says what is wrong with them."""
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            if ctx.parent is not None:
+                refuse_unknown(ctx.parent)
         except click.UsageError as error:
             # `--output` is eager: it is there unless the arguments cannot even be told apart.
             _show_misuse(error, as_json=ctx.params.get("output") == "json")
             raise
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

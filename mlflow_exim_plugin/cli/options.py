@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import json
+import os
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import Field
 
-__all__ = ["archive_argument", "asks", "output_options", "verbose_option"]
+__all__ = ["archive_argument", "asks", "output_options", "refuse_unknown", "verbose_option"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
-_OLD_SWITCH = "old_switch"
 _OUTPUT = click.option(
     "--output",
     type=click.Choice(["text", "json"]),
@@ -62,6 +64,54 @@ def verbose_option(command: _Command) -> _Command:
     return _VERBOSE(command)
 
 
+class _Listed(click.Option):
+    """An option of several values: from the environment as a JSON list, or one a line."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return the values that the environment gives, None without any."""
+        text = self.resolve_envvar_value(ctx)
+        if text is None:
+            return None
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if not isinstance(values, list):
+            return tuple(line for line in text.splitlines() if line.strip())
+        if not all(isinstance(value, str) for value in values):
+            raise click.BadParameter("the JSON list in the environment holds more than texts.", ctx)
+        return tuple(values)
+
+
+def refuse_unknown(exim: click.Context) -> None:
+    """Refuse what the environment says to no option: it would be left unheard.
+
+    Args:
+        exim: Of the group of commands.
+
+    Raises:
+        click.UsageError: A variable begins as ours do, and no option of a command is called so.
+    """
+    prefix = f"{exim.auto_envvar_prefix}_"
+    given = sorted(name for name in os.environ if name.startswith(prefix))
+    if not given or not isinstance(exim.command, click.Group):
+        return
+    known = set()
+    for name in exim.command.list_commands(exim):
+        command = exim.command.get_command(exim, name)
+        options = command.params if command else []
+        known |= {
+            f"{prefix}{name}_{option.name}".upper()
+            for option in options
+            if isinstance(option, click.Option) and option.allow_from_autoenv
+        }
+    for variable in given:
+        if variable not in known:
+            near = difflib.get_close_matches(variable, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"No option is set by {variable}.{hint}")
+
+
 def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., Any]]:
     """Add the options of some groups; the command gets each group as an argument.
 
@@ -84,7 +134,8 @@ def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., 
             values: dict[str, dict[str, Any]] = {argument: {} for argument in groups}
             for argument, of, option, prefix in asked:
                 value = given.pop(_parameter(of, option, prefix))
-                if option.old_switch and given.pop(_OLD_SWITCH) and value != option.typed:
+                is_old = option.old_switch and given.pop(_name(option.old_switch))
+                if is_old and value != option.typed:
                     raise UsageError(
                         f"{option.old_switch} and {_long(of, option)} {value} exclude each other"
                     )
@@ -101,9 +152,7 @@ def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., 
         for _, of, option, prefix in reversed(asked):
             if option.old_switch:
                 what = f"The old name of {_long(of, option)} {option.typed}."
-                called = click.option(option.old_switch, _OLD_SWITCH, is_flag=True, help=what)(
-                    called
-                )
+                called = click.option(option.old_switch, is_flag=True, help=what)(called)
             called = _click_option(of, option, prefix)(called)
         return called
 
@@ -112,7 +161,11 @@ def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., 
 
 def _parameter(of: Field[Any], option: Option, prefix: str) -> str:
     """Return what click calls an option, and environment variables after it: its long name."""
-    return prefix + _long(of, option).removeprefix("--").replace("-", "_")
+    return prefix + _name(_long(of, option))
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _long(of: Field[Any], option: Option) -> str:
@@ -134,7 +187,7 @@ def _click_option(of: Field[Any], option: Option, prefix: str) -> Callable[[Any]
     if default is False:
         how["is_flag"] = True
     elif default == () or option.metavar == "KEY=VALUE":
-        how["multiple"] = True
+        how |= {"multiple": True, "cls": _Listed}
     elif option.choices:
         how |= {
             "type": click.Choice(option.choices),

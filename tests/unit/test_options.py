@@ -117,7 +117,7 @@ def test_an_option_is_called_alike_everywhere() -> None:
         command = exim.get_command(context, name)
         assert command is not None
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and parameter.name != "old_switch":
+            if isinstance(parameter, click.Option):
                 long = next(o for o in parameter.opts if o.startswith("--"))
                 assert parameter.name == long.removeprefix("--").replace("-", "_")
 

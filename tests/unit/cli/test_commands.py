@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,6 +17,9 @@ from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.cli.output import say, show_report, size_text
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "v1"
 MINIMAL = str(SAMPLES / "good" / "minimal.tar.zst")
@@ -166,6 +170,91 @@ def test_an_option_can_come_from_the_environment() -> None:
     result = call("ls", MINIMAL, env={"MLFLOW_EXIM_LS_OUTPUT": "json"})
 
     assert json.loads(result.stdout) == parsed("ls", MINIMAL)
+
+
+def every_option() -> Iterator[Any]:
+    group = click.Context(exim, info_name="exim")
+    for name in exim.list_commands(group):
+        command = exim.get_command(group, name)
+        assert command is not None
+        for option in command.params:
+            if isinstance(option, click.Option):
+                long = next(flag for flag in option.opts if flag.startswith("--"))
+                yield pytest.param(command, option, id=f"{name} {long}")
+
+
+@pytest.mark.parametrize(("command", "option"), [*every_option()])
+def test_every_option_can_come_from_the_environment(
+    command: click.Command, option: click.Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = next(flag for flag in option.opts if flag.startswith("--"))
+    variable = f"MLFLOW_EXIM_{command.name}_{long[2:]}".upper().replace("-", "_")
+    text: str = "x=1"
+    expected: Any = text
+    if option.is_flag:
+        text = str(not option.default)
+        expected = not option.default
+    elif option.multiple:
+        text, expected = '["a b=1", "c=[2]"]', ("a b=1", "c=[2]")
+    elif isinstance(option.type, click.Choice):
+        text = expected = option.type.choices[-1]
+    elif isinstance(option.type, click.IntRange):
+        text, expected = "7", 7
+    monkeypatch.setenv(variable, text)
+    assert option.name is not None
+
+    arguments = [MINIMAL for p in command.params if isinstance(p, click.Argument)]
+    group = click.Context(exim, info_name="exim", **exim.context_settings)
+    context = command.make_context(command.name, arguments, parent=group)
+
+    assert context.get_parameter_source(option.name) is click.core.ParameterSource.ENVIRONMENT
+    assert context.params[option.name] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("a b", ("a b",)),
+        ("a b\n\n[cd]*\n", ("a b", "[cd]*")),
+        ('["a\\nb", ""]', ("a\nb", "")),
+        ("[ab]*", ("[ab]*",)),
+    ],
+)
+def test_several_values_come_as_a_json_list_or_one_a_line(
+    text: str, values: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXIM_PACK_EXPERIMENT", text)
+    group = click.Context(exim, info_name="exim", **exim.context_settings)
+    command = exim.get_command(group, "pack")
+    assert command is not None
+
+    assert command.make_context("pack", ["a"], parent=group).params["experiment"] == values
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("MLFLOW_EXIM_PACK_EXPERIMENTS", "MLFLOW_EXIM_PACK_EXPERIMENT?"),
+        ("MLFLOW_EXIM_LS_OUTPUTS", "MLFLOW_EXIM_LS_OUTPUT?"),
+        ("MLFLOW_EXIM_JOBS", ""),
+        ("MLFLOW_EXIM_", ""),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_refused(variable: str, hint: str) -> None:
+    refused = call("ls", MINIMAL, env={variable: "x"})
+
+    assert refused.exit_code == 2
+    assert f"No option is set by {variable}." in refused.stderr
+    assert hint in refused.stderr
+    told = call("ls", MINIMAL, "--output", "json", env={variable: "x"})
+    assert variable in json.loads(told.stdout)["error"]["message"]
+
+
+def test_a_list_in_the_environment_holds_texts() -> None:
+    refused = call("pack", "a.tar.zst", env={"MLFLOW_EXIM_PACK_RUN_ID": '["a", 1]'})
+
+    assert refused.exit_code == 2
+    assert "the JSON list in the environment holds more than texts" in refused.stderr
 
 
 def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
