@@ -55,13 +55,18 @@ def verify(
     else:
         for finding in result.findings:
             say(str(finding))
-        state = "Consistent" if result.ok else "Damaged"
-        trust = (
-            "has the expected root"
-            if result.authentic
-            else "authenticity not checked: compare the root or give --root"
-        )
-        say(f"{state}: {result.members} members, {size_text(result.size_bytes)}; {trust}")
-        say(f"Root sha256:{result.root}")
+        size = f"{result.members} members, {size_text(result.size_bytes)}"
+        if result.ok:
+            trust = (
+                "has the expected root"
+                if result.authentic
+                else "authenticity not checked: compare the root or give --root"
+            )
+            say(f"Consistent: {size}; {trust}")
+            say(f"Root sha256:{result.root}")
+        else:
+            sound = result.members - len(result.damaged)
+            say(f"Damaged: {size}; {len(result.damaged)} damaged, {sound} as they were packed")
+            say(f"Claimed root sha256:{result.claimed_root}")
     if not result.ok:
         ctx.exit(ExitCode.INVALID_ARCHIVE)

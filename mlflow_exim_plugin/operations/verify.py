@@ -24,30 +24,44 @@ class Verification:
     """What ``verify`` found.
 
     Attributes:
-        root: Root digest, hex; compare it with one you trust.
+        claimed_root: Root digest that the archive says it has, hex.
         members: Number of members checked.
         size_bytes: Size of the archive.
-        authentic: True when the root equals the expected one, None when none was given.
+        expected_root: The one it was asked to have, None when none was given.
         findings: Broken rules of the spec, in the order of the file.
+        damaged: Names of the members that break a MUST: all others are as they were packed.
     """
 
-    root: str
+    claimed_root: str
     members: int
     size_bytes: int
-    authentic: bool | None
+    expected_root: str | None = None
     findings: list[Finding] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """True when no MUST of the spec is broken."""
         return not any(finding.code.startswith("E") for finding in self.findings)
 
+    @property
+    def root(self) -> str | None:
+        """Root digest, hex, to compare with one you trust; a damaged archive has none."""
+        return self.claimed_root if self.ok else None
+
+    @property
+    def authentic(self) -> bool | None:
+        """Whether all of it is what has the expected root, None when none was given."""
+        return None if self.expected_root is None else self.root == self.expected_root
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {
             "ok": self.ok,
             "root": self.root,
+            "claimed_root": self.claimed_root,
             "members": self.members,
+            "damaged_members": self.damaged,
             "size_bytes": self.size_bytes,
             "authentic": self.authentic,
             "findings": [asdict(finding) for finding in self.findings],
@@ -87,10 +101,13 @@ def verify(
         findings = verify_archive(reader, jobs=min(jobs, os.cpu_count() or 1), progress=progress)
         damaged = {finding.path for finding in findings if finding.code.startswith("E")}
         findings += verify_objects(reader, damaged)
+        bad = {finding.path for finding in findings if finding.code.startswith("E")}
+        names = [member.path for member in reader.members()]
         return Verification(
-            root=reader.root,
-            members=sum(1 for _ in reader.members()),
+            claimed_root=reader.root,
+            members=len(names),
             size_bytes=reader.size_bytes,
-            authentic=None if expected_root is None else True,
+            expected_root=expected_root,
             findings=findings,
+            damaged=[name for name in names if name in bad],
         )

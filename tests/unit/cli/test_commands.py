@@ -163,7 +163,20 @@ def test_verify_says_sound_or_damaged() -> None:
     assert authentic["authentic"] is True
     assert damaged.exit_code == 5
     assert damaged.stdout.startswith("E029 ")
-    assert "Damaged: " in damaged.stdout
+    assert "Damaged: 13 members, 6.6 kB; 1 damaged, 12 as they were packed" in damaged.stdout
+
+
+def test_nothing_damaged_is_authentic() -> None:
+    claimed = json.loads(call("verify", DAMAGED, "--output", "json").stdout)["claimed_root"]
+    asked = call("verify", DAMAGED, "--root", claimed, "--output", "json")
+    told = json.loads(asked.stdout)
+
+    assert asked.exit_code == 5
+    assert (told["ok"], told["authentic"], told["root"]) == (False, False, None)
+    assert [name.rpartition("/")[2] for name in told["damaged_members"]] == ["note.txt"]
+    text = call("verify", DAMAGED, "--root", claimed).stdout
+    assert f"Claimed root sha256:{claimed}" in text
+    assert "expected root" not in text
 
 
 def test_an_option_can_come_from_the_environment() -> None:
