@@ -669,6 +669,27 @@ def test_a_full_disk(small: Small, tmp_path: Path) -> None:
     assert_no_archive(tmp_path)
 
 
+def test_a_disk_that_fills_while_a_database_is_made(tmp_path: Path) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    target = tmp_path / "new" / "mlflow.db"
+    target.parent.mkdir()
+    archive = Path(__file__).parents[2] / "samples" / "v1" / "good" / "minimal.tar.zst"
+    unpacking = ("unpack", str(archive), "--tracking-uri", f"sqlite:///{target}")
+    process = command(*unpacking, cwd=target.parent, preexec_fn=limit)
+    _, errors = process.communicate(timeout=120)
+
+    assert process.returncode == 9, errors
+    assert "Traceback" not in errors
+    assert list(target.parent.iterdir()) == []
+    process = command(*unpacking, cwd=target.parent)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [run["data"]["params"] for run in snapshot(f"sqlite:///{target}").runs.values()] != []
+
+
 def test_control_c(small: Small, tmp_path: Path) -> None:
     path = tmp_path / "a.tar.zst"
     processes: list[subprocess.Popen[str]] = []

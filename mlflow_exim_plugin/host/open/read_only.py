@@ -28,7 +28,13 @@ import sqlalchemy
 import sqlalchemy.orm
 from sqlalchemy import CreateEnginePlugin, StaticPool, make_url
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, StoreError, UnsupportedFormatError
+from mlflow_exim_plugin.errors import (
+    ArchiveExistsError,
+    NotFoundError,
+    ServerError,
+    StoreError,
+    UnsupportedFormatError,
+)
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.schema_revisions import (
     at_revision,
@@ -37,6 +43,7 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
+from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
@@ -361,6 +368,8 @@ def require_current_schema(uri: str) -> list[Any]:
 
     url = make_url(uri)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        if url.database and not url.query:
+            _make_database(url.database)
         return []
     with translated(f"opening {redact_url(uri)}"):
         engine = create_sqlalchemy_engine(uri)
@@ -376,6 +385,21 @@ def require_current_schema(uri: str) -> list[Any]:
             "`mlflow db upgrade`",
         )
     return []
+
+
+def _make_database(path: str) -> None:
+    """Make a SQLite file with MLflow's tables: a full disk leaves none rather than half of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "new.db")
+        engine = sqlalchemy.create_engine(f"sqlite:///{made}")
+        with closing(_Disposing(engine)):
+            at_revision(engine, "")
+            upgrade(engine)
+        with (
+            contextlib.suppress(ArchiveExistsError),  # another process was faster, and made the same
+            atomic_output(path) as file,
+        ):
+            file.write(made.read_bytes())
 
 
 class ReadOnly(CreateEnginePlugin):
