@@ -142,9 +142,11 @@ class Experiment(_Read):
 
     Attributes:
         document: REST's ``Experiment``.
+        is_unused_default: Whether it is what MLflow makes by itself, and nothing of it comes.
     """
 
     document: dict[str, Any]
+    is_unused_default: bool = False
     kind: Kind = field(default=Kind.EXPERIMENT, init=False)
 
     @property

@@ -11,6 +11,9 @@ What each policy does with an object that has one:
 ``rename``   It is written under the next free name, which is named.
 ``fail``     Nothing is written.
 ===========  ======================================================================================
+
+The default experiment, which MLflow makes at every server, has no namesake as long as nobody used
+it.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mlflow_exim_plugin.errors import ConflictError, ServerError
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.options import OnConflict
-from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+from mlflow_exim_plugin.schema.objects import Entity, Experiment, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from mlflow_exim_plugin.schema.objects import Experiment, RegisteredModel
+    from mlflow_exim_plugin.schema.objects import RegisteredModel
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
@@ -113,6 +116,8 @@ def find_name(
     namesake = names.find(name)
     if namesake is None:
         return TargetName(name)
+    if isinstance(item, Experiment) and item.is_unused_default:
+        return TargetName(name, namesake, reason="nobody used it, and the target has its own")
     if policy is OnConflict.RENAME:
         subject = "it" if identity == name else repr(name)
         report.lost(Loss(kind, identity, f"{subject} is named {free!r} at the target"))

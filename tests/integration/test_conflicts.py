@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import pack
+from mlflow_exim_plugin import copy, pack
 from mlflow_exim_plugin.errors import ConflictError, PartialTransferError
-from mlflow_exim_plugin.options import Rename
+from mlflow_exim_plugin.options import OnConflict, Rename
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from tests.compare import Snapshot, assert_count_law, snapshot
@@ -18,6 +18,7 @@ from tests.filled import copy_of_database
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
+from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,3 +336,34 @@ def test_a_dry_run_says_the_same_and_writes_nothing(archive: str, target: str) -
     assert {k: (c.found, c.written) for k, c in dry.counts.items()} == {
         k: (c.found, c.written) for k, c in wet.counts.items()
     }
+
+
+@pytest.mark.parametrize("preserve_ids", [True, False])
+@pytest.mark.parametrize("policy", list(OnConflict))
+def test_a_default_experiment_that_nobody_used_is_nobodys_namesake(
+    tmp_path: Path, policy: OnConflict, *, preserve_ids: bool
+) -> None:
+    uris = []
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+        new_sqlite_database(tmp_path / name / "mlflow.db")
+        uris.append(f"sqlite:///{tmp_path}/{name}/mlflow.db")
+    MlflowClient(uris[0]).create_experiment("used", str(tmp_path / "source"))
+    client = MlflowClient(uris[1])
+    run_id = client.create_run("0").info.run_id
+    before = client.get_experiment("0")
+
+    for _ in range(2):
+        report = copy(*uris, on_conflict=policy, preserve_ids=preserve_ids)
+        assert (report.failures, report.counts[Kind.EXPERIMENT].found) == ([], 2)
+        assert not any(loss.id == "Default" for loss in report.losses)
+
+    experiments = client.search_experiments()
+    assert {e.name for e in experiments} == {"Default", "used"}
+    assert dict(client.get_experiment("0")) == dict(before)
+    assert [r.info.run_id for r in client.search_runs(["0"])] == [run_id]
+
+    MlflowClient(uris[0]).create_run("0")
+    if policy is OnConflict.FAIL:
+        with pytest.raises(ConflictError, match="Default"):
+            copy(*uris, on_conflict=policy, preserve_ids=preserve_ids)
