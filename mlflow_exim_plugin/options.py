@@ -418,8 +418,9 @@ class Writing:
         default=False,
     )
     artifact_location: str | None = _asked(
-        "Artifact root for new experiments; the target's own without it. For a database 'source' "
-        "leaves all files where the source has them.",
+        "Artifact root for new experiments; the target's own without it, which a PostgreSQL or "
+        "MySQL database cannot tell. For a database 'source' leaves all files where the source has "
+        "them.",
         default=None,
         metavar="URI",
     )
@@ -436,6 +437,11 @@ class Writing:
         object.__setattr__(self, "on_conflict", OnConflict(self.on_conflict))
         if self.experiment_name and self.rename and self.rename.experiments:
             raise UsageError("an experiment name and new names of experiments exclude each other")
+
+    @property
+    def keeps_locations(self) -> bool:
+        """Whether files stay where the source has them."""
+        return self.artifact_location == "source"
 
     def mark(self, digest: str | None) -> str:
         """Return what a copy of an object with this digest is marked with once it is whole."""

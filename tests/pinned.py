@@ -96,6 +96,8 @@ def _tell(way: str, folder: Path) -> None:
     reports = {"unpack": put_back(), "unpack again": put_back()}
     reports["pack"] = pack(str(again), tracking_uri=uri, jobs=1).to_dict()
     del reports["pack"]["root"]  # it holds the folder's name
+    for report in reports.values():
+        del report["files_at"]  # so do these
     lines = [
         f"{name}: {key}: {json.dumps(entry, ensure_ascii=False)}"
         for name, report in reports.items()

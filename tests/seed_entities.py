@@ -63,8 +63,6 @@ SERVER_ENV = {
     "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
     "MLFLOW_ICON_URL_ALLOW_PRIVATE_IPS": "true",
     "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-    # Without one each server makes a key of its own, and a copy of its database is unreadable.
-    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
 }
 """What a server must allow so that all of it can be made without a network."""
 

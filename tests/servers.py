@@ -262,6 +262,9 @@ def _server_environment(python: Path) -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Without one each server makes a key of its own, as it imports MLflow, and a copy of its
+        # database is unreadable to others.
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     }
 
 

@@ -82,6 +82,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     ]
     _table(("", "found", "written", "skipped", "failed"), rows)
     say(f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts")
+    if report.files_at:
+        say(f"Files of new experiments: {report.files_at}")
     for seen in summary["not_packed"]:
         say(f"Not packed: {_amount(seen)} ({seen['reason']})")
     _named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])

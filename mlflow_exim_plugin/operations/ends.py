@@ -13,7 +13,14 @@ from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX, base_directory_fo
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.host.open.locations import is_database, store_folder
-from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, Writing
+from mlflow_exim_plugin.options import (
+    Opening,
+    Packing,
+    Reading,
+    Selection,
+    Work,
+    Writing,
+)
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
@@ -74,6 +81,10 @@ class OpenTarget(Protocol):
     @property
     def looks_first(self) -> bool:
         """Whether what is to be refused must be known before the first object is written."""
+
+    @property
+    def files_at(self) -> str | None:
+        """Where the files of new experiments go, without secrets; None for an archive."""
 
     def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
         """Give a sink for what comes from a source."""
@@ -154,6 +165,7 @@ class _Nothing:
     """Stands for the archive of a dry run."""
 
     looks_first = False
+    files_at = None
 
     def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
         from mlflow_exim_plugin.sinks.counting import CountingSink
@@ -170,6 +182,7 @@ class _NewArchive:
     selection: Selection
     work: Work
     looks_first = False
+    files_at = None
 
     @contextlib.contextmanager
     def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
@@ -215,6 +228,15 @@ class _Deployment:
         # ... and of a database, what it cannot hold.
         return self.writing.on_conflict == "fail" or (self.work.strict and self.keeps_ids)
 
+    @property
+    def files_at(self) -> str:
+        root = self.writing.artifact_location
+        if self.writing.keeps_locations and self.keeps_ids:
+            return "where the source has them"
+        if root is None and self.host.is_http:
+            return f"where {self.host.display_uri} keeps them"
+        return redact_url(root or str(getattr(self.host.tracking, "artifact_root_uri", "")))
+
     @contextlib.contextmanager
     def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
         writing = replace(self.writing, dry_run=dry_run)
@@ -239,6 +261,16 @@ def _written_deployment(
 ) -> Iterator[OpenTarget]:
     from mlflow_exim_plugin.host.open.host import Host
 
+    if location is None:
+        import mlflow
+
+    uri = location or str(mlflow.get_tracking_uri())
+    if writing.artifact_location is None and is_database(uri) and not uri.startswith("sqlite"):
+        raise UsageError(
+            f"{redact_url(uri)} does not say where its server keeps files, and this folder is none "
+            "that others can read",
+            "give the server's artifact root as --artifact-location, or its http://… as target",
+        )
     with Host(
         location,
         opening.registry_uri,

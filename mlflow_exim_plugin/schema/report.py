@@ -34,6 +34,7 @@ class Report:
         metric_rows: Metric rows written.
         artifact_bytes: Artifact bytes written.
         root: Root digest of the archive written or read, hex.
+        files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
     """
 
@@ -46,6 +47,7 @@ class Report:
         self.metric_rows = 0
         self.artifact_bytes = 0
         self.root: str | None = None
+        self.files_at: str | None = None
         self.dry_run = dry_run
         self._lock = threading.Lock()
 
@@ -123,6 +125,7 @@ class Report:
                 "ok": not self.failures,
                 "dry_run": self.dry_run,
                 "root": self.root,
+                "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
                 "metric_rows": self.metric_rows,
                 "artifact_bytes": self.artifact_bytes,

@@ -17,6 +17,7 @@ from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
+from tests.databases import rows_of_tables
 from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED, contents
@@ -221,6 +222,45 @@ def test_a_folder_of_files_goes_into_a_database(
     (there,) = (tmp_path / "there").rglob("note.txt")
     assert there.read_text() == "text"
     assert_all_was_there(copy(folder, target, **to))
+
+
+@pytest.mark.parametrize("database", ["postgres_uri", "mariadb_uri"])
+def test_a_database_of_others_is_told_of_no_folder_of_this_machine(
+    sqlite_source: Source, request: pytest.FixtureRequest, database: str
+) -> None:
+    target = request.getfixturevalue(database)
+    before = rows_of_tables(target)
+
+    ways: list[dict[str, Any]] = [
+        {"preserve_ids": True},
+        {"preserve_ids": False},
+        {"dry_run": True},
+    ]
+    for to in ways:
+        with pytest.raises(
+            UsageError, match="does not say where its server keeps files"
+        ) as refused:
+            copy(sqlite_source.uri, target, **to)
+        assert "--artifact-location" in (refused.value.hint or "")
+
+    assert rows_of_tables(target) == before
+
+
+def test_it_is_said_where_the_files_went(
+    sqlite_source: Source, make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
+) -> None:
+    location = str(tmp_path / "there")
+    report = copy(sqlite_source.uri, make_sqlite(), artifact_location=location)
+    assert report.files_at == location
+    files = [f for f in (tmp_path / "there").rglob("*") if f.is_file()]
+    assert len(files) == report.counts[Kind.ARTIFACT].written
+    stay: dict[str, Any] = {"artifact_location": "source", "preserve_ids": True, "dry_run": True}
+    there = copy(sqlite_source.uri, make_sqlite(), **stay)
+    assert there.files_at == "where the source has them"
+    server = make_server()
+    assert copy(sqlite_source.uri, server.url, dry_run=True).files_at == (
+        f"where {server.url} keeps them"
+    )
 
 
 def test_a_name_that_is_taken_stops_before_the_first_write(

@@ -433,8 +433,8 @@ def test_half_migrated(old_uri: str, tmp_path: Path) -> None:
 def test_a_target_of_an_older_schema_is_not_migrated(sqlite_source: Source, old_uri: str) -> None:
     before = fingerprint(old_uri)
     writes: list[Callable[[], Report]] = [
-        lambda: unpack(sqlite_source.archive, tracking_uri=old_uri),
-        lambda: copy(sqlite_source.uri, old_uri),
+        lambda: unpack(sqlite_source.archive, tracking_uri=old_uri, artifact_location="/files"),
+        lambda: copy(sqlite_source.uri, old_uri, artifact_location="/files"),
     ]
     for write in writes:
         with pytest.raises(UnsupportedFormatError, match="older than this MLflow's: " + OF_2_22):
@@ -446,7 +446,10 @@ def test_an_empty_target_is_initialised_by_mlflow(
     sqlite_source: Source, untouched_uri: str
 ) -> None:
     report = unpack(
-        sqlite_source.archive, tracking_uri=untouched_uri, selection=Selection(artifacts=False)
+        sqlite_source.archive,
+        tracking_uri=untouched_uri,
+        selection=Selection(artifacts=False),
+        artifact_location="/files",
     )
     assert report.counts[Kind.RUN].written
     engine = sqlalchemy.create_engine(untouched_uri)

@@ -100,7 +100,7 @@ def test_a_database_that_mlflow_fills_here_cuts_nothing_off(
     archive = str(tmp_path / "a.tar.zst")
     assert pack(archive, tracking_uri=sqlite_uri).ok
 
-    report = unpack(archive, tracking_uri=mariadb_uri)
+    report = unpack(archive, tracking_uri=mariadb_uri, artifact_location=str(tmp_path))
 
     assert_one_is_missing(report, mariadb_uri, dataset_id)
 

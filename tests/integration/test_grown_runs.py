@@ -615,17 +615,17 @@ def test_long_histories(make_sqlite: Callable[[], str], database_uri: str, tmp_p
         client.log_metric(run_id, "b", float(last), T0 + last // 4_000, 7)
 
     log(1, number)
-    assert copy(source, database_uri).ok
+    assert copy(source, database_uri, artifact_location=str(tmp_path)).ok
     log(number + 1, 2 * number)
     client.log_metric(run_id, "c", 1.0, T0 - 5, -1)  # earlier than its latest
     client.set_terminated(run_id)
 
-    report = copy(source, database_uri)
+    report = copy(source, database_uri, artifact_location=str(tmp_path))
 
     assert report.ok
     assert report.metric_rows == 2 * number + 1
     assert_same(source, database_uri)
-    assert_nothing_written(copy(source, database_uri))
+    assert_nothing_written(copy(source, database_uri, artifact_location=str(tmp_path)))
 
 
 def test_keys_that_a_database_takes_for_one(

@@ -363,7 +363,7 @@ def test_what_a_column_cannot_hold_is_named_before_it_is_written(
         )
         connection.commit()
 
-    report = copy(source, postgres_uri)
+    report = copy(source, postgres_uri, artifact_location=str(tmp_path))
 
     assert_count_law(report)
     reasons = {failure.id: failure.reason for failure in report.failures}
@@ -374,7 +374,13 @@ def test_what_a_column_cannot_hold_is_named_before_it_is_written(
 
     strict = MlflowClient(postgres_uri, postgres_uri)
     with pytest.raises(Exception, match="stopped at run"):
-        copy(source, postgres_uri, experiment_name="strictly", strict=True)
+        copy(
+            source,
+            postgres_uri,
+            artifact_location=str(tmp_path),
+            experiment_name="strictly",
+            strict=True,
+        )
     assert strict.get_experiment_by_name("strictly") is None
 
 
@@ -397,13 +403,13 @@ def test_numbers_of_folders_do_not_fit_everywhere(
     fits = make_sqlite()
     assert copy(source, fits).ok
     assert rows(fits, "SELECT experiment_id FROM runs") == [(number,)]
-    report = copy(source, postgres_uri)
+    report = copy(source, postgres_uri, artifact_location=str(tmp_path))
 
     assert report.ok
     what = "its experiment_id is 2 at the target: the target's numbers end at 2147483647"
     assert Loss(Kind.EXPERIMENT, "from a folder", what) in report.losses
     assert rows(postgres_uri, "SELECT run_uuid, experiment_id FROM runs") == [(run_id, 2)]
-    assert_nothing_written(copy(source, postgres_uri))
+    assert_nothing_written(copy(source, postgres_uri, artifact_location=str(tmp_path)))
 
 
 def kill_soon(kind: Kind, objects: int, seconds: float, report: Report) -> None:
@@ -751,7 +757,7 @@ def test_what_a_database_does_not_tell_apart_is_named(
         )
         connection.commit()
 
-    report = copy(source, mariadb_uri)
+    report = copy(source, mariadb_uri, artifact_location=str(tmp_path))
 
     assert_count_law(report)
     reasons = {failure.id: failure.reason for failure in report.failures}

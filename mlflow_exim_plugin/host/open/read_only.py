@@ -396,9 +396,7 @@ def _make_database(path: str) -> None:
             at_revision(engine, "")
             upgrade(engine)
         with (
-            contextlib.suppress(
-                ArchiveExistsError
-            ),  # another process was faster, and made the same
+            contextlib.suppress(ArchiveExistsError),  # another was faster, and made the same
             atomic_output(path) as file,
         ):
             file.write(made.read_bytes())

@@ -28,15 +28,12 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["ABSENT", "KEEP_LOCATIONS", "DatabaseTarget", "TargetExperiment"]
+__all__ = ["ABSENT", "DatabaseTarget", "TargetExperiment"]
 
 _TABLES = {Kind.LOGGED_MODEL: "logged_models", Kind.TRACE: "trace_info"}
 """Tables of the kinds that have more than one document."""
 ABSENT = "the target's MLflow does not have them"
 """Why objects of a kind are left out."""
-
-KEEP_LOCATIONS = "source"
-"""Artifact location that leaves all files where the source has them."""
 
 
 @dataclass
@@ -349,7 +346,7 @@ class DatabaseTarget:
     @property
     def keeps_locations(self) -> bool:
         """Whether files stay where the source has them."""
-        return self.options.artifact_location == KEEP_LOCATIONS
+        return self.options.keeps_locations
 
     @property
     def artifact_root(self) -> str:
