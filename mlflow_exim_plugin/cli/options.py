@@ -64,7 +64,7 @@ def verbose_option(command: _Command) -> _Command:
     return _VERBOSE(command)
 
 
-class _Listed(click.Option):
+class _ListOption(click.Option):
     """An option of several values: from the environment as a JSON list, or one a line."""
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
@@ -187,7 +187,7 @@ def _click_option(of: Field[Any], option: Option, prefix: str) -> Callable[[Any]
     if default is False:
         how["is_flag"] = True
     elif default == () or option.metavar == "KEY=VALUE":
-        how |= {"multiple": True, "cls": _Listed}
+        how |= {"multiple": True, "cls": _ListOption}
     elif option.choices:
         how |= {
             "type": click.Choice(option.choices),
