@@ -53,380 +53,152 @@ class Finding:
 
 
 # Container rules: E001-E049 and W001-W019. Object rules: E050-E099 and W020-W049.
-_CONTAINER: tuple[Rule, ...] = (
-    Rule(
-        "E001",
-        "path_relative",
-        "A member path MUST be relative: segments joined by '/', none of them empty, '.' or '..'.",
-        "member-paths",
-    ),
-    Rule(
-        "E002",
-        "path_characters",
-        "A member path MUST NOT hold a backslash, any of '\"%*:<>?|', a control character, "
-        "U+2028 or U+2029.",
-        "member-paths",
-    ),
-    Rule(
-        "E003",
-        "path_edges",
-        "A path segment MUST NOT begin or end with white space, nor end with a dot.",
-        "member-paths",
-    ),
-    Rule(
-        "E004",
-        "path_device_name",
-        "A path segment MUST NOT be a Windows device name, with or without a suffix.",
-        "member-paths",
-    ),
-    Rule(
-        "E005",
-        "path_normalization",
-        "A member path MUST be in Unicode normalization form C.",
-        "member-paths",
-    ),
-    Rule(
-        "E006",
-        "path_length",
-        "A path segment MUST be at most 240 bytes of UTF-8, a member path at most 1024.",
-        "member-paths",
-    ),
-    Rule(
-        "E007",
-        "path_collision",
-        "Member paths MUST be unique after normalization form C and case folding.",
-        "member-paths",
-    ),
-    Rule(
-        "E008",
-        "path_file_and_folder",
-        "No member path MUST be a folder of another, compared like E007.",
-        "member-paths",
-    ),
-    Rule(
-        "E009",
-        "text_encoding",
-        "Member paths, manifests and tag files of the bag MUST be UTF-8.",
-        "member-paths",
-    ),
-    Rule(
-        "E010",
-        "seek_table_missing",
-        "An archive MUST end with a zstd seek table.",
-        "seek-table",
-    ),
-    Rule(
-        "E011",
-        "seek_table_malformed",
-        "The seek table MUST be one skippable frame 0x184D2A5E of at most 2^24 entries with "
-        "checksums, its reserved bits zero.",
-        "seek-table",
-    ),
-    Rule(
-        "E012",
-        "frame_sizes",
-        "The compressed sizes in the seek table MUST add up to the offset of the seek table.",
-        "seek-table",
-    ),
-    Rule(
-        "E013",
-        "frame_limit",
-        "A frame MUST NOT hold more than 64 MiB decompressed, nor need a larger window.",
-        "hostile-input",
-    ),
-    Rule(
-        "E014",
-        "frame_header",
-        "Every frame but the last three MUST be one zstd frame with a content size equal to"
-        " the seek table's, greater than zero, a checksum and no dictionary.",
-        "frames",
-    ),
-    Rule(
-        "E015",
-        "frame_damaged",
-        "A frame MUST decompress to its content size and checksum.",
-        "frames",
-    ),
-    Rule(
-        "E016",
-        "seek_table_checksum",
-        "A checksum in the seek table MUST equal the one in its frame.",
-        "seek-table",
-    ),
-    Rule(
-        "E017",
-        "footer_malformed",
-        "The last frame before the seek table MUST be a skippable frame 0x184D2A5C of JSON "
-        "with all required keys.",
-        "footer",
-    ),
-    Rule(
-        "E018",
-        "format_name",
-        "The footer's format MUST be 'mlflow-exim-archive'.",
-        "footer",
-    ),
-    Rule(
-        "E019",
-        "version_unsupported",
-        "A reader MUST refuse an archive of another major version.",
-        "versioning",
-    ),
-    Rule(
-        "E020",
-        "feature_unsupported",
-        "A reader MUST refuse an archive whose required features it does not all know.",
-        "versioning",
-    ),
-    Rule(
-        "E021",
-        "algorithm",
-        "The digest algorithm of version 1 MUST be sha256.",
-        "footer",
-    ),
-    Rule(
-        "E022",
-        "base_directory",
-        "The footer's base_directory MUST be one allowed path segment, and every member of "
-        "the tar stream MUST lie in it.",
-        "tar-stream",
-    ),
-    Rule(
-        "E023",
-        "tar_bytes",
-        "The footer's tar_bytes MUST be the sum of the decompressed sizes of all frames.",
-        "footer",
-    ),
-    Rule(
-        "E024",
-        "member_count",
-        "The footer's members MUST be the number of members in the index, in the tar stream"
-        " and in both manifests plus the tag manifest.",
-        "footer",
-    ),
-    Rule(
-        "E025",
-        "index_malformed",
-        "The index MUST be the skippable frame 0x184D2A5B right before the footer, with the"
-        " size and digest the footer declares.",
-        "index",
-    ),
-    Rule(
-        "E026",
-        "index_row",
-        "A row of the index MUST give the place and size of its member's data in the tar stream.",
-        "index",
-    ),
-    Rule(
-        "E027",
-        "root_digest",
-        "The footer's root MUST be the SHA-256 of tagmanifest-sha256.txt.",
-        "manifests",
-    ),
-    Rule(
-        "E028",
-        "manifest_syntax",
-        "A manifest MUST be lines of 64 lower-case hex digits, two spaces, a path and LF, "
-        "sorted by path as UTF-8.",
-        "manifests",
-    ),
-    Rule(
-        "E029",
-        "member_digest",
-        "The bytes of a member MUST have the digest its manifest gives.",
-        "manifests",
-    ),
-    Rule(
-        "E030",
-        "manifest_coverage",
-        "manifest-sha256.txt MUST list every member in data/ and tagmanifest-sha256.txt "
-        "every other one but itself, and nothing else.",
-        "manifests",
-    ),
-    Rule(
-        "E031",
-        "member_missing",
-        "Every member of the manifests MUST be in the tar stream.",
-        "manifests",
-    ),
-    Rule(
-        "E032",
-        "bag_declaration",
-        "bagit.txt MUST be the two lines 'BagIt-Version: 1.0' and"
-        " 'Tag-File-Character-Encoding: UTF-8'.",
-        "manifests",
-    ),
-    Rule(
-        "E033",
-        "payload_oxum",
-        "The Payload-Oxum in bag-info.txt MUST be the bytes and number of the members in data/.",
-        "manifests",
-    ),
-    Rule(
-        "E034",
-        "bag_fetch",
-        "A bag MUST be whole: no fetch.txt.",
-        "manifests",
-    ),
-    Rule(
-        "E035",
-        "tar_header",
-        "A tar header MUST be POSIX ustar or pax with path, linkpath and size only, with a "
-        "right checksum.",
-        "tar-stream",
-    ),
-    Rule(
-        "E036",
-        "tar_member_type",
-        "A tar member MUST be a regular file or a hard link.",
-        "tar-stream",
-    ),
-    Rule(
-        "E037",
-        "tar_link",
-        "A hard link MUST point to an earlier regular member of the same content and have no data.",
-        "tar-stream",
-    ),
-    Rule(
-        "E038",
-        "tar_duplicate",
-        "A member MUST be in the tar stream once.",
-        "tar-stream",
-    ),
-    Rule(
-        "E039",
-        "tar_padding",
-        "The tar stream MUST pad with zero bytes and end with exactly two zero blocks.",
-        "tar-stream",
-    ),
-    Rule(
-        "W001",
-        "tar_metadata",
-        "Tar headers SHOULD have mtime, uid and gid 0, mode 0644, no names, and pax records"
-        " only where needed.",
-        "tar-stream",
-    ),
-    Rule(
-        "W002",
-        "frame_granularity",
-        "A frame SHOULD hold at most 4 MiB decompressed.",
-        "frames",
-    ),
-)
-_OBJECTS: tuple[Rule, ...] = (
-    Rule(
-        "E050",
-        "json_invalid",
-        "A JSON document MUST be UTF-8 JSON of at most 256 MiB and 100 levels, without repeated "
-        "keys, bare NaN or infinities, numbers beyond a double or lone surrogates.",
-        "json-documents",
-    ),
-    Rule(
-        "E051",
-        "document_field",
-        "A document MUST have the fields of its schema, of the schema's types.",
-        "envelopes",
-    ),
-    Rule(
-        "E052",
-        "identity",
-        "The id, name or number in an envelope MUST be the one its path encodes, and an object "
-        "MUST have one envelope.",
-        "layout",
-    ),
-    Rule(
-        "E053",
-        "metrics_range",
-        "The row ranges of the run envelopes MUST cover every row of a metrics file once, each "
-        "row belonging to the run that names it.",
-        "metric-histories",
-    ),
-    Rule(
-        "E054",
-        "artifact_entry",
-        "An artifact entry MUST name a member of the archive, with its size and digest.",
-        "artifacts",
-    ),
-    Rule(
-        "E055",
-        "content_digest",
-        "An envelope's content_digest MUST be the digest of its content.",
-        "content-digests",
-    ),
-    Rule(
-        "E056",
-        "listing",
-        "An experiment MUST list its runs and logged models, a registered model or prompt its "
-        "versions, and data/archive.json experiments, models, prompts and workspaces: all that are "
-        "in the archive and no others.",
-        "layout",
-    ),
-    Rule(
-        "E057",
-        "header",
-        "exim.json MUST be there and have the format, version and required features of the footer.",
-        "layout",
-    ),
-    Rule(
-        "E058",
-        "counts",
-        "data/archive.json MUST be there; for every kind found MUST be written + skipped + failed, "
-        "written the number of such objects in the archive, and every total a total of what is "
-        "there.",
-        "count-law",
-    ),
-    Rule(
-        "E059",
-        "metrics_file",
-        "A metrics file MUST be Parquet with the columns run_id, key, step, timestamp and value "
-        "of the format, in row groups of at most 1,048,576 rows.",
-        "metric-histories",
-    ),
-    Rule(
-        "E060",
-        "metrics_order",
-        "Rows MUST be sorted by run_id, key, step, timestamp and the bits of value.",
-        "metric-histories",
-    ),
-    Rule(
-        "E061",
-        "metrics_digest",
-        "A run's metrics digest MUST be the digest of its rows.",
-        "content-digests",
-    ),
-    Rule(
-        "E062",
-        "trace_table",
-        "A table of a part of traces MUST be Parquet with the columns of tables.md, in row groups "
-        "of at most 1,048,576 rows and 512 MiB.",
-        "traces",
-    ),
-    Rule(
-        "E063",
-        "trace_rows",
-        "The rows of a part MUST be sorted by trace_id, a trace MUST have one row, every span and "
-        "assessment MUST belong to a trace that counts it, and every object MUST have the fields "
-        "that all of its kind have.",
-        "traces",
-    ),
-    Rule(
-        "E064",
-        "trace_digest",
-        "A trace's content_digest MUST be the digest of its content.",
-        "content-digests",
-    ),
-    Rule(
-        "W020",
-        "unnamed_member",
-        "Every member of the payload SHOULD be named by an envelope.",
-        "layout",
-    ),
-    Rule(
-        "W021",
-        "failures",
-        "An archive SHOULD hold everything that was selected.",
-        "count-law",
-    ),
-)
+_OF_SECTION: dict[str, dict[str, str]] = {
+    "member-paths": {
+        "E001 path_relative": "A member path MUST be relative: segments joined by '/', none of "
+        "them empty, '.' or '..'.",
+        "E002 path_characters": "A member path MUST NOT hold a backslash, any of '\"%*:<>?|', a "
+        "control character, U+2028 or U+2029.",
+        "E003 path_edges": "A path segment MUST NOT begin or end with white space, nor end with a "
+        "dot.",
+        "E004 path_device_name": "A path segment MUST NOT be a Windows device name, with or "
+        "without a suffix.",
+        "E005 path_normalization": "A member path MUST be in Unicode normalization form C.",
+        "E006 path_length": "A path segment MUST be at most 240 bytes of UTF-8, a member path at "
+        "most 1024.",
+        "E007 path_collision": "Member paths MUST be unique after normalization form C and case "
+        "folding.",
+        "E008 path_file_and_folder": "No member path MUST be a folder of another, compared like "
+        "E007.",
+        "E009 text_encoding": "Member paths, manifests and tag files of the bag MUST be UTF-8.",
+    },
+    "seek-table": {
+        "E010 seek_table_missing": "An archive MUST end with a zstd seek table.",
+        "E011 seek_table_malformed": "The seek table MUST be one skippable frame 0x184D2A5E of at "
+        "most 2^24 entries with checksums, its reserved bits zero.",
+        "E012 frame_sizes": "The compressed sizes in the seek table MUST add up to the offset of "
+        "the seek table.",
+        "E016 seek_table_checksum": "A checksum in the seek table MUST equal the one in its frame.",
+    },
+    "hostile-input": {
+        "E013 frame_limit": "A frame MUST NOT hold more than 64 MiB decompressed, nor need a "
+        "larger window.",
+    },
+    "frames": {
+        "E014 frame_header": "Every frame but the last three MUST be one zstd frame with a "
+        "content size equal to the seek table's, greater than zero, a checksum and no dictionary.",
+        "E015 frame_damaged": "A frame MUST decompress to its content size and checksum.",
+        "W002 frame_granularity": "A frame SHOULD hold at most 4 MiB decompressed.",
+    },
+    "footer": {
+        "E017 footer_malformed": "The last frame before the seek table MUST be a skippable frame "
+        "0x184D2A5C of JSON with all required keys.",
+        "E018 format_name": "The footer's format MUST be 'mlflow-exim-archive'.",
+        "E021 algorithm": "The digest algorithm of version 1 MUST be sha256.",
+        "E023 tar_bytes": "The footer's tar_bytes MUST be the sum of the decompressed sizes of "
+        "all frames.",
+        "E024 member_count": "The footer's members MUST be the number of members in the index, in "
+        "the tar stream and in both manifests plus the tag manifest.",
+    },
+    "versioning": {
+        "E019 version_unsupported": "A reader MUST refuse an archive of another major version.",
+        "E020 feature_unsupported": "A reader MUST refuse an archive whose required features it "
+        "does not all know.",
+    },
+    "tar-stream": {
+        "E022 base_directory": "The footer's base_directory MUST be one allowed path segment, and "
+        "every member of the tar stream MUST lie in it.",
+        "E035 tar_header": "A tar header MUST be POSIX ustar or pax with path, linkpath and size "
+        "only, with a right checksum.",
+        "E036 tar_member_type": "A tar member MUST be a regular file or a hard link.",
+        "E037 tar_link": "A hard link MUST point to an earlier regular member of the same content "
+        "and have no data.",
+        "E038 tar_duplicate": "A member MUST be in the tar stream once.",
+        "E039 tar_padding": "The tar stream MUST pad with zero bytes and end with exactly two "
+        "zero blocks.",
+        "W001 tar_metadata": "Tar headers SHOULD have mtime, uid and gid 0, mode 0644, no names, "
+        "and pax records only where needed.",
+    },
+    "index": {
+        "E025 index_malformed": "The index MUST be the skippable frame 0x184D2A5B right before "
+        "the footer, with the size and digest the footer declares.",
+        "E026 index_row": "A row of the index MUST give the place and size of its member's data "
+        "in the tar stream.",
+    },
+    "manifests": {
+        "E027 root_digest": "The footer's root MUST be the SHA-256 of tagmanifest-sha256.txt.",
+        "E028 manifest_syntax": "A manifest MUST be lines of 64 lower-case hex digits, two "
+        "spaces, a path and LF, sorted by path as UTF-8.",
+        "E029 member_digest": "The bytes of a member MUST have the digest its manifest gives.",
+        "E030 manifest_coverage": "manifest-sha256.txt MUST list every member in data/ and "
+        "tagmanifest-sha256.txt every other one but itself, and nothing else.",
+        "E031 member_missing": "Every member of the manifests MUST be in the tar stream.",
+        "E032 bag_declaration": "bagit.txt MUST be the two lines 'BagIt-Version: 1.0' and "
+        "'Tag-File-Character-Encoding: UTF-8'.",
+        "E033 payload_oxum": "The Payload-Oxum in bag-info.txt MUST be the bytes and number of "
+        "the members in data/.",
+        "E034 bag_fetch": "A bag MUST be whole: no fetch.txt.",
+    },
+    "json-documents": {
+        "E050 json_invalid": "A JSON document MUST be UTF-8 JSON of at most 256 MiB and 100 "
+        "levels, without repeated keys, bare NaN or infinities, numbers beyond a double or lone "
+        "surrogates.",
+    },
+    "envelopes": {
+        "E051 document_field": "A document MUST have the fields of its schema, of the schema's "
+        "types.",
+    },
+    "layout": {
+        "E052 identity": "The id, name or number in an envelope MUST be the one its path encodes, "
+        "and an object MUST have one envelope.",
+        "E056 listing": "An experiment MUST list its runs and logged models, a registered model "
+        "or prompt its versions, and data/archive.json experiments, models, prompts and "
+        "workspaces: all that are in the archive and no others.",
+        "E057 header": "exim.json MUST be there and have the format, version and required "
+        "features of the footer.",
+        "W020 unnamed_member": "Every member of the payload SHOULD be named by an envelope.",
+    },
+    "metric-histories": {
+        "E053 metrics_range": "The row ranges of the run envelopes MUST cover every row of a "
+        "metrics file once, each row belonging to the run that names it.",
+        "E059 metrics_file": "A metrics file MUST be Parquet with the columns run_id, key, step, "
+        "timestamp and value of the format, in row groups of at most 1,048,576 rows.",
+        "E060 metrics_order": "Rows MUST be sorted by run_id, key, step, timestamp and the bits "
+        "of value.",
+    },
+    "artifacts": {
+        "E054 artifact_entry": "An artifact entry MUST name a member of the archive, with its "
+        "size and digest.",
+    },
+    "content-digests": {
+        "E055 content_digest": "An envelope's content_digest MUST be the digest of its content.",
+        "E061 metrics_digest": "A run's metrics digest MUST be the digest of its rows.",
+        "E064 trace_digest": "A trace's content_digest MUST be the digest of its content.",
+    },
+    "count-law": {
+        "E058 counts": "data/archive.json MUST be there; for every kind found MUST be written + "
+        "skipped + failed, written the number of such objects in the archive, and every total a "
+        "total of what is there.",
+        "W021 failures": "An archive SHOULD hold everything that was selected.",
+    },
+    "traces": {
+        "E062 trace_table": "A table of a part of traces MUST be Parquet with the columns of "
+        "tables.md, in row groups of at most 1,048,576 rows and 512 MiB.",
+        "E063 trace_rows": "The rows of a part MUST be sorted by trace_id, a trace MUST have one "
+        "row, every span and assessment MUST belong to a trace that counts it, and every object "
+        "MUST have the fields that all of its kind have.",
+    },
+}
+"""Code, slug and sentence of each rule, by the section of the spec that has it."""
 
-RULES: dict[str, Rule] = {rule.code: rule for rule in _CONTAINER + _OBJECTS}
+RULES: dict[str, Rule] = {
+    rule.code: rule
+    for rule in sorted(
+        (
+            Rule(name[:4], name[5:], sentence, anchor)
+            for anchor, rules in _OF_SECTION.items()
+            for name, sentence in rules.items()
+        ),
+        key=lambda rule: rule.code,
+    )
+}
