@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.reading import pages
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.documents import json_number, proto_document, sorted_entries
+from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES
@@ -31,7 +30,6 @@ __all__ = [
     "set_dataset_tags",
 ]
 
-_PAGE = 1000
 _PAGE_RECORDS = 100
 """Records may be large, and a page of them is in memory whatever it holds."""
 _EXPERIMENTS = 100
@@ -45,25 +43,19 @@ def datasets(host: Host, experiment_ids: Sequence[str] | None = None) -> Iterato
         experiment_ids: Only those linked to one of these; None takes all.
     """
     headers = dataset_headers(host, experiment_ids)
-    for dataset_id in sorted(headers):
-        document = headers[dataset_id]
-        try:
-            document["experiment_ids"] = linked_experiments(host, dataset_id)
-            document["records"], unlike_json = dataset_records(host, dataset_id)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            yield Failure(Kind.EVALUATION_DATASET, dataset_id, error.message)
-            continue
+
+    def read(dataset_id: str) -> Entity:
+        linked = linked_experiments(host, dataset_id)
+        records, unlike_json = dataset_records(host, dataset_id)
+        what = "it holds NaN or an infinity, which JSON cannot: kept as text"
         issues = tuple(
-            Loss(
-                Kind.DATASET_RECORD,
-                f"{dataset_id}/{record_id}",
-                "it holds NaN or an infinity, which JSON cannot: kept as text",
-            )
+            Loss(Kind.DATASET_RECORD, f"{dataset_id}/{record_id}", what)
             for record_id in unlike_json
         )
-        yield Entity(Kind.EVALUATION_DATASET, document, issues=issues)
+        document = headers[dataset_id] | {"experiment_ids": linked, "records": records}
+        return Entity(Kind.EVALUATION_DATASET, document, issues=issues)
+
+    yield from each(Kind.EVALUATION_DATASET, sorted(headers), read)
 
 
 def dataset_headers(
@@ -77,15 +69,11 @@ def dataset_headers(
             for start in range(0, len(experiment_ids), _EXPERIMENTS)
         ]
 
-    def page(group: list[str] | None, token: str | None) -> Any:
-        search = method(host.tracking, "search_datasets")
-        return search(experiment_ids=group, max_results=_PAGE, page_token=token)
-
     with translated("listing the evaluation datasets"):
         return {
             dataset.dataset_id: _header(dataset)
             for group in groups
-            for dataset in pages(partial(page, group))
+            for dataset in every(host.tracking, "search_datasets", group)
         }
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
+from mlflow_exim_plugin.host.entities.listing import each, every, whole
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
@@ -23,7 +22,6 @@ __all__ = [
     "READS",
     "add_guardrail",
     "bind_endpoint",
-    "budget_policies",
     "budget_policy_documents",
     "create_budget_policy",
     "create_endpoint",
@@ -34,14 +32,10 @@ __all__ = [
     "endpoint_guardrails",
     "endpoints",
     "guardrail_documents",
-    "guardrails",
     "model_definition_documents",
-    "model_definitions",
     "secret_names",
     "set_endpoint_tag",
 ]
-
-_PAGE = 1000
 
 
 def secret_names(host: Host) -> dict[str, str]:
@@ -106,9 +100,7 @@ def guardrail_documents(host: Host) -> list[dict[str, Any]]:
     with translated("listing the gateway's guardrails"):
         documents = [
             proto_document(guardrail)
-            for guardrail in pages(
-                lambda token: method(host.tracking, "list_gateway_guardrails")(_PAGE, token)
-            )
+            for guardrail in every(host.tracking, "list_gateway_guardrails")
         ]
     for document in documents:
         scorer = document["scorer"]
@@ -121,44 +113,22 @@ def budget_policy_documents(host: Host) -> list[dict[str, Any]]:
     """Return REST's ``GatewayBudgetPolicy`` each, oldest first."""
     with translated("listing the gateway's budget policies"):
         documents = [
-            proto_document(policy)
-            for policy in pages(
-                lambda token: method(host.tracking, "list_budget_policies")(_PAGE, token)
-            )
+            proto_document(policy) for policy in every(host.tracking, "list_budget_policies")
         ]
     return sorted(documents, key=lambda d: (d["created_at"], d["budget_policy_id"]))
 
 
-def model_definitions(host: Host) -> Iterator[Entity | Failure]:
-    """Yield the model definitions."""
-    for document in model_definition_documents(host):
-        yield Entity(Kind.MODEL_DEFINITION, document)
-
-
 def endpoints(host: Host) -> Iterator[Entity | Failure]:
     """Yield the endpoints with bindings and guardrails."""
-    for document in endpoint_documents(host):
-        try:
-            document["bindings"] = endpoint_bindings(host, document["endpoint_id"])
-            document["guardrails"] = endpoint_guardrails(host, document["endpoint_id"])
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            yield Failure(Kind.ENDPOINT, document["endpoint_id"], error.message)
-            continue
-        yield Entity(Kind.ENDPOINT, document)
+    by_id = {document["endpoint_id"]: document for document in endpoint_documents(host)}
 
+    def read(endpoint_id: str) -> Entity:
+        bindings = endpoint_bindings(host, endpoint_id)
+        guardrails = endpoint_guardrails(host, endpoint_id)
+        parts = {"bindings": bindings, "guardrails": guardrails}
+        return Entity(Kind.ENDPOINT, by_id[endpoint_id] | parts)
 
-def guardrails(host: Host) -> Iterator[Entity | Failure]:
-    """Yield the guardrails."""
-    for document in guardrail_documents(host):
-        yield Entity(Kind.GUARDRAIL, document)
-
-
-def budget_policies(host: Host) -> Iterator[Entity | Failure]:
-    """Yield the budget policies."""
-    for document in budget_policy_documents(host):
-        yield Entity(Kind.BUDGET_POLICY, document)
+    yield from each(Kind.ENDPOINT, by_id, read)
 
 
 def _by_name(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -301,9 +271,9 @@ def create_budget_policy(host: Host, document: dict[str, Any]) -> str:
 
 
 READS = {
-    Kind.MODEL_DEFINITION: model_definitions,
+    Kind.MODEL_DEFINITION: whole(Kind.MODEL_DEFINITION, model_definition_documents),
     Kind.ENDPOINT: endpoints,
-    Kind.GUARDRAIL: guardrails,
-    Kind.BUDGET_POLICY: budget_policies,
+    Kind.GUARDRAIL: whole(Kind.GUARDRAIL, guardrail_documents),
+    Kind.BUDGET_POLICY: whole(Kind.BUDGET_POLICY, budget_policy_documents),
 }
 """What reads each kind."""

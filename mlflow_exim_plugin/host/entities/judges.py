@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import ParseDict
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
+from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import is_absent, method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
@@ -45,23 +45,15 @@ __all__ = [
 
 DEFAULT_SCHEMA = "Feedback"
 """Name of the label schema that MLflow adds to an experiment by itself."""
-_PAGE = 1000
 
 
 def scorers(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
     """Yield the scorers of an experiment with all their versions, by name."""
-    with translated(f"listing the scorers of experiment {experiment_id}"):
-        latest = method(host.tracking, "list_scorers")(experiment_id)
-    for name in sorted({scorer.scorer_name for scorer in latest}):
-        try:
-            versions = scorer_versions(host, experiment_id, name)
-            scorer_id = versions[-1].get("scorer_id") or name
-            configs = online_configs(host, scorer_id)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            yield Failure(Kind.SCORER, name, error.message)
-            continue
+
+    def read(name: str) -> Entity:
+        versions = scorer_versions(host, experiment_id, name)
+        scorer_id = versions[-1].get("scorer_id") or name
+        configs = online_configs(host, scorer_id)
         document: dict[str, Any] = {
             "scorer_name": name,
             "scorer_id": scorer_id,
@@ -73,7 +65,9 @@ def scorers(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
         }
         if configs:
             document["online_configs"] = configs
-        yield Entity(Kind.SCORER, document, experiment_id)
+        return Entity(Kind.SCORER, document, experiment_id)
+
+    yield from each(Kind.SCORER, sorted(scorer_names(host, experiment_id)), read)
 
 
 _OF_ALL_VERSIONS = {"experiment_id", "scorer_name", "scorer_id"}
@@ -124,11 +118,7 @@ def label_schemas(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
         with translated(f"listing the label schemas of experiment {experiment_id}"):
             found = [
                 proto_document(schema)
-                for schema in pages(
-                    lambda token: method(host.tracking, "list_label_schemas")(
-                        experiment_id, _PAGE, token
-                    )
-                )
+                for schema in every(host.tracking, "list_label_schemas", experiment_id)
             ]
     else:
         found = []
@@ -176,9 +166,8 @@ def _schemas_in_database(host: Host, experiment_id: str) -> list[dict[str, Any]]
 
 def _schema_ids_of_queues(host: Host, experiment_id: str) -> list[str]:
     with translated(f"listing the review queues of experiment {experiment_id}"):
-        return sorted(
-            {schema_id for queue in _queues(host, experiment_id) for schema_id in queue.schema_ids}
-        )
+        queues = every(host.tracking, "list_review_queues", experiment_id)
+        return sorted({schema_id for queue in queues for schema_id in queue.schema_ids})
 
 
 def all_issues(host: Host) -> dict[str, list[dict[str, Any]]]:
@@ -194,9 +183,7 @@ def issues(host: Host, experiment_id: str) -> list[dict[str, Any]]:
 def _issues(host: Host, experiment_id: str | None) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     with translated("listing the issues"):
-        for issue in pages(
-            lambda token: method(host.tracking, "search_issues")(experiment_id, None, _PAGE, token)
-        ):
+        for issue in every(host.tracking, "search_issues", experiment_id):
             found.setdefault(str(issue.experiment_id), []).append(issue_document(issue))
     for documents in found.values():
         documents.sort(key=lambda document: (document["created_timestamp"], document["issue_id"]))
@@ -212,26 +199,16 @@ def issue_document(issue: Any) -> dict[str, Any]:
 
 def review_queues(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
     """Yield the review queues of an experiment with their items, by name."""
-    queues = queue_documents(host, experiment_id)
-    for document in sorted(queues, key=lambda queue: str(queue["name"])):
-        for field in ("users", "schema_ids"):
-            document[field] = sorted(document.get(field, ()))
-        try:
-            document["items"] = queue_items(host, document["queue_id"])
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            yield Failure(Kind.REVIEW_QUEUE, document["queue_id"], error.message)
-            continue
-        yield Entity(Kind.REVIEW_QUEUE, document, experiment_id)
+    queues = sorted(queue_documents(host, experiment_id), key=lambda queue: str(queue["name"]))
+    by_id = {queue["queue_id"]: queue for queue in queues}
 
+    def read(queue_id: str) -> Entity:
+        queue = by_id[queue_id]
+        document = queue | {f: sorted(queue.get(f, ())) for f in ("users", "schema_ids")}
+        document["items"] = queue_items(host, queue_id)
+        return Entity(Kind.REVIEW_QUEUE, document, experiment_id)
 
-def _queues(host: Host, experiment_id: str) -> Iterator[Any]:
-    return pages(
-        lambda token: method(host.tracking, "list_review_queues")(
-            experiment_id, max_results=_PAGE, page_token=token
-        )
-    )
+    yield from each(Kind.REVIEW_QUEUE, by_id, read)
 
 
 def queue_items(host: Host, queue_id: str) -> list[dict[str, Any]]:
@@ -239,11 +216,7 @@ def queue_items(host: Host, queue_id: str) -> list[dict[str, Any]]:
     with translated(f"listing the items of review queue {queue_id}"):
         items = [
             proto_document(item)
-            for item in pages(
-                lambda token: host.tracking.list_review_queue_items(
-                    queue_id, max_results=_PAGE, page_token=token
-                )
-            )
+            for item in every(host.tracking, "list_review_queue_items", queue_id)
         ]
     for item in items:
         item.pop("queue_id", None)
@@ -340,7 +313,8 @@ def create_issue(host: Host, experiment_id: str, document: dict[str, Any]) -> st
 def queue_documents(host: Host, experiment_id: str) -> list[dict[str, Any]]:
     """Return the review queues of an experiment without their items."""
     with translated(f"listing the review queues of experiment {experiment_id}"):
-        return [proto_document(queue) for queue in _queues(host, experiment_id)]
+        queues = every(host.tracking, "list_review_queues", experiment_id)
+        return [proto_document(queue) for queue in queues]
 
 
 def create_review_queue(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.entities import datasets, gateway, mcp_servers, skills, webhooks
+from mlflow_exim_plugin.host.entities import datasets, gateway, registries
 from mlflow_exim_plugin.host.entities.gateway import secret_names
 from mlflow_exim_plugin.host.entities.judges import (
     all_issues,
@@ -34,9 +34,7 @@ __all__ = ["EntityReader"]
 _READS: dict[Kind, Callable[[Host], Iterable[Entity | Failure]]] = {
     **datasets.READS,
     **gateway.READS,
-    **mcp_servers.READS,
-    **skills.READS,
-    **webhooks.READS,
+    **registries.READS,
 }
 
 

@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
-from mlflow_exim_plugin.host.entities import mcp_servers as mcp
-from mlflow_exim_plugin.host.entities import skills, webhooks
+from mlflow_exim_plugin.host.entities import registries
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Artifact, Entity, Failure, Kind, Loss
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
@@ -53,12 +52,12 @@ class McpServerWriter:
         changed = False
         if not self._target.options.dry_run:
             if there is None:
-                mcp.create_mcp_server(self._target.host, named.name, document)
+                registries.create_mcp_server(self._target.host, named.name, document)
             icons = document.get("icons")
             if icons and (there is None or (named.is_ours and not there.get("icons"))):
                 changed = self._try(
                     entity,
-                    lambda: mcp.set_mcp_icons(self._target.host, named.name, icons),
+                    lambda: registries.set_mcp_icons(self._target.host, named.name, icons),
                     report,
                 )
             elif there and named.is_ours:
@@ -84,7 +83,7 @@ class McpServerWriter:
             if present is None:
                 if not self._try(
                     entity,
-                    partial(mcp.create_mcp_version, host, name, version),
+                    partial(registries.create_mcp_version, host, name, version),
                     report,
                 ):
                     continue
@@ -101,7 +100,7 @@ class McpServerWriter:
         # A version at rest takes no access endpoint, so its last status comes after them.
         changed |= self._add_access_endpoints(entity, name, there, report)
         for version in unsettled:
-            self._try(entity, partial(mcp.settle_mcp_version, host, name, version), report)
+            self._try(entity, partial(registries.settle_mcp_version, host, name, version), report)
         return changed
 
     def _add_tags(
@@ -119,7 +118,7 @@ class McpServerWriter:
             if tag["key"] not in present:
                 changed |= self._try(
                     entity,
-                    partial(mcp.set_mcp_tag, self._target.host, name, version, tag),
+                    partial(registries.set_mcp_tag, self._target.host, name, version, tag),
                     report,
                 )
             elif present[tag["key"]] != tag["value"]:
@@ -136,7 +135,7 @@ class McpServerWriter:
             if alias not in present:
                 changed |= self._try(
                     entity,
-                    partial(mcp.set_mcp_alias, self._target.host, name, alias, version),
+                    partial(registries.set_mcp_alias, self._target.host, name, alias, version),
                     report,
                 )
             elif present[alias] != version:
@@ -155,7 +154,7 @@ class McpServerWriter:
                 continue
             changed |= self._try(
                 entity,
-                partial(mcp.create_mcp_access_endpoint, self._target.host, name, endpoint),
+                partial(registries.create_mcp_access_endpoint, self._target.host, name, endpoint),
                 report,
             )
         return changed
@@ -167,7 +166,7 @@ class McpServerWriter:
     def _servers(self) -> dict[str, dict[str, Any]]:
         if self._there is None:
             self._there = {}
-            for item in mcp.mcp_servers(self._target.host):
+            for item in registries.mcp_servers(self._target.host):
                 if not isinstance(item, Entity):
                     raise ServerError(f"MCP server {item.id} at the target: {item.reason}")
                 self._there[item.id] = item.document
@@ -217,7 +216,7 @@ class SkillWriter:
             count_artifacts(entity.artifacts if there is None else (), report)
         else:
             if there is None:
-                skills.create_skill(self._target.host, named.name, document)
+                registries.create_skill(self._target.host, named.name, document)
             elif named.is_ours:
                 say_kept(entity, "it", names.keeps(there), report)
             changed = self._add_parts(entity, named.name, there or {}, report)
@@ -251,7 +250,7 @@ class SkillWriter:
             numbers[version["version"]] = number
             changed |= self._add_tags(entity, name, (version, number), same or {}, report)
             if same is None and version["status"] == "deprecated":
-                settle = skills.set_skill_version_deprecated
+                settle = registries.set_skill_version_deprecated
                 self._attempt(entity, partial(settle, host, name, organization, number), report)
         if moved := [f"{old} is {new}" for old, new in numbers.items() if old != new]:
             what = f"versions are renumbered: version {', '.join(moved)}"
@@ -265,7 +264,7 @@ class SkillWriter:
             elif aliases.get(alias, new) != new:
                 say_kept(entity, f"alias {alias!r}", ["version"], report)
             elif alias not in aliases:
-                point = partial(skills.set_skill_alias, host, name, organization, alias, new)
+                point = partial(registries.set_skill_alias, host, name, organization, alias, new)
                 changed |= attempt(point, Loss(entity.kind, entity.id, ""), report)
         return changed
 
@@ -279,19 +278,21 @@ class SkillWriter:
     ) -> dict[str, Any]:
         host, organization = self._target.host, entity.document["organization"]
         if files is None:
-            return skills.create_skill_version(host, name, organization, version)
+            return registries.create_skill_version(host, name, organization, version)
         if not files or any(isinstance(file, Failure) for file in files):
             count_artifacts((file for file in files if isinstance(file, Failure)), report)
             raise ServerError(f"version {version['version']} is left out without its files")
         if host.is_http:
             whole = [file for file in files if isinstance(file, Artifact)]
-            made = skills.create_uploaded_version(host, name, organization, version, whole)
+            made = registries.create_uploaded_version(host, name, organization, version, whole)
             count_artifacts(files, report)
             return made
-        place = skills.new_place(name, organization)
+        place = registries.new_place(name, organization)
         if not ArtifactUpload(host).put(entity.id, place, "", files, report):
             raise ServerError(f"version {version['version']} is left out without its files")
-        return skills.create_skill_version(host, name, organization, version | {"source": place})
+        return registries.create_skill_version(
+            host, name, organization, version | {"source": place}
+        )
 
     def _add_tags(
         self,
@@ -308,7 +309,7 @@ class SkillWriter:
             if tag["key"] not in present:
                 organization = entity.document["organization"]
                 call = partial(
-                    skills.set_skill_tag, self._target.host, name, organization, number, tag
+                    registries.set_skill_tag, self._target.host, name, organization, number, tag
                 )
                 changed |= attempt(call, Loss(entity.kind, entity.id, ""), report)
             elif present[tag["key"]] != tag["value"]:
@@ -328,7 +329,7 @@ class SkillWriter:
     def _skills(self, organization: str) -> dict[str, dict[str, Any]]:
         if self._there is None:
             self._there = {}
-            for item in skills.skills(self._target.host):
+            for item in registries.skills(self._target.host):
                 if isinstance(item, Failure):
                     raise ServerError(f"skill {item.id} at the target: {item.reason}")
                 of = self._there.setdefault(item.document["organization"], {})
@@ -361,8 +362,8 @@ def webhook_writer(target: ServerTarget) -> PlainWriter:
         return webhook.document, [] if webhook.document.get("status") == "DISABLED" else [loss]
 
     calls = Calls(
-        lambda host, _: webhooks.webhook_documents(host),
-        lambda host, _, __, document: webhooks.create_webhook(host, document),
+        lambda host, _: registries.webhook_documents(host),
+        lambda host, _, __, document: registries.create_webhook(host, document),
     )
     return PlainWriter(target, Kind.WEBHOOK, calls, refer)
 
