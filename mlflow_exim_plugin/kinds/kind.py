@@ -41,3 +41,8 @@ class Kind(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        return self.value.replace("_", " ").replace("mcp", "MCP")

@@ -84,6 +84,13 @@ class TargetName(Generic[_T]):
     is_left: bool = False
     reason: str = ""
 
+    def count(self, kind: Kind, identity: str, report: Report, *, changed: bool) -> None:
+        """Count an object that was made, or something of it was; else it is there already."""
+        if changed or self.there is None:
+            report.written(kind)
+        else:
+            report.skipped(kind, identity, self.reason)
+
 
 def find_name(
     item: Experiment | RegisteredModel | Entity,
@@ -123,7 +130,7 @@ def find_name(
         report.lost(Loss(kind, identity, f"{subject} is named {free!r} at the target"))
         return TargetName(free)
     its_kind = names.kind_of(namesake) if names.kind_of else kind
-    called = f"{_words(its_kind)} named {name!r}"
+    called = f"{its_kind.words} named {name!r}"
     if reason := taken(kind, identity, called, policy, report):
         return TargetName(name, namesake, is_left=True, reason=reason)
     joins = " and ".join(", ".join(described.joins).replace("_", " ").rsplit(", ", 1))
@@ -196,7 +203,3 @@ def names_of(
 def differing(wanted: Mapping[str, Any], there: Mapping[str, Any], *fields: str) -> list[str]:
     """Return which fields of two documents differ; an absent field is an empty one."""
     return [f for f in fields if (wanted.get(f) or None) != (there.get(f) or None)]
-
-
-def _words(kind: Kind) -> str:
-    return str(kind).replace("_", " ").replace("mcp", "MCP")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.schema.objects import Artifact
 
+    Owner = tuple[str, ...]
+    """What names an object in MLflow's calls: its name, and of a skill its organization."""
+
 __all__ = [
     "READS",
     "create_mcp_access_endpoint",
@@ -32,15 +35,13 @@ __all__ = [
     "create_skill_version",
     "create_uploaded_version",
     "create_webhook",
+    "identity",
     "mcp_servers",
     "new_place",
-    "set_mcp_alias",
+    "set_alias",
     "set_mcp_icons",
-    "set_mcp_tag",
-    "set_skill_alias",
-    "set_skill_tag",
-    "set_skill_version_deprecated",
-    "settle_mcp_version",
+    "set_tag",
+    "settle_version",
     "skills",
     "webhook_documents",
 ]
@@ -75,22 +76,25 @@ def skills(host: Host) -> Iterator[Entity | Failure]:
     with translated("listing the skills"):
         found = list(every(host.tracking, "search_skills"))
     by_id = {
-        f"@{skill.organization}/{skill.name}" if skill.organization else skill.name: skill
+        identity(skill.name, skill.organization): skill
         for skill in sorted(found, key=lambda skill: (skill.organization, skill.name))
     }
-    yield from each(
-        Kind.SKILL, by_id, lambda identity: Entity(Kind.SKILL, _skill(host, identity, by_id))
-    )
+    yield from each(Kind.SKILL, by_id, lambda its: Entity(Kind.SKILL, _skill(host, its, by_id)))
 
 
-def _skill(host: Host, identity: str, by_id: dict[str, Any]) -> dict[str, Any]:
-    skill = by_id[identity]
-    with translated(f"reading skill {identity}"):
+def identity(name: str, organization: str = "") -> str:
+    """Return what a skill, or an MCP server, is known by."""
+    return f"@{organization}/{name}" if organization else name
+
+
+def _skill(host: Host, skill_id: str, by_id: dict[str, Any]) -> dict[str, Any]:
+    skill = by_id[skill_id]
+    with translated(f"reading skill {skill_id}"):
         owner = (skill.name, skill.organization)
         versions = map(_skill_version, every(host.tracking, "search_skill_versions", *owner))
         return {
             **present(
-                {"skill_id": identity, "organization": skill.organization, "name": skill.name}
+                {"skill_id": skill_id, "organization": skill.organization, "name": skill.name}
             ),
             **_registered(skill),
             "versions": sorted(versions, key=lambda v: int(v["version"])),
@@ -239,34 +243,6 @@ def create_mcp_version(host: Host, name: str, document: dict[str, Any]) -> None:
         )
 
 
-def settle_mcp_version(host: Host, name: str, document: dict[str, Any]) -> None:
-    """Bring a version that was just created to its last status, which closes it to changes."""
-    version, status = document["version"], document["status"]
-    with translated(f"setting version {version} of MCP server {name!r} to {status}"):
-        if status == "deleted":
-            host.tracking.delete_mcp_server_version(name, version)
-        elif status == "deprecated":
-            from mlflow.entities.mcp_server import MCPStatus
-
-            host.tracking.update_mcp_server_version(name, version, status=MCPStatus.DEPRECATED)
-
-
-def set_mcp_tag(host: Host, name: str, version: str | None, tag: dict[str, str]) -> None:
-    """Set one tag of an MCP server or of one of its versions."""
-    key, value = tag["key"], tag.get("value", "")
-    with translated(f"tagging MCP server {name!r}"):
-        if version is None:
-            host.tracking.set_mcp_server_tag(name, key, value)
-        else:
-            host.tracking.set_mcp_server_version_tag(name, version, key, value)
-
-
-def set_mcp_alias(host: Host, name: str, alias: str, version: str) -> None:
-    """Point an alias at a version of an MCP server."""
-    with translated(f"setting alias {alias!r} of MCP server {name!r}"):
-        host.tracking.set_mcp_server_alias(name, alias, version)
-
-
 def create_mcp_access_endpoint(host: Host, name: str, document: dict[str, Any]) -> None:
     """Create an access endpoint of an MCP server."""
     with translated(f"creating access endpoint {document['url']} of MCP server {name!r}"):
@@ -337,40 +313,47 @@ def create_uploaded_version(
 
 def new_place(name: str, organization: str) -> str:
     """Return where the files of a new version are, as a server would say."""
-    owner = f"@{organization}/{name}" if organization else name
-    return f"mlflow-artifacts:/skills/{owner}/{uuid.uuid4().hex}"
+    return f"mlflow-artifacts:/skills/{identity(name, organization)}/{uuid.uuid4().hex}"
 
 
 def _first_status(version: dict[str, Any]) -> str:
     return "draft" if version["status"] == "draft" else "active"
 
 
-def set_skill_version_deprecated(host: Host, name: str, organization: str, version: int) -> None:
-    """Bring a version that was just created to its last status."""
-    with translated(f"deprecating version {version} of skill {name!r}"):
+def settle_version(host: Host, kind: Kind, owner: Owner, version: Any, status: str) -> None:
+    """Bring a version that was just created to its last status, which closes it to changes."""
+    name, *more = owner
+    with translated(f"setting version {version} of {kind.words} {name!r} to {status}"):
+        if status == "deleted":
+            method(host.tracking, f"delete_{kind}_version")(name, version, *more)
+        elif status == "deprecated":
+            settle = method(host.tracking, f"update_{kind}_version")
+            settle(name, version, *more, status=_statuses(kind)(status))
+
+
+def _statuses(kind: Kind) -> Any:
+    if kind is Kind.SKILL:
         from mlflow.entities.skill import SkillStatus
 
-        host.tracking.update_skill_version(
-            name, version, organization, status=SkillStatus.DEPRECATED
-        )
+        return SkillStatus
+    from mlflow.entities.mcp_server import MCPStatus
+
+    return MCPStatus
 
 
-def set_skill_tag(
-    host: Host, name: str, organization: str, version: int | None, tag: dict[str, str]
-) -> None:
-    """Set one tag of a skill or of one of its versions."""
-    key, value = tag["key"], tag.get("value", "")
-    with translated(f"tagging skill {name!r}"):
-        if version is None:
-            host.tracking.set_skill_tag(name, key, value, organization)
-        else:
-            host.tracking.set_skill_version_tag(name, version, key, value, organization)
+def set_tag(host: Host, kind: Kind, owner: Owner, version: Any, key: str, value: str) -> None:
+    """Set one tag of an MCP server or skill, or of one of its versions."""
+    name, *more = owner
+    of_version, number = ("", ()) if version is None else ("_version", (version,))
+    with translated(f"tagging {kind.words} {name!r}"):
+        method(host.tracking, f"set_{kind}{of_version}_tag")(name, *number, key, value, *more)
 
 
-def set_skill_alias(host: Host, name: str, organization: str, alias: str, version: int) -> None:
-    """Point an alias at a version of a skill."""
-    with translated(f"setting alias {alias!r} of skill {name!r}"):
-        host.tracking.set_skill_alias(name, alias, version, organization)
+def set_alias(host: Host, kind: Kind, owner: Owner, alias: str, version: Any) -> None:
+    """Point an alias at a version of an MCP server or skill."""
+    name, *more = owner
+    with translated(f"setting alias {alias!r} of {kind.words} {name!r}"):
+        method(host.tracking, f"set_{kind}_alias")(name, alias, version, *more)
 
 
 def create_webhook(host: Host, document: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.writing import HostWriter
@@ -64,9 +65,17 @@ class Destination:
     restore: Callable[[], None]
 
 
-class FamilyWriter(Protocol):
-    """Writes the objects of one kind."""
+class FamilyWriter(ABC):
+    """Writes the objects of one kind.
 
+    Args:
+        target: The deployment.
+    """
+
+    def __init__(self, target: ServerTarget) -> None:
+        self._target = target
+
+    @abstractmethod
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one object and count it.
 
@@ -75,7 +84,8 @@ class FamilyWriter(Protocol):
         """
 
     def finish(self, report: Report) -> None:
-        """Write what had to wait for objects of other kinds."""
+        """Write what had to wait for objects of other kinds: nothing, for most."""
+        del report
 
 
 def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool:

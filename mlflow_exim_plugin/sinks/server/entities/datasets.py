@@ -20,12 +20,13 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.sinks.references import follow
+from mlflow_exim_plugin.sinks.server.target import FamilyWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget
+    from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
 
 __all__ = ["writers"]
 
@@ -33,11 +34,11 @@ _BATCH = 500
 _BATCH_BYTES = 500_000
 
 
-class DatasetWriter:
+class DatasetWriter(FamilyWriter):
     """Writes evaluation datasets. Names are not unique, so nothing is ever in the way."""
 
     def __init__(self, target: ServerTarget) -> None:
-        self._target = target
+        super().__init__(target)
         self._by_origin: dict[str, dict[str, Any]] | None = None
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
@@ -58,9 +59,6 @@ class DatasetWriter:
                     )
                 )
             raise
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
 
     def _write(self, entity: Entity, records: list[dict[str, Any]], report: Report) -> None:
         host = self._target.host

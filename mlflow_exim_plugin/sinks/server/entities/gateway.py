@@ -11,14 +11,13 @@ from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
-from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.server.target import FamilyWriter
 
 __all__ = ["writers"]
 
@@ -61,7 +60,7 @@ def _of_workspace(
     return lambda host, _: listed(host)
 
 
-class EndpointWriter:
+class EndpointWriter(FamilyWriter):
     """Writes endpoints; their guardrails and bindings follow at the end.
 
     Attributes:
@@ -69,7 +68,7 @@ class EndpointWriter:
     """
 
     def __init__(self, target: ServerTarget) -> None:
-        self._target = target
+        super().__init__(target)
         self._there: dict[str, dict[str, Any]] | None = None
         self._unfinished: list[tuple[Entity, str]] = []
         self.names: dict[str, str] = {}
@@ -100,10 +99,7 @@ class EndpointWriter:
         self._target.ids.know(entity.kind, entity.id, endpoint_id)
         self._unfinished.append((entity, endpoint_id))
         tagged = self._tag(entity, endpoint_id, named.there, report)
-        if tagged or named.there is None:
-            report.written(entity.kind)
-        else:
-            report.skipped(entity.kind, name, named.reason)
+        named.count(entity.kind, name, report, changed=tagged)
 
     def finish(self, report: Report) -> None:
         """Put guardrails and bindings on the endpoints."""

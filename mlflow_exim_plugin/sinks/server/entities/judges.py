@@ -25,14 +25,13 @@ from mlflow_exim_plugin.sinks.scorers import (
     with_endpoints,
 )
 from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
-from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.sinks.server.target import FamilyWriter
 
 __all__ = ["writers"]
 
@@ -54,7 +53,7 @@ class _Scorer:
         return {int(v["scorer_version"]): v["serialized_scorer"] for v in self.versions}
 
 
-class ScorerWriter:
+class ScorerWriter(FamilyWriter):
     """Writes scorers, each with its versions in order.
 
     Those that call an endpoint of the gateway wait for the endpoints.
@@ -65,7 +64,7 @@ class ScorerWriter:
     """
 
     def __init__(self, target: ServerTarget, endpoint_name: Callable[[str], str]) -> None:
-        self._target = target
+        super().__init__(target)
         self._endpoint_name = endpoint_name
         self._waiting: list[tuple[Entity, Destination]] = []
         self._there: dict[str, dict[str, _Scorer]] = {}
@@ -117,10 +116,7 @@ class ScorerWriter:
         self._know(document, scorer.id, numbers)
         say_renumbered(entity, numbers, report)
         written |= self._set_online_config(entity, to.experiment_id, named.name, scorer.id, report)
-        if written:
-            report.written(entity.kind)
-        else:
-            report.skipped(entity.kind, name, named.reason)
+        named.count(entity.kind, name, report, changed=written)
 
     def _register(
         self, scorer: _Scorer, experiment_id: str, name: str, serialized: str, number: int
@@ -167,11 +163,8 @@ class ScorerWriter:
         return self._there[experiment_id]
 
 
-class LabelSchemaWriter:
+class LabelSchemaWriter(FamilyWriter):
     """Writes label schemas; MLflow makes the default one of an experiment itself."""
-
-    def __init__(self, target: ServerTarget) -> None:
-        self._target = target
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
         """Write one label schema."""
@@ -194,9 +187,6 @@ class LabelSchemaWriter:
             )
         self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, schema_id)
         report.written(entity.kind)
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
 
     def _have_default(self, entity: Entity, to: Destination, report: Report) -> None:
         host, name = self._target.host, str(entity.document["name"])
@@ -246,11 +236,11 @@ def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) ->
     return judges.create_issue(host, to.experiment_id, issue)
 
 
-class QueueWriter:
+class QueueWriter(FamilyWriter):
     """Writes review queues with their items, after the traces that are their items."""
 
     def __init__(self, target: ServerTarget) -> None:
-        self._target = target
+        super().__init__(target)
         self._there: dict[str, dict[str, dict[str, Any]]] = {}
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
@@ -285,13 +275,7 @@ class QueueWriter:
                 say_kept(entity, "it", names.keeps(queue), report)
         self._target.ids.know(Kind.REVIEW_QUEUE, entity.id, queue["queue_id"])
         added = self._add_items(entity, queue["queue_id"], report)
-        if added or named.there is None:
-            report.written(entity.kind)
-        else:
-            report.skipped(entity.kind, name, named.reason)
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
+        named.count(entity.kind, name, report, changed=added)
 
     def _add_items(self, entity: Entity, queue_id: str, report: Report) -> bool:
         """Add the items that are not there and complete those that are pending there."""

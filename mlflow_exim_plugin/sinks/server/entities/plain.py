@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.sinks.policy import TargetName, differing, find_name, names_of
 from mlflow_exim_plugin.sinks.references import follow
+from mlflow_exim_plugin.sinks.server.target import FamilyWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +44,7 @@ class Calls:
     may_change: tuple[str, ...] = ()
 
 
-class PlainWriter:
+class PlainWriter(FamilyWriter):
     """Writes the objects of one kind.
 
     Args:
@@ -56,7 +57,7 @@ class PlainWriter:
     def __init__(
         self, target: ServerTarget, kind: Kind, calls: Calls, refer: Referring | None = None
     ) -> None:
-        self._target = target
+        super().__init__(target)
         self._described = KINDS[kind]
         self._calls = calls
         self._refer: Referring = refer or (lambda entity: (entity.document, []))
@@ -87,9 +88,6 @@ class PlainWriter:
             report.lost(loss)
         self._know(entity, new_id)
         report.written(entity.kind)
-
-    def finish(self, report: Report) -> None:
-        """Nothing waits."""
 
     def _named(
         self, entity: Entity, wanted: dict[str, Any], owner: str, report: Report
