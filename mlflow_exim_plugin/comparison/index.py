@@ -91,34 +91,25 @@ class ComparisonIndex:
 
     Args:
         path: File to write, in a folder that somebody takes away.
+
+    Attributes:
+        database: That file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.executescript(_TABLES)
+        self.database = sqlite3.connect(path, isolation_level=None)
+        self.database.executescript(_TABLES)
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
         self.meaning = lru_cache(_IDS_REMEMBERED)(self._meaning)
 
     def close(self) -> None:
         """Close the database."""
-        self._database.close()
+        self.database.close()
 
     def query(self, sql: str, *values: Any) -> Iterator[Any]:
         """Yield the rows of a query."""
-        yield from self._database.execute(sql, values)
-
-    def run(self, sql: str, *values: Any) -> None:
-        """Run one statement."""
-        self._database.execute(sql, values)
-
-    def run_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run one statement for each row."""
-        self._database.executemany(sql, rows)
-
-    def run_all(self, sql: str) -> None:
-        """Run several statements that take no values."""
-        self._database.executescript(sql)
+        yield from self.database.execute(sql, values)
 
     def read(
         self,
@@ -142,7 +133,7 @@ class ComparisonIndex:
             ServerLostError: The side does not answer any more.
         """
         reading = _IndexReader(self, side, result, hides_carriers=hides_carriers)
-        self._database.execute("BEGIN")
+        self.database.execute("BEGIN")
         with closed_after(stream), ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
             for item in stream:
                 if isinstance(item, Failure):
@@ -152,19 +143,19 @@ class ComparisonIndex:
                 elif not isinstance(item, Loss):
                     reading.take(item, hashers)
                     if reading.objects % _COMMIT_EVERY == 0:
-                        self._database.execute("COMMIT")
-                        self._database.execute("BEGIN")
+                        self.database.execute("COMMIT")
+                        self.database.execute("BEGIN")
                     if progress:
                         progress(SIDES[side], reading.objects)
-        self._database.execute("COMMIT")
+        self.database.execute("COMMIT")
         reading.say_left_out()
         if side == B:
-            self._database.executescript(_INDEXES)
+            self.database.executescript(_INDEXES)
 
     def add(self, columns: tuple[Any, ...], document: dict[str, Any]) -> int:
         """Add an object; return its number."""
         text = json.dumps(document, separators=(",", ":")).encode()
-        cursor = self._database.execute(
+        cursor = self.database.execute(
             "INSERT INTO object "
             "(side, kind, id, label, own, oldest, natural, owner, is_ours, document) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -174,7 +165,7 @@ class ComparisonIndex:
 
     def add_part(self, number: int, kind: Kind, name: str, value: dict[str, Any]) -> None:
         """Add a metric history or file of an object."""
-        self._database.execute(
+        self.database.execute(
             "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?)",
             (number, kind.value, name, json.dumps(value)),
         )

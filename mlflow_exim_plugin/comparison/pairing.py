@@ -57,8 +57,8 @@ def pair(index: ComparisonIndex, distance: Callable[[Kind, int, int], int]) -> N
     """
     for kind in Kind:
         for column in ("own", "oldest"):
-            index.run(_FREE.format(column=column), kind.value)
-            index.run_all(_JOIN_FREE + _JOIN)
+            index.database.execute(_FREE.format(column=column), (kind.value,))
+            index.database.executescript(_JOIN_FREE + _JOIN)
         namesakes = [
             found
             for _, group in groupby(
@@ -66,8 +66,8 @@ def pair(index: ComparisonIndex, distance: Callable[[Kind, int, int], int]) -> N
             )
             for found in _namesakes(kind, list(group), distance)
         ]
-        index.run_many("INSERT INTO pair VALUES (?, ?)", namesakes)
-        index.run_all(_JOIN)
+        index.database.executemany("INSERT INTO pair VALUES (?, ?)", namesakes)
+        index.database.executescript(_JOIN)
         index.meaning.cache_clear()
 
 

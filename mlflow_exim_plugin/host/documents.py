@@ -181,18 +181,16 @@ def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[d
         UsageError: The filter is not in MLflow's language.
     """
     try:
-        entities = [run_entity(document) for document in documents]
+        entities = [
+            Run.from_proto(ParseDict(document, ProtoRun(), ignore_unknown_fields=True))
+            for document in documents
+        ]
         matching = {run.info.run_id for run in SearchUtils.filter(entities, filter_string)}
     except MlflowException as error:
         raise UsageError(f"--filter: {error.message}") from error
     except ParseError as error:
         raise InvalidArchiveError(f"a run is not as MLflow has it: {error}") from error
     return [document for document in documents if document["info"]["run_id"] in matching]
-
-
-def run_entity(document: dict[str, Any]) -> Run:
-    """Return MLflow's own object of a run document."""
-    return Run.from_proto(_run_proto(document))
 
 
 def dataset_inputs(document: dict[str, Any]) -> list[DatasetInput]:
@@ -202,7 +200,3 @@ def dataset_inputs(document: dict[str, Any]) -> list[DatasetInput]:
         DatasetInput.from_proto(ParseDict(d, ProtoDatasetInput(), ignore_unknown_fields=True))
         for d in listed
     ]
-
-
-def _run_proto(document: dict[str, Any]) -> Any:
-    return ParseDict(document, ProtoRun(), ignore_unknown_fields=True)

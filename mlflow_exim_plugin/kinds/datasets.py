@@ -8,14 +8,16 @@ from typing import Any
 
 from mlflow_exim_plugin.kinds.description import (
     KEY,
+    LINK,
     TAG,
     Description,
+    GrowingRows,
+    Growth,
     Json,
     TableRows,
     as_json,
     same,
 )
-from mlflow_exim_plugin.kinds.growth import LINK, GrowingRows, Growth
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EVALUATION_DATASET"]

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from mlflow_exim_plugin.kinds.description import KEY, ArtifactUri, Description, Json, TableRows
-from mlflow_exim_plugin.kinds.growth import LINK, GrowingRows, Growth
+from mlflow_exim_plugin.kinds.description import (
+    KEY,
+    LINK,
+    ArtifactUri,
+    Description,
+    GrowingRows,
+    Growth,
+    Json,
+    TableRows,
+)
 from mlflow_exim_plugin.kinds.kind import Kind
 
 __all__ = ["EXPERIMENT", "LOGGED_MODEL", "RUN", "TRACE"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
@@ -68,15 +68,7 @@ class Occurrence:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "location": self.location,
-            "kind": str(self.kind),
-            "id": self.id,
-            "name": self.name,
-            "experiment_id": self.experiment_id,
-            "user": self.user,
-            "sources": [vars(record) for record in self.sources],
-        }
+        return asdict(self) | {"kind": str(self.kind)}
 
 
 @flat()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlflow_exim_plugin.host.sql.writer import Rows, TableWriter
-    from mlflow_exim_plugin.kinds.growth import GrowingRows, Growth
+    from mlflow_exim_plugin.kinds.description import GrowingRows, Growth
     from mlflow_exim_plugin.schema.objects import Kind
 
 __all__ = ["RowComparison", "State", "comparable", "compare_rows"]

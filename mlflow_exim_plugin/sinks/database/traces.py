@@ -10,7 +10,7 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import association
 from mlflow_exim_plugin.host.sql.trace_rows import TraceForm, put_span_file
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
-from mlflow_exim_plugin.kinds.growth import LINK
+from mlflow_exim_plugin.kinds.description import LINK
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Trace
 from mlflow_exim_plugin.schema.traces import problem_of
 from mlflow_exim_plugin.sinks.counting import count_trace

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.entities import judges
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
@@ -289,10 +291,9 @@ class QueueWriter(FamilyWriter):
             self._target.ids.get(Kind.TRACE, item["item_id"]) or item["item_id"]: item
             for item in items
         }
-        refused: dict[str, str] = {}
         missing = [trace_id for trace_id in wanted if trace_id not in there]
-        for start in range(0, len(missing), _ITEMS):
-            self._add(queue_id, missing[start : start + _ITEMS], refused)
+        batches = (missing[start : start + _ITEMS] for start in range(0, len(missing), _ITEMS))
+        refused = dict(send_halving(batches, partial(judges.add_queue_items, host, queue_id)))
         changed = len(missing) > len(refused)
         for trace_id, item in wanted.items():
             status = there.get(trace_id, {}).get("status", "PENDING")
@@ -309,20 +310,6 @@ class QueueWriter(FamilyWriter):
             name = str(entity.document["name"])
             report.lost(Loss(entity.kind, name, f"its item {trace_id} is not kept: {reason}"))
         return changed
-
-    def _add(self, queue_id: str, trace_ids: list[str], refused: dict[str, str]) -> None:
-        """Add items; split what is refused until the refused items stand alone."""
-        try:
-            judges.add_queue_items(self._target.host, queue_id, trace_ids)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            if len(trace_ids) == 1:
-                refused[trace_ids[0]] = error.message
-                return
-            half = len(trace_ids) // 2
-            self._add(queue_id, trace_ids[:half], refused)
-            self._add(queue_id, trace_ids[half:], refused)
 
     def _queues(self, experiment_id: str) -> dict[str, dict[str, Any]]:
         """Return the queues by name in lower case: MLflow takes no two that differ in case."""

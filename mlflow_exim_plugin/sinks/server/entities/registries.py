@@ -91,7 +91,8 @@ class RegistryWriter(FamilyWriter):
         for version in document.get("versions", ()):
             same = next((v for v in present if self._is_version(version, v)), None)
             if same is None:
-                number = self._part(entity, partial(self._make, entity, owner, version), report)
+                make = partial(self._make, entity, owner, version, report)
+                number = self._part(entity, make, report)
                 if number is None:
                     continue
                 unsettled.append((version, number))

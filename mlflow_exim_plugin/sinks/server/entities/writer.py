@@ -10,10 +10,7 @@ from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.counting import skip_entity
-from mlflow_exim_plugin.sinks.server.entities import datasets as client_datasets
-from mlflow_exim_plugin.sinks.server.entities import gateway as client_gateway
-from mlflow_exim_plugin.sinks.server.entities import judges as client_judges
-from mlflow_exim_plugin.sinks.server.entities import registries as client_registries
+from mlflow_exim_plugin.sinks.server.entities import datasets, gateway, judges, registries
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["EntityWriter"]
 
 _ORDER = list(KINDS)
-_FAMILIES = (client_judges, client_datasets, client_gateway, client_registries)
+_FAMILIES = (judges, datasets, gateway, registries)
 
 
 class EntityWriter:
