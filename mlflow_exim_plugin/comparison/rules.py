@@ -84,120 +84,88 @@ def _by_copy(a: Any, b: Any) -> bool:
     return any("/mlflow_exim/" in str(value) for value in (a, b))
 
 
+def _rule(
+    name: str, reason: str, fields: str = "", when: Callable[[Any, Any], bool] | None = None
+) -> DiffRule:
+    """Make a rule for some fields and for those that the kinds name for its reason."""
+    return DiffRule(name, (*fields.split(), *rest_fields(name)), reason, when)
+
+
+_TIMES = ("creation_timestamp", "last_updated_timestamp", "created_at", "last_updated_at")
 REST_RULES: tuple[DiffRule, ...] = (
-    DiffRule(
+    _rule(
         "times",
-        (
-            "*.creation_timestamp",
-            "*.last_updated_timestamp",
-            "*.*[*].creation_timestamp",
-            "*.*[*].last_updated_timestamp",
-            "*.created_at",
-            "*.last_updated_at",
-            "*.*[*].created_at",
-            "*.*[*].last_updated_at",
-            *rest_fields("times"),
-        ),
         "the server sets them when it creates or changes the object",
+        " ".join(f"{of}.{time}" for of in ("*", "*.*[*]") for time in _TIMES),
     ),
-    DiffRule(
-        "users",
-        rest_fields("users"),
-        "the server sets them to who calls it",
-    ),
-    DiffRule(
-        "inner ids",
-        rest_fields("inner ids"),
-        "the server makes them; nothing else refers to them by these",
-    ),
-    DiffRule(
-        "artifact roots",
-        rest_fields("artifact roots"),
-        "the target has its own root; the files below it are compared",
-    ),
-    DiffRule(
-        "places of spans",
-        rest_fields("places of spans"),
-        "a deployment keeps spans where it wants; the spans are compared",
-    ),
-    DiffRule(
-        "marks of the server",
-        rest_fields("marks of the server"),
-        "the server adds them",
-        _one_absent,
-    ),
-    DiffRule(
-        "version status",
-        rest_fields("version status"),
-        "the server sets it",
-    ),
-    DiffRule(
+    _rule("users", "the server sets them to who calls it"),
+    _rule("inner ids", "the server makes them; nothing else refers to them by these"),
+    _rule("artifact roots", "the target has its own root; the files below it are compared"),
+    _rule("places of spans", "a deployment keeps spans where it wants; the spans are compared"),
+    _rule("marks of the server", "the server adds them", when=_one_absent),
+    _rule("version status", "the server sets it"),
+    _rule(
         "untouched default",
-        ("experiment",),
         "every server makes the experiment 0 by itself: it may be missing while nobody used it",
-        lambda _a, _b: False,
+        "experiment",
+        when=lambda _a, _b: False,
     ),
-    DiffRule(
+    _rule(
         "source tags",
-        ("*.tags", "run.data.tags", "logged_model.info.tags"),
         "a copy may tell of one place more where it was than the object it was made from",
-        lambda _a, _b: False,
+        "*.tags run.data.tags logged_model.info.tags",
+        when=lambda _a, _b: False,
     ),
-    DiffRule(
-        "workspace",
-        ("*.workspace",),
-        "MLflow before 3.10 does not name it",
-        _one_absent,
-    ),
-    DiffRule(
+    _rule("workspace", "MLflow before 3.10 does not name it", "*.workspace", when=_one_absent),
+    _rule(
         "carried files",
-        ("model_version.source",),
         "no run or logged model held the version's files: a run of the unpack does, and the files "
         "are compared",
-        _by_copy,
+        "model_version.source",
+        when=_by_copy,
     ),
-    DiffRule(
+    _rule(
         "infinities and zeros",
-        ("run.histories.**", "run.data.metrics[*].value", "logged_model.data.metrics[*].value"),
         "SQL stores keep infinities as the largest double, negative zeros as zeros, and identical "
         "rows once",
-        _same_stored,
+        "run.histories.** run.data.metrics[*].value logged_model.data.metrics[*].value",
+        when=_same_stored,
     ),
-    DiffRule(
+    _rule(
         "webhooks",
-        ("webhook.status",),
         "one without its secret is disabled",
-        lambda a, b: "DISABLED" in (a, b),
+        "webhook.status",
+        when=lambda a, b: "DISABLED" in (a, b),
     ),
-    DiffRule(
+    _rule(
         "long params",
-        ("run.data.params.**", "logged_model.data.params.**"),
         f"servers cut what is longer than {_PARAM_LENGTH} characters",
-        _cut_at(_PARAM_LENGTH),
+        "run.data.params.** logged_model.data.params.**",
+        when=_cut_at(_PARAM_LENGTH),
     ),
-    DiffRule(
+    _rule(
         "long tags",
-        ("*.tags.**", "*.data.tags.**", "*.info.tags.**"),
         f"servers cut what is longer than {_TAG_LENGTH} characters",
-        _cut_at(_TAG_LENGTH),
+        "*.tags.** *.data.tags.** *.info.tags.**",
+        when=_cut_at(_TAG_LENGTH),
     ),
-    DiffRule(
+    _rule(
         "run name",
-        ("run.info.run_name", "run.data.tags.mlflow.runName"),
         "the server makes up a name for a run without one",
-        _either(lambda a, _: a is ABSENT or a == ""),
+        "run.info.run_name run.data.tags.mlflow.runName",
+        when=_either(lambda a, _: a is ABSENT or a == ""),
     ),
-    DiffRule(
+    _rule(
         "run start",
-        ("run.info.start_time",),
         "a run without a start time gets 0 or the present time",
-        _one_absent,
+        "run.info.start_time",
+        when=_one_absent,
     ),
-    DiffRule(
+    _rule(
         "empty is absent",
-        ("*.description", "run.info.user_id", "*.display_name"),
         "the API does not tell an empty text from none",
-        _empty_or_absent,
+        "*.description run.info.user_id *.display_name",
+        when=_empty_or_absent,
     ),
 )
 """What REST cannot keep. Ids are no part of it: they are compared by what they stand for."""
