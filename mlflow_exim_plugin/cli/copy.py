@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options
-from mlflow_exim_plugin.cli.output import ReportProgress, show_report
-from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.cli.output import run_transfer
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing
 
 
@@ -59,11 +59,7 @@ def copy(
             "Note: --artifacts-destination is called --target-artifacts-destination", err=True
         )
         asked.setdefault("target_artifacts_destination", artifacts_destination)
-    with ReportProgress() as progress:
-        work = replace(work, script="mlflow exim copy", progress=progress)
-        report = run_copy(source, target, work=work, **asked)
-    done = "Would copy" if report.dry_run else "Copied"
-    title = f"{done} {redact_url(source)} to {redact_url(target)}"
-    show_report(report, title=title, as_json=output == "json")
-    if not report.ok:
-        ctx.exit(ExitCode.PARTIAL)
+    work = replace(work, script="mlflow exim copy")
+    where = f"{redact_url(source)} to {redact_url(target)}"
+    titles = f"Copied {where}", f"Would copy {where}"
+    run_transfer(ctx, partial(run_copy, source, target, **asked), work, output, *titles)

@@ -10,7 +10,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options
-from mlflow_exim_plugin.cli.output import SideProgress, say, show_json
+from mlflow_exim_plugin.cli.output import StatusLine, say, show_json
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Comparing, Opening, Reading, Selection
 
@@ -57,7 +57,11 @@ def diff(
     from mlflow_exim_plugin.operations.diff import diff as run_diff
 
     as_json = output == "json"
-    with SideProgress() as progress:
+
+    def reading(side: str, objects: int) -> str:
+        return f"reading {side.upper()}: {objects:,} objects"
+
+    with StatusLine(reading) as progress:
 
         def show(difference: Difference) -> None:
             progress.clear()

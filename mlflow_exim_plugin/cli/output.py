@@ -6,19 +6,24 @@ import json
 import re
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_exim_plugin.errors import ExitCode
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_exim_plugin.errors import ErrorCode, EximError
+    from mlflow_exim_plugin.options import Work
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
-    "ByteProgress",
-    "ReportProgress",
-    "SideProgress",
+    "StatusLine",
+    "growing_text",
+    "run_transfer",
     "say",
     "show_error",
     "show_error_json",
@@ -64,6 +69,25 @@ def show_error_json(code: ErrorCode, message: str, hint: str = "", **more: Any) 
     """Print one error as a JSON document."""
     error = {"code": code.value, "message": message, "hint": hint}
     show_json({"ok": False, "error": error, **more})
+
+
+def run_transfer(
+    ctx: click.Context, transfer: Callable[..., Report], work: Work, output: str, *titles: str
+) -> None:
+    """Run a transfer, show how it goes and what it did; the exit code says whether all came.
+
+    Args:
+        ctx: The command.
+        transfer: Takes ``work``.
+        work: How much is done at once, and whether at all.
+        output: ``text`` or ``json``.
+        titles: What was done, and what would be in a dry run.
+    """
+    with StatusLine(growing_text) as progress:
+        report = transfer(work=replace(work, progress=progress))
+    show_report(report, title=titles[report.dry_run], as_json=output == "json")
+    if not report.ok:
+        ctx.exit(ExitCode.PARTIAL)
 
 
 def show_report(report: Report, *, title: str, as_json: bool) -> None:
@@ -126,23 +150,24 @@ def size_text(size_bytes: float) -> str:
     raise AssertionError
 
 
-class _StatusLine:
-    """One line on a terminal that is written over and over; nothing elsewhere."""
+class StatusLine:
+    """One line on a terminal that is written over and over; nothing elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        text: Makes the line of what a progress callback is told.
+    """
+
+    def __init__(self, text: Callable[..., str]) -> None:
+        self._text = text
         self._shown = sys.stderr.isatty()
         self._last_s = 0.0
         self._dirty = False
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a line would be seen now."""
-        return self._shown and time.monotonic() - self._last_s >= _INTERVAL_S
-
-    def show(self, text: str) -> None:
-        """Write a line over the last one."""
-        self._last_s, self._dirty = time.monotonic(), True
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+    def __call__(self, *told: Any) -> None:
+        """Write a line over the last one, if the last one has been seen."""
+        if self._shown and time.monotonic() - self._last_s >= _INTERVAL_S:
+            self._last_s, self._dirty = time.monotonic(), True
+            click.echo(f"\r\x1b[K{self._text(*told)}", nl=False, err=True)
 
     def clear(self) -> None:
         """Take the line away."""
@@ -157,16 +182,11 @@ class _StatusLine:
         self.clear()
 
 
-class ReportProgress(_StatusLine):
-    """Shows a growing report."""
-
-    def __call__(self, report: Report) -> None:
-        """Show the counts."""
-        if not self.is_due:
-            return
-        counts = [_counted(kind.value, c.found) for kind, c in list(report.counts.items())]
-        rows, size = f"{report.metric_rows:,} rows", size_text(report.artifact_bytes)
-        self.show(", ".join([*counts, rows, size]))
+def growing_text(report: Report) -> str:
+    """Return what a report counts so far in one line."""
+    counts = [_counted(kind.value, c.found) for kind, c in list(report.counts.items())]
+    rows, size = f"{report.metric_rows:,} rows", size_text(report.artifact_bytes)
+    return ", ".join([*counts, rows, size])
 
 
 def _counted(kind: str, count: int) -> str:
@@ -174,21 +194,3 @@ def _counted(kind: str, count: int) -> str:
     if count != 1:
         name = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
     return f"{count:,} {name}"
-
-
-class ByteProgress(_StatusLine):
-    """Shows how much of a file is done."""
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        """Show the share."""
-        if self.is_due:
-            self.show(f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}")
-
-
-class SideProgress(_StatusLine):
-    """Shows how much of a side is read."""
-
-    def __call__(self, side: str, objects: int) -> None:
-        """Show the number of objects."""
-        if self.is_due:
-            self.show(f"reading {side.upper()}: {objects:,} objects")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import ReportProgress, show_report
-from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.cli.output import run_transfer
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
 
 
@@ -44,10 +44,6 @@ def pack(
     from mlflow_exim_plugin.operations.pack import pack as run_pack
     from mlflow_exim_plugin.storage.urls import redact_url
 
-    with ReportProgress() as progress:
-        work = replace(work, script="mlflow exim pack", progress=progress)
-        report = run_pack(archive, work=work, **asked)
-    done = "Would pack into" if report.dry_run else "Packed into"
-    show_report(report, title=f"{done} {redact_url(archive)}", as_json=output == "json")
-    if not report.ok:
-        ctx.exit(ExitCode.PARTIAL)
+    work, where = replace(work, script="mlflow exim pack"), redact_url(archive)
+    titles = f"Packed into {where}", f"Would pack into {where}"
+    run_transfer(ctx, partial(run_pack, archive, **asked), work, output, *titles)

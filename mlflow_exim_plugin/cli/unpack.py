@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import ReportProgress, show_report
-from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.cli.output import run_transfer
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
 
 
@@ -44,10 +43,6 @@ def unpack(
     from mlflow_exim_plugin.operations.unpack import unpack as run_unpack
     from mlflow_exim_plugin.storage.urls import redact_url
 
-    with ReportProgress() as progress:
-        work = replace(work, progress=progress)
-        report = run_unpack(archive, work=work, **asked)
-    done = "Would unpack" if report.dry_run else "Unpacked"
-    show_report(report, title=f"{done} {redact_url(archive)}", as_json=output == "json")
-    if not report.ok:
-        ctx.exit(ExitCode.PARTIAL)
+    where = redact_url(archive)
+    titles = f"Unpacked {where}", f"Would unpack {where}"
+    run_transfer(ctx, partial(run_unpack, archive, **asked), work, output, *titles)

@@ -6,7 +6,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import ByteProgress, say, show_json, size_text
+from mlflow_exim_plugin.cli.output import StatusLine, say, show_json, size_text
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Opening
 
@@ -42,7 +42,10 @@ def verify(
     """
     from mlflow_exim_plugin.operations.verify import verify as run_verify
 
-    with ByteProgress() as progress:
+    def share(done_bytes: int, total_bytes: int) -> str:
+        return f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}"
+
+    with StatusLine(share) as progress:
         result = run_verify(
             archive,
             expected_root=root,

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.cli.main import exim as cli
-from mlflow_exim_plugin.cli.output import ReportProgress
+from mlflow_exim_plugin.cli.output import growing_text
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.report import Report
 from tests.filled import copy_of_database
@@ -396,20 +396,14 @@ def test_any_terminal_can_show_any_name(encoding: str, store: Store) -> None:
     assert json.loads(document.stdout)[0]["run_name"] == HOSTILE_NAME
 
 
-def test_progress_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_said_in_words() -> None:
     report = Report()
     for kind, count in ((Kind.EXPERIMENT, 1), (Kind.RUN, 1200), (Kind.METRIC_HISTORY, 7)):
         report.written(kind, count)
     report.add_rows(3000)
     report.add_bytes(2_500_000)
-    progress = ReportProgress()
-    shown: list[str] = []
-    monkeypatch.setattr(ReportProgress, "is_due", True)
-    monkeypatch.setattr(progress, "show", shown.append)
-    progress(report)
-    progress(Report())
 
-    assert shown == [
+    assert [growing_text(report), growing_text(Report())] == [
         "1 experiment, 1,200 runs, 7 metric histories, 3,000 rows, 2.5 MB",
         "0 rows, 0 B",
     ]
