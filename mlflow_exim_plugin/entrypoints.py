@@ -81,11 +81,13 @@ def _every_end_in_one_line() -> Iterator[None]:
     except Exception as error:  # whatever it is, it ends the process with one line
         if type(error).__module__.partition(".")[0] == "click":  # how commands end or refuse
             raise
+        from mlflow_exim_plugin.redaction import redact_text
+
         broken = _first_broken_dependency()
         # With a text, SystemExit prints it on stderr and gives exit code 1.
         if broken is None:
             raise SystemExit(
-                f"Error: unexpected {type(error).__name__}: {' '.join(str(error).split())}\n"
+                f"Error: unexpected {type(error).__name__}: {redact_text(str(error))}\n"
                 "Hint: this is a defect; --verbose shows where, please report it"
             ) from error
         raise SystemExit(

@@ -26,6 +26,8 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -89,7 +91,7 @@ class EximError(Exception):
     """Base of every error that crosses the package's public surface.
 
     Args:
-        message: One line that says what went wrong, without secrets.
+        message: One line that says what went wrong; what is secret in it is taken out.
         hint: What the user can do about it; may be empty.
 
     Attributes:
@@ -102,8 +104,8 @@ class EximError(Exception):
     exit_code: ExitCode = ExitCode.OTHER
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redact(message))
+        self.hint = redact(hint)
 
     @property
     def message(self) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from typing import Any
 
 import click
 
 from mlflow_exim_plugin.cli.options import refuse_unknown
-from mlflow_exim_plugin.cli.output import show_error, show_error_json
+from mlflow_exim_plugin.cli.output import show_error, show_error_json, show_traceback
 from mlflow_exim_plugin.cli.process import OwnProcess
 from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
+from mlflow_exim_plugin.redaction import redact
 
 __all__ = ["Command"]
 
@@ -31,8 +31,7 @@ class Command(click.Command):
                 refuse_unknown(ctx.parent)
         except click.UsageError as error:
             # `--output` is eager: it is there unless the arguments cannot even be told apart.
-            _show_misuse(error, as_json=ctx.params.get("output") == "json")
-            raise
+            raise _misuse(error, as_json=ctx.params.get("output") == "json") from None
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -44,8 +43,7 @@ class Command(click.Command):
             with running:
                 return super().invoke(ctx)
         except click.UsageError as error:
-            _show_misuse(error, as_json=as_json)
-            raise
+            raise _misuse(error, as_json=as_json) from None
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click knows how to end these
         except KeyboardInterrupt:
@@ -53,19 +51,21 @@ class Command(click.Command):
             code = ExitCode.OTHER
         except EximError as error:
             if verbose:
-                traceback.print_exc()
+                show_traceback()
             show_error(error, as_json=as_json)
             code = error.exit_code
         except Exception as error:  # what nobody foresaw is shown, and goes on
             if verbose:
-                traceback.print_exc()
+                show_traceback()
             if as_json:
                 show_error_json(ErrorCode.OTHER, f"{type(error).__name__}: {error}")
             raise  # `entrypoints` knows a broken installation from a bug
         raise click.exceptions.Exit(code)
 
 
-def _show_misuse(error: click.UsageError, *, as_json: bool) -> None:
-    """Print what click will say on standard error as a document as well."""
+def _misuse(error: click.UsageError, *, as_json: bool) -> click.UsageError:
+    """Return what click is to say on standard error, printed as a document as well."""
+    message = redact(error.format_message())
     if as_json:
-        show_error_json(ErrorCode.USAGE, error.format_message())
+        show_error_json(ErrorCode.USAGE, message)
+    return click.UsageError(message, error.ctx)

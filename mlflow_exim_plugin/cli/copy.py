@@ -52,7 +52,7 @@ def copy(
       mlflow exim copy sqlite:///mlflow.db http://new-server:5000
     """
     from mlflow_exim_plugin.operations.copy import copy as run_copy
-    from mlflow_exim_plugin.storage.urls import redact_url
+    from mlflow_exim_plugin.redaction import redact_url
 
     if artifacts_destination is not None:
         click.echo(

@@ -6,12 +6,14 @@ import json
 import re
 import sys
 import time
+import traceback
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,7 @@ __all__ = [
     "show_error_json",
     "show_json",
     "show_report",
+    "show_traceback",
     "size_text",
 ]
 
@@ -65,9 +68,14 @@ def show_error(error: EximError, *, as_json: bool) -> None:
         say(f"Hint: {error.hint}", err=True)
 
 
+def show_traceback() -> None:
+    """Print where the error under way came from, and what lies behind it."""
+    click.echo(redact(traceback.format_exc()), nl=False, err=True)
+
+
 def show_error_json(code: ErrorCode, message: str, hint: str = "", **more: Any) -> None:
     """Print one error as a JSON document."""
-    error = {"code": code.value, "message": message, "hint": hint}
+    error = {"code": code.value, "message": redact(message), "hint": hint}
     show_json({"ok": False, "error": error, **more})
 
 

@@ -42,7 +42,7 @@ def pack(
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
     """
     from mlflow_exim_plugin.operations.pack import pack as run_pack
-    from mlflow_exim_plugin.storage.urls import redact_url
+    from mlflow_exim_plugin.redaction import redact_url
 
     work, where = replace(work, script="mlflow exim pack"), redact_url(archive)
     titles = f"Packed into {where}", f"Would pack into {where}"

@@ -13,6 +13,8 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,8 +51,10 @@ class OwnProcess:
         """
         with _ended_as_interrupted():
             if verbose:
-                line = "%(levelname)s %(name)s: %(message)s"
-                logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format=line)
+                shown = logging.StreamHandler(sys.stderr)
+                shown.setFormatter(_Redacting("%(levelname)s %(name)s: %(message)s"))
+                logging.basicConfig(level=logging.DEBUG, handlers=[shown])
+                logging.captureWarnings(capture=True)
                 yield
                 return
             # Levels are not enough: MLflow's migrations configure logging anew.
@@ -58,6 +62,13 @@ class OwnProcess:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
+
+
+class _Redacting(logging.Formatter):
+    """Log lines of all that is used, without what is secret in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def unpack(
       mlflow exim unpack backup.tar.zst --tracking-uri http://new-server:5000
     """
     from mlflow_exim_plugin.operations.unpack import unpack as run_unpack
-    from mlflow_exim_plugin.storage.urls import redact_url
+    from mlflow_exim_plugin.redaction import redact_url
 
     where = redact_url(archive)
     titles = f"Unpacked {where}", f"Would unpack {where}"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
-from mlflow_exim_plugin.storage.urls import redact_text
+from mlflow_exim_plugin.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
 from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.digest import Digests
-from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report

@@ -21,11 +21,11 @@ from mlflow_exim_plugin.options import (
     Work,
     Writing,
 )
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 from mlflow_exim_plugin.storage.output import atomic_output
-from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mlflow_exim_plugin.kinds import ENTITY_KINDS, VERSION_KINDS, Kind
+from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +67,7 @@ class Failure:
     Attributes:
         kind: Kind of the object.
         id: Its id or name at the source; a part is ``<owner id>/<key or path>``.
-        reason: One line, without secrets.
+        reason: One line; what is secret in it is taken out.
         count: How many objects of the kind this stands for.
     """
 
@@ -74,6 +75,9 @@ class Failure:
     id: str
     reason: str
     count: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", redact(self.reason))
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ class Loss:
     kind: Kind
     id: str
     what: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", redact(self.what))
 
 
 @dataclass(frozen=True)

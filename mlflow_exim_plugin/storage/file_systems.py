@@ -14,8 +14,8 @@ from mlflow_exim_plugin.errors import (
     NotFoundError,
     StoreError,
 )
+from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.schemes import scheme_of
-from mlflow_exim_plugin.storage.urls import redact_text, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
-from mlflow_exim_plugin.storage.urls import local_path, redact_url
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

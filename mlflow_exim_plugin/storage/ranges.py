@@ -8,8 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import file_system, raise_for, store_errors
-from mlflow_exim_plugin.storage.urls import local_path, redact_url
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,7 +18,7 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.stores import StoreOpener
-from mlflow_exim_plugin.storage.urls import redact_url
+from mlflow_exim_plugin.redaction import conceal, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,8 @@ class Host:
         if tracking_uri and not registry_uri and _is_default_registry():
             registry_uri = tracking_uri
         registry_uri = registry_uri or mlflow.get_registry_uri()
+        conceal(self.tracking_uri)
+        conceal(registry_uri)
         self._opened = contextlib.ExitStack()
         self._lacks_default = False
         self.workspaces: list[Any] = []

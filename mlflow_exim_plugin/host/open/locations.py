@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.storage.urls import path_of_uri, redact_url
+from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 __all__ = ["is_database", "require_local_store", "store_folder"]
 

@@ -43,8 +43,8 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.output import atomic_output
-from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

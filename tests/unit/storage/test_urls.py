@@ -6,7 +6,7 @@ import pytest
 
 from mlflow_exim_plugin.host.open.locations import is_database, store_folder
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of, scheme_of
-from mlflow_exim_plugin.storage.urls import local_path, path_of_uri, redact_text
+from mlflow_exim_plugin.storage.urls import local_path, path_of_uri
 
 
 def test_a_url_of_fsspec_is_local_or_not() -> None:
@@ -53,15 +53,3 @@ def test_a_file_gets_its_name_as_its_file_system_can() -> None:
     assert publication_of("webdav") is Publication.MOVE
     assert scheme_of("a/b").is_local
     assert not scheme_of("sftp://h/a").is_local
-
-
-def test_no_url_in_a_text_shows_its_secrets() -> None:
-    text = "GET https://u:p%40ss@h/a?X-Amz-Signature=abc\n failed,  mysql+pymysql://me:pw@h/d too"
-    assert (
-        redact_text(text)
-        == "GET https://***@h/a?X-Amz-Signature=*** failed, mysql+pymysql://***@h/d too"
-    )
-    assert (
-        redact_text("cannot read s3://k y:se'cret@b/a: no", "s3://k y:se'cret@b/a")
-        == "cannot read s3://***@b/a: no"
-    )
