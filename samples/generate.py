@@ -491,6 +491,13 @@ def metrics(rows: pa.Table, *, first_row: int = 0, digest: str | None = None) ->
     return tree.forgery()
 
 
+def long_key() -> pa.Table:
+    """Return rows of one key, which few bytes of a file say many times."""
+    values = ("k" * 400, 0, NOW_MS, 0.5)
+    arrays = [pa.repeat(pa.scalar(v, f.type), 200_000) for v, f in zip(values, HISTORY, strict=True)]
+    return RunRows.of(RUN, pa.Table.from_arrays(arrays, schema=HISTORY)).batch.table
+
+
 def rows_of_run(*rows: tuple[str, int, int, float]) -> pa.Table:
     """Return rows of the metrics table in the order given."""
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -763,6 +770,7 @@ def broken() -> dict[str, Forgery]:
         "E062": other_trace_columns(),
         "E063": traces(lambda rows: rows["spans"][0].update(trace_id="somebody else's")),
         "E064": traces(lambda rows: rows["traces"][0].update(content_digest="sha256:" + "0" * 64)),
+        "E065": metrics(long_key()),
         "W001": plain(
             members=in_member(NOTE, header=tar_header(f"{BASE}/{NOTE}", size=6, mtime=1))
         ),

@@ -11,6 +11,7 @@ import hashlib
 import io
 from array import array
 from bisect import bisect_left, bisect_right
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import zstandard
@@ -33,13 +34,21 @@ from mlflow_exim_plugin.errors import (
     TruncatedArchiveError,
     UsageError,
 )
+from mlflow_exim_plugin.schema.canonical import (
+    MAX_DOCUMENT_BYTES,
+    parse_json,
+    require_few_values,
+)
 from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.schema.rules import EXPANSION, expands_too_much
+from mlflow_exim_plugin.schema.stored_tables import StoredTable
 from mlflow_exim_plugin.storage.ranges import open_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
+    from pyarrow import Schema
     from typing_extensions import Buffer, Self
 
     from mlflow_exim_plugin.storage.ranges import RangeSource
@@ -59,6 +68,8 @@ _EXTRA_BYTES = 64 << 10
 # Generous, so that a path that is too long is named as what it is.
 _MAX_MANIFEST_LINE_BYTES = 8 * MAX_PATH_BYTES
 _STREAM_BUFFER_BYTES = 128 << 10
+_ROOM_OF_DOCUMENT_BYTES = 16 << 20
+"""What a document may take, however few bytes of the file hold it."""
 _FRAME_HEADER_BYTES = 18
 _UNKNOWN_SIZES = {zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR}
 
@@ -220,6 +231,51 @@ class ArchiveReader:
         if len(data) == member.size_bytes and sha256_of(data).hexdigest() != member.sha256:
             raise _wrong_digest(path)
         return data
+
+    def read_document(self, path: str) -> Any:
+        """Return the value of a member that is a JSON document.
+
+        What is over a limit is refused before it is in memory.
+
+        Raises:
+            NotFoundError: No such member.
+            InvalidArchiveError: It is damaged, over a limit, or no JSON of the format.
+            StoreError: The store refused or died.
+        """
+        size_bytes = self.member(path).size_bytes
+        if size_bytes > MAX_DOCUMENT_BYTES:
+            raise refuse(InvalidArchiveError, "E050", path, f"{size_bytes} bytes, over the limit")
+        if size_bytes > _ROOM_OF_DOCUMENT_BYTES:
+            stored_bytes = self.stored_bytes(path)
+            if expands_too_much(size_bytes, stored_bytes):
+                message = f"{size_bytes} bytes, made of {stored_bytes}"
+                raise refuse(InvalidArchiveError, EXPANSION, path, message)
+            with self.open_member(path) as stream:
+                require_few_values(iter(partial(stream.read, _STREAM_BUFFER_BYTES), b""), path)
+        return parse_json(self.read(path), path)
+
+    def stored_bytes(self, path: str) -> int:
+        """Return how many bytes of the file hold a member, and what is in the same frames."""
+        position = self._position_of(path)
+        start = self._checked_offset(position)
+        table = self.frames.table
+        last = table.frame_at(max(start + self._sizes_bytes[position] - 1, start))
+        return table.file_offsets[last + 1] - table.file_offsets[table.frame_at(start)]
+
+    def open_table(self, path: str, schema: Schema, code: str) -> StoredTable:
+        """Open a member that is a Parquet table; to be closed by the caller.
+
+        Args:
+            path: Its path.
+            schema: Columns that it must have.
+            code: The rule that it breaks where it is not as the format has it.
+
+        Raises:
+            NotFoundError: No such member.
+            InvalidArchiveError: It is not as the format has it.
+        """
+        stored_bytes = self.stored_bytes(path)
+        return StoredTable(self.open_member(path), path, schema, code, stored_bytes)
 
     def open_member(self, path: str) -> io.BufferedReader:
         """Open a member as a seekable binary stream with bounded memory.

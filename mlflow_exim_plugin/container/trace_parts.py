@@ -6,15 +6,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.objects import Trace
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_ROWS, metrics_file, read_row_group
 from mlflow_exim_plugin.schema.traces import (
-    MAX_ROW_GROUP_BYTES,
     TABLES,
     problem_of,
     read_documents,
@@ -24,10 +21,9 @@ from mlflow_exim_plugin.schema.traces import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow.parquet as pq
-
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
+    from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 __all__ = ["StoredTrace", "holds_trace", "read_part"]
 
@@ -137,33 +133,22 @@ def holds_trace(reader: ArchiveReader, envelope: TracePartEnvelope, trace_id: st
     if entry is None:
         return False
     with _opened(reader, entry, "traces") as file:
-        ids = file.read(columns=["trace_id"], use_threads=False).column("trace_id")
-        return bool(pc.any(pc.equal(ids, trace_id)).as_py())
+        groups = (file.row_group(n, ["trace_id"]) for n in range(len(file.groups)))
+        return any(pc.any(pc.equal(ids.column(0), trace_id)).as_py() for ids in groups)
 
 
 @contextlib.contextmanager
-def _opened(reader: ArchiveReader, entry: TableEntry, table: str) -> Iterator[pq.ParquetFile]:
+def _opened(reader: ArchiveReader, entry: TableEntry, table: str) -> Iterator[StoredTable]:
     """Open a table and check what it says of itself."""
     member = entry.member
     if member not in reader:
         raise _broken("E062", member, "is named by a part but is not in the archive")
-    try:
-        with reader.open_member(member) as stream:
-            file = metrics_file(stream)
-            if not file.schema_arrow.equals(TABLES[table]):
-                raise _broken("E062", member, "has other columns than the format")
-            groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
-            if any(
-                group.num_rows > MAX_ROW_GROUP_ROWS or group.total_byte_size > MAX_ROW_GROUP_BYTES
-                for group in groups
-            ):
-                raise _broken("E062", member, "has a row group over the limit")
-            if file.metadata.num_rows != entry.rows:
-                message = f"has {file.metadata.num_rows} rows, its part says {entry.rows}"
-                raise _broken("E063", member, message)
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise _broken("E062", member, f"is not a Parquet file: {error}") from None
+    file = reader.open_table(member, TABLES[table], "E062")
+    with contextlib.closing(file):
+        if file.num_rows != entry.rows:
+            message = f"has {file.num_rows} rows, its part says {entry.rows}"
+            raise _broken("E063", member, message)
+        yield file
 
 
 def _rows(
@@ -176,8 +161,8 @@ def _rows(
             raise _broken("E062", path, "it names no table of traces")
         return
     with _opened(reader, entry, table) as file:
-        for number in range(file.metadata.num_row_groups):
-            for batch in read_row_group(file, number).to_batches(_BATCH_ROWS):
+        for number in range(len(file.groups)):
+            for batch in file.row_group(number).to_batches(_BATCH_ROWS):
                 rows = batch.to_pylist()
                 yield from zip(rows, read_documents(table, rows, entry.member), strict=True)
 

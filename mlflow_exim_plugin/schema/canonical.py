@@ -27,13 +27,19 @@ __all__ = [
     "content_digest",
     "document_bytes",
     "parse_json",
+    "require_few_values",
 ]
 
 MAX_DOCUMENT_BYTES = 256 << 20
 """A longer JSON document is not written, and refused before it is parsed."""
+MAX_DOCUMENT_VALUES = 1 << 22
+"""A document of more values, each of which takes some 60 bytes, is refused likewise."""
 MAX_DEPTH = 100
 """So many arrays and objects may stand in each other; MLflow's have about six levels."""
 _STORED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+_SMALL_BYTES = 1 << 20
+"""Up to here a document may be written anew to see whether it is as this writer has it."""
+_PIECE_BYTES = 1 << 20
 _PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 _DEEP_LINE = b"\n" + b"  " * MAX_DEPTH
 """Begins a line of a stored document that may be too deep: texts have no bare newline in them."""
@@ -52,14 +58,16 @@ def parse_json(data: bytes, path: str) -> Any:
     Raises:
         InvalidArchiveError: Not UTF-8, not JSON, a key twice in one object, a number beyond a
             double, a bare ``NaN`` or ``Infinity``, half a surrogate pair, nested deeper than
-            ``MAX_DEPTH`` or larger than ``MAX_DOCUMENT_BYTES``.
+            ``MAX_DEPTH``, larger than ``MAX_DOCUMENT_BYTES`` or of more values than
+            ``MAX_DOCUMENT_VALUES``.
 
     Source: spec/v1/archive.md, "JSON documents".
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise _invalid(path, f"a JSON document of {len(data)} bytes is over the limit")
-    if (value := _as_written(data)) is not None:
+    if len(data) <= _SMALL_BYTES and (value := _as_written(data)) is not None:
         return value
+    require_few_values(_pieces(data), path)
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -76,6 +84,39 @@ def parse_json(data: bytes, path: str) -> Any:
     if _is_too_deep(value):
         raise _invalid(path, "nested too deep")
     return value
+
+
+def require_few_values(pieces: Iterable[bytes], path: str) -> None:
+    """Refuse a JSON document of too many values before any of them is made.
+
+    Args:
+        pieces: Its bytes.
+        path: Member path, for the message.
+
+    Raises:
+        InvalidArchiveError: It has more than ``MAX_DOCUMENT_VALUES``.
+    """
+    values, in_text, held = 1, 0, b""
+    for piece in pieces:
+        whole = held + piece
+        # An escape may go on in the next piece.
+        cut = len(whole) - (len(whole) - len(whole.rstrip(b"\\"))) % 2
+        whole, held = whole[:cut], whole[cut:]
+        if b"\\" in whole:
+            whole = whole.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = whole.split(b'"')
+        for bare in parts[in_text::2]:
+            values += bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+        in_text ^= (len(parts) - 1) & 1
+        if values > MAX_DOCUMENT_VALUES:
+            raise _invalid(path, f"it has more than {MAX_DOCUMENT_VALUES} values")
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield a document in pieces, nothing of one that cannot have too many values."""
+    if len(data) >= 2 * MAX_DOCUMENT_VALUES:
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield data[start : start + _PIECE_BYTES]
 
 
 def _as_written(data: bytes) -> Any:
@@ -118,6 +159,7 @@ def document_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
         raise InvalidArchiveError(
             f"its document of {len(data)} bytes is over the limit of {MAX_DOCUMENT_BYTES}"
         )
+    require_few_values(_pieces(data), "its document")
     return data
 
 

@@ -24,7 +24,6 @@ from pydantic import (
 )
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.canonical import parse_json
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.version import __version__
@@ -51,7 +50,6 @@ __all__ = [
     "VersionEnvelope",
     "check_document",
     "check_entity",
-    "parse_document",
 ]
 
 FORMAT = "mlflow-exim-archive"
@@ -519,20 +517,6 @@ class ArchiveEnvelope(Document):
 
 
 _Parsed = TypeVar("_Parsed", bound=Document)
-
-
-def parse_document(model: type[_Parsed], data: bytes, path: str) -> _Parsed:
-    """Parse and check one stored document.
-
-    Args:
-        model: What it must be.
-        data: The member's bytes.
-        path: Member path, for the message.
-
-    Raises:
-        InvalidArchiveError: It is not JSON of the format or a field is missing or of another type.
-    """
-    return check_document(model, parse_json(data, path), path)
 
 
 def check_entity(envelope: EntityEnvelope, kind: Kind, path: str) -> dict[str, Any]:

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RULES", "Finding", "Rule"]
+__all__ = ["EXPANSION", "RULES", "Finding", "Rule", "expands_too_much"]
+
+EXPANSION = "E065"
+"""The rule on what a few bytes of an archive may become."""
+_MAX_EXPANSION = 1000
+
+
+def expands_too_much(size_bytes: int, stored_bytes: int) -> bool:
+    """Whether so many bytes of an archive may not become so many."""
+    return size_bytes > _MAX_EXPANSION * max(stored_bytes, 1)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,8 @@ _OF_SECTION: dict[str, dict[str, str]] = {
     "hostile-input": {
         "E013 frame_limit": "A frame MUST NOT hold more than 64 MiB decompressed, nor need a "
         "larger window.",
+        "E065 expansion": "A JSON document of more than 16 MiB and a row group of more than 64 MiB "
+        "MUST NOT be more than 1000 times as large as the frames that hold its member.",
     },
     "frames": {
         "E014 frame_header": "Every frame but the last three MUST be one zstd frame with a "
@@ -140,9 +151,9 @@ _OF_SECTION: dict[str, dict[str, str]] = {
         "E034 bag_fetch": "A bag MUST be whole: no fetch.txt.",
     },
     "json-documents": {
-        "E050 json_invalid": "A JSON document MUST be UTF-8 JSON of at most 256 MiB and 100 "
-        "levels, without repeated keys, bare NaN or infinities, numbers beyond a double or lone "
-        "surrogates.",
+        "E050 json_invalid": "A JSON document MUST be UTF-8 JSON of at most 256 MiB, "
+        "4,194,304 values and 100 levels, without repeated keys, bare NaN or infinities, numbers "
+        "beyond a double or lone surrogates.",
     },
     "envelopes": {
         "E051 document_field": "A document MUST have the fields of its schema, of the schema's "
@@ -162,7 +173,8 @@ _OF_SECTION: dict[str, dict[str, str]] = {
         "E053 metrics_range": "The row ranges of the run envelopes MUST cover every row of a "
         "metrics file once, each row belonging to the run that names it.",
         "E059 metrics_file": "A metrics file MUST be Parquet with the columns run_id, key, step, "
-        "timestamp and value of the format, in row groups of at most 1,048,576 rows.",
+        "timestamp and value of the format, in row groups of at most 1,048,576 rows "
+        "and 512 MiB.",
         "E060 metrics_order": "Rows MUST be sorted by run_id, key, step, timestamp and the bits "
         "of value.",
     },

@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HISTORY",
+    "MAX_ROW_GROUP_BYTES",
     "MAX_ROW_GROUP_ROWS",
     "METRICS",
     "ROWS_PER_PART",
     "ROW_GROUP_ROWS",
     "history_table",
     "in_one_piece",
-    "metrics_file",
     "metrics_writer",
-    "read_row_group",
     "sort_history",
 ]
 
@@ -44,6 +43,9 @@ ROW_GROUP_ROWS = 131_072
 
 MAX_ROW_GROUP_ROWS = 1 << 20
 """A larger row group is refused before it is read into memory."""
+
+MAX_ROW_GROUP_BYTES = 512 << 20
+"""So is one of more bytes, each text counted where it stands."""
 
 ROWS_PER_PART = 8 * ROW_GROUP_ROWS
 """About a million rows a file, so that a part is buffered in a few megabytes."""
@@ -106,20 +108,6 @@ def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
     if isinstance(whole, pa.ChunkedArray):  # some versions of Arrow give one back, of one chunk
         whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
     return whole
-
-
-def metrics_file(stream: Any) -> pq.ParquetFile:
-    """Open a metrics table; read it with ``read_row_group``.
-
-    Arrow's own threads must never hold what a Python stream gave: one of them may let go of it
-    while the interpreter ends, and that aborts the process.
-    """
-    return pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
-
-
-def read_row_group(file: pq.ParquetFile, number: int) -> pa.Table:
-    """Read one row group on this very thread, see ``metrics_file``."""
-    return file.read_row_group(number, use_threads=False)
 
 
 def metrics_writer(sink: Any) -> pq.ParquetWriter:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASSESSMENTS",
-    "MAX_ROW_GROUP_BYTES",
     "SPANS",
     "TABLES",
     "TRACES",
@@ -147,9 +146,6 @@ MEANINGS = {
     },
 }
 """What each column means, for the spec."""
-
-MAX_ROW_GROUP_BYTES = 512 << 20
-"""A row group that says to be larger is refused before it is read."""
 
 _REPEATING = {
     "traces": ["state", *(f"{c}.key_value.{p}" for c in _MAPS for p in ("key", "value"))],

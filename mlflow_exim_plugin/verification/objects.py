@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES, content_digest, parse_json
+from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.envelope import (
     FORMAT,
     ArchiveEnvelope,
@@ -37,18 +37,14 @@ from mlflow_exim_plugin.schema.envelope import (
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import (
-    MAX_ROW_GROUP_ROWS,
-    METRICS,
-    metrics_file,
-    read_row_group,
-)
+from mlflow_exim_plugin.schema.tables import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ExperimentInfo
+    from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 __all__ = ["verify_objects"]
 
@@ -150,11 +146,8 @@ class _ObjectCheck:
         self._named.add(path)
         try:
             if path not in self._damaged:
-                if self._reader.member(path).size_bytes > MAX_DOCUMENT_BYTES:
-                    self._find("E050", path, "a JSON document over the limit")
-                else:
-                    value = parse_json(self._reader.read(path), path)
-                    return check_document(model, value, path), value
+                value = self._reader.read_document(path)
+                return check_document(model, value, path), value
         except InvalidArchiveError as error:
             self.findings += error.findings
         self._is_whole = False
@@ -384,20 +377,12 @@ class _ObjectCheck:
         if member in self._damaged:
             return
         try:
-            with self._reader.open_member(member) as stream:
-                file = metrics_file(stream)
-                if not file.schema_arrow.equals(METRICS):
-                    self._find("E059", member, "has other columns than the format")
-                    return
-                metadata = file.metadata
-                groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-                if max(groups, default=0) > MAX_ROW_GROUP_ROWS:
-                    self._find("E059", member, "has a row group over the limit")
-                    return
-                self._check_ranges(member, metadata.num_rows)
+            file = self._reader.open_table(member, METRICS, "E059")
+            with contextlib.closing(file):
+                self._check_ranges(member, file.num_rows)
                 self._check_rows(member, file)
-        except (pa.ArrowException, OSError, InvalidArchiveError) as error:
-            self._find("E059", member, f"is not a Parquet file: {error}")
+        except InvalidArchiveError as error:
+            self.findings += error.findings
 
     def _check_ranges(self, member: str, rows: int) -> None:
         end = 0
@@ -410,12 +395,12 @@ class _ObjectCheck:
         if end < rows and self._are_runs_read:
             self._find("E053", member, f"rows {end} to {rows} belong to no run")
 
-    def _check_rows(self, member: str, file: pq.ParquetFile) -> None:
+    def _check_rows(self, member: str, file: StoredTable) -> None:
         ranges = sorted(self._ranges[member])
         start = 0
         last = METRICS.empty_table()
-        for number in range(file.metadata.num_row_groups):
-            table = read_row_group(file, number)
+        for number in range(len(file.groups)):
+            table = file.row_group(number)
             if not _is_sorted(pa.concat_tables([last, table])):
                 self._find("E060", member, f"row group {number} is not sorted")
             last = table.slice(table.num_rows - 1) if table.num_rows else last

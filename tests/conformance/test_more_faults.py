@@ -91,15 +91,14 @@ def parquet(table: pa.Table, **options: Any) -> Tree:
     return Tree().put(METRICS_FILE, sink.getvalue()).edit(RUN_JSON, fit).edit(ARCHIVE, count)
 
 
-def many_rows() -> Tree:
-    count = (1 << 20) + 1
+def many_rows(count: int = (1 << 20) + 1, key: str = "loss", **how: Any) -> Tree:
     columns = [
         pa.repeat(pa.scalar(value, f.type), count)
-        for value, f in zip((RUN, "loss", 0, 0, 0.5), METRICS, strict=True)
+        for value, f in zip((RUN, key, 0, 0, 0.5), METRICS, strict=True)
     ]
     sink = io.BytesIO()
     table = pa.Table.from_arrays(columns, schema=METRICS)
-    pq.write_table(table, sink, row_group_size=count, compression="zstd")
+    pq.write_table(table, sink, row_group_size=count, compression="zstd", **how)
 
     def fit(document: Change) -> None:
         document["info"]["metrics"]["rows"] = count
@@ -121,6 +120,8 @@ FAULTS: list[tuple[str, str, Tree]] = [
     ("E050", "number beyond a double", raw(RUN_JSON, b"0.25", b"1e999")),
     ("E050", "half a surrogate pair", raw(RUN_JSON, b'"alice"', b'"\\ud800"')),
     ("E050", "a key twice", raw(RUN_JSON, b'"user"', b'"script": "x", "user"')),
+    ("E050", "many values", raw(RUN_JSON, b'"alice"', b"[" + b"[]," * (1 << 21) + b"0]")),
+    ("E065", "a long text", raw(RUN_JSON, b'"alice"', b'"' + b"a" * (17 << 20) + b'"')),
     ("E050", "deep", raw(RUN_JSON, b'"alice"', b"[" * 101 + b"]" * 101)),
     ("E050", "very deep", raw(RUN_JSON, b'"alice"', b"[" * 100_000)),
     ("E050", "no text", Tree().put(MODEL, b"\xff")),
@@ -208,6 +209,12 @@ FAULTS: list[tuple[str, str, Tree]] = [
     ),
     ("E059", "no Parquet", Tree().put(METRICS_FILE, b"PAR1 nonsense PAR1")),
     ("E059", "large row group", many_rows()),
+    ("E059", "a long key many times", many_rows(300_000, "k" * 2000)),
+    (
+        "E059",
+        "keys by their difference",
+        many_rows(1000, "k" * 9, use_dictionary=False, column_encoding={"key": "DELTA_BYTE_ARRAY"}),
+    ),
     ("E060", "order across row groups", parquet(rows_of_run(*reversed(LOSS)), row_group_size=1)),
 ]
 

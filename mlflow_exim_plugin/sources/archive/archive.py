@@ -25,7 +25,7 @@ from mlflow_exim_plugin.schema.envelope import (
     RunEnvelope,
     TracePartEnvelope,
     VersionEnvelope,
-    parse_document,
+    check_document,
 )
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
@@ -353,7 +353,7 @@ class Archive:
         Raises:
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
-        return parse_document(model, self.reader.read(path), path)
+        return check_document(model, self.reader.read_document(path), path)
 
 
 open_archive = Archive.open

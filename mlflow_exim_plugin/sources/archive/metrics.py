@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.metric_rows import RowBatch, RunRows
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import (
-    MAX_ROW_GROUP_ROWS,
-    METRICS,
-    metrics_file,
-    read_row_group,
-)
+from mlflow_exim_plugin.schema.tables import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import MetricsRange
+    from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 __all__ = ["MetricsTables"]
 
@@ -38,7 +31,7 @@ class MetricsTables:
 
     def __init__(self, reader: ArchiveReader) -> None:
         self._reader = reader
-        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._open: OrderedDict[str, StoredTable] = OrderedDict()
         self._group: tuple[str, int, RowBatch] | None = None
 
     def rows(self, run_id: str, part: MetricsRange) -> Iterator[RunRows]:
@@ -49,15 +42,14 @@ class MetricsTables:
                 belong to another run.
         """
         file = self._file(part.member)
-        metadata = file.metadata
         first, wanted = part.first_row, part.first_row + part.rows
-        if wanted > metadata.num_rows:
+        if wanted > file.num_rows:
             raise _broken(
-                "E053", part.member, f"has {metadata.num_rows} rows, run {run_id} needs {wanted}"
+                "E053", part.member, f"has {file.num_rows} rows, run {run_id} needs {wanted}"
             )
         start = 0
-        for number in range(metadata.num_row_groups):
-            end = start + metadata.row_group(number).num_rows
+        for number, rows_of_group in enumerate(file.groups):
+            end = start + rows_of_group
             if start < wanted and end > first:
                 group = self._row_group(part.member, number, file)
                 rows = group.of_run(run_id, max(first, start) - start, min(wanted, end) - start)
@@ -72,33 +64,21 @@ class MetricsTables:
             file.close()
         self._open.clear()
 
-    def _file(self, member: str) -> pq.ParquetFile:
+    def _file(self, member: str) -> StoredTable:
         if member in self._open:
             self._open.move_to_end(member)
             return self._open[member]
         if member not in self._reader:
             raise _broken("E053", member, "is named by a run but is not in the archive")
-        try:
-            file = metrics_file(self._reader.open_member(member))
-        except (pa.ArrowException, OSError) as error:
-            raise _broken("E059", member, f"is not a Parquet file: {error}") from None
-        if not file.schema_arrow.equals(METRICS):
-            raise _broken("E059", member, "has other columns than the format")
-        groups = range(file.metadata.num_row_groups)
-        if any(file.metadata.row_group(n).num_rows > MAX_ROW_GROUP_ROWS for n in groups):
-            raise _broken("E059", member, "has a row group over the limit")
+        file = self._reader.open_table(member, METRICS, "E059")
         self._open[member] = file
         if len(self._open) > _OPEN_PARTS:
             self._open.popitem(last=False)[1].close()
         return file
 
-    def _row_group(self, member: str, number: int, file: pq.ParquetFile) -> RowBatch:
+    def _row_group(self, member: str, number: int, file: StoredTable) -> RowBatch:
         if self._group is None or self._group[:2] != (member, number):
-            try:
-                table = read_row_group(file, number)
-            except (pa.ArrowException, OSError) as error:
-                raise _broken("E059", member, f"row group {number}: {error}") from None
-            self._group = (member, number, RowBatch(table))
+            self._group = (member, number, RowBatch(file.row_group(number)))
         return self._group[2]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_exim_plugin import __version__
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.canonical import canonical_bytes, document_bytes
+from mlflow_exim_plugin.schema.canonical import canonical_bytes, document_bytes, parse_json
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
     ArchiveHeader,
@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.envelope import (
     RunEnvelope,
     System,
     VersionEnvelope,
-    parse_document,
+    check_document,
 )
 
 SYSTEM = System.now("test", "3.1.0", "sqlite:///x.db").to_json()
@@ -79,7 +79,7 @@ DOCUMENTS: dict[type[Document], dict[str, Any]] = {
 
 
 def parsed(model: type[Document], document: dict[str, Any]) -> Document:
-    return parse_document(model, document_bytes(document), "data/x.json")
+    return check_document(model, parse_json(document_bytes(document), "data/x.json"), "data/x.json")
 
 
 def refused(model: type[Document], document: dict[str, Any]) -> str:

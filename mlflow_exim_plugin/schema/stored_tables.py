@@ -1,0 +1,174 @@
+"""The Parquet tables of an archive, each row group held to the format's limits before it is read.
+
+A few kB of Parquet can say a long text a million times, so sizes are looked at in the headers of
+the pages, and once more while each text is in memory once. Source: spec/v1/archive.md, "Hostile
+input".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.parquet_pages import pages_of
+from mlflow_exim_plugin.schema.rules import EXPANSION, Finding, expands_too_much
+from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["StoredTable"]
+
+_MAX_FOOTER_BYTES = 8 << 20
+_MAX_VALUES = 1 << 24
+"""Values of one column of a row group; a row of traces has some tags."""
+_ROOM_BYTES = 64 << 20
+"""What a row group may take whatever its file has."""
+_ENDING_BYTES = 8
+_DELTA_BYTE_ARRAY = 7
+"""An encoding that says texts by their beginnings: a few bytes of it are any number of bytes."""
+
+
+class StoredTable:
+    """One Parquet file of an archive.
+
+    Args:
+        stream: Its bytes; closed with it.
+        member: Its path, for messages.
+        schema: Columns that it must have.
+        code: The rule that it breaks where it is not as the format has it.
+        stored_bytes: How many bytes of the archive hold it.
+
+    Attributes:
+        groups: Number of rows of each row group.
+
+    Raises:
+        InvalidArchiveError: It is not as the format has it.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, member: str, schema: pa.Schema, code: str, stored_bytes: int
+    ) -> None:
+        self._stream = stream
+        self._member = member
+        self._schema = schema
+        self._code = code
+        self._stored_bytes = stored_bytes
+        with self._named():
+            self._check_footer()
+            file = _opened(stream)
+            if not file.schema_arrow.equals(schema):
+                raise self._broken("has other columns than the format")
+            self._metadata = metadata = file.metadata
+            self.groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+            if max(self.groups, default=0) > MAX_ROW_GROUP_ROWS:
+                raise self._broken("has a row group over the limit")
+            self._file = _opened(stream, metadata=metadata, read_dictionary=self._dictionaries())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows it has."""
+        return sum(self.groups)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+        self._stream.close()
+
+    def row_group(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one row group, on this very thread.
+
+        Arrow's own threads must never hold what a Python stream gave: one of them may let go of it
+        while the interpreter ends, and that aborts the process.
+
+        Args:
+            number: Its number.
+            columns: Columns to read; all by default.
+
+        Raises:
+            InvalidArchiveError: It is damaged or over a limit.
+        """
+        with self._named(f"row group {number}: "):
+            self._check_pages(number)
+            wanted = None if columns is None else list(columns)
+            table = self._file.read_row_group(number, columns=wanted, use_threads=False)
+            self._check_size(number, sum(_decoded_bytes(column) for column in table.columns))
+            schema = pa.schema([self._schema.field(name) for name in table.column_names])
+            return table if table.schema.equals(schema) else table.cast(schema)
+
+    def _check_footer(self) -> None:
+        size_bytes = self._stream.seek(0, 2)
+        self._stream.seek(max(size_bytes - _ENDING_BYTES, 0))
+        if int.from_bytes(self._stream.read(4), "little") > _MAX_FOOTER_BYTES:
+            raise self._broken("has a footer over the limit")
+
+    def _dictionaries(self) -> list[str]:
+        """Return the columns of which a row group has a dictionary, by path."""
+        names = set()
+        for number in range(len(self.groups)):
+            group = self._metadata.row_group(number)
+            for place in range(group.num_columns):
+                column = group.column(place)
+                if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
+                    names.add(column.path_in_schema)
+        return sorted(names)
+
+    def _check_pages(self, number: int) -> None:
+        group = self._metadata.row_group(number)
+        total_bytes = 0
+        for place in range(group.num_columns):
+            column = group.column(place)
+            start = column.data_page_offset
+            if column.has_dictionary_page:
+                start = min(start, column.dictionary_page_offset)
+            values = 0
+            for page in pages_of(self._stream, start, start + column.total_compressed_size):
+                values += page.values
+                total_bytes += page.size_bytes
+                self._check_size(number, total_bytes)
+                if page.encoding == _DELTA_BYTE_ARRAY:
+                    raise self._broken("has a text encoded by its difference to another")
+            if values > _MAX_VALUES:
+                raise self._broken(f"row group {number} has {values} values in a column")
+
+    def _check_size(self, number: int, size_bytes: int) -> None:
+        if size_bytes > MAX_ROW_GROUP_BYTES:
+            raise self._broken(f"row group {number} has {size_bytes} bytes, over the limit")
+        if size_bytes > _ROOM_BYTES and expands_too_much(size_bytes, self._stored_bytes):
+            message = f"row group {number} has {size_bytes} bytes, made of {self._stored_bytes}"
+            raise self._broken(message, EXPANSION)
+
+    @contextlib.contextmanager
+    def _named(self, place: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            if isinstance(error, InvalidArchiveError):
+                raise
+            raise self._broken(f"{place}is not a Parquet file: {error}") from None
+
+    def _broken(self, message: str, code: str = "") -> InvalidArchiveError:
+        finding = Finding(code or self._code, self._member, message)
+        hint = "run `verify` to see all damage"
+        return InvalidArchiveError(f"{self._member} {message}", hint, [finding])
+
+
+def _opened(stream: BinaryIO, **more: object) -> pq.ParquetFile:
+    return pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True, **more)
+
+
+def _decoded_bytes(column: pa.ChunkedArray | pa.Array) -> int:
+    """Return how many bytes a column has once each of its texts stands for itself."""
+    if isinstance(column, pa.ChunkedArray):
+        return sum(_decoded_bytes(chunk) for chunk in column.chunks)
+    if isinstance(column, pa.MapArray):
+        return _decoded_bytes(column.keys) + _decoded_bytes(column.items)
+    if isinstance(column, pa.DictionaryArray):
+        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+        return int(pc.sum(lengths).as_py() or 0) + 4 * len(column)
+    return int(column.nbytes)
