@@ -94,12 +94,13 @@ ISSUE = Description(
         "issues",
         same(
             "issue_id experiment_id name status severity source_run_id created_timestamp"
-            " last_updated_timestamp created_by",
+            " last_updated_timestamp created_by last_seen_timestamp last_updated_by",
             description=default("description", value=""),
             root_causes=as_json("root_causes", none=None),
             categories=as_json("categories", none=None),
+            metadata=as_json("metadata", none=None),
         ),
-    ),
+    ),  # host.sql.entity_rows adds the table by which categories are searched
     secrets="description root_causes",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
@@ -290,13 +291,20 @@ def create_label_schema(host: Host, experiment_id: str, name: str, document: dic
     return str(created.schema_id)
 
 
-def create_issue(host: Host, experiment_id: str, document: dict[str, Any]) -> str:
-    """Create an issue and return its id."""
+def create_issue(host: Host, experiment_id: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Create an issue and return it as the target has it."""
     with translated(f"creating issue {document['name']!r}"):
         from mlflow.entities import IssueSeverity, IssueStatus
 
         severity = document.get("severity")
-        created = method(host.tracking, "create_issue")(
+        create = method(host.tracking, "create_issue")
+        known = inspect.signature(create).parameters
+        since_3_18 = {
+            name: int(document[name]) if name.endswith("timestamp") else document[name]
+            for name in ("last_seen_timestamp", "metadata")
+            if name in known and name in document
+        }
+        created = create(
             experiment_id=experiment_id,
             name=document["name"],
             description=document.get("description", ""),
@@ -306,8 +314,12 @@ def create_issue(host: Host, experiment_id: str, document: dict[str, Any]) -> st
             source_run_id=document.get("source_run_id"),
             categories=document.get("categories"),
             created_by=document.get("created_by"),
+            **since_3_18,
         )
-    return str(created.issue_id)
+        by = document.get("last_updated_by")
+        if by and hasattr(created, "last_updated_by") and created.last_updated_by != by:
+            created = method(host.tracking, "update_issue")(created.issue_id, last_updated_by=by)
+    return issue_document(created)
 
 
 def queue_documents(host: Host, experiment_id: str) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ class Host:
         registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
         unread: Tables and columns of a database of a newer schema, which are left out.
+        unmapped: Tables and columns of a database that no kind is made of and that hold something.
         workspaces: MLflow's entity of each workspace of a database, none where it has the default
             one alone. A server is asked for its own.
 
@@ -83,6 +84,7 @@ class Host:
         self._lacks_default = False
         self.workspaces: list[Any] = []
         self.unread: list[str] = []
+        self.unmapped: list[str] = []
         self._has_rows: dict[str, bool] = {}
         self._given_up: set[str] = set()
         self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
@@ -130,6 +132,7 @@ class Host:
         database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
         self._opened.callback(database.close)
         self.unread += database.unread
+        self.unmapped += database.unmapped
         if uri == self.tracking_uri:
             self._lacks_default = database.lacks_default
             self.workspaces = database.workspaces()

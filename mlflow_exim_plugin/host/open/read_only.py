@@ -43,6 +43,8 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
+from mlflow_exim_plugin.host.open.unmapped import unmapped
+from mlflow_exim_plugin.kinds.tables import NOT_CARRIED
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.output import atomic_output
 
@@ -63,17 +65,6 @@ _LOCKED_S = 20
 _SQLITE_BUSY = {5, 6}
 """SQLITE_BUSY and SQLITE_LOCKED, which Python 3.10 does not name."""
 _ROWS_AT_ONCE = 5_000
-_NOT_READ = {
-    "alembic_version",
-    "job_locks",
-    "jobs",
-    "scheduler_leases",
-    "sql_assessment_daily_rollups",
-    "sql_span_cost_daily_rollups",
-    "sql_trace_metric_daily_rollups",
-    "sql_trace_rollup_rebuild_queue",
-}
-"""Tables of which an archive holds nothing."""
 _COMMIT = "COMMIT"
 _BEGIN = {
     "postgresql": (
@@ -101,6 +92,7 @@ class ReadOnlyDatabase:
     Attributes:
         uri: What MLflow's stores are to open in its place, until it is closed.
         unread: Tables and columns of a newer schema, which are left out.
+        unmapped: Tables and columns that hold something which no kind is made of.
         lacks_default: Whether it is a copy in which MLflow will make up the default experiment.
 
     Raises:
@@ -117,6 +109,7 @@ class ReadOnlyDatabase:
         self._is_newer = self._is_latest = False
         self._workspaces: list[Any] = []
         self.unread: list[str] = []
+        self.unmapped: list[str] = []
         self.lacks_default = False
         url = make_url(uri)
         with contextlib.ExitStack() as failing:
@@ -210,6 +203,7 @@ class ReadOnlyDatabase:
                 f"{self._name} has schema {revision}, which is newer than this MLflow's",
                 "pip install --upgrade mlflow, or --force to read what this one knows of it",
             )
+        self.unmapped = unmapped(connection, held=True)
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
         self._is_latest = revision == latest_revision()
@@ -272,7 +266,7 @@ class ReadOnlyDatabase:
             there.reflect(reading)
             with closing(sqlite3.connect(copy)) as target:
                 _without_care(target)
-                for name in sorted(set(wanted.tables) - _NOT_READ):
+                for name in sorted(set(wanted.tables) - NOT_CARRIED):
                     self._copy_table(reading, there, wanted.tables[name], target)
                 target.commit()
             upgrade(engine)
@@ -339,7 +333,7 @@ def _workspaces_of(database: Engine | Connection) -> list[Any]:
     with sqlalchemy.orm.Session(database) as session:
         found = {row.name: row.to_mlflow_entity() for row in session.query(SqlWorkspace)}
         for table in Base.metadata.tables.values():
-            if "workspace" in table.columns and table.name not in _NOT_READ:
+            if "workspace" in table.columns and table.name not in NOT_CARRIED:
                 for (name,) in session.execute(sqlalchemy.select(table.c.workspace).distinct()):
                     found.setdefault(name, Workspace(name))
     return list(found.values()) if set(found) - {_DEFAULT_WORKSPACE} else []

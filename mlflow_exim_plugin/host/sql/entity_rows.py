@@ -88,8 +88,21 @@ def _mcp_server(_: dict[str, Any], rows: Rows) -> Rows:
     return rows
 
 
+def _issue(document: dict[str, Any], rows: Rows) -> Rows:
+    try:
+        from mlflow.utils.issue_utils import issue_category_hash
+    except ImportError:  # before MLflow 3.18
+        return rows
+    categories = {issue_category_hash(c): c for c in document.get("categories") or ()}
+    for digest, category in categories.items():
+        of = {"issue_id": document["issue_id"], "category_hash": digest, "category": category}
+        rows.append(("issue_categories", of))
+    return rows
+
+
 _FINISHED_BY_MLFLOW: dict[Kind, Callable[[dict[str, Any], Rows], Rows]] = {
     Kind.LABEL_SCHEMA: _label_schema,
     Kind.EVALUATION_DATASET: _dataset,
     Kind.MCP_SERVER: _mcp_server,
+    Kind.ISSUE: _issue,
 }

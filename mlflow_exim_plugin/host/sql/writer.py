@@ -20,6 +20,7 @@ from pyarrow import csv
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.unmapped import unmapped
 from mlflow_exim_plugin.host.sql.histories import metric_rows
 from mlflow_exim_plugin.host.sql.reader import POSTGRES_DRIVERS
 
@@ -152,6 +153,11 @@ class TableWriter:
         """Whether the database has a table, or a column of it."""
         there = self._metadata.tables.get(table)
         return there is not None and (column is None or column in there.columns)
+
+    def unmapped(self) -> list[str]:
+        """Return the tables and columns that no kind is made of."""
+        with translated("reading the target's schema"), self._engine.connect() as connection:
+            return unmapped(connection, held=False)
 
     @property
     def largest_experiment_id(self) -> int:

@@ -141,6 +141,9 @@ class DatabaseSink:
             kind = Kind.TRACE if table.startswith("trace") else Kind.EXPERIMENT
             what = f"the target has no column {table}.{column}: {count} values are left out"
             report.lost(Loss(kind, "*", what))
+        if unmapped := self._target.tables.unmapped():
+            what = f"nothing is written to what MLflow's known schemas lack: {', '.join(unmapped)}"
+            report.lost(Loss(Kind.EXPERIMENT, "*", what))
 
     def _write(self, item: StreamObject, report: Report) -> None:
         if isinstance(item, Experiment):

@@ -227,6 +227,10 @@ class ServerSource:
             reason = f"this MLflow does not know them: {', '.join(unread)}"
             what = "tables and columns of a newer schema"
             yield Unpacked(what, seen=len(unread), at_least=False, reason=reason)
+        if unmapped := self._host.unmapped:
+            reason = f"they are none of MLflow's that are known here: {', '.join(unmapped)}"
+            what = "table or column that is not carried"
+            yield Unpacked(what, seen=len(unmapped), at_least=False, reason=reason)
 
     def _runs(
         self,

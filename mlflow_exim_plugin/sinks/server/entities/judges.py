@@ -230,11 +230,12 @@ class _Schemas(dict[str, dict[str, Any]]):
 
 def issue_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes issues; what cannot change in them says which are there already."""
-    calls = Calls(judges.issues, _create_issue, ("status", "severity"))
+    may_go = ("metadata", "last_seen_timestamp", "last_updated_by")
+    calls = Calls(judges.issues, _create_issue, ("status", "severity"), may_go)
     return PlainWriter(target, Kind.ISSUE, calls)
 
 
-def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) -> str:
+def _create_issue(host: Host, to: Destination, _: str, issue: dict[str, Any]) -> dict[str, Any]:
     return judges.create_issue(host, to.experiment_id, issue)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.policy import TargetName, differing, find_name, names_of
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.target import FamilyWriter
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlflow_exim_plugin.host.open.host import Host
-    from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
+    from mlflow_exim_plugin.schema.objects import Entity, Kind
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
 
@@ -25,8 +26,10 @@ __all__ = ["Calls", "PlainWriter"]
 
 
 class _Create(Protocol):
-    def __call__(self, host: Host, to: Destination, name: str, document: dict[str, Any], /) -> str:
-        """Create an object and return its id."""
+    def __call__(
+        self, host: Host, to: Destination, name: str, document: dict[str, Any], /
+    ) -> str | dict[str, Any]:
+        """Create an object and return its id, or its document as the target has it."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Calls:
         listed: Gives its documents, of one experiment where it belongs to one.
         create: Makes one.
         may_change: Fields that tell twins apart and stay the target's own.
+        may_go: Fields that older targets do not keep.
     """
 
     listed: Callable[[Host, str], Iterable[dict[str, Any]]]
     create: _Create
     may_change: tuple[str, ...] = ()
+    may_go: tuple[str, ...] = ()
 
 
 class PlainWriter(FamilyWriter):
@@ -80,10 +85,17 @@ class PlainWriter(FamilyWriter):
         new_id = ""
         if not dry_run:
             to.restore()
-            new_id = self._calls.create(self._target.host, to, named.name, wanted)
+            made = self._calls.create(self._target.host, to, named.name, wanted)
+            if isinstance(made, dict):
+                had = filter(wanted.get, self._calls.may_go)
+                if gone := differing(wanted, made, *had):
+                    what = f"the target does not keep its {' and '.join(gone)}"
+                    losses.append(Loss(entity.kind, entity.id, what))
+                made = str(made[described.id_field])
+            new_id = made
         if described.unique:
-            made = wanted | {described.name: named.name, described.id_field: new_id}
-            self._listed(to.experiment_id).append(made)
+            known = wanted | {described.name: named.name, described.id_field: new_id}
+            self._listed(to.experiment_id).append(known)
         for loss in (*losses, *more):
             report.lost(loss)
         self._know(entity, new_id)
