@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from mlflow_exim_plugin.schema.objects import Run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LOGGED_MODELS", "PARENT", "RunHeader", "with_new_run_ids"]
+__all__ = ["LOGGED_MODELS", "PARENT", "RunHeader", "with_changed_entries", "with_new_run_ids"]
 
 PARENT = "mlflow.parentRunId"
 LOGGED_MODELS = "mlflow.log-model.history"
@@ -48,26 +49,30 @@ class RunHeader:
         )
 
 
-def with_new_run_ids(history: str, run_id: str, new_id: Callable[[str], str]) -> str:
+def with_new_run_ids(history: str, new_id: Callable[[str], str]) -> str:
     """Give the entries of ``mlflow.log-model.history`` the run ids of the target.
 
     Args:
         history: The tag's value.
-        run_id: The run that has it, at the source.
         new_id: Returns what a run of the source is called at the target.
     """
-    try:
-        entries = json.loads(history)
-    except ValueError:
-        return history
-    if not isinstance(entries, list):
-        return history
-    changed = False
-    for entry in entries:
-        if not isinstance(entry, dict):
-            continue
-        old = str(entry.get("run_id", run_id))
+
+    def change(entry: dict[str, Any]) -> None:
+        old = str(entry.get("run_id"))
         if "run_id" in entry and new_id(old) != old:
             entry["run_id"] = new_id(old)
-            changed = True
-    return json.dumps(entries) if changed else history
+
+    return with_changed_entries(history, change)
+
+
+def with_changed_entries(text: str, change: Callable[[dict[str, Any]], None]) -> str:
+    """Change each object of a list in JSON; a text that is none, or has none to change, stays."""
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return text
+    before = copy.deepcopy(entries)
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            change(entry)
+    return text if entries == before else json.dumps(entries)

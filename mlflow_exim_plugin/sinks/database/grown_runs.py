@@ -171,7 +171,7 @@ def as_copy(run: Run, copy: str, target: DatabaseTarget) -> Run:
     if parent := tags.get(PARENT):
         tags[PARENT] = run_id(parent)
     if history := tags.get(LOGGED_MODELS):
-        tags[LOGGED_MODELS] = with_new_run_ids(history, run.id, run_id)
+        tags[LOGGED_MODELS] = with_new_run_ids(history, run_id)
     document = dict(run.document)
     document["info"] = run.info | {"run_id": copy}
     listed = [{"key": key, "value": value} for key, value in tags.items()]

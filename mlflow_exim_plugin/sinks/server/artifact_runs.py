@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, AS_OF_MS, CONTENT, OF_GROUP, ORIGIN
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN
 from mlflow_exim_plugin.sinks.server.ids import KnownRun
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class ArtifactRuns:
         of_origin = f"tags.`{ORIGIN}` = '{origin}'"
         for info, tags in self._reader.run_tags([experiment_id], of_origin):
             if info.lifecycle_stage != "deleted":
-                as_of_ms = int(tags.get(AS_OF_MS) or 0)
-                return KnownRun(info.run_id, info.artifact_uri, tags.get(CONTENT, ""), as_of_ms)
+                return KnownRun.of_tags(info.run_id, info.artifact_uri, tags)
         run_id, root = self._writer.create_run(
             experiment_id,
             self._options.importer or user_id,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from typing_extensions import Self
 
 __all__ = ["IdMap", "KnownModel", "KnownRun"]
 
@@ -18,37 +21,12 @@ class KnownRun:
     """A run that an unpack wrote.
 
     Attributes:
-        id: Run id at the target.
-        artifact_uri: Its artifact root there.
-        content: Value of the tag ``CONTENT``, empty while it is unfinished.
-        as_of_ms: When its source was read.
-        is_deleted: Whether it is deleted at the target.
-        old_artifact_uri: Its artifact root at the source, once it came by.
-    """
-
-    id: str
-    artifact_uri: str
-    content: str = ""
-    as_of_ms: int = 0
-    is_deleted: bool = False
-    old_artifact_uri: str = ""
-
-
-@dataclass
-class KnownModel:
-    """A logged model that an unpack wrote.
-
-    Attributes:
-        id: Model id at the target; empty where the target has no logged models.
+        id: Its id at the target.
         artifact_uri: Root of its files there.
         content: Value of the tag ``CONTENT``, empty while it is unfinished.
         as_of_ms: When its source was read.
         is_deleted: Whether it is deleted at the target.
-        holder: Run that holds its files in ``folder`` where the target has no logged models.
-        folder: Empty, or ends with a slash.
         old_artifact_uri: Root of its files at the source, once it came by.
-        notes_versions: Whether the source model names the versions that were made of it.
-        metric_count: How many metrics it has at the target, where that was looked up.
     """
 
     id: str
@@ -56,9 +34,30 @@ class KnownModel:
     content: str = ""
     as_of_ms: int = 0
     is_deleted: bool = False
+    old_artifact_uri: str = ""
+
+    @classmethod
+    def of_tags(
+        cls, target_id: str, artifact_uri: str | None, tags: Mapping[str, str], **more: Any
+    ) -> Self:
+        """Recognise what has these tags."""
+        as_of_ms = int(tags.get(AS_OF_MS) or 0)
+        return cls(target_id, artifact_uri or "", tags.get(CONTENT, ""), as_of_ms, **more)
+
+
+@dataclass
+class KnownModel(KnownRun):
+    """A logged model that an unpack wrote; its id is empty where the target has no logged models.
+
+    Attributes:
+        holder: Run that holds its files in ``folder`` where the target has no logged models.
+        folder: Empty, or ends with a slash.
+        notes_versions: Whether the source model names the versions that were made of it.
+        metric_count: How many metrics it has at the target, where that was looked up.
+    """
+
     holder: str = ""
     folder: str = ""
-    old_artifact_uri: str = ""
     notes_versions: bool = False
     metric_count: int | None = None
 

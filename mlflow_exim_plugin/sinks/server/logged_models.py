@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +33,7 @@ from mlflow_exim_plugin.schema.provenance import (
     chained,
     newest,
 )
+from mlflow_exim_plugin.schema.runs import with_changed_entries
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.server.ids import KnownModel
 from mlflow_exim_plugin.sinks.server.target import attempt
@@ -125,13 +125,9 @@ class LoggedModelWriter:
             for document in self._models.documents(experiment_id):
                 model = LoggedModel(document)
                 if origin := newest(model.tags.get(ORIGIN, "")):
-                    self._ids.logged_models[origin] = KnownModel(
-                        model.id,
-                        str(model.info.get("artifact_uri") or ""),
-                        model.tags.get(CONTENT, ""),
-                        int(model.tags.get(AS_OF_MS) or 0),
-                        metric_count=len(_metrics(document)),
-                    )
+                    root, count = model.info.get("artifact_uri"), len(_metrics(document))
+                    known = KnownModel.of_tags(model.id, root, model.tags, metric_count=count)
+                    self._ids.logged_models[origin] = known
         except ServerError as error:
             if not is_absent(error):
                 raise
@@ -184,13 +180,9 @@ class LoggedModelWriter:
                 except NotFoundError:
                     continue  # this deployment does not give deleted models
                 if (origin := newest(model.tags.get(ORIGIN, ""))) and _is_deleted(model):
-                    self._ids.logged_models[origin] = KnownModel(
-                        model_id,
-                        str(model.info.get("artifact_uri") or ""),
-                        model.tags.get(CONTENT, ""),
-                        int(model.tags.get(AS_OF_MS) or 0),
-                        is_deleted=True,
-                    )
+                    root = model.info.get("artifact_uri")
+                    known = KnownModel.of_tags(model_id, root, model.tags, is_deleted=True)
+                    self._ids.logged_models[origin] = known
 
     def write(self, model: LoggedModel, experiment_id: str, group: str, report: Report) -> None:
         """Write one model, or go on with one that is unfinished.
@@ -537,18 +529,12 @@ def _identity(metric: dict[str, Any]) -> tuple[Any, ...]:
 
 def _with_new_versions(value: str, ids: IdMap) -> str:
     """Give the entries of ``mlflow.modelVersions`` the names and numbers of the target."""
-    try:
-        entries = json.loads(value)
-    except ValueError:
-        return value
-    changed = False
-    for entry in entries if isinstance(entries, list) else ():
-        if not isinstance(entry, dict):
-            continue
+
+    def change(entry: dict[str, Any]) -> None:
         version_id = f"{entry.get('name')}/{entry.get('version')}"
         known = ids.get(Kind.MODEL_VERSION, version_id)
         if known is not None and known != version_id:
             entry["name"], _, number = known.rpartition("/")
             entry["version"] = type(entry["version"])(number)
-            changed = True
-    return json.dumps(entries) if changed else value
+
+    return with_changed_entries(value, change)

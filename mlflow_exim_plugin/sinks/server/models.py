@@ -369,11 +369,8 @@ class ModelWriter:
     def _put_model_tags(
         self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
     ) -> None:
-        def send(tags: dict[str, str]) -> None:
-            for key, value in tags.items():
-                self._writer.set_model_tag(name, key, value)
-
-        self._source_tags.put(item, there, send, report, batch=1)
+        set_tag = partial(self._writer.set_model_tag, name)
+        self._source_tags.put_each(item, there, set_tag, report)
 
     def _put_version_tags(
         self,
@@ -383,11 +380,8 @@ class ModelWriter:
         there: dict[str, str],
         report: Report,
     ) -> None:
-        def send(tags: dict[str, str]) -> None:
-            for key, value in tags.items():
-                self._writer.set_version_tag(model.name, number, key, value)
-
-        self._source_tags.put(version, there, send, report, batch=1)
+        set_tag = partial(self._writer.set_version_tag, model.name, number)
+        self._source_tags.put_each(version, there, set_tag, report)
 
     def _source(self, model: _ModelCopy, version: ModelVersion, report: Report) -> _VersionSource:
         """Return where the version's files are at the target, once they are in place."""

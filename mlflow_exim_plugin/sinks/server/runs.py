@@ -258,7 +258,7 @@ class RunWriter:
         if history := tags.get(LOGGED_MODELS):
             known = self._ids.runs
             tags[LOGGED_MODELS] = with_new_run_ids(
-                history, run.id, lambda old: known[old].id if old in known else old
+                history, lambda old: known[old].id if old in known else old
             )
         return tags
 

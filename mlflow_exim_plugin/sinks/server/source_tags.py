@@ -85,6 +85,21 @@ class SourceTagWriter:
             report.lost(Loss(Kind.TAG, f"{item.id}/{key}", f"{reason}; {_KEPT}"))
         return taken
 
+    def put_each(
+        self,
+        item: Tagged,
+        there: Mapping[str, str],
+        set_tag: Callable[[str, str], None],
+        report: Report,
+    ) -> None:
+        """Give a copy the source tags of an object where one call sets one tag; see ``put``."""
+
+        def send(tags: dict[str, str]) -> None:
+            for key, value in tags.items():
+                set_tag(key, value)
+
+        self.put(item, there, send, report, batch=1)
+
     def compare(
         self, item: Tagged, taken: dict[str, str], there: Mapping[str, str], report: Report
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
@@ -21,8 +22,6 @@ from mlflow_exim_plugin.schema.objects import (
     key_values,
 )
 from mlflow_exim_plugin.schema.provenance import (
-    AS_OF_MS,
-    CONTENT,
     OF_GROUP,
     ORIGIN,
     chained,
@@ -114,22 +113,18 @@ class WorkspaceSink:
         """
         for issue in item.issues:
             report.issue(issue)
-        if isinstance(item, Trace):
-            self._write_trace(item, report)
-            return
-        self._trace_writer.flush(report)
+        if not isinstance(item, Trace):
+            self._trace_writer.flush(report)
         if isinstance(item, Experiment):
             self._write_experiment(item, report)
-        elif isinstance(item, Run):
-            self._write_run(item, report)
-        elif isinstance(item, LoggedModel):
-            self._write_logged_model(item, report)
         elif isinstance(item, RegisteredModel):
             self._model_writer.begin(item, report)
         elif isinstance(item, ModelVersion):
             self._model_writer.write_version(item, report)
-        elif isinstance(item, Entity):
-            self._write_entity(item, report)
+        elif isinstance(item, Entity) and not item.experiment_id:
+            self._entity_writer.write(item, Destination("", lambda: None), report)
+        else:
+            self._write_inside(item, report)
 
     def finish(self, report: Report) -> None:
         """Do what had to wait for what came later: links between objects, aliases, deletions."""
@@ -251,13 +246,9 @@ class WorkspaceSink:
         if not target.id:
             return
         for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
-            self._ids.runs[newest(tags[ORIGIN])] = KnownRun(
-                info.run_id,
-                info.artifact_uri,
-                tags.get(CONTENT, ""),
-                int(tags.get(AS_OF_MS) or 0),
-                info.lifecycle_stage == "deleted",
-            )
+            is_deleted = info.lifecycle_stage == "deleted"
+            known = KnownRun.of_tags(info.run_id, info.artifact_uri, tags, is_deleted=is_deleted)
+            self._ids.runs[newest(tags[ORIGIN])] = known
         self._logged_model_writer.load(target.id, self._tags_of(target.id))
 
     def _tags_of(self, experiment_id: str) -> dict[str, str]:
@@ -286,28 +277,37 @@ class WorkspaceSink:
     def _put_source_tags(
         self, experiment_id: str, experiment: Experiment, there: dict[str, str], report: Report
     ) -> None:
-        def send(tags: dict[str, str]) -> None:
-            for key, value in tags.items():
-                self._writer.set_experiment_tag(experiment_id, key, value)
+        set_tag = partial(self._writer.set_experiment_tag, experiment_id)
+        self._source_tags.put_each(experiment, there, set_tag, report)
 
-        self._source_tags.put(experiment, there, send, report, batch=1)
-
-    def _write_run(self, run: Run, report: Report) -> None:
-        target = self._targets.get(run.experiment_id, "its experiment could not be written")
+    def _write_inside(self, item: Run | LoggedModel | Trace | Entity, report: Report) -> None:
+        """Write what belongs to an experiment."""
+        target = self._targets.get(item.experiment_id, "its experiment could not be written")
         if isinstance(target, str):
-            report.skipped(Kind.RUN, run.id, target)
-            return
+            if isinstance(item, Entity):
+                skip_entity(item, target, report)
+            else:
+                report.skipped(item.kind, item.id, target)
+        elif isinstance(item, Run):
+            self._write_run(item, target, report)
+        elif isinstance(item, LoggedModel):
+            self._write_logged_model(item, target, report)
+        else:
+            to = Destination(target.id, lambda: self._open(target))
+            if isinstance(item, Trace):
+                self._trace_writer.add(item, to, report)
+            else:
+                self._entity_writer.write(item, to, report)
+
+    def _write_run(self, run: Run, target: KnownExperiment, report: Report) -> None:
         self._trace_writer.saw_run(run)
-        if self._run_writer.is_settled(run, report):
-            return
-        self._open(target)
-        self._run_writer.write(run, target.id, target.origin, report)
+        if not self._run_writer.is_settled(run, report):
+            self._open(target)
+            self._run_writer.write(run, target.id, target.origin, report)
 
-    def _write_logged_model(self, model: LoggedModel, report: Report) -> None:
-        target = self._targets.get(model.experiment_id, "its experiment could not be written")
-        if isinstance(target, str):
-            report.skipped(Kind.LOGGED_MODEL, model.id, target)
-            return
+    def _write_logged_model(
+        self, model: LoggedModel, target: KnownExperiment, report: Report
+    ) -> None:
         if self._logged_model_writer.is_settled(model, target.id, report):
             return
         if not self._logged_model_writer.is_absent:
@@ -317,25 +317,6 @@ class WorkspaceSink:
         except (ServerError, NotFoundError):
             self._ids.refused.add(model.id)
             raise
-
-    def _write_trace(self, trace: Trace, report: Report) -> None:
-        target = self._targets.get(trace.experiment_id, "its experiment could not be written")
-        if isinstance(target, str):
-            report.skipped(Kind.TRACE, trace.id, target)
-            return
-        to = Destination(target.id, lambda: self._open(target))
-        self._trace_writer.add(trace, to, report)
-
-    def _write_entity(self, entity: Entity, report: Report) -> None:
-        if not entity.experiment_id:
-            self._entity_writer.write(entity, Destination("", lambda: None), report)
-            return
-        target = self._targets.get(entity.experiment_id, "its experiment could not be written")
-        if isinstance(target, str):
-            skip_entity(entity, target, report)
-            return
-        to = Destination(target.id, lambda: self._open(target))
-        self._entity_writer.write(entity, to, report)
 
     def _open(self, target: KnownExperiment) -> None:
         """Let an experiment be written to; at the end it is deleted again."""
