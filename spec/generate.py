@@ -42,6 +42,12 @@ _MEANINGS = {
     "value": "IEEE 754 double, every bit kept: NaN, infinities and negative zero are values",
 }
 
+_OF_TRACES = {
+    "spans": "number of its spans; null where the source had no payload",
+    "assessments": "number of its assessments",
+    "content_digest": "see Content digests in archive.md",
+}
+
 
 def codes() -> str:
     """Return codes.md."""
@@ -76,9 +82,15 @@ def parquet_tables() -> str:
         "",
     ]
     for name, columns in traces.TABLES.items():
-        lines += _columns(f"traces/{name}-NNNNN.parquet", columns, traces.MEANINGS[name])
+        lines += _columns(f"traces/{name}-NNNNN.parquet", columns, _of_traces(name))
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _of_traces(name: str) -> dict[str, str]:
+    owner = "trace id" if name == "traces" else f"trace that the {name[:-1]} belongs to"
+    own = {column.name: column.meaning for column in traces.COLUMNS[name]}
+    return {"trace_id": owner} | _OF_TRACES | own
 
 
 def _columns(file: str, columns: Any, meanings: dict[str, str]) -> list[str]:

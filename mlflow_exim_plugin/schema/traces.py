@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASSESSMENTS",
+    "COLUMNS",
     "SPANS",
     "TABLES",
     "TRACES",
@@ -105,6 +106,8 @@ _ASSESSMENT_COLUMNS = (
     _Column("metadata", "texts", "metadata"),
     _Column("extra", "object", "JSON object of all other fields"),
 )
+COLUMNS = {"traces": _TRACE_COLUMNS, "spans": _SPAN_COLUMNS, "assessments": _ASSESSMENT_COLUMNS}
+"""Columns that hold fields of the documents, by table."""
 _MAPS = ("tags", "trace_metadata")
 _TRACE_ID = pa.field("trace_id", pa.string(), nullable=False)
 
@@ -127,25 +130,6 @@ ASSESSMENTS = pa.schema([_TRACE_ID, *(column.arrow for column in _ASSESSMENT_COL
 
 TABLES = {"traces": TRACES, "spans": SPANS, "assessments": ASSESSMENTS}
 """Schema of each table of a part."""
-
-MEANINGS = {
-    "traces": {
-        "trace_id": "trace id",
-        **{column.name: column.meaning for column in _TRACE_COLUMNS},
-        "spans": "number of its spans; null where the source had no payload",
-        "assessments": "number of its assessments",
-        "content_digest": "see Content digests in archive.md",
-    },
-    "spans": {
-        "trace_id": "trace that the span belongs to",
-        **{column.name: column.meaning for column in _SPAN_COLUMNS},
-    },
-    "assessments": {
-        "trace_id": "trace that the assessment belongs to",
-        **{column.name: column.meaning for column in _ASSESSMENT_COLUMNS},
-    },
-}
-"""What each column means, for the spec."""
 
 _REPEATING = {
     "traces": ["state", *(f"{c}.key_value.{p}" for c in _MAPS for p in ("key", "value"))],
@@ -311,7 +295,7 @@ def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Ite
         InvalidArchiveError: A JSON column does not hold JSON.
     """
     for row in rows:
-        document = copy.deepcopy(_EMPTY[table]) | _document(row, _COLUMNS[table], path)
+        document = copy.deepcopy(_EMPTY[table]) | _document(row, COLUMNS[table], path)
         trace_id = str(row["trace_id"])
         if table == "traces":
             document["trace_id"] = trace_id
@@ -320,7 +304,6 @@ def read_documents(table: str, rows: Iterable[dict[str, Any]], path: str) -> Ite
         yield document
 
 
-_COLUMNS = {"traces": _TRACE_COLUMNS, "spans": _SPAN_COLUMNS, "assessments": _ASSESSMENT_COLUMNS}
 _OF_INFO: dict[str, type] = {"tags": dict, "trace_metadata": dict}
 _OF_ASSESSMENT: dict[str, type] = {"assessment_name": str}
 _OF_SPAN: dict[str, type] = {

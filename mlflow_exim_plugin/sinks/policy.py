@@ -182,6 +182,13 @@ def say_kept(entity: Entity, part: str, fields: Iterable[str], report: Report) -
         report.lost(Loss(entity.kind, entity.id, f"{part} keeps its own {what}"))
 
 
+def say_moved(entity: Entity, numbers: Iterable[tuple[int, int]], report: Report) -> None:
+    """Name the versions that have other numbers at the target; numbers are old and new ones."""
+    if moved := [f"{old} is {new}" for old, new in numbers if old != new]:
+        what = f"versions are renumbered: version {', '.join(moved)}"
+        report.lost(Loss(entity.kind, entity.id, what))
+
+
 def tags_not_set(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     """Return what an experiment keeps of its own tags where another one joins it."""
     keys = [k for k, v in wanted.items() if not is_provenance(k) and there.get(k) != v]

@@ -9,11 +9,12 @@ import json
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
-from mlflow_exim_plugin.schema.objects import Entity, Loss
+from mlflow_exim_plugin.sinks.policy import say_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from mlflow_exim_plugin.schema.objects import Entity
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["calls_endpoint", "content_of", "numbers_after", "say_renumbered", "with_endpoints"]
@@ -72,7 +73,4 @@ def numbers_after(there: Mapping[int, str], wanted: Iterable[str]) -> list[int]:
 def say_renumbered(entity: Entity, numbers: Iterable[int], report: Report) -> None:
     """Name the versions of a scorer that have other numbers at the target."""
     olds = [int(version["scorer_version"]) for version in entity.document["versions"]]
-    both = zip(olds, numbers, strict=True)
-    if moved := [f"{old} is {new}" for old, new in both if old != new]:
-        what = f"versions are renumbered: version {', '.join(moved)}"
-        report.lost(Loss(entity.kind, entity.id, what))
+    say_moved(entity, zip(olds, numbers, strict=True), report)

@@ -139,16 +139,8 @@ def label_schemas(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
 
 def schemas_can_be_listed(host: Host, experiment_id: str) -> bool:
     """Whether listing the label schemas of an experiment writes nothing."""
-    try:
-        with translated(f"looking for the default label schema of experiment {experiment_id}"):
-            schema = method(host.tracking, "get_label_schema_by_name")(
-                experiment_id, DEFAULT_SCHEMA
-            )
-    except ServerError as error:
-        if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-    return bool(schema.is_default)
+    schema = find_label_schema(host, experiment_id, DEFAULT_SCHEMA)
+    return bool(schema and schema.get("is_default"))
 
 
 def _schemas_in_database(host: Host, experiment_id: str) -> list[dict[str, Any]]:
@@ -255,7 +247,7 @@ def set_online_config(host: Host, experiment_id: str, name: str, config: dict[st
 def find_label_schema(host: Host, experiment_id: str, name: str) -> dict[str, Any] | None:
     """Return the label schema of a name, None without it; writes nothing."""
     try:
-        with translated(f"looking for label schema {name!r}"):
+        with translated(f"looking for label schema {name!r} of experiment {experiment_id}"):
             return proto_document(
                 method(host.tracking, "get_label_schema_by_name")(experiment_id, name)
             )

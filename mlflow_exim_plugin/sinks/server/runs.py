@@ -273,14 +273,10 @@ class RunWriter:
             self._writer.set_run_tags(known.id, {CONTENT: known.content})
 
     def _log_datasets(self, run: Run, known: KnownRun, report: Report) -> None:
-        try:
-            # Two runs that bring the same new dataset at once: MLflow refuses the second.
-            with self._datasets_lock:
-                self._writer.log_inputs(known.id, run.document)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            report.lost(Loss(Kind.RUN, run.id, f"its dataset inputs: {error.message}"))
+        log = partial(self._writer.log_inputs, known.id, run.document)
+        # Two runs that bring the same new dataset at once: MLflow refuses the second.
+        with self._datasets_lock:
+            attempt(log, Loss(Kind.RUN, run.id, "its dataset inputs"), report)
 
     def _finish_info(self, run: Run, known: KnownRun) -> None:
         info = run.info

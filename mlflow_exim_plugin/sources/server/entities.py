@@ -61,11 +61,6 @@ class EntityReader:
         self._has_schemas = False
         self._deleted = 0
 
-    @property
-    def hides_label_schemas(self) -> bool:
-        """Whether there may be label schemas although not one was seen."""
-        return self._unlisted > 0 and not self._has_schemas
-
     def before_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what traces of an experiment may name: scorers, label schemas, issues."""
         if not self._plan.takes_whole(experiment.id):
@@ -100,7 +95,7 @@ class EntityReader:
             )
 
     def left_out(self) -> Iterator[Unpacked | Failure]:
-        """Yield what was seen and not read, and why."""
+        """Yield what was seen and not read, and what no archive holds, each with its reason."""
         if not self._selection.is_narrow:
             yield from self._secrets()
         if self._unlisted and self._has_schemas:
@@ -118,6 +113,12 @@ class EntityReader:
                 at_least=True,
                 reason=f"MLflow does not list them; {self._deleted} such experiments are packed",
             )
+        kinds = "jobs, usage rollups, users and their permissions"
+        reason = "they belong to the server that runs them"
+        if self._unlisted and not self._has_schemas:
+            kinds += ", label schemas that no page has shown yet"
+            reason += ", or only a write to it could list them"
+        yield Unpacked(kinds, 0, at_least=True, reason=reason)
 
     def _secrets(self) -> Iterator[Unpacked | Failure]:
         """Yield the gateway's secrets by name: what they hold is never read."""

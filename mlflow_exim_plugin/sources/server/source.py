@@ -14,7 +14,6 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
-from mlflow_exim_plugin.host.entities.probes import never_packed
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT, Workspaces, entered, workers
@@ -222,7 +221,6 @@ class ServerSource:
                 yield from self._model(name, kind, known, plan, logged_models, selection)
         yield from entities.of_workspace()
         yield from entities.left_out()
-        yield never_packed(hides_label_schemas=entities.hides_label_schemas)
         if unread := self._host.unread:
             reason = f"this MLflow does not know them: {', '.join(unread)}"
             what = "tables and columns of a newer schema"

@@ -61,47 +61,41 @@ class DatasetWriter(FamilyWriter):
             raise
 
     def _write(self, entity: Entity, records: list[dict[str, Any]], report: Report) -> None:
-        host = self._target.host
-        tags = key_values(entity.document.get("tags"))
+        host, dry_run = self._target.host, self._target.options.dry_run
         content = entity.digest or content_digest(entity.document)
         there = self._known().get(entity.id)
         followed, losses = follow(entity, self._target.ids.get)
         experiment_ids = followed.get("experiment_ids", [])
         for loss in losses:
             report.lost(loss)
-        if self._target.options.dry_run:
-            self._look(entity, there, records, report)
-            return
-        if there is None:
-            own = {key: value for key, value in tags.items() if not is_provenance(key)}
-            marked = own | {ORIGIN: chained(entity.id, tags)}
-            dataset_id = datasets.create_dataset(
-                host, str(entity.document["name"]), marked, experiment_ids
-            )
-            # What came before it in the stream may fail and come again in a later unpack.
-            self._known()[entity.id] = {"dataset_id": dataset_id, "tags": []}
-            unlinked: list[str] = []
-            present: dict[bytes, dict[str, Any]] = {}
-        else:
-            dataset_id = there["dataset_id"]
+        dataset_id, tags, unlinked = "", {}, []
+        present: dict[bytes, dict[str, Any]] = {}
+        if there is not None:
+            dataset_id, tags = there["dataset_id"], key_values(there["tags"])
             linked = datasets.linked_experiments(host, dataset_id)
             unlinked = [e for e in experiment_ids if e not in linked]
-            if key_values(there["tags"]).get(CONTENT) == content and not unlinked:
-                self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
-                self._put_source_tags(entity, dataset_id, key_values(there["tags"]), report)
-                report.skipped(entity.kind, entity.id, "it is there already")
-                reason = "their dataset is there already"
-                report.skipped(Kind.DATASET_RECORD, entity.id, reason, len(records))
-                return
-            present = {_key(r): r for r in datasets.dataset_records(host, dataset_id)[0]}
+        elif not dry_run:
+            dataset_id = self._create(entity, experiment_ids)
         self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
-        self._put_source_tags(entity, dataset_id, {}, report)
-        if unlinked:
-            datasets.link_experiments(host, dataset_id, unlinked)
+        if there is not None and tags.get(CONTENT) == content and not unlinked:
+            self._put_source_tags(entity, dataset_id, tags, report)
+            report.skipped(entity.kind, entity.id, "it is there already")
+            reason = "their dataset is there already"
+            report.skipped(Kind.DATASET_RECORD, entity.id, reason, len(records))
+            return
+        if there is not None:
+            found, _ = datasets.dataset_records(host, dataset_id)
+            present = {_key(record): record for record in found}
         missing = [record for record in records if _key(record) not in present]
         # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
-        refused = send_halving(_batches(missing), partial(datasets.add_records, host, dataset_id))
+        refused: list[tuple[dict[str, Any], str]] = []
+        self._put_source_tags(entity, dataset_id, {}, report)
+        if not dry_run:
+            if unlinked:
+                datasets.link_experiments(host, dataset_id, unlinked)
+            add = partial(datasets.add_records, host, dataset_id)
+            refused = send_halving(_batches(missing), add)
         for record, reason in refused:
             name = f"{entity.id}/{record['dataset_record_id']}"
             report.failed(Failure(Kind.DATASET_RECORD, name, reason))
@@ -114,11 +108,21 @@ class DatasetWriter(FamilyWriter):
         if there is not None and not unlinked and not written:
             report.skipped(entity.kind, entity.id, "it is there already")
             return
-        if not refused:
+        if not refused and not dry_run:
             datasets.set_dataset_tags(
                 host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
             )
         report.written(entity.kind)
+
+    def _create(self, entity: Entity, experiment_ids: list[str]) -> str:
+        tags = key_values(entity.document.get("tags"))
+        own = {key: value for key, value in tags.items() if not is_provenance(key)}
+        marked = own | {ORIGIN: chained(entity.id, tags)}
+        name = str(entity.document["name"])
+        dataset_id = datasets.create_dataset(self._target.host, name, marked, experiment_ids)
+        # What came before it in the stream may fail and come again in a later unpack.
+        self._known()[entity.id] = {"dataset_id": dataset_id, "tags": []}
+        return dataset_id
 
     def _put_source_tags(
         self, entity: Entity, dataset_id: str, there: dict[str, str], report: Report
@@ -126,30 +130,8 @@ class DatasetWriter(FamilyWriter):
         def send(tags: dict[str, str]) -> None:
             datasets.set_dataset_tags(self._target.host, dataset_id, tags)
 
-        self._target.source_tags.put(entity, there, send, report)
-
-    def _look(
-        self,
-        entity: Entity,
-        there: dict[str, Any] | None,
-        records: list[dict[str, Any]],
-        report: Report,
-    ) -> None:
-        """Count what a dry run would do."""
-        present: set[bytes] = set()
-        if there is not None:
-            found, _ = datasets.dataset_records(self._target.host, there["dataset_id"])
-            present = {_key(record) for record in found}
-        missing = sum(_key(record) not in present for record in records)
-        if missing:
-            report.written(Kind.DATASET_RECORD, missing)
-        report.skipped(
-            Kind.DATASET_RECORD, entity.id, "they are there already", len(records) - missing
-        )
-        if there is None or missing:
-            report.written(entity.kind)
-        else:
-            report.skipped(entity.kind, entity.id, "it is there already")
+        if not self._target.options.dry_run:
+            self._target.source_tags.put(entity, there, send, report)
 
     def _say_differing(
         self,

@@ -19,6 +19,7 @@ from mlflow_exim_plugin.sinks.policy import (
     differing,
     find_name,
     say_kept,
+    say_moved,
 )
 from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
 from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget, attempt
@@ -105,9 +106,7 @@ class RegistryWriter(FamilyWriter):
             numbers[version["version"]] = number
             if same is None or same["status"] != "deleted":
                 changed |= self._add_tags(entity, owner, number, version, same or {}, report)
-        if moved := [f"{old} is {new}" for old, new in numbers.items() if old != new]:
-            what = f"versions are renumbered: version {', '.join(moved)}"
-            report.lost(Loss(entity.kind, entity.id, what))
+        say_moved(entity, numbers.items(), report)
         wanted = {entry["alias"]: entry["version"] for entry in document.get("aliases", ())}
         for alias in [alias for alias, version in wanted.items() if version not in numbers]:
             del wanted[alias]
