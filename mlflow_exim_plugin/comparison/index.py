@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import zstandard
 from mlflow_exim_plugin.comparison.histories import history_digests
 from mlflow_exim_plugin.comparison.identity import Identities
 from mlflow_exim_plugin.errors import EximError, ServerLostError
+from mlflow_exim_plugin.schema.digests import sha256_of_stream
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Experiment,
@@ -41,7 +41,6 @@ A, B = 0, 1
 SIDES = ("a", "b")
 
 _HASHERS = 2
-_BLOCK_BYTES = 1 << 20
 _COMMIT_EVERY = 5000
 _IDS_REMEMBERED = 100_000
 
@@ -316,7 +315,7 @@ class _IndexReader:
                 under_way.append((file, None if known else hashers.submit(_hashed, file)))
         for file, hashing in under_way:
             try:
-                size, digest = hashing.result() if hashing else (file.size_bytes, file.sha256)
+                digest, size = hashing.result() if hashing else (file.sha256, file.size_bytes)
             except ServerLostError:
                 raise
             except EximError as error:
@@ -330,10 +329,5 @@ class _IndexReader:
         self._result.unreadable.append((SIDES[self._side], failure))
 
 
-def _hashed(file: Artifact) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with file.open() as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
+def _hashed(file: Artifact) -> tuple[str, int]:
+    return sha256_of_stream(file.open())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.comparison.shapes import ABSENT
+from mlflow_exim_plugin.schema.report import plain
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.comparison.rules import RuleSet
@@ -103,7 +104,7 @@ class Comparison:
             },
             "total_differences": self.total,
             "differences": [difference.to_dict() for difference in self.differences],
-            "unreadable": [{"side": side, **_plain(failure)} for side, failure in self.unreadable],
+            "unreadable": [{"side": side, **plain(failure)} for side, failure in self.unreadable],
             "not_compared": [{"side": side, **asdict(seen)} for side, seen in self.not_compared],
             "left_out": [{"side": side, "what": what} for side, what in self.left_out],
             "rules": {
@@ -124,7 +125,3 @@ class Comparison:
                 ],
             },
         }
-
-
-def _plain(failure: Failure) -> dict[str, Any]:
-    return asdict(failure) | {"kind": failure.kind.value}

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Unpacked
 
-__all__ = ["Counts", "Report"]
+__all__ = ["Counts", "Report", "plain"]
 
 
 @dataclass
@@ -129,14 +129,13 @@ class Report:
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
                 "metric_rows": self.metric_rows,
                 "artifact_bytes": self.artifact_bytes,
-                "failures": [_plain(f) for f in self.failures],
-                "lossy": [_plain(loss) for loss in self.losses],
-                "skips": [_plain(s) for s in self.skips],
+                "failures": [plain(f) for f in self.failures],
+                "lossy": [plain(loss) for loss in self.losses],
+                "skips": [plain(s) for s in self.skips],
                 "not_packed": [asdict(u) for u in self.unpacked],
             }
 
 
-def _plain(entry: Failure | Loss) -> dict[str, Any]:
-    plain = asdict(entry)
-    plain["kind"] = str(entry.kind)
-    return plain
+def plain(entry: Failure | Loss) -> dict[str, Any]:
+    """Return a failure or loss as JSON values."""
+    return asdict(entry) | {"kind": str(entry.kind)}

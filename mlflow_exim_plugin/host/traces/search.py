@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["Query", "TraceSearch", "content", "json_reply"]
+__all__ = ["Query", "TraceSearch", "content", "json_reply", "location_of"]
 
 _PAGE = 500
 _OLDEST_FIRST = "timestamp_ms ASC"
@@ -174,26 +174,16 @@ class TraceSearch:
 
     def _page_v3(self, query: Query, token: str | None) -> tuple[list[Trace], str | None] | None:
         body: dict[str, Any] = {
-            "locations": [
-                {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": e}}
-                for e in query.experiment_ids
-            ],
+            "locations": list(map(location_of, query.experiment_ids)),
             "filter": query.filter,
             "max_results": query.most,
             "order_by": [_OLDEST_FIRST],
         }
         if token:
             body["page_token"] = token
-        response = self.host.read(
-            "POST",
-            "/api/3.0/mlflow/traces/search",
-            doing=query.doing,
-            body=body,
-            retries=query.is_patient,
-        )
-        if response.status_code in _ABSENT:
+        reply = self._reply(query, "POST", "/api/3.0/mlflow/traces/search", body=body)
+        if reply is None:
             return None
-        reply = json_reply(response, query.doing)
         return [_trace_v3(t) for t in reply.get("traces", ())], reply.get("next_page_token")
 
     def _page_v2(self, query: Query, token: str | None) -> tuple[list[Trace], str | None] | None:
@@ -205,18 +195,18 @@ class TraceSearch:
         ]
         if token:
             params.append(("page_token", token))
-        response = self.host.read(
-            "GET",
-            "/api/2.0/mlflow/traces",
-            doing=query.doing,
-            params=params,
-            retries=query.is_patient,
-        )
-        if response.status_code in _ABSENT:
+        reply = self._reply(query, "GET", "/api/2.0/mlflow/traces", params=params)
+        if reply is None:
             return None
-        reply = json_reply(response, query.doing)
         found = [Trace(document_of_v2(t), str(t["experiment_id"])) for t in reply.get("traces", ())]
         return found, reply.get("next_page_token")
+
+    def _reply(self, query: Query, method: str, endpoint: str, **how: Any) -> dict[str, Any] | None:
+        """Return what a server answers, None where it does not know the endpoint."""
+        response = self.host.read(
+            method, endpoint, doing=query.doing, retries=query.is_patient, **how
+        )
+        return None if response.status_code in _ABSENT else json_reply(response, query.doing)
 
     def _page_of_store(
         self, query: Query, token: str | None, *, assessments: bool = True
@@ -240,6 +230,11 @@ class TraceSearch:
             Trace(document_of_entity(info, assessments=assessments), str(info.experiment_id))
             for info in found
         ], following or None
+
+
+def location_of(experiment_id: str) -> dict[str, Any]:
+    """Return where traces of an experiment are, in REST's words."""
+    return {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
 
 
 def content(response: requests.Response, doing: str) -> bytes:

@@ -27,7 +27,7 @@ from mlflow_exim_plugin.host.traces.documents import (
     info_for_rest,
 )
 from mlflow_exim_plugin.host.traces.reading import DATA_FILE
-from mlflow_exim_plugin.host.traces.search import json_reply
+from mlflow_exim_plugin.host.traces.search import json_reply, location_of
 from mlflow_exim_plugin.host.traces.spans import as_dict_v3, as_otlp, data_file_v2
 
 if TYPE_CHECKING:
@@ -200,13 +200,8 @@ class TraceCalls:
         doing = f"writing trace {info['trace_id']}"
         end_ms = info.get("request_time_ms", 0) + info.get("execution_duration_ms", 0)
         if self.host.is_http:
-            response = self.host.call(
-                "PATCH",
-                f"/api/2.0/mlflow/traces/{quote(trace_id, safe='')}",
-                doing=doing,
-                body={"timestamp_ms": end_ms, "status": info["state"]},
-            )
-            _check(response, doing)
+            endpoint = f"/api/2.0/mlflow/traces/{quote(trace_id, safe='')}"
+            self._send("PATCH", endpoint, doing, {"timestamp_ms": end_ms, "status": info["state"]})
             return
         with translated(doing):
             from mlflow.entities.trace_status import TraceStatus
@@ -237,21 +232,10 @@ class TraceCalls:
         """Set one tag of a trace."""
         doing = f"tagging trace {trace_id}"
         if self.host.is_http:
-            version, field = (
-                ("3.0", "trace_id")
-                if self._form is TraceIntake.WITH_ID
-                else (
-                    "2.0",
-                    "request_id",
-                )
-            )
-            response = self.host.call(
-                "PATCH",
-                f"/api/{version}/mlflow/traces/{quote(trace_id, safe='')}/tags",
-                doing=doing,
-                body={field: trace_id, "key": key, "value": value},
-            )
-            _check(response, doing)
+            with_id = self._form is TraceIntake.WITH_ID
+            version, field = ("3.0", "trace_id") if with_id else ("2.0", "request_id")
+            endpoint = f"/api/{version}/mlflow/traces/{quote(trace_id, safe='')}/tags"
+            self._send("PATCH", endpoint, doing, {field: trace_id, "key": key, "value": value})
             return
         with translated(doing):
             self.host.tracking.set_trace_tag(trace_id, key, value)
@@ -262,8 +246,7 @@ class TraceCalls:
         doing = f"writing assessment {assessment.get('assessment_id')}"
         if self.host.is_http:
             endpoint = f"/api/3.0/mlflow/traces/{quote(trace_id, safe='')}/assessments"
-            response = self.host.call("POST", endpoint, doing=doing, body={"assessment": sent})
-            _check(response, doing)
+            self._send("POST", endpoint, doing, {"assessment": sent})
             return
         with translated(doing):
             from google.protobuf.json_format import ParseDict
@@ -278,8 +261,7 @@ class TraceCalls:
         doing = f"linking traces to run {run_id}"
         if self.host.is_http:
             body = {"trace_ids": trace_ids, "run_id": run_id}
-            endpoint = "/api/2.0/mlflow/traces/link-to-run"
-            _check(self.host.call("POST", endpoint, doing=doing, body=body), doing)
+            self._send("POST", "/api/2.0/mlflow/traces/link-to-run", doing, body)
             return
         with translated(doing):
             self.host.tracking.link_traces_to_run(trace_ids, run_id)
@@ -292,8 +274,7 @@ class TraceCalls:
                 "trace_id": trace_id,
                 "prompt_versions": [{"name": name, "version": number} for name, number in versions],
             }
-            endpoint = "/api/2.0/mlflow/traces/link-prompts"
-            _check(self.host.call("POST", endpoint, doing=doing, body=body), doing)
+            self._send("POST", "/api/2.0/mlflow/traces/link-prompts", doing, body)
             return
         with translated(doing):
             from mlflow.entities.model_registry import PromptVersion
@@ -303,18 +284,13 @@ class TraceCalls:
                 [PromptVersion(name=n, version=int(v), template="") for n, v in versions],
             )
 
+    def _send(self, method: str, endpoint: str, doing: str, body: dict[str, Any]) -> None:
+        _check(self.host.call(method, endpoint, doing=doing, body=body), doing)
+
     def _probe(self, experiment_id: str) -> TraceIntake:
         doing = "looking how the target takes traces"
         if self.host.is_http:
-            body = {
-                "locations": [
-                    {
-                        "type": "MLFLOW_EXPERIMENT",
-                        "mlflow_experiment": {"experiment_id": experiment_id},
-                    }
-                ],
-                "max_results": 1,
-            }
+            body = {"locations": [location_of(experiment_id)], "max_results": 1}
             search = "/api/3.0/mlflow/traces/search"
             if self.host.call("POST", search, doing=doing, body=body).status_code not in _ABSENT:
                 return TraceIntake.WITH_ID

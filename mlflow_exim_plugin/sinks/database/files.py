@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.schema.digests import sha256_of_stream
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_artifacts
@@ -23,7 +23,6 @@ __all__ = ["STAYS", "FileComparison", "is_elsewhere", "put_files"]
 STAYS = "it stays where the source has it"
 """Why a file is not sent."""
 
-_CHUNK_BYTES = 1 << 20
 _NAMED = 10
 
 
@@ -147,9 +146,9 @@ class FileComparison:
         for file in self._present:
             try:
                 with translated(f"reading artifact {file.path}"):
-                    coming = _digest(file.open())
+                    coming = sha256_of_stream(file.open())
                     same_size = self._there[file.path] == file.size_bytes
-                    if not (same_size and _digest(tree.open(file.path)) == coming):
+                    if not (same_size and sha256_of_stream(tree.open(file.path)) == coming):
                         others.append(file)
             except ServerLostError:
                 raise
@@ -164,11 +163,3 @@ class FileComparison:
             more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
             named = ", ".join(file.path for file in files[:_NAMED])
             report.lost(Loss(self._kind, self._owner, f"{what}: {named}{more}"))
-
-
-def _digest(stream: BinaryIO) -> bytes:
-    digest = hashlib.sha256()
-    with stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.digest()
