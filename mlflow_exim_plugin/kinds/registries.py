@@ -10,6 +10,7 @@ from mlflow_exim_plugin.kinds.description import (
     TAG,
     Description,
     PartFiles,
+    Source,
     TableRows,
     as_json,
     const,
@@ -30,6 +31,20 @@ _SIGNED: Any = {
 }
 
 
+_LISTS = {"tags": KEY, "aliases": ("alias",), "versions": ("version",), "versions[].tags": KEY}
+_USERS = "created_by last_updated_by *[*].created_by *[*].last_updated_by"
+
+
+def _parts(stem: str, owner: tuple[str, ...], version: dict[str, Source]) -> tuple[TableRows, ...]:
+    """Return the rows of tags, versions and aliases, whose tables begin with a stem."""
+    tags = TableRows(f"{stem}_version_tags", TAG, at="tags", owner=(*owner, "version"))
+    return (
+        TableRows(f"{stem}_tags", TAG, at="tags", owner=owner),
+        TableRows(f"{stem}_versions", version | _SIGNED, at="versions", owner=owner, parts=(tags,)),
+        TableRows(f"{stem}_aliases", same("alias version"), at="aliases", owner=owner),
+    )
+
+
 def _own_icons(server: dict[str, Any]) -> str:
     """Return the icons of a server without those that MLflow shows of its version."""
     shown = server.get("icons")
@@ -43,45 +58,27 @@ MCP_SERVER = Description(
     since="3.15",
     folder="mcp_servers",
     id_field="name",
-    lists={
-        "tags": KEY,
-        "aliases": ("alias",),
-        "versions": ("version",),
-        "versions[].tags": KEY,
-        "access_endpoints": ("url", "transport_type"),
-    },
+    lists={**_LISTS, "access_endpoints": ("url", "transport_type")},
     unique=_SERVER,
     itself="created_at",
     numbered="{}-{}",
     joins=("versions", "tags", "aliases", "access_endpoints"),
-    rest={
-        "users": "created_by last_updated_by *[*].created_by *[*].last_updated_by",
-        "inner ids": "access_endpoints[*].id",
-    },
+    rest={"users": _USERS, "inner ids": "access_endpoints[*].id"},
     anew="creators and times, and ids of access endpoints, are the target's",
     rows=TableRows(
         "mcp_servers",
         same("workspace name display_name description", icons=_own_icons) | _SIGNED,
         parts=(
-            TableRows("mcp_server_tags", TAG, at="tags", owner=_SERVER),
-            TableRows(
-                "mcp_server_versions",  # host.entity_rows adds the numbers it is sorted by
-                same(
+            *_parts(
+                "mcp_server",
+                _SERVER,
+                same(  # host.entity_rows adds the numbers it is sorted by
                     "version status source",
                     server_json=lambda version: json.dumps(version["server_json"]),
                     tools=as_json("tools"),
                     connect_options=as_json("connect_options"),
-                )
-                | _SIGNED,
-                at="versions",
-                owner=_SERVER,
-                parts=(
-                    TableRows(
-                        "mcp_server_version_tags", TAG, at="tags", owner=(*_SERVER, "version")
-                    ),
                 ),
             ),
-            TableRows("mcp_server_aliases", same("alias version"), at="aliases", owner=_SERVER),
             TableRows(
                 "mcp_access_endpoints",
                 same("id url transport_type server_version server_alias") | _SIGNED,
@@ -109,16 +106,13 @@ SKILL = Description(
     id_field="skill_id",
     known_as="name",
     files=PartFiles("versions", "version", _uploaded),
-    lists={"tags": KEY, "aliases": ("alias",), "versions": ("version",), "versions[].tags": KEY},
+    lists=_LISTS,
     natural=("skill_id",),
     unique=_SKILL,
     itself="created_at",
     joins=("versions", "tags", "aliases"),
     numbered="{}-{}",
-    rest={
-        "users": "created_by last_updated_by *[*].created_by *[*].last_updated_by",
-        "artifact roots": "versions[*].source",
-    },
+    rest={"users": _USERS, "artifact roots": "versions[*].source"},
     anew="creators and times, and places of uploaded files, are the target's",
     rows=TableRows(
         "skills",
@@ -130,19 +124,7 @@ SKILL = Description(
             ),
         )
         | _SIGNED,
-        parts=(
-            TableRows("skill_tags", TAG, at="tags", owner=_SKILL),
-            TableRows(
-                "skill_versions",
-                same("version source_type source ref subpath digest status") | _SIGNED,
-                at="versions",
-                owner=_SKILL,
-                parts=(
-                    TableRows("skill_version_tags", TAG, at="tags", owner=(*_SKILL, "version")),
-                ),
-            ),
-            TableRows("skill_aliases", same("alias version"), at="aliases", owner=_SKILL),
-        ),
+        parts=_parts("skill", _SKILL, same("version source_type source ref subpath digest status")),
     ),
     secrets="description tags versions[].source versions[].ref versions[].tags",
 )
