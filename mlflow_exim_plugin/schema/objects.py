@@ -143,6 +143,18 @@ class _Read:
     source_tags: dict[str, str] = field(default_factory=dict)
 
 
+class _WithInfo:
+    """What has a part ``info`` in its document."""
+
+    document: dict[str, Any]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """REST's ``RunInfo``, ``LoggedModelInfo`` or ``TraceInfoV3``."""
+        info: dict[str, Any] = self.document["info"]
+        return info
+
+
 @dataclass
 class Experiment(_Read):
     """An experiment; ``document`` is REST's ``Experiment``.
@@ -168,7 +180,7 @@ class Experiment(_Read):
 
 
 @dataclass
-class Run(_Read):
+class Run(_Read, _WithInfo):
     """A run with its histories and artifacts; ``document`` is REST's ``Run``.
 
     Attributes:
@@ -184,12 +196,6 @@ class Run(_Read):
     artifacts: Iterable[Artifact | Failure] = ()
     doubles: list[float] | None = None
     kind: Kind = field(default=Kind.RUN, init=False)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """REST's ``RunInfo``."""
-        info: dict[str, Any] = self.document["info"]
-        return info
 
     @property
     def id(self) -> str:
@@ -218,7 +224,7 @@ class Run(_Read):
 
 
 @dataclass
-class LoggedModel(_Read):
+class LoggedModel(_Read, _WithInfo):
     """A logged model with its files; ``document`` is REST's ``LoggedModel``.
 
     Attributes:
@@ -229,12 +235,6 @@ class LoggedModel(_Read):
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
     kind: Kind = field(default=Kind.LOGGED_MODEL, init=False)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """REST's ``LoggedModelInfo``."""
-        info: dict[str, Any] = self.document["info"]
-        return info
 
     @property
     def id(self) -> str:
@@ -253,7 +253,7 @@ class LoggedModel(_Read):
 
 
 @dataclass
-class Trace(_Read):
+class Trace(_Read, _WithInfo):
     """A trace with its spans and assessments (spec, "Traces").
 
     Attributes:
@@ -269,12 +269,6 @@ class Trace(_Read):
     spans: list[dict[str, Any]] | None = None
     attachments: Iterable[Artifact | Failure] = ()
     kind: Kind = field(default=Kind.TRACE, init=False)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """Part ``info`` of the document."""
-        info: dict[str, Any] = self.document["info"]
-        return info
 
     @property
     def id(self) -> str:
