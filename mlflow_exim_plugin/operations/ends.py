@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +42,7 @@ __all__ = ["DEPLOYMENTS", "OpenSource", "OpenTarget", "open_source", "open_targe
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 
-_STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml")
+_STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "*/*/meta.yaml")
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -131,6 +132,8 @@ def open_source(
         UnsupportedFormatError: The archive needs a newer reader, or a database a newer MLflow.
         ServerError: MLflow cannot open the store.
     """
+    if location is None and (folder := _default_folder()):
+        location = folder
     end = _end_of(location, among)
     return end.source(location, opening, reading, jobs=jobs, contents=contents)
 
@@ -318,6 +321,26 @@ def _read_deployment(
         )
 
 
+@contextlib.contextmanager
+def _read_folder(
+    location: str, opening: Opening, reading: Reading, *, jobs: int, contents: bool
+) -> Iterator[OpenSource]:
+    from mlflow_exim_plugin.sources.folder.registry import registry_elsewhere
+    from mlflow_exim_plugin.sources.folder.source import FolderDeployment, FolderSource
+
+    del reading
+    elsewhere = opening.registry_uri or os.environ.get("MLFLOW_REGISTRY_URI")
+    with registry_elsewhere(None if elsewhere == location else elsewhere) as registry:
+
+        def source(*, contents: bool) -> FolderSource:
+            deployment = FolderDeployment(location, str(store_folder(location)))
+            return FolderSource(deployment, registry, jobs=jobs, contents=contents)
+
+        stream = source(contents=contents)
+        names = source(contents=False)
+        yield OpenSource(stream, names, stream.uri, mlflow_version=stream.mlflow_version)
+
+
 def _is_archive(location: str) -> bool:
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
@@ -339,9 +362,18 @@ _ENDS = (
     _End("database", is_database, _read_deployment),
     _End("archive", _is_archive, _read_archive),
     _End("server", _is_server, _read_deployment),
-    _End("folder", _is_store_folder, _read_deployment),
+    _End("folder", _is_store_folder, _read_folder),
 )
 """The first that matches is it."""
+
+
+def _default_folder() -> str | None:
+    """Return the folder that is MLflow's own default, None where that is something else."""
+    if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
+        import mlflow
+
+        uri = str(mlflow.get_tracking_uri())
+    return uri if _is_store_folder(uri) else None
 
 
 def _end_of(location: str | None, among: Collection[str]) -> _End:

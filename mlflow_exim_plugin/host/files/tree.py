@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
@@ -28,9 +28,7 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlflow_exim_plugin.host.open.host import Host
-
-__all__ = ["ArtifactTree"]
+__all__ = ["ArtifactTree", "Deployment"]
 
 _SPOOLED_BYTES = 8 << 20
 """What waits in memory of a file that comes from one server and goes to another."""
@@ -41,19 +39,32 @@ _MAX_DEPTH = 64
 _REOPENINGS = 2
 
 
+class Deployment(Protocol):
+    """What is asked where the files of an artifact root are."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """Its tracking URI."""
+
+    def artifact_root(self, root: str) -> str:
+        """Return where the files of an artifact root are to be found from here."""
+
+    def run_root(self, run_id: str) -> str:
+        """Return the artifact root of a run."""
+
+
 class ArtifactTree:
     """The files below one artifact root.
 
     Args:
-        host: The deployment that the root belongs to.
+        deployment: The deployment that the root belongs to.
         root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
     """
 
-    def __init__(self, host: Host, root: str) -> None:
-        self._host = host
+    def __init__(self, deployment: Deployment, root: str) -> None:
         if root.startswith("runs:/"):
-            root = _run_folder(host, root)
-        root = host.artifact_root(root)
+            root = _run_folder(deployment, root)
+        root = deployment.artifact_root(root)
         self.root = root
         path = path_of_uri(root)
         self._local = None if path is None else Path(path)
@@ -63,7 +74,7 @@ class ArtifactTree:
             with translated(f"opening artifact root {root}"):
                 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
-                self._proxied = MlflowArtifactsRepository.resolve_uri(root, host.tracking_uri)
+                self._proxied = MlflowArtifactsRepository.resolve_uri(root, deployment.tracking_uri)
 
     @cached_property
     def _repository(self) -> Any:
@@ -320,14 +331,14 @@ class _ResumingStream(io.RawIOBase):
                 skip -= len(chunk)
 
 
-def _run_folder(host: Host, uri: str) -> str:
-    """Resolve ``runs:/`` by its own host: MLflow would ask the default tracking server."""
+def _run_folder(deployment: Deployment, uri: str) -> str:
+    """Resolve ``runs:/`` by its own deployment: MLflow would ask the default tracking server."""
     with translated(f"opening artifact root {uri}"):
         from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
         from mlflow.utils.uri import append_to_uri_path
 
         run_id, path = RunsArtifactRepository.parse_runs_uri(uri)
-        return str(append_to_uri_path(host.tracking.get_run(run_id).info.artifact_uri, path or ""))
+        return str(append_to_uri_path(deployment.run_root(run_id), path or ""))
 
 
 def _local_files(root: Path) -> Iterator[tuple[str, int]]:

@@ -201,6 +201,15 @@ class Host:
             raise ServerError(f"{root} would leave the folder of its server's files")
         return self._artifacts_destination.rstrip("/") + "/" + parts.path.lstrip("/")
 
+    def run_root(self, run_id: str) -> str:
+        """Return the artifact root of a run.
+
+        Raises:
+            ServerError: The deployment does not say it.
+        """
+        with translated(f"opening artifact root runs:/{run_id}"):
+            return str(self.tracking.get_run(run_id).info.artifact_uri or "")
+
     @property
     def display_uri(self) -> str:
         """The tracking URI without its secrets."""

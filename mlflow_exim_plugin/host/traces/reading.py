@@ -23,6 +23,7 @@ from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Tra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mlflow_exim_plugin.host.files.tree import Deployment
     from mlflow_exim_plugin.host.open.host import Host
 
     _Convert = Callable[[dict[str, Any], str], dict[str, Any]]
@@ -31,6 +32,7 @@ __all__ = [
     "ATTACHMENTS",
     "BATCH",
     "DATA_FILE",
+    "TraceFiles",
     "TraceReader",
     "expected_spans",
 ]
@@ -49,12 +51,15 @@ _ABSENT = {404, 405, 501}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
-class TraceReader:
-    """Reads spans from a ``Host``; which calls it has is tried once and remembered."""
+class TraceFiles:
+    """Reads the spans and attachments that lie in files beside their traces.
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self._has_batches = True
+    Args:
+        deployment: Knows where artifact roots are to be found.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
 
     def fill(self, traces: list[Trace]) -> set[str]:
         """Read the spans of some traces into them, and name what cannot be read.
@@ -62,19 +67,7 @@ class TraceReader:
         Returns:
             Ids of those whose spans may point at attachments.
         """
-        pointing: set[str] = set()
-        stored = [
-            t
-            for t in traces
-            # One that was trouble to list would take its whole batch with it.
-            if t.info["tags"].get(SPANS_LOCATION) == TRACKING_STORE and not t.issues
-        ]
-        done: set[str] = set()
-        if stored and self._has_batches:
-            done = self._fill_batch(stored, pointing)
-        for trace in traces:
-            if trace.id not in done:
-                self._fill_one(trace, pointing)
+        pointing = self._fill_together(traces)
         for trace in traces:
             expected = expected_spans(trace.info)
             if trace.spans is not None and len(trace.spans) < expected:
@@ -92,7 +85,7 @@ class TraceReader:
         if not root:
             return []
         try:
-            tree = ArtifactTree(self.host, root)
+            tree = ArtifactTree(self._deployment, root)
             there = {p: s for p, s in tree.files() if p.startswith(ATTACHMENTS)}
         except ServerLostError:
             raise
@@ -108,6 +101,78 @@ class TraceReader:
             if ATTACHMENTS + name not in there
         ]
         return found
+
+    def _fill_together(self, traces: list[Trace]) -> set[str]:
+        pointing: set[str] = set()
+        for trace in traces:
+            self._fill_one(trace, pointing)
+        return pointing
+
+    def _readers(self) -> tuple[Callable[[Trace], list[dict[str, Any]] | None], ...]:
+        """Return the ways to the spans of one trace, in the order in which they are tried."""
+        return (self._spans_of_file,)
+
+    def _fill_one(self, trace: Trace, pointing: set[str]) -> None:
+        try:
+            reasons: list[str] = []
+            for read in self._readers():
+                try:
+                    spans = read(trace)
+                except ServerLostError:
+                    raise
+                except EximError as error:
+                    reasons.append(error.message)
+                    continue
+                if spans is not None:
+                    _take(trace, spans, from_dict)
+                    if _points(spans):
+                        pointing.add(trace.id)
+                    return
+        except _MALFORMED as error:
+            trace.issues += (_malformed(trace, error),)
+            return
+        if _expects_payload(trace.info):
+            reason = "; ".join(dict.fromkeys(reasons)) or "its spans are gone"
+            trace.issues += (Failure(Kind.SPAN, trace.id, reason),)
+        else:
+            trace.issues += (Loss(Kind.TRACE, trace.id, "the source has no spans of it"),)
+
+    def _spans_of_file(self, trace: Trace) -> list[dict[str, Any]] | None:
+        tags = trace.info["tags"]
+        location = tags.get(ARTIFACT_LOCATION, "mlflow-artifacts:")
+        # A server that passes files on has just been asked, and would be asked again and again.
+        if tags.get(SPANS_LOCATION) in _NO_FILE or location.startswith("mlflow-artifacts:"):
+            return None
+        with ArtifactTree(self._deployment, location).open(DATA_FILE) as stream:
+            return _spans(b"".join(iter(lambda: stream.read(1 << 20), b"")), trace)
+
+
+class TraceReader(TraceFiles):
+    """Reads spans from a ``Host``; which calls it has is tried once and remembered."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.host = host
+        self._has_batches = True
+
+    def _fill_together(self, traces: list[Trace]) -> set[str]:
+        pointing: set[str] = set()
+        stored = [
+            t
+            for t in traces
+            # One that was trouble to list would take its whole batch with it.
+            if t.info["tags"].get(SPANS_LOCATION) == TRACKING_STORE and not t.issues
+        ]
+        done: set[str] = set()
+        if stored and self._has_batches:
+            done = self._fill_batch(stored, pointing)
+        for trace in traces:
+            if trace.id not in done:
+                self._fill_one(trace, pointing)
+        return pointing
+
+    def _readers(self) -> tuple[Callable[[Trace], list[dict[str, Any]] | None], ...]:
+        return (self._spans_of_server, self._spans_of_store, self._spans_of_file)
 
     def _fill_batch(self, traces: list[Trace], pointing: set[str]) -> set[str]:
         """Fill traces whose spans are in the tracking store; one that is broken may stop all.
@@ -158,31 +223,6 @@ class TraceReader:
             for found in json_reply(response, doing).get("traces", ()):
                 yield document_of_v3(found["trace_info"]), found.get("spans", ()), from_otlp_json
 
-    def _fill_one(self, trace: Trace, pointing: set[str]) -> None:
-        try:
-            reasons: list[str] = []
-            for read in (self._spans_of_server, self._spans_of_store, self._spans_of_file):
-                try:
-                    spans = read(trace)
-                except ServerLostError:
-                    raise
-                except EximError as error:
-                    reasons.append(error.message)
-                    continue
-                if spans is not None:
-                    _take(trace, spans, from_dict)
-                    if _points(spans):
-                        pointing.add(trace.id)
-                    return
-        except _MALFORMED as error:
-            trace.issues += (_malformed(trace, error),)
-            return
-        if _expects_payload(trace.info):
-            reason = "; ".join(dict.fromkeys(reasons)) or "its spans are gone"
-            trace.issues += (Failure(Kind.SPAN, trace.id, reason),)
-        else:
-            trace.issues += (Loss(Kind.TRACE, trace.id, "the source has no spans of it"),)
-
     def _spans_of_server(self, trace: Trace) -> list[dict[str, Any]] | None:
         """Let the server read them, which knows every place: tables, files and archives."""
         if not self.host.is_http:
@@ -206,15 +246,6 @@ class TraceReader:
             found = get(trace.id, allow_partial=True)
             spans = [span.to_dict() for span in found.data.spans]
         return spans or None
-
-    def _spans_of_file(self, trace: Trace) -> list[dict[str, Any]] | None:
-        tags = trace.info["tags"]
-        location = tags.get(ARTIFACT_LOCATION, "mlflow-artifacts:")
-        # A server that passes files on has just been asked, and would be asked again and again.
-        if tags.get(SPANS_LOCATION) in _NO_FILE or location.startswith("mlflow-artifacts:"):
-            return None
-        with ArtifactTree(self.host, location).open(DATA_FILE) as stream:
-            return _spans(b"".join(iter(lambda: stream.read(1 << 20), b"")), trace)
 
 
 def expected_spans(info: dict[str, Any]) -> int:

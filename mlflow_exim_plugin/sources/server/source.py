@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
-from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
@@ -35,13 +32,12 @@ from mlflow_exim_plugin.schema.objects import (
     StreamItem,
     Unpacked,
     closed_after,
-    model_behind,
 )
+from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
-from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +45,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.sources.artifacts import Listing
 
 __all__ = ["ServerSource"]
 
@@ -58,7 +55,6 @@ _BYTES_AHEAD = 2 << 20
 """So much is read of runs at once, without their histories; Python makes ten times that of it."""
 _ROWS_OF_KEY = 25_000
 """So many rows are expected of a key at most: its last step may be any number."""
-_PREFETCH_FILE_BYTES = 256 << 10
 _PREFETCH_BYTES = 16 << 20
 _MODEL_BYTES = 256 << 10
 
@@ -188,13 +184,12 @@ class ServerSource:
         plan = choice.plan
         entities = EntityReader(self._host, selection, plan)
         with workers(self._jobs, "exim-read") as pool:
+            files = ArtifactReader(self._host, selection, pool, contents=self._contents)
             logged_models = LoggedModelReader(
                 self._host,
                 selection,
                 plan,
-                lambda owner, root: self._artifacts(
-                    self._list_files(owner, root), selection, pool, self._budget(_MODEL_BYTES)
-                ),
+                lambda owner, root: files.files(owner, root, _MODEL_BYTES),
             )
             named = (v for _, listed in versions.values() for v in listed)
             yield from logged_models.complete(named, self._reader, pool)
@@ -205,7 +200,7 @@ class ServerSource:
             taken = [e for e in experiments.values() if e.id in plan.chosen]
             run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
             # Of all experiments in a row: those of the next are on their way before its turn.
-            with closed_after(self._runs(run_ids, plan.losses, selection, pool)) as runs:
+            with closed_after(self._runs(run_ids, plan.losses, files, pool)) as runs:
                 for experiment in taken:
                     yield experiment
                     for item in itertools.islice(runs, len(plan.chosen[experiment.id])):
@@ -218,7 +213,12 @@ class ServerSource:
                     yield from entities.after_traces(experiment)
             for name, kind in models:
                 known = versions.get(name)
-                yield from self._model(name, kind, known, plan, logged_models, selection)
+                for of_model in self._model(name, kind, known):
+                    if of_model.kind is Kind.MODEL_VERSION and isinstance(of_model, ModelVersion):
+                        of_model.artifacts = self._version_files(
+                            of_model, files, plan, logged_models
+                        )
+                    yield of_model
         yield from entities.of_workspace()
         yield from entities.left_out()
         if unread := self._host.unread:
@@ -234,7 +234,7 @@ class ServerSource:
         self,
         run_ids: list[str],
         losses: dict[str, Loss],
-        selection: Selection,
+        files: ArtifactReader,
         pool: ThreadPoolExecutor,
     ) -> Iterator[Run | Failure]:
         """Yield a run, or why it cannot be read, for each id."""
@@ -247,23 +247,18 @@ class ServerSource:
         with closing(histories):
             documents = self._documents(run_ids, pool)
             # The next group's rows are on their way before this one's last is used.
-            for started in _next_begun(self._groups(documents, histories, selection, pool)):
-                yield from self._started(started, losses, selection, pool)
+            for started in _next_begun(self._groups(documents, histories, files)):
+                yield from self._started(started, losses, files)
 
     def _started(
-        self,
-        started: _Group,
-        losses: dict[str, Loss],
-        selection: Selection,
-        pool: ThreadPoolExecutor,
+        self, started: _Group, losses: dict[str, Loss], files: ArtifactReader
     ) -> Iterator[Run | Failure]:
         rows = started.reading.finish()
-        budget = self._budget(_PREFETCH_BYTES)
+        budget = files.budget(_PREFETCH_BYTES)
         for run in started.runs:
             if isinstance(run, Run):
                 run.histories = rows.pop(run.id)
-                if (listing := started.listings.get(run.id)) is not None:
-                    run.artifacts = self._artifacts(listing.result(), selection, pool, budget)
+                run.artifacts = files.take(started.listings[run.id].result(), budget)
                 if run.id in losses:
                     run.issues = (losses[run.id],)
             yield run
@@ -297,8 +292,7 @@ class ServerSource:
         self,
         documents: Iterable[list[Run | Failure]],
         histories: HistorySource,
-        selection: Selection,
-        pool: ThreadPoolExecutor,
+        files: ArtifactReader,
     ) -> Iterator[_Group]:
         """Yield runs whose rows are being read, as many at a time as memory allows."""
         for chunk in documents:
@@ -312,65 +306,27 @@ class ServerSource:
                     for step in latest.values():
                         expected += min(step + 1, _ROWS_OF_KEY) if step > 0 else 1
                     if runs and rows + expected > histories.rows_ahead:
-                        yield self._start(runs, steps, histories, selection, pool)
+                        yield self._start(runs, steps, histories, files)
                         runs, steps, rows = [], {}, 0
                     steps[run.id] = latest if self._contents else {}
                     rows += expected
                 runs.append(run)
             if runs:
-                yield self._start(runs, steps, histories, selection, pool)
+                yield self._start(runs, steps, histories, files)
 
     def _start(
         self,
         runs: list[Run | Failure],
         steps: dict[str, dict[str, int]],
         histories: HistorySource,
-        selection: Selection,
-        pool: ThreadPoolExecutor,
+        files: ArtifactReader,
     ) -> _Group:
         listings = {
-            run.id: pool.submit(self._list_files, run.id, run.info.get("artifact_uri"))
+            run.id: files.start(run.id, run.info.get("artifact_uri"))
             for run in runs
-            if selection.artifacts and isinstance(run, Run)
+            if isinstance(run, Run)
         }
         return _Group(runs, histories.start(steps), listings)
-
-    def _list_files(self, owner: str, root: str | None) -> _Listing:
-        if not root:
-            return None
-        try:
-            tree = ArtifactTree(self._host, root)
-            return owner, tree, list(tree.files())
-        except ServerLostError:
-            raise
-        except (ServerError, StoreError) as error:
-            return Failure(Kind.ARTIFACT, f"{owner}/", error.message)
-
-    def _artifacts(
-        self,
-        listing: _Listing,
-        selection: Selection,
-        pool: ThreadPoolExecutor | None,
-        budget: _Budget,
-    ) -> list[Artifact | Failure]:
-        if listing is None:
-            return []
-        if isinstance(listing, Failure):
-            return [listing]
-        _, tree, files = listing
-        artifacts: list[Artifact | Failure] = []
-        for path, size_bytes in files:
-            if not selection.takes_artifact(path):
-                continue
-            artifact = Artifact(path, size_bytes, partial(tree.open, path))
-            is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
-            if pool and is_small and budget.take(size_bytes):
-                artifact.open = _Prefetched(pool.submit(_read_all, artifact.open), artifact.open)
-            artifacts.append(artifact)
-        return artifacts
-
-    def _budget(self, size_bytes: int) -> _Budget:
-        return _Budget(size_bytes if self._contents else 0)
 
     def _versions(self, name: str, kind: Kind) -> tuple[RegisteredModel, list[dict[str, Any]]]:
         as_of_ms = time.time_ns() // 1_000_000
@@ -382,10 +338,7 @@ class ServerSource:
         name: str,
         kind: Kind,
         known: tuple[RegisteredModel, list[dict[str, Any]]] | None,
-        plan: Plan,
-        logged_models: LoggedModelReader,
-        selection: Selection,
-    ) -> Iterator[RegisteredModel | ModelVersion | Failure | Loss]:
+    ) -> Iterator[RegisteredModel | ModelVersion | Failure]:
         try:
             model, versions = known or self._versions(name, kind)
         except ServerLostError:
@@ -395,41 +348,26 @@ class ServerSource:
             return
         yield model
         for document in versions:
-            version = ModelVersion(document, as_of_ms=model.as_of_ms, kind=VERSION_KINDS[kind])
-            if kind is not Kind.PROMPT and selection.artifacts:
-                version.artifacts = self._version_files(version, plan, logged_models, selection)
-            yield version
+            yield ModelVersion(document, as_of_ms=model.as_of_ms, kind=VERSION_KINDS[kind])
 
     def _version_files(
         self,
         version: ModelVersion,
+        files: ArtifactReader,
         plan: Plan,
         logged_models: LoggedModelReader,
-        selection: Selection,
     ) -> list[Artifact | Failure]:
         """Return the files of a version that no packed run or logged model holds."""
-        source = str(version.document.get("source") or "")
+        if not files.takes_any:
+            return []
         try:
-            root = self._reader.download_uri(version.name, version.version) or source
-            if logged_models.holds(model_behind(version.document), root):
-                return []
-            run_id = str(version.document.get("run_id") or "")
-            if plan.holds(run_id) and _lies_in(
-                root, run_id, self._reader.run(run_id)["info"].get("artifact_uri", "")
-            ):
-                return []
-            listing = self._list_files(version.id, root)
+            root = self._reader.download_uri(version.name, version.version)
         except ServerLostError:
             raise
         except ServerError as error:
             return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
-        if listing is not None and not isinstance(listing, Failure) and not listing[2]:
-            listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
-        return self._artifacts(listing, selection, None, _Budget(0))
-
-
-_Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
-"""Owner, tree, and path and size of each file; or why they cannot be listed."""
+        root = root or str(version.document.get("source") or "")
+        return files.of_version(version, root, plan, logged_models)
 
 
 class _Choice:
@@ -453,40 +391,7 @@ class _Group:
 
     runs: list[Run | Failure]
     reading: HistoriesAhead
-    listings: dict[str, Future[_Listing]]
-
-
-class _Budget:
-    """Bytes that may still be read ahead."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left = size_bytes
-
-    def take(self, size_bytes: int) -> bool:
-        if size_bytes > self._left:
-            return False
-        self._left -= size_bytes
-        return True
-
-
-class _Prefetched:
-    """Opens bytes that were read ahead, once; later openings read again."""
-
-    def __init__(self, bytes_ahead: Future[bytes], again: Any) -> None:
-        self._ahead: Future[bytes] | None = bytes_ahead
-        self._again = again
-
-    def __call__(self) -> Any:
-        if self._ahead is None:
-            return self._again()
-        data, self._ahead = self._ahead.result(), None
-        return io.BytesIO(data)
-
-
-def _read_all(opener: Any) -> bytes:
-    with opener() as stream:
-        chunks = iter(lambda: stream.read(1 << 20), b"")
-        return b"".join(itertools.takewhile(bool, chunks))
+    listings: dict[str, Future[Listing]]
 
 
 def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
@@ -529,14 +434,3 @@ def _tables(
 
 def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
     return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
-
-
-def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:
-    if uri.startswith(f"runs:/{run_id}/"):
-        return True
-    root = _plain(artifact_uri)
-    return bool(root) and (_plain(uri) + "/").startswith(root + "/")
-
-
-def _plain(uri: str) -> str:
-    return (path_of_uri(uri) or uri).rstrip("/")

@@ -1,0 +1,183 @@
+"""The files of what a source yields: where their owners say, listed and opened, some read ahead."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, model_behind
+from mlflow_exim_plugin.storage.urls import path_of_uri
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from typing import Protocol
+
+    from mlflow_exim_plugin.host.files.tree import Deployment
+    from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.schema.objects import ModelVersion
+    from mlflow_exim_plugin.stages.select import Plan
+
+    class HeldModels(Protocol):
+        """The logged models that were taken."""
+
+        def holds(self, model_id: str | None, uri: str) -> bool:
+            """Whether files at a URI are those of a model that was taken."""
+
+
+__all__ = ["ArtifactReader", "Budget", "Listing"]
+
+_PREFETCH_FILE_BYTES = 256 << 10
+
+Listing = tuple[ArtifactTree, list[tuple[str, int]]] | Failure | None
+"""Tree, and path and size of each file; or why they cannot be listed; None without a root."""
+
+
+class Budget:
+    """Bytes that may still be read ahead.
+
+    Args:
+        size_bytes: So many.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether so many more may be; then they are taken."""
+        if size_bytes > self._left:
+            return False
+        self._left -= size_bytes
+        return True
+
+
+class ArtifactReader:
+    """Lists and opens files.
+
+    Args:
+        deployment: Knows where artifact roots are to be found.
+        selection: Which files to take.
+        pool: Lists, and reads small files from afar ahead.
+        contents: False reads nothing ahead.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        selection: Selection,
+        pool: ThreadPoolExecutor,
+        *,
+        contents: bool,
+    ) -> None:
+        self._deployment = deployment
+        self._selection = selection
+        self._pool = pool
+        self._contents = contents
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether any file may be taken."""
+        return self._selection.artifacts
+
+    def start(self, owner: str, root: str | None) -> Future[Listing]:
+        """Begin to list the files below an owner's root."""
+        return self._pool.submit(self.listed, owner, root)
+
+    def listed(self, owner: str, root: str | None) -> Listing:
+        """List the files below an owner's root, where any are taken."""
+        if not root or not self.takes_any:
+            return None
+        try:
+            tree = ArtifactTree(self._deployment, root)
+            return tree, list(tree.files())
+        except ServerLostError:
+            raise
+        except (ServerError, StoreError) as error:
+            return Failure(Kind.ARTIFACT, f"{owner}/", error.message)
+
+    def files(self, owner: str, root: str | None, ahead_bytes: int) -> list[Artifact | Failure]:
+        """Return the files below an owner's root, of which so many bytes may be read ahead."""
+        return self.take(self.listed(owner, root), self.budget(ahead_bytes))
+
+    def budget(self, size_bytes: int) -> Budget:
+        """Return a budget of so many bytes, of none where nothing is to be read."""
+        return Budget(size_bytes if self._contents else 0)
+
+    def take(self, listing: Listing, budget: Budget) -> list[Artifact | Failure]:
+        """Return the files of a listing that are taken."""
+        if listing is None:
+            return []
+        if isinstance(listing, Failure):
+            return [listing]
+        tree, files = listing
+        artifacts: list[Artifact | Failure] = []
+        for path, size_bytes in files:
+            if not self._selection.takes_artifact(path):
+                continue
+            artifact = Artifact(path, size_bytes, partial(tree.open, path))
+            is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
+            if is_small and budget.take(size_bytes):
+                ahead = self._pool.submit(_read_all, artifact.open)
+                artifact.open = _Prefetched(ahead, artifact.open)
+            artifacts.append(artifact)
+        return artifacts
+
+    def of_version(
+        self, version: ModelVersion, root: str, plan: Plan, models: HeldModels
+    ) -> list[Artifact | Failure]:
+        """Return the files of a version that no packed run or logged model holds.
+
+        Args:
+            version: The version.
+            root: Where the registry says its files are.
+            plan: Which runs are taken.
+            models: Which logged models are.
+        """
+        try:
+            if models.holds(model_behind(version.document), root):
+                return []
+            run_id = str(version.document.get("run_id") or "")
+            if plan.holds(run_id) and _lies_in(root, run_id, self._deployment.run_root(run_id)):
+                return []
+            listing = self.listed(version.id, root)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
+        if listing is not None and not isinstance(listing, Failure) and not listing[1]:
+            listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
+        return self.take(listing, Budget(0))
+
+
+class _Prefetched:
+    """Opens bytes that were read ahead, once; later openings read again."""
+
+    def __init__(self, bytes_ahead: Future[bytes], again: Any) -> None:
+        self._ahead: Future[bytes] | None = bytes_ahead
+        self._again = again
+
+    def __call__(self) -> Any:
+        if self._ahead is None:
+            return self._again()
+        data, self._ahead = self._ahead.result(), None
+        return io.BytesIO(data)
+
+
+def _read_all(opener: Any) -> bytes:
+    with opener() as stream:
+        chunks = iter(lambda: stream.read(1 << 20), b"")
+        return b"".join(itertools.takewhile(bool, chunks))
+
+
+def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:
+    if uri.startswith(f"runs:/{run_id}/"):
+        return True
+    root = _plain(artifact_uri)
+    return bool(root) and (_plain(uri) + "/").startswith(root + "/")
+
+
+def _plain(uri: str) -> str:
+    return (path_of_uri(uri) or uri).rstrip("/")

@@ -1,0 +1,1 @@
+"""Source ``folder``: an ``mlruns`` folder of files, read without MLflow's store."""

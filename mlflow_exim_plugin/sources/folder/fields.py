@@ -1,0 +1,261 @@
+"""What a ``meta.yaml`` says, as REST's documents have it: checked field by field."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.sources.folder.files import UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Fields",
+    "dataset_document",
+    "dataset_identity",
+    "entries",
+    "experiment_document",
+    "logged_model_info",
+    "metric_identity",
+    "number",
+    "registered_model_document",
+    "run_info",
+    "version_document",
+]
+
+_RUN_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
+_MODEL_STATUS = {
+    0: "LOGGED_MODEL_STATUS_UNSPECIFIED",
+    1: "LOGGED_MODEL_PENDING",
+    2: "LOGGED_MODEL_READY",
+    3: "LOGGED_MODEL_UPLOAD_FAILED",
+}
+_METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
+
+
+class Fields:
+    """The fields of one file.
+
+    Args:
+        place: The file, for messages.
+        found: What it says.
+    """
+
+    def __init__(self, place: str, found: dict[str, Any]) -> None:
+        self._place = place
+        self._found = found
+
+    def text(self, *names: str) -> str:
+        """Return the first of some fields that is there.
+
+        Raises:
+            UnreadableError: There is none, or it is no text.
+        """
+        if (value := self.maybe_text(*names)) is None:
+            raise UnreadableError(f"{self._place} is damaged: it lacks {names[0]}")
+        return value
+
+    def maybe_text(self, *names: str) -> str | None:
+        """Return the first of some fields that is there, None without one.
+
+        Raises:
+            UnreadableError: It is no text.
+        """
+        value = next((self._found[n] for n in names if self._found.get(n) is not None), None)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)  # ids were numbers once
+        if value is not None and not isinstance(value, str):
+            raise UnreadableError(f"{self._place} is damaged: its {names[0]} is no text")
+        return value
+
+    def texts(self, name: str) -> dict[str, str]:
+        """Return an object of texts, an empty one without it.
+
+        Raises:
+            UnreadableError: It is something else.
+        """
+        value = self._found.get(name) or {}
+        if not isinstance(value, dict):
+            raise UnreadableError(f"{self._place} is damaged: its {name} have no names")
+        return {str(key): str(said) for key, said in value.items()}
+
+    def number(self, name: str) -> int | None:
+        """Return a whole number of 64 bits, None without it.
+
+        Raises:
+            UnreadableError: It is something else.
+        """
+        value = self._found.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+            raise UnreadableError(f"{self._place} is damaged: its {name} is no whole number")
+        return value
+
+    def one_of(self, name: str, values: Mapping[int, str], default: int) -> str:
+        """Return what a number, or its word, stands for.
+
+        Raises:
+            UnreadableError: It stands for nothing.
+        """
+        value = self._found.get(name, default)
+        if isinstance(value, str) and value in values.values():
+            return value
+        if not isinstance(value, int) or value not in values:
+            raise UnreadableError(f"{self._place} is damaged: its {name} is {value!r}")
+        return values[value]
+
+
+def experiment_document(fields: Fields, tags: dict[str, str], *, deleted: bool) -> dict[str, Any]:
+    """Return REST's ``Experiment``.
+
+    Args:
+        fields: Of its ``meta.yaml``.
+        tags: Its tags.
+        deleted: Whether it lies where deleted ones do; MLflow before 2.0 wrote that nowhere else.
+    """
+    return _present(
+        {
+            "experiment_id": fields.text("experiment_id"),
+            "name": fields.text("name"),
+            "artifact_location": fields.text("artifact_location"),
+            "lifecycle_stage": "deleted" if deleted else fields.text("lifecycle_stage"),
+            "last_update_time": fields.number("last_update_time") or None,
+            "creation_time": fields.number("creation_time") or None,
+            "effective_trace_archival_retention": fields.maybe_text(
+                "effective_trace_archival_retention"
+            ),
+            "workspace": fields.maybe_text("workspace") or _default_workspace(),
+            "tags": entries(tags),
+        }
+    )
+
+
+def run_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
+    """Return REST's ``RunInfo``."""
+    run_id = fields.text("run_id", "run_uuid")
+    name = fields.maybe_text("run_name")
+    return _present(
+        {
+            "run_id": run_id,
+            "run_uuid": run_id,
+            "run_name": name or tags.get("mlflow.runName") or name,
+            "experiment_id": fields.text("experiment_id"),
+            "user_id": fields.maybe_text("user_id"),
+            "status": fields.one_of("status", _RUN_STATUS, 1),
+            "start_time": fields.number("start_time"),
+            "end_time": fields.number("end_time"),
+            "artifact_uri": fields.maybe_text("artifact_uri"),
+            "lifecycle_stage": fields.maybe_text("lifecycle_stage") or "active",
+        }
+    )
+
+
+def logged_model_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
+    """Return REST's ``LoggedModelInfo``, with its ``lifecycle_stage`` where it is deleted."""
+    found = _without_empty(
+        {
+            "experiment_id": fields.text("experiment_id"),
+            "model_id": fields.text("model_id"),
+            "name": fields.maybe_text("name"),
+            "artifact_uri": fields.text("artifact_location"),
+            "creation_timestamp_ms": fields.number("creation_timestamp"),
+            "last_updated_timestamp_ms": fields.number("last_updated_timestamp"),
+            "model_type": fields.maybe_text("model_type"),
+            "source_run_id": fields.maybe_text("source_run_id"),
+            "status": fields.one_of("status", _MODEL_STATUS, 0),
+            "status_message": fields.maybe_text("status_message"),
+        }
+    )
+    if fields.maybe_text("lifecycle_stage") == "deleted":
+        found["lifecycle_stage"] = "deleted"
+    return found | {"tags": entries(tags)}
+
+
+def registered_model_document(
+    fields: Fields, tags: dict[str, str], aliases: dict[str, str]
+) -> dict[str, Any]:
+    """Return REST's ``RegisteredModel`` without its versions."""
+    found = _without_empty(
+        {
+            "name": fields.text("name"),
+            "creation_timestamp": fields.number("creation_timestamp"),
+            "last_updated_timestamp": fields.number("last_updated_timestamp") or None,
+            "description": fields.maybe_text("description"),
+            "deployment_job_id": fields.maybe_text("deployment_job_id"),
+        }
+    )
+    listed = [{"alias": alias, "version": aliases[alias]} for alias in sorted(aliases)]
+    return found | {"tags": entries(tags), "aliases": listed}
+
+
+def version_document(fields: Fields, tags: dict[str, str], aliases: list[str]) -> dict[str, Any]:
+    """Return REST's ``ModelVersion``."""
+    found = _without_empty(
+        {
+            "name": fields.text("name"),
+            "version": fields.text("version"),
+            "creation_timestamp": fields.number("creation_timestamp"),
+            "last_updated_timestamp": fields.number("last_updated_timestamp"),
+            "description": fields.maybe_text("description"),
+            "user_id": fields.maybe_text("user_id"),
+            "current_stage": fields.maybe_text("current_stage"),
+            "source": fields.maybe_text("source"),
+            "run_id": fields.maybe_text("run_id"),
+            "run_link": fields.maybe_text("run_link"),
+            "status": fields.maybe_text("status") or "READY",
+            "status_message": fields.maybe_text("status_message"),
+            "model_id": fields.maybe_text("model_id"),
+        }
+    )
+    return found | {"tags": entries(tags), "aliases": sorted(aliases)}
+
+
+def dataset_document(fields: Fields) -> dict[str, Any]:
+    """Return REST's ``Dataset``."""
+    document = {name: fields.text(name) for name in ("name", "digest", "source_type", "source")}
+    more = {name: fields.maybe_text(name) for name in ("schema", "profile")}
+    return document | _without_empty(more)
+
+
+def dataset_identity(entry: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells one ``DatasetInput`` of a run from another."""
+    return entry["dataset"]["name"], entry["dataset"]["digest"]
+
+
+def metric_identity(metric: dict[str, Any]) -> list[str]:
+    """Return what tells one ``Metric`` of a logged model from another."""
+    return [str(metric.get(name, "")) for name in _METRIC_IDENTITY]
+
+
+def entries(texts: dict[str, str]) -> list[dict[str, str]]:
+    """Return texts as REST's list of keyed entries, by key."""
+    return [{"key": key, "value": texts[key]} for key in sorted(texts)]
+
+
+def number(value: float) -> float | str:
+    """Return a double as REST's JSON has it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _present(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value not in (None, "")}
+
+
+@cache
+def _default_workspace() -> str | None:
+    """Return what this MLflow, which is not imported for it, says of an experiment in none."""
+    mlflow = importlib.util.find_spec("mlflow")
+    places = mlflow.submodule_search_locations if mlflow else None
+    knows = any(Path(place, "entities", "workspace.py").exists() for place in places or ())
+    return "default" if knows else None

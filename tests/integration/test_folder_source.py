@@ -1,0 +1,450 @@
+"""A folder of files says what MLflow's own store says of it, and each damage costs only itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import AssessmentSource, LoggedModelInput
+
+from mlflow_exim_plugin import pack, unpack
+from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.options import Opening, Selection
+from mlflow_exim_plugin.schema.metric_rows import RunRows
+from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Run, Unpacked
+from mlflow_exim_plugin.sources.server.source import ServerSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlflow_exim_plugin.schema.report import Report
+
+pytestmark = pytest.mark.integration
+
+ME = AssessmentSource("HUMAN", "me")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder that MLflow's own client has filled."""
+
+    folder: Path
+    experiments: dict[str, str]
+    runs: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        return self.folder.as_uri()
+
+    def run(self, role: str, experiment: str = "e") -> Path:
+        return self.folder / self.experiments[experiment] / self.runs[role]
+
+    def copied(self, to: Path) -> Store:
+        """Return the same in another place: roots still say the old one."""
+        shutil.copytree(self.folder, to, symlinks=True)
+        return Store(to, self.experiments, self.runs)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Fill a folder with one of everything that a store of files keeps."""
+    folder = tmp_path_factory.mktemp("filled") / "mlruns"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        with _as_default(folder.as_uri()):
+            store = _fill(folder)
+            mlflow.flush_trace_async_logging()
+        yield store
+
+
+@contextlib.contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+
+
+def _fill(folder: Path) -> Store:
+    client = MlflowClient()
+    ids = {
+        "e": client.create_experiment("e", tags={"a/b": "1", "empty": ""}),
+        "gone": client.create_experiment("gone"),
+    }
+    made = Store(folder, ids, {})
+    with mlflow.start_run(experiment_id=ids["e"], run_name="it's: #1") as run:
+        made.runs["full"] = run.info.run_id
+        mlflow.log_params({"p/q": "v", "empty": "", "line": "a\nb\u2028c"})
+        for step in range(5):
+            mlflow.log_metric("m/x", step * 0.5, step=step)
+        mlflow.log_metrics({"nan": float("nan"), "inf": float("-inf"), "again": 1.0})
+        dataset: Any = mlflow.data.from_numpy(np.zeros((2, 2)), source="http://x/y", name="d")  # type: ignore[attr-defined]
+        mlflow.log_input(dataset, context="train", tags={"k": "v"})
+        mlflow.log_text("w", "a/b.txt")
+        model = mlflow.create_external_model(
+            "m", params={"a": "b"}, tags={"t": "u"}, model_type="agent"
+        )
+        for step in range(3):
+            mlflow.log_metric("of", step, step=step, model_id=model.model_id, dataset=dataset)
+        deleted = mlflow.create_external_model("deleted")
+        client.log_outputs(
+            run.info.run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=4)]
+        )
+    client.delete_logged_model(deleted.model_id)
+    with mlflow.start_run(experiment_id=ids["e"]) as run:
+        made.runs["parent"] = run.info.run_id
+        client.log_inputs(run.info.run_id, models=[LoggedModelInput(model.model_id)])
+        with mlflow.start_run(experiment_id=ids["e"], nested=True) as child:
+            made.runs["deleted"] = child.info.run_id
+    client.delete_run(made.runs["deleted"])
+    with mlflow.start_run(experiment_id=ids["gone"]) as run:
+        made.runs["of gone"] = run.info.run_id
+        mlflow.log_metric("x", 1)
+    client.delete_experiment(ids["gone"])
+    _fill_registry(client, made.runs["full"], model.model_id)
+    mlflow.set_experiment(experiment_id=ids["e"])
+    _trace(1)
+    mlflow.flush_trace_async_logging()
+    trace_id = str(mlflow.get_last_active_trace_id())
+    first = mlflow.log_feedback(
+        trace_id=trace_id, name="f", value=0.5, rationale="r", source=ME, metadata={"k": "v"}
+    )
+    mlflow.log_expectation(trace_id=trace_id, name="x", value={"a": [1, 2]}, source=ME)
+    mlflow.override_feedback(trace_id=trace_id, assessment_id=str(first.assessment_id), value=True)
+    with mlflow.start_run(run_id=made.runs["full"]):
+        _trace(2)
+    return made
+
+
+@mlflow.trace
+def _trace(x: int) -> int:
+    with mlflow.start_span("inner") as span:
+        span.set_inputs({"a": 1})
+    return x + 1
+
+
+def _fill_registry(client: MlflowClient, run_id: str, model_id: str) -> None:
+    client.create_registered_model("net", {"t": "u"}, "what it is")
+    root = client.get_run(run_id).info.artifact_uri
+    for _ in range(3):
+        client.create_model_version("net", f"{root}/a", run_id, {"k": "v"}, description="d")
+    client.delete_model_version("net", "3")
+    client.create_registered_model("of model")
+    client.create_model_version("of model", f"models:/{model_id}", model_id=model_id)
+    client.copy_model_version("models:/net/1", "copied")
+    client.set_registered_model_alias("net", "champion", "2")
+    mlflow.genai.register_prompt("p", "hello {{x}}", tags={"a": "b"})
+    mlflow.genai.register_prompt("p", "bye {{x}}", commit_message="second")
+
+
+SELECTIONS = {
+    "all": Selection(),
+    "an experiment": Selection(experiments=("e",)),
+    "a model": Selection(models=("net",)),
+    "by filter": Selection(filter="params.empty = '' and metrics.`m/x` > 1"),
+    "nothing deleted": Selection(deleted=False),
+    "since": Selection(since_ms=1_000_000_000_000),
+    "until": Selection(until_ms=1_000_000_000_000),
+    "no traces": Selection(traces=False, include=("a/*",)),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_it_says_what_mlflows_own_store_says(filled: Store, selection: Selection) -> None:
+    with Host(filled.uri, filled.uri, create=False) as host:
+        expected = told(ServerSource(host).stream(selection))
+    with open_source(filled.uri) as opened:
+        found = told(opened.stream.stream(selection))
+
+    assert found == expected
+    assert found
+
+
+def test_a_run_taken_alone_brings_what_it_made(filled: Store) -> None:
+    selection = Selection(runs=(filled.runs["parent"], filled.runs["full"][:8] + "*"))
+    with Host(filled.uri, filled.uri, create=False) as host:
+        expected = told(ServerSource(host).stream(selection))
+    with open_source(filled.uri) as opened:
+        assert told(opened.stream.stream(selection)) == expected
+
+        (found,) = opened.names.find(filled.runs["full"])
+        assert found.id == filled.runs["full"]
+        with pytest.raises(NotFoundError, match="'nobody'"):
+            list(opened.stream.stream(Selection(runs=("nobody",))))
+
+
+def test_nothing_but_the_folder_is_touched(
+    filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    shutil.rmtree(store.folder / "models")
+    shutil.rmtree(store.folder / ".trash")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    before = state(store.folder)
+
+    report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=store.uri)
+
+    assert report.counts[Kind.RUN].written == 3
+    assert state(store.folder) == before
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_a_run_without_its_empty_folders_is_a_run(filled: Store, tmp_path: Path) -> None:
+    """Version control, zip and object stores keep no empty folder."""
+    store = filled.copied(tmp_path / "mlruns")
+    bare = store.run("parent")
+    for part in bare.iterdir():
+        if part.is_dir():
+            shutil.rmtree(part)
+
+    report = packed(store, tmp_path)
+
+    assert report.failures == []
+    assert report.counts[Kind.RUN].written == 4
+
+
+def _cut_line(store: Store) -> None:
+    file = store.run("full") / "metrics" / "m" / "x"
+    file.write_text(file.read_text()[:-4] + "17")
+
+
+def _open_line(store: Store) -> None:
+    file = store.run("full") / "metrics" / "m" / "x"
+    file.write_text(file.read_text()[:-1])
+
+
+def _empty_metric(store: Store) -> None:
+    (store.run("full") / "metrics" / "nan").write_bytes(b"")
+
+
+def _binary_param(store: Store) -> None:
+    (store.run("full") / "params" / "empty").write_bytes(b"\xff")
+
+
+def _lost(file: str) -> Callable[[Store], None]:
+    return lambda store: (store.run("full") / file).unlink()
+
+
+def _empty(file: str) -> Callable[[Store], None]:
+    return lambda store: (store.run("full") / file).write_bytes(b"")
+
+
+def _moved_run(store: Store) -> None:
+    shutil.move(store.run("full"), store.folder / "0" / store.runs["full"])
+
+
+def _experiment(text: bytes | None) -> Callable[[Store], None]:
+    def damage(store: Store) -> None:
+        meta = store.folder / store.experiments["e"] / "meta.yaml"
+        meta.unlink() if text is None else meta.write_bytes(text)
+
+    return damage
+
+
+def _text_for_a_time(store: Store) -> None:
+    meta = store.run("full") / "meta.yaml"
+    meta.write_text(meta.read_text().replace("start_time: ", "start_time: x"))
+
+
+DAMAGES: dict[str, tuple[Callable[[Store], None], dict[str, int], set[str]]] = {
+    "a cut line": (_cut_line, {"metric_history": 1}, {"line 5 is damaged"}),
+    "a line without its end": (
+        _open_line,
+        {"metric_history": 1},
+        {"line 5 has no end and may be cut"},
+    ),
+    "an empty metric": (_empty_metric, {"metric_history": 1}, {"it is empty"}),
+    "a param that is no text": (_binary_param, {"param": 1}, {"params/empty"}),
+    "a run's lost meta": (_lost("meta.yaml"), {"run": 1}, {"meta.yaml"}),
+    "a run's empty meta": (_empty("meta.yaml"), {"run": 1}, {"is empty"}),
+    "text for a time": (_text_for_a_time, {"run": 1}, {"start_time"}),
+    "a run that was moved": (_moved_run, {"run": 1}, {"its meta.yaml says experiment"}),
+    "an experiment's lost meta": (
+        _experiment(None),
+        {"experiment": 1, "run": 3},
+        {"has lost its meta.yaml"},
+    ),
+    "an experiment's empty meta": (_experiment(b""), {"experiment": 1, "run": 3}, {"is empty"}),
+    "an experiment's broken meta": (
+        _experiment(b"name: [\n"),
+        {"experiment": 1, "run": 3},
+        {"is damaged at line"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "failed", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damage_costs_itself_and_is_named(
+    filled: Store,
+    tmp_path: Path,
+    damage: Callable[[Store], None],
+    failed: dict[str, int],
+    said: set[str],
+) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    whole = packed(store, tmp_path)
+    damage(store)
+
+    report = packed(store, tmp_path)
+
+    assert {str(k): c.failed for k, c in report.counts.items() if c.failed} == failed
+    reasons = " ".join(f"{f.id} {f.reason}" for f in report.failures)
+    assert all(text in reasons for text in said), reasons
+    assert str(store.folder) in reasons
+    for kind in (Kind.EXPERIMENT, Kind.RUN):
+        assert report.counts[kind].found == whole.counts[kind].found
+    others = whole.counts[Kind.RUN].written - failed.get("run", 0)
+    assert report.counts[Kind.RUN].written == others
+
+
+def test_the_rest_of_a_damaged_history_arrives(filled: Store, tmp_path: Path) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    _cut_line(store)
+    archive, target = str(tmp_path / "a.tar.zst"), f"sqlite:///{tmp_path}/t.db"
+    pack(archive, tracking_uri=store.uri)
+    unpack(archive, tracking_uri=target, artifact_location=str(tmp_path / "files"))
+
+    client = MlflowClient(target, target)
+
+    rows = client.get_metric_history(store.runs["full"], "m/x")
+    assert sorted(row.step for row in rows) == [0, 1, 2, 3]
+    assert client.get_run(store.runs["full"]).data.params["p/q"] == "v"
+
+
+def test_folders_of_others_are_left_alone_and_named_once(
+    filled: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    of_others = [".ipynb_checkpoints", "@eaDir", "lost+found", "my model"]
+    for name in of_others:
+        (store.folder / name / "data").mkdir(parents=True)
+        (store.folder / store.experiments["e"] / name).mkdir()
+    (store.folder / ".DS_Store").touch()
+
+    with caplog.at_level(logging.INFO, "mlflow_exim_plugin"):
+        report = packed(store, tmp_path)
+
+    assert report.failures == []
+    assert report.counts[Kind.RUN].written == 4
+    lines = [record.getMessage() for record in caplog.records if "left alone" in record.message]
+    assert all(name in lines[0] for name in of_others)
+    assert len(lines) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+def test_what_may_not_be_read_is_named(filled: Store, tmp_path: Path) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    (store.run("full") / "params" / "empty").chmod(0)
+    store.run("parent").chmod(0)
+
+    report = packed(store, tmp_path)
+
+    store.run("parent").chmod(0o700)
+    assert {str(k): c.failed for k, c in report.counts.items() if c.failed} == {
+        "run": 1,
+        "param": 1,
+    }
+
+
+def test_what_lies_in_the_trash_is_deleted(filled: Store, tmp_path: Path) -> None:
+    """MLflow before 2.0 moves a deleted experiment there and writes nothing into it."""
+    store = filled.copied(tmp_path / "mlruns")
+    meta = store.folder / ".trash" / store.experiments["gone"] / "meta.yaml"
+    meta.write_text(meta.read_text().replace("lifecycle_stage: deleted", "lifecycle_stage: active"))
+
+    with open_source(store.uri) as opened:
+        stages = {
+            item.id: item.document["lifecycle_stage"]
+            for item in opened.stream.stream(Selection())
+            if not isinstance(item, Failure | Unpacked) and item.kind is Kind.EXPERIMENT
+        }
+
+    assert stages[store.experiments["gone"]] == "deleted"
+    assert stages[store.experiments["e"]] == "active"
+
+
+def test_a_registry_elsewhere_is_read_with_the_folder(filled: Store, tmp_path: Path) -> None:
+    registry = f"sqlite:///{tmp_path}/registry.db"
+    MlflowClient(registry, registry).create_registered_model("elsewhere")
+
+    with open_source(filled.uri, Opening(registry_uri=registry)) as opened:
+        found = [
+            item.id
+            for item in opened.stream.stream(Selection())
+            if getattr(item, "kind", None) is Kind.REGISTERED_MODEL
+        ]
+
+    assert found == ["elsewhere"]
+
+
+def test_a_long_history_is_read_key_by_key(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_source(filled.uri) as opened:
+        at_once = told(opened.stream.stream(Selection()))
+    monkeypatch.setattr("mlflow_exim_plugin.sources.folder.store._HELD_BYTES", 1)
+
+    with open_source(filled.uri) as opened:
+        assert told(opened.stream.stream(Selection())) == at_once
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, filled: Store) -> None:
+    store = filled.copied(tmp_path / "mlruns")
+    if os.geteuid() == 0:
+        pytest.skip("root may list all")
+    store.folder.chmod(0o100)
+    with pytest.raises((StoreError, NotFoundError)):
+        pack(str(tmp_path / "a.tar.zst"), tracking_uri=store.uri)
+    store.folder.chmod(0o700)
+
+
+def packed(store: Store, tmp_path: Path) -> Report:
+    return pack(str(tmp_path / "a.tar.zst"), tracking_uri=store.uri, overwrite=True)
+
+
+def state(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(p), p.stat().st_mtime_ns) for p in [folder, *folder.rglob("*")])
+
+
+def told(stream: Iterator[Any]) -> list[tuple[str, str, str]]:
+    """Return each object with all that hangs on it, as text: NaN equals NaN there."""
+    found = []
+    for item in stream:
+        if isinstance(item, Unpacked):
+            continue  # of servers
+        if not hasattr(item, "document"):
+            found.append((str(item.kind), item.id, repr(item)))
+            continue
+        parts: dict[str, Any] = {**item.document, "issues": item.issues}
+        for part in ("artifacts", "attachments"):
+            parts[part] = [contents(a) for a in getattr(item, part, ())]
+        rows = getattr(item, "histories", ()) if isinstance(item, Run) else ()
+        parts["rows"] = [
+            row for r in rows for row in (r.table.to_pylist() if isinstance(r, RunRows) else [r])
+        ]
+        parts["spans"] = getattr(item, "spans", None)
+        found.append((str(item.kind), item.id, json.dumps(parts, sort_keys=True, default=repr)))
+    return found
+
+
+def contents(artifact: Any) -> object:
+    if not isinstance(artifact, Artifact):
+        return artifact
+    with artifact.open() as file:
+        return artifact.path, artifact.size_bytes, file.read()
