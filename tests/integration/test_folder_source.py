@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -22,8 +21,16 @@ from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.options import Opening, Selection
 from mlflow_exim_plugin.schema.metric_rows import RunRows
-from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Run, Unpacked
+from mlflow_exim_plugin.schema.objects import (
+    Artifact,
+    Experiment,
+    Kind,
+    RegisteredModel,
+    Run,
+    Unpacked,
+)
 from mlflow_exim_plugin.sources.server.source import ServerSource
+from tests.compare import as_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,22 +70,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("filled") / "mlruns"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        with _as_default(folder.as_uri()):
+        with as_default(folder.as_uri()):
             store = _fill(folder)
             mlflow.flush_trace_async_logging()
         yield store
-
-
-@contextlib.contextmanager
-def _as_default(uri: str) -> Iterator[None]:
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
 
 
 def _fill(folder: Path) -> Store:
@@ -94,7 +89,7 @@ def _fill(folder: Path) -> Store:
         for step in range(5):
             mlflow.log_metric("m/x", step * 0.5, step=step)
         mlflow.log_metrics({"nan": float("nan"), "inf": float("-inf"), "again": 1.0})
-        dataset: Any = mlflow.data.from_numpy(np.zeros((2, 2)), source="http://x/y", name="d")  # type: ignore[attr-defined]
+        dataset: Any = mlflow.data.from_numpy(np.zeros((2, 2)), source="http://x/y", name="d")
         mlflow.log_input(dataset, context="train", tags={"k": "v"})
         mlflow.log_text("w", "a/b.txt")
         model = mlflow.create_external_model(
@@ -132,7 +127,7 @@ def _fill(folder: Path) -> Store:
     return made
 
 
-@mlflow.trace
+@mlflow.trace  # type: ignore[untyped-decorator]
 def _trace(x: int) -> int:
     with mlflow.start_span("inner") as span:
         span.set_inputs({"a": 1})
@@ -243,7 +238,7 @@ def _lost(file: str) -> Callable[[Store], None]:
     return lambda store: (store.run("full") / file).unlink()
 
 
-def _empty(file: str) -> Callable[[Store], None]:
+def _empty(file: str) -> Callable[[Store], object]:
     return lambda store: (store.run("full") / file).write_bytes(b"")
 
 
@@ -264,7 +259,7 @@ def _text_for_a_time(store: Store) -> None:
     meta.write_text(meta.read_text().replace("start_time: ", "start_time: x"))
 
 
-DAMAGES: dict[str, tuple[Callable[[Store], None], dict[str, int], set[str]]] = {
+DAMAGES: dict[str, tuple[Callable[[Store], object], dict[str, int], set[str]]] = {
     "a cut line": (_cut_line, {"metric_history": 1}, {"line 5 is damaged"}),
     "a line without its end": (
         _open_line,
@@ -374,7 +369,7 @@ def test_what_lies_in_the_trash_is_deleted(filled: Store, tmp_path: Path) -> Non
         stages = {
             item.id: item.document["lifecycle_stage"]
             for item in opened.stream.stream(Selection())
-            if not isinstance(item, Failure | Unpacked) and item.kind is Kind.EXPERIMENT
+            if isinstance(item, Experiment)
         }
 
     assert stages[store.experiments["gone"]] == "deleted"
@@ -389,7 +384,7 @@ def test_a_registry_elsewhere_is_read_with_the_folder(filled: Store, tmp_path: P
         found = [
             item.id
             for item in opened.stream.stream(Selection())
-            if getattr(item, "kind", None) is Kind.REGISTERED_MODEL
+            if isinstance(item, RegisteredModel)
         ]
 
     assert found == ["elsewhere"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.traces.reading import ATTACHMENTS, TraceFiles
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
@@ -35,7 +36,6 @@ from mlflow_exim_plugin.sources.folder.registry import RegistryFolder
 from mlflow_exim_plugin.sources.folder.store import TrackingFolder
 from mlflow_exim_plugin.sources.folder.traces import TracesFolder
 from mlflow_exim_plugin.stages.select import Plan, Wanted
-from mlflow_exim_plugin.storage.urls import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
