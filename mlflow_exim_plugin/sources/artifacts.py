@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from typing import Protocol
 
-    from mlflow_exim_plugin.host.files.tree import Deployment
+    from mlflow_exim_plugin.host.files.tree import RootResolver
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.objects import ModelVersion
     from mlflow_exim_plugin.stages.select import Plan
@@ -66,7 +66,7 @@ class ArtifactReader:
 
     def __init__(
         self,
-        deployment: Deployment,
+        deployment: RootResolver,
         selection: Selection,
         pool: ThreadPoolExecutor,
         *,

@@ -28,7 +28,7 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ArtifactTree", "Deployment"]
+__all__ = ["ArtifactTree", "RootResolver"]
 
 _SPOOLED_BYTES = 8 << 20
 """What waits in memory of a file that comes from one server and goes to another."""
@@ -39,7 +39,7 @@ _MAX_DEPTH = 64
 _REOPENINGS = 2
 
 
-class Deployment(Protocol):
+class RootResolver(Protocol):
     """What is asked where the files of an artifact root are."""
 
     @property
@@ -61,7 +61,7 @@ class ArtifactTree:
         root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
     """
 
-    def __init__(self, deployment: Deployment, root: str) -> None:
+    def __init__(self, deployment: RootResolver, root: str) -> None:
         if root.startswith("runs:/"):
             root = _run_folder(deployment, root)
         root = deployment.artifact_root(root)
@@ -331,7 +331,7 @@ class _ResumingStream(io.RawIOBase):
                 skip -= len(chunk)
 
 
-def _run_folder(deployment: Deployment, uri: str) -> str:
+def _run_folder(deployment: RootResolver, uri: str) -> str:
     """Resolve ``runs:/`` by its own deployment: MLflow would ask the default tracking server."""
     with translated(f"opening artifact root {uri}"):
         from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository

@@ -23,7 +23,7 @@ from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Tra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlflow_exim_plugin.host.files.tree import Deployment
+    from mlflow_exim_plugin.host.files.tree import RootResolver
     from mlflow_exim_plugin.host.open.host import Host
 
     _Convert = Callable[[dict[str, Any], str], dict[str, Any]]
@@ -58,7 +58,7 @@ class TraceFiles:
         deployment: Knows where artifact roots are to be found.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: RootResolver) -> None:
         self._deployment = deployment
 
     def fill(self, traces: list[Trace]) -> set[str]:

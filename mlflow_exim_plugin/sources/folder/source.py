@@ -202,7 +202,7 @@ class FolderSource:
         named: list[ModelVersion],
     ) -> Iterator[StreamItem]:
         """Yield what was chosen, in dependency order."""
-        logged = _LoggedModels(self._store, selection, plan)
+        logged = _TakenModels(self._store, selection, plan)
         logged.complete(named)
         with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
             files = ArtifactReader(self._deployment, selection, pool, contents=self._contents)
@@ -293,7 +293,7 @@ class FolderSource:
             yield trace
 
 
-class _LoggedModels:
+class _TakenModels:
     """The logged models that come along, and what is known of those that were taken.
 
     Args:

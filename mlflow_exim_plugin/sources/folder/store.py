@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Listed:
+class _FoundExperiment:
     """An experiment that was found.
 
     Attributes:
@@ -89,9 +89,9 @@ class TrackingFolder:
         self._datasets: dict[str, dict[str, Any] | str] = {}
 
     @cached_property
-    def _listed(self) -> dict[str, _Listed]:
+    def _listed(self) -> dict[str, _FoundExperiment]:
         """Every experiment by id."""
-        found: dict[str, _Listed] = {}
+        found: dict[str, _FoundExperiment] = {}
         for parent in ("", _TRASH):
             for name in self._files.folders(parent) or ():
                 if parent or name not in {_TRASH, MODELS}:
@@ -230,7 +230,7 @@ class TrackingFolder:
         data = {"metrics": metrics, "params": entries(params)}
         return LoggedModel({"info": info, "data": data}, as_of_ms=as_of_ms, issues=tuple(issues))
 
-    def _experiment(self, path: str, name: str, *, deleted: bool) -> _Listed | None:
+    def _experiment(self, path: str, name: str, *, deleted: bool) -> _FoundExperiment | None:
         """Return what a folder is, None where it is no experiment or cannot be read as one."""
         try:
             names = self._files.names(path)
@@ -253,7 +253,7 @@ class TrackingFolder:
             return None
         self.failures += [issue for issue in tags if isinstance(issue, Failure)]
         as_of_ms = time.time_ns() // 1_000_000
-        return _Listed(path, Experiment(document, as_of_ms=as_of_ms))
+        return _FoundExperiment(path, Experiment(document, as_of_ms=as_of_ms))
 
     def _not_an_experiment(self, path: str, name: str, names: dict[str, bool]) -> None:
         """Name a folder without ``meta.yaml``, as what has lost it or as not MLflow's."""
