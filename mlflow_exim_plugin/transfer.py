@@ -84,8 +84,11 @@ def transfer(
         except ServerLostError:
             raise
         except (ServerError, InvalidArchiveError, NotFoundError) as error:
-            name = item.name if isinstance(item, Experiment) else item.id
-            report.failed(Failure(item.kind, name, error.message))
+            report.failed(Failure(item.kind, _named(item), error.message))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # A source is not trusted: its documents may lack what MLflow's always have.
+            what = f"its document is not as MLflow has it: {type(error).__name__} {error}"
+            report.failed(Failure(item.kind, _named(item), what))
         if strict and report.failures:
             raise _stopped(report)
         if progress:
@@ -125,6 +128,10 @@ def transfer(
     if strict and report.failures:
         raise _stopped(report)
     return report
+
+
+def _named(item: StreamObject) -> str:
+    return item.name if isinstance(item, Experiment) else item.id
 
 
 def _stopped(report: Report) -> PartialTransferError:

@@ -57,6 +57,8 @@ SOURCE_RUN = "mlflow.sourceRun"
 """Metadata of a trace: the run that it comes from."""
 LINKED_RUNS = "linked_runs"
 """Field of a trace's info: runs that it was linked to beside the one it comes from."""
+IS_NUMBER = re.compile(r"[0-9]{1,19}")
+"""Ids of experiments; Unicode has more digits than MLflow knows."""
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 
 
@@ -404,7 +406,7 @@ def model_behind(version: dict[str, Any]) -> str | None:
 
 def by_number(identity: str) -> tuple[int, str]:
     """Sort key for ids that are decimal numbers as text; what is none comes first."""
-    return (int(identity) if identity.isdecimal() else -1, identity)
+    return (int(identity) if IS_NUMBER.fullmatch(identity) else -1, identity)
 
 
 def key_values(entries: Iterable[dict[str, Any]] | None) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from mlflow_exim_plugin.operations.deliver import deliver
 from mlflow_exim_plugin.operations.ends import open_source, open_target
@@ -165,3 +167,48 @@ def test_a_run_does_not_get_the_folder_of_another(source: str, target: str, tmp_
     }
     assert uris[victim.info.run_id] == victim.info.artifact_uri
     assert uris["f" * 32] != victim.info.artifact_uri
+
+
+def with_field(kind: Kind, part: str, name: str, value: object) -> Callable[[StreamItem], Any]:
+    """Give a field of each object of a kind another value."""
+
+    def bend(item: Any) -> Any:
+        if item.kind is kind:
+            document = deepcopy(item.document)
+            (document[part] if part else document)[name] = value
+            return replace(item, document=document)
+        return item
+
+    return bend
+
+
+BENT = [
+    (Kind.EXPERIMENT, "", "creation_time", "x"),
+    (Kind.EXPERIMENT, "", "experiment_id", "\uff11"),  # a digit to Unicode
+    (Kind.RUN, "info", "start_time", 2**70),
+    (Kind.RUN, "data", "params", [{"key": "a", "value": {}}]),
+    (Kind.REGISTERED_MODEL, "", "creation_timestamp", "x"),
+    (Kind.MODEL_VERSION, "", "current_stage", "FOO"),
+]
+
+
+@pytest.mark.parametrize(("kind", "part", "name", "value"), BENT)
+def test_what_mlflow_could_not_have_made_reaches_no_target(
+    source: str, target: str, how: Writing, kind: Kind, part: str, name: str, value: object
+) -> None:
+    report = send(source, target, how, with_field(kind, part, name, value))
+
+    named = {f.kind for f in report.failures}
+    assert kind in named
+    assert any("not as MLflow has it" in f.reason for f in report.failures)
+    # What is in something that failed did not come either, and is no mere skip.
+    assert named <= {kind, Kind.RUN, Kind.MODEL_VERSION}
+    assert all(counts.skipped <= 1 for counts in report.counts.values())
+    assert_count_law(report)
+    client = MlflowClient(target, target)
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        for run in client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL):
+            run.to_proto()
+        experiment.to_proto()
+    for version in client.search_model_versions():
+        version.to_proto()

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,7 @@ class TableWriter:
         self._waiting_rows = self._waiting_bytes = 0
         self.left_out: Counter[tuple[str, str]] = Counter()
         self._forms: dict[tuple[str, ...], _RowForm] = {}
+        self._takes: dict[tuple[str, ...], list[Callable[[Any], bool]]] = {}
         self._was_empty: dict[str, bool] = {}
         self._only_looks = only_looks
         self.is_broken = False
@@ -300,6 +301,38 @@ class TableWriter:
                 if other != key:
                     return f"to it {other!r} and {key!r} are the same key of {table}"
         return ""
+
+    def misfit_of(self, rows: Rows) -> str:
+        """Return what of an object's rows is of another type than its column, empty for none."""
+        for table, row in rows:
+            names = (table, *row)
+            if (takes := self._takes.get(names)) is None:
+                takes = self._takes[names] = self._takers(table, tuple(row))
+            for name, value, taken in zip(row, row.values(), takes, strict=True):
+                if value is not None and not taken(value):
+                    return f"{table}.{name} cannot be {value!r:.60}"
+        return ""
+
+    def _takers(self, table: str, names: tuple[str, ...]) -> list[Callable[[Any], bool]]:
+        """Return what tells of each column whether a value is of its type: SQLite takes any."""
+        from sqlalchemy import BigInteger, Float, Integer, SmallInteger
+
+        there = self._metadata.tables[table].columns
+        takers: list[Callable[[Any], bool]] = []
+        for name in names:
+            kind = there[name].type if name in there else None
+            bits = 16 if isinstance(kind, SmallInteger) else 32
+            if isinstance(kind, BigInteger) or self.backend == "sqlite":
+                bits = 64
+            if isinstance(kind, Integer):
+                takers.append(partial(_is_whole, 2 ** (bits - 1)))
+            elif isinstance(kind, Float):
+                takers.append(_is_number)
+            elif kind is not None and _is_text(there[name]):
+                takers.append(_is_a_text)
+            else:
+                takers.append(_is_anything)
+        return takers
 
     @cached_property
     def _folds(self) -> bool:
@@ -487,6 +520,22 @@ def _as_copied(value: Any) -> str:
     if isinstance(value, bool):
         return "t" if value else "f"
     return str(value)
+
+
+def _is_whole(limit: int, value: Any) -> bool:
+    return isinstance(value, int) and -limit <= value < limit
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_a_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_anything(_: Any) -> bool:
+    return True
 
 
 def _folded(key: str) -> str:

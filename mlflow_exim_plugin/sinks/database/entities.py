@@ -67,6 +67,7 @@ class EntityTables:
         require_places_inside(entity)
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
+        target.require_types(rows)
         own = described.unique if described.is_named else (id_column,)
         key = {column: rows[0][1][column] for column in own}
         # Of an object whose name is its id nothing else tells which one it is.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.files.gate import REFUSED, place_problem
 from mlflow_exim_plugin.host.sql.run_rows import model_rows, version_rows
@@ -74,13 +75,12 @@ class ModelTables:
             ConflictError: The target has a namesake of that name and the policy is ``fail``.
             ServerError: The database cannot hold it.
         """
-        self._skipped = "its registered model could not be written"
-        self._model = None
+        self.drop()
         self._model = self._placed(item, report)
 
-    def drop(self, reason: str) -> None:
-        """Give up the model that was begun: it was taken back."""
-        self._model, self._skipped = None, reason
+    def drop(self) -> None:
+        """Give up the model that was begun: it was taken back, or never written."""
+        self._model, self._skipped = None, ""
 
     def _placed(self, item: RegisteredModel, report: Report) -> _ModelRows | None:
         there = self._there(item.name)
@@ -165,6 +165,8 @@ class ModelTables:
         """
         model, target = self._model, self._target
         if model is None:
+            if not self._skipped:
+                raise ServerError("its registered model could not be written")
             report.skipped(version.kind, version.id, self._skipped)
             return
         origin = f"{model_origin(model.source.document)}/{version.version}"

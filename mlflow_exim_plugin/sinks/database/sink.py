@@ -13,7 +13,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -116,14 +117,11 @@ class DatabaseSink:
             return
         for issue in item.issues:
             report.issue(issue)
+        if isinstance(item, RegisteredModel):
+            self._models.drop()
+        require_types(item)
         try:
             self._write(item, report)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            # An archive is untrusted: its documents may lack what MLflow's always have.
-            raise InvalidArchiveError(
-                f"its document is not as MLflow has it: {type(error).__name__} {error}",
-                "if it came from a server, this is a defect: please report it",
-            ) from error
         except ServerError as error:
             with self._target.lock:
                 if self._target.tables.is_broken:
@@ -164,6 +162,8 @@ class DatabaseSink:
     def _write_inside(self, item: Run | LoggedModel | Trace | Entity, report: Report) -> None:
         """Write what belongs to an experiment."""
         into = self._into.get(item.experiment_id, _LOST)
+        if into == _LOST:
+            raise ServerError(_LOST)
         if isinstance(into, str):
             if isinstance(item, Entity):
                 skip_entity(item, into, report)
@@ -208,7 +208,7 @@ class DatabaseSink:
     def _abandon(self, reason: str, report: Report) -> None:
         """Take back all that belongs to what is being written."""
         self._target.abandon(f"{self._scope}/*", reason, report)
-        self._models.drop("its registered model was taken back")
+        self._models.drop()
         self._experiments.reset()
         for identity, into in self._open.items():
             into.is_lost = True

@@ -283,6 +283,15 @@ class DatabaseTarget:
         if into.is_lost:
             raise ServerError("its experiment was taken back")
 
+    def require_types(self, rows: Rows) -> None:
+        """Refuse an object that is no message of MLflow's and has other types than its columns.
+
+        Raises:
+            InvalidArchiveError: It has.
+        """
+        if problem := self.tables.misfit_of(rows):
+            raise InvalidArchiveError(f"its document is not as MLflow has it: {problem}")
+
     def require(self, rows: Rows) -> None:
         """Refuse an object that the database cannot hold as it is.
 

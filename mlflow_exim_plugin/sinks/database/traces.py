@@ -62,6 +62,7 @@ class TraceTables:
         location = target.place(source, into, f"traces/{trace.id}/artifacts")
         with translated(f"reading trace {trace.id}"):
             rows, changed = self._form.rows(trace, into.id, location)
+        target.require_types(rows)
         key = {"request_id": trace.id, "trace_id": trace.id}
         compared = target.compare(Kind.TRACE, rows, key)
         # A copy by MLflow's API names the runs of the target, and no rows of it tell which.

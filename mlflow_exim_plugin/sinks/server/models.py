@@ -129,7 +129,6 @@ class ModelWriter:
             ServerError: The target refused.
         """
         self.finish(report)
-        self._skipped = "its registered model could not be written"
         self._model = model = self._found_or_made(item, model_origin(item.document), report)
         if model is None:
             return
@@ -167,6 +166,8 @@ class ModelWriter:
         """
         model = self._model
         if model is None:
+            if not self._skipped:
+                raise ServerError("its registered model could not be written")
             report.skipped(version.kind, version.id, self._skipped)
             return
         if version.version in model.versions:
@@ -214,6 +215,7 @@ class ModelWriter:
     def finish(self, report: Report) -> None:
         """Set the aliases of the model that was begun and take its placeholders away."""
         model, self._model = self._model, None
+        self._skipped = ""
         if model is None or self._options.dry_run:
             return
         for number in model.placeholders:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -109,10 +110,14 @@ class WorkspaceSink:
 
         Raises:
             ConflictError: The target has a namesake of that name and the policy is ``fail``.
+            InvalidArchiveError: The object's document is not as MLflow has it.
             ServerError: The target refused the object.
         """
         for issue in item.issues:
             report.issue(issue)
+        if isinstance(item, RegisteredModel):
+            self._model_writer.finish(report)
+        require_types(item)
         if not isinstance(item, Trace):
             self._trace_writer.flush(report)
         if isinstance(item, Experiment):
@@ -282,7 +287,9 @@ class WorkspaceSink:
 
     def _write_inside(self, item: Run | LoggedModel | Trace | Entity, report: Report) -> None:
         """Write what belongs to an experiment."""
-        target = self._targets.get(item.experiment_id, "its experiment could not be written")
+        target = self._targets.get(item.experiment_id)
+        if target is None:
+            raise ServerError("its experiment could not be written")
         if isinstance(target, str):
             if isinstance(item, Entity):
                 skip_entity(item, target, report)

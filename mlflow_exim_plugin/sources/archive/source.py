@@ -23,6 +23,7 @@ from mlflow_exim_plugin.schema.envelope import (
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
+    IS_NUMBER,
     VERSION_KINDS,
     Artifact,
     Entity,
@@ -82,7 +83,7 @@ class ArchiveSource:
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments in the archive."""
         for tree in self._archive.trees:
-            yield from filter(str.isdecimal, tree.experiments)
+            yield from filter(IS_NUMBER.fullmatch, tree.experiments)
 
     def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
         """Yield what has an id or had it at an earlier place, without its parts."""
