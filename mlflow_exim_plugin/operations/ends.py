@@ -42,7 +42,7 @@ __all__ = ["DEPLOYMENTS", "OpenSource", "OpenTarget", "open_source", "open_targe
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 
-_STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "*/*/meta.yaml")
+_STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "[0-9]*/*/meta.yaml")
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -383,6 +383,13 @@ def _end_of(location: str | None, among: Collection[str]) -> _End:
     for end in ends:
         if end.matches(location):
             return end
+    path = store_folder(location)
+    if path is not None and path.is_dir():
+        inner = path / "mlruns"
+        raise NotFoundError(
+            f"{path} is no store of files: there is no {', '.join(_STORE_FILES)} in it",
+            f"did you mean {inner}?" if _is_store_folder(str(inner)) else "",
+        )
     raise NotFoundError(
         f"there is no server, store or archive at {redact_url(location)}",
         "write http://…, sqlite:///…, the folder of a file store, or a name ending "

@@ -32,8 +32,9 @@ from mlflow_exim_plugin.host.open import read_only
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, latest_revision, revision_of
 from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
+from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.options import Selection
-from mlflow_exim_plugin.schema.objects import Kind, RegisteredModel, Run
+from mlflow_exim_plugin.schema.objects import Experiment, Kind, RegisteredModel, Run
 from mlflow_exim_plugin.sources.server import source as client_source
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
@@ -43,6 +44,7 @@ from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
 from tests.seed import seed
+from tests.servers import new_sqlite_database
 from tests.sources import seed_server
 
 if TYPE_CHECKING:
@@ -601,3 +603,42 @@ def set_revision(uri: str, revision: str) -> None:
             sqlalchemy.text(f"UPDATE alembic_version SET version_num = '{revision}'")
         )
     engine.dispose()
+
+
+@pytest.mark.parametrize("left", [(), ("-wal",), ("-wal", "-shm")], ids=["none", "log", "open"])
+def test_no_file_is_made_beside_a_sqlite_file(tmp_path: Path, left: tuple[str, ...]) -> None:
+    """One in WAL mode gets a log and its index as soon as SQLite opens it the usual way."""
+    file = tmp_path / "store" / "mlflow.db"
+    file.parent.mkdir()
+    new_sqlite_database(file)
+    with closing(sqlite3.connect(file)) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("PRAGMA wal_autocheckpoint=0")
+        writer.execute(
+            "INSERT INTO experiments (experiment_id, name, lifecycle_stage, workspace)"
+            " VALUES (0, 'late', 'active', 'default')"
+        )
+        writer.commit()
+        as_open = files_in(file.parent)
+        if left != ("-wal", "-shm"):
+            writer.close()  # which puts the log into the file
+        if left == ("-wal",):
+            file.write_bytes(as_open["mlflow.db"])
+            Path(f"{file}-wal").write_bytes(as_open["mlflow.db-wal"])
+        before = files_in(file.parent)
+        assert set(before) == {"mlflow.db", *(f"mlflow.db{end}" for end in left)}
+
+        with open_source(f"sqlite:///{file}") as opened:
+            found = [e.name for e in opened.stream.stream(Selection()) if isinstance(e, Experiment)]
+
+        after = files_in(file.parent)
+    assert found == ["late"]
+    # Readers of a log that is open note in its index how far they are.
+    assert {k: v for k, v in after.items() if not k.endswith("-shm")} == {
+        k: v for k, v in before.items() if not k.endswith("-shm")
+    }
+    assert after.keys() == before.keys()
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -65,6 +65,10 @@ _LOCKED_S = 20
 _SQLITE_BUSY = {5, 6}
 """SQLITE_BUSY and SQLITE_LOCKED, which Python 3.10 does not name."""
 _ROWS_AT_ONCE = 5_000
+_BESIDE = ("-wal", "-shm")
+"""What SQLite makes beside a file in WAL mode while it is open."""
+_WAL_AT = 19
+"""Where a SQLite file says with 2 that it is in WAL mode."""
 _COMMIT = "COMMIT"
 _BEGIN = {
     "postgresql": (
@@ -133,11 +137,10 @@ class ReadOnlyDatabase:
             return _workspaces_of(engine)
 
     def _of_file(self, url: URL, *, snapshot: bool) -> str:
-        path = Path(url.database or "")
+        path = self._with_its_log(Path(url.database or "").absolute())
 
         def connect() -> sqlite3.Connection:
-            location = f"{path.absolute().as_uri()}?mode=ro"
-            return sqlite3.connect(location, uri=True, check_same_thread=False)
+            return sqlite3.connect(_read_only(path), uri=True, check_same_thread=False)
 
         with translated(f"opening {self._name}"):
             engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)
@@ -148,8 +151,8 @@ class ReadOnlyDatabase:
                     return f"sqlite:///{self._copied_by_rows(connection)}"
         if is_current and not snapshot:
             return self._lent(url, connect)
-        with closing(connect()) as source, ThreadPoolExecutor(1, "exim-copy") as copier:
-            copying = copier.submit(self._copied, path, source)
+        with ThreadPoolExecutor(1, "exim-copy") as copier:
+            copying = copier.submit(self._copied, path)
             # What opens the copy is loaded meanwhile: that takes as long as half a gigabyte.
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
             copy = copying.result()
@@ -238,8 +241,27 @@ class ReadOnlyDatabase:
             )
         return folder
 
-    def _copied(self, path: Path, source: sqlite3.Connection) -> Path:
+    def _with_its_log(self, path: Path) -> Path:
+        """Return a private copy of a file whose log nobody has open, else the file itself.
+
+        SQLite would make an index of that log beside it, or fail where nothing can be made.
+        """
+        log, index = (path.with_name(path.name + end) for end in _BESIDE)
+        if not log.exists() or not log.stat().st_size or index.exists():
+            return path
+        folder = self._folder(path.stat().st_size + log.stat().st_size)
+        for file in (path, log):
+            shutil.copyfile(file, folder / file.name)
+        return folder / path.name
+
+    def _copied(self, path: Path) -> Path:
         """Copy a file as it is now: whoever writes to it waits for that long."""
+        location = _read_only(path)
+        copy = self._copied_from(path, location)
+        # Somebody has begun to write meanwhile, and did not wait.
+        return copy if location == _read_only(path) else self._copied(path)
+
+    def _copied_from(self, path: Path, location: str) -> Path:
         copy = self._folder(path.stat().st_size) / "mlflow.db"
         waited_until = time.monotonic() + _LOCKED_S
 
@@ -249,7 +271,11 @@ class ReadOnlyDatabase:
                     f"{self._name} is locked by another process", "try again when it has finished"
                 )
 
-        with translated(f"copying {self._name}"), closing(sqlite3.connect(copy)) as target:
+        with (
+            translated(f"copying {self._name}"),
+            closing(sqlite3.connect(location, uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
             target.execute("PRAGMA synchronous=OFF")
             source.backup(target, progress=watch)
         return copy
@@ -317,6 +343,18 @@ class ReadOnlyDatabase:
         target.execute(f'DELETE FROM "{wanted.name}"')  # noqa: S608 - what migrations put there
         for some in rows.partitions():
             target.executemany(insert, [[_plain(value) for value in row] for row in some])
+
+
+def _read_only(path: Path) -> str:
+    """Return how SQLite opens a file without making another one beside it.
+
+    One in WAL mode gets a log as soon as it is opened, unless nothing changes it: as long as it has
+    none, nobody has it open.
+    """
+    with path.open("rb") as file:
+        has_log = file.read(_WAL_AT + 1)[_WAL_AT:] == b"\x02"
+    is_open = any(path.with_name(path.name + end).exists() for end in _BESIDE)
+    return f"{path.as_uri()}?mode=ro" + ("&immutable=1" if has_log and not is_open else "")
 
 
 def _workspaces_of(database: Engine | Connection) -> list[Any]:

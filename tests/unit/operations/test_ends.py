@@ -57,3 +57,16 @@ def test_a_damaged_archive_is_no_missing_one(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidArchiveError), open_source(str(damaged)):
         pass
+
+
+def test_a_folder_that_is_no_store_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").touch()
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(NotFoundError, match=r"there is no \*/meta.yaml") as caught:
+        open_source(str(tmp_path))
+    assert caught.value.hint == f"did you mean {tmp_path / 'mlruns'}?"
+    with pytest.raises(NotFoundError, match=r"there is no \*/meta.yaml") as caught:
+        open_source((tmp_path / "empty").as_uri())
+    assert caught.value.hint == ""
