@@ -615,8 +615,8 @@ def test_no_file_is_made_beside_a_sqlite_file(tmp_path: Path, left: tuple[str, .
         writer.execute("PRAGMA journal_mode=WAL")
         writer.execute("PRAGMA wal_autocheckpoint=0")
         writer.execute(
-            "INSERT INTO experiments (experiment_id, name, lifecycle_stage, workspace)"
-            " VALUES (0, 'late', 'active', 'default')"
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
+            " VALUES (0, 'late', '/x', 'active')"
         )
         writer.commit()
         as_open = files_in(file.parent)
