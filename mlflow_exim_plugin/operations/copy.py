@@ -61,17 +61,16 @@ def copy(
     """
     _check_ends(source, target)
     work = replace(work, script=work.script or "mlflow_exim_plugin.copy")
-    contents = not work.dry_run
     from_, to = source_opening.at(source), target_opening.at(target)
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         open_target(target, to, writing, selection, work) as written,
-        open_source(
-            source, from_, reading, jobs=work.jobs, contents=contents, among=DEPLOYMENTS
-        ) as read,
+        open_source(source, from_, reading, jobs=work.jobs, among=DEPLOYMENTS) as read,
     ):
         stages = to_deployment(read.system(work.script), writing)
-        return deliver(read, written, selection, [*stages, Digests()] if contents else stages, work)
+        if not work.dry_run:  # which reads no files
+            stages.append(Digests())
+        return deliver(read, written, selection, stages, work)
 
 
 def _check_ends(source: str, target: str) -> None:

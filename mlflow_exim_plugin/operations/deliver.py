@@ -44,7 +44,7 @@ def deliver(
     report.files_at = target.files_at
     with target.sink(source, dry_run=work.dry_run) as sink:
         return transfer(
-            source.names if work.dry_run else source.stream,
+            source.stream,
             sink,
             selection,
             stages=stages,

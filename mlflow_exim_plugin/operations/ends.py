@@ -294,8 +294,8 @@ def _read_archive(
     location: str, opening: Opening, _: Reading, **_how_read: object
 ) -> Iterator[OpenSource]:
     with Archive.open(location, storage_options=opening.storage_options) as archive:
-        source = ArchiveSource(archive)
-        yield OpenSource(source, source, redact_url(location), archive)
+        names = ArchiveSource(archive, contents=False)
+        yield OpenSource(ArchiveSource(archive), names, redact_url(location), archive)
 
 
 @contextlib.contextmanager

@@ -52,12 +52,9 @@ def pack(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
-    contents = not work.dry_run
     with (
         open_target(archive, opening, packing, selection, work) as target,
-        open_source(
-            tracking_uri, opening, reading, jobs=work.jobs, contents=contents, among=DEPLOYMENTS
-        ) as source,
+        open_source(tracking_uri, opening, reading, jobs=work.jobs, among=DEPLOYMENTS) as source,
     ):
         stages = [ExportTags(source.system(work.script))] if packing.export_source_tags else []
         return deliver(source, target, selection, stages, work)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 class CountingSink:
-    """Counts objects as if they had been written; reads no metric rows and no artifact bytes."""
+    """Counts objects as if they had been written; reads no artifact bytes."""
 
     parallel = 1
     capabilities = Capabilities()
@@ -61,10 +61,18 @@ class CountingSink:
 
 
 def count_run(run: Run, report: Report) -> None:
-    """Count a run and its parts."""
+    """Count a run and its parts, with its metric rows where they came along."""
     report.written(Kind.RUN)
-    if run.metric_keys:
-        report.written(Kind.METRIC_HISTORY, len(run.metric_keys))
+    came, keys = False, set[str]()
+    for part in run.histories:
+        came = True
+        if isinstance(part, Failure):
+            report.failed(part)
+        else:
+            keys.update(part.keys)
+            report.add_rows(part.num_rows)
+    if count := len(keys) if came else len(run.metric_keys):
+        report.written(Kind.METRIC_HISTORY, count)
     count_artifacts(run.artifacts, report)
 
 

@@ -252,7 +252,8 @@ def test_a_dead_server_is_told_soon_and_without_its_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     start = time.monotonic()
 
-    done = here("unpack", store.archive, "--tracking-uri", uri, "--output", "json")
+    to = ("--tracking-uri", uri, "--artifact-location", "/files")
+    done = here("unpack", store.archive, *to, "--output", "json")
 
     assert time.monotonic() - start < 30
     assert done.returncode == 9, done.stderr

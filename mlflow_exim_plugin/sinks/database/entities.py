@@ -287,9 +287,9 @@ class EntityTables:
     def _action(self, document: dict[str, Any]) -> str:
         """Put the id of the endpoint where MLflow shows its name."""
         name = document.get("action_endpoint_id")
-        if not name or self._target.options.dry_run:
+        found = self._endpoint_named(name) if name else None
+        if not name or (found is None and self._target.options.dry_run):
             return ""
-        found = self._endpoint_named(name)
         document["action_endpoint_id"] = found["endpoint_id"] if found else None
         return "" if found else f"its endpoint {name!r} is not at the target"
 

@@ -236,7 +236,7 @@ class ModelTables:
             return folder or REFUSED, folder or REFUSED
         if scheme == "models" and (model_id := model_behind(version.document)):
             found = self._logged_model(model_id)
-            if found is None and folder is None:
+            if folder is None and not self._target.is_there("logged_models", model_id=model_id):
                 what = f"the logged model {model_id} that it was made of is not at the target"
                 report.lost(Loss(version.kind, version.id, what))
             return source, folder or (str(found["artifact_location"]) if found else source)

@@ -61,10 +61,12 @@ class ArchiveSource:
 
     Args:
         archive: Open archive.
+        contents: False reads no metric rows.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, *, contents: bool = True) -> None:
         self._archive = archive
+        self._contents = contents
 
     def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
@@ -73,7 +75,10 @@ class ArchiveSource:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
         wanted = Wanted(selection)
-        streams = [_TreeStream(self._archive, tree, selection) for tree in self._archive.trees]
+        streams = [
+            _TreeStream(self._archive, tree, selection, contents=self._contents)
+            for tree in self._archive.trees
+        ]
         for stream in streams:
             yield from stream.choose(wanted)
         wanted.require()
@@ -104,8 +109,11 @@ class ArchiveSource:
 class _TreeStream:
     """The stream of one workspace."""
 
-    def __init__(self, archive: Archive, tree: Tree, selection: Selection) -> None:
+    def __init__(
+        self, archive: Archive, tree: Tree, selection: Selection, *, contents: bool
+    ) -> None:
         self._archive = archive
+        self._contents = contents
         self._tree = tree
         self._selection = selection
         self._experiments: dict[str, Experiment] = {}
@@ -284,7 +292,7 @@ class _TreeStream:
             run.experiment_id, ()
         ):
             return
-        if envelope.info.metrics:
+        if envelope.info.metrics and self._contents:
             run.histories = self._histories(run.id, envelope.info.metrics)
         run.artifacts = self._artifacts(envelope.info.artifacts)
         plan.link(run.document)
