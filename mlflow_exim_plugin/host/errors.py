@@ -15,7 +15,7 @@ from mlflow_exim_plugin.redaction import redact_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["chain", "raise_for_status", "translated"]
+__all__ = ["chain", "is_connection_loss", "raise_for_status", "translated"]
 
 _FILE_STORE_SWITCH = "MLFLOW_ALLOW_FILE_STORE"
 _MESSAGE_LIMIT = 400
@@ -37,7 +37,7 @@ def translated(doing: str) -> Iterator[None]:
     except EximError:
         raise
     except Exception as error:  # MLflow's stores raise what their back ends raise: any type
-        if _is_connection_loss(error):
+        if is_connection_loss(error):
             raise ServerLostError(
                 f"{doing}: {_lost_server(error)}",
                 "check that the server runs and that its address is right",
@@ -78,7 +78,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _is_connection_loss(error: BaseException) -> bool:
+def is_connection_loss(error: BaseException) -> bool:
+    """Whether no connection could be made, or one broke."""
     return any(
         (
             isinstance(link, requests.exceptions.ConnectionError | requests.exceptions.Timeout)

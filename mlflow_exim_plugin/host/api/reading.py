@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.documents import (
     experiment_document,
     model_version_document,
@@ -187,15 +188,31 @@ class Reader:
 
 
 def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Yield everything that a listing gives, page after page."""
+    """Yield everything that a listing gives, page after page.
+
+    Raises:
+        UnbelievableError: A page says that more follows, and what follows was there before.
+    """
     token: str | None = None
+    seen: set[object] = set()
     while True:
         found = page(token)
+        if found:
+            if (outline := (len(found), _outline(found[0]), _outline(found[-1]))) in seen:
+                raise UnbelievableError("its pages go on for ever and bring nothing new")
+            seen.add(outline)
         yield from found
         following = getattr(found, "token", None)
-        if not following or following == token:  # some servers' token points at itself
+        if not following:
             return
+        if not found and following == token:
+            raise UnbelievableError("its pages go on for ever and are empty")
         token = following
+
+
+def _outline(item: Any) -> int:
+    """Return what tells an object from the others of its listing."""
+    return hash(str(item.to_proto()) if hasattr(item, "to_proto") else repr(item))
 
 
 def _name_filter(name: str) -> str:

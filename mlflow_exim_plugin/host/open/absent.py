@@ -26,7 +26,7 @@ def method(store: Any, name: str) -> Callable[..., Any]:
     """
     found = getattr(store, name, None)
     if found is None:
-        raise NotImplementedError(f"this MLflow's {type(store).__name__} has no {name}")
+        raise NotImplementedError(f"this MLflow has no {name}")
     method_of_store: Callable[..., Any] = found
     return method_of_store
 

@@ -7,7 +7,6 @@ MLflow's stores, or through its ``http_request`` where a store would build a Pyt
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.answers import AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.stores import StoreOpener
@@ -87,7 +87,7 @@ class Host:
         self.unmapped: list[str] = []
         self._has_rows: dict[str, bool] = {}
         self._given_up: set[str] = set()
-        self.is_http = urlsplit(self.tracking_uri).scheme in {"http", "https"}
+        self.is_http = _is_http(self.tracking_uri)
         if not create:
             require_local_store(self.tracking_uri)
         with contextlib.ExitStack() as failing:
@@ -102,6 +102,10 @@ class Host:
                 )
                 self.tracking: Any = stores.tracking(uris[self.tracking_uri])
                 self.registry: Any = stores.registry(uris[registry_uri], uris[self.tracking_uri])
+            if self.is_http:
+                self.tracking = AskedStore(self.tracking)
+            if _is_http(registry_uri):
+                self.registry = AskedStore(self.registry)
             if create:
                 _cut_nothing_off(self.tracking, self.registry)
             if self._lacks_default:
@@ -235,15 +239,17 @@ class Host:
         Raises:
             ServerError: The server refused or answered something else than JSON.
         """
-        with self.get(endpoint, params) as response:
-            if response.status_code in {404, 405, 501}:
-                return None
-            with translated(f"GET {endpoint}"):
+
+        def ask() -> Any:
+            with self.get(endpoint, params) as response:
+                if response.status_code in {404, 405, 501}:
+                    return None
                 raise_for_status(response)
-                reply = json.loads(response.content, object_hook=object_hook)
-        if not isinstance(reply, dict):
-            raise ServerError(f"GET {endpoint}: the server answered no JSON object")
-        return reply
+                return object_of(response.content or b"{}", object_hook)
+
+        with translated(f"GET {endpoint}"):
+            found: dict[str, Any] | None = answered(ask)
+        return found
 
     def post_json(self, endpoint: str, body: dict[str, Any]) -> None:
         """POST a JSON body to one endpoint of an HTTP server.
@@ -374,6 +380,10 @@ def _cut_nothing_off(*stores: Any) -> None:
 def _be_strict(connection: Any, *_: object) -> None:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
+
+
+def _is_http(uri: str) -> bool:
+    return urlsplit(uri).scheme in {"http", "https"}
 
 
 def _is_default_registry() -> bool:

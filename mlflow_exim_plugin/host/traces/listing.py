@@ -161,6 +161,8 @@ class TraceListing:
         try:
             for page in self._search.pages(query):
                 yield page
+                if isinstance(page, Failure):
+                    continue
                 since_ms = page[-1].info["request_time_ms"]
         except ServerLostError:
             raise

@@ -10,17 +10,21 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.json_format import ParseError
+from mlflow.store.entities.paged_list import PagedList
+
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.answers import NO_ANSWER, NO_TOKEN, answered, doubted, object_of
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.traces.documents import (
     document_of_entity,
     document_of_v2,
     document_of_v3,
 )
-from mlflow_exim_plugin.schema.objects import Trace
+from mlflow_exim_plugin.schema.objects import Failure, Kind, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import requests
 
@@ -33,7 +37,7 @@ _OLDEST_FIRST = "timestamp_ms ASC"
 _ABSENT = {404, 405}
 """A server from before an endpoint says this; 501 is said of what should be there and is not."""
 _OK = 200
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ class TraceSearch:
             self.bare_lacks += ", previews and client request id"
         self._has_v3 = True
 
-    def pages(self, query: Query) -> Iterator[list[Trace]]:
-        """Yield the traces of a query without spans; those of one moment may come twice.
+    def pages(self, query: Query) -> Iterator[list[Trace] | Failure]:
+        """Yield the traces of a query without spans, each once, and what is not like a trace.
 
         Page tokens are offsets, which drift while traces come and go. So each page starts at the
         time of the last trace seen.
@@ -107,17 +111,25 @@ class TraceSearch:
         if not self.host.may_have("trace_info"):
             return
         token: str | None = None
+        seen: set[str] = set()
         while True:
-            page, following = self._page(query, token)
-            if page:
-                yield page
-            if not following:
+            page = self._page(query, token)
+            yield from (item for item in page if isinstance(item, Failure) and item.id not in seen)
+            traces = [item for item in page if not isinstance(item, Failure)]
+            if new := [trace for trace in traces if trace.id not in seen]:
+                yield new
+            if not page.token:
                 return
-            last_ms = page[-1].info["request_time_ms"]
-            if query.since_ms is None or last_ms > query.since_ms:
+            if all(item.id in seen for item in page):
+                raise ServerError(f"{query.doing}: its pages go on for ever and bring nothing new")
+            last_ms = traces[-1].info["request_time_ms"] if traces else None
+            if last_ms is not None and (query.since_ms is None or last_ms > query.since_ms):
+                # Only those of the last moment come again.
+                seen = {t.id for t in traces if t.info["request_time_ms"] == last_ms}
                 query, token = query.within(last_ms, query.until_ms), None
             else:  # one millisecond has more traces than a page
-                token = following
+                seen.update(item.id for item in page)
+                token = page.token
 
     def any(self, query: Query) -> bool:
         """Whether there is a trace.
@@ -125,7 +137,7 @@ class TraceSearch:
         Raises:
             ServerError: The deployment cannot list it.
         """
-        return bool(self._page(replace(query, most=1), None)[0])
+        return bool(self._page(replace(query, most=1), None))
 
     def bare_pages(self, query: Query) -> Iterator[list[Trace]]:
         """Yield the traces of a query by a search that does not send ``bare_lacks``.
@@ -142,10 +154,10 @@ class TraceSearch:
                     found = self._page_of_store(query, token, assessments=False)
             if found is None:
                 raise ServerError(f"{query.doing}: the server has no search without assessments")
-            page, token = found
-            yield page
-            if not token:
+            yield [item for item in found if not isinstance(item, Failure)]
+            if not found.token or found.token == token:
                 return
+            token = found.token
 
     def one(self, trace: Trace) -> Trace:
         """Return one trace with all that is known of it but its spans.
@@ -162,17 +174,28 @@ class TraceSearch:
             reply = json_reply(self.host.read("GET", endpoint, doing=doing), doing)
             return _trace_v3(reply["trace"]["trace_info"])
 
-    def _page(self, query: Query, token: str | None) -> tuple[list[Trace], str | None]:
-        """Return one page and the token of the next."""
+    def _page(self, query: Query, token: str | None) -> PagedList[Trace | Failure]:
+        """Return one page with the token of the next."""
         with translated(query.doing):
             if not self.host.is_http:
                 return self._page_of_store(query, token)
-            if self._has_v3 and (found := self._page_v3(query, token)) is not None:
-                return found
-            self._has_v3 = False
-            return self._page_v2(query, token) or ([], None)  # from before traces
+            found = answered(lambda: self._page_of_server(query, token))
+            if found is None:  # from before traces
+                return PagedList([], None)
+            if not found:
+                found = doubted(
+                    lambda: self._page_of_server(query, token),
+                    lambda: self._page_of_server(query, NO_TOKEN),
+                )
+            return found or PagedList([], None)
 
-    def _page_v3(self, query: Query, token: str | None) -> tuple[list[Trace], str | None] | None:
+    def _page_of_server(self, query: Query, token: str | None) -> PagedList[Trace | Failure] | None:
+        if self._has_v3 and (found := self._page_v3(query, token)) is not None:
+            return found
+        self._has_v3 = False
+        return self._page_v2(query, token)
+
+    def _page_v3(self, query: Query, token: str | None) -> PagedList[Trace | Failure] | None:
         body: dict[str, Any] = {
             "locations": list(map(location_of, query.experiment_ids)),
             "filter": query.filter,
@@ -184,9 +207,9 @@ class TraceSearch:
         reply = self._reply(query, "POST", "/api/3.0/mlflow/traces/search", body=body)
         if reply is None:
             return None
-        return [_trace_v3(t) for t in reply.get("traces", ())], reply.get("next_page_token")
+        return _page_of(reply, _trace_v3)
 
-    def _page_v2(self, query: Query, token: str | None) -> tuple[list[Trace], str | None] | None:
+    def _page_v2(self, query: Query, token: str | None) -> PagedList[Trace | Failure] | None:
         params = [
             *(("experiment_ids", e) for e in query.experiment_ids),
             ("filter", query.filter),
@@ -198,8 +221,7 @@ class TraceSearch:
         reply = self._reply(query, "GET", "/api/2.0/mlflow/traces", params=params)
         if reply is None:
             return None
-        found = [Trace(document_of_v2(t), str(t["experiment_id"])) for t in reply.get("traces", ())]
-        return found, reply.get("next_page_token")
+        return _page_of(reply, lambda t: Trace(document_of_v2(t), str(t["experiment_id"])))
 
     def _reply(self, query: Query, method: str, endpoint: str, **how: Any) -> dict[str, Any] | None:
         """Return what a server answers, None where it does not know the endpoint."""
@@ -210,10 +232,10 @@ class TraceSearch:
 
     def _page_of_store(
         self, query: Query, token: str | None, *, assessments: bool = True
-    ) -> tuple[list[Trace], str | None]:
+    ) -> PagedList[Trace | Failure]:
         search = getattr(self.host.tracking, "search_traces", None)
         if search is None:
-            return [], None
+            return PagedList([], None)
         known = inspect.signature(search).parameters
         of = "locations" if "locations" in known else "experiment_ids"
         try:
@@ -225,11 +247,13 @@ class TraceSearch:
                 page_token=token,
             )
         except NotImplementedError:
-            return [], None
-        return [
-            Trace(document_of_entity(info, assessments=assessments), str(info.experiment_id))
-            for info in found
-        ], following or None
+            return PagedList([], None)
+
+        def make(info: Any) -> Trace:
+            document = document_of_entity(info, assessments=assessments)
+            return Trace(document, str(info.experiment_id))
+
+        return PagedList([_made(make, info) for info in found], following or None)
 
 
 def location_of(experiment_id: str) -> dict[str, Any]:
@@ -258,13 +282,34 @@ def json_reply(response: requests.Response, doing: str) -> dict[str, Any]:
     Raises:
         ServerError: It answered something else.
     """
+    body = content(response, doing) or b"{}"  # which stand for each other, see ``answers``
     try:
-        reply = json.loads(content(response, doing))
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise ServerError(f"{doing}: the server answered no JSON object")
-    return reply
+        return object_of(body)
+    except NO_ANSWER as error:
+        raise ServerError(f"{doing}: the server answered no JSON object") from error
+
+
+def _page_of(reply: dict[str, Any], make: Callable[[Any], Trace]) -> PagedList[Trace | Failure]:
+    listed, token = reply.get("traces", []), reply.get("next_page_token") or None
+    if not isinstance(listed, list) or not isinstance(token, str | None):
+        raise ParseError("traces is no list, or next_page_token no text")
+    return PagedList([_made(make, trace) for trace in listed], token)
+
+
+def _made(make: Callable[[Any], Trace], given: Any) -> Trace | Failure:
+    """Return a trace, or why what a listing gives is none."""
+    try:
+        trace = make(given)
+        if (
+            not isinstance(trace.info["trace_id"], str)
+            or type(trace.info["request_time_ms"]) is not int
+        ):
+            raise TypeError("its id is no text, or its time no number")
+    except _MALFORMED as error:
+        named = given if isinstance(given, dict) else vars(given)
+        name = str(named.get("trace_id") or named.get("request_id") or "one without an id")
+        return Failure(Kind.TRACE, name, f"it is malformed: {type(error).__name__} {error}")
+    return trace
 
 
 def _trace_v3(trace: dict[str, Any]) -> Trace:
