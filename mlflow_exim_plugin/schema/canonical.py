@@ -27,6 +27,7 @@ __all__ = [
     "content_digest",
     "document_bytes",
     "parse_json",
+    "problem_of_json",
     "require_few_values",
 ]
 
@@ -161,6 +162,21 @@ def document_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
         )
     require_few_values(_pieces(data), "its document")
     return data
+
+
+def problem_of_json(value: Any) -> str:
+    """Return why no document can hold a value, empty where one can."""
+    try:
+        data = orjson.dumps(value, option=_STORED)
+    except TypeError:  # it may have a number of more than 64 bits
+        try:
+            canonical_bytes(value)
+        except (ValueError, RecursionError) as error:
+            return str(error)
+        data = _DEEP_LINE
+    if _DEEP_LINE in data and _is_too_deep(value):
+        return f"nested deeper than the {MAX_DEPTH} levels of a document"
+    return ""
 
 
 def _with_all_numbers(value: Any) -> bytes:

@@ -12,7 +12,7 @@ import re
 import time
 from datetime import datetime, timezone
 from operator import itemgetter
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,11 +24,15 @@ from pydantic import (
 )
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.version import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = [
+    "CHECKS",
     "FORMAT",
     "FORMAT_VERSION",
     "ArchiveEnvelope",
@@ -334,6 +338,17 @@ def _check_version(document: dict[str, Any]) -> dict[str, Any]:
 def _check_number(version: object) -> None:
     if not isinstance(version, str) or not _NUMBER.fullmatch(version):
         raise ValueError("a version must be a decimal number as a text")
+
+
+CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
+    Kind.EXPERIMENT: _check_experiment,
+    Kind.RUN: _check_run,
+    Kind.LOGGED_MODEL: _check_logged_model,
+    Kind.REGISTERED_MODEL: _check_model,
+    Kind.PROMPT: _check_model,
+    **dict.fromkeys(VERSION_KINDS.values(), _check_version),
+}
+"""What a document of a kind is checked by; raises ``ValueError``."""
 
 
 def _schema(*required: str) -> WithJsonSchema:

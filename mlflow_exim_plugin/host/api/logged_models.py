@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import logged_model_document
@@ -85,7 +86,10 @@ class LoggedModels:
     def _got(self, model_id: str, get: Callable[[], Any]) -> dict[str, Any] | None:
         try:
             with translated(f"reading logged model {model_id}"):
-                return logged_model_document(get())
+                document = logged_model_document(get())
+                if (found := document["info"].get("model_id")) != model_id:
+                    raise UnbelievableError(f"what comes is logged model {found!r}")
+                return document
         except ServerError as error:
             if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
                 return None

@@ -104,7 +104,10 @@ class Reader:
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""
         with translated(f"reading run {run_id}"):
-            return run_document(self.host.tracking.get_run(run_id))
+            document = run_document(self.host.tracking.get_run(run_id))
+            if (found := document["info"]["run_id"]) != run_id:
+                raise UnbelievableError(f"what comes is run {found!r}")
+        return document
 
     def copies(self, run_id: str, experiment_ids: list[str]) -> list[str]:
         """Return the run of this id, if it is there, and the runs whose tags name it."""
@@ -141,7 +144,10 @@ class Reader:
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
         with translated(f"reading registered model {name!r}"):
-            return registered_model_document(self.host.registry.get_registered_model(name))
+            document = registered_model_document(self.host.registry.get_registered_model(name))
+            if (found := document.get("name")) != name:
+                raise UnbelievableError(f"what comes is {found!r}")
+        return document
 
     def model_versions(
         self, name: str, aliases: dict[str, int], kind: Kind = Kind.REGISTERED_MODEL

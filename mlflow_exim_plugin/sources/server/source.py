@@ -38,6 +38,7 @@ from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
+from mlflow_exim_plugin.stages.sound import sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -94,6 +95,9 @@ class ServerSource:
             NotFoundError: A name or id that was asked for is not there.
             ServerError: The deployment cannot be listed at all.
         """
+        return sound(self._stream(selection))
+
+    def _stream(self, selection: Selection) -> Iterator[StreamItem]:
         wanted = Wanted(selection)
         choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
         for choice in choices:
