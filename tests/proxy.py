@@ -39,14 +39,17 @@ class FaultyProxy:
 
     Args:
         target: URL of the server.
-        rule: Returns None to forward, a status to answer with, ``CUT`` or ``CUT_BODY``.
+        rule: Returns None to forward, a status to answer with, a body to answer with status 200,
+            ``CUT`` or ``CUT_BODY``.
 
     Attributes:
         seen: What came, in order.
         after: Called when the server has done a request and before the client hears of it.
     """
 
-    def __init__(self, target: str, rule: Callable[[Request], int | None] = lambda _: None) -> None:
+    def __init__(
+        self, target: str, rule: Callable[[Request], int | bytes | None] = lambda _: None
+    ) -> None:
         self.rule = rule
         self.after: Callable[[Request], object] = lambda _: None
         self.seen: list[Request] = []
@@ -100,6 +103,9 @@ class FaultyProxy:
             request = Request(len(self.seen) + 1, handler.command, handler.path, body)
             self.seen.append(request)
             action = self.rule(request)
+        if isinstance(action, bytes):
+            _send(handler, 200, [("Content-Type", "application/json")], action)
+            return
         if action == CUT:
             handler.close_connection = True
             return

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, model_behind
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -91,8 +92,9 @@ class ArtifactReader:
         if not root or not self.takes_any:
             return None
         try:
-            tree = ArtifactTree(self._deployment, root)
-            return tree, list(tree.files())
+            with translated(f"listing the artifacts of {root}"):
+                tree = ArtifactTree(self._deployment, root)
+                return tree, list(tree.files())
         except ServerLostError:
             raise
         except (ServerError, StoreError) as error:
@@ -117,7 +119,7 @@ class ArtifactReader:
         for path, size_bytes in files:
             if not self._selection.takes_artifact(path):
                 continue
-            artifact = Artifact(path, size_bytes, partial(tree.open, path))
+            artifact = Artifact(path, size_bytes, partial(tree.open, path, size_bytes))
             is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
             if is_small and budget.take(size_bytes):
                 ahead = self._pool.submit(_read_all, artifact.open)
@@ -137,12 +139,13 @@ class ArtifactReader:
             models: Which logged models are.
         """
         try:
-            if models.holds(model_behind(version.document), root):
-                return []
-            run_id = str(version.document.get("run_id") or "")
-            if plan.holds(run_id) and _lies_in(root, run_id, self._deployment.run_root(run_id)):
-                return []
-            listing = self.listed(version.id, root)
+            with translated(f"looking for the files of {version.id}"):
+                if models.holds(model_behind(version.document), root):
+                    return []
+                run_id = str(version.document.get("run_id") or "")
+                if plan.holds(run_id) and _lies_in(root, run_id, self._deployment.run_root(run_id)):
+                    return []
+                listing = self.listed(version.id, root)
         except ServerLostError:
             raise
         except ServerError as error:

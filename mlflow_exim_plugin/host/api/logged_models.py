@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.reading import pages
@@ -56,6 +56,28 @@ class LoggedModels:
                     )
                 )
             )
+
+    def ids(self, experiment_id: str) -> set[str]:
+        """Return the logged models of an experiment, where one that is broken stops no listing.
+
+        Raises:
+            ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
+        """
+        try:
+            return {str(found["info"]["model_id"]) for found in self.documents(experiment_id)}
+        except ServerLostError:
+            raise
+        except ServerError:
+            if self._host.engine is None:
+                raise
+            from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
+
+            table = SqlLoggedModel.__table__.c
+            is_there = (
+                table.experiment_id == int(experiment_id),
+                table.lifecycle_stage == "active",
+            )
+            return set(self._host.stored_ids(table.model_id, *is_there))
 
     def deleted_ids(self) -> list[str]:
         """Return the deleted logged models, where a store can say them: no server does."""

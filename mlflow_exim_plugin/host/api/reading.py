@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.documents import (
     experiment_document,
@@ -13,7 +14,7 @@ from mlflow_exim_plugin.host.documents import (
 )
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
-from mlflow_exim_plugin.schema.objects import Kind, by_number
+from mlflow_exim_plugin.schema.objects import Failure, Kind, by_number
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.schema.runs import RunHeader
 
@@ -34,21 +35,50 @@ class Reader:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self._latest: dict[str, set[int]] = {}
 
     def experiments(self) -> list[dict[str, Any]]:
-        """Return every experiment, deleted ones included, by number."""
+        """Return every experiment, deleted ones included, by number.
+
+        Raises:
+            ServerError: One cannot be read.
+        """
+        found = []
+        for experiment in self.found_experiments():
+            if isinstance(experiment, Failure):
+                raise ServerError(experiment.reason)
+            found.append(experiment)
+        return sorted(found, key=lambda document: by_number(document["experiment_id"]))
+
+    def found_experiments(self) -> Iterator[dict[str, Any] | Failure]:
+        """Yield every experiment in any order, deleted ones included, or why it cannot be read.
+
+        Raises:
+            ServerError: None can.
+        """
         from mlflow.entities import ViewType
 
-        with translated("listing the experiments"):
-            found = {
-                str(experiment.experiment_id): experiment_document(experiment)
+        some = False
+        doing = "listing the experiments"
+        try:
+            with translated(doing):
                 for experiment in pages(
                     lambda token: self.host.tracking.search_experiments(
                         view_type=ViewType.ALL, max_results=_PAGE, page_token=token
                     )
-                )
-            }
-        return [found[key] for key in sorted(found, key=by_number)]
+                ):
+                    some = True
+                    try:
+                        yield experiment_document(experiment)
+                    except (TypeError, ValueError, AttributeError) as error:
+                        name = str(experiment.experiment_id)
+                        yield Failure(Kind.EXPERIMENT, name, f"it is malformed: {error}")
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if not some:
+                raise
+            yield Failure(Kind.EXPERIMENT, "all", error.message)
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
         """Return the headers of an experiment's runs that match, deleted ones included."""
@@ -144,7 +174,9 @@ class Reader:
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
         with translated(f"reading registered model {name!r}"):
-            document = registered_model_document(self.host.registry.get_registered_model(name))
+            model = self.host.registry.get_registered_model(name)
+            document = registered_model_document(model)
+            self._latest[name] = {int(version.version) for version in model.latest_versions or ()}
             if (found := document.get("name")) != name:
                 raise UnbelievableError(f"what comes is {found!r}")
         return document
@@ -165,19 +197,32 @@ class Reader:
             found = {int(version.version): version for version in listed if version.name == name}
             if kind is Kind.PROMPT:
                 found |= self._unlisted_versions(name, found)
+            else:
+                unlisted = {*aliases.values(), *self._latest.get(name, ())} - found.keys()
+                if there := self._there(name, sorted(unlisted)):
+                    numbers = ", ".join(map(str, there))
+                    raise UnbelievableError(f"it leaves out {numbers}, which is there")
         return [
             model_version_document(found[number], of_version.get(number, []))
             for number in sorted(found)
         ]
 
+    def found_versions(
+        self, name: str, aliases: dict[str, int], kind: Kind
+    ) -> list[dict[str, Any] | Failure]:
+        """Return the same, and a failure for each that cannot be read if others can."""
+        return [*self.model_versions(name, aliases, kind)]
+
     def _unlisted_versions(self, name: str, listed: Container[int]) -> dict[int, Any]:
         """Return the versions of a prompt that no search gives: those without the prompts' tag."""
         model = self.host.registry.get_registered_model(name)
         highest = max((int(version.version) for version in model.latest_versions), default=0)
+        return self._there(name, [n for n in range(1, highest + 1) if n not in listed])
+
+    def _there(self, name: str, numbers: list[int]) -> dict[int, Any]:
+        """Return those of some versions that are there."""
         found = {}
-        for number in range(1, highest + 1):
-            if number in listed:
-                continue
+        for number in numbers:
             try:
                 found[number] = self.host.registry.get_model_version(name, str(number))
             except Exception as error:

@@ -26,7 +26,7 @@ from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["ArtifactTree", "RootResolver"]
 
@@ -111,15 +111,24 @@ class ArtifactTree:
             else:
                 yield entry.path, int(entry.file_size or 0)
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str, size_bytes: int | None = None) -> BinaryIO:
         """Open one file as a stream of bytes.
 
         Args:
             path: As ``files`` gave it.
+            size_bytes: As ``files`` gave it. A store of another machine is held to it: what else
+                comes, such as a page to log in, is an error of the stream at its end.
 
         Raises:
             ServerError: The file is gone or the store refused.
         """
+        stream = self._opened(path)
+        # Some kinds of stores list files without their sizes.
+        if size_bytes is None or not self.is_remote or not (size_bytes or self._proxied):
+            return stream
+        return cast("BinaryIO", _MeasuredStream(stream, path, size_bytes, self.files))
+
+    def _opened(self, path: str) -> BinaryIO:
         if self._local is not None:
             try:
                 return (self._local / path).open("rb", buffering=0)
@@ -247,6 +256,42 @@ class ArtifactTree:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+class _MeasuredStream(io.RawIOBase):
+    """A stream that has as many bytes as were listed, unless the file itself has changed."""
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        path: str,
+        size_bytes: int,
+        files: Callable[[], Iterable[tuple[str, int]]],
+    ) -> None:
+        self._stream = stream
+        self._path = path
+        self._listed = size_bytes
+        self._files = files
+        self._came = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._came += len(data)
+        if not data and len(buffer) and self._came != self._listed:
+            now = dict(self._files()).get(self._path)
+            if now != self._came:
+                raise ServerError(
+                    f"artifact {self._path}: {self._came} bytes came, {self._listed} are listed"
+                )
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class _TranslatedStream(io.RawIOBase):

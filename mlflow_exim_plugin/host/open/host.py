@@ -187,6 +187,21 @@ class Host:
                 )
         return self._has_rows[table]
 
+    def stored_ids(self, column: Any, *where: Any) -> list[Any]:
+        """Return what a column of a table of the database holds, each value once.
+
+        Raises:
+            ServerError: The database refused, or there is none.
+        """
+        from sqlalchemy import select
+
+        with translated(f"reading the table {column.table.name}"):
+            if self.engine is None:
+                raise ServerError("only a database has tables")
+            with self.engine.connect() as connection:
+                query = select(column).where(*where).distinct().order_by(column)
+                return list(connection.execute(query).scalars())
+
     def artifact_root(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here.
 

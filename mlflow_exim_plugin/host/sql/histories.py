@@ -63,8 +63,8 @@ class StoredHistories:
 
     def start(self, runs: dict[str, dict[str, int]]) -> HistoriesAhead:
         """Begin to read the histories of some runs; long ones are read when they are taken."""
-        run_ids = [run_id for run_id, keys in runs.items() if keys]
-        return _StoredReading(self, runs, self._reader.submit(self._read, run_ids))
+        # Those that list no metric too: the rows are the truth, and the list is made of them.
+        return _StoredReading(self, runs, self._reader.submit(self._read, list(runs)))
 
     def take(self, run_id: str, keys: list[str]) -> Iterator[RunRows | Failure]:
         """Yield the rows of a run's keys, read one by one, or why one cannot be read."""
@@ -163,7 +163,7 @@ class _StoredReading:
         self._reading = read
         self._read: dict[str, RunRows] = {}
         self._long: set[str] = set()
-        self._problem = ""
+        self._is_broken = False
 
     def finish(self) -> dict[str, Iterator[RunRows | Failure]]:
         """Return what gives each run's rows, then what it lists and has no rows for."""
@@ -171,27 +171,23 @@ class _StoredReading:
             tables, self._long = self._reading.result()
         except ServerLostError:
             raise
-        except ServerError as error:
-            tables, self._problem = [], error.message
+        except ServerError:  # of one bad row: each key is read alone, and the broken one is named
+            tables, self._is_broken = [], True
         for table in tables:
             batch = RowBatch(sort_history(_as_rows(table), "run_id"))
             self._read.update((rows.run_id, rows) for rows in batch.runs())
         return {run_id: self._of(run_id, keys) for run_id, keys in self._runs.items()}
 
     def _of(self, run_id: str, keys: dict[str, int]) -> Iterator[RunRows | Failure]:
-        if self._problem:
-            yield from (failed(run_id, key, self._problem) for key in _in_order(keys))
-        elif run_id in self._long:
+        if self._is_broken or run_id in self._long:
             yield from self._reader.take(run_id, _in_order(keys))
-        elif keys:
-            rows = self._read.pop(run_id, None)
-            there = set(rows.keys) if rows else set()
-            if rows and (unlisted := there - keys.keys()):
-                rows = rows.without(unlisted)
-            if rows:
-                yield rows
-            for key in _in_order(keys.keys() - there):
-                yield empty(run_id, key)
+            return
+        rows = self._read.pop(run_id, None)
+        there = set(rows.keys) if rows else set()
+        if rows:
+            yield rows
+        for key in _in_order(keys.keys() - there):
+            yield empty(run_id, key)
 
 
 _STORED = pa.schema(

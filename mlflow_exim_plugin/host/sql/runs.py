@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.host.api.reading import Reader
-from mlflow_exim_plugin.host.documents import dataset_identity, json_number
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
+from mlflow_exim_plugin.host.documents import (
+    dataset_identity,
+    experiment_document,
+    json_number,
+    model_version_document,
+    registered_model_document,
+)
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.reader import TableReader
-from mlflow_exim_plugin.schema.objects import Run
+from mlflow_exim_plugin.schema.objects import VERSION_KINDS, Failure, Kind, Run
 from mlflow_exim_plugin.schema.runs import RunHeader
 from mlflow_exim_plugin.schema.tables import in_one_piece
 
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine, Table
 
-__all__ = ["RowsOfRuns", "StoredRuns"]
+__all__ = ["RowsOfRuns", "StoredReader", "StoredRuns"]
 
 _IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
@@ -33,7 +40,108 @@ _PARENT_TAG = "mlflow.parentRunId"
 
 
 class StoredReader(Reader):
-    """A ``Reader`` of a database, which lists an experiment's runs with one query."""
+    """A ``Reader`` of a database, which lists an experiment's runs with one query.
+
+    MLflow's listings fail as a whole of one row that is not as it should be. Then the ids come from
+    the tables, and each object is read alone.
+    """
+
+    def found_experiments(self) -> Iterator[dict[str, Any] | Failure]:
+        """Yield every experiment in any order, or why it cannot be read."""
+        try:
+            yield from super().found_experiments()
+        except ServerLostError:
+            raise
+        except ServerError:
+            if self.host.engine is None:
+                raise
+            for identity in self.host.stored_ids(_table("SqlExperiment").c.experiment_id):
+                try:
+                    with translated(f"reading experiment {identity}"):
+                        yield experiment_document(self.host.tracking.get_experiment(str(identity)))
+                except ServerLostError:
+                    raise
+                except ServerError as error:
+                    yield Failure(Kind.EXPERIMENT, str(identity), error.message)
+
+    def owners_without(self, unread: set[str]) -> set[str]:
+        """Return the ids of experiments that are gone or unread, and that something belongs to."""
+        from mlflow.store.tracking.dbmodels import models
+
+        if self.host.engine is None:
+            return set()
+        tables = [getattr(models, name, None) for name in _OF_EXPERIMENTS]
+        columns = [table.__table__.c.experiment_id for table in tables if table is not None]
+        owners = {str(owner) for column in columns for owner in self.host.stored_ids(column)}
+        known = self.host.stored_ids(_table("SqlExperiment").c.experiment_id)
+        return owners - (set(map(str, known)) - unread)
+
+    def registered_model(self, name: str) -> dict[str, Any]:
+        """Return one registered model with its aliases, whatever its versions are like."""
+        try:
+            return super().registered_model(name)
+        except ServerLostError:
+            raise
+        except ServerError:
+            if not self._has_tables_of_models:
+                raise
+            from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
+
+            with (
+                translated(f"reading registered model {name!r}"),
+                self.host.registry.ManagedSessionMaker() as session,
+            ):
+                row = session.query(SqlRegisteredModel).filter_by(name=name).one()
+                return registered_model_document(row.to_mlflow_entity([]))
+
+    def found_versions(
+        self, name: str, aliases: dict[str, int], kind: Kind
+    ) -> list[dict[str, Any] | Failure]:
+        """Return every version of a registered model or prompt, or why it cannot be read."""
+        try:
+            return super().found_versions(name, aliases, kind)
+        except ServerLostError:
+            raise
+        except ServerError:
+            if not self._has_tables_of_models:
+                raise
+            from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+
+            rows = SqlModelVersion.__table__.c
+            is_there = rows.name == name, rows.current_stage != _DELETED
+            found: list[dict[str, Any] | Failure] = []
+            for number in self.host.stored_ids(rows.version, *is_there):
+                its = [alias for alias, aliased in aliases.items() if aliased == number]
+                try:
+                    with translated(f"reading version {number} of {name!r}"):
+                        version = self.host.registry.get_model_version(name, str(number))
+                        found.append(model_version_document(version, its))
+                except ServerLostError:
+                    raise
+                except ServerError as error:
+                    of = VERSION_KINDS[kind]
+                    found.append(Failure(of, f"{name}/{number}", error.message))
+            return found
+
+    def _registered(self, filter_string: str | None) -> set[str]:
+        try:
+            return super()._registered(filter_string)
+        except ServerLostError:
+            raise
+        except ServerError:
+            if not self._has_tables_of_models:
+                raise
+            from mlflow.store.model_registry.dbmodels import models
+
+            if filter_string is None:
+                return set(self.host.stored_ids(models.SqlRegisteredModel.__table__.c.name))
+            tags = models.SqlRegisteredModelTag.__table__.c
+            return set(self.host.stored_ids(tags.name, tags.key == PROMPT_TAG))
+
+    @property
+    def _has_tables_of_models(self) -> bool:
+        """Whether the registry's tables can be asked by name alone."""
+        return self.host.has_one_store and not self.host.workspaces
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
         """Return the headers of an experiment's runs that match, deleted ones included."""
@@ -347,6 +455,11 @@ def _tuples(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 def _distinct(rows: pa.Table, column: str) -> list[str]:
     return sorted(rows.column(column).unique().to_pylist())
+
+
+_DELETED = "Deleted_Internal"
+"""Stage of a version that MLflow keeps the number of."""
+_OF_EXPERIMENTS = ("SqlRun", "SqlLoggedModel", "SqlTraceInfo")
 
 
 def _table(model: str) -> Table:

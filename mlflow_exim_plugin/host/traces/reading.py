@@ -93,7 +93,7 @@ class TraceFiles:
             name = f"{trace.id}/{ATTACHMENTS}"
             return [Failure(Kind.ARTIFACT, name, error.message, max(1, len(wanted)))]
         found: list[Artifact | Failure] = [
-            Artifact(path, size, partial(tree.open, path)) for path, size in there.items()
+            Artifact(path, size, partial(tree.open, path, size)) for path, size in there.items()
         ]
         found += [
             Failure(Kind.ARTIFACT, f"{trace.id}/{ATTACHMENTS}{name}", "its file is gone")

@@ -187,7 +187,9 @@ class EntityReader:
                 tree = ArtifactTree(self._host, root)
                 for path, size_bytes in tree.files():
                     if self._selection.takes_artifact(path):
-                        yield Artifact(folder + path, size_bytes, partial(tree.open, path))
+                        yield Artifact(
+                            folder + path, size_bytes, partial(tree.open, path, size_bytes)
+                        )
             except ServerLostError:
                 raise
             except (ServerError, StoreError) as error:

@@ -108,10 +108,7 @@ class LoggedModelReader:
         whole = self._plan.takes_whole(experiment_id)
         if whole and not self._absent:
             try:
-                wanted |= {
-                    str(document["info"]["model_id"])
-                    for document in self._models.documents(experiment_id)
-                }
+                wanted |= self._models.ids(experiment_id)
             except ServerLostError:
                 raise
             except ServerError as error:

@@ -31,6 +31,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamItem,
     Unpacked,
+    by_number,
     closed_after,
 )
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
@@ -165,20 +166,48 @@ class ServerSource:
         self, choice: _Choice, selection: Selection, wanted: Wanted
     ) -> Iterator[StreamItem]:
         """Choose what is taken of a workspace."""
-        experiments = {d["experiment_id"]: Experiment(d) for d in self._reader.experiments()}
-        registered, prompts = self._reader.registered_models()
-        models = [
-            (name, kind)
-            for kind, names in ((Kind.PROMPT, prompts), (Kind.REGISTERED_MODEL, registered))
-            for name in names
-            if selection.takes_model(name)
-        ]
+        experiments: dict[str, Experiment] = {}
+        unread: set[str] = set()
+        for found in self._reader.found_experiments():
+            if isinstance(found, Failure):
+                unread.add(found.id)
+                yield found
+            else:
+                experiments[found["experiment_id"]] = Experiment(found)
+        for owner in self._reader.owners_without(unread):
+            named = f"lost-{owner}"
+            experiments[owner] = Experiment({"experiment_id": owner, "name": named})
+            what = f"it cannot be read: what belongs to it stands in an experiment {named!r}"
+            yield Loss(Kind.EXPERIMENT, owner, what)
+        experiments = {key: experiments[key] for key in sorted(experiments, key=by_number)}
+        models: list[tuple[str, Kind]] = []
+        try:
+            registered, prompts = self._reader.registered_models()
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if selection.models:
+                raise
+            if not is_absent(error):
+                yield Failure(Kind.REGISTERED_MODEL, "all", error.message)
+        else:
+            models = [
+                (name, kind)
+                for kind, names in ((Kind.PROMPT, prompts), (Kind.REGISTERED_MODEL, registered))
+                for name in names
+                if selection.takes_model(name)
+            ]
         wanted.saw("registered model or prompt", [name for name, _ in models])
-        versions = {of[0]: self._versions(*of) for of in models} if selection.models else {}
+        versions = {}
+        for name, kind in models if selection.models else ():
+            try:
+                versions[name] = self._versions(name, kind)
+            except ServerLostError:
+                raise
+            except ServerError:
+                pass  # it is read again in its turn, and its failure named
         plan = Plan(self._reader, selection, experiments, wanted)
-        yield from plan.make(
-            {str(v["run_id"]) for _, listed in versions.values() for v in listed if v.get("run_id")}
-        )
+        yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         choice.experiments, choice.models, choice.versions = experiments, models, versions
         choice.plan = plan
 
@@ -195,8 +224,7 @@ class ServerSource:
                 plan,
                 lambda owner, root: files.files(owner, root, _MODEL_BYTES),
             )
-            named = (v for _, listed in versions.values() for v in listed)
-            yield from logged_models.complete(named, self._reader, pool)
+            yield from logged_models.complete(_sound(versions), self._reader, pool)
             traces = TraceSource(
                 self._host, pool, self._jobs, selection, plan, contents=self._contents
             )
@@ -332,16 +360,16 @@ class ServerSource:
         }
         return _Group(runs, histories.start(steps), listings)
 
-    def _versions(self, name: str, kind: Kind) -> tuple[RegisteredModel, list[dict[str, Any]]]:
+    def _versions(self, name: str, kind: Kind) -> _Versions:
         as_of_ms = time.time_ns() // 1_000_000
         model = RegisteredModel(self._reader.registered_model(name), kind, as_of_ms=as_of_ms)
-        return model, self._reader.model_versions(name, model.aliases, kind)
+        return model, self._reader.found_versions(name, model.aliases, kind)
 
     def _model(
         self,
         name: str,
         kind: Kind,
-        known: tuple[RegisteredModel, list[dict[str, Any]]] | None,
+        known: _Versions | None,
     ) -> Iterator[RegisteredModel | ModelVersion | Failure]:
         try:
             model, versions = known or self._versions(name, kind)
@@ -352,6 +380,9 @@ class ServerSource:
             return
         yield model
         for document in versions:
+            if isinstance(document, Failure):
+                yield document
+                continue
             yield ModelVersion(document, as_of_ms=model.as_of_ms, kind=VERSION_KINDS[kind])
 
     def _version_files(
@@ -374,6 +405,10 @@ class ServerSource:
         return files.of_version(version, root, plan, logged_models)
 
 
+_Versions = tuple[RegisteredModel, list[dict[str, Any] | Failure]]
+"""A registered model or prompt, and its versions."""
+
+
 class _Choice:
     """What is taken of one workspace.
 
@@ -385,7 +420,7 @@ class _Choice:
         self.workspace = workspace
         self.experiments: dict[str, Experiment] = {}
         self.models: list[tuple[str, Kind]] = []
-        self.versions: dict[str, tuple[RegisteredModel, list[dict[str, Any]]]] = {}
+        self.versions: dict[str, _Versions] = {}
         self.plan: Plan
 
 
@@ -438,3 +473,9 @@ def _tables(
 
 def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
     return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
+
+
+def _sound(versions: dict[str, _Versions]) -> Iterator[dict[str, Any]]:
+    """Yield the versions of models that can be read."""
+    for _, listed in versions.values():
+        yield from (version for version in listed if not isinstance(version, Failure))
