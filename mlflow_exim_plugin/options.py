@@ -387,6 +387,7 @@ class Writing:
     Attributes:
         dry_run: Look, but write nothing.
         marks_content: False when artifacts are left out, so that a later unpack adds them.
+        sends_files: False when no artifacts come.
     """
 
     experiment_name: str | None = _asked(
@@ -432,6 +433,7 @@ class Writing:
     )
     dry_run: bool = False
     marks_content: bool = True
+    sends_files: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_conflict", OnConflict(self.on_conflict))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +46,8 @@ class FaultyProxy:
     Attributes:
         seen: What came, in order.
         after: Called when the server has done a request and before the client hears of it.
+        bend: Gives what the client hears in place of a body.
+        strip: Parameter that the server does not hear of, empty for none.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class FaultyProxy:
     ) -> None:
         self.rule = rule
         self.after: Callable[[Request], object] = lambda _: None
+        self.bend: Callable[[Request, bytes], bytes] = lambda _, data: data
+        self.strip = ""
         self.seen: list[Request] = []
         self._target = urlsplit(target).netloc
         self._lock = threading.Lock()
@@ -120,10 +125,15 @@ class FaultyProxy:
                 for name, value in handler.headers.items()
                 if name.lower() not in _HOP_BY_HOP
             }
-            connection.request(handler.command, handler.path, body, headers)
+            path = handler.path
+            if self.strip:
+                path = re.sub(rf"{self.strip}=[^&]*&?", "", path)
+                body = re.sub(rf'"{self.strip}": *"[^"]*"'.encode(), b'"stripped": ""', body)
+            connection.request(handler.command, path, body, headers)
             reply = connection.getresponse()
             data = reply.read()
             self.after(request)
+            data = self.bend(request, data)
             kept = [(n, v) for n, v in reply.getheaders() if n.lower() not in _HOP_BY_HOP]
             _send(handler, reply.status, kept, data, cut=action == CUT_BODY)
         finally:

@@ -30,6 +30,11 @@ __all__ = [
     "object_of",
 ]
 
+
+class UnbelievableError(Exception):
+    """An answer that has the form of one and cannot be true."""
+
+
 NO_TOKEN = "ZXhpbQ=="  # noqa: S105 - a page token
 """No MLflow gives this page token, and all refuse it: what takes it does not look at questions."""
 
@@ -46,14 +51,11 @@ NO_ANSWER = (
     UnicodeDecodeError,
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
+    UnbelievableError,
 )
 """What is raised where an answer is cut, no JSON, or JSON of another shape."""
 _NO_JSON = "not in a valid JSON format"
 """How MLflow's client words an answer of status 200 that is no JSON object."""
-
-
-class UnbelievableError(Exception):
-    """An answer that has the form of one and cannot be true."""
 
 
 class AskedStore:

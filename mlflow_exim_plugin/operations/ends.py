@@ -160,7 +160,12 @@ def open_target(
         if work.dry_run:
             return contextlib.nullcontext(_Nothing())
         return _new_archive(str(location), opening, how, selection, work)
-    asked = replace(how, dry_run=work.dry_run, marks_content=selection.takes_all_artifacts)
+    asked = replace(
+        how,
+        dry_run=work.dry_run,
+        marks_content=selection.takes_all_artifacts,
+        sends_files=selection.artifacts,
+    )
     return _written_deployment(location, opening, asked, work)
 
 

@@ -93,7 +93,8 @@ class ArtifactReader:
             return None
         try:
             with translated(f"listing the artifacts of {root}"):
-                tree = ArtifactTree(self._deployment, root)
+                # A version, whose id has its number after a slash, is no owner to its server.
+                tree = ArtifactTree(self._deployment, root, None if "/" in owner else owner)
                 return tree, list(tree.files())
         except ServerLostError:
             raise

@@ -21,6 +21,9 @@ from urllib.parse import quote, urlsplit
 from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.gate import path_problem
+from mlflow_exim_plugin.host.files.served import ServedFiles
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.storage.file_systems import file_system
 from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -59,15 +62,21 @@ class ArtifactTree:
     Args:
         deployment: The deployment that the root belongs to.
         root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
+        owner: Id of the run or logged model that they belong to. Its server is asked itself where
+            there seems to be nothing, or where only that can reach the root.
     """
 
-    def __init__(self, deployment: RootResolver, root: str) -> None:
+    def __init__(self, deployment: RootResolver, root: str, owner: str | None = None) -> None:
         if root.startswith("runs:/"):
             root = _run_folder(deployment, root)
         root = deployment.artifact_root(root)
         self.root = root
         path = path_of_uri(root)
         self._local = None if path is None else Path(path)
+        self._served: ServedFiles | None = None
+        if owner and isinstance(deployment, Host) and deployment.is_http:
+            self._served = ServedFiles(deployment, owner)
+        self._by_server = False
         self._scheme = scheme_of(root)
         self._proxied: str | None = None
         if urlsplit(root).scheme == "mlflow-artifacts":
@@ -86,7 +95,7 @@ class ArtifactTree:
     @property
     def is_remote(self) -> bool:
         """True when every file costs a call over the network."""
-        return self._local is None
+        return self._local is None or self._by_server
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield path and size in bytes of every file, in path order within each folder.
@@ -94,11 +103,29 @@ class ArtifactTree:
         Raises:
             ServerError: The root cannot be listed.
         """
+        some = False
+        if not self._by_server:
+            for found in self._reached():
+                some = True
+                yield found
+        if some or self._served is None:
+            return
+        try:
+            for found in self._served.files():
+                self._by_server = True
+                yield found
+        except ServerError as error:
+            if not is_absent(error):
+                raise
+            if self._local is not None and not self._local.exists():
+                raise ServerError(f"{self.root}: only its server reaches it") from error
+
+    def _reached(self) -> Iterator[tuple[str, int]]:
         if self._local is not None:
             # MLflow's local repository looks at every folder twice and follows no deeper.
             yield from _local_files(self._local)
-            return
-        yield from self._listed(None, 0)
+        else:
+            yield from self._listed(None, 0)
 
     def _listed(self, folder: str | None, depth: int) -> Iterator[tuple[str, int]]:
         if depth > _MAX_DEPTH:
@@ -124,11 +151,18 @@ class ArtifactTree:
         """
         stream = self._opened(path)
         # Some kinds of stores list files without their sizes.
-        if size_bytes is None or not self.is_remote or not (size_bytes or self._proxied):
+        if (
+            size_bytes is None
+            or not self.is_remote
+            or not (size_bytes or self._proxied or self._by_server)
+        ):
             return stream
         return cast("BinaryIO", _MeasuredStream(stream, path, size_bytes, self.files))
 
     def _opened(self, path: str) -> BinaryIO:
+        if self._by_server and self._served is not None:
+            served = self._served
+            return cast("BinaryIO", _ResumingStream(lambda: served.bytes_of(path)))
         if self._local is not None:
             try:
                 return (self._local / path).open("rb", buffering=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.stores import StoreOpener
 from mlflow_exim_plugin.redaction import conceal, redact_url
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,6 +230,11 @@ class Host:
         """
         with translated(f"opening artifact root runs:/{run_id}"):
             return str(self.tracking.get_run(run_id).info.artifact_uri or "")
+
+    def reaches(self, location: str) -> bool:
+        """Whether what is put below an artifact location from here comes to the deployment."""
+        path = path_of_uri(location)
+        return not self.is_http or path is None or Path(path).parent.is_dir()
 
     @property
     def display_uri(self) -> str:

@@ -20,6 +20,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     StreamObject,
     Trace,
+    by_number,
     key_values,
 )
 from mlflow_exim_plugin.schema.provenance import (
@@ -82,6 +83,7 @@ class WorkspaceSink:
 
     def __init__(self, host: Host, options: Writing, ids: IdMap, jobs: int) -> None:
         target = ServerTarget.of(host, options, ids)
+        self._host = host
         self._options = options
         self._reader = target.reader
         self._writer = target.writer
@@ -101,9 +103,20 @@ class WorkspaceSink:
         """List the target once, before anything is written.
 
         Raises:
-            ServerError: It cannot be listed: then every object would fail for this one reason.
+            ServerError: It cannot be listed, or only its server reaches the folder of its files:
+                then every object would fail for this one reason.
         """
-        self._experiments()
+        listed = sorted(self._experiments().values(), key=lambda d: by_number(d["experiment_id"]))
+        location = self._options.artifact_location or next(
+            (str(document.get("artifact_location") or "") for document in listed), ""
+        )
+        if self._options.sends_files and not self._host.reaches(location):
+            raise ServerError(
+                f"{location} is a folder of the server's machine: files that are put there from "
+                "here would not reach it",
+                "start the server with --serve-artifacts, run this on its machine, give "
+                "--artifact-location with a place that both reach, or --no-artifacts",
+            )
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.

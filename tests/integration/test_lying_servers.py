@@ -1,0 +1,286 @@
+"""Servers that answer what is not true, and databases with rows that are not as they should be."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import open_archive, pack, verify
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.schema.objects import Kind
+from tests.compare import assert_count_law
+from tests.filled import copy_of_server
+from tests.proxy import FaultyProxy, Request
+from tests.seed import T0, Seeded, log_files, log_metrics, new_run
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mlflow_exim_plugin.schema.report import Report
+
+pytestmark = pytest.mark.integration
+
+LISTS = {
+    "/experiments/search": {"experiment", "run", "trace"},
+    "/runs/search": {"run"},
+    "/registered-models/search": {"registered_model", "model_version"},
+    "/model-versions/search": {"model_version"},
+    "/logged-models/search": {"logged_model"},
+    "/traces/search": {"trace"},
+    "/mlflow-artifacts/artifacts": {"artifact"},
+    "/metrics/get-history-bulk": {"metric_history"},
+    "/datasets/search": {"evaluation_dataset"},
+    "/issues/search": {"issue"},
+    "/webhooks": {"webhook"},
+}
+PAGED = [end for end in LISTS if "artifacts" not in end and "history" not in end]
+WRONG = {
+    "an empty object": b"{}",
+    "nothing": b"",
+    "a page to log in": b"<html>please log in</html>",
+    "half of a page": b'{"runs": [{"info": {"run_id": "4',
+    "a page nested deep": b'{"runs":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+}
+
+
+@dataclass
+class Made:
+    url: str
+    database: Path
+    run_ids: list[str]
+    whole: dict[str, int]
+
+
+def fill(uri: str) -> Seeded:
+    client, made = MlflowClient(uri, uri), Seeded(experiments={})
+    experiment_id = made.experiments["first"] = client.create_experiment("first")
+    for number in range(3):
+        run_id = new_run(client, made, str(number), experiment_id)
+        log_metrics(client, run_id, {"loss": [(1.0, T0, 0), (0.5, T0, 1)]})
+        log_files(client, run_id, {"weights.bin": b"0123456789" * 500})
+    source = client.get_run(made.runs["0"]).info.artifact_uri
+    client.create_registered_model("net")
+    for run_id in made.runs.values():
+        client.create_model_version("net", str(source), run_id)
+    for name in ("a", "b"):
+        client.create_logged_model(experiment_id, name)
+    for number in range(2):
+        root = client.start_trace(f"trace-{number}", experiment_id=experiment_id)
+        client.end_trace(root.trace_id)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("made")
+    seeded = copy_of_server(folder, fill)
+    with start_server(folder) as server:
+        report = pack(str(folder / "whole.tar.zst"), tracking_uri=server.url)
+        assert report.ok
+        yield Made(server.url, folder / "mlflow.db", list(seeded.runs.values()), written(report))
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+
+
+def written(report: Report) -> dict[str, int]:
+    return {str(kind): count.written for kind, count in report.counts.items()}
+
+
+def packed(
+    made: Made, folder: Path, rule: Callable[[Request], int | bytes | None]
+) -> Report | None:
+    """Return the report of packing through a proxy, None where nothing can be listed at all."""
+    with FaultyProxy(made.url, rule) as proxy:
+        try:
+            report = pack(str(folder / "a.tar.zst"), tracking_uri=proxy.url)
+        except ServerError:
+            return None
+    assert_count_law(report)
+    assert {f.code for f in verify(str(folder / "a.tar.zst")).findings} <= {"W021"}
+    return report
+
+
+def is_for(request: Request, end: str) -> bool:
+    return request.path.partition("?")[0].endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("end", "body"),
+    [*((end, b"{}") for end in LISTS), *(("/runs/search", body) for body in WRONG.values())],
+)
+def test_a_list_that_lies_always_is_not_believed(
+    made: Made, tmp_path: Path, end: str, body: bytes
+) -> None:
+    report = packed(made, tmp_path, lambda request: body if is_for(request, end) else None)
+    if report is None:
+        assert end == "/experiments/search"
+        return
+    lost = {kind for kind, count in made.whole.items() if written(report).get(kind, 0) < count}
+    assert lost - {"span", "assessment"} <= LISTS[end], "neighbours are lost"
+    if lost:
+        assert report.failures, "what is lost is said"
+
+
+@pytest.mark.parametrize("end", LISTS)
+def test_a_list_that_lies_once_is_asked_again(made: Made, tmp_path: Path, end: str) -> None:
+    for body in (b"{}", b"<html>")[: 1 if end in PAGED else 2]:
+        times = itertools.count()
+
+        def rule(
+            request: Request, body: bytes = body, times: Iterator[int] = times
+        ) -> bytes | None:
+            return body if is_for(request, end) and next(times) == 0 else None
+
+        report = packed(made, tmp_path, rule)
+        assert report is not None
+        assert report.ok
+        assert written(report) == made.whole
+        (tmp_path / "a.tar.zst").unlink()
+
+
+@pytest.mark.parametrize("end", PAGED)
+@pytest.mark.parametrize("is_new", [True, False], ids=["a new token", "the same token"])
+def test_pages_without_end_end(made: Made, tmp_path: Path, end: str, is_new: bool) -> None:
+    ticks = itertools.count()
+    with FaultyProxy(made.url) as proxy:
+
+        def bend(request: Request, data: bytes) -> bytes:
+            if not is_for(request, end):
+                return data
+            number = next(ticks) if is_new else 0
+            assert next(ticks) < 100
+            return json.dumps(json.loads(data) | {"next_page_token": f"t{number}"}).encode()
+
+        proxy.bend, proxy.strip = bend, "page_token"
+        with contextlib.suppress(ServerError):
+            report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+            assert_count_law(report)
+            assert report.failures or not made.whole.get(next(iter(LISTS[end])))
+
+
+BENT: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no run": lambda _: {"other": 1},
+    "a list for info": lambda answer: answer["run"].update(info=[]),
+    "another run": lambda answer: answer["run"]["info"].update(run_id="0" * 32),
+    "text for a time": lambda answer: answer["run"]["info"].update(start_time="soon"),
+    "text for a value": lambda answer: answer["run"]["data"]["metrics"][0].update(value="abc"),
+}
+
+
+@pytest.mark.parametrize("bend", BENT.values(), ids=BENT)
+def test_one_malformed_run_is_one_failure(
+    made: Made, tmp_path: Path, bend: Callable[[dict[str, Any]], Any]
+) -> None:
+    bad = made.run_ids[1]
+
+    def answer(request: Request, data: bytes) -> bytes:
+        if "/runs/get?" not in request.path or bad not in request.path:
+            return data
+        document = json.loads(data)
+        return json.dumps(bend(document) or document).encode()
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.bend = answer
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+    assert_count_law(report)
+    assert bad in [failure.id for failure in report.failures]
+    assert report.counts[Kind.RUN].written == len(made.run_ids) - 1
+    assert {f.code for f in verify(str(tmp_path / "a.tar.zst")).findings} == {"W021"}
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda _: b"<html>log in</html>", lambda _: b"", lambda data: data[: len(data) // 2]]
+)
+def test_bytes_that_are_not_as_many_as_listed_are_no_artifact(
+    made: Made, tmp_path: Path, cut: Callable[[bytes], bytes]
+) -> None:
+    bad = made.run_ids[1]
+
+    def answer(request: Request, data: bytes) -> bytes:
+        return cut(data) if f"{bad}/artifacts/weights.bin" in request.path else data
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.bend = answer
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+    assert [failure.id for failure in report.failures] == [f"{bad}/weights.bin"]
+    with open_archive(str(tmp_path / "a.tar.zst")) as archive:
+        for run in archive.runs():
+            listed = [artifact.size_bytes for artifact in run.info.artifacts]
+            assert listed == ([] if run.mlflow.run["info"]["run_id"] == bad else [5000])
+
+
+OF_RUN = "WHERE run_uuid = ?"
+ANY = "WHERE ? != ''"
+ROWS = {
+    "a run's time is text": (f"UPDATE runs SET start_time = 'x' {OF_RUN}", Kind.RUN),
+    "a param is bytes": ("INSERT INTO params VALUES ('k', x'fffe', ?)", Kind.RUN),
+    "a place is no URI": (f"UPDATE runs SET artifact_uri = 'z://[b' {OF_RUN}", Kind.ARTIFACT),
+    "a metric is text": (
+        f"UPDATE metrics SET value = 'x' {OF_RUN} AND step = 1",
+        Kind.METRIC_HISTORY,
+    ),
+    "an experiment is gone": (f"UPDATE runs SET experiment_id = 77 {OF_RUN}", None),
+    "latest metrics are gone": (f"DELETE FROM latest_metrics {OF_RUN}", None),
+    "an experiment's time is text": (
+        f"UPDATE experiments SET creation_time = 'x' {ANY}",
+        Kind.EXPERIMENT,
+    ),
+    "a version's status is none": (
+        "UPDATE model_versions SET status = 'x' WHERE run_id = ?",
+        Kind.MODEL_VERSION,
+    ),
+    "a logged model's status is none": (
+        f"UPDATE logged_models SET status = 99 {ANY} AND name = 'a'",
+        Kind.LOGGED_MODEL,
+    ),
+    "a trace's time is text": (
+        (
+            f"UPDATE trace_info SET timestamp_ms = 'x' {ANY} "
+            "AND request_id = (SELECT min(request_id) FROM trace_info)"
+        ),
+        Kind.TRACE,
+    ),
+}
+
+
+@pytest.mark.parametrize(("query", "kind"), ROWS.values(), ids=ROWS)
+def test_a_broken_row_of_a_database_costs_itself(
+    made: Made, tmp_path: Path, query: str, kind: Kind | None
+) -> None:
+    with (
+        closing(sqlite3.connect(made.database)) as database,
+        closing(sqlite3.connect(tmp_path / "bent.db")) as bent,
+    ):
+        database.backup(bent)
+        bent.execute(query, [made.run_ids[1]])
+        bent.commit()
+    report = pack(
+        str(tmp_path / "a.tar.zst"),
+        tracking_uri=f"sqlite:///{tmp_path}/bent.db",
+        artifacts_destination=str(made.database.parent / "artifacts"),
+    )
+    assert_count_law(report)
+    lost = {k for k, count in made.whole.items() if written(report).get(k, 0) < count}
+    parts = {"metric_history", "artifact"} if kind is Kind.RUN else {"span"}
+    assert lost <= {str(kind), *parts}
+    for name in lost:
+        assert made.whole[name] - written(report)[name] <= 1
+    if kind is None:
+        assert not lost
+    else:
+        assert kind in [failure.kind for failure in report.failures] or report.losses
+    assert {f.code for f in verify(str(tmp_path / "a.tar.zst")).findings} <= {"W021"}
