@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from array import array
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import Failure, Kind
@@ -147,7 +149,8 @@ class _HistoryCalls:
                 if run_id in reply:
                     self._found[run_id].columns[key] = reply[run_id]
                 else:
-                    self._found[run_id].failures.append(empty(run_id, key))
+                    # What is empty is asked for another way before it is believed.
+                    self._found[run_id].later.add(key)
         elif len(run_ids) == 1:
             self._found[run_ids[0]].later.add(key)
         else:
@@ -223,16 +226,20 @@ class HistoryReader:
         return self._pool.submit(self._bulk, key, run_ids)
 
     def _bulk(self, key: str, run_ids: list[str]) -> dict[str, Columns] | None:
-        rows: dict[str, Columns] = {run_id: Columns() for run_id in run_ids}
+        params = [*(("run_id", run_id) for run_id in run_ids), ("metric_key", key)]
 
-        def take_row(row: dict[str, Any]) -> dict[str, Any] | None:
-            return rows[row["run_id"]].take_row(row) if "run_id" in row else row
+        def ask() -> dict[str, Columns] | None:
+            rows: dict[str, Columns] = {run_id: Columns() for run_id in run_ids}
 
-        params = [("run_id", run_id) for run_id in run_ids]
-        reply = self._host.get_json(_BULK, [*params, ("metric_key", key)], object_hook=take_row)
-        if reply is None:
-            return None
-        return {run_id: columns for run_id, columns in rows.items() if len(columns)}
+            def take_row(row: dict[str, Any]) -> dict[str, Any] | None:
+                return rows[row["run_id"]].take_row(row) if "run_id" in row else row
+
+            reply = self._host.get_json(_BULK, params, object_hook=take_row)
+            if reply is None:
+                return None
+            return {run_id: columns for run_id, columns in rows.items() if len(columns)}
+
+        return answered(ask)
 
 
 def read_history(host: Host, run_id: str, key: str) -> pa.Table:
@@ -267,14 +274,20 @@ def read_history(host: Host, run_id: str, key: str) -> pa.Table:
         params = [("run_id", run_id), ("metric_key", key), ("max_results", str(_PAGE_ROWS))]
         if token:
             params.append(("page_token", token))
-        before = len(columns)
-        reply = host.get_json(_PAGED, params, object_hook=columns.take_row)
-        if reply is None:
+        page, following = answered(partial(_page, host, params))
+        if page is None:
             raise ServerError(f"run {run_id} or its metric {key!r} is not there any more")
-        following = reply.get("next_page_token")
-        if not following or following == token or len(columns) == before:
+        columns.extend(page)
+        # Some servers' token points at itself; what is missing then is missed by its last step.
+        if not following or following == token or not len(page):
             return columns.table(key)
         token = following
+
+
+def _page(host: Host, params: list[tuple[str, str]]) -> tuple[Columns | None, str | None]:
+    columns = Columns()
+    reply = host.get_json(_PAGED, params, object_hook=columns.take_row)
+    return (None, None) if reply is None else (columns, reply.get("next_page_token"))
 
 
 class Columns:
@@ -289,6 +302,12 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self._value)
+
+    def extend(self, others: Columns) -> None:
+        """Take the rows of another page."""
+        self._step.extend(others._step)
+        self._timestamp.extend(others._timestamp)
+        self._value.extend(others._value)
 
     def take_row(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """Take a row out of a reply; what is no row stays in it.

@@ -202,10 +202,10 @@ class Reader:
                 if there := self._there(name, sorted(unlisted)):
                     numbers = ", ".join(map(str, there))
                     raise UnbelievableError(f"it leaves out {numbers}, which is there")
-        return [
-            model_version_document(found[number], of_version.get(number, []))
-            for number in sorted(found)
-        ]
+            return [
+                model_version_document(found[number], of_version.get(number, []))
+                for number in sorted(found)
+            ]
 
     def found_versions(
         self, name: str, aliases: dict[str, int], kind: Kind

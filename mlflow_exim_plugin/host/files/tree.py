@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
+from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.files.served import ServedFiles
@@ -131,7 +132,7 @@ class ArtifactTree:
         if depth > _MAX_DEPTH:
             raise ServerError(f"artifact folder {folder!r} is nested deeper than {_MAX_DEPTH}")
         with translated(f"listing artifacts of {self.root}"):
-            entries = list(self._repository.list_artifacts(folder))
+            entries = list(answered(lambda: self._repository.list_artifacts(folder)))
         for entry in sorted(entries, key=lambda entry: entry.path):
             if entry.is_dir:
                 yield from self._listed(entry.path, depth + 1)

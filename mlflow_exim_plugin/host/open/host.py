@@ -270,7 +270,8 @@ class Host:
                 return object_of(response.content or b"{}", object_hook)
 
         with translated(f"GET {endpoint}"):
-            found: dict[str, Any] | None = answered(ask)
+            # A hook may have kept what came before an answer broke.
+            found: dict[str, Any] | None = answered(ask) if object_hook is None else ask()
         return found
 
     def post_json(self, endpoint: str, body: dict[str, Any]) -> None:

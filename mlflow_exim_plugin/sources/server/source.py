@@ -363,7 +363,12 @@ class ServerSource:
     def _versions(self, name: str, kind: Kind) -> _Versions:
         as_of_ms = time.time_ns() // 1_000_000
         model = RegisteredModel(self._reader.registered_model(name), kind, as_of_ms=as_of_ms)
-        return model, self._reader.found_versions(name, model.aliases, kind)
+        try:
+            return model, self._reader.found_versions(name, model.aliases, kind)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            return model, [Failure(VERSION_KINDS[kind], f"{name}/", error.message)]
 
     def _model(
         self,
