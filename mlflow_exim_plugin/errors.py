@@ -23,6 +23,7 @@ Codes are append-only: a released code never changes its meaning.
 
 from __future__ import annotations
 
+import logging
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "NOTICE",
     "ArchiveExistsError",
     "ConflictError",
     "DigestMismatchError",
@@ -50,6 +52,10 @@ __all__ = [
     "UnsupportedFormatError",
     "UsageError",
 ]
+
+
+NOTICE = logging.CRITICAL + 10
+"""Level of the log for what a person is told at once, such as that a server is waited for."""
 
 
 class ExitCode(IntEnum):

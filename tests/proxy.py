@@ -47,6 +47,7 @@ class FaultyProxy:
         seen: What came, in order.
         after: Called when the server has done a request and before the client hears of it.
         bend: Gives what the client hears in place of a body.
+        refusal: Headers of the statuses that the rule answers with.
         strip: Parameter that the server does not hear of, empty for none.
     """
 
@@ -56,6 +57,7 @@ class FaultyProxy:
         self.rule = rule
         self.after: Callable[[Request], object] = lambda _: None
         self.bend: Callable[[Request, bytes], bytes] = lambda _, data: data
+        self.refusal: list[tuple[str, str]] = []
         self.strip = ""
         self.seen: list[Request] = []
         self._target = urlsplit(target).netloc
@@ -116,7 +118,8 @@ class FaultyProxy:
             return
         if action is not None and action > 0:
             # Plain text, as MLflow's basic-auth app and any proxy before a server give it.
-            _send(handler, action, [("Content-Type", "text/plain")], b"refused by the proxy")
+            named = [("Content-Type", "text/plain"), *self.refusal]
+            _send(handler, action, named, b"refused by the proxy")
             return
         connection = http.client.HTTPConnection(self._target, timeout=120)
         try:

@@ -13,7 +13,9 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.errors import NOTICE, ExitCode
 from mlflow_exim_plugin.redaction import redact
+from mlflow_exim_plugin.storage.leftovers import remove_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,9 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Variables that are set where the user has not decided."""
+
+_LAST_S = 1.5
+"""So long an interrupted command has to end in good order."""
 
 
 class OwnProcess:
@@ -59,6 +64,9 @@ class OwnProcess:
                 return
             # Levels are not enough: MLflow's migrations configure logging anew.
             logging.disable(logging.CRITICAL)
+            told = logging.StreamHandler(sys.stderr)
+            told.setLevel(NOTICE)
+            logging.getLogger("mlflow_exim_plugin").addHandler(told)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
@@ -76,6 +84,10 @@ def _ended_as_interrupted() -> Iterator[None]:
     """Let whoever ends the process find it as after Ctrl-C: nothing half done, no copies left."""
 
     def interrupt(_number: int, _frame: object) -> None:
+        # A thread that waits for a server that hangs cannot be ended, and would be waited for.
+        ending = threading.Timer(_LAST_S, _end)
+        ending.daemon = True
+        ending.start()
         raise KeyboardInterrupt
 
     changed: list[signal.Signals] = []
@@ -83,10 +95,18 @@ def _ended_as_interrupted() -> Iterator[None]:
         there = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # not on Windows
         # `nohup` ignores one of them.
         changed = [n for n in there if n is not None and signal.getsignal(n) is signal.SIG_DFL]
-    for number in changed:
-        signal.signal(number, interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            changed.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in changed}
     try:
         yield
     finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end() -> None:
+    """End the process as it is, without what it has half done."""
+    remove_held()
+    os.write(2, b"\nEnded without waiting for the calls that are under way.\n")
+    os._exit(ExitCode.OTHER)

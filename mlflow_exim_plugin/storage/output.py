@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
+from mlflow_exim_plugin.storage.leftovers import held, remove_left
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
 from mlflow_exim_plugin.storage.urls import local_path
 
@@ -66,7 +67,8 @@ def atomic_output(
     """Write a file that appears at its name complete or not at all.
 
     On any exception in the block, ``KeyboardInterrupt`` included, nothing appears and an older
-    file stays. A killed process may leave ``.NAME.partial-<id>`` beside a local target.
+    file stays. A killed process may leave ``.NAME.partial-<id>`` beside a local target, which the
+    next one to that name removes.
 
     Args:
         url: Local path or fsspec URL; its folder must exist.
@@ -102,24 +104,26 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
             raise StoreError(f"{path} is not a regular file")
         if target.exists() and not overwrite:
             raise ArchiveExistsError(f"{path} exists", EXISTS_HINT)
-        partial = target.with_name(f".{target.name[:150]}.partial-{uuid.uuid4().hex}")
+        beside = f".{target.name[:150]}.partial-"
+        remove_left(file for file in target.parent.iterdir() if file.name.startswith(beside))
+        partial = target.with_name(f"{beside}{uuid.uuid4().hex}")
         file = partial.open("xb")
-    try:
-        yield OutputFile(file, path)
-        with store_errors(path, "write"):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            if overwrite:
-                partial.replace(target)
-            else:
-                _publish_new(partial, target)
-            _sync_folder(target.parent)
-    finally:
-        # Closing flushes, which fails again on a full disk; the error that counts is on its way.
-        with contextlib.suppress(OSError):
-            file.close()
-        partial.unlink(missing_ok=True)
+    with held(partial):
+        try:
+            yield OutputFile(file, path)
+            with store_errors(path, "write"):
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                if overwrite:
+                    partial.replace(target)
+                else:
+                    _publish_new(partial, target)
+                _sync_folder(target.parent)
+        finally:
+            # Closing flushes, which fails again on a full disk; what counts is on its way.
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def _publish_new(partial: Path, target: Path) -> None:

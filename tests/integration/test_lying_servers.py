@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import open_archive, pack, verify
+from mlflow_exim_plugin import open_archive, pack, unpack, verify
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
@@ -284,3 +284,45 @@ def test_a_broken_row_of_a_database_costs_itself(
     else:
         assert kind in [failure.kind for failure in report.failures] or report.losses
     assert {f.code for f in verify(str(tmp_path / "a.tar.zst")).findings} <= {"W021"}
+
+
+def test_a_server_that_asks_for_an_hour_is_not_waited_for(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it refuses so is named, and a shorter wait is said while it lasts."""
+    times = itertools.count()
+
+    def busy(request: Request) -> int | None:
+        if "/runs/get?" not in request.path or made.run_ids[1] not in request.path:
+            return None
+        return 503 if proxy.refusal[0][1] == "3600" or next(times) == 0 else None
+
+    with FaultyProxy(made.url, busy) as proxy:
+        proxy.refusal = [("Retry-After", "3600")]
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+        assert made.run_ids[1] in [failure.id for failure in report.failures]
+        assert "3600 s" in " ".join(failure.reason for failure in report.failures)
+        assert report.counts[Kind.RUN].written == 2
+        proxy.refusal = [("Retry-After", "5")]
+        assert pack(str(tmp_path / "b.tar.zst"), tracking_uri=proxy.url).ok
+    assert "waiting 5 s" in caplog.text
+
+
+def test_files_on_the_disk_of_a_server_come_through_it(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Its folder has another name here, as on another machine; nothing is put there from here."""
+    folder = tmp_path_factory.mktemp("disk")
+    copy_of_server(folder, fill, serve_artifacts=False)
+    here, there = str(folder).encode(), str(tmp_path / "elsewhere").encode()
+    with start_server(folder, serve_artifacts=False) as server, FaultyProxy(server.url) as proxy:
+        proxy.bend = lambda _, data: data.replace(here, there)
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+        assert report.ok
+        assert report.counts[Kind.ARTIFACT].written == 3
+        assert report.artifact_bytes == 3 * 5000
+        with pytest.raises(ServerError, match="a folder of the server's machine"):
+            unpack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+        assert [r for r in proxy.seen if "/create" in r.path] == []
+        unpack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url, artifacts=False)
+    assert not (tmp_path / "elsewhere").exists()

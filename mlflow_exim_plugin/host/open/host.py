@@ -18,6 +18,7 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
+from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.stores import StoreOpener
 from mlflow_exim_plugin.redaction import conceal, redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -105,6 +106,7 @@ class Host:
                 self.tracking: Any = stores.tracking(uris[self.tracking_uri])
                 self.registry: Any = stores.registry(uris[registry_uri], uris[self.tracking_uri])
             if self.is_http:
+                self._be_patient()
                 self.tracking = AskedStore(self.tracking)
             if _is_http(registry_uri):
                 self.registry = AskedStore(self.registry)
@@ -123,6 +125,13 @@ class Host:
     def close(self) -> None:
         """Give up what was opened to read a database."""
         self._opened.close()
+
+    def _be_patient(self) -> None:
+        from mlflow.utils.request_utils import _TRANSIENT_FAILURE_RESPONSE_CODES
+
+        codes = frozenset(_TRANSIENT_FAILURE_RESPONSE_CODES), _BUSY
+        address = str(self.tracking.get_host_creds().host).rstrip("/")
+        self._opened.enter_context(patient(address, codes))
 
     def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
         """Return what MLflow's store is to open, so that it does not touch what it should not."""

@@ -46,6 +46,7 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
 from mlflow_exim_plugin.host.open.unmapped import unmapped
 from mlflow_exim_plugin.kinds.tables import NOT_CARRIED
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.storage.leftovers import temporary_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -230,8 +231,7 @@ class ReadOnlyDatabase:
 
     def _folder(self, size_bytes: int) -> Path:
         """Return a private folder with room for a copy."""
-        folder = Path(tempfile.mkdtemp(prefix="mlflow-exim-"))
-        self._held.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = self._held.enter_context(temporary_folder())
         free_bytes = shutil.disk_usage(folder).free
         if free_bytes < size_bytes:
             raise StoreError(

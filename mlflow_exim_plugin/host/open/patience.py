@@ -1,0 +1,100 @@
+"""How long a server that is busy is waited for, and that somebody is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from urllib3.exceptions import MaxRetryError, ResponseError
+from urllib3.util import Retry
+
+from mlflow_exim_plugin.errors import NOTICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["patient"]
+
+_LIMIT_S = 120.0
+"""So long one call waits at most, and no longer because a server asks for it."""
+_TOLD_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class _Patience(Retry):
+    """Waits as MLflow's own does, within a limit, and says so."""
+
+    waited_s = 0.0
+
+    def new(self, **kw: Any) -> _Patience:
+        made = super().new(**kw)
+        made.waited_s = self.waited_s
+        return made
+
+    def increment(self, method: Any = None, url: Any = None, *more: Any, **named: Any) -> _Patience:
+        following = super().increment(method, url, *more, **named)
+        response = named.get("response", more[0] if more else None)
+        asked_s = self._asked_s(response)
+        if asked_s + self.waited_s > _LIMIT_S:
+            pool: Any = named.get("_pool")
+            problem = ResponseError(
+                f"it asks to wait {asked_s:.0f} s, {_LIMIT_S:.0f} s is the limit"
+            )
+            raise MaxRetryError(pool, url or "", problem)
+        return following
+
+    def sleep(self, response: Any = None) -> None:
+        """Wait before the next attempt."""
+        wait_s = self._asked_s(response) or self.get_backoff_time()
+        if wait_s >= _TOLD_S:
+            _log.log(NOTICE, "The server is busy: waiting %.0f s before it is asked again.", wait_s)
+        self.waited_s += wait_s
+        time.sleep(wait_s)
+
+    def _asked_s(self, response: Any) -> float:
+        if not self.respect_retry_after_header or response is None:
+            return 0.0
+        with contextlib.suppress(Exception):  # a header that is no time is none
+            return float(self.get_retry_after(response) or 0)
+        return 0.0
+
+
+@contextlib.contextmanager
+def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[None]:
+    """Let MLflow's calls to one server wait with patience; those to others stay as they are.
+
+    Args:
+        address: URL that all of them begin with.
+        retry_codes: Statuses after which a call is tried again, as calls will name them.
+
+    Source: ``mlflow.utils.rest_utils.http_request``, which keeps one session for each way to retry.
+    """
+    from mlflow.environment_variables import (
+        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
+        MLFLOW_HTTP_REQUEST_BACKOFF_JITTER,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER,
+    )
+    from mlflow.utils.request_utils import _get_request_session
+
+    with contextlib.ExitStack() as mounted:
+        for codes in retry_codes:
+            session = _get_request_session(
+                MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
+                MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),
+                MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+                codes,
+                True,  # noqa: FBT003 - MLflow's own way to call it
+                MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+            )
+            usual: Any = session.get_adapter(address)
+            adapter = copy.copy(usual)
+            adapter.max_retries = _Patience()
+            vars(adapter.max_retries).update(vars(usual.max_retries))
+            session.mount(address, adapter)
+            mounted.callback(adapter.close)
+            mounted.callback(session.adapters.pop, address, None)
+        yield

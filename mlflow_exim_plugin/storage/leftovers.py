@@ -1,0 +1,99 @@
+"""Files and folders that are made for a while: gone with their process, or with the next one.
+
+Each is locked by who made it, and no lock outlives its process, however that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # Windows deletes nothing that is open, which says the same
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["held", "remove_held", "remove_left", "temporary_folder"]
+
+_PREFIX = "mlflow-exim-"
+_LOCK = ".lock"
+_HELD: dict[Path, int] = {}
+"""What this process has made and not removed yet, each with the open file that locks it."""
+_TURN = threading.Lock()
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a file or folder that is there until it is renamed, or removed at the end."""
+    descriptor = os.open(path / _LOCK if path.is_dir() else path, os.O_RDWR | os.O_CREAT, 0o600)
+    _lock(descriptor)
+    with _TURN:
+        _HELD[path] = descriptor
+    try:
+        yield
+    finally:
+        with _TURN:
+            _HELD.pop(path, None)
+        os.close(descriptor)
+        _remove(path)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder in ``TMPDIR``, after those that killed processes left there are removed."""
+    remove_left(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with held(folder):
+        yield folder
+
+
+def remove_left(files: Iterable[Path]) -> None:
+    """Remove what nobody holds any more.
+
+    Args:
+        files: The locked file of each, which for a folder is the one in it.
+    """
+    for file in files:
+        with contextlib.suppress(OSError):  # another is faster, or it is not ours
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                is_left = _lock(descriptor)
+            finally:
+                os.close(descriptor)
+            if is_left:
+                _remove(file.parent if file.name == _LOCK else file)
+
+
+def remove_held() -> None:
+    """Remove what this process has made, which is about to end in the middle of its work."""
+    with _TURN:
+        left = list(_HELD)
+    for path in left:
+        _remove(path)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; whether nobody else has."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody has, or this file system knows no locks
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
