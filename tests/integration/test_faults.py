@@ -1,0 +1,143 @@
+"""Whatever goes wrong on the way to a server, nothing is missing unsaid.
+
+A server that holds some of each kind is packed through a proxy that spoils one call a time, each
+kind of fault at calls chosen by a seed. What an archive lacks of the whole one must be named.
+``TEST_FAULTS`` in the environment asks for another number of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import pack, verify
+from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.errors import EximError
+from tests.compare import assert_count_law, snapshot
+from tests.filled import copy_of_server
+from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
+from tests.seed import T0, Seeded, log_files, log_metrics, new_run
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+FAULTS: dict[str, int | bytes] = {
+    "no answer": CUT,
+    "half an answer": CUT_BODY,
+    "an error": 500,
+    "a refusal": 403,
+    "not found": 404,
+    "nothing": b"",
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "a login page": b"<!DOCTYPE html><html><body>Log in</body></html>",
+    "half a document": b'{"runs": [{"info": {"run_id": "1',
+}
+COUNT = int(os.environ.get("TEST_FAULTS", "20"))
+
+
+def fill(uri: str) -> Seeded:
+    client = MlflowClient(uri)
+    made = Seeded(
+        experiments={name: client.create_experiment(name) for name in ("first", "second")}
+    )
+    for role in ("one", "two", "three"):
+        run_id = new_run(
+            client, made, role, made.experiments["second" if role == "three" else "first"]
+        )
+        log_metrics(client, run_id, {"loss": [(1.0, T0, 0), (0.5, T0, 1)], "auc": [(0.9, T0, 0)]})
+        client.log_param(run_id, "lr", role)
+        log_files(client, run_id, {"note.txt": role.encode(), "model/deep/weights.bin": b"1" * 999})
+    run_id = made.runs["three"]
+    client.create_registered_model("net", {"team": "a"})
+    for _ in range(2):
+        client.create_model_version("net", f"runs:/{run_id}/model", run_id)
+    client.set_registered_model_alias("net", "champion", "2")
+    client.register_prompt("greet", "Hello {{name}}")
+    model = client.create_logged_model(
+        made.experiments["first"], name="logged", source_run_id=run_id
+    )
+    client.log_model_params(model.model_id, {"depth": "3"})
+    return made
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    copy_of_server(folder, fill)
+    with start_server(folder) as server:
+        yield server.url
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+
+
+def contents(archive: str) -> dict[str, object]:
+    """Return what an archive holds, without when it was made: objects and files by member."""
+    found: dict[str, object] = {}
+    with ArchiveReader.open(archive) as reader:
+        for path in reader.paths():
+            if not path.startswith("data/") or path == "data/archive.json":
+                continue
+            data = reader.read(path)
+            if "/artifacts/" in path or not path.endswith(".json"):
+                found[path] = None if path.endswith(".parquet") else data
+            else:
+                document = json.loads(data)
+                digest = (document["info"].get("metrics") or {}).get("digest")
+                found[path] = [document["mlflow"], digest]
+    return found
+
+
+@pytest.mark.timeout(max(300, 30 * COUNT))
+def test_nothing_is_lost_in_silence(url: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+    with FaultyProxy(url) as proxy:
+        report = pack(archive, tracking_uri=proxy.url, jobs=1)
+        assert_count_law(report, snapshot(url))
+        whole, calls = contents(archive), [r.path.partition("?")[0] for r in proxy.seen]
+    by_path: defaultdict[str, list[int]] = defaultdict(list)
+    for number, path in enumerate(calls, 1):
+        by_path[path].append(number)
+    chance = random.Random(7)
+    silent, stopped = [], 0
+    for trial in range(COUNT):
+        fault = [*FAULTS][trial % len(FAULTS)]
+        path = chance.choice(sorted(by_path))
+        number = chance.choice(by_path[path])
+
+        def rule(
+            request: Request, number: int = number, path: str = path, fault: str = fault
+        ) -> int | bytes | None:
+            is_it = request.path.partition("?")[0] == path and request.number >= number
+            return FAULTS[fault] if is_it else None
+
+        with FaultyProxy(url, rule) as proxy:
+            try:
+                report = pack(archive, tracking_uri=proxy.url, jobs=1, overwrite=True)
+            except EximError:
+                stopped += 1
+                continue
+        told = f"{fault} at {path} from call {number} on"
+        assert_count_law(report)
+        assert verify(archive).ok, told
+        there = contents(archive)
+        lost = sorted(p for p in whole if there.get(p, b"gone") != whole[p])
+        if lost and report.ok and not report.losses:
+            silent.append(f"{told}: {lost}")
+    assert silent == []
+    assert stopped < COUNT
