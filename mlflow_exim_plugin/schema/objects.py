@@ -164,10 +164,12 @@ class Experiment(_Read):
     Attributes:
         document: REST's ``Experiment``.
         is_unused_default: Whether it is what MLflow makes by itself, and nothing of it comes.
+        is_renamed: Whether its name was asked for, and is not that of the source.
     """
 
     document: dict[str, Any]
     is_unused_default: bool = False
+    is_renamed: bool = False
     kind: Kind = field(default=Kind.EXPERIMENT, init=False)
 
     @property

@@ -7,9 +7,12 @@ They are the target's memory: a run that carries ``ORIGIN`` was written by an un
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "ARTIFACT_RUNS",
@@ -23,8 +26,10 @@ __all__ = [
     "chained",
     "experiment_origin",
     "is_provenance",
+    "kinship",
     "model_origin",
     "newest",
+    "origins",
     "with_dots",
     "without_dots",
 ]
@@ -89,7 +94,27 @@ def model_origin(document: dict[str, Any]) -> str:
 
 def chained(origin: str, tags: dict[str, str]) -> str:
     """Return the value of ``ORIGIN``: this transfer's origin, then the ones before."""
-    return " ".join([origin, *tags.get(ORIGIN, "").split()])
+    return " ".join(origins(origin, tags))
+
+
+def origins(own: str, tags: Mapping[str, str]) -> list[str]:
+    """Return all that an object is and was: its own origin, then those before, newest first."""
+    return [own, *tags.get(ORIGIN, "").split()]
+
+
+def kinship(wanted: list[str], there: list[str]) -> tuple[int, int] | None:
+    """Return how near what comes is to what is there, None where they are not the same.
+
+    They are where one of the two was made of the other, over any number of hops. Two that were made
+    of a third are not: whoever asked for another copy there wants both.
+
+    Args:
+        wanted: Origins of what comes, as ``origins`` gives them.
+        there: Those of what is there.
+    """
+    if there[0] in wanted:
+        return wanted.index(there[0]), 0
+    return (0, there.index(wanted[0])) if wanted[0] in there else None
 
 
 def newest(value: str) -> str:

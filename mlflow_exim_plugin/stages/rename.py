@@ -33,9 +33,12 @@ class Renaming:
         for item in stream:
             if isinstance(item, Experiment):
                 name = self._every or self._names.experiments.get(item.name, item.name)
-            elif isinstance(item, RegisteredModel | ModelVersion):
+                is_renamed = item.is_renamed or name != item.name
+                document = {**item.document, "name": name}
+                yield replace(item, document=document, is_renamed=is_renamed)
+                continue
+            if isinstance(item, RegisteredModel | ModelVersion):
                 name = self._names.models.get(item.name, item.name)
+                yield replace(item, document={**item.document, "name": name})
             else:
                 yield item
-                continue
-            yield replace(item, document={**item.document, "name": name})

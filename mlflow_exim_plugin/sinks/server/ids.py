@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, origins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ class KnownRun:
         as_of_ms: When its source was read.
         is_deleted: Whether it is deleted at the target.
         old_artifact_uri: Root of its files at the source, once it came by.
+        is_copy: Whether an unpack made it, when this one began.
     """
 
     id: str
@@ -35,6 +36,7 @@ class KnownRun:
     as_of_ms: int = 0
     is_deleted: bool = False
     old_artifact_uri: str = ""
+    is_copy: bool = False
 
     @classmethod
     def of_tags(
@@ -42,7 +44,8 @@ class KnownRun:
     ) -> Self:
         """Recognise what has these tags."""
         as_of_ms = int(tags.get(AS_OF_MS) or 0)
-        return cls(target_id, artifact_uri or "", tags.get(CONTENT, ""), as_of_ms, **more)
+        content, is_copy = tags.get(CONTENT, ""), ORIGIN in tags
+        return cls(target_id, artifact_uri or "", content, as_of_ms, is_copy=is_copy, **more)
 
 
 @dataclass
@@ -68,6 +71,8 @@ class IdMap:
     Attributes:
         runs: What is known of the runs that came from source runs, by source id.
         logged_models: The same of logged models.
+        relatives: Runs and logged models of each experiment at the target, by all ids that they
+            have and had.
         refused: Logged models that came and that the target did not take.
         refusals: Name of other objects that it did not take, and why, by kind and source id.
     """
@@ -75,9 +80,29 @@ class IdMap:
     def __init__(self) -> None:
         self.runs: dict[str, KnownRun] = {}
         self.logged_models: dict[str, KnownModel] = {}
+        self.relatives: dict[str, dict[str, KnownRun]] = {}
         self.refused: set[str] = set()
         self.refusals: dict[tuple[Kind, str], tuple[str, str]] = {}
         self._ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
+
+    def meet(self, experiment_id: str, own: str, tags: Mapping[str, str], known: KnownRun) -> None:
+        """Remember a run or logged model of an experiment at the target by what it is and was."""
+        relatives = self.relatives.setdefault(experiment_id, {})
+        for identity in origins(own, tags):
+            relatives.setdefault(identity, known)
+        relatives[own] = known
+
+    def relative(self, experiment_id: str, wanted: list[str]) -> KnownRun | None:
+        """Return what an experiment at the target has of an object, by all that this is and was.
+
+        That is the object itself, one that it was made of, or one that was made of it.
+        """
+        relatives = self.relatives.get(experiment_id, {})
+        for identity in wanted:
+            known = relatives.get(identity)
+            if known is not None and (known.id == identity or identity == wanted[0]):
+                return known
+        return None
 
     def know(self, kind: Kind, source_id: str, target_id: str) -> None:
         """Remember where an object went."""

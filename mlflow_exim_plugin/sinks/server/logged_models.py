@@ -124,9 +124,10 @@ class LoggedModelWriter:
         try:
             for document in self._models.documents(experiment_id):
                 model = LoggedModel(document)
+                root, count = model.info.get("artifact_uri"), len(_metrics(document))
+                known = KnownModel.of_tags(model.id, root, model.tags, metric_count=count)
+                self._ids.meet(experiment_id, model.id, model.tags, known)
                 if origin := newest(model.tags.get(ORIGIN, "")):
-                    root, count = model.info.get("artifact_uri"), len(_metrics(document))
-                    known = KnownModel.of_tags(model.id, root, model.tags, metric_count=count)
                     self._ids.logged_models[origin] = known
         except ServerError as error:
             if not is_absent(error):

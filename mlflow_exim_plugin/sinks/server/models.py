@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ from mlflow_exim_plugin.schema.provenance import (
     PLACEHOLDER,
     TAGS,
     chained,
+    kinship,
     model_origin,
     newest,
+    origins,
 )
 from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
@@ -52,6 +55,8 @@ _PROMPT_SOURCE = "dummy-source"
 """What MLflow's own client gives prompts, which have no files; servers take little else."""
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
 _MOST_PLACEHOLDERS = 10_000
+_NUMBERED = re.compile(r"(?: \(\d+\)|\.\d+)$")
+"""What a name has at its end that a conflict gave it."""
 
 
 @dataclass
@@ -66,6 +71,9 @@ class _ModelCopy:
         next_version: Number the target gives next.
         as_of_ms: When the source was read of which the target took the aliases.
         aliases_taken: Digest of them.
+        own: Numbers of the versions that the target has, by their origins.
+        later: Numbers of those that were made of others, by the origins of these.
+        is_at_home: Whether it is the target's own model that came back.
     """
 
     source: RegisteredModel
@@ -80,6 +88,14 @@ class _ModelCopy:
     aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict)
+    later: dict[str, int] = field(default_factory=dict)
+    is_at_home: bool = False
+
+    def number_of(self, came_from: list[str]) -> int | None:
+        """Return the number of a version by all that it was, None where it is not at the target."""
+        own = (self.own[origin] for origin in came_from if origin in self.own)
+        return next(own, None) or self.later.get(came_from[0])
 
     @property
     def kind(self) -> Kind:
@@ -170,6 +186,15 @@ class ModelWriter:
                 raise ServerError("its registered model could not be written")
             report.skipped(version.kind, version.id, self._skipped)
             return
+        came_from = origins(
+            f"{model.origin}/{version.version}", key_values(version.document.get("tags"))
+        )
+        home = model.number_of(came_from)
+        if version.version not in model.versions and home is not None:
+            model.versions[version.version] = home
+            self._ids.know(version.kind, version.id, f"{model.name}/{home}")
+            report.skipped(version.kind, version.id, f"it is there already, as number {home}")
+            return
         if version.version in model.versions:
             number = model.versions[version.version]
             self._ids.know(version.kind, version.id, f"{model.name}/{number}")
@@ -234,7 +259,7 @@ class ModelWriter:
                 continue
             what = f"alias {alias!r} of version {source_number} is not set"
             kept = Loss(model.kind, model.source.name, what)
-            may_set = is_later if model.ours else there is None
+            may_set = is_later if model.ours else there is None and not model.is_at_home
             if target_number is None or not may_set:
                 report.lost(kept)
                 continue
@@ -248,15 +273,17 @@ class ModelWriter:
                 self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
 
     def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
-        """Find where this source model went before, even into a namesake's model."""
+        """Find where this model was or went before, even into a namesake's model."""
         names = {name for name, kind in self._all_names().items() if kind is item.kind}
-        candidates = [item.name] if item.name in names else []
-        renamed = KINDS[item.kind].numbered.format(item.name, 2).rpartition("2")[0]
-        candidates += sorted(name for name in names if name.startswith(renamed))
-        for candidate in candidates:
+        numbered = KINDS[item.kind].numbered.format(item.name, 2).rpartition("2")[0]
+        unnumbered = _NUMBERED.sub("", item.name)  # as it was called where it came from
+        candidates = [name for name in (item.name, unnumbered) if name in names]
+        candidates += sorted(name for name in names if name.startswith(numbered))
+        wanted = origins(origin, key_values(item.document.get("tags")))
+        for candidate in dict.fromkeys(candidates):
             document = self._reader.registered_model(candidate)
             tags = key_values(document.get("tags"))
-            if newest(tags.get(ORIGIN, "")) == origin:
+            if kinship(wanted, origins(model_origin(document), tags)) is not None:
                 return candidate
             if any(
                 key_values(v.get("tags")).get(OF_GROUP) == origin
@@ -274,10 +301,15 @@ class ModelWriter:
         model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
         model.aliases_taken = tags.get(CONTENT, "")
         model.tags = tags
+        model.is_at_home = model_origin(document) in origins(
+            origin, key_values(item.document.get("tags"))
+        )
         for version in self._reader.model_versions(name, there.aliases, item.kind):
             number = int(version["version"])
             model.next_version = max(model.next_version, number + 1)
             of_version = key_values(version.get("tags"))
+            model.own[f"{model_origin(document)}/{number}"] = number
+            model.later |= dict.fromkeys(of_version.get(ORIGIN, "").split(), number)
             group, _, source_number = newest(of_version.get(ORIGIN, "")).partition("/")
             if group == origin and source_number.isdecimal():
                 model.versions[int(source_number)] = number

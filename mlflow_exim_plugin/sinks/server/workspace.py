@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.types import require_types
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -29,7 +30,9 @@ from mlflow_exim_plugin.schema.provenance import (
     chained,
     experiment_origin,
     is_provenance,
+    kinship,
     newest,
+    origins,
 )
 from mlflow_exim_plugin.sinks.counting import skip_entity
 from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set
@@ -48,8 +51,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["WorkspaceSink"]
-
-_ORIGIN_FILTER = f"tags.`{ORIGIN}` LIKE '%'"
 
 
 @dataclass
@@ -156,7 +157,7 @@ class WorkspaceSink:
     def _write_experiment(self, experiment: Experiment, report: Report) -> None:
         origin = experiment_origin(experiment.document)
         deleted = experiment.document.get("lifecycle_stage") == "deleted"
-        target = self._known_target(origin)
+        target = self._known_target(experiment)
         if target is not None:
             self._targets[experiment.id] = target
             self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
@@ -181,31 +182,29 @@ class WorkspaceSink:
         self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
         self._current.append(target)
 
-    def _known_target(self, origin: str) -> KnownExperiment | None:
-        """Find where this source experiment went before, even into a namesake's experiment."""
-        for document in self._experiments().values():
+    def _known_target(self, experiment: Experiment) -> KnownExperiment | None:
+        """Find where this experiment was or went before, even into a namesake's.
+
+        Where another name is asked for, that is under this name alone.
+        """
+        origin = experiment_origin(experiment.document)
+        wanted = origins(origin, key_values(experiment.document.get("tags")))
+        found = []
+        documents = {
+            d["experiment_id"]: d for d in self._experiments().values() if _fits(experiment, d)
+        }
+        for document in documents.values():
             tags = key_values(document.get("tags"))
-            if newest(tags.get(ORIGIN, "")) == origin:
-                return KnownExperiment(
-                    document["experiment_id"],
-                    ours=True,
-                    origin=origin,
-                    is_deleted=document.get("lifecycle_stage") == "deleted",
-                )
+            own = experiment_origin(document)
+            if (near := kinship(wanted, origins(own, tags))) is not None:
+                found.append((near, document, newest(tags.get(ORIGIN, "")) == origin))
+        if found:
+            _, document, ours = min(found, key=lambda entry: entry[0])
+            return _known(document, origin, ours=ours)
         # In a dry run an experiment that would be new has no id.
-        ids = [d["experiment_id"] for d in self._experiments().values() if d["experiment_id"]]
+        ids = [experiment_id for experiment_id in documents if experiment_id]
         for info, _ in self._reader.run_tags(ids, f"tags.`{OF_GROUP}` = '{origin}'"):
-            document = next(
-                d
-                for d in self._experiments().values()
-                if d["experiment_id"] == str(info.experiment_id)
-            )
-            return KnownExperiment(
-                str(info.experiment_id),
-                ours=False,
-                origin=origin,
-                is_deleted=document.get("lifecycle_stage") == "deleted",
-            )
+            return _known(documents[str(info.experiment_id)], origin, ours=False)
         return None
 
     def _new_target(
@@ -263,10 +262,12 @@ class WorkspaceSink:
     def _load(self, target: KnownExperiment) -> None:
         if not target.id:
             return
-        for info, tags in self._reader.run_tags([target.id], _ORIGIN_FILTER):
+        for info, tags in self._reader.run_tags([target.id], ""):
             is_deleted = info.lifecycle_stage == "deleted"
             known = KnownRun.of_tags(info.run_id, info.artifact_uri, tags, is_deleted=is_deleted)
-            self._ids.runs[newest(tags[ORIGIN])] = known
+            self._ids.meet(target.id, info.run_id, tags, known)
+            if ORIGIN in tags:
+                self._ids.runs[newest(tags[ORIGIN])] = known
         self._logged_model_writer.load(target.id, self._tags_of(target.id))
 
     def _tags_of(self, experiment_id: str) -> dict[str, str]:
@@ -321,6 +322,8 @@ class WorkspaceSink:
 
     def _write_run(self, run: Run, target: KnownExperiment, report: Report) -> None:
         self._trace_writer.saw_run(run)
+        if self._is_at_home(run, target, self._ids.runs, report):
+            return
         if not self._run_writer.is_settled(run, report):
             self._open(target)
             self._run_writer.write(run, target.id, target.origin, report)
@@ -328,6 +331,8 @@ class WorkspaceSink:
     def _write_logged_model(
         self, model: LoggedModel, target: KnownExperiment, report: Report
     ) -> None:
+        if self._is_at_home(model, target, self._ids.logged_models, report):
+            return
         if self._logged_model_writer.is_settled(model, target.id, report):
             return
         if not self._logged_model_writer.is_absent:
@@ -337,6 +342,26 @@ class WorkspaceSink:
         except (ServerError, NotFoundError):
             self._ids.refused.add(model.id)
             raise
+
+    def _is_at_home(
+        self,
+        item: Run | LoggedModel,
+        target: KnownExperiment,
+        copies: dict[str, Any],
+        report: Report,
+    ) -> bool:
+        """Whether an object is one of the target's own that came back, or a later copy of it."""
+        if item.id in copies:
+            return False
+        known = self._ids.relative(target.id, origins(item.id, item.tags))
+        if known is None:
+            return False
+        copies[item.id] = known
+        known.old_artifact_uri = str(item.info.get("artifact_uri") or "")
+        if known.is_copy and not known.content:
+            return False  # an interrupted unpack made it
+        report.skipped(item.kind, item.id, f"it is there already, as {known.id}")
+        return True
 
     def _open(self, target: KnownExperiment) -> None:
         """Let an experiment be written to; at the end it is deleted again."""
@@ -360,6 +385,20 @@ class WorkspaceSink:
                 raise
             except (ServerError, StoreError) as error:
                 report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
+
+
+def _fits(experiment: Experiment, there: dict[str, Any]) -> bool:
+    """Whether an experiment at the target has a name under which one is looked for."""
+    if not experiment.is_renamed:
+        return True
+    numbered = KINDS[Kind.EXPERIMENT].numbered.format(experiment.name, 2).rpartition("2")[0]
+    name = str(there["name"])
+    return name == experiment.name or name.startswith(numbered)
+
+
+def _known(document: dict[str, Any], origin: str, *, ours: bool) -> KnownExperiment:
+    is_deleted = document.get("lifecycle_stage") == "deleted"
+    return KnownExperiment(document["experiment_id"], ours, origin, is_deleted=is_deleted)
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.schema.provenance import (
     chained,
     is_provenance,
     newest,
+    origins,
 )
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.target import FamilyWriter
@@ -63,7 +64,8 @@ class DatasetWriter(FamilyWriter):
     def _write(self, entity: Entity, records: list[dict[str, Any]], report: Report) -> None:
         host, dry_run = self._target.host, self._target.options.dry_run
         content = entity.digest or content_digest(entity.document)
-        there = self._known().get(entity.id)
+        came_from = origins(entity.id, key_values(entity.document.get("tags")))
+        there = next((self._known()[i] for i in came_from if i in self._known()), None)
         followed, losses = follow(entity, self._target.ids.get)
         experiment_ids = followed.get("experiment_ids", [])
         for loss in losses:
@@ -161,6 +163,7 @@ class DatasetWriter(FamilyWriter):
         if self._by_origin is None:
             self._by_origin = {}
             for header in datasets.dataset_headers(self._target.host).values():
+                self._by_origin[str(header["dataset_id"])] = header
                 if origin := key_values(header["tags"]).get(ORIGIN):
                     self._by_origin[newest(origin)] = header
         return self._by_origin

@@ -1,0 +1,148 @@
+"""What comes back to where it once was is recognised; what is asked for is made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_exim_plugin import copy, pack, unpack
+from tests.compare import assert_count_law
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlflow_exim_plugin.schema.report import Report
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def make_store(make_sqlite: Callable[[], str], tmp_path: Path) -> Callable[[str], str]:
+    """Make a store with a run, a model of it and a version in an experiment of a name."""
+
+    def make(name: str) -> str:
+        uri = make_sqlite()
+        client = MlflowClient(uri, uri)
+        add_run(uri, client.create_experiment("sync", str(tmp_path / name)), name)
+        return uri
+
+    return make
+
+
+def add_run(uri: str, experiment_id: str, name: str) -> None:
+    client = MlflowClient(uri, uri)
+    run = client.create_run(experiment_id, run_name=name)
+    run_id = run.info.run_id
+    client.log_text(run_id, name, "note.txt")
+    client.log_metric(run_id, "loss", 0.5)
+    client.set_terminated(run_id)
+    if not [m for m in client.search_registered_models() if m.name == "net"]:
+        client.create_registered_model("net")
+    client.create_model_version("net", run.info.artifact_uri, run_id, description=name)
+    if hasattr(client, "create_logged_model"):
+        model = client.create_logged_model(experiment_id, f"model-{name}", run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+
+
+def to(source: str, target: str, tmp_path: Path, **more: Any) -> Report:
+    files = str(tmp_path / f"files of {target.rpartition('/')[2]}")
+    report = copy(source, target, artifact_location=files, preserve_ids=False, **more)
+    assert report.failures == []
+    assert_count_law(report)
+    return report
+
+
+def names(uri: str) -> dict[str, list[str]]:
+    """Return what runs, versions and logged models a store has, by name."""
+    client = MlflowClient(uri, uri)
+    experiments = [e for e in client.search_experiments() if e.name != "Default"]
+    ids = [e.experiment_id for e in experiments]
+    models = client.search_logged_models(ids) if hasattr(client, "search_logged_models") else []
+    return {
+        "experiments": sorted(e.name for e in experiments),
+        "runs": sorted(str(run.info.run_name) for run in client.search_runs(ids)),
+        "versions": sorted(v.description or "" for v in client.search_model_versions()),
+        "models": sorted(model.name for model in models),
+    }
+
+
+def of_runs(*runs: str) -> dict[str, list[str]]:
+    has_models = hasattr(MlflowClient, "create_logged_model")
+    return {
+        "experiments": ["sync"],
+        "runs": list(runs),
+        "versions": list(runs),
+        "models": [f"model-{run}" for run in runs] if has_models else [],
+    }
+
+
+def test_two_stores_that_copy_to_each_other_have_everything_once(
+    make_store: Callable[[str], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_store("b")
+    for _ in range(2):
+        to(a, b, tmp_path)
+        to(b, a, tmp_path)
+
+        assert names(a) == names(b) == of_runs("a", "b")
+
+
+def test_a_ring_of_stores_closes(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b, c = make_store("a"), make_sqlite(), make_sqlite()
+    for _ in range(2):
+        to(a, b, tmp_path)
+        to(b, c, tmp_path)
+        to(c, a, tmp_path)
+        to(a, c, tmp_path)  # what came to c by way of b
+
+        assert names(a) == names(b) == names(c) == of_runs("a")
+    add_run(c, MlflowClient(c, c).get_experiment_by_name("sync").experiment_id, "new")
+    to(c, a, tmp_path)
+    to(a, b, tmp_path)
+    to(b, c, tmp_path)
+    assert names(a) == names(b) == names(c) == of_runs("a", "new")
+
+
+def test_an_archive_of_a_store_changes_nothing_in_it(
+    make_store: Callable[[str], str], tmp_path: Path
+) -> None:
+    a, archive = make_store("a"), str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=a).ok
+
+    report = unpack(archive, tracking_uri=a, preserve_ids=False)
+
+    assert report.ok
+    assert {kind: c.written for kind, c in report.counts.items() if c.written} == {}
+    assert names(a) == of_runs("a")
+
+
+def test_a_copy_that_is_asked_for_is_made_once(
+    make_store: Callable[[str], str], tmp_path: Path
+) -> None:
+    a, archive = make_store("a"), str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=a, experiments=("sync",)).ok
+    for _ in range(2):
+        assert unpack(archive, tracking_uri=a, experiment_name="again", preserve_ids=False).ok
+        assert unpack(archive, tracking_uri=a, preserve_ids=False).ok
+
+        there = names(a)
+        assert there["experiments"] == ["again", "sync"]
+        assert there["runs"] == ["a", "a"]
+
+
+def test_both_copies_of_one_run_go_to_another_store(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b, archive = make_store("a"), make_sqlite(), str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=a, experiments=("sync",)).ok
+    assert unpack(archive, tracking_uri=a, experiment_name="again", preserve_ids=False).ok
+    for _ in range(2):
+        to(a, b, tmp_path)
+
+        assert names(b)["experiments"] == ["again", "sync"]
+        assert names(b)["runs"] == ["a", "a"]
