@@ -108,6 +108,20 @@ def test_a_ring_of_stores_closes(
     assert names(a) == names(b) == names(c) == of_runs("a", "new")
 
 
+def test_what_went_through_a_server_comes_home_into_the_database(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    to(a, b, tmp_path)
+    add_run(b, MlflowClient(b, b).get_experiment_by_name("sync").experiment_id, "new")
+    for _ in range(2):
+        files = str(tmp_path / "files of a")
+        report = copy(b, a, artifact_location=files, preserve_ids=True)
+
+        assert_count_law(report)
+        assert names(a) == of_runs("a", "new")
+
+
 def test_an_archive_of_a_store_changes_nothing_in_it(
     make_store: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
-from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, experiment_origin, newest
+from mlflow_exim_plugin.schema.provenance import (
+    ORIGIN,
+    chained,
+    experiment_origin,
+    kinship,
+    origins,
+)
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
 from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set, taken
 
@@ -37,7 +43,7 @@ class ExperimentTables:
         self._there: dict[int, dict[str, Any]] | None = None
         self._names: dict[str, int] | None = None
         self._loaded = self.was_unused = False
-        self._origins: dict[str, int] = {}
+        self._origins: dict[int, list[str]] = {}
 
     def load(self) -> None:
         """Look once at what the target has.
@@ -49,8 +55,11 @@ class ExperimentTables:
         is_first = not self._loaded
         self._loaded = True
         found = {int(row["experiment_id"]): row for row in tables.select("experiments")}
-        for tag in tables.select("experiment_tags", key=ORIGIN):
-            self._origins[newest(str(tag["value"]))] = int(tag["experiment_id"])
+        tags = {int(t["experiment_id"]): t for t in tables.select("experiment_tags", key=ORIGIN)}
+        for number, row in found.items():
+            of_copy = {ORIGIN: str(tags[number]["value"])} if number in tags else {}
+            own = experiment_origin(row | {"experiment_id": str(number)})
+            self._origins[number] = origins(own, of_copy)
         self._there = found
         if is_first:
             self.was_unused = set(found) <= {_DEFAULT} and not self._has_content(_DEFAULT)
@@ -80,7 +89,7 @@ class ExperimentTables:
         """
         found, is_copy = self._same(experiment), False
         if found is None:
-            found = self._origins.get(experiment_origin(experiment.document))
+            found = self._kin(experiment)
             is_copy = found is not None
         if found is not None:
             report.skipped(Kind.EXPERIMENT, experiment.name, "it is there already")
@@ -104,6 +113,17 @@ class ExperimentTables:
             ):
                 return number
         return None
+
+    def _kin(self, experiment: Experiment) -> int | None:
+        """Return the number of what the experiment was made of, or what was made of it."""
+        tags = key_values(experiment.document.get("tags"))
+        wanted = origins(experiment_origin(experiment.document), tags)
+        near = [
+            (distance, number)
+            for number, its in self._origins.items()
+            if (distance := kinship(wanted, its)) is not None and self._is_here(self.there[number])
+        ]
+        return min(near)[1] if near else None
 
     def _is_here(self, there: dict[str, Any]) -> bool:
         return str(there.get("workspace", "default")) == self._target.workspace

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget
 
-__all__ = ["STAYS", "FileComparison", "is_elsewhere", "put_files"]
+__all__ = ["STAYS", "FileComparison", "complete_missing", "is_elsewhere", "put_files"]
 
 STAYS = "it stays where the source has it"
 """Why a file is not sent."""
@@ -42,6 +42,26 @@ def put_files(
             report.failed(artifact)
         else:
             report.skipped(Kind.ARTIFACT, f"{owner}/{artifact.path}", STAYS)
+
+
+def complete_missing(
+    target: DatabaseTarget,
+    kind: Kind,
+    owner: str,
+    root: str,
+    artifacts: Iterable[Artifact | Failure],
+    report: Report,
+) -> bool:
+    """Send the files that an object lacks which is there and finished; return whether it did.
+
+    An unpack that found a full disk left it so. Of the others, names and sizes are compared.
+    """
+    files = FileComparison(target, kind, owner, root, artifacts)
+    if not files.lacks:
+        files.name_others(report)
+        return False
+    files.complete(report, replaces=False)
+    return True
 
 
 def is_elsewhere(root: str, source: str | None) -> bool:

@@ -14,7 +14,7 @@ from mlflow_exim_plugin.schema.objects import Kind, Run, linked_models
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, TAGS
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
-from mlflow_exim_plugin.sinks.database.files import FileComparison, is_elsewhere
+from mlflow_exim_plugin.sinks.database.files import FileComparison, complete_missing, is_elsewhere
 from mlflow_exim_plugin.sinks.database.histories import HistoryComparison
 from mlflow_exim_plugin.sinks.database.states import State
 
@@ -72,7 +72,13 @@ class GrownRuns:
             report.skipped(Kind.RUN, identity, f"it is there already{place}")
             return False
         if not compared.may_grow:
-            leave()
+            root = str(compared.there["artifact_uri"] or "")
+            if complete_missing(target, Kind.RUN, identity, root, run.artifacts, report):
+                with target.lock:
+                    target.require_kept(coming.into)
+                    target.count(Kind.RUN, report)
+            else:
+                leave()
             return False
         with HistoryComparison(target, run.id) as histories:
             self._compare(run, compared, histories, report)

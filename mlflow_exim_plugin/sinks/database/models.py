@@ -20,9 +20,9 @@ from mlflow_exim_plugin.schema.objects import (
     key_values,
     model_behind,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, newest
+from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts
-from mlflow_exim_plugin.sinks.database.files import put_files
+from mlflow_exim_plugin.sinks.database.files import complete_missing, put_files
 from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class _ModelRows:
         is_same: Whether what is there is this very one.
         numbers: Number at the target of each version that came.
         there: Rows of the versions that were there, by number.
-        copies: Number of each version that an unpack renumbered, by its origin.
+        copies: Number of each version that an unpack renumbered, by its origins.
+        own: Number of each version that was there, by its own origin.
     """
 
     source: RegisteredModel
@@ -54,6 +55,7 @@ class _ModelRows:
     numbers: dict[int, int] = field(default_factory=dict)
     there: dict[int, dict[str, Any]] = field(default_factory=dict)
     copies: dict[str, int] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict)
 
 
 class ModelTables:
@@ -117,12 +119,14 @@ class ModelTables:
 
     def _copy_of(self, item: RegisteredModel) -> str | None:
         """Return the name under which this very model was written before."""
-        origin = model_origin(item.document)
+        wanted = origins(model_origin(item.document), key_values(item.document.get("tags")))
         ours = self._target.owned("registered_model_tags", key=ORIGIN)
         for tag in self._target.tables.select("registered_model_tags", **ours):
-            if newest(str(tag["value"])) == origin:
+            if wanted[0] in str(tag["value"]).split():
                 return str(tag["name"])
-        return None
+        there = self._there(item.name)
+        is_home = there is not None and _origin_of_row(there) in wanted
+        return item.name if is_home else None
 
     def _kind_there(self, there: dict[str, Any]) -> Kind:
         its = self._owner(there["name"])
@@ -136,7 +140,9 @@ class ModelTables:
         rows = tables.select("model_versions", **self._owner(name))
         model.there = {int(row["version"]): row for row in rows}
         for tag in tables.select("model_version_tags", **self._owner(name), key=ORIGIN):
-            model.copies[newest(str(tag["value"]))] = int(tag["version"])
+            model.copies |= dict.fromkeys(str(tag["value"]).split(), int(tag["version"]))
+        if (there := self._there(name)) is not None:
+            model.own = {f"{_origin_of_row(there)}/{number}": number for number in model.there}
         return model
 
     def _new(self, item: RegisteredModel, name: str, report: Report) -> _ModelRows:
@@ -170,14 +176,19 @@ class ModelTables:
             report.skipped(version.kind, version.id, self._skipped)
             return
         origin = f"{model_origin(model.source.document)}/{version.version}"
-        number = model.copies.get(origin, version.version)
         tags = key_values(version.document.get("tags")) | version.source_tags
+        own = (model.own[was] for was in origins(origin, tags) if was in model.own)
+        home = next(own, None) or model.copies.get(origin)
+        number = home or version.version
         there = model.there.get(number)
-        if there is not None and (model.is_same or origin in model.copies):
+        if there is not None and (model.is_same or home):
             if there["current_stage"] == _TOMBSTONE:
                 report.skipped(version.kind, version.id, "its copy was deleted at the target")
                 return
             model.numbers[version.version] = number
+            if self._complete(version, there, report):
+                target.count(version.kind, report)
+                return
             report.skipped(version.kind, version.id, self._as_it_is_there(version, there, report))
             return
         if not model.is_same:
@@ -204,6 +215,13 @@ class ModelTables:
         else:
             put_files(target, version.id, folder or "", files, report)
         target.count(version.kind, report)
+
+    def _complete(self, version: ModelVersion, there: dict[str, Any], report: Report) -> bool:
+        """Send the files of its own that a version lacks; return whether there were any."""
+        target, root = self._target, str(there["storage_location"] or "")
+        if not root.startswith(f"{target.artifact_root}/model_versions/"):
+            return False
+        return complete_missing(target, version.kind, version.id, root, version.artifacts, report)
 
     def _as_it_is_there(self, version: ModelVersion, there: dict[str, Any], report: Report) -> str:
         fields = ("creation_timestamp", "description", "run_id", "current_stage")
@@ -276,3 +294,7 @@ class ModelTables:
             rows.append(("registered_model_aliases", row))
         target.require(rows)
         target.add(rows)
+
+
+def _origin_of_row(there: dict[str, Any]) -> str:
+    return model_origin({"name": there["name"], "creation_timestamp": there["creation_time"]})

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.host.sql.run_rows import logged_model_metrics, logged_model_rows, run_rows
 from mlflow_exim_plugin.host.sql.stored_values import as_stored_number
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
+from mlflow_exim_plugin.schema.provenance import origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
-from mlflow_exim_plugin.sinks.database.files import FileComparison, is_elsewhere, put_files
+from mlflow_exim_plugin.sinks.database.files import (
+    FileComparison,
+    complete_missing,
+    is_elsewhere,
+    put_files,
+)
 from mlflow_exim_plugin.sinks.database.grown_runs import ComingRun, GrownRuns, as_copy
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
@@ -49,6 +55,11 @@ class RunTables:
         uri = target.place(str(run.info.get("artifact_uri") or ""), into, f"{run.id}/artifacts")
         with target.lock:
             copy = target.copy_of(run.id, "tags", "key", "run_uuid") if into.is_copy else None
+            came_from = origins(run.id, run.tags)
+            if copy is None and (home := target.home_of("runs", "run_uuid", came_from, into)):
+                report.skipped(Kind.RUN, run.id, f"it is there already, as {home}")
+                target.ids[Kind.RUN][run.id] = home
+                return
             if copy is not None:
                 run = as_copy(run, copy, target)
         tags, user = run.tags | run.source_tags, run.info.get("user_id")
@@ -144,20 +155,29 @@ class RunTables:
             if into.is_copy and (copy := target.copy_of(model.id, *tags_of)):
                 report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {copy}")
                 return
+            came_from = origins(model.id, model.tags)
+            if home := target.home_of("logged_models", "model_id", came_from, into):
+                report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {home}")
+                return
             metrics, waiting = self._by_run(metrics)
             rows += metrics
             compared = target.compare(Kind.LOGGED_MODEL, rows, key)
             if compared is None or compared.state in {State.EARLIER, State.SAME}:
                 self._metrics_of_models += [(model.id, waiting)] if waiting else []
-            if compared is not None and compared.state is not State.EARLIER:
-                target.leave(Kind.LOGGED_MODEL, model.id, compared, report)
-                return
-            target.require(rows + waiting)
+            is_left = compared is not None and compared.state is not State.EARLIER
+            if not is_left:
+                target.require(rows + waiting)
             if compared is None:
                 target.add(rows, **key)
-            else:
+            elif not is_left:
                 target.grow(Kind.LOGGED_MODEL, model.id, compared, report)
-        if compared is not None:
+        if compared is not None and is_left:
+            root = str(compared.there["artifact_location"] or "")
+            files = (Kind.LOGGED_MODEL, model.id, root, model.artifacts)
+            if not complete_missing(target, *files, report):
+                target.leave(Kind.LOGGED_MODEL, model.id, compared, report)
+                return
+        elif compared is not None:
             self._complete_files(model, compared, report)
         elif target.options.dry_run:
             count_artifacts(model.artifacts, report)

@@ -274,6 +274,21 @@ class DatabaseTarget:
             }
         return self._copies[table].get(identity)
 
+    def home_of(self, table: str, column: str, wanted: list[str], into: TargetExperiment) -> str:
+        """Return the id of what an object was made of, where its experiment has that; else nothing.
+
+        Args:
+            table: Table of such objects.
+            column: Its column of ids.
+            wanted: All that the object is and was.
+            into: The experiment.
+        """
+        for identity in wanted[1:]:
+            there = self.tables.one(table, **{column: identity})
+            if there is not None and there["experiment_id"] == into.id:
+                return identity
+        return ""
+
     def require_kept(self, into: TargetExperiment) -> None:
         """Refuse to write to an experiment that was taken back.
 

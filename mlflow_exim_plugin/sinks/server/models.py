@@ -11,6 +11,7 @@ from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.files.gate import REFUSED, path_problem, place_problem
+from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
@@ -200,6 +201,7 @@ class ModelWriter:
             self._ids.know(version.kind, version.id, f"{model.name}/{number}")
             if not self._options.dry_run:
                 self._complete(model, version, number, report)
+                self._complete_files(model, version, number, report)
             report.skipped(version.kind, version.id, _as_it_is_there(version, model))
             return
         if self._options.dry_run:
@@ -399,6 +401,19 @@ class ModelWriter:
                 Loss(version.kind, version.id, f"stage {stage} is not set"),
                 report,
             )
+
+    def _complete_files(
+        self, model: _ModelCopy, version: ModelVersion, number: int, report: Report
+    ) -> None:
+        """Send the files of its own that a version lacks, as an unpack left it that failed."""
+        root = str(model.documents.get(number, {}).get("source") or "")
+        files = [file for file in version.artifacts if isinstance(file, Artifact)]
+        if not files or _VERSIONS_FOLDER not in root:
+            return
+        there = dict(ArtifactTree(self._host, root).files())
+        missing = [file for file in files if file.path not in there]
+        if missing:
+            self._run_writer.put_artifacts(version.id, root, "", missing, report)
 
     def _put_model_tags(
         self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
