@@ -253,7 +253,13 @@ class _Deployment:
             from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
 
             ids = source.names.experiment_ids
-            sink = DatabaseSink(self.host, writing, source_ids=ids, jobs=self.work.jobs)
+            sink = DatabaseSink(
+                self.host,
+                writing,
+                source_ids=ids,
+                jobs=self.work.jobs,
+                is_strict=self.work.strict,
+            )
         else:
             from mlflow_exim_plugin.sinks.server.sink import ServerSink
 

@@ -367,10 +367,15 @@ def test_what_a_column_cannot_hold_is_named_before_it_is_written(
 
     assert_count_law(report)
     reasons = {failure.id: failure.reason for failure in report.failures}
-    assert set(reasons) == {long, zero}
-    assert "runs.name holds 250 characters, it has 300" in reasons[long]
+    assert set(reasons) == {zero}
     assert "params.value cannot hold a zero byte: 'p'" in reasons[zero]
-    assert {row[0] for row in rows(postgres_uri, "SELECT run_uuid FROM runs")} == {good}
+    (cut,) = (loss.what for loss in report.losses if loss.id == long)
+    assert "cut, runs.name holds 250 characters, it has 300" in cut
+    names = dict(rows(postgres_uri, "SELECT run_uuid, name FROM runs"))
+    assert names.keys() == {good, long}
+    assert names[long] == "n" * 250
+    again = copy(source, postgres_uri, artifact_location=str(tmp_path))
+    assert again.counts[Kind.RUN].written == 0
 
     strict = MlflowClient(postgres_uri, postgres_uri)
     with pytest.raises(Exception, match="stopped at run"):
@@ -750,6 +755,7 @@ def test_what_a_database_does_not_tell_apart_is_named(
     client.log_param(twice, "Größe", "1")
     client.log_param(twice, "größe", "2")
     client.log_metric(good, "loss", 0.5)
+    client.log_metric(good, "LOSS", 0.25)
     with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
         connection.execute("UPDATE experiments SET name = 'b' WHERE experiment_id = 1")
         connection.execute(
@@ -760,12 +766,25 @@ def test_what_a_database_does_not_tell_apart_is_named(
     report = copy(source, mariadb_uri, artifact_location=str(tmp_path))
 
     assert_count_law(report)
-    reasons = {failure.id: failure.reason for failure in report.failures}
-    assert set(reasons) == {twice, long}
-    assert "to it 'Größe' and 'größe' are the same key of params" in reasons[twice]
-    assert "tags.value holds 8000 characters, it has 9000: 'k'" in reasons[long]
-    assert rows(mariadb_uri, "SELECT run_uuid FROM runs") == [(good,)]
-    assert rows(mariadb_uri, "SELECT run_uuid, value FROM latest_metrics") == [(good, 0.5)]
+    assert report.failures == []
+    named = {loss.id: loss.what for loss in report.losses}
+    assert "left out, another key of params is the same to it: 'größe'" in named[twice]
+    assert "cut, tags.value holds 8000 characters, it has 9000: 'k'" in named[long]
+    assert "left out, another key of latest_metrics is the same to it: 'loss'" in named[good]
+    assert {run_id for (run_id,) in rows(mariadb_uri, "SELECT run_uuid FROM runs")} == {
+        good,
+        twice,
+        long,
+    }
+    params = rows(mariadb_uri, "SELECT value FROM params")
+    assert params == [("1",)]
+    for table in ("latest_metrics", "metrics"):
+        kept = rows(mariadb_uri, f"SELECT run_uuid, value FROM {table}")
+        assert len(kept) == 1
+        assert kept[0][0] == good
+    again = copy(source, mariadb_uri, artifact_location=str(tmp_path))
+    assert again.failures == []
+    assert again.counts[Kind.RUN].written == 0
 
 
 def test_no_file_leaves_the_folder_of_its_experiment(

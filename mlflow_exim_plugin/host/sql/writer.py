@@ -60,8 +60,6 @@ _LONG = {
     "scorer_versions": ("serialized_scorer",),
 }
 """Columns whose size counts for what waits in memory."""
-
-
 _BYTES_OF_TEXT = {"TINYTEXT": 2**8 - 1, "TEXT": 2**16 - 1, "MEDIUMTEXT": 2**24 - 1}
 """What MySQL's types of text hold; unless it is told to be strict, it cuts the rest off."""
 _COLLATION = {
@@ -72,6 +70,11 @@ _COLLATION = {
 }
 """How to ask a database what it tells apart, where that may be less than all."""
 _KEYS = ("key", "tag_key", "param_key")
+_MAY_BE_CUT = {
+    *("value", "tag_value", "param_value", "description", "status_message"),
+    *("dataset_schema", "dataset_profile"),
+}
+"""Columns of texts that stay what they are when their end is missing."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class _Limit:
         if self.bytes and len(value) > self.bytes // 4 and len(value.encode()) > self.bytes:
             return f"holds {self.bytes} bytes, it has {len(value.encode())}"
         return "" if self.takes_zero or "\0" not in value else "cannot hold a zero byte"
+
+    def cut(self, value: str) -> str:
+        """Return as much of a text as it has room for."""
+        if self.characters:
+            value = value[: self.characters]
+        return value.encode()[: self.bytes].decode("utf-8", "ignore") if self.bytes else value
 
 
 @dataclass
@@ -301,6 +310,42 @@ class TableWriter:
                 if other != key:
                     return f"to it {other!r} and {key!r} are the same key of {table}"
         return ""
+
+    def fitted(self, rows: Rows) -> tuple[Rows, list[str]]:
+        """Return an object's rows as the database can hold them, and what was done for that.
+
+        Long texts are cut; a row whose key is too long, or the same as another's to the database,
+        is left out. What is an object's own otherwise stays as it is, for ``problem_of`` to name.
+        """
+        if self.backend == "sqlite":
+            return rows, []
+        kept: Rows = []
+        notes: list[str] = []
+        keys: set[tuple[str, str]] = set()
+        for number, (table, row) in enumerate(rows):
+            fitting, is_left = row, False
+            for name, limit in self._limits.get(table, {}).items():
+                value = row.get(name)
+                if not isinstance(value, str) or not (problem := limit.problem_of(value)):
+                    continue
+                if limit.problem_of(limit.cut(value)):
+                    continue  # no matter of its length
+                what = f"{table}.{name} {problem}: {_shown(row, name)}"
+                if name in _MAY_BE_CUT or (table, name) == ("runs", "name"):
+                    fitting = fitting | {name: limit.cut(value)}
+                    notes.append(f"cut, {what}")
+                elif number:
+                    is_left = True
+                    notes.append(f"left out, {what}")
+            key = next((row[name] for name in _KEYS if name in row), None)
+            if key is not None and self._folds and not is_left:
+                told = (table, _folded(key))
+                if is_left := told in keys:
+                    notes.append(f"left out, another key of {table} is the same to it: {key!r}")
+                keys.add(told)
+            if not is_left:
+                kept.append((table, fitting))
+        return kept, notes
 
     def misfit_of(self, rows: Rows) -> str:
         """Return what of an object's rows is of another type than its column, empty for none."""

@@ -195,6 +195,7 @@ class ExperimentTables:
         if number != int(experiment.id) or name != experiment.name:
             tags[ORIGIN] = chained(experiment_origin(experiment.document), tags)
         rows = experiment_rows(experiment, number, name, location, target.workspace, tags)
+        rows = target.fit(Kind.EXPERIMENT, experiment.name, rows, report)
         target.require(rows)
         if not target.options.dry_run:
             if number in self.there:  # MLflow's own default experiment, which nobody has used

@@ -106,6 +106,7 @@ class ModelTables:
 
     def _same(self, item: RegisteredModel, report: Report) -> _ModelRows:
         rows = model_rows(item, item.name, self._target.workspace, self._tags(item))
+        rows = self._target.fit(item.kind, item.name, rows, report)
         compared = self._target.compare(item.kind, rows, self._owner(item.name))
         if compared is not None:
             self._target.leave(item.kind, item.name, compared, report)
@@ -151,6 +152,7 @@ class ModelTables:
         if name != item.name:
             tags[ORIGIN] = chained(model_origin(item.document), tags)
         rows = model_rows(item, name, target.workspace, tags)
+        rows = target.fit(item.kind, item.name, rows, report)
         target.require(rows)
         target.add(rows)
         target.count(item.kind, report)
@@ -206,6 +208,7 @@ class ModelTables:
             folder = f"{target.artifact_root}/model_versions/{name}/{number}"
         places = self._places(version, folder, report)
         rows = version_rows(version, model.name, number, target.workspace, places, tags)
+        rows = target.fit(version.kind, version.id, rows, report)
         target.require(rows)
         model.there[number] = rows[0][1]
         model.numbers[version.version] = number

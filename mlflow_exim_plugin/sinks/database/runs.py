@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,10 @@ from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import ABSENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlflow_exim_plugin.host.sql.writer import Rows
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.database.states import RowComparison
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
@@ -74,7 +78,11 @@ class RunTables:
             rows = run_rows(run, into.id, uri, user, tags, dataset_uuid)
             if Kind.LOGGED_MODEL in target.capabilities.lacks:
                 rows = [row for row in rows if not row[1].get("source_type", "").startswith("RUN_")]
-            latest = _latest(run)
+            rows = target.fit(Kind.RUN, source_id, rows, report)
+            listed = _latest(run)
+            latest = target.fit(Kind.RUN, source_id, listed, report)
+            if len(latest) < len(listed):
+                run = _without_metrics(run, {row["key"] for _, row in latest})
             compared = target.compare(Kind.RUN, [*rows, *latest], key)
             if compared is None:
                 target.require([*rows, *latest])
@@ -147,6 +155,7 @@ class RunTables:
         source = str(model.info.get("artifact_uri") or "")
         location = target.place(source, into, f"models/{model.id}/artifacts")
         rows = logged_model_rows(model, into.id, location, model.tags | model.source_tags)
+        rows = target.fit(Kind.LOGGED_MODEL, model.id, rows, report)
         metrics = logged_model_metrics(model, into.id)
         key = {"model_id": model.id}
         with target.lock:
@@ -215,6 +224,25 @@ class RunTables:
                 runs = ", ".join(sorted({row["run_id"] for _, row in lost})[:10])
                 what = f"{len(lost)} metrics are left out, their runs are not there: {runs}"
                 report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
+
+
+def _without_metrics(run: Run, kept: set[str]) -> Run:
+    """Return a run with the metrics of some keys alone."""
+
+    def histories() -> Iterator[RunRows | Failure]:
+        for rows in run.histories:
+            if isinstance(rows, Failure):
+                yield rows
+            elif left := {*rows.keys} - kept:
+                if (fitting := rows.without(left)) is not None:
+                    yield fitting
+            else:
+                yield rows
+
+    data = run.document["data"]
+    metrics = [metric for metric in data["metrics"] if metric["key"] in kept]
+    document = run.document | {"data": data | {"metrics": metrics}}
+    return replace(run, document=document, histories=histories())
 
 
 def _latest(run: Run) -> Rows:

@@ -65,7 +65,8 @@ class TargetExperiment:
             InvalidArchiveError: It would leave the folder.
         """
         if problem := path_problem(tail):
-            raise InvalidArchiveError(f"{tail!r} in the folder of its experiment: {problem}")
+            what = f"{tail!r} would leave the folder of its experiment"
+            raise InvalidArchiveError(f"{what}: {problem}")
         return f"{self.location.rstrip('/')}/{tail}"
 
     def moved(self, uri: str) -> str | None:
@@ -83,6 +84,7 @@ class DatabaseTarget:
         host: The deployment.
         engine: Its database.
         options: How to write.
+        is_strict: Whether an object is refused of which the database cannot hold all.
 
     Attributes:
         tables: The database's tables.
@@ -92,9 +94,12 @@ class DatabaseTarget:
         ids: Objects that have another id at the target, by kind.
     """
 
-    def __init__(self, host: Host, engine: Engine, options: Writing) -> None:
+    def __init__(
+        self, host: Host, engine: Engine, options: Writing, *, is_strict: bool = False
+    ) -> None:
         self.host = host
         self.options = options
+        self.is_strict = is_strict
         self.tables = TableWriter(engine, only_looks=options.dry_run)
         self.metrics = MetricRows(self.tables)
         self.lock = threading.RLock()
@@ -306,6 +311,19 @@ class DatabaseTarget:
         """
         if problem := self.tables.misfit_of(rows):
             raise InvalidArchiveError(f"its document is not as MLflow has it: {problem}")
+
+    def fit(self, kind: Kind, identity: str, rows: Rows, report: Report) -> Rows:
+        """Return an object's rows as the database can hold them, and name what that takes away.
+
+        Raises:
+            ServerError: That is refused, as ``strict`` asks for.
+        """
+        fitting, notes = self.tables.fitted(rows)
+        for note in notes:
+            if self.is_strict:
+                raise ServerError(f"the target cannot hold it as it is: {note}")
+            report.lost(Loss(kind, identity, f"the target cannot hold all of it: {note}"))
+        return fitting
 
     def require(self, rows: Rows) -> None:
         """Refuse an object that the database cannot hold as it is.
