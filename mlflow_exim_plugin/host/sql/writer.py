@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +22,12 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.unmapped import unmapped
 from mlflow_exim_plugin.host.sql.histories import metric_rows
 from mlflow_exim_plugin.host.sql.reader import POSTGRES_DRIVERS
+from mlflow_exim_plugin.host.sql.text_limits import (
+    BYTES_OF_TEXT,
+    MAY_BE_CUT,
+    TextLimit,
+    folded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,8 +65,6 @@ _LONG = {
     "scorer_versions": ("serialized_scorer",),
 }
 """Columns whose size counts for what waits in memory."""
-_BYTES_OF_TEXT = {"TINYTEXT": 2**8 - 1, "TEXT": 2**16 - 1, "MEDIUMTEXT": 2**24 - 1}
-"""What MySQL's types of text hold; unless it is told to be strict, it cuts the rest off."""
 _COLLATION = {
     "mysql": "SELECT collation_name FROM information_schema.columns "
     "WHERE table_schema = DATABASE() AND table_name = 'params' AND column_name = 'key'",
@@ -70,40 +73,6 @@ _COLLATION = {
 }
 """How to ask a database what it tells apart, where that may be less than all."""
 _KEYS = ("key", "tag_key", "param_key")
-_MAY_BE_CUT = {
-    *("value", "tag_value", "param_value", "description", "status_message"),
-    *("dataset_schema", "dataset_profile"),
-}
-"""Columns of texts that stay what they are when their end is missing."""
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """What a column of text can hold.
-
-    Attributes:
-        characters: How many characters, 0 for any number.
-        bytes: How many bytes of UTF-8, 0 for any number.
-        takes_zero: Whether it takes a zero byte.
-    """
-
-    characters: int
-    bytes: int
-    takes_zero: bool
-
-    def problem_of(self, value: str) -> str:
-        """Return why it cannot hold a text, empty where it can."""
-        if self.characters and len(value) > self.characters:
-            return f"holds {self.characters} characters, it has {len(value)}"
-        if self.bytes and len(value) > self.bytes // 4 and len(value.encode()) > self.bytes:
-            return f"holds {self.bytes} bytes, it has {len(value.encode())}"
-        return "" if self.takes_zero or "\0" not in value else "cannot hold a zero byte"
-
-    def cut(self, value: str) -> str:
-        """Return as much of a text as it has room for."""
-        if self.characters:
-            value = value[: self.characters]
-        return value.encode()[: self.bytes].decode("utf-8", "ignore") if self.bytes else value
 
 
 @dataclass
@@ -290,7 +259,7 @@ class TableWriter:
 
     def told_apart(self, key: Any) -> Any:
         """Return a key as the database tells it from others."""
-        return _folded(key) if self._folds and isinstance(key, str) else key
+        return folded(key) if self._folds and isinstance(key, str) else key
 
     def problem_of(self, rows: Rows) -> str:
         """Return what of an object's rows the database cannot hold, empty where it can hold all.
@@ -306,7 +275,7 @@ class TableWriter:
                     return f"{table}.{name} {problem}: {_shown(row, name)}"
             key = next((row[name] for name in _KEYS if name in row), None)
             if key is not None and self._folds:
-                other = keys.setdefault((table, _folded(key)), key)
+                other = keys.setdefault((table, folded(key)), key)
                 if other != key:
                     return f"to it {other!r} and {key!r} are the same key of {table}"
         return ""
@@ -331,7 +300,7 @@ class TableWriter:
                 if limit.problem_of(limit.cut(value)):
                     continue  # no matter of its length
                 what = f"{table}.{name} {problem}: {_shown(row, name)}"
-                if name in _MAY_BE_CUT or (table, name) == ("runs", "name"):
+                if name in MAY_BE_CUT or (table, name) == ("runs", "name"):
                     fitting = fitting | {name: limit.cut(value)}
                     notes.append(f"cut, {what}")
                 elif number:
@@ -339,7 +308,7 @@ class TableWriter:
                     notes.append(f"left out, {what}")
             key = next((row[name] for name in _KEYS if name in row), None)
             if key is not None and self._folds and not is_left:
-                told = (table, _folded(key))
+                told = (table, folded(key))
                 if is_left := told in keys:
                     notes.append(f"left out, another key of {table} is the same to it: {key!r}")
                 keys.add(told)
@@ -391,13 +360,13 @@ class TableWriter:
         return not re.search(r"_(bin|bin2|cs|cs_as)(_|$)", str(collation).lower())
 
     @cached_property
-    def _limits(self) -> dict[str, dict[str, _Limit]]:
+    def _limits(self) -> dict[str, dict[str, TextLimit]]:
         """What each column of text can hold."""
         return {
             name: {
-                column.name: _Limit(
+                column.name: TextLimit(
                     getattr(column.type, "length", None) or 0,
-                    _BYTES_OF_TEXT.get(type(column.type).__name__, 0)
+                    BYTES_OF_TEXT.get(type(column.type).__name__, 0)
                     if self.backend == "mysql"
                     else 0,
                     takes_zero=self.backend != "postgresql",
@@ -581,11 +550,6 @@ def _is_a_text(value: Any) -> bool:
 
 def _is_anything(_: Any) -> bool:
     return True
-
-
-def _folded(key: str) -> str:
-    plain = unicodedata.normalize("NFD", key.casefold())
-    return "".join(c for c in plain if not unicodedata.combining(c)).rstrip(" ")
 
 
 def _is_text(column: Column[Any]) -> bool:
