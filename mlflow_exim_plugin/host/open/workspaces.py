@@ -105,10 +105,10 @@ def entered(workspace: dict[str, Any] | None) -> Iterator[None]:
     name = workspace["name"] if workspace else None
     try:
         from mlflow.utils.workspace_context import ServerWorkspaceContext
-    except ModuleNotFoundError:  # before MLflow 3.10
+    except ImportError:  # MLflow 3.10.0 and before
         if name is not None:
             raise ServerError(
-                f"this MLflow cannot enter workspace {name!r}", 'pip install "mlflow>=3.10"'
+                f"this MLflow cannot enter workspace {name!r}", 'pip install "mlflow>3.10.0"'
             ) from None
         yield
         return
