@@ -98,6 +98,7 @@ def _tell(way: str, folder: Path) -> None:
     del reports["pack"]["root"]  # it holds the folder's name
     for report in reports.values():
         del report["files_at"]  # so do these
+        assert report.pop("completed") == {}
     lines = [
         f"{name}: {key}: {json.dumps(entry, ensure_ascii=False)}"
         for name, report in reports.items()

@@ -114,6 +114,9 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     ]
     _table(("", "found", "written", "skipped", "failed"), rows)
     say(f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts")
+    if summary["completed"]:
+        had = ", ".join(_counted(kind, count) for kind, count in summary["completed"].items())
+        say(f"Of those written, there in an earlier state and completed: {had}")
     if report.files_at:
         say(f"Files of new experiments: {report.files_at}")
     for seen in summary["not_packed"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Report:
 
     Attributes:
         counts: By kind.
+        completions: How many of those written were there in an earlier state, by kind.
         failures: Each failed object with its reason.
         losses: What the target keeps differently.
         unpacked: What was seen and is not carried.
@@ -40,6 +41,7 @@ class Report:
 
     def __init__(self, *, dry_run: bool = False) -> None:
         self.counts: defaultdict[Kind, Counts] = defaultdict(Counts)
+        self.completions: Counter[Kind] = Counter()
         self.failures: list[Failure] = []
         self.losses: list[Loss] = []
         self.unpacked: list[Unpacked] = []
@@ -65,6 +67,11 @@ class Report:
             counts = self.counts[kind]
             counts.found += count
             counts.written += count
+
+    def completed(self, kind: Kind, count: int = 1) -> None:
+        """Count objects, counted as written too, that were there in an earlier state."""
+        with self._lock:
+            self.completions[kind] += count
 
     def withdraw(self, kind: Kind, count: int) -> None:
         """Take objects back that were counted as written and are not there after all."""
@@ -127,6 +134,7 @@ class Report:
                 "root": self.root,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
+                "completed": {str(k): self.completions[k] for k in Kind if self.completions[k]},
                 "metric_rows": self.metric_rows,
                 "artifact_bytes": self.artifact_bytes,
                 "failures": [plain(f) for f in self.failures],

@@ -105,7 +105,9 @@ def test_a_run_that_went_on_is_completed(
     client.log_metric(run_id, "loss", 1.5, timestamp=1, step=0)
     client.log_text(run_id, "", "empty.txt")
     client.log_text(run_id, "first", "note.txt")
-    assert copy(source, server.url).ok
+    first = copy(source, server.url)
+    assert first.ok
+    assert first.to_dict()["completed"] == {}
     client.log_metric(run_id, "loss", 0.5, timestamp=2, step=1)
     client.log_text(run_id, "other", "note.txt")
     client.set_terminated(run_id)
@@ -114,6 +116,7 @@ def test_a_run_that_went_on_is_completed(
 
     assert report.ok
     assert report.counts[Kind.RUN].written == 1
+    assert report.to_dict()["completed"] == {"run": 1}
     assert diff(source, server.url).equal
     assert_all_was_there(copy(source, server.url))
 

@@ -234,6 +234,7 @@ def test_every_part_of_a_run_is_completed_and_counted(
     assert planned.to_dict()["counts"] == report.to_dict()["counts"]
     counts = report.counts
     assert counts[Kind.RUN].written == 1
+    assert report.to_dict()["completed"] == planned.to_dict()["completed"] == {"run": 1}
     assert counts[Kind.ARTIFACT].written == 3  # m/b is new, two became others
     assert counts[Kind.ARTIFACT].skipped == 1
     grew = {key for key, points in METRICS.items() if len(points) > 1} | {"restarted", "new"}

@@ -110,6 +110,7 @@ class DatabaseTarget:
         self._own: set[tuple[Any, ...]] = set()
         self._own_now: list[tuple[Any, ...]] = []
         self._written: Counter[Kind] = Counter()
+        self._completed: Counter[Kind] = Counter()
         self._rows = self._bytes = 0
 
     @cached_property
@@ -136,6 +137,8 @@ class DatabaseTarget:
             for run_id, metric in infinite:
                 what = "infinities are kept as the largest double"
                 report.lost(Loss(Kind.METRIC_HISTORY, f"{run_id}/{metric}", what))
+            for kind, count in self._completed.items():
+                report.completed(kind, count)
             self._begin_account()
 
     def abandon(self, scope: str, reason: str, report: Report) -> None:
@@ -153,6 +156,7 @@ class DatabaseTarget:
 
     def _begin_account(self) -> None:
         self._written.clear()
+        self._completed.clear()
         self._own_now.clear()
         self._rows = self._bytes = 0
 
@@ -252,6 +256,8 @@ class DatabaseTarget:
         if compared.kept:
             what = f"the target keeps its own {', '.join(compared.kept)}"
             report.lost(Loss(kind, identity, what))
+        with self.lock:
+            self._completed[kind] += 1
         if self.options.dry_run:
             return
         with self.lock:

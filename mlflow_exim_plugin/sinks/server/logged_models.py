@@ -420,6 +420,7 @@ class LoggedModelWriter:
             report.skipped(Kind.LOGGED_MODEL, entry.source_id, "it is there already")
         else:
             report.written(Kind.LOGGED_MODEL)
+            report.completed(Kind.LOGGED_MODEL, int(bool(known.content)))
         if entry.mark:
             tags = {AS_OF_MS: str(entry.as_of_ms), CONTENT: entry.mark}
             self._models.set_tags(known.id, tags)

@@ -155,6 +155,7 @@ class RunWriter:
             report.skipped(Kind.RUN, run.id, "it is there already")
         else:
             report.written(Kind.RUN)
+            report.completed(Kind.RUN, int(not is_new))
 
     def finish(self, report: Report) -> None:
         """Link runs to parents and logged models, which may come after them; complete them."""
