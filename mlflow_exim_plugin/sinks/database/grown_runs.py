@@ -73,7 +73,8 @@ class GrownRuns:
             return False
         if not compared.may_grow:
             root = str(compared.there["artifact_uri"] or "")
-            if complete_missing(target, Kind.RUN, identity, root, run.artifacts, report):
+            finished = (Kind.RUN, identity, root, run.artifacts)
+            if compared.is_finished and complete_missing(target, *finished, report):
                 with target.lock:
                     target.require_kept(coming.into)
                     target.count(Kind.RUN, report)

@@ -183,7 +183,7 @@ class RunTables:
         if compared is not None and is_left:
             root = str(compared.there["artifact_location"] or "")
             files = (Kind.LOGGED_MODEL, model.id, root, model.artifacts)
-            if not complete_missing(target, *files, report):
+            if not (compared.is_finished and complete_missing(target, *files, report)):
                 target.leave(Kind.LOGGED_MODEL, model.id, compared, report)
                 return
         elif compared is not None:

@@ -87,6 +87,11 @@ class RowComparison:
         return self.grows and not self.contradicts and not (self.lacks and self.leads)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it goes on nowhere, and ended as it did: its files are what they were."""
+        return not (self.was_open or self.comes_open or self.contradicts or self.update)
+
+    @property
     def state(self) -> State:
         """What the target has of the object."""
         if not (self.differing or self.lacks or self.leads):
