@@ -74,6 +74,7 @@ class _ModelCopy:
         aliases_taken: Digest of them.
         own: Numbers of the versions that the target has, by their origins.
         later: Numbers of those that were made of others, by the origins of these.
+        stages: Those that were set, by number of the version.
         is_at_home: Whether it is the target's own model that came back.
     """
 
@@ -91,6 +92,7 @@ class _ModelCopy:
     tags: dict[str, str] = field(default_factory=dict)
     own: dict[str, int] = field(default_factory=dict)
     later: dict[str, int] = field(default_factory=dict)
+    stages: dict[int, str] = field(default_factory=dict)
     is_at_home: bool = False
 
     def number_of(self, came_from: list[str]) -> int | None:
@@ -254,6 +256,7 @@ class ModelWriter:
         # Only a change at the source moves an alias: what the user moved here stays otherwise.
         taken = content_digest({"aliases": model.source.aliases})
         is_later = taken != model.aliases_taken and model.source.as_of_ms > model.as_of_ms
+        aliases: dict[str, int] = {}
         for alias, source_number in model.source.aliases.items():
             target_number = model.versions.get(source_number)
             there = model.aliases.get(alias)
@@ -265,14 +268,32 @@ class ModelWriter:
             if target_number is None or not may_set:
                 report.lost(kept)
                 continue
-            attempt(
-                partial(self._writer.set_alias, model.name, alias, target_number),
-                kept,
-                report,
-            )
-        if model.ours and is_later:
+            set_alias = partial(self._writer.set_alias, model.name, alias, target_number)
+            if attempt(set_alias, kept, report):
+                aliases[alias] = target_number
+        if self._arrived(model, aliases, report) and model.ours and is_later:
             for key, value in ((AS_OF_MS, str(model.source.as_of_ms)), (CONTENT, taken)):
                 self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
+
+    def _arrived(self, model: _ModelCopy, aliases: dict[str, int], report: Report) -> bool:
+        """Whether aliases, stages and deletions are there; a server need not keep what it takes."""
+        if not (aliases or model.stages or model.placeholders):
+            return True
+        document = self._reader.registered_model(model.name)
+        there = RegisteredModel(document).aliases
+        missing = [f"alias {alias!r}" for alias in aliases if there.get(alias) != aliases[alias]]
+        if model.stages or model.placeholders:
+            listed = self._reader.model_versions(model.name, there, model.kind)
+            stages = {int(v["version"]): v.get("current_stage") for v in listed}
+            missing += [
+                f"stage {stage} of version {number}"
+                for number, stage in model.stages.items()
+                if str(stages.get(number)).lower() != stage.lower()
+            ]
+            missing += [f"deletion of placeholder {n}" for n in model.placeholders if n in stages]
+        for what in missing:
+            report.lost(Loss(model.kind, model.source.name, f"{what}: it did not arrive"))
+        return not missing
 
     def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
         """Find where this model was or went before, even into a namesake's model."""
@@ -396,11 +417,10 @@ class ModelWriter:
         stage = version.document.get("current_stage")
         current = there.get("current_stage", "None")
         if stage and stage != "None" and (model.ours or not there) and current == "None":
-            attempt(
-                lambda: self._writer.set_stage(model.name, number, stage),
-                Loss(version.kind, version.id, f"stage {stage} is not set"),
-                report,
-            )
+            set_stage = partial(self._writer.set_stage, model.name, number, stage)
+            unset = Loss(version.kind, version.id, f"stage {stage} is not set")
+            if attempt(set_stage, unset, report):
+                model.stages[number] = stage
 
     def _complete_files(
         self, model: _ModelCopy, version: ModelVersion, number: int, report: Report

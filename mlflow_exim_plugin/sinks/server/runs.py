@@ -162,9 +162,9 @@ class RunWriter:
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
             try:
-                if entry.parent:
-                    self._link_parent(entry, report)
-                if self._link_models(entry, report) and entry.mark is not None:
+                parent = self._link_parent(entry, report) if entry.parent else ""
+                links = self._link_models(entry, report)
+                if self._arrived(entry, parent, links, report) and entry.mark is not None:
                     self._complete(entry, entry.mark)
             except ServerLostError:
                 raise
@@ -187,17 +187,40 @@ class RunWriter:
         with self._lock:
             self._waiting.append(entry)
 
-    def _link_parent(self, entry: _WaitingRun, report: Report) -> None:
+    def _arrived(
+        self,
+        entry: _WaitingRun,
+        parent: str,
+        links: tuple[set[str], bool],
+        report: Report,
+    ) -> bool:
+        """Whether the links of a run are there; a server need not keep what it takes."""
+        models, is_whole = links
+        if not (parent or models):
+            return is_whole
+        there = Run(self._reader.run(entry.known.id))
+        inputs, outputs = linked_models(there.document)
+        missing = models - {*inputs, *(model_id for model_id, _ in outputs)}
+        what = [f"its link to logged model {model_id}" for model_id in sorted(missing)]
+        if parent and there.tags.get(PARENT) != parent:
+            what.append(f"its link to its parent run {parent}")
+        for lost in what:
+            report.lost(Loss(Kind.RUN, entry.source_id, f"{lost}: it did not arrive"))
+        return is_whole and not what
+
+    def _link_parent(self, entry: _WaitingRun, report: Report) -> str:
         parent = self._ids.runs.get(entry.parent)
         if parent is None:
             what = f"its parent run {entry.parent} is not at the target; {PARENT} keeps the old id"
             report.lost(Loss(Kind.RUN, entry.source_id, what))
-        self._writer.log_tags(entry.known.id, {PARENT: parent.id if parent else entry.parent})
+        known = parent.id if parent else entry.parent
+        self._writer.log_tags(entry.known.id, {PARENT: known})
+        return known
 
-    def _link_models(self, entry: _WaitingRun, report: Report) -> bool:
-        """Link a run to its logged models; return whether none of them was refused."""
+    def _link_models(self, entry: _WaitingRun, report: Report) -> tuple[set[str], bool]:
+        """Link a run to its logged models; return the new links, and whether none was refused."""
         if not entry.inputs and not entry.outputs:
-            return True
+            return set(), True
         linked = {*entry.inputs, *(source_id for source_id, _ in entry.outputs)}
         new = {i: found for i in linked if (found := self._ids.get(Kind.LOGGED_MODEL, i))}
         if missing := sorted(linked - set(new)):
@@ -216,7 +239,8 @@ class RunWriter:
         if inputs or outputs:
             with self.opened(entry.known):
                 self._models.link(entry.known.id, inputs, outputs)
-        return not linked & self._ids.refused
+        made_now = {*inputs, *(model_id for model_id, _ in outputs)}
+        return made_now, not linked & self._ids.refused
 
     def _create(self, run: Run, experiment_id: str, group: str, report: Report) -> KnownRun:
         info = run.info
@@ -334,3 +358,5 @@ class RunWriter:
         if entry.is_deleted:
             self._writer.set_run_deleted(known.id, deleted=True)
             known.is_deleted = True
+            if Run(self._reader.run(known.id)).info.get("lifecycle_stage") != "deleted":
+                raise ServerError("its deletion did not arrive")

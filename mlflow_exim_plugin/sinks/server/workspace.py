@@ -376,15 +376,21 @@ class WorkspaceSink:
         current, self._current = self._current, []
         if self._options.dry_run:
             return
+        deleted: set[str] = set()
         for target in current:
             if not target.delete_after or target.is_deleted or not target.ours:
                 continue
             try:
                 self._writer.set_experiment_deleted(target.id, deleted=True)
+                deleted.add(target.id)
             except ServerLostError:
                 raise
             except (ServerError, StoreError) as error:
                 report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
+        for document in self._reader.experiments() if deleted else ():
+            identity = str(document["experiment_id"])
+            if identity in deleted and document.get("lifecycle_stage") != "deleted":
+                report.lost(Loss(Kind.EXPERIMENT, identity, "its deletion did not arrive"))
 
 
 def _fits(experiment: Experiment, there: dict[str, Any]) -> bool:
