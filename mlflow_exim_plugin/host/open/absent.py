@@ -15,7 +15,10 @@ __all__ = ["is_absent", "method"]
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
 _ABSENT_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
+_ABSENT_STATUSES = {"404", "405", "501"}
 _DISABLED = "disabled"
+_UNAVAILABLE = "functionality is unavailable"
+"""What servers on folders of files say of the model registry, and others of what they lack."""
 
 
 def method(store: Any, name: str) -> Callable[..., Any]:
@@ -31,10 +34,14 @@ def method(store: Any, name: str) -> Callable[..., Any]:
     return method_of_store
 
 
-def is_absent(error: ServerError) -> bool:
+def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     """Whether a deployment said that it does not have what was asked for at all.
 
     An object that is not there is something else: then the server knows the question.
+
+    Args:
+        error: What it said.
+        of_files: Whether it is a server on a folder of files.
     """
     cause = error.__cause__
     if isinstance(cause, NotImplementedError):
@@ -44,7 +51,9 @@ def is_absent(error: ServerError) -> bool:
         return True  # the words of the part of the server that is not Flask
     if getattr(cause, "error_code", "") in _ABSENT_CODES:
         return True
+    if _UNAVAILABLE in str(cause):
+        return True
     status = _STATUS.search(str(cause))
-    if status and status.group(1) in {"404", "405", "501"}:
+    if status and status.group(1) in _ABSENT_STATUSES | ({"500"} if of_files else set()):
         return True
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)

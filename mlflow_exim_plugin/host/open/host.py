@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
@@ -90,6 +91,7 @@ class Host:
         self.unmapped: list[str] = []
         self._has_rows: dict[str, bool] = {}
         self._given_up: set[str] = set()
+        self._retries: list[Any] = []
         self.is_http = _is_http(self.tracking_uri)
         if not create:
             require_local_store(self.tracking_uri)
@@ -131,7 +133,7 @@ class Host:
 
         codes = frozenset(_TRANSIENT_FAILURE_RESPONSE_CODES), _BUSY
         address = str(self.tracking.get_host_creds().host).rstrip("/")
-        self._opened.enter_context(patient(address, codes))
+        self._retries = self._opened.enter_context(patient(address, codes))
 
     def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
         """Return what MLflow's store is to open, so that it does not touch what it should not."""
@@ -159,6 +161,28 @@ class Host:
 
         if self.engine is not None:
             drop_default_experiment(self.engine)
+
+    @cached_property
+    def is_server_of_files(self) -> bool:
+        """Whether it is a server on a folder of files, which fails (500) at what that cannot keep.
+
+        Once that is known, nothing is tried again for it.
+
+        Raises:
+            ServerLostError: It does not answer.
+        """
+        if not self.is_http:
+            return False
+        try:
+            told = self.get_json("/api/3.0/mlflow/server-info", []) or {}
+        except ServerLostError:
+            raise
+        except ServerError:  # servers before MLflow 3.9, whose folders keep what their API has
+            return False
+        found = told.get("store_type") == "FileStore"
+        for way in self._retries if found else ():
+            way.status_forcelist = frozenset(way.status_forcelist) - {500}
+        return found
 
     @property
     def engine(self) -> Engine | None:

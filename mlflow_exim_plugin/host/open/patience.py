@@ -63,12 +63,15 @@ class _Patience(Retry):
 
 
 @contextlib.contextmanager
-def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[None]:
+def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[list[Retry]]:
     """Let MLflow's calls to one server wait with patience; those to others stay as they are.
 
     Args:
         address: URL that all of them begin with.
         retry_codes: Statuses after which a call is tried again, as calls will name them.
+
+    Yields:
+        How each of them is tried again, which may be changed.
 
     Source: ``mlflow.utils.rest_utils.http_request``, which keeps one session for each way to retry.
     """
@@ -80,6 +83,7 @@ def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[Non
     )
     from mlflow.utils.request_utils import _get_request_session
 
+    ways: list[Retry] = []
     with contextlib.ExitStack() as mounted:
         for codes in retry_codes:
             session = _get_request_session(
@@ -94,7 +98,8 @@ def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[Non
             adapter = copy.copy(usual)
             adapter.max_retries = _Patience()
             vars(adapter.max_retries).update(vars(usual.max_retries))
+            ways.append(adapter.max_retries)
             session.mount(address, adapter)
             mounted.callback(adapter.close)
             mounted.callback(session.adapters.pop, address, None)
-        yield
+        yield ways

@@ -56,6 +56,7 @@ class EntityReader:
         self._plan = plan
         self._taken: list[str] = []
         self._absent: set[Kind] = set()
+        self._of_files = host.is_server_of_files
         self._issues: dict[str, list[dict[str, Any]]] | None = None
         self._unlisted = 0
         self._has_schemas = False
@@ -98,6 +99,10 @@ class EntityReader:
         """Yield what was seen and not read, and what no archive holds, each with its reason."""
         if not self._selection.is_narrow:
             yield from self._secrets()
+        if self._of_files and self._absent:
+            kinds = ", ".join(sorted(self._absent))
+            reason = f"a server on a folder of files has none of them: {kinds}"
+            yield Unpacked("kinds that need a database", 0, at_least=False, reason=reason)
         if self._unlisted and self._has_schemas:
             yield Unpacked(
                 "label schemas that no review queue uses",
@@ -127,7 +132,7 @@ class EntityReader:
         except ServerLostError:
             raise
         except ServerError as error:
-            if not is_absent(error):
+            if not is_absent(error, of_files=self._of_files):
                 yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
             return
         if names:
@@ -172,7 +177,7 @@ class EntityReader:
         except ServerLostError:
             raise
         except ServerError as error:
-            if is_absent(error) and not found:
+            if is_absent(error, of_files=self._of_files) and not found:
                 self._absent.add(kind)
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"

@@ -188,7 +188,10 @@ class ServerSource:
         except ServerError as error:
             if selection.models:
                 raise
-            if not is_absent(error):
+            if is_absent(error):
+                reason = "this server has no model registry"
+                yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
+            else:
                 yield Failure(Kind.REGISTERED_MODEL, "all", error.message)
         else:
             models = [
