@@ -152,8 +152,9 @@ def test_a_list_that_lies_once_is_asked_again(made: Made, tmp_path: Path, end: s
         (tmp_path / "a.tar.zst").unlink()
 
 
-@pytest.mark.parametrize("end", PAGED)
-@pytest.mark.parametrize("is_new", [True, False], ids=["a new token", "the same token"])
+@pytest.mark.parametrize(
+    ("end", "is_new"), [*((end, True) for end in PAGED), ("/runs/search", False)]
+)
 def test_pages_without_end_end(made: Made, tmp_path: Path, end: str, is_new: bool) -> None:
     ticks = itertools.count()
     with FaultyProxy(made.url) as proxy:
@@ -284,6 +285,32 @@ def test_a_broken_row_of_a_database_costs_itself(
     else:
         assert kind in [failure.kind for failure in report.failures] or report.losses
     assert {f.code for f in verify(str(tmp_path / "a.tar.zst")).findings} <= {"W021"}
+
+
+@pytest.mark.parametrize("ends", [("-bulk",), ("-bulk", "/get-history")], ids=["bulk", "both"])
+def test_a_history_ends_with_its_latest_metric(
+    made: Made, tmp_path: Path, ends: tuple[str, ...]
+) -> None:
+    bad = made.run_ids[1]
+
+    def cut(request: Request, data: bytes) -> bytes:
+        path = request.path.partition("?")[0]
+        if "/metrics/get-history" not in path or not path.endswith(ends):
+            return data
+        answer = json.loads(data)
+        answer["metrics"] = [
+            m
+            for m in answer.get("metrics", [])
+            if (bad not in (m.get("run_id"), *request.path.split("=")) and "run_id" in m)
+            or m["step"] == 0
+        ]
+        return json.dumps(answer).encode()
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.bend = cut
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+    assert [failure.id for failure in report.failures] == [f"{bad}/loss"] * (len(ends) - 1)
+    assert report.metric_rows == 2 * len(made.run_ids) - 2 * (len(ends) - 1)
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import answered
@@ -102,7 +103,10 @@ class _HistoryCalls:
         if not self._reader.has_bulk:
             for run_id, keys in self._runs.items():
                 self._found[run_id] = _Histories(run_id, later=set(keys))
-        return {run_id: self._reader.take(found) for run_id, found in self._found.items()}
+        return {
+            run_id: self._reader.take(found, self._runs[run_id])
+            for run_id, found in self._found.items()
+        }
 
     def _plan(self) -> None:
         """Ask for each key of as many runs a call as a reply is expected to hold."""
@@ -146,10 +150,10 @@ class _HistoryCalls:
             self._reader.has_bulk = False
         elif sum(len(columns) for columns in reply.values()) < _BULK_ROWS:
             for run_id in run_ids:
-                if run_id in reply:
+                if run_id in reply and reply[run_id].reaches(self._runs[run_id][key]):
                     self._found[run_id].columns[key] = reply[run_id]
                 else:
-                    # What is empty is asked for another way before it is believed.
+                    # What is empty, or ends too soon, is asked for another way.
                     self._found[run_id].later.add(key)
         elif len(run_ids) == 1:
             self._found[run_ids[0]].later.add(key)
@@ -190,18 +194,25 @@ class HistoryReader:
         """Begin to read the histories of some runs."""
         return _HistoryCalls(self, runs)
 
-    def take(self, histories: _Histories) -> Iterator[RunRows | Failure]:
-        """Yield a run's rows, sorted, keys going forward, then its failures."""
+    def take(self, histories: _Histories, latest: dict[str, int]) -> Iterator[RunRows | Failure]:
+        """Yield a run's rows, sorted, keys going forward, then its failures.
+
+        Args:
+            histories: What was read ahead.
+            latest: Latest step by key.
+        """
         keys = sorted({*histories.columns, *histories.later}, key=lambda key: key.encode())
         if not histories.later:
             tables = [sort_history(histories.columns[key].table(key)) for key in keys]
             if tables:
                 yield RunRows.of(histories.run_id, pa.concat_tables(tables))
         else:
-            yield from self._take_long(histories, keys)
+            yield from self._take_long(histories, keys, latest)
         yield from histories.failures
 
-    def _take_long(self, histories: _Histories, keys: list[str]) -> Iterator[RunRows | Failure]:
+    def _take_long(
+        self, histories: _Histories, keys: list[str], latest: dict[str, int]
+    ) -> Iterator[RunRows | Failure]:
         """Yield key after key, the next few long ones being read meanwhile."""
         ahead: dict[str, Future[pa.Table]] = {}
         waiting = iter([key for key in keys if key in histories.later])
@@ -219,6 +230,10 @@ class HistoryReader:
                 continue
             if rows is None:
                 rows = histories.columns[key].table(key)
+            elif rows.num_rows and (last := pc.max(rows.column("step")).as_py()) < latest[key]:
+                reason = f"its rows end at step {last}, and its latest metric is of {latest[key]}"
+                yield failed(histories.run_id, key, reason)
+                continue
             yield sorted_rows(histories.run_id, key, rows)
 
     def submit_bulk(self, key: str, run_ids: list[str]) -> Future[dict[str, Columns] | None]:
@@ -302,6 +317,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self._value)
+
+    def reaches(self, step: int) -> bool:
+        """Whether there is a row of a step, or a later one."""
+        return max(self._step, default=step) >= step
 
     def extend(self, others: Columns) -> None:
         """Take the rows of another page."""
