@@ -353,3 +353,29 @@ def test_files_on_the_disk_of_a_server_come_through_it(
         assert [r for r in proxy.seen if "/create" in r.path] == []
         unpack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url, artifacts=False)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_server_on_a_folder_lacks_kinds_and_fails_at_none(tmp_path: Path) -> None:
+    with start_server(
+        tmp_path / "server",
+        backend_store_uri=str(tmp_path / "mlruns"),
+        env={"MLFLOW_ALLOW_FILE_STORE": "true"},
+    ) as server:
+        client = MlflowClient(server.url, server.url)
+        made = Seeded(experiments={"first": client.create_experiment("first")})
+        run_id = new_run(client, made, "0", made.experiments["first"])
+        log_metrics(client, run_id, {"loss": [(1.0, T0, 0)]})
+        log_files(client, run_id, {"a.txt": b"a"})
+        client.create_registered_model("net")
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
+    assert report.ok
+    assert_count_law(report)
+    assert written(report) == {
+        "experiment": 2,
+        "run": 1,
+        "metric_history": 1,
+        "artifact": 1,
+        "registered_model": 1,
+    }
+    (said,) = [u for u in report.unpacked if "folder of files" in u.reason]
+    assert "scorer" in said.reason

@@ -256,7 +256,8 @@ def test_one_model_cannot_be_read(small: Small, tmp_path: Path) -> None:
         report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
 
     assert_count_law(report)
-    assert [(f.kind, f.id) for f in report.failures] == [(Kind.REGISTERED_MODEL, "net")]
+    assert [(f.kind, f.id) for f in report.failures] == [(Kind.MODEL_VERSION, "net/")]
+    assert report.counts[Kind.REGISTERED_MODEL].written == 1
     assert report.counts[Kind.RUN].written == 3
 
 
