@@ -246,6 +246,7 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
     """
     token: str | None = None
     seen: set[object] = set()
+    was_empty = False
     while True:
         found = page(token)
         if found:
@@ -256,9 +257,9 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
         following = getattr(found, "token", None)
         if not following:
             return
-        if not found and following == token:
+        if was_empty and not found:
             raise UnbelievableError("its pages go on for ever and are empty")
-        token = following
+        token, was_empty = following, not found
 
 
 def _outline(item: Any) -> int:
