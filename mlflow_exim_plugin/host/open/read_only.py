@@ -383,11 +383,18 @@ def drop_default_experiment(copy: Engine) -> None:
         connection.execute(sqlalchemy.text("DELETE FROM experiments WHERE experiment_id = 0"))
 
 
+_TABLES_LOCK = {
+    "postgresql": "SELECT pg_advisory_lock(7203174511)",
+    "mysql": "SELECT GET_LOCK('mlflow_exim.tables', 600)",
+}
+"""Held by the connection of whoever makes MLflow's tables, for as long as it is open."""
+
+
 def require_current_schema(uri: str) -> list[Any]:
     """Refuse to write to a database that MLflow would migrate, while a server may run on it.
 
-    An empty one is MLflow's to fill. A server that does not answer is asked only once: MLflow
-    itself waits two minutes for it to come up.
+    MLflow's tables are made in an empty one, by one process at a time. A server that does not
+    answer is asked only once: MLflow itself waits two minutes for it to come up.
 
     Returns:
         MLflow's entity of each workspace, none where there is the default one alone.
@@ -407,6 +414,15 @@ def require_current_schema(uri: str) -> list[Any]:
         engine = create_sqlalchemy_engine(uri)
         with closing(_Disposing(engine)), engine.connect() as connection:
             revision = revision_of(connection)
+            if revision != latest_revision() and (lock := _TABLES_LOCK.get(engine.dialect.name)):
+                # Whoever makes the tables of an empty database is waited for.
+                connection.exec_driver_sql(lock)
+                connection.commit()
+                revision = revision_of(connection)
+                if revision is None:
+                    at_revision(engine, "")
+                    upgrade(engine)
+                    return []
             if revision == latest_revision():
                 return _workspaces_of(connection)
     if revision is not None:
