@@ -267,7 +267,11 @@ class Host:
     def reaches(self, location: str) -> bool:
         """Whether what is put below an artifact location from here comes to the deployment."""
         path = path_of_uri(location)
-        return not self.is_http or path is None or Path(path).parent.is_dir()
+        if not self.is_http or path is None:
+            return True
+        root = Path(path).parent  # whose first file makes it
+        is_to_come = root.parent != Path(root.anchor) and root.parent.is_dir()
+        return root.is_dir() or is_to_come
 
     @property
     def display_uri(self) -> str:
