@@ -5,7 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -379,3 +385,25 @@ def test_a_server_on_a_folder_lacks_kinds_and_fails_at_none(tmp_path: Path) -> N
     }
     (said,) = [u for u in report.unpacked if "folder of files" in u.reason]
     assert "scorer" in said.reason
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_ends_a_command_while_its_server_hangs(made: Made, tmp_path: Path) -> None:
+    asked, let_go = threading.Event(), threading.Event()
+
+    def hang(request: Request) -> None:
+        if "/runs/get?" in request.path:
+            asked.set()
+            let_go.wait(60)
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.after = hang
+        command = [sys.executable, "-m", "mlflow_exim_plugin", "pack", "a.tar.zst"]
+        process = subprocess.Popen([*command, "--tracking-uri", proxy.url], cwd=tmp_path)
+        assert asked.wait(60)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 1
+        assert time.monotonic() - began < 4  # two seconds, on a machine that is not busy
+        let_go.set()
+    assert list(tmp_path.iterdir()) == []
