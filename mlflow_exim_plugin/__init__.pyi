@@ -32,6 +32,8 @@ def copies(
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
     force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
 ) -> Iterator[Occurrence]: ...
 def copy(
     source: str,
@@ -61,6 +63,8 @@ def copy(
     include: str | Sequence[str] = ...,
     exclude: str | Sequence[str] = ...,
     force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
     experiment_name: str | None = ...,
     rename: Rename | None = ...,
     on_conflict: OnConflict | str = ...,
@@ -105,6 +109,8 @@ def diff(
     include: str | Sequence[str] = ...,
     exclude: str | Sequence[str] = ...,
     force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
     rules: str = ...,
     ignore: str | Sequence[str] = ...,
     limit: int | None = ...,
@@ -125,6 +131,8 @@ def lineage(
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
     force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
 ) -> list[Occurrence]: ...
 def pack(
     archive: str,
@@ -150,6 +158,8 @@ def pack(
     include: str | Sequence[str] = ...,
     exclude: str | Sequence[str] = ...,
     force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
     level: int = ...,
     overwrite: bool = ...,
     export_source_tags: bool = ...,

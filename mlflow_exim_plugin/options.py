@@ -259,6 +259,17 @@ def _storage_options(pairs: Iterable[str]) -> dict[str, Any] | None:
     return options or None
 
 
+def _artifact_roots(pairs: Iterable[str]) -> dict[str, str] | None:
+    """Read ``OLD=NEW``."""
+    roots: dict[str, str] = {}
+    for pair in pairs:
+        old, _, new = pair.partition("=")
+        if not (old and new):
+            raise UsageError("--artifact-root is not OLD=NEW", "write /old/mlruns=/new/mlruns")
+        roots[old] = new
+    return roots or None
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a location is opened."""
@@ -300,6 +311,16 @@ class Reading:
         "Read a database whose schema is newer than this MLflow's as far as it is known, and name "
         "what is left out.",
         default=False,
+    )
+    artifact_roots: Mapping[str, str] | None = _asked(
+        f"Where artifact roots that begin with OLD, a URI or a path, are to be found now.{_AGAIN}",
+        default=None,
+        flag="--artifact-root",
+        metavar="OLD=NEW",
+        read=_artifact_roots,
+    )
+    follow_links: bool = _asked(
+        "Take files behind links that lead out of an artifact folder.", default=False
     )
 
 

@@ -313,9 +313,14 @@ def _read_archive(
 def _read_deployment(
     location: str | None, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
+    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.host.open.locations import folder_of_database
     from mlflow_exim_plugin.sources.server.source import ServerSource
 
+    roots = ArtifactRoots(
+        reading.artifact_roots, folder_of_database(location), follows_links=reading.follow_links
+    )
     with Host(
         location,
         opening.registry_uri,
@@ -323,6 +328,7 @@ def _read_deployment(
         snapshot=contents,
         force=reading.force,
         artifacts_destination=opening.artifacts_destination,
+        roots=roots,
     ) as host:
         yield OpenSource(
             ServerSource(host, jobs=jobs, contents=contents),
@@ -336,15 +342,19 @@ def _read_deployment(
 def _read_folder(
     location: str, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
+    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
     from mlflow_exim_plugin.sources.folder.registry import registry_elsewhere
     from mlflow_exim_plugin.sources.folder.source import FolderDeployment, FolderSource
 
-    del reading
     elsewhere = opening.registry_uri or os.environ.get("MLFLOW_REGISTRY_URI")
+    folder = store_folder(location)
     with registry_elsewhere(None if elsewhere == location else elsewhere) as registry:
 
         def source(*, contents: bool) -> FolderSource:
-            deployment = FolderDeployment(location, str(store_folder(location)))
+            roots = ArtifactRoots(
+                reading.artifact_roots, folder, follows_links=reading.follow_links
+            )
+            deployment = FolderDeployment(location, str(folder), roots)
             return FolderSource(deployment, registry, jobs=jobs, contents=contents)
 
         stream = source(contents=contents)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
-from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, model_behind
+from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, model_behind
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
     from typing import Protocol
 
@@ -33,8 +34,8 @@ __all__ = ["ArtifactReader", "Budget", "Listing"]
 
 _PREFETCH_FILE_BYTES = 256 << 10
 
-Listing = tuple[ArtifactTree, list[tuple[str, int]]] | Failure | None
-"""Tree, and path and size of each file; or why they cannot be listed; None without a root."""
+Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
+"""Owner, tree, path and size of each file; or why they cannot be listed; None without a root."""
 
 
 class Budget:
@@ -77,6 +78,7 @@ class ArtifactReader:
         self._selection = selection
         self._pool = pool
         self._contents = contents
+        self._losses: list[Loss] = []
 
     @property
     def takes_any(self) -> bool:
@@ -95,11 +97,22 @@ class ArtifactReader:
             with translated(f"listing the artifacts of {root}"):
                 # A version, whose id has its number after a slash, is no owner to its server.
                 tree = ArtifactTree(self._deployment, root, None if "/" in owner else owner)
-                return tree, list(tree.files())
+                return owner, tree, list(tree.files())
         except ServerLostError:
             raise
         except (ServerError, StoreError) as error:
-            return Failure(Kind.ARTIFACT, f"{owner}/", error.message)
+            hint = f"; {error.hint}" if error.hint else ""
+            return Failure(Kind.ARTIFACT, f"{owner}/", error.message + hint)
+
+    def said(self) -> Iterator[Loss]:
+        """Yield what is to be told of files that were listed and not where or as they should be."""
+        yield from self._losses
+        self._losses.clear()
+        roots = self._deployment.roots
+        if roots is not None and roots.moved:
+            what = f"{roots.moved} roots are not where they are said to be: the store has the files"
+            yield Loss(Kind.ARTIFACT, "*", what)
+            roots.moved = 0
 
     def files(self, owner: str, root: str | None, ahead_bytes: int) -> list[Artifact | Failure]:
         """Return the files below an owner's root, of which so many bytes may be read ahead."""
@@ -115,8 +128,15 @@ class ArtifactReader:
             return []
         if isinstance(listing, Failure):
             return [listing]
-        tree, files = listing
-        artifacts: list[Artifact | Failure] = []
+        owner, tree, files = listing
+        artifacts: list[Artifact | Failure] = [
+            Failure(Kind.ARTIFACT, f"{owner}/{path}", reason)
+            for path, reason in tree.problems.items()
+            if self._selection.takes_artifact(path)
+        ]
+        for path, name in tree.renamed.items():
+            what = f"its name {name} is no UTF-8, and kept escaped"
+            self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
         for path, size_bytes in files:
             if not self._selection.takes_artifact(path):
                 continue
@@ -151,7 +171,7 @@ class ArtifactReader:
             raise
         except ServerError as error:
             return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
-        if listing is not None and not isinstance(listing, Failure) and not listing[1]:
+        if listing is not None and not isinstance(listing, Failure) and not listing[2]:
             listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
         return self.take(listing, Budget(0))
 

@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
-from mlflow_exim_plugin.errors import EximError, MissingDependencyError, ServerError, StoreError
+from mlflow_exim_plugin.errors import (
+    EximError,
+    MissingDependencyError,
+    ServerError,
+    ServerLostError,
+    StoreError,
+)
 from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.gate import path_problem
+from mlflow_exim_plugin.host.files.local import LocalFiles
 from mlflow_exim_plugin.host.files.served import ServedFiles
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.host import Host
@@ -31,6 +38,8 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
 
 __all__ = ["ArtifactTree", "RootResolver"]
 
@@ -50,6 +59,10 @@ class RootResolver(Protocol):
     def tracking_uri(self) -> str:
         """Its tracking URI."""
 
+    @property
+    def roots(self) -> ArtifactRoots | None:
+        """How roots are found that are not where they are said to be; None where it is written."""
+
     def artifact_root(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here."""
 
@@ -65,6 +78,11 @@ class ArtifactTree:
         root: ``artifact_uri`` of a run, or where a model version's files are, ``runs:/`` included.
         owner: Id of the run or logged model that they belong to. Its server is asked itself where
             there seems to be nothing, or where only that can reach the root.
+
+    Attributes:
+        root: Where it is from here.
+        problems: By path, why what ``files`` met is not among what it gave.
+        renamed: By path, the name at the source of a file whose name is no UTF-8, as text.
     """
 
     def __init__(self, deployment: RootResolver, root: str, owner: str | None = None) -> None:
@@ -78,6 +96,12 @@ class ArtifactTree:
         if owner and isinstance(deployment, Host) and deployment.is_http:
             self._served = ServedFiles(deployment, owner)
         self._by_server = False
+        self._roots = deployment.roots
+        self._files = LocalFiles(
+            Path(path or ""), follows_links=self._roots is None or self._roots.follows_links
+        )
+        self.problems: dict[str, str] = self._files.problems
+        self.renamed: dict[str, str] = self._files.renamed
         self._scheme = scheme_of(root)
         self._proxied: str | None = None
         if urlsplit(root).scheme == "mlflow-artifacts":
@@ -109,7 +133,10 @@ class ArtifactTree:
             for found in self._reached():
                 some = True
                 yield found
-        if some or self._served is None:
+        if some:
+            return
+        if self._served is None:
+            self._require_root()
             return
         try:
             for found in self._served.files():
@@ -122,17 +149,35 @@ class ArtifactTree:
                 raise ServerError(f"{self.root}: only its server reaches it") from error
 
     def _reached(self) -> Iterator[tuple[str, int]]:
-        if self._local is not None:
-            # MLflow's local repository looks at every folder twice and follows no deeper.
-            yield from _local_files(self._local)
-        else:
+        if self._local is None:
             yield from self._listed(None, 0)
+        elif os.path.lexists(self._local):
+            yield from self._files.walk()
+
+    def _require_root(self) -> None:
+        """Refuse to take a root that is not there for an empty one.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        if self._local is None or self._roots is None or os.path.lexists(self._local):
+            return
+        if missing := self._roots.missing(self._local, self.root):
+            raise StoreError(*missing)
 
     def _listed(self, folder: str | None, depth: int) -> Iterator[tuple[str, int]]:
-        if depth > _MAX_DEPTH:
-            raise ServerError(f"artifact folder {folder!r} is nested deeper than {_MAX_DEPTH}")
-        with translated(f"listing artifacts of {self.root}"):
-            entries = list(answered(lambda: self._repository.list_artifacts(folder)))
+        try:
+            if depth > _MAX_DEPTH:
+                raise ServerError(f"it is nested deeper than {_MAX_DEPTH}")  # noqa: TRY301
+            with translated(f"listing artifacts of {self.root}"):
+                entries = list(answered(lambda: self._repository.list_artifacts(folder)))
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if folder is None:
+                raise
+            self.problems[f"{folder}/"] = error.message
+            return
         for entry in sorted(entries, key=lambda entry: entry.path):
             if entry.is_dir:
                 yield from self._listed(entry.path, depth + 1)
@@ -165,10 +210,7 @@ class ArtifactTree:
             served = self._served
             return cast("BinaryIO", _ResumingStream(lambda: served.bytes_of(path)))
         if self._local is not None:
-            try:
-                return (self._local / path).open("rb", buffering=0)
-            except OSError as error:
-                raise StoreError(f"{path}: {error.strerror or error}") from error
+            return self._files.open(path)
         if self._proxied is not None:
             return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))
         if self._scheme.opens_artifacts and (stream := self._fsspec_open(path)) is not None:
@@ -419,29 +461,6 @@ def _run_folder(deployment: RootResolver, uri: str) -> str:
 
         run_id, path = RunsArtifactRepository.parse_runs_uri(uri)
         return str(append_to_uri_path(deployment.run_root(run_id), path or ""))
-
-
-def _local_files(root: Path) -> Iterator[tuple[str, int]]:
-    def walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
-        if depth > _MAX_DEPTH:
-            raise StoreError(f"{folder} is nested deeper than {_MAX_DEPTH}: does a link go back?")
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{folder}: {error.strerror or error}") from error
-        for entry in entries:
-            if entry.is_dir():
-                yield from walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
-            else:
-                try:
-                    size = entry.stat().st_size
-                except OSError:
-                    size = 0  # a dangling link: opening it will name the failure
-                yield f"{prefix}{entry.name}", size
-
-    yield from walk(str(root), "", 0)
 
 
 def _inside(root: Path, path: str) -> Path:

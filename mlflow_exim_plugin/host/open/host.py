@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+
 __all__ = ["Host"]
 
 _BUSY = frozenset({408, 429, 502, 503, 504})
@@ -47,6 +49,7 @@ class Host:
         force: Whether a database of a newer schema is read as far as it is known.
         artifacts_destination: Where the server of a database keeps the files of
             ``mlflow-artifacts:``; unknown without it.
+        roots: How artifact roots are found when it is read.
 
     Attributes:
         tracking: MLflow's tracking store object.
@@ -73,9 +76,11 @@ class Host:
         snapshot: bool = False,
         force: bool = False,
         artifacts_destination: str | None = None,
+        roots: ArtifactRoots | None = None,
     ) -> None:
         import mlflow
 
+        self.roots = roots
         self._artifacts_destination = artifacts_destination
         self.mlflow_version: str = mlflow.__version__
         self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
@@ -243,6 +248,8 @@ class Host:
         Raises:
             ServerError: Only the server of a database knows.
         """
+        if self.roots is not None:
+            root = self.roots.found(root)
         parts = urlsplit(root)
         if parts.scheme != "mlflow-artifacts" or self.is_http:
             return root

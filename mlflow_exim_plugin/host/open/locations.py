@@ -9,9 +9,10 @@ from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
-__all__ = ["is_database", "require_local_store", "store_folder"]
+__all__ = ["folder_of_database", "is_database", "require_local_store", "store_folder"]
 
 _DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
+_NO_FILE = {"", "/", "/:memory:"}
 _SERVERS = {"databricks", "databricks-uc", "uc"}
 """What MLflow takes for a server, though it is no URL."""
 
@@ -27,6 +28,21 @@ def store_folder(uri: str) -> Path | None:
     return None if path is None else Path(path)
 
 
+def folder_of_database(uri: str | None) -> Path | None:
+    """Return the folder that a database lies in, None where it is no file of this machine.
+
+    Args:
+        uri: Where it is; None is MLflow's own default.
+    """
+    if uri is None:
+        import mlflow
+
+        uri = str(mlflow.get_tracking_uri())
+    parts = urlsplit(uri)
+    is_file = parts.scheme.partition("+")[0] == "sqlite" and parts.path not in _NO_FILE
+    return Path(parts.path[1:]).absolute().parent if is_file else None
+
+
 def require_local_store(uri: str) -> None:
     """Refuse to let MLflow create an empty store where the user meant an existing one.
 
@@ -34,7 +50,7 @@ def require_local_store(uri: str) -> None:
         NotFoundError: It is of this machine, and there is none.
     """
     parts = urlsplit(uri)
-    if parts.scheme == "sqlite" and parts.path not in {"", "/", "/:memory:"}:
+    if parts.scheme == "sqlite" and parts.path not in _NO_FILE:
         path: Path | None = Path(parts.path[1:])
     else:
         path = store_folder(uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.host.files.roots import make_root
 from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import (
@@ -198,6 +199,8 @@ class ExperimentTables:
         rows = target.fit(Kind.EXPERIMENT, experiment.name, rows, report)
         target.require(rows)
         if not target.options.dry_run:
+            if not target.keeps_locations:
+                make_root(target.artifact_root)
             if number in self.there:  # MLflow's own default experiment, which nobody has used
                 target.tables.update("experiments", rows[0][1], experiment_id=number)
             else:

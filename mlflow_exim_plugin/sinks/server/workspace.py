@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.files.roots import make_root
 from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
@@ -238,6 +239,8 @@ class WorkspaceSink:
             new_id = ""
         else:
             location = self._options.artifact_location
+            if location and not self._reader.host.is_http:
+                make_root(location)
             new_id = self._writer.create_experiment(named.name, location, marked)
             self._put_source_tags(new_id, experiment, {}, report)
         self._experiments()[named.name] = {

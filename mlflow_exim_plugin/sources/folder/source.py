@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Protocol
 
+    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Entity, Experiment, Trace
@@ -75,21 +76,24 @@ class FolderDeployment:
     Args:
         uri: Where it is, as it was given.
         folder: The folder.
+        roots: How artifact roots are found.
 
     Attributes:
         store: Its experiments.
         files: All its files.
+        roots: How artifact roots are found.
         tracking_uri: Where it is.
     """
 
-    def __init__(self, uri: str, folder: str) -> None:
+    def __init__(self, uri: str, folder: str, roots: ArtifactRoots) -> None:
         self.tracking_uri = uri
+        self.roots = roots
         self.files = StoreFiles(folder)
         self.store = TrackingFolder(self.files)
 
     def artifact_root(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here."""
-        return root
+        return self.roots.found(root)
 
     def run_root(self, run_id: str) -> str:
         """Return the artifact root of a run, empty where there is no such run."""
@@ -228,6 +232,7 @@ class FolderSource:
                         root = self._registry.root(version)
                         version.artifacts = files.of_version(version, root, plan, logged)
                     yield version
+            yield from files.said()
 
     def _runs(
         self, experiment_id: str, plan: Plan, files: ArtifactReader

@@ -195,6 +195,8 @@ class EntityReader:
                         yield Artifact(
                             folder + path, size_bytes, partial(tree.open, path, size_bytes)
                         )
+                for path, reason in tree.problems.items():
+                    yield Failure(Kind.ARTIFACT, f"{entity.id}/{folder}{path}", reason)
             except ServerLostError:
                 raise
             except (ServerError, StoreError) as error:

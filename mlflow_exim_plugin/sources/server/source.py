@@ -254,6 +254,7 @@ class ServerSource:
                             of_model, files, plan, logged_models
                         )
                     yield of_model
+            yield from files.said()
         yield from entities.of_workspace()
         yield from entities.left_out()
         if unread := self._host.unread:
