@@ -313,9 +313,9 @@ def _read_archive(
 def _read_deployment(
     location: str | None, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
-    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.open.locations import folder_of_database
+    from mlflow_exim_plugin.host.open.roots import ArtifactRoots
     from mlflow_exim_plugin.sources.server.source import ServerSource
 
     roots = ArtifactRoots(
@@ -342,7 +342,7 @@ def _read_deployment(
 def _read_folder(
     location: str, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
-    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+    from mlflow_exim_plugin.host.open.roots import ArtifactRoots
     from mlflow_exim_plugin.sources.folder.registry import registry_elsewhere
     from mlflow_exim_plugin.sources.folder.source import FolderDeployment, FolderSource
 

@@ -39,7 +39,7 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+    from mlflow_exim_plugin.host.open.roots import ArtifactRoots
 
 __all__ = ["ArtifactTree", "RootResolver"]
 

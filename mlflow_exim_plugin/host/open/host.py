@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from typing_extensions import Self
 
-    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+    from mlflow_exim_plugin.host.open.roots import ArtifactRoots
 
 __all__ = ["Host"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.host.files.roots import make_root
+from mlflow_exim_plugin.host.open.roots import make_root
 from mlflow_exim_plugin.host.sql.run_rows import experiment_rows
 from mlflow_exim_plugin.schema.objects import Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import (

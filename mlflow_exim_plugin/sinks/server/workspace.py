@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
-from mlflow_exim_plugin.host.files.roots import make_root
+from mlflow_exim_plugin.host.open.roots import make_root
 from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (

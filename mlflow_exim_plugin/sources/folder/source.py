@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Protocol
 
-    from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+    from mlflow_exim_plugin.host.open.roots import ArtifactRoots
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Entity, Experiment, Trace

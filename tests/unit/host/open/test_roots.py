@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlflow_exim_plugin.host.files.roots import ArtifactRoots
+from mlflow_exim_plugin.host.open.roots import ArtifactRoots
 
 if TYPE_CHECKING:
     from pathlib import Path
