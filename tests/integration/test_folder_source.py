@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -443,3 +445,20 @@ def contents(artifact: Any) -> object:
         return artifact
     with artifact.open() as file:
         return artifact.path, artifact.size_bytes, file.read()
+
+
+def test_mlflow_is_not_imported_for_a_folder(filled: Store, tmp_path: Path) -> None:
+    """It takes longer than all else that a small folder costs."""
+    program = (
+        "import sys\n"
+        "from mlflow_exim_plugin import pack\n"
+        f"report = pack({str(tmp_path / 'a.tar.zst')!r}, tracking_uri={filled.uri!r})\n"
+        "assert report.ok\n"
+        "assert 'mlflow' not in sys.modules\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr

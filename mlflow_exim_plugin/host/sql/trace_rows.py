@@ -19,7 +19,7 @@ from mlflow_exim_plugin.host.traces.documents import (
     TRACKING_STORE,
     assessment_for_rest,
 )
-from mlflow_exim_plugin.host.traces.reading import DATA_FILE
+from mlflow_exim_plugin.host.traces.files import DATA_FILE
 from mlflow_exim_plugin.host.traces.spans import as_dict_v3, data_file_v2
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from mlflow_exim_plugin.host.traces.documents import (
     document_of_v3,
     info_for_rest,
 )
-from mlflow_exim_plugin.host.traces.reading import DATA_FILE
+from mlflow_exim_plugin.host.traces.files import DATA_FILE
 from mlflow_exim_plugin.host.traces.search import json_reply, location_of
 from mlflow_exim_plugin.host.traces.spans import as_dict_v3, as_otlp, data_file_v2
 

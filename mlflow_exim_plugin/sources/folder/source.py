@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.host.traces.reading import ATTACHMENTS, TraceFiles
+from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, TraceFiles
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (

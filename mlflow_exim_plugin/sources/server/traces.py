@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.sql.runs import StoredRuns
+from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, expected_spans
 from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
-from mlflow_exim_plugin.host.traces.reading import ATTACHMENTS, BATCH, TraceReader, expected_spans
+from mlflow_exim_plugin.host.traces.reading import BATCH, TraceReader
 from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.schema.objects import (
     LINKED_RUNS,
