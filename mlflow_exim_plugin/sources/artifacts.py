@@ -164,7 +164,14 @@ class ArtifactReader:
                 if models.holds(model_behind(version.document), root):
                     return []
                 run_id = str(version.document.get("run_id") or "")
-                if plan.holds(run_id) and _lies_in(root, run_id, self._deployment.run_root(run_id)):
+                # One that was copied from another version says no place, so that its target could
+                # not tell where in the run its files are.
+                is_copy = str(version.document.get("source") or "").startswith("models:/")
+                if (
+                    not is_copy
+                    and plan.holds(run_id)
+                    and _lies_in(root, run_id, self._deployment.run_root(run_id))
+                ):
                     return []
                 listing = self.listed(version.id, root)
         except ServerLostError:

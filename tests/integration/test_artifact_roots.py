@@ -11,7 +11,10 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import copy, diff, open_archive, pack, unpack
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.storage.urls import path_of_uri
+from tests.compare import as_default
 from tests.seed import Seeded, log_files, new_run
+from tests.seed_logged_models import log_model_files
 from tests.servers import new_sqlite_database
 
 pytestmark = pytest.mark.integration
@@ -127,3 +130,41 @@ def test_odd_files_are_named_and_the_others_arrive(tmp_path: Path) -> None:
     assert there.read_bytes() == b"au lait"
     followed = pack(archive, tracking_uri=uri, overwrite=True, follow_links=True)
     assert followed.counts[Kind.ARTIFACT].written == 3
+
+
+@pytest.mark.parametrize("keeps_ids", [True, False])
+@pytest.mark.parametrize("of_model", [True, False], ids=["of a logged model", "of a run"])
+def test_a_version_that_was_copied_from_another_brings_its_files(
+    tmp_path: Path, keeps_ids: bool, of_model: bool
+) -> None:
+    new_sqlite_database(tmp_path / "a.db")
+    uri = f"sqlite:///{tmp_path}/a.db"
+    client = MlflowClient(uri, uri)
+    made = Seeded()
+    made.experiments["e"] = client.create_experiment("e", (tmp_path / "files").as_uri())
+    run_id = new_run(client, made, "r", made.experiments["e"])
+    log_files(client, run_id, {"m/MLmodel": b"flavors: {}"})
+    source, model_id = f"{client.get_run(run_id).info.artifact_uri}/m", None
+    if of_model:
+        logged = client.create_logged_model(made.experiments["e"], "m", run_id)
+        model_id = logged.model_id
+        log_model_files(client, model_id, {"MLmodel": "flavors: {}"})
+        source = f"models:/{model_id}"
+    client.create_registered_model("dev")
+    with as_default(uri):
+        client.create_model_version("dev", source, run_id, model_id=model_id)
+        client.copy_model_version("models:/dev/1", "copy")
+    archive, target = str(tmp_path / "a.tar.zst"), f"sqlite:///{tmp_path}/t.db"
+
+    assert pack(archive, tracking_uri=uri, models=("copy",)).failures == []
+    to = str(tmp_path / "t")
+    report = unpack(archive, tracking_uri=target, artifact_location=to, preserve_ids=keeps_ids)
+
+    assert report.failures == []
+    there = MlflowClient(target, target)
+    root = there.get_model_version_download_uri("copy", "1")
+    if root.startswith("models:/"):
+        root = there.get_logged_model(root.removeprefix("models:/")).artifact_location
+    found = Path(path_of_uri(root) or "") / "MLmodel"
+    assert found.read_bytes() == b"flavors: {}"
+    assert found.is_relative_to(tmp_path / "t")

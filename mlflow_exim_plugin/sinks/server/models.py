@@ -493,8 +493,14 @@ class ModelWriter:
         run_id = run.id if run else None
         scheme = f"models:/{model_id}"
         new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
+        whole = f"models:/{known.id}" if known.id else new_root.rstrip("/")
         if (below := _below(old_source, scheme)) is not None:
-            new_source = (f"models:/{known.id}" if known.id else new_root.rstrip("/")) + below
+            new_source = whole + below
+        elif old_source.startswith("models:/"):  # it was copied from another version of the model
+            new_source = whole
+            if known.id:
+                what = f"its source is {new_source}, it was {old_source}"
+                report.lost(Loss(version.kind, version.id, what))
         else:
             moved = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
             why = f"it is not below logged model {model_id}"
