@@ -15,7 +15,7 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 from tests.compare import as_default
 from tests.seed import Seeded, log_files, new_run
 from tests.seed_logged_models import log_model_files
-from tests.servers import new_sqlite_database
+from tests.servers import new_sqlite_database, start_server
 
 pytestmark = pytest.mark.integration
 
@@ -168,3 +168,17 @@ def test_a_version_that_was_copied_from_another_brings_its_files(
     found = Path(path_of_uri(root) or "") / "MLmodel"
     assert found.read_bytes() == b"flavors: {}"
     assert found.is_relative_to(tmp_path / "t")
+
+
+def test_a_name_that_mlflow_calls_unsafe_costs_itself_alone(tmp_path: Path) -> None:
+    with start_server(tmp_path / "server") as server:
+        client = MlflowClient(server.url, server.url)
+        run_id = client.create_run("0").info.run_id
+        log_files(client, run_id, {f"many/{n}.txt": b"x" for n in range(3)})
+        (folder,) = (tmp_path / "server").rglob(f"{run_id}/artifacts/many")
+        (folder / "odd#name.txt").write_bytes(b"x")
+
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
+
+    assert report.counts[Kind.ARTIFACT].written == 3
+    assert [failure.id for failure in report.failures] == [f"{run_id}/many/odd#name.txt"]

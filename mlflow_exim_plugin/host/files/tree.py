@@ -26,7 +26,7 @@ from mlflow_exim_plugin.errors import (
     StoreError,
 )
 from mlflow_exim_plugin.host.answers import answered
-from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.files.local import LocalFiles
 from mlflow_exim_plugin.host.files.served import ServedFiles
@@ -169,8 +169,7 @@ class ArtifactTree:
         try:
             if depth > _MAX_DEPTH:
                 raise ServerError(f"it is nested deeper than {_MAX_DEPTH}")  # noqa: TRY301
-            with translated(f"listing artifacts of {self.root}"):
-                entries = list(answered(lambda: self._repository.list_artifacts(folder)))
+            entries = self._entries(folder)
         except ServerLostError:
             raise
         except ServerError as error:
@@ -183,6 +182,43 @@ class ArtifactTree:
                 yield from self._listed(entry.path, depth + 1)
             else:
                 yield entry.path, int(entry.file_size or 0)
+
+    def _entries(self, folder: str | None) -> list[Any]:
+        doing = f"listing artifacts of {self.root}"
+        try:
+            with translated(doing):
+                return list(answered(lambda: self._repository.list_artifacts(folder)))
+        except ServerLostError:
+            raise
+        except ServerError:
+            if self._proxied is None:
+                raise
+            with translated(doing):
+                return list(self._allowed_entries(self._proxied, folder or ""))
+
+    def _allowed_entries(self, proxied: str, folder: str) -> Iterator[Any]:
+        """Yield the entries of a folder whose names MLflow's client allows, and name the others.
+
+        Its own listing refuses the whole folder for one of them.
+        """
+        from mlflow.entities import FileInfo
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.http_artifact_repo import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+        from mlflow.utils.uri import validate_path_is_safe
+
+        url, endpoint, root = proxied.partition("/mlflow-artifacts/artifacts")
+        params = {"path": posixpath.join(root.strip("/"), folder)}
+        response = http_request(get_default_host_creds(url), endpoint, "GET", params=params)
+        raise_for_status(response)
+        for entry in response.json()["files"]:
+            path = posixpath.join(folder, entry["path"])
+            try:
+                validate_path_is_safe(entry["path"])
+            except MlflowException as error:
+                self.problems[path] = f"MLflow's server gives no such file: {error.message}"
+            else:
+                yield FileInfo(path, entry["is_dir"], int(entry.get("file_size") or 0))
 
     def open(self, path: str, size_bytes: int | None = None) -> BinaryIO:
         """Open one file as a stream of bytes.
