@@ -108,11 +108,16 @@ class ArtifactReader:
         """Yield what is to be told of files that were listed and not where or as they should be."""
         yield from self._losses
         self._losses.clear()
-        roots = self._deployment.roots
-        if roots is not None and roots.moved:
+        if (roots := self._deployment.roots) is None:
+            return
+        if roots.moved:
             what = f"{roots.moved} roots are not where they are said to be: the store has the files"
             yield Loss(Kind.ARTIFACT, "*", what)
-            roots.moved = 0
+        for location in sorted(roots.unsure):
+            what = f"{location} is not there: it never had a file, or --artifact-root is needed"
+            yield Loss(Kind.ARTIFACT, "*", what)
+        roots.moved = 0
+        roots.unsure.clear()
 
     def files(self, owner: str, root: str | None, ahead_bytes: int) -> list[Artifact | Failure]:
         """Return the files below an owner's root, of which so many bytes may be read ahead."""

@@ -35,8 +35,7 @@ def moved(tmp_path: Path) -> tuple[str, str, Path]:
     log_files(client, made.runs["with"], {"w.txt": b"weights", "deep/er.bin": b"\x00"})
     model = client.create_registered_model("m")
     client.create_model_version(model.name, f"{location.as_uri()}/{made.runs['with']}/artifacts")
-    (tmp_path / "new").mkdir()
-    shutil.move(location, tmp_path / "new" / "files")
+    shutil.move(tmp_path / "old", tmp_path / "new")
     return uri, made.runs["with"], tmp_path / "new" / "files"
 
 

@@ -49,6 +49,7 @@ class ArtifactRoots:
     Attributes:
         follows_links: Likewise.
         moved: How many roots were found in the store itself, not where they are said to be.
+        unsure: Folders of experiments that are not there, and may never have had a file.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ArtifactRoots:
         self._store = store
         self.follows_links = follows_links
         self.moved = 0
+        self.unsure: set[str] = set()
 
     def found(self, root: str) -> str:
         """Return where a root's files are, the root itself where nothing else is known."""
@@ -82,13 +84,20 @@ class ArtifactRoots:
     def missing(self, path: Path, root: str) -> tuple[str, str] | None:
         """Return why nothing is at a root, and what to do; None where there never was anything.
 
-        MLflow makes the folder of a run when it gets its first file. So a run's folder may be
-        absent where that of its experiment is there, or where only those of others are.
+        MLflow makes the folder of a run when it gets its first file, and that of an experiment
+        with it. So either may be absent where what they lie in is there: nobody can tell then.
         """
         location = _location(path)
-        if location is not None and (
-            location.is_dir() or (location.name.isdecimal() and location.parent.is_dir())
-        ):
+        if location is not None and location.is_dir():
+            return None
+        # MLflow's own default is a folder of experiments by number, which it makes as late.
+        all_of_them = location
+        if location is not None and location.name.isdecimal():
+            all_of_them = location.parent
+        if all_of_them is not None and all_of_them.is_dir():
+            return None
+        if all_of_them is not None and all_of_them.parent.is_dir():
+            self.unsure.add(str(all_of_them))
             return None
         if self._store is not None and location is not None and (owner := _owner_of(path)):
             # Version control, zip and object stores keep no empty folder.

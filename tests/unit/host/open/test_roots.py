@@ -85,9 +85,12 @@ def test_what_is_missing_and_what_never_was(tmp_path: Path) -> None:
     assert not missing(f"there/{RUN}/artifacts")  # MLflow makes it for the first file
     assert not missing(f"there/1/{RUN}/artifacts")  # likewise that of an experiment
     assert not missing(f"there/1/models/{MODEL}/artifacts")
-    assert missing(f"gone/{RUN}/artifacts")
-    assert missing(f"gone/1/{RUN}/artifacts")
-    assert missing(f"there/custom/{RUN}/artifacts")
+    assert missing(f"gone/deeper/{RUN}/artifacts")
+    assert missing(f"gone/deeper/1/{RUN}/artifacts")
+    assert roots.unsure == set()
+    assert not missing(f"there/custom/{RUN}/artifacts")
+    assert not missing(f"mlruns/1/{RUN}/artifacts")
+    assert roots.unsure == {str(tmp_path / "there" / "custom"), str(tmp_path / "mlruns")}
     assert missing("there/anything")
 
 
