@@ -13,7 +13,7 @@ from mlflow.entities import ViewType
 from mlflow_exim_plugin.operations.deliver import deliver
 from mlflow_exim_plugin.operations.ends import open_source, open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
-from mlflow_exim_plugin.schema.objects import Artifact, Kind, ModelVersion, Run
+from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, ModelVersion, Run
 from tests.compare import assert_count_law
 from tests.servers import new_sqlite_database
 
@@ -212,3 +212,26 @@ def test_what_mlflow_could_not_have_made_reaches_no_target(
         experiment.to_proto()
     for version in client.search_model_versions():
         version.to_proto()
+
+
+def test_a_version_that_is_not_among_the_files_of_its_run_is_named(
+    source: str, target: str, how: Writing
+) -> None:
+    place = "s3://models/ours"
+    report = send(source, target, how, with_field(Kind.MODEL_VERSION, "", "source", place))
+
+    assert MlflowClient(target, target).get_model_version("m", "1").source == place
+    assert any(f"still {place}" in loss.what for loss in report.losses if loss.id == "m/1")
+
+
+def test_a_version_whose_run_does_not_come_is_named(source: str, target: str, how: Writing) -> None:
+    run_id = only_run(source).info.run_id
+
+    def bend(item: Any) -> Any:
+        is_its_run = isinstance(item, Run)
+        return Failure(Kind.RUN, item.id, "left out") if is_its_run else item
+
+    report = send(source, target, how, bend)
+
+    named = [loss.what for loss in report.losses if loss.id == "m/1"]
+    assert any(run_id in what and "not at the target" in what for what in named), named

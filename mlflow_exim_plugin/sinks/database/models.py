@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ModelTables"]
 
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
+_FOLLOWED = {"", "runs", "models"}
+"""Schemes of sources that lead to where files are now; prompts have none."""
 _TOMBSTONE = "Deleted_Internal"
 
 
@@ -207,6 +209,9 @@ class ModelTables:
             name = encode_segment(model.name)
             folder = f"{target.artifact_root}/model_versions/{name}/{number}"
         places = self._places(version, folder, report)
+        self._name_its_run(
+            version, is_moved=places[0] != version.document.get("source"), report=report
+        )
         rows = version_rows(version, model.name, number, target.workspace, places, tags)
         rows = target.fit(version.kind, version.id, rows, report)
         target.require(rows)
@@ -264,6 +269,19 @@ class ModelTables:
         if scheme == "runs" or version.kind is Kind.PROMPT_VERSION:
             return source, folder or source
         return folder or new or source, folder or new or source
+
+    def _name_its_run(self, version: ModelVersion, report: Report, *, is_moved: bool) -> None:
+        """Name a run that is not at the target, or among whose files the version's are not."""
+        run_id, source = version.document.get("run_id"), str(version.document.get("source") or "")
+        if not run_id:
+            return
+        if not self._target.is_there("runs", run_uuid=run_id):
+            what = f"its run {run_id} is not at the target"
+        elif is_moved or self._target.keeps_locations or urlsplit(source).scheme in _FOLLOWED:
+            return
+        else:
+            what = f"its source is still {source}: it is not below its run {run_id}"
+        report.lost(Loss(version.kind, version.id, what))
 
     def _logged_model(self, model_id: str) -> dict[str, Any] | None:
         if not self._target.tables.has("logged_models"):

@@ -559,7 +559,7 @@ def _as_it_was(version: ModelVersion, why: str, report: Report) -> str:
     source = str(version.document.get("source") or "")
     if problem := place_problem(source, version.kind):
         what = f"its source {source!r} is left out: {problem}"
-        report.lost(Loss(version.kind, version.id, what))
+        report.lost(Loss(version.kind, version.id, f"{why}, {what}" if why else what))
         return REFUSED
     if why:
         report.lost(Loss(version.kind, version.id, f"{why}, its source is still {source}"))
