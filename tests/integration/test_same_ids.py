@@ -865,6 +865,6 @@ def test_a_database_that_cannot_be_written_is_one_line(
             connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'ffff'"))
         engine.dispose()
     with pytest.raises((ServerError, UnsupportedFormatError)) as raised:
-        unpack(sqlite_source.archive, tracking_uri=uri)
+        unpack(sqlite_source.archive, tracking_uri=uri, artifact_location="/files")
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
