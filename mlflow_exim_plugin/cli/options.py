@@ -186,7 +186,7 @@ def _click_option(of: Field[Any], option: Option, prefix: str) -> Callable[[Any]
         return click.option(f"{long}/{off}", _parameter(of, option, prefix), **how)
     if default is False:
         how["is_flag"] = True
-    elif default == () or option.metavar == "KEY=VALUE":
+    elif default == () or "=" in option.metavar:
         how |= {"multiple": True, "cls": _ListOption}
     elif option.choices:
         how |= {

@@ -43,7 +43,7 @@ FAULTS: dict[str, int | bytes] = {
     "a login page": b"<!DOCTYPE html><html><body>Log in</body></html>",
     "half a document": b'{"runs": [{"info": {"run_id": "1',
 }
-COUNT = int(os.environ.get("TEST_FAULTS", "20"))
+COUNT = int(os.environ.get("TEST_FAULTS", "6"))
 
 
 def fill(uri: str) -> Seeded:

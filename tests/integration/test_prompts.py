@@ -167,7 +167,8 @@ def test_a_model_in_the_way(archive: str, sqlite_uri: str, policy: str, named: s
 
     assert_count_law(report)
     failed = [(failure.kind, failure.id) for failure in report.failures]
-    assert failed == ([(Kind.PROMPT, "chat")] if policy == "merge" else [])
+    versions = [(Kind.PROMPT_VERSION, f"chat/{number}") for number in (1, 2)]
+    assert failed == ([(Kind.PROMPT, "chat"), *versions] if policy == "merge" else [])
     assert client.get_registered_model("chat").tags == {}
     if named:
         assert client.get_prompt_version(named, "2").template == [

@@ -203,7 +203,7 @@ class DatabaseTarget:
         if not number:
             return new if self.is_there(described.table, **key) else None
         number = self.ids[kind].get(identity, number)
-        versions = {**key, "scorer_version": number}
+        versions = {**key, "scorer_version": int(number)}
         is_there = self.options.dry_run or self.tables.select("scorer_versions", **versions)
         return number if is_there else None
 
