@@ -92,7 +92,7 @@ _OF_SECTION: dict[str, dict[str, str]] = {
     "hostile-input": {
         "E013 frame_limit": "A frame MUST NOT hold more than 64 MiB decompressed, nor need a "
         "larger window.",
-        "E065 expansion": "A JSON document of more than 16 MiB and a row group of more than 64 MiB "
+        "E065 expansion": "A JSON document of more than 48 MiB and a row group of more than 64 MiB "
         "MUST NOT be more than 1000 times as large as the frames that hold its member.",
     },
     "frames": {
