@@ -12,7 +12,7 @@ from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import logged_model_document
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.open.absent import method
+from mlflow_exim_plugin.host.open.absent import is_absent, method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -67,8 +67,8 @@ class LoggedModels:
             return {str(found["info"]["model_id"]) for found in self.documents(experiment_id)}
         except ServerLostError:
             raise
-        except ServerError:
-            if self._host.engine is None:
+        except ServerError as error:
+            if self._host.engine is None or is_absent(error):
                 raise
             from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
 
