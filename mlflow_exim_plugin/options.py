@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.schema.runs import RunHeader
@@ -245,13 +245,19 @@ class Selection:
         return " and ".join(clauses)
 
 
-def _storage_options(pairs: Iterable[str]) -> dict[str, Any] | None:
-    """Read ``KEY=VALUE``, the value as JSON where it is some."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
+def _pairs(typed: Iterable[str], form: str, hint: str) -> Iterator[tuple[str, str]]:
+    option, _, wanted = form.partition(" ")
+    for pair in typed:
         key, equals, text = pair.partition("=")
         if not (key and equals):
-            raise UsageError("--storage-option is not KEY=VALUE", "write anon=true")
+            raise UsageError(f"{option} is not {wanted}", hint)
+        yield key, text
+
+
+def _storage_options(typed: Iterable[str]) -> dict[str, Any] | None:
+    """Read ``KEY=VALUE``, the value as JSON where it is some."""
+    options: dict[str, Any] = {}
+    for key, text in _pairs(typed, "--storage-option KEY=VALUE", "write anon=true"):
         try:
             options[key] = json.loads(text)
         except ValueError:
@@ -259,14 +265,13 @@ def _storage_options(pairs: Iterable[str]) -> dict[str, Any] | None:
     return options or None
 
 
-def _artifact_roots(pairs: Iterable[str]) -> dict[str, str] | None:
+def _artifact_roots(typed: Iterable[str]) -> dict[str, str] | None:
     """Read ``OLD=NEW``."""
-    roots: dict[str, str] = {}
-    for pair in pairs:
-        old, _, new = pair.partition("=")
-        if not (old and new):
-            raise UsageError("--artifact-root is not OLD=NEW", "write /old/mlruns=/new/mlruns")
-        roots[old] = new
+    roots = dict(_pairs(typed, "--artifact-root OLD=NEW", "write /old/mlruns=/new/mlruns"))
+    if not all(roots.values()):
+        raise UsageError(
+            "--artifact-root has nothing behind its =", "write where the files are now"
+        )
     return roots or None
 
 
