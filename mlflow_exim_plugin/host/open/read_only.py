@@ -43,7 +43,7 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
-from mlflow_exim_plugin.host.open.unmapped import unmapped
+from mlflow_exim_plugin.host.open.unmapped import columns_of, held_unmapped, unknown
 from mlflow_exim_plugin.kinds.tables import NOT_CARRIED
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.leftovers import temporary_folder
@@ -207,7 +207,7 @@ class ReadOnlyDatabase:
                 f"{self._name} has schema {revision}, which is newer than this MLflow's",
                 "pip install --upgrade mlflow, or --force to read what this one knows of it",
             )
-        self.unmapped = unmapped(connection, held=True)
+        self.unmapped = held_unmapped(connection)
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
         self._is_latest = revision == latest_revision()
@@ -297,7 +297,7 @@ class ReadOnlyDatabase:
                 target.commit()
             upgrade(engine)
         if self._is_newer:
-            self.unread = _unknown(there, wanted)
+            self.unread = unknown(columns_of(there), columns_of(wanted))
         return copy
 
     def _require_whole(self, copy: Engine) -> None:
@@ -499,20 +499,6 @@ class _Disposing:
 
     def __init__(self, engine: Engine) -> None:
         self.close = engine.dispose
-
-
-def _unknown(there: sqlalchemy.MetaData, known: sqlalchemy.MetaData) -> list[str]:
-    """Return the tables, and the columns of known tables, that are not known."""
-    unknown = []
-    for name, table in sorted(there.tables.items()):
-        if name not in known.tables:
-            unknown.append(name)
-            continue
-        columns = known.tables[name].columns
-        unknown += [
-            f"{name}.{column.name}" for column in table.columns if column.name not in columns
-        ]
-    return unknown
 
 
 def _without_care(connection: Any, _record: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""What a database holds besides the tables and columns that the kinds are made of."""
+"""What a database has besides tables and columns that are known."""
 
 from __future__ import annotations
 
@@ -7,32 +7,56 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.kinds.tables import MAPPED, NOT_CARRIED
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from collections.abc import Collection, Mapping
 
-__all__ = ["unmapped"]
+    from sqlalchemy import Connection, MetaData
+
+__all__ = ["columns_of", "held_unmapped", "unknown", "unmapped"]
 
 
-def unmapped(connection: Connection, *, held: bool) -> list[str]:
-    """Return the tables, and columns of mapped tables, that are not mapped.
+def columns_of(schema: MetaData) -> dict[str, list[str]]:
+    """Return the columns of a schema by table."""
+    return {name: table.columns.keys() for name, table in schema.tables.items()}
+
+
+def unknown(
+    there: Mapping[str, Collection[str]], known: Mapping[str, Collection[str]]
+) -> list[str]:
+    """Return the tables, and as ``table.column`` the columns of known tables, that are not known.
 
     Args:
-        connection: To the database.
-        held: Whether only those are meant that hold something.
+        there: Columns by table.
+        known: Those that are known.
     """
+    names = []
+    for table, columns in sorted(there.items()):
+        if table not in known:
+            names.append(table)
+        else:
+            names += [f"{table}.{column}" for column in columns if column not in known[table]]
+    return names
+
+
+def unmapped(there: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the tables and columns that no kind is made of, out of columns by table."""
+    carried = {table: columns for table, columns in there.items() if table not in NOT_CARRIED}
+    return unknown(carried, MAPPED)
+
+
+def held_unmapped(connection: Connection) -> list[str]:
+    """Return those that hold something of a database's tables and columns that are not mapped."""
     from sqlalchemy import column, inspect, literal, select, table
 
-    found = []
-    for (_, name), columns in sorted(inspect(connection).get_multi_columns().items()):
-        if name not in MAPPED and name not in NOT_CARRIED:
-            found.append((name, ""))
-        known = MAPPED.get(name, frozenset(c["name"] for c in columns))
-        found += [(name, c["name"]) for c in columns if c["name"] not in known]
-    names = []
-    for name, of in found:
-        there = table(name, column(of)) if of else table(name)
-        query = select(literal(1)).select_from(there).limit(1)
+    there = {
+        name: [column["name"] for column in columns]
+        for (_, name), columns in inspect(connection).get_multi_columns().items()
+    }
+    held = []
+    for name in unmapped(there):
+        of_table, _, of = name.partition(".")
+        query = select(literal(1)).select_from(table(of_table)).limit(1)
         if of:
-            query = query.where(there.c[of].is_not(None))
-        if not held or connection.execute(query).first() is not None:
-            names.append(f"{name}.{of}" if of else name)
-    return names
+            query = query.where(column(of).is_not(None))
+        if connection.execute(query).first() is not None:
+            held.append(name)
+    return held

@@ -19,7 +19,7 @@ from pyarrow import csv
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.open.unmapped import unmapped
+from mlflow_exim_plugin.host.open.unmapped import columns_of, unmapped
 from mlflow_exim_plugin.host.sql.histories import metric_rows
 from mlflow_exim_plugin.host.sql.reader import POSTGRES_DRIVERS
 from mlflow_exim_plugin.host.sql.text_limits import (
@@ -135,8 +135,7 @@ class TableWriter:
 
     def unmapped(self) -> list[str]:
         """Return the tables and columns that no kind is made of."""
-        with translated("reading the target's schema"), self._engine.connect() as connection:
-            return unmapped(connection, held=False)
+        return unmapped(columns_of(self._metadata))
 
     @property
     def largest_experiment_id(self) -> int:
