@@ -38,6 +38,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
         yield server.url, once_a_session(tmp_path_factory, "everything", make)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow retries a failed call for minutes; what becomes of it in the end is the same."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+
+
 @pytest.fixture(params=["sqlite_uri", "postgres_uri", "psycopg_uri", "mariadb_uri"])
 def database_uri(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("impatient")]
 
 LISTS = {
     "/experiments/search": {"experiment"},
@@ -93,13 +93,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         report = pack(str(folder / "whole.tar.zst"), tracking_uri=server.url)
         assert report.ok
         yield Made(server.url, folder / "mlflow.db", list(seeded.runs.values()), written(report))
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
 
 def written(report: Report) -> dict[str, int]:

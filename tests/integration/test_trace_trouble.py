@@ -44,14 +44,6 @@ NAN, TORN = "NaN", "{"
 """Values of feedback: MLflow can read the first and not send it, and cannot read the second."""
 
 
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow retries a busy server for minutes; what becomes of it in the end is the same."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
-
-
 @dataclass
 class Spoilable:
     """A server whose traces can be spoiled in its database."""
@@ -221,7 +213,7 @@ def spoils(
     return rule
 
 
-@pytest.mark.usefixtures("_impatient")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("status", [501, 503])
 @pytest.mark.parametrize(
     ("part", "only", "expected", "lost"),
@@ -293,7 +285,7 @@ def test_a_server_that_is_busy_for_a_moment(
     }
 
 
-@pytest.mark.usefixtures("_impatient")
+@pytest.mark.usefixtures("impatient")
 def test_an_endpoint_that_stays_busy_is_not_waited_for_each_time(
     make_server: MakeServer, tmp_path: Path
 ) -> None:

@@ -43,18 +43,10 @@ if TYPE_CHECKING:
 
     from tests.conftest import MakeServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("impatient")]
 
 ROLES = ["one", "two", "three"]
 RANDOM_BYTES = 300 << 10
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow retries a failed call for minutes; what becomes of it in the end is the same."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
 
 class Small:
