@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["conceal", "redact", "redact_text", "redact_url"]
+__all__ = ["conceal", "redact", "redact_text", "redact_url", "writable"]
 
 _URL = re.compile(r"\w[\w+.-]*://[^\s'\"<>]+")
 _DATABASE = re.compile(r"(?:postgres|mysql|maria|mssql|oracle)")
@@ -26,7 +26,8 @@ _HEADER = re.compile(
     r"(?:aws4-hmac-sha256[^\r\n'\"]*|(?:(?:bearer|basic|token|digest)\s+)?[^\s,;'\"]+)",
     re.IGNORECASE,
 )
-
+_BYTE_OF_NAME = re.compile(r"\\udc([89a-f][0-9a-f])")
+"""How Python has a byte of a name that is no UTF-8, once it was escaped."""
 
 _concealed: set[str] = set()
 
@@ -84,6 +85,16 @@ def redact(text: str, url: str = "") -> str:
     text = _SECRET_IN_DICT.sub(r"\1***", text)
     text = _SECRET_SAID.sub(r"\1***", text)
     return _SECRET_IN_QUERY.sub(r"\1***", text)
+
+
+def writable(text: str) -> str:
+    """Return a text that UTF-8 can hold: what is none, as in some names of files, is escaped."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        escaped = text.encode(errors="backslashreplace").decode()
+        return _BYTE_OF_NAME.sub(r"\\x\1", escaped)
+    return text
 
 
 def redact_text(text: str, url: str = "") -> str:

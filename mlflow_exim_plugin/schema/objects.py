@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mlflow_exim_plugin.kinds import ENTITY_KINDS, VERSION_KINDS, Kind
-from mlflow_exim_plugin.redaction import redact
+from mlflow_exim_plugin.redaction import redact, writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +79,8 @@ class Failure:
     count: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", redact(self.reason))
+        object.__setattr__(self, "id", writable(self.id))
+        object.__setattr__(self, "reason", writable(redact(self.reason)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Loss:
     what: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "what", redact(self.what))
+        object.__setattr__(self, "id", writable(self.id))
+        object.__setattr__(self, "what", writable(redact(self.what)))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.folder_seed import Store
+
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
@@ -36,6 +38,18 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
             return archive
 
         yield server.url, once_a_session(tmp_path_factory, "everything", make)
+
+
+@pytest.fixture(scope="session")
+def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A folder with one of everything that MLflow keeps in files, which nobody changes."""
+    from tests.folder_seed import fill_folder  # MLflow 2 cannot import it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        return once_a_session(
+            tmp_path_factory, "filled-folder", lambda shared: fill_folder(shared / "mlruns")
+        )
 
 
 @pytest.fixture

@@ -8,14 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import mlflow
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import AssessmentSource, LoggedModelInput
 
 from mlflow_exim_plugin import pack, unpack
 from mlflow_exim_plugin.errors import NotFoundError, StoreError
@@ -32,123 +28,15 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
 )
 from mlflow_exim_plugin.sources.server.source import ServerSource
-from tests.compare import as_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlflow_exim_plugin.schema.report import Report
+    from tests.folder_seed import Store
 
 pytestmark = pytest.mark.integration
-
-ME = AssessmentSource("HUMAN", "me")
-
-
-@dataclass(frozen=True)
-class Store:
-    """A folder that MLflow's own client has filled."""
-
-    folder: Path
-    experiments: dict[str, str]
-    runs: dict[str, str]
-
-    @property
-    def uri(self) -> str:
-        return self.folder.as_uri()
-
-    def run(self, role: str, experiment: str = "e") -> Path:
-        return self.folder / self.experiments[experiment] / self.runs[role]
-
-    def copied(self, to: Path) -> Store:
-        """Return the same in another place: roots still say the old one."""
-        shutil.copytree(self.folder, to, symlinks=True)
-        return Store(to, self.experiments, self.runs)
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """Fill a folder with one of everything that a store of files keeps."""
-    folder = tmp_path_factory.mktemp("filled") / "mlruns"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        with as_default(folder.as_uri()):
-            store = _fill(folder)
-            mlflow.flush_trace_async_logging()
-        yield store
-
-
-def _fill(folder: Path) -> Store:
-    client = MlflowClient()
-    ids = {
-        "e": client.create_experiment("e", tags={"a/b": "1", "empty": ""}),
-        "gone": client.create_experiment("gone"),
-    }
-    made = Store(folder, ids, {})
-    with mlflow.start_run(experiment_id=ids["e"], run_name="it's: #1") as run:
-        made.runs["full"] = run.info.run_id
-        mlflow.log_params({"p/q": "v", "empty": "", "line": "a\nb\u2028c"})
-        for step in range(5):
-            mlflow.log_metric("m/x", step * 0.5, step=step)
-        mlflow.log_metrics({"nan": float("nan"), "inf": float("-inf"), "again": 1.0})
-        dataset: Any = mlflow.data.from_numpy(np.zeros((2, 2)), source="http://x/y", name="d")
-        mlflow.log_input(dataset, context="train", tags={"k": "v"})
-        mlflow.log_text("w", "a/b.txt")
-        model = mlflow.create_external_model(
-            "m", params={"a": "b"}, tags={"t": "u"}, model_type="agent"
-        )
-        for step in range(3):
-            mlflow.log_metric("of", step, step=step, model_id=model.model_id, dataset=dataset)
-        deleted = mlflow.create_external_model("deleted")
-        client.log_outputs(
-            run.info.run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=4)]
-        )
-    client.delete_logged_model(deleted.model_id)
-    with mlflow.start_run(experiment_id=ids["e"]) as run:
-        made.runs["parent"] = run.info.run_id
-        client.log_inputs(run.info.run_id, models=[LoggedModelInput(model.model_id)])
-        with mlflow.start_run(experiment_id=ids["e"], nested=True) as child:
-            made.runs["deleted"] = child.info.run_id
-    client.delete_run(made.runs["deleted"])
-    with mlflow.start_run(experiment_id=ids["gone"]) as run:
-        made.runs["of gone"] = run.info.run_id
-        mlflow.log_metric("x", 1)
-    client.delete_experiment(ids["gone"])
-    _fill_registry(client, made.runs["full"], model.model_id)
-    mlflow.set_experiment(experiment_id=ids["e"])
-    _trace(1)
-    mlflow.flush_trace_async_logging()
-    trace_id = str(mlflow.get_last_active_trace_id())
-    first = mlflow.log_feedback(
-        trace_id=trace_id, name="f", value=0.5, rationale="r", source=ME, metadata={"k": "v"}
-    )
-    mlflow.log_expectation(trace_id=trace_id, name="x", value={"a": [1, 2]}, source=ME)
-    mlflow.override_feedback(trace_id=trace_id, assessment_id=str(first.assessment_id), value=True)
-    with mlflow.start_run(run_id=made.runs["full"]):
-        _trace(2)
-    return made
-
-
-@mlflow.trace  # type: ignore[untyped-decorator]
-def _trace(x: int) -> int:
-    with mlflow.start_span("inner") as span:
-        span.set_inputs({"a": 1})
-    return x + 1
-
-
-def _fill_registry(client: MlflowClient, run_id: str, model_id: str) -> None:
-    client.create_registered_model("net", {"t": "u"}, "what it is")
-    root = client.get_run(run_id).info.artifact_uri
-    for _ in range(3):
-        client.create_model_version("net", f"{root}/a", run_id, {"k": "v"}, description="d")
-    client.delete_model_version("net", "3")
-    client.create_registered_model("of model")
-    client.create_model_version("of model", f"models:/{model_id}", model_id=model_id)
-    client.copy_model_version("models:/net/1", "copied")
-    client.set_registered_model_alias("net", "champion", "2")
-    mlflow.genai.register_prompt("p", "hello {{x}}", tags={"a": "b"})
-    mlflow.genai.register_prompt("p", "bye {{x}}", commit_message="second")
-
 
 SELECTIONS = {
     "all": Selection(),
@@ -163,33 +51,33 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
-def test_it_says_what_mlflows_own_store_says(filled: Store, selection: Selection) -> None:
-    with Host(filled.uri, filled.uri, create=False) as host:
+def test_it_says_what_mlflows_own_store_says(filled_folder: Store, selection: Selection) -> None:
+    with Host(filled_folder.uri, filled_folder.uri, create=False) as host:
         expected = told(ServerSource(host).stream(selection))
-    with open_source(filled.uri) as opened:
+    with open_source(filled_folder.uri) as opened:
         found = told(opened.stream.stream(selection))
 
     assert found == expected
     assert found
 
 
-def test_a_run_taken_alone_brings_what_it_made(filled: Store) -> None:
-    selection = Selection(runs=(filled.runs["parent"], filled.runs["full"][:8] + "*"))
-    with Host(filled.uri, filled.uri, create=False) as host:
+def test_a_run_taken_alone_brings_what_it_made(filled_folder: Store) -> None:
+    selection = Selection(runs=(filled_folder.runs["parent"], filled_folder.runs["full"][:8] + "*"))
+    with Host(filled_folder.uri, filled_folder.uri, create=False) as host:
         expected = told(ServerSource(host).stream(selection))
-    with open_source(filled.uri) as opened:
+    with open_source(filled_folder.uri) as opened:
         assert told(opened.stream.stream(selection)) == expected
 
-        (found,) = opened.names.find(filled.runs["full"])
-        assert found.id == filled.runs["full"]
+        (found,) = opened.names.find(filled_folder.runs["full"])
+        assert found.id == filled_folder.runs["full"]
         with pytest.raises(NotFoundError, match="'nobody'"):
             list(opened.stream.stream(Selection(runs=("nobody",))))
 
 
 def test_nothing_but_the_folder_is_touched(
-    filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filled_folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+    store = filled_folder.copied(tmp_path / "mlruns")
     shutil.rmtree(store.folder / "models")
     shutil.rmtree(store.folder / ".trash")
     (tmp_path / "cwd").mkdir()
@@ -204,9 +92,9 @@ def test_nothing_but_the_folder_is_touched(
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
-def test_a_run_without_its_empty_folders_is_a_run(filled: Store, tmp_path: Path) -> None:
+def test_a_run_without_its_empty_folders_is_a_run(filled_folder: Store, tmp_path: Path) -> None:
     """Version control, zip and object stores keep no empty folder."""
-    store = filled.copied(tmp_path / "mlruns")
+    store = filled_folder.copied(tmp_path / "mlruns")
     bare = store.run("parent")
     for part in bare.iterdir():
         if part.is_dir():
@@ -290,13 +178,13 @@ DAMAGES: dict[str, tuple[Callable[[Store], object], dict[str, int], set[str]]] =
 
 @pytest.mark.parametrize(("damage", "failed", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damage_costs_itself_and_is_named(
-    filled: Store,
+    filled_folder: Store,
     tmp_path: Path,
     damage: Callable[[Store], None],
     failed: dict[str, int],
     said: set[str],
 ) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+    store = filled_folder.copied(tmp_path / "mlruns")
     whole = packed(store, tmp_path)
     damage(store)
 
@@ -312,8 +200,8 @@ def test_a_damage_costs_itself_and_is_named(
     assert report.counts[Kind.RUN].written == others
 
 
-def test_the_rest_of_a_damaged_history_arrives(filled: Store, tmp_path: Path) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+def test_the_rest_of_a_damaged_history_arrives(filled_folder: Store, tmp_path: Path) -> None:
+    store = filled_folder.copied(tmp_path / "mlruns")
     _cut_line(store)
     archive, target = str(tmp_path / "a.tar.zst"), f"sqlite:///{tmp_path}/t.db"
     pack(archive, tracking_uri=store.uri)
@@ -327,9 +215,9 @@ def test_the_rest_of_a_damaged_history_arrives(filled: Store, tmp_path: Path) ->
 
 
 def test_folders_of_others_are_left_alone_and_named_once(
-    filled: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    filled_folder: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+    store = filled_folder.copied(tmp_path / "mlruns")
     of_others = [".ipynb_checkpoints", "@eaDir", "lost+found", "my model"]
     for name in of_others:
         (store.folder / name / "data").mkdir(parents=True)
@@ -347,8 +235,8 @@ def test_folders_of_others_are_left_alone_and_named_once(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
-def test_what_may_not_be_read_is_named(filled: Store, tmp_path: Path) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+def test_what_may_not_be_read_is_named(filled_folder: Store, tmp_path: Path) -> None:
+    store = filled_folder.copied(tmp_path / "mlruns")
     (store.run("full") / "params" / "empty").chmod(0)
     store.run("parent").chmod(0)
 
@@ -361,9 +249,9 @@ def test_what_may_not_be_read_is_named(filled: Store, tmp_path: Path) -> None:
     }
 
 
-def test_what_lies_in_the_trash_is_deleted(filled: Store, tmp_path: Path) -> None:
+def test_what_lies_in_the_trash_is_deleted(filled_folder: Store, tmp_path: Path) -> None:
     """MLflow before 2.0 moves a deleted experiment there and writes nothing into it."""
-    store = filled.copied(tmp_path / "mlruns")
+    store = filled_folder.copied(tmp_path / "mlruns")
     meta = store.folder / ".trash" / store.experiments["gone"] / "meta.yaml"
     meta.write_text(meta.read_text().replace("lifecycle_stage: deleted", "lifecycle_stage: active"))
 
@@ -378,11 +266,11 @@ def test_what_lies_in_the_trash_is_deleted(filled: Store, tmp_path: Path) -> Non
     assert stages[store.experiments["e"]] == "active"
 
 
-def test_a_registry_elsewhere_is_read_with_the_folder(filled: Store, tmp_path: Path) -> None:
+def test_a_registry_elsewhere_is_read_with_the_folder(filled_folder: Store, tmp_path: Path) -> None:
     registry = f"sqlite:///{tmp_path}/registry.db"
     MlflowClient(registry, registry).create_registered_model("elsewhere")
 
-    with open_source(filled.uri, Opening(registry_uri=registry)) as opened:
+    with open_source(filled_folder.uri, Opening(registry_uri=registry)) as opened:
         found = [
             item.id
             for item in opened.stream.stream(Selection())
@@ -392,17 +280,19 @@ def test_a_registry_elsewhere_is_read_with_the_folder(filled: Store, tmp_path: P
     assert found == ["elsewhere"]
 
 
-def test_a_long_history_is_read_key_by_key(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_source(filled.uri) as opened:
+def test_a_long_history_is_read_key_by_key(
+    filled_folder: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_source(filled_folder.uri) as opened:
         at_once = told(opened.stream.stream(Selection()))
     monkeypatch.setattr("mlflow_exim_plugin.sources.folder.store._HELD_BYTES", 1)
 
-    with open_source(filled.uri) as opened:
+    with open_source(filled_folder.uri) as opened:
         assert told(opened.stream.stream(Selection())) == at_once
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path: Path, filled: Store) -> None:
-    store = filled.copied(tmp_path / "mlruns")
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, filled_folder: Store) -> None:
+    store = filled_folder.copied(tmp_path / "mlruns")
     if os.geteuid() == 0:
         pytest.skip("root may list all")
     store.folder.chmod(0o100)
@@ -447,12 +337,12 @@ def contents(artifact: Any) -> object:
         return artifact.path, artifact.size_bytes, file.read()
 
 
-def test_mlflow_is_not_imported_for_a_folder(filled: Store, tmp_path: Path) -> None:
+def test_mlflow_is_not_imported_for_a_folder(filled_folder: Store, tmp_path: Path) -> None:
     """It takes longer than all else that a small folder costs."""
     program = (
         "import sys\n"
         "from mlflow_exim_plugin import pack\n"
-        f"report = pack({str(tmp_path / 'a.tar.zst')!r}, tracking_uri={filled.uri!r})\n"
+        f"report = pack({str(tmp_path / 'a.tar.zst')!r}, tracking_uri={filled_folder.uri!r})\n"
         "assert report.ok\n"
         "assert 'mlflow' not in sys.modules\n"
     )

@@ -78,7 +78,7 @@ class ArtifactRoots:
             return root
         if (beside := self._beside(path)) is None:
             return root
-        self.moved += 1
+        self.moved += self._trash not in beside
         return beside
 
     def missing(self, path: Path, root: str) -> tuple[str, str] | None:
@@ -131,10 +131,17 @@ class ArtifactRoots:
         owner = _owner_of(Path(path.replace("\\", "/")))
         if owner is None:
             return None
-        for first in range(parts.index(owner) + 1):
-            if (place := self._store.joinpath(*parts[first:])).is_dir():
-                return str(place)
+        trash = self._trash
+        for folder in (str(self._store), *([trash] if os.path.isdir(trash) else [])):  # noqa: PTH112
+            for first in range(parts.index(owner) + 1):
+                if os.path.isdir(place := "/".join((folder, *parts[first:]))):  # noqa: PTH112
+                    return place
         return None
+
+    @property
+    def _trash(self) -> str:
+        """Where a store of files keeps deleted experiments, whose roots never say so."""
+        return f"{self._store}/.trash"
 
 
 def _owner_of(path: Path) -> str | None:

@@ -5,22 +5,29 @@ Absent, empty and unreadable are three answers: ``None``, nothing, and a ``Store
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mlflow_exim_plugin.errors import StoreError
+from mlflow_exim_plugin.redaction import writable
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["META", "StoreFiles", "UnreadableError"]
 
 META = "meta.yaml"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Never waits for who writes into a pipe.
+_OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _MAX_DEPTH = 32
 """Keys may hold slashes; nobody's has more."""
 _FLAT = re.compile(
@@ -47,10 +54,17 @@ class StoreFiles:
 
     Args:
         root: The folder.
+        follows_links: Whether files are read to which links lead out of it.
+
+    Attributes:
+        root: Likewise.
+        left_alone: Folders in it that are not of MLflow.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, follows_links: bool = False) -> None:
         self.root = root.rstrip("/") or "/"
+        self._follows_links = follows_links
+        self.left_alone: list[str] = []
 
     def place(self, path: str) -> str:
         """Return how a path is called in messages, and by whoever opens it."""
@@ -72,6 +86,17 @@ class StoreFiles:
             UnreadableError: It cannot be listed.
         """
         return dict(self._listed(path) or ())
+
+    def leave_alone(self, path: str, names: dict[str, bool], known: AbstractSet[str]) -> None:
+        """Remember which folders in that of one object are of others.
+
+        Args:
+            path: The object's folder.
+            names: What is in it.
+            known: What MLflow keeps there.
+        """
+        if not names.keys() <= known:
+            self.left_alone += [f"{path}/{n}" for n in names if names[n] and n not in known]
 
     def holds_files(self, path: str) -> bool:
         """Whether there is a file anywhere in a folder, or a folder that cannot be looked into."""
@@ -98,13 +123,23 @@ class StoreFiles:
         """Return a file's bytes.
 
         Raises:
-            UnreadableError: It is not there, or cannot be read.
+            UnreadableError: It is not there, is no file, leads out of the store, or cannot be read.
         """
+        place = self.place(path)
         try:
-            with open(self.place(path), "rb", buffering=0) as file:  # noqa: PTH123 - 10k times
-                return file.read()
+            number = self._opened(place)
+            try:
+                found = os.fstat(number)
+                if not stat.S_ISREG(found.st_mode):
+                    raise UnreadableError(f"{place}: it is no file")
+                content = os.read(number, found.st_size)
+                while len(content) < found.st_size and (more := os.read(number, found.st_size)):
+                    content += more
+                return content
+            finally:
+                os.close(number)
         except OSError as error:
-            raise UnreadableError(f"{self.place(path)}: {error.strerror or error}") from error
+            raise UnreadableError(f"{place}: {error.strerror or error}") from error
 
     def meta(self, path: str, name: str = META) -> dict[str, Any]:
         """Return what a YAML file of a folder says.
@@ -154,16 +189,16 @@ class StoreFiles:
         for key in self._below(path):
             if isinstance(key, UnreadableError):
                 issues.append(Failure(kind, f"{owner}/", key.message))
-            elif key.isascii() or _is_unicode(key):
+            elif key.isascii() or writable(key) == key:
                 yield key
             else:
-                shown = os.fsencode(key).decode(errors="backslashreplace")
                 reason = f"the name of its file in {self.place(path)} is no UTF-8"
-                issues.append(Failure(kind, f"{owner}/{shown}", reason))
+                issues.append(Failure(kind, f"{owner}/{key}", reason))
 
     def _below(self, path: str, depth: int = 0) -> Iterator[str | UnreadableError]:
         try:
-            listed = self._listed(path) or []
+            # As MLflow: a link to a folder is no folder of keys, or they might never end.
+            listed = self._listed(path, follows=False) or []
         except UnreadableError as error:
             yield error
             return
@@ -186,19 +221,34 @@ class StoreFiles:
             reason = f"its {META} says {what} {said}, and it lies as {lies_as}"
             raise UnreadableError(f"{self.place(path)}: {reason}")
 
-    def _listed(self, path: str) -> list[tuple[str, bool]] | None:
-        """Return names and whether each is a folder, other things than both left out."""
+    def _listed(self, path: str, *, follows: bool = True) -> list[tuple[str, bool]] | None:
+        """Return names and whether each is a folder; with ``follows`` a link to one is one too."""
+        place = self.place(path)
         try:
-            with os.scandir(self.place(path)) as entries:
-                return [
-                    (entry.name, is_folder)
-                    for entry in entries
-                    if (is_folder := entry.is_dir()) or entry.is_file()
-                ]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            with os.scandir(place) as entries:
+                return [(entry.name, _is_folder(entry, follows)) for entry in entries]
         except OSError as error:
-            raise UnreadableError(f"{self.place(path)}: {error.strerror or error}") from error
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
+                return None
+            raise UnreadableError(f"{place}: {error.strerror or error}") from error
+
+    def _opened(self, place: str) -> int:
+        """Open a file, and one that a link leads to where it may be followed.
+
+        Raises:
+            OSError: It cannot be opened.
+            UnreadableError: It is out of the store.
+        """
+        try:
+            return os.open(place, _OPENING | _NO_LINK)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        target, root = os.path.realpath(place), os.path.realpath(self.root)
+        if not self._follows_links and not target.startswith(root.rstrip("/") + "/"):
+            reason = f"it is a link to {target}, out of the store; --follow-links takes such files"
+            raise UnreadableError(f"{place}: {reason}")
+        return os.open(place, _OPENING)
 
 
 def _flat(text: str) -> dict[str, Any] | None:
@@ -223,9 +273,8 @@ def _flat(text: str) -> dict[str, Any] | None:
     return found if end == len(text) and found else None
 
 
-def _is_unicode(name: str) -> bool:
+def _is_folder(entry: os.DirEntry[str], follows: bool) -> bool:
     try:
-        name.encode()
-    except UnicodeEncodeError:
+        return entry.is_dir(follow_symlinks=follows)
+    except OSError:  # a link to itself: whoever reads it says so
         return False
-    return True

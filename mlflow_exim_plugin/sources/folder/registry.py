@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.host.open.locations import store_folder
 from mlflow_exim_plugin.kinds import VERSION_KINDS
-from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, ModelVersion, RegisteredModel
+from mlflow_exim_plugin.schema.objects import (
+    IS_NUMBER,
+    Failure,
+    Kind,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+)
 from mlflow_exim_plugin.sources.folder.fields import (
     Fields,
     registered_model_document,
@@ -26,7 +33,8 @@ __all__ = ["RegistryFolder", "registry_elsewhere"]
 
 _MODELS = "models"
 _PROMPT_TAG = "mlflow.prompt.is_prompt"
-_VERSION = re.compile(r"version-(\d+)")
+_PARTS = frozenset({META, "tags", "aliases"})
+_VERSION = re.compile(r"version-([1-9][0-9]{0,18})")
 _DELETED = "Deleted_Internal"
 
 
@@ -60,17 +68,21 @@ class RegistryFolder:
         self._roots: dict[str, str] = {}
 
     def models(self) -> Iterator[RegisteredModel | Failure | Loss]:
-        """Yield every registered model and prompt, by name.
-
-        Raises:
-            UnreadableError: They cannot be listed.
-        """
-        for name in self._files.folders(_MODELS) or ():
+        """Yield every registered model and prompt, by name."""
+        try:
+            listed = self._files.folders(_MODELS) or []
+        except UnreadableError as error:
+            yield Failure(Kind.REGISTERED_MODEL, f"{_MODELS}/", error.message)
+            return
+        for name in listed:
             path = f"{_MODELS}/{name}"
             try:
                 names = self._files.names(path)
-                if META not in names and not any(map(_VERSION.fullmatch, names)):
-                    continue  # not MLflow's
+                known = _PARTS | set(filter(_VERSION.fullmatch, names))
+                if not known & names.keys():
+                    self._files.left_alone.append(path)
+                    continue
+                self._files.leave_alone(path, names, known)
                 yield from self._model(name, path)
             except UnreadableError as error:
                 yield Failure(Kind.REGISTERED_MODEL, name, error.message)
@@ -100,7 +112,7 @@ class RegistryFolder:
         tags = self._files.texts(Kind.TAG, name, f"{path}/tags", failed)
         aliases = self._files.texts(Kind.TAG, name, f"{path}/aliases", failed)
         for alias, number in list(aliases.items()):
-            if not number.isdecimal():
+            if not IS_NUMBER.fullmatch(number):
                 reason = f"{self._files.place(f'{path}/aliases/{alias}')} names no version"
                 failed.append(Failure(Kind.TAG, f"{name}/{alias}", reason))
                 del aliases[alias]
@@ -116,6 +128,7 @@ class RegistryFolder:
     ) -> Iterator[ModelVersion | Failure | Loss]:
         kind, name = VERSION_KINDS[model.kind], f"{model.name}/{number}"
         try:
+            self._files.leave_alone(path, self._files.names(path), _PARTS)
             fields = Fields(self._files.place(f"{path}/{META}"), self._files.meta(path))
             if fields.maybe_text("current_stage") == _DELETED:
                 return

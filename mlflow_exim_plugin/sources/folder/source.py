@@ -6,6 +6,7 @@ and asks the default tracking server for what its registry names.
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from itertools import chain
@@ -67,7 +68,7 @@ _RUNS_AT_ONCE = 200
 _ROWS_AT_ONCE = 250_000
 _PREFETCH_BYTES = 16 << 20
 _MODEL_BYTES = 256 << 10
-_TRACES_AT_ONCE = 50
+_log = logging.getLogger(__name__)
 
 
 class FolderDeployment:
@@ -88,7 +89,7 @@ class FolderDeployment:
     def __init__(self, uri: str, folder: str, roots: ArtifactRoots) -> None:
         self.tracking_uri = uri
         self.roots = roots
-        self.files = StoreFiles(folder)
+        self.files = StoreFiles(folder, follows_links=roots.follows_links)
         self.store = TrackingFolder(self.files)
 
     def artifact_root(self, root: str) -> str:
@@ -233,6 +234,8 @@ class FolderSource:
                         version.artifacts = files.of_version(version, root, plan, logged)
                     yield version
             yield from files.said()
+        if left_alone := self._deployment.files.left_alone:
+            _log.info("left alone, not of MLflow: %s", ", ".join(sorted(left_alone)))
 
     def _runs(
         self, experiment_id: str, plan: Plan, files: ArtifactReader

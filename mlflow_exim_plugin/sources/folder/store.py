@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from dataclasses import dataclass, field
@@ -46,14 +45,14 @@ __all__ = ["MODELS", "TrackingFolder"]
 MODELS = "models"
 _TRASH = ".trash"
 _NO_RUNS = frozenset({"tags", "datasets", "traces", MODELS})
-_PARTS_OF_RUN = frozenset({"metrics", "params", "tags", "inputs", "outputs", "artifacts"})
+_PARTS_OF_RUN = frozenset({META, "metrics", "params", "tags", "inputs", "outputs", "artifacts"})
+_PARTS_OF_MODEL = frozenset({META, "metrics", "params", "tags", "artifacts"})
 _ID = re.compile(r"[0-9a-f]{32}")
 _OF_OTHERS = re.compile(r"[.@].*|lost\+found|__pycache__")
 """What file systems, notebooks and servers of files put beside one's own folders."""
 _HELD_BYTES = 16 << 20
 """Metric files of a run that are kept while the run is; longer ones are read again, key by key."""
 _DATASETS_KEPT = 256
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -85,7 +84,6 @@ class TrackingFolder:
         self._files = files
         self.failures: list[Failure] = []
         self.unread: dict[str, Failure] = {}
-        self._foreign: list[str] = []
         self._datasets: dict[str, dict[str, Any] | str] = {}
 
     @cached_property
@@ -93,7 +91,7 @@ class TrackingFolder:
         """Every experiment by id."""
         found: dict[str, _FoundExperiment] = {}
         for parent in ("", _TRASH):
-            for name in self._files.folders(parent) or ():
+            for name in self._folders(parent):
                 if parent or name not in {_TRASH, MODELS}:
                     path = f"{parent}/{name}" if parent else name
                     if (listed := self._experiment(path, name, deleted=bool(parent))) is None:
@@ -105,9 +103,16 @@ class TrackingFolder:
                     found[name] = listed
         for listed in found.values():
             listed.run_ids = list(self._runs_in(listed.path))
-        if self._foreign:
-            _log.info("left alone, not of MLflow: %s", ", ".join(self._foreign))
         return {key: found[key] for key in sorted(found, key=by_number)}
+
+    def _folders(self, parent: str) -> list[str]:
+        try:
+            return self._files.folders(parent) or []
+        except UnreadableError as error:
+            if not parent:
+                raise
+            self._failed(Kind.EXPERIMENT, parent, error.message)
+            return []
 
     def experiments(self) -> dict[str, Experiment]:
         """Return every experiment by id, in order.
@@ -176,6 +181,7 @@ class TrackingFolder:
         as_of_ms = time.time_ns() // 1_000_000
         try:
             parts = self._files.names(path)
+            self._files.leave_alone(path, parts, _PARTS_OF_RUN)
             fields = self._fields(path)
             issues: list[Failure | Loss] = []
             tags, params = (
@@ -216,8 +222,10 @@ class TrackingFolder:
         as_of_ms = time.time_ns() // 1_000_000
         issues: list[Failure | Loss] = []
         try:
-            if META not in self._files.names(path) and not self._files.holds_files(path):
+            parts = self._files.names(path)
+            if META not in parts and not self._files.holds_files(path):
                 return None
+            self._files.leave_alone(path, parts, _PARTS_OF_MODEL)
             fields = self._fields(path)
             tags = self._files.texts(Kind.TAG, model_id, f"{path}/tags", issues)
             info = logged_model_info(fields, tags)
@@ -246,7 +254,7 @@ class TrackingFolder:
             self._files.require_place(path, "experiment", name, document["experiment_id"])
         except UnreadableError as error:
             if _OF_OTHERS.fullmatch(name):
-                self._foreign.append(path)
+                self._files.left_alone.append(path)
                 return None
             self._failed(Kind.EXPERIMENT, path, error.message)
             self._runs_left_out(path)
@@ -265,7 +273,7 @@ class TrackingFolder:
         if _OF_OTHERS.fullmatch(name) or not (
             holds_runs or (name.isdecimal() and self._files.holds_files(path))
         ):
-            self._foreign.append(path)
+            self._files.left_alone.append(path)
             return
         self._failed(Kind.EXPERIMENT, path, f"{self._files.place(path)} has lost its {META}")
         self._runs_left_out(path)
@@ -288,7 +296,7 @@ class TrackingFolder:
             if _ID.fullmatch(name) or self._is_run(f"{path}/{name}"):
                 yield name
             else:
-                self._foreign.append(f"{path}/{name}")
+                self._files.left_alone.append(f"{path}/{name}")
 
     def _is_run(self, path: str) -> bool:
         if _OF_OTHERS.fullmatch(path.rpartition("/")[2]):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TracesFolder"]
 
 _INFO = "trace_info.yaml"
+_PARTS = frozenset({_INFO, "artifacts", "assessments", "request_metadata", "tags"})
 _NOT_OF_INFO = {"execution_duration_ms", "trace_metadata", "tags", "assessments"}
 _V2_STATES = {"OK", "ERROR", "IN_PROGRESS"}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
@@ -50,7 +51,9 @@ class TracesFolder:
         for trace_id in ids:
             of_trace = f"{folder}/{trace_id}"
             try:
-                if _INFO in self._files.names(of_trace):
+                names = self._files.names(of_trace)
+                if _INFO in names:
+                    self._files.leave_alone(of_trace, names, _PARTS)
                     started.append((self._info(of_trace)["request_time_ms"], trace_id))
                 elif self._files.holds_files(of_trace):
                     reason = f"{self._files.place(of_trace)} has lost its {_INFO}"
