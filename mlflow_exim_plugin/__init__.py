@@ -30,6 +30,7 @@ _MODULES = {
     "Verification": "operations.verify",
     "Work": "options",
     "Writing": "options",
+    "convert": "operations.convert",
     "copies": "operations.lineage",
     "copy": "operations.copy",
     "diff": "operations.diff",

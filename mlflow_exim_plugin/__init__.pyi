@@ -22,6 +22,37 @@ from mlflow_exim_plugin.sources.archive.archive import Archive as Archive
 from mlflow_exim_plugin.sources.archive.archive import open_archive as open_archive
 from mlflow_exim_plugin.version import __version__ as __version__
 
+def convert(
+    source: str,
+    target: str,
+    *,
+    opening: Opening = ...,
+    selection: Selection = ...,
+    packing: Packing = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    level: int = ...,
+    overwrite: bool = ...,
+    export_source_tags: bool = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Report: ...
 def copies(
     identity: str,
     locations: Iterable[str],

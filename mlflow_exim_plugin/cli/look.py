@@ -14,6 +14,7 @@ from mlflow_exim_plugin.cli.output import say, show_json, size_text
 from mlflow_exim_plugin.options import Opening, Reading
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
 
@@ -26,21 +27,24 @@ if TYPE_CHECKING:
 @asks("registry_uri", "artifacts_destination", opening=Opening)
 @output_options
 def ls(archive: str, experiment: str | None, members: bool, output: str, opening: Opening) -> None:
-    """List what ARCHIVE, a path or any fsspec URL, holds.
+    """List what ARCHIVE, a path or any fsspec URL, holds; it may be an old export's folder too.
 
     Example:
 
       mlflow exim ls backup.tar.zst -e churn
     """
-    from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.operations.ends import open_source
 
-    with Archive.open(archive, storage_options=opening.storage_options) as opened:
+    as_json = output == "json"
+    with open_source(archive, opening, among=("archive", "export")) as source:
         if members:
-            _list_members(opened, as_json=output == "json")
+            if source.archive is None:
+                raise click.UsageError("--members is for archives: an export is files already.")
+            _list_members(source.archive, as_json=as_json)
         elif experiment is not None:
-            _list_runs(opened, experiment, as_json=output == "json")
+            _list_runs(source, experiment, as_json=as_json)
         else:
-            _list_objects(opened, as_json=output == "json")
+            _list_objects(source, as_json=as_json)
 
 
 @click.command(cls=Command)
@@ -67,10 +71,10 @@ def show(
     reading: Reading,
     **asked: str | None,
 ) -> None:
-    """Show one object of ARCHIVE, or the archive itself.
+    """Show one object of ARCHIVE, or the archive itself; it may be an old export's folder too.
 
-    That is its envelope, but for a trace, which is rows of a table: its documents. With --lineage
-    it is what the object's tags tell of the places it was carried from.
+    That is its envelope; of a trace, which is rows of a table, and in an export it is the document.
+    With --lineage it is what the object's tags tell of the places it was carried from.
 
     Example:
 
@@ -85,23 +89,11 @@ def show(
 
         show_lineage(archive, asked, opening, reading, as_json=output == "json")
         return
-    from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.operations.contents import document_of
+    from mlflow_exim_plugin.operations.ends import open_source
 
-    with Archive.open(archive, storage_options=opening.storage_options) as opened:
-        if experiment := asked["experiment"]:
-            document = _experiment(opened, experiment)
-        elif run_id := asked["run_id"]:
-            document = opened.run(run_id).to_json()
-        elif model := asked["model"]:
-            document = opened.model(model).to_json()
-            document["versions"] = [v.to_json() for v in opened.versions(model)]
-        elif logged_model := asked["logged_model"]:
-            document = opened.logged_model(logged_model).to_json()
-        elif trace is not None:
-            found = opened.trace(trace)
-            document = {**found.document, "spans": found.spans}
-        else:
-            document = opened.summary.to_json()
+    with open_source(archive, opening, among=("archive", "export")) as source:
+        document = document_of(source, trace=trace, **asked)
     if output == "json":
         show_json(document)
     else:
@@ -142,60 +134,34 @@ def _list_members(archive: Archive, *, as_json: bool) -> None:
         say(f"{member['sha256']}  {member['size_bytes']:>12}  {member['path']}")
 
 
-def _list_objects(archive: Archive, *, as_json: bool) -> None:
-    from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
+def _list_objects(source: OpenSource, *, as_json: bool) -> None:
+    from mlflow_exim_plugin.operations.contents import contents
+    from mlflow_exim_plugin.schema.objects import ENTITY_KINDS
 
-    experiments = [
-        {
-            "experiment_id": e.mlflow.experiment["experiment_id"],
-            "name": e.mlflow.experiment["name"],
-            "lifecycle_stage": e.mlflow.experiment.get("lifecycle_stage", "active"),
-            "runs": len(e.mlflow.runs),
-            "logged_models": len(e.mlflow.logged_models),
-            "traces": sum(
-                part.mlflow.traces
-                for part in archive.trace_parts(e.mlflow.experiment["experiment_id"])
-            ),
-        }
-        for e in archive.experiments()
-    ]
-    models, prompts = (
-        [
-            {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
-            for m in archive.models(kind)
-        ]
-        for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
-    )
-    summary = archive.summary
-    counts = {kind: count.written for kind, count in summary.info.counts.items() if count.written}
+    found = contents(source)
     if as_json:
-        show_json(
-            {
-                "root": archive.reader.root,
-                "size_bytes": archive.reader.size_bytes,
-                "experiments": experiments,
-                "models": models,
-                "prompts": prompts,
-                "counts": counts,
-            }
-        )
+        show_json(found)
         return
-    system = summary.system
-    say(
-        f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
-        f"{size_text(archive.reader.size_bytes)}"
-    )
-    for e in experiments:
+    if source.archive is not None:
+        system = source.archive.summary.system
+        say(
+            f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
+            f"{size_text(found['size_bytes'])}"
+        )
+    if source.read_as:
+        say(f"Read as {source.read_as}")
+    for e in found["experiments"]:
         parts = [f"{e['runs']} runs"]
         parts += [
             f"{e[kind]} {kind.replace('_', ' ')}" for kind in ("logged_models", "traces") if e[kind]
         ]
         parts += ["deleted"] if e["lifecycle_stage"] == "deleted" else []
         say(f"experiment {e['experiment_id']}  {e['name']}  ({', '.join(parts)})")
-    for kind_name, listed in (("model", models), ("prompt", prompts)):
-        for m in listed:
+    for kind in ("models", "prompts"):
+        for m in found[kind]:
             numbers = ", ".join(map(str, m["versions"]))
-            say(f"{kind_name} {m['name']}  (versions {numbers or 'none'})")
+            say(f"{kind[:-1]} {m['name']}  (versions {numbers or 'none'})")
+    counts = found["counts"]
     others = [
         f"{counts[kind]} {kind.replace('_', ' ')}"
         for kind in map(str, ENTITY_KINDS)
@@ -205,22 +171,10 @@ def _list_objects(archive: Archive, *, as_json: bool) -> None:
         say(f"and {', '.join(others)}")
 
 
-def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:
-    document = _experiment(archive, experiment)
-    experiment_id = document["mlflow"]["experiment"]["experiment_id"]
-    runs = []
-    for envelope in archive.runs(experiment_id):
-        info = envelope.mlflow.run["info"]
-        runs.append(
-            {
-                "run_id": info["run_id"],
-                "run_name": info.get("run_name", ""),
-                "status": info.get("status", ""),
-                "lifecycle_stage": info.get("lifecycle_stage", "active"),
-                "metric_rows": envelope.info.metrics.rows if envelope.info.metrics else 0,
-                "artifacts": len(envelope.info.artifacts),
-            }
-        )
+def _list_runs(source: OpenSource, experiment: str, *, as_json: bool) -> None:
+    from mlflow_exim_plugin.operations.contents import runs_of
+
+    runs = runs_of(source, experiment)
     if as_json:
         show_json(runs)
         return
@@ -230,16 +184,6 @@ def _list_runs(archive: Archive, experiment: str, *, as_json: bool) -> None:
             f"{run['run_id']}  {run['status']:<9}  {run['metric_rows']:>9} rows  "
             f"{run['artifacts']:>5} artifacts  {run['run_name']}{deleted}"
         )
-
-
-def _experiment(archive: Archive, wanted: str) -> dict[str, Any]:
-    from mlflow_exim_plugin.errors import NotFoundError
-
-    for envelope in archive.experiments():
-        experiment = envelope.mlflow.experiment
-        if wanted in (experiment["name"], experiment["experiment_id"]):
-            return envelope.to_json()
-    raise NotFoundError(f"the archive has no experiment {wanted!r}")
 
 
 def _outline(value: Any, indent: str) -> None:

@@ -105,6 +105,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
         show_json(summary)
         return
     say(title)
+    if report.read_as:
+        say(f"Read as {report.read_as}")
     rows = [
         (
             kind.replace("_", " "),

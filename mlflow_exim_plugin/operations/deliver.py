@@ -41,6 +41,7 @@ def deliver(
             transfer(source.names, looking, selection, stages=stages, strict=work.strict)
     report = Report(dry_run=work.dry_run)
     report.root = source.archive.reader.root if source.archive else None
+    report.read_as = source.read_as
     report.files_at = target.files_at
     with target.sink(source, dry_run=work.dry_run) as sink:
         return transfer(

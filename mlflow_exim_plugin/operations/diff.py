@@ -31,7 +31,7 @@ def diff(
     by what it stands for. Nothing is written but a temporary index.
 
     Args:
-        a: Tracking URI of a server or store, or path or fsspec URL of an archive.
+        a: Tracking URI of a server or store, or path or fsspec URL of an archive or export.
         b: The other side.
         opening: How both are opened; each option is a keyword of its own too, here and below.
         a_opening: How ``a`` is opened where that is otherwise.

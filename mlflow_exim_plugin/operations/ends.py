@@ -7,9 +7,11 @@ import os
 import struct
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from mlflow_exim_plugin.container.layout import HEADER
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX, base_directory_for
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
@@ -26,22 +28,37 @@ from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
+from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
+from mlflow_exim_plugin.storage.ranges import open_range
+from mlflow_exim_plugin.storage.schemes import is_far
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.sources.source import SearchableSource
+    from mlflow_exim_plugin.storage.new_folder import NewFolder
 
-__all__ = ["DEPLOYMENTS", "OpenSource", "OpenTarget", "open_source", "open_target"]
+__all__ = [
+    "DEPLOYMENTS",
+    "OpenSource",
+    "OpenTarget",
+    "open_new_export",
+    "open_source",
+    "open_target",
+]
 
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 
+_EXPORT_FILES = (
+    *("run.json", "experiment.json", "model.json", "version.json", "manifest.json"),
+    *("logged_model.json", "trace.json", "prompt.json", "evaluation_dataset.json"),
+)
 _STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "[0-9]*/*/meta.yaml")
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
@@ -58,6 +75,7 @@ class OpenSource:
         name: What to call it, without secrets.
         archive: The archive that it is, None for a deployment.
         mlflow_version: Version of the MLflow client that reads a deployment.
+        read_as: What kind of source was found, where that had to be found out.
     """
 
     stream: SearchableSource
@@ -65,6 +83,7 @@ class OpenSource:
     name: str
     archive: Archive | None = None
     mlflow_version: str = ""
+    read_as: str | None = None
     _told: dict[str, System] = field(default_factory=dict)
 
     def system(self, script: str) -> System:
@@ -97,12 +116,14 @@ class _End:
 
     Attributes:
         name: What it is called.
+        looks_like: What tells it, for people.
         matches: Whether a location is one.
         source: Opens it to be read.
     """
 
     name: str
-    matches: Callable[[str], bool]
+    looks_like: str
+    matches: Callable[[str, Opening], bool]
     source: Callable[..., AbstractContextManager[OpenSource]]
 
 
@@ -134,7 +155,7 @@ def open_source(
     """
     if location is None and (folder := _default_folder()):
         location = folder
-    end = _end_of(location, among)
+    end = _end_of(location, opening, among)
     return end.source(location, opening, reading, jobs=jobs, contents=contents)
 
 
@@ -217,6 +238,41 @@ def _new_archive(
     options = opening.storage_options
     with atomic_output(location, overwrite=packing.overwrite, storage_options=options) as file:
         yield _NewArchive(file, location, packing, selection, work)
+
+
+@dataclass(frozen=True)
+class _NewExport:
+    folder: NewFolder
+    work: Work
+    looks_first = False
+    files_at = None
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        from mlflow_exim_plugin.sinks.exports.sink import ExportSink
+
+        del dry_run
+        yield ExportSink(self.folder, source.system(self.work.script))
+
+
+@contextlib.contextmanager
+def open_new_export(location: str, opening: Opening, work: Work) -> Iterator[OpenTarget]:
+    """Open a folder that an export is to be written to.
+
+    Args:
+        location: Path or fsspec URL of a folder that is empty or not there.
+        opening: How it is opened.
+        work: How much is done at once, and whether at all.
+
+    Raises:
+        ArchiveExistsError: There is something.
+        StoreError: It cannot be written.
+    """
+    if work.dry_run:
+        yield _Nothing()
+        return
+    with new_folder(location, opening.storage_options) as folder:
+        yield _NewExport(folder, work)
 
 
 @dataclass(frozen=True)
@@ -362,28 +418,66 @@ def _read_folder(
         yield OpenSource(stream, names, stream.uri, mlflow_version=stream.mlflow_version)
 
 
-def _is_archive(location: str) -> bool:
+@contextlib.contextmanager
+def _read_export(
+    location: str, opening: Opening, _: Reading, *, contents: bool, **_how_read: object
+) -> Iterator[OpenSource]:
+    from mlflow_exim_plugin.sources.exports.source import Export, ExportSource
+
+    export = Export(location, opening.storage_options)
+    names = ExportSource(export, contents=False)
+    yield OpenSource(
+        ExportSource(export) if contents else names,
+        names,
+        export.uri,
+        mlflow_version=export.mlflow_version,
+        read_as=export.described,
+    )
+
+
+def _is_database(location: str, _: Opening) -> bool:
+    return is_database(location)
+
+
+def _is_archive(location: str, opening: Opening) -> bool:
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
+        return True
+    if is_far(location):  # whatever its name is, it is a file
+        try:
+            open_range(location, opening.storage_options).close()
+        except NotFoundError:
+            return False
         return True
     path = store_folder(location)
     return path is not None and path.is_file() and _starts_as_archive(path)
 
 
-def _is_server(location: str) -> bool:
+def _is_server(location: str, _: Opening) -> bool:
     return store_folder(location) is None  # MLflow's plugins have schemes of their own
 
 
-def _is_store_folder(location: str) -> bool:
+def _is_store_folder(location: str, _: Opening = Opening()) -> bool:
     path = store_folder(location)
     return path is not None and any(found for glob in _STORE_FILES for found in path.glob(glob))
 
 
+def _is_export(location: str, _: Opening) -> bool:
+    """Whether it is a folder with files of an export; a far store is not looked into for that."""
+    if (folder := local_path(location)) is None:
+        return is_far(location)
+    path = Path(folder)
+    if not path.is_dir() or (path / HEADER).exists():  # an archive that was extracted
+        return False
+    return any(True for name in _EXPORT_FILES for _ in path.rglob(name))
+
+
 _ENDS = (
-    _End("database", is_database, _read_deployment),
-    _End("archive", _is_archive, _read_archive),
-    _End("server", _is_server, _read_deployment),
-    _End("folder", _is_store_folder, _read_folder),
+    _End("database", "sqlite:///…, postgresql://…", _is_database, _read_deployment),
+    _End("archive", f"a name ending {ARCHIVE_SUFFIX}", _is_archive, _read_archive),
+    _End("folder", "the folder of a file store", _is_store_folder, _read_folder),
+    _End("export", "the folder of an export", _is_export, _read_export),
+    _End("server", "http://…", _is_server, _read_deployment),
 )
 """The first that matches is it."""
 
@@ -397,24 +491,30 @@ def _default_folder() -> str | None:
     return uri if _is_store_folder(uri) else None
 
 
-def _end_of(location: str | None, among: Collection[str]) -> _End:
+def _end_of(location: str | None, opening: Opening, among: Collection[str]) -> _End:
     ends = [end for end in _ENDS if not among or end.name in among]
     if location is None or len(ends) == 1:
         return ends[0]
     for end in ends:
-        if end.matches(location):
+        if end.matches(location, opening):
             return end
-    path = store_folder(location)
+    kinds = {end.name: end for end in ends}
+    if (path := store_folder(location)) is None and "server" not in kinds:
+        return kinds["archive"]  # some URL that only opening can tell more of
     if path is not None and path.is_dir():
+        missing = []
+        if "folder" in kinds:
+            missing.append(f"no store of files: there is no {', '.join(_STORE_FILES)} in it")
+        if "export" in kinds:
+            missing.append(f"no export: there is no {', '.join(_EXPORT_FILES[:3])} and such in it")
         inner = path / "mlruns"
         raise NotFoundError(
-            f"{path} is no store of files: there is no {', '.join(_STORE_FILES)} in it",
+            f"{path} is {', and '.join(missing)}",
             f"did you mean {inner}?" if _is_store_folder(str(inner)) else "",
         )
     raise NotFoundError(
-        f"there is no server, store or archive at {redact_url(location)}",
-        "write http://…, sqlite:///…, the folder of a file store, or a name ending "
-        f"{ARCHIVE_SUFFIX}",
+        f"there is no {', '.join(end.name for end in ends)} at {redact_url(location)}",
+        f"write {', '.join(end.looks_like for end in ends)}",
     )
 
 

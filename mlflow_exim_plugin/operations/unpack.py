@@ -1,4 +1,4 @@
-"""``unpack``: from an archive into a deployment."""
+"""``unpack``: from an archive, or an old export, into a deployment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def unpack(
     unpack left unfinished is finished.
 
     Args:
-        archive: Path or fsspec URL of the archive.
+        archive: Path or fsspec URL of the archive, or of the folder of an export of
+            mlflow-export-import.
         tracking_uri: MLflow tracking URI of the target; MLflow's own default without it.
         opening: How the two are opened; each option is a keyword of its own too, here and below.
         selection: What to take; everything without it.
@@ -49,7 +50,7 @@ def unpack(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     with (
-        open_source(archive, opening, among=("archive",)) as source,
+        open_source(archive, opening, among=("archive", "export")) as source,
         open_target(tracking_uri, opening, writing, selection, work) as target,
     ):
         stages = to_deployment(source.system(work.script), writing)

@@ -493,6 +493,8 @@ class ArchiveInfo(Document):
     failures: tuple[Named, ...] = Field(default=(), strict=False)
     lossy: tuple[Named, ...] = Field(default=(), strict=False)
     not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
+    read_as: str | None = None
+    """What kind of source it was, where that had to be found out."""
 
 
 class ExperimentName(Document):

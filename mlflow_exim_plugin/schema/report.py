@@ -35,6 +35,7 @@ class Report:
         metric_rows: Metric rows written.
         artifact_bytes: Artifact bytes written.
         root: Root digest of the archive written or read, hex.
+        read_as: What kind of source was found, where that had to be found out.
         files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
     """
@@ -49,6 +50,7 @@ class Report:
         self.metric_rows = 0
         self.artifact_bytes = 0
         self.root: str | None = None
+        self.read_as: str | None = None
         self.files_at: str | None = None
         self.dry_run = dry_run
         self._lock = threading.Lock()
@@ -132,6 +134,7 @@ class Report:
                 "ok": not self.failures,
                 "dry_run": self.dry_run,
                 "root": self.root,
+                "read_as": self.read_as,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
                 "completed": {str(k): self.completions[k] for k in Kind if self.completions[k]},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Publication", "Scheme", "publication_of", "scheme_of"]
+__all__ = ["Publication", "Scheme", "is_far", "publication_of", "scheme_of"]
 
 
 class Publication(Enum):
@@ -63,6 +63,7 @@ _SCHEMES = {
         Scheme("abfss", "azure", Publication.COMMIT, opens_artifacts=True),
         Scheme("az", "azure", Publication.COMMIT),
         Scheme("adl", "azure"),
+        Scheme("dbfs"),
         Scheme("sftp", "sftp"),
         Scheme("ssh", "sftp"),
     )
@@ -74,6 +75,12 @@ def scheme_of(url: str) -> Scheme:
     innermost = url.rpartition("::")[2]
     name = innermost.partition("://")[0] if "://" in innermost else ""
     return _SCHEMES.get(name, Scheme(name))
+
+
+def is_far(url: str) -> bool:
+    """Whether a URL is of a store that is known here, and not of this machine."""
+    scheme = scheme_of(url)
+    return "::" in url or (scheme.name in _SCHEMES and not scheme.is_local)
 
 
 def publication_of(protocols: str | Iterable[str]) -> Publication:

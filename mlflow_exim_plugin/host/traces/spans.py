@@ -444,8 +444,8 @@ def _dumped(span: dict[str, Any], trace_id: str) -> dict[str, str]:
 def _dict_links(span: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            "trace_id": f"tr-{link['trace_id']}"
-            if _HEX_TRACE.fullmatch(link["trace_id"])
+            "trace_id": f"tr-{match[1]}"
+            if (match := _HEX_TRACE.fullmatch(link["trace_id"]))
             else link["trace_id"],
             "span_id": link["span_id"],
             "attributes": _each(_python, link["attributes"]) or None,

@@ -111,6 +111,8 @@ class ArchiveSink:
             "lossy": summary["lossy"],
             "not_packed": summary["not_packed"],
         }
+        if report.read_as:
+            info["read_as"] = report.read_as
         default, *others = self._workspaces
         part = {"selection": self._selection, **default.listing()}
         if others:
@@ -227,7 +229,7 @@ class ArchiveSink:
     def _write_version(self, version: ModelVersion, report: Report) -> None:
         if self._model is None:
             raise StoreError(f"{version.kind} {version.id} came before its model")
-        issues: list[Failure | Loss] = []
+        issues = [*version.issues]
         folder = layout.version_folder(self._model.folder, version.version)
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, version.id, version.artifacts, issues, report)
@@ -328,8 +330,8 @@ class ArchiveSink:
         if (model := self._model) is not None:
             self._model = None
             document = {"registered_model": model.item.document, "versions": model.versions}
-            info = {"content_digest": content_digest(document)}
-            self._add(layout.model_member(model.folder), info, document)
+            path = layout.model_member(model.folder)
+            self._add_object(path, document, [*model.item.issues], report)
             is_prompt = model.item.kind is Kind.PROMPT
             workspace = self._workspace
             (workspace.prompts if is_prompt else workspace.models).append(model.item.name)
@@ -341,17 +343,14 @@ class ArchiveSink:
         document: dict[str, Any] = {"experiment": experiment.document, "runs": opened.runs}
         if opened.logged_models:
             document["logged_models"] = opened.logged_models
-        self._add(
-            layout.experiment_member(experiment.id, self._workspace.tree),
-            {
-                "content_digest": content_digest(document),
-                "num_total_runs": len(opened.runs) + len(failed),
-                "num_ok_runs": len(opened.runs),
-                "num_failed_runs": len(failed),
-                "failed_runs": failed,
-            },
-            document,
-        )
+        path = layout.experiment_member(experiment.id, self._workspace.tree)
+        counts = {
+            "num_total_runs": len(opened.runs) + len(failed),
+            "num_ok_runs": len(opened.runs),
+            "num_failed_runs": len(failed),
+            "failed_runs": failed,
+        }
+        self._add_object(path, document, [*experiment.issues], report, more=counts)
         entry = {"experiment_id": experiment.id, "name": experiment.name}
         self._workspace.experiments.append(entry)
         report.written(Kind.EXPERIMENT)

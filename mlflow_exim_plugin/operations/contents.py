@@ -1,0 +1,214 @@
+"""``ls`` and ``show``: what is in an archive, or in a source that is read like one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.options import Selection
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    ModelVersion,
+    RegisteredModel,
+    Run,
+    Trace,
+    Unpacked,
+)
+from mlflow_exim_plugin.schema.report import Report
+from mlflow_exim_plugin.sinks.counting import CountingSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.schema.objects import StreamObject
+    from mlflow_exim_plugin.sources.archive.archive import Archive
+
+__all__ = ["contents", "document_of", "runs_of"]
+
+_KINDS = {
+    "experiment": {Kind.EXPERIMENT},
+    "run_id": {Kind.RUN},
+    "model": {Kind.REGISTERED_MODEL, Kind.PROMPT},
+    "logged_model": {Kind.LOGGED_MODEL},
+    "trace": {Kind.TRACE},
+}
+
+
+def contents(source: OpenSource) -> dict[str, Any]:
+    """Return what there is: ``experiments``, ``models``, ``prompts`` and ``counts`` by kind.
+
+    Of an archive also its ``root`` and ``size_bytes``.
+    """
+    if source.archive is not None:
+        return _of_archive(source.archive)
+    experiments: dict[str, dict[str, Any]] = {}
+    named: dict[Kind, dict[str, list[int]]] = {Kind.REGISTERED_MODEL: {}, Kind.PROMPT: {}}
+    report, counting = Report(), CountingSink()
+    for item in _objects(source):
+        counting.write(item, report)
+        if isinstance(item, Experiment):
+            experiments[item.id] = _listed(item.document) | dict.fromkeys(
+                ("runs", "logged_models", "traces"), 0
+            )
+        elif isinstance(item, Run | LoggedModel | Trace):
+            experiments[item.experiment_id][f"{item.kind}s"] += 1
+        elif isinstance(item, RegisteredModel):
+            named[item.kind][item.name] = []
+        elif isinstance(item, ModelVersion):
+            next(n for n in named.values() if item.name in n)[item.name].append(item.version)
+    models, prompts = (
+        [{"name": name, "versions": numbers} for name, numbers in sorted(named[kind].items())]
+        for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
+    )
+    return {
+        "experiments": list(experiments.values()),
+        "models": models,
+        "prompts": prompts,
+        "counts": {str(kind): c.written for kind, c in report.counts.items() if c.written},
+    }
+
+
+def runs_of(source: OpenSource, experiment: str) -> list[dict[str, Any]]:
+    """Return what is shown of the runs of an experiment.
+
+    Args:
+        source: Where to look.
+        experiment: Its name or id.
+
+    Raises:
+        NotFoundError: There is no such experiment.
+    """
+    if (archive := source.archive) is None:
+        taken = _objects(source, Selection(experiments=(experiment,), traces=False))
+        return [_shown(run) for run in taken if isinstance(run, Run)]
+    experiment_id = document_of(source, experiment=experiment)["mlflow"]["experiment"][
+        "experiment_id"
+    ]
+    return [
+        _row(
+            envelope.mlflow.run["info"],
+            envelope.info.metrics.rows if envelope.info.metrics else 0,
+            len(envelope.info.artifacts),
+        )
+        for envelope in archive.runs(experiment_id)
+    ]
+
+
+def document_of(source: OpenSource, **asked: str | None) -> dict[str, Any]:
+    """Return one object: its envelope in an archive, its document elsewhere.
+
+    Args:
+        source: Where to look.
+        asked: Id or name of one, as ``experiment``, ``run_id``, ``model``, ``logged_model`` or
+            ``trace``; without any what there is.
+
+    Raises:
+        NotFoundError: There is no such object.
+    """
+    ((kind, wanted),) = [(name, given) for name, given in asked.items() if given is not None] or [
+        ("", "")
+    ]
+    if source.archive is not None:
+        return _in_archive(source.archive, kind, wanted)
+    if not kind:
+        return contents(source)
+    found: dict[str, Any] = {}
+    for item in _objects(source):
+        names = {item.id, item.name} if isinstance(item, Experiment) else {item.id}
+        if item.kind in _KINDS[kind] and wanted in names:
+            found = dict(item.document)
+            if isinstance(item, Trace):
+                found["spans"] = item.spans
+        elif isinstance(item, ModelVersion) and kind == "model" and item.name == wanted:
+            found.setdefault("versions", []).append(item.document)
+    if not found:
+        raise NotFoundError(f"there is no {kind.removesuffix('_id').replace('_', ' ')} {wanted!r}")
+    return found
+
+
+def _in_archive(archive: Archive, kind: str, wanted: str) -> dict[str, Any]:
+    match kind:
+        case "experiment":
+            for envelope in archive.experiments():
+                experiment = envelope.mlflow.experiment
+                if wanted in (experiment["name"], experiment["experiment_id"]):
+                    return envelope.to_json()
+            raise NotFoundError(f"the archive has no experiment {wanted!r}")
+        case "run_id":
+            return archive.run(wanted).to_json()
+        case "model":
+            document = archive.model(wanted).to_json()
+            return document | {"versions": [v.to_json() for v in archive.versions(wanted)]}
+        case "logged_model":
+            return archive.logged_model(wanted).to_json()
+        case "trace":
+            found = archive.trace(wanted)
+            return {**found.document, "spans": found.spans}
+        case _:
+            return archive.summary.to_json()
+
+
+def _of_archive(archive: Archive) -> dict[str, Any]:
+    experiments = [
+        _listed(e.mlflow.experiment)
+        | {
+            "runs": len(e.mlflow.runs),
+            "logged_models": len(e.mlflow.logged_models),
+            "traces": sum(
+                part.mlflow.traces
+                for part in archive.trace_parts(e.mlflow.experiment["experiment_id"])
+            ),
+        }
+        for e in archive.experiments()
+    ]
+    models, prompts = (
+        [
+            {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
+            for m in archive.models(kind)
+        ]
+        for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
+    )
+    counted = archive.summary.info.counts.items()
+    return {
+        "root": archive.reader.root,
+        "size_bytes": archive.reader.size_bytes,
+        "experiments": experiments,
+        "models": models,
+        "prompts": prompts,
+        "counts": {kind: count.written for kind, count in counted if count.written},
+    }
+
+
+def _objects(source: OpenSource, selection: Selection = Selection()) -> Iterator[StreamObject]:
+    for item in source.stream.stream(selection):
+        if not isinstance(item, Failure | Loss | Unpacked):
+            yield item
+
+
+def _listed(experiment: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "experiment_id": experiment["experiment_id"],
+        "name": experiment["name"],
+        "lifecycle_stage": experiment.get("lifecycle_stage", "active"),
+    }
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    rows = sum(part.num_rows for part in run.histories if not isinstance(part, Failure))
+    return _row(run.info, rows, sum(1 for a in run.artifacts if not isinstance(a, Failure)))
+
+
+def _row(info: dict[str, Any], metric_rows: int, artifacts: int) -> dict[str, Any]:
+    return {
+        "run_id": info["run_id"],
+        "run_name": info.get("run_name", ""),
+        "status": info.get("status", ""),
+        "lifecycle_stage": info.get("lifecycle_stage", "active"),
+        "metric_rows": metric_rows,
+        "artifacts": artifacts,
+    }

@@ -1,0 +1,1 @@
+"""Exports of mlflow-export-import: folders of JSON files and artifacts."""

@@ -1,0 +1,336 @@
+"""The tracking part of an export: experiments, runs, logged models and traces, each by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from mlflow_exim_plugin.host.documents import json_number
+from mlflow_exim_plugin.host.traces.files import DATA_FILE, spans_of, take
+from mlflow_exim_plugin.host.traces.spans import from_dict
+from mlflow_exim_plugin.schema.metric_rows import RunRows
+from mlflow_exim_plugin.schema.objects import (
+    Experiment,
+    Failure,
+    Kind,
+    LoggedModel,
+    Loss,
+    Run,
+    Trace,
+    by_number,
+)
+from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, RunHeader
+from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
+from mlflow_exim_plugin.sources.exports.documents import (
+    experiment_document,
+    logged_model_document,
+    run_document,
+    trace_document,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow_exim_plugin.sources.exports.layout import ExportedFile, ExportLayout, Found
+
+__all__ = ["ExportedTracking"]
+
+_EXPERIMENT_NAME = "mlflow_export_import.metadata.experiment_name"
+"""Tag of a run that some exports wrote."""
+_FAILED = {
+    "failed_runs": Kind.RUN,
+    "failed_logged_models": Kind.LOGGED_MODEL,
+    "failed_traces": Kind.TRACE,
+}
+_ID = re.compile(r"[0-9a-f]{32}")
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
+
+class ExportedTracking:
+    """Finds the experiments of an export, and reads what belongs to them.
+
+    Args:
+        layout: The export.
+        experiment_names: By run id, what is known of the name of its experiment.
+
+    Attributes:
+        experiments: Every experiment by id, in order.
+        headers: Of every run, by its id.
+        failures: What is there and cannot be read.
+        losses: What the export itself did not have.
+    """
+
+    def __init__(self, layout: ExportLayout, experiment_names: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._names = experiment_names
+        self.experiments: dict[str, Experiment] = {}
+        self.headers: dict[str, RunHeader] = {}
+        self.failures: list[Failure] = []
+        self.losses: list[Loss] = []
+        self._files: dict[str, str] = {}
+        self._listed: dict[str, str] = {}
+        self._models: dict[str, list[tuple[str, str]]] = {}
+        self._traces: dict[str, list[tuple[int, str]]] = {}
+        for path in layout.paths[Kind.EXPERIMENT]:
+            self._guarded(Kind.EXPERIMENT, path, self._take_experiment)
+        for path in layout.paths[Kind.RUN]:
+            self._guarded(Kind.RUN, path, self._take_run)
+        for path in layout.paths[Kind.LOGGED_MODEL]:
+            self._guarded(Kind.LOGGED_MODEL, path, self._take_logged_model)
+        for path in layout.paths[Kind.TRACE]:
+            self._guarded(Kind.TRACE, path, self._take_trace)
+        for run_id, place in self._listed.items():
+            if run_id not in self._files:
+                what = f"{place} lists it, and the export does not have it"
+                self.losses.append(Loss(Kind.RUN, run_id, what))
+        in_order = sorted(self.experiments, key=by_number)
+        self.experiments = {key: self.experiments[key] for key in in_order}
+
+    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
+        """Return the headers of an experiment's runs that match a filter, by run id."""
+        found = {k: h for k, h in self.headers.items() if h.experiment_id == experiment_id}
+        if not filter_string:
+            return found
+        from mlflow_exim_plugin.host.documents import matching_runs
+
+        read = [self.read_run(run_id, contents=False) for run_id in found]
+        documents = [run.document for run, _ in read if isinstance(run, Run)]
+        matching = matching_runs(documents, filter_string)
+        return {one["info"]["run_id"]: found[one["info"]["run_id"]] for one in matching}
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return REST's ``Run``.
+
+        Raises:
+            NotFoundError: There is no such run, or it cannot be read.
+        """
+        run: Run | Failure | None = None
+        if run_id in self._files:
+            run, _ = self.read_run(run_id, contents=False)
+        if not isinstance(run, Run):
+            raise NotFoundError(f"there is no run {run_id}")
+        return run.document
+
+    def read_run(self, run_id: str, *, contents: bool) -> tuple[Run | Failure, list[ExportedFile]]:
+        """Return a run, without metric rows where no contents are wanted, and its files."""
+        path = self._files[run_id]
+        try:
+            found = self._layout.read(path)
+            latest, rows, issues = _metrics(run_id, found.payload)
+            run = Run(run_document(found.payload, latest), as_of_ms=found.as_of_ms)
+            run.info["run_id"] = run.info["run_uuid"] = run_id
+        except StoreError as error:
+            return Failure(Kind.RUN, run_id, f"{path}: {error.message}"), []
+        except _MALFORMED as error:
+            return Failure(Kind.RUN, run_id, f"{path} is malformed: {error}"), []
+        files = self._layout.files_of(found)
+        if LOGGED_MODELS in run.tags and not files:
+            what = "it logged a model, and the export has no files of it"
+            issues.append(Loss(Kind.RUN, run_id, what))
+        if contents and rows is not None:
+            run.histories = (RunRows.of(run_id, rows),)
+        run.issues = tuple(issues)
+        return run, files
+
+    def logged_models(
+        self, experiment_id: str
+    ) -> Iterator[tuple[LoggedModel | Failure, list[ExportedFile]]]:
+        """Yield the logged models of an experiment by id, with their files."""
+        for model_id, path in sorted(self._models.get(experiment_id, ())):
+            try:
+                found = self._layout.read(path)
+                document = logged_model_document(found.payload)
+            except StoreError as error:
+                yield Failure(Kind.LOGGED_MODEL, model_id, error.message), []
+                continue
+            yield LoggedModel(document, as_of_ms=found.as_of_ms), self._layout.files_of(found)
+
+    def traces(self, experiment_id: str) -> Iterator[tuple[Trace | Failure, list[ExportedFile]]]:
+        """Yield the traces of an experiment, oldest first, with the files beside them."""
+        for _, path in sorted(self._traces.get(experiment_id, ())):
+            try:
+                found = self._layout.read(path)
+                document, _ = trace_document(found.payload["info"])
+            except StoreError as error:
+                yield Failure(Kind.TRACE, path, error.message), []
+                continue
+            trace = Trace(document, experiment_id, as_of_ms=found.as_of_ms)
+            files = self._layout.files_of(found)
+            self._add_spans(trace, files, len(found.payload.get("data") or ()))
+            yield trace, [file for file in files if file.path != DATA_FILE]
+
+    def _add_spans(self, trace: Trace, files: list[ExportedFile], expected: int) -> None:
+        file = next((file for file in files if file.path == DATA_FILE), None)
+        if file is None:
+            what = "the export has no spans of it"
+            if expected:
+                what = f"the export has but the names of its {expected} spans"
+            trace.issues += (Loss(Kind.TRACE, trace.id, what),)
+            return
+        try:
+            take(trace, spans_of(self._layout.content(file), trace), from_dict)
+        except StoreError as error:
+            trace.issues += (Failure(Kind.SPAN, trace.id, error.message),)
+        except _MALFORMED as error:
+            reason = f"{file.place} holds no spans: {error}"
+            trace.issues += (Failure(Kind.SPAN, trace.id, reason),)
+
+    def _guarded(self, kind: Kind, path: str, take_one: Any) -> None:
+        try:
+            take_one(self._layout.read(path))
+        except StoreError as error:
+            reason = error.message if path in error.message else f"{path}: {error.message}"
+            self.failures.append(Failure(kind, path, reason))
+        except _MALFORMED as error:
+            self.failures.append(Failure(kind, path, f"{path} is malformed: {error}"))
+
+    def _take_experiment(self, found: Found) -> None:
+        given = found.payload.get("experiment")
+        if not isinstance(given, dict):
+            if not found.path.endswith("manifest.json"):  # which is also the name of lists
+                raise StoreError("it says of no experiment")
+            return
+        document = experiment_document(given)
+        experiment_id = document["experiment_id"]
+        if (permissions := found.payload.get("permissions")) is not None:
+            document["permissions"] = permissions
+        known = self.experiments.setdefault(
+            experiment_id, Experiment(document, as_of_ms=found.as_of_ms)
+        )
+        if known.name != document["name"]:
+            raise StoreError(f"its id {experiment_id} is that of {known.name!r} too")
+        if known.document is document:
+            if permissions is not None:
+                self._lost(experiment_id, "its permissions are in the archive, and not applied")
+            if (said := str(given["experiment_id"])) != experiment_id:
+                self._lost(experiment_id, f"its id {said} is no number, and kept as another")
+        for run_id in found.payload.get("runs") or found.info.get("ok_runs") or ():
+            self._listed.setdefault(str(run_id), found.path)
+        for name, kind in _FAILED.items():
+            for one in found.info.get(name) or ():
+                what = f"{found.path} says that it could not be exported"
+                self.losses.append(Loss(kind, str(one), what))
+
+    def _lost(self, experiment_id: str, what: str) -> None:
+        loss = Loss(Kind.EXPERIMENT, experiment_id, what)
+        self.experiments[experiment_id].issues += (loss,)
+
+    def _take_run(self, found: Found) -> None:
+        document = run_document(found.payload, ())
+        header = RunHeader.of(document)
+        if header.run_id in self._files:
+            self._compare(header.run_id, found)
+            return
+        self._files[header.run_id] = found.path
+        self.headers[header.run_id] = header
+        if header.experiment_id not in self.experiments:
+            tags = {tag["key"]: tag["value"] for tag in document["data"]["tags"]}
+            name = tags.get(_EXPERIMENT_NAME) or self._names.get(header.run_id)
+            root = str(document["info"].get("artifact_uri") or "")
+            place = root.partition(f"/{header.run_id}/")[0]
+            self._make_experiment(header.experiment_id, name, place, found.as_of_ms)
+
+    def _compare(self, run_id: str, found: Found) -> None:
+        """Take the one of two exports of a run that has more files, and say where they differ."""
+        other = self._layout.read(self._files[run_id])
+        mine, its = (
+            [(file.path, file.size_bytes) for file in self._layout.files_of(one)]
+            for one in (found, other)
+        )
+        folder = found.folder.rpartition("/")[2]
+        if found.payload != other.payload and folder not in self._files and _ID.fullmatch(folder):
+            what = f"{found.path} says that it is {run_id}, which {other.path} is"
+            self.losses.append(Loss(Kind.RUN, folder, f"{what}: it is kept as its folder says"))
+            self._files[folder] = found.path
+            self.headers[folder] = replace(
+                RunHeader.of(run_document(found.payload, ())), run_id=folder
+            )
+            return
+        if len(mine) > len(its):
+            self._files[run_id] = found.path
+        if found.payload != other.payload or (mine and its and mine != its):
+            what = f"{other.path} and {found.path} differ: {self._files[run_id]} is taken"
+            self.losses.append(Loss(Kind.RUN, run_id, what))
+
+    def _take_logged_model(self, found: Found) -> None:
+        info = logged_model_document(found.payload)["info"]
+        listed = self._models.setdefault(info["experiment_id"], [])
+        if any(info["model_id"] == model_id for model_id, _ in listed):
+            return  # beside each run that made or used it
+        listed.append((info["model_id"], found.path))
+        self._make_experiment(info["experiment_id"], None, "", found.as_of_ms)
+
+    def _take_trace(self, found: Found) -> None:
+        document, experiment_id = trace_document(found.payload["info"])
+        started = document["info"].get("request_time_ms", 0)
+        self._traces.setdefault(experiment_id, []).append((started, found.path))
+        self._make_experiment(experiment_id, None, "", found.as_of_ms)
+
+    def _make_experiment(
+        self, experiment_id: str, name: str | None, place: str, as_of_ms: int
+    ) -> None:
+        """Give what was exported without its experiment one, of the name that is known of it."""
+        if experiment_id in self.experiments:
+            return
+        name = name or f"experiment-{experiment_id}"
+        document = {
+            "experiment_id": experiment_id,
+            "name": name,
+            "artifact_location": place,
+            "lifecycle_stage": "active",
+            "tags": [],
+        }
+        self.experiments[experiment_id] = Experiment(document, as_of_ms=as_of_ms)
+        what = f"the export does not have it itself: what belongs to it stands in {name!r}"
+        self._lost(experiment_id, what)
+
+
+def _metrics(
+    run_id: str, payload: dict[str, Any]
+) -> tuple[list[dict[str, Any]], pa.Table | None, list[Failure | Loss]]:
+    """Return REST's latest ``Metric`` of each key, all rows, and what is wrong with any."""
+    given = payload.get("metrics") or {}
+    if not isinstance(given, dict):
+        raise StoreError("its metrics have no keys")
+    info = payload["info"]
+    keys: list[str] = []
+    rows: list[tuple[int, int, float]] = []
+    latest: list[dict[str, Any]] = []
+    issues: list[Failure | Loss] = []
+    are_latest = False
+    for key in sorted(given):
+        points = given[key]
+        if not isinstance(points, list):  # the first exports had the latest value alone
+            when = info.get("end_time") or info.get("start_time") or 0
+            points, are_latest = [{"value": points, "timestamp": when}], True
+        read, bad = [], []
+        for number, point in enumerate(points, 1):
+            try:
+                row = int(point.get("step") or 0), int(point["timestamp"]), float(point["value"])
+                if not (-(2**63) <= row[0] < 2**63 and -(2**63) <= row[1] < 2**63):
+                    raise ValueError(point)
+            except _MALFORMED:
+                bad.append(number)
+                continue
+            read.append(row)
+        if bad:
+            reason = f"row {', '.join(map(str, bad[:3]))} is damaged; the others are read"
+            issues.append(Failure(Kind.METRIC_HISTORY, f"{run_id}/{key}", reason))
+        if read:
+            step, timestamp, value = max(read)
+            shown = json_number(value)
+            latest.append({"key": key, "value": shown, "timestamp": timestamp, "step": step})
+            keys += [key] * len(read)
+            rows += read
+    if are_latest:
+        what = "the export has but the last value of each metric: it stands at step 0, at its end"
+        issues.append(Loss(Kind.METRIC_HISTORY, run_id, what))
+    if not rows:
+        return latest, None, issues
+    steps, timestamps, values = zip(*rows, strict=True)
+    table = pa.table([keys, steps, timestamps, values], schema=HISTORY)
+    return latest, sort_history(table), issues
