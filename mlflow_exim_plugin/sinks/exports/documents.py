@@ -21,6 +21,7 @@ __all__ = [
     "registered_model",
     "run_parts",
     "trace",
+    "unknown_fields",
     "version",
 ]
 
@@ -33,6 +34,17 @@ _STATUS = {
     "LOGGED_MODEL_PENDING": "PENDING",
     "LOGGED_MODEL_READY": "READY",
     "LOGGED_MODEL_UPLOAD_FAILED": "FAILED",
+}
+_ENTRY = {"key", "value"}
+_METRIC = {
+    "key",
+    "value",
+    "timestamp",
+    "step",
+    "model_id",
+    "dataset_name",
+    "dataset_digest",
+    "run_id",
 }
 _PROMPT_TAGS = {"mlflow.prompt.is_prompt", "mlflow.prompt.text"}
 
@@ -148,6 +160,19 @@ def prompt(document: dict[str, Any]) -> dict[str, Any]:
 def dataset(document: dict[str, Any]) -> dict[str, Any]:
     """Return what an evaluation dataset's file says."""
     return document | {"tags": key_values(document.get("tags"))}
+
+
+def unknown_fields(document: dict[str, Any]) -> list[str]:
+    """Return the fields of keyed entries for which a dict of texts has no place, sorted."""
+    parts = [document, document.get("info", {}), document.get("data", {})]
+    entries = [
+        (entry, _METRIC if name == "metrics" else _ENTRY)
+        for part in parts
+        for name in ("tags", "params", "metrics")
+        if isinstance(listed := part.get(name), list)
+        for entry in listed
+    ]
+    return sorted({key for entry, known in entries for key in entry.keys() - known})
 
 
 def _assessment(found: dict[str, Any], trace_id: str) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class ExportSink:
             return
         for issue in item.issues:
             report.issue(issue)
+        if names := documents.unknown_fields(item.document):
+            what = f"such exports have no fields {', '.join(names)} of tags, params and metrics"
+            report.lost(Loss(item.kind, item.id, what))
         if isinstance(item, Experiment):
             self._finish_open(report)
             self._experiment = _OpenExperiment(item, len(report.failures))

@@ -204,14 +204,23 @@ class ExportSource:
             return version
         folders = (("version_models", str(version.version)), ("version_model",))
         files = [f for folder in folders for f in self._layout.files_below(of.folder, *folder)]
-        run_id = str(version.document.get("run_id") or "")
-        if plan.holds(run_id) or (model_behind(version.document) in plan.logged_models):
+        if (model_behind(version.document) in plan.logged_models) or self._lies_in_run(
+            version.document, plan
+        ):
             return version
         version.artifacts = self._taken(files, selection)
         if not files:
             what = "the export has neither its run nor files of it"
             version.issues = (*version.issues, Loss(version.kind, version.id, what))
         return version
+
+    def _lies_in_run(self, version: dict[str, Any], plan: Plan) -> bool:
+        """Whether the files of a version are those of a run that is taken."""
+        run_id, source = str(version.get("run_id") or ""), str(version.get("source") or "")
+        if not plan.holds(run_id):
+            return False
+        root = str(self._tracking.run(run_id)["info"].get("artifact_uri") or "")
+        return source.startswith((f"{root.rstrip('/')}/", f"runs:/{run_id}/"))
 
     def _datasets(self) -> Iterator[Entity | Failure]:
         for path in self._layout.paths[Kind.EVALUATION_DATASET]:

@@ -140,8 +140,7 @@ class ExportTree:
         return True
 
     def _member(self, path: str, name: str) -> BinaryIO:
-        packed = zipfile.ZipFile(cast("Any", _seekable(self._open(path))))
-        return cast("BinaryIO", packed.open(name))
+        return cast("BinaryIO", _Member(_seekable(self._open(path)), name))
 
     def _listed_far(self, storage_options: Mapping[str, Any] | None) -> dict[str, int]:
         store, root = file_system(self._location, storage_options)
@@ -163,6 +162,29 @@ class ExportTree:
         if not found:
             raise NotFoundError(f"{redact_url(self._location)} is no folder with files")
         return found
+
+
+class _Member(io.RawIOBase):
+    """A file of a zip file that is closed with it."""
+
+    def __init__(self, packed: BinaryIO, name: str) -> None:
+        self._packed = packed
+        self._zip = zipfile.ZipFile(cast("Any", packed))
+        self._stream = self._zip.open(name)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._zip.close()
+        self._packed.close()
+        super().close()
 
 
 def _seekable(stream: BinaryIO) -> BinaryIO:
