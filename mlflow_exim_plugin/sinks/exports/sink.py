@@ -63,7 +63,7 @@ class ExportSink:
     def __init__(self, folder: NewFolder, system: System) -> None:
         self._folder = folder
         self._system = system
-        self._experiment: _OpenExperiment | None = None
+        self._experiment: _ExportedExperiment | None = None
         self._model: tuple[RegisteredModel, list[dict[str, Any]]] | None = None
         self._experiments: list[dict[str, Any]] = []
         self._models: list[str] = []
@@ -91,7 +91,7 @@ class ExportSink:
             report.lost(Loss(item.kind, item.id, what))
         if isinstance(item, Experiment):
             self._finish_open(report)
-            self._experiment = _OpenExperiment(item, len(report.failures))
+            self._experiment = _ExportedExperiment(item, len(report.failures))
         elif isinstance(item, Run):
             self._write_run(item, self._opened(item.experiment_id), report)
         elif isinstance(item, LoggedModel):
@@ -142,7 +142,7 @@ class ExportSink:
         for kind, count in parts_of(item) if isinstance(item, Entity) else ():
             report.skipped(kind, name, reason, count)
 
-    def _opened(self, experiment_id: str) -> _OpenExperiment:
+    def _opened(self, experiment_id: str) -> _ExportedExperiment:
         if self._experiment is None or self._experiment.item.id != experiment_id:
             raise InvalidArchiveError(f"it came before its experiment {experiment_id}")
         return self._experiment
@@ -151,7 +151,7 @@ class ExportSink:
         self._counted[kind] += 1
         report.written(kind)
 
-    def _write_run(self, run: Run, opened: _OpenExperiment, report: Report) -> None:
+    def _write_run(self, run: Run, opened: _ExportedExperiment, report: Report) -> None:
         folder = f"{opened.folder}/runs/{encode_segment(run.id)}"
         start = json.dumps(
             {"system": self._described("run"), "mlflow": documents.run_parts(run.document)},
@@ -170,7 +170,7 @@ class ExportSink:
         report.add_rows(rows)
 
     def _write_logged_model(
-        self, model: LoggedModel, opened: _OpenExperiment, report: Report
+        self, model: LoggedModel, opened: _ExportedExperiment, report: Report
     ) -> None:
         folder = f"{opened.folder}/logged_models/{encode_segment(model.id)}"
         self._write_file(f"{folder}/logged_model.json", documents.logged_model(model))
@@ -178,7 +178,7 @@ class ExportSink:
         opened.logged_models.append(model.id)
         self._written(Kind.LOGGED_MODEL, report)
 
-    def _write_trace(self, trace: Trace, opened: _OpenExperiment, report: Report) -> None:
+    def _write_trace(self, trace: Trace, opened: _ExportedExperiment, report: Report) -> None:
         folder = f"{opened.folder}/traces/{encode_segment(trace.id)}"
         self._write_file(f"{folder}/trace.json", documents.trace(trace))
         if trace.spans is not None:
@@ -258,7 +258,7 @@ class ExportSink:
             what = f"such exports have no {', '.join(parts)} of a prompt, only its versions"
             report.lost(Loss(Kind.PROMPT, model.name, what))
 
-    def _write_experiment(self, opened: _OpenExperiment, report: Report) -> None:
+    def _write_experiment(self, opened: _ExportedExperiment, report: Report) -> None:
         experiment = opened.item
         failed = [f.id for f in report.failures[opened.failures_before :] if f.kind is Kind.RUN]
         said: dict[str, Any] = {
@@ -310,7 +310,7 @@ class ExportSink:
         }
 
 
-class _OpenExperiment:
+class _ExportedExperiment:
     """The experiment whose objects are coming."""
 
     def __init__(self, item: Experiment, failures_before: int) -> None:

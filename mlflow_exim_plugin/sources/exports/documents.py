@@ -207,8 +207,9 @@ def prompt_version_document(found: dict[str, Any]) -> dict[str, Any]:
 def dataset_document(found: dict[str, Any]) -> dict[str, Any]:
     """Return the document of an evaluation dataset with its records."""
     created = found.get("created_time", found.get("create_time"))
-    document = {
-        "dataset_id": _text(_needed(found, "dataset_id")),
+    dataset_id = _text(_needed(found, "dataset_id"))
+    document: dict[str, Any] = {
+        "dataset_id": dataset_id,
         "name": _text(_needed(found, "name")),
         "digest": found.get("digest"),
         "schema": _json_text(found.get("schema")),
@@ -222,10 +223,19 @@ def dataset_document(found: dict[str, Any]) -> dict[str, Any]:
     document["tags"] = entries(found.get("tags"))
     document["experiment_ids"] = [decimal_id(one) for one in found.get("experiment_ids") or ()]
     document["records"] = [
-        {key: value for key, value in record.items() if value is not None}
-        for record in found.get("records") or ()
+        _record(record, dataset_id, number)
+        for number, record in enumerate(found.get("records") or ())
     ]
     return document
+
+
+def _record(found: dict[str, Any], dataset_id: str, number: int) -> dict[str, Any]:
+    """Return a record of a dataset; an export made by hand may have none of the ids."""
+    if found.get("dataset_record_id"):
+        return _present(found)
+    made = hashlib.sha256(f"{dataset_id} {number}".encode()).hexdigest()[:32]
+    ids = {"dataset_record_id": f"dr-{made}", "dataset_id": dataset_id}
+    return ids | _present(found)
 
 
 def trace_document(info: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -18,7 +18,7 @@ from mlflow_exim_plugin.schema.objects import Failure, Kind
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.exports.tree import ExportTree
 
-__all__ = ["ExportLayout", "ExportedFile", "Found"]
+__all__ = ["ExportLayout", "ExportedFile", "ExportedObject"]
 
 _RUN = "run.json"
 _FILES = {
@@ -60,7 +60,7 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExportedObject:
     """An object of an export.
 
     Attributes:
@@ -118,7 +118,7 @@ class ExportLayout:
         told = sorted(self.generations - {_SOME}) or ["not to be told"]
         return f"export of mlflow-export-import, layout {', '.join(told)}"
 
-    def read(self, path: str) -> Found:
+    def read(self, path: str) -> ExportedObject:
         """Read a file of an object.
 
         Raises:
@@ -132,9 +132,9 @@ class ExportLayout:
         if version := system.get("mlflow_version"):
             self.mlflow_versions.add(str(version))
         self.generations.add(_generation(path, document, payload))
-        return Found(path, path.rpartition("/")[0], payload, info, _time_ms(system))
+        return ExportedObject(path, path.rpartition("/")[0], payload, info, _time_ms(system))
 
-    def files_of(self, found: Found) -> list[ExportedFile]:
+    def files_of(self, found: ExportedObject) -> list[ExportedFile]:
         """Return the artifacts of a run, logged model or trace, by path."""
         files = self.files_below(found.folder, "artifacts")
         if found.path.rpartition("/")[2] == _RUN:  # until 2021 notebooks lay beside the artifacts

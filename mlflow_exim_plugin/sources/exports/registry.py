@@ -22,7 +22,7 @@ from mlflow_exim_plugin.sources.exports.documents import (
 )
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.sources.exports.layout import ExportLayout, Found
+    from mlflow_exim_plugin.sources.exports.layout import ExportedObject, ExportLayout
 
 __all__ = ["ExportedModel", "ExportedRegistry"]
 
@@ -64,7 +64,7 @@ class ExportedRegistry:
         self._layout = layout
         self.failures: list[Failure] = []
         self.experiment_names: dict[str, str] = {}
-        self._files: dict[str, Found] = {}
+        self._files: dict[str, ExportedObject] = {}
         found: dict[str, ExportedModel] = {}
         for path in layout.paths[Kind.PROMPT]:
             self._guarded(self._take_prompt, path, Kind.PROMPT, found)
@@ -83,7 +83,7 @@ class ExportedRegistry:
         except StoreError as error:
             self.failures.append(Failure(kind, path, error.message))
 
-    def _take_model(self, read: Found, found: dict[str, ExportedModel]) -> None:
+    def _take_model(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
         said = read.payload.get("registered_model")
         if not isinstance(said, dict):
             raise StoreError(f"{read.path} says of no registered model")
@@ -105,7 +105,7 @@ class ExportedRegistry:
         for version in listed or ():
             self._add(one, version, read)
 
-    def _take_version(self, read: Found, found: dict[str, ExportedModel]) -> None:
+    def _take_version(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
         said = read.payload.get("model_version")
         if not isinstance(said, dict) or not isinstance(said.get("name"), str):
             raise StoreError(f"{read.path} says of no version")
@@ -121,7 +121,7 @@ class ExportedRegistry:
         aliases = one.model.document["aliases"]
         one.model.document["aliases"] = [a for a in aliases if a["version"] in there]
 
-    def _take_prompt(self, read: Found, found: dict[str, ExportedModel]) -> None:
+    def _take_prompt(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
         said = read.payload.get("prompt")
         if not isinstance(said, dict):
             raise StoreError(f"{read.path} says of no prompt")
@@ -145,7 +145,7 @@ class ExportedRegistry:
             known = one.model.document.get("creation_timestamp", created)
             one.model.document["creation_timestamp"] = min(known, created)
 
-    def _add(self, one: ExportedModel, said: Any, read: Found) -> None:
+    def _add(self, one: ExportedModel, said: Any, read: ExportedObject) -> None:
         name = one.model.name
         shown = said.get("version") if isinstance(said, dict) else "?"
         try:

@@ -35,7 +35,7 @@ from mlflow_exim_plugin.sources.exports.documents import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mlflow_exim_plugin.sources.exports.layout import ExportedFile, ExportLayout, Found
+    from mlflow_exim_plugin.sources.exports.layout import ExportedFile, ExportedObject, ExportLayout
 
 __all__ = ["ExportedTracking"]
 
@@ -188,7 +188,7 @@ class ExportedTracking:
         except _MALFORMED as error:
             self.failures.append(Failure(kind, path, f"{path} is malformed: {error}"))
 
-    def _take_experiment(self, found: Found) -> None:
+    def _take_experiment(self, found: ExportedObject) -> None:
         given = found.payload.get("experiment")
         if not isinstance(given, dict):
             if not found.path.endswith("manifest.json"):  # which is also the name of lists
@@ -219,7 +219,7 @@ class ExportedTracking:
         loss = Loss(Kind.EXPERIMENT, experiment_id, what)
         self.experiments[experiment_id].issues += (loss,)
 
-    def _take_run(self, found: Found) -> None:
+    def _take_run(self, found: ExportedObject) -> None:
         document = run_document(found.payload, ())
         header = RunHeader.of(document)
         if header.run_id in self._files:
@@ -234,7 +234,7 @@ class ExportedTracking:
             place = root.partition(f"/{header.run_id}/")[0]
             self._make_experiment(header.experiment_id, name, place, found.as_of_ms)
 
-    def _compare(self, run_id: str, found: Found) -> None:
+    def _compare(self, run_id: str, found: ExportedObject) -> None:
         """Take the one of two exports of a run that has more files, and say where they differ."""
         other = self._layout.read(self._files[run_id])
         mine, its = (
@@ -256,7 +256,7 @@ class ExportedTracking:
             what = f"{other.path} and {found.path} differ: {self._files[run_id]} is taken"
             self.losses.append(Loss(Kind.RUN, run_id, what))
 
-    def _take_logged_model(self, found: Found) -> None:
+    def _take_logged_model(self, found: ExportedObject) -> None:
         info = logged_model_document(found.payload)["info"]
         listed = self._models.setdefault(info["experiment_id"], [])
         if any(info["model_id"] == model_id for model_id, _ in listed):
@@ -264,7 +264,7 @@ class ExportedTracking:
         listed.append((info["model_id"], found.path))
         self._make_experiment(info["experiment_id"], None, "", found.as_of_ms)
 
-    def _take_trace(self, found: Found) -> None:
+    def _take_trace(self, found: ExportedObject) -> None:
         document, experiment_id = trace_document(found.payload["info"])
         started = document["info"].get("request_time_ms", 0)
         self._traces.setdefault(experiment_id, []).append((started, found.path))

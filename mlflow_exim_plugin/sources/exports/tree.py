@@ -140,7 +140,7 @@ class ExportTree:
         return True
 
     def _member(self, path: str, name: str) -> BinaryIO:
-        return cast("BinaryIO", _Member(_seekable(self._open(path)), name))
+        return cast("BinaryIO", _ZippedFile(_seekable(self._open(path)), name))
 
     def _listed_far(self, storage_options: Mapping[str, Any] | None) -> dict[str, int]:
         store, root = file_system(self._location, storage_options)
@@ -160,11 +160,11 @@ class ExportTree:
             if name.startswith(start) and not name.endswith("/")
         }
         if not found:
-            raise NotFoundError(f"{redact_url(self._location)} is no folder with files")
+            raise NotFoundError(f"{redact_url(self._location)} does not exist, or is empty")
         return found
 
 
-class _Member(io.RawIOBase):
+class _ZippedFile(io.RawIOBase):
     """A file of a zip file that is closed with it."""
 
     def __init__(self, packed: BinaryIO, name: str) -> None:
