@@ -61,7 +61,6 @@ class Option:
         least: Smallest value of a number.
         most: Largest value of a number, None without an end.
         read: Makes the value of what was typed; raises ``UsageError``.
-        excludes: Field of the same group that it cannot stand beside.
         old_switch: A switch that once stood for the value it has without it.
         typed: What the command line takes where the field's own default is for programs.
     """
@@ -73,7 +72,6 @@ class Option:
     least: int | None = None
     most: int | None = None
     read: Callable[[Any], Any] | None = None
-    excludes: str = ""
     old_switch: str = ""
     typed: Any = None
 
@@ -424,7 +422,6 @@ class Writing:
         default=None,
         metavar="FILE",
         read=Rename.from_file,
-        excludes="experiment_name",
     )
     on_conflict: OnConflict = _asked(
         "What to do when the target has something else under the same name.",
@@ -463,6 +460,8 @@ class Writing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_conflict", OnConflict(self.on_conflict))
+        if not isinstance(self.rename, Rename | None):
+            raise UsageError(f"rename is a Rename or None, not {self.rename!r}")
         if self.experiment_name and self.rename and self.rename.experiments:
             raise UsageError("an experiment name and new names of experiments exclude each other")
 

@@ -139,9 +139,6 @@ def asks(*leave_out: str, **groups: type) -> Callable[[_Command], Callable[..., 
                     raise UsageError(
                         f"{option.old_switch} and {_long(of, option)} {value} exclude each other"
                     )
-                if option.excludes and value and values[argument].get(option.excludes):
-                    other = option.excludes.replace("_", "-")
-                    raise UsageError(f"--{other} and {_long(of, option)} exclude each other")
                 if option.read is not None and value not in (None, ()):
                     value = option.read(value)
                 if value != ():

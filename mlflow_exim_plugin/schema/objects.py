@@ -184,6 +184,11 @@ class Experiment(_Read):
         """Experiment name."""
         return str(self.document["name"])
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it is deleted at the source."""
+        return bool(self.document.get("lifecycle_stage") == "deleted")
+
 
 @dataclass
 class Run(_Read, _WithInfo):

@@ -13,38 +13,60 @@ What each policy does with an object that has one:
 ===========  ======================================================================================
 
 The default experiment, which MLflow makes at every server, has no namesake as long as nobody used
-it.
+it. Objects of one transfer that are given one name are no namesakes either: whoever names them so
+wants them together, so they meet as with ``merge`` under any policy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mlflow_exim_plugin.errors import ConflictError, ServerError
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.options import OnConflict
-from mlflow_exim_plugin.schema.objects import Entity, Experiment, Kind, Loss
+from mlflow_exim_plugin.schema.objects import Entity, Experiment, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.schema.objects import RegisteredModel
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
+    "NOT_DELETED",
+    "Meetings",
     "TargetName",
     "TargetNames",
     "differing",
+    "experiment_keeps",
     "find_name",
+    "is_numbered",
     "names_of",
     "say_kept",
-    "tags_not_set",
     "taken",
 ]
 
 _T = TypeVar("_T")
+NOT_DELETED = "its lifecycle_stage is active, it is deleted at the source"
+"""What is said of an object that is not deleted though it should be."""
+
+
+class Meetings:
+    """Under which names the objects of one transfer went: those of one name meet."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[Kind, str], str] = {}
+
+    def at(self, kind: Kind, name: str) -> str:
+        """Return where the first object of a name went, empty where none came yet."""
+        return self._names.get((kind, name), "")
+
+    def went(self, kind: Kind, name: str, target: str) -> None:
+        """Remember the first object of a name; one that has another name there is not met."""
+        if is_numbered(kind, name, target):
+            self._names.setdefault((kind, name), target)
 
 
 @dataclass(frozen=True)
@@ -53,6 +75,7 @@ class TargetNames(Generic[_T]):
 
     Attributes:
         find: Gives what has a name.
+        meetings: Where the objects of the same transfer went, if some may be given one name.
         is_same: Whether it came from the object.
         keeps: In what else than the parts that join it differs from the object.
         kind_of: Its kind, where two kinds share their names.
@@ -60,6 +83,7 @@ class TargetNames(Generic[_T]):
     """
 
     find: Callable[[str], _T | None]
+    meetings: Meetings | None = None
     is_same: Callable[[_T], bool] = lambda _: False
     keeps: Callable[[_T], Iterable[str]] = lambda _: ()
     kind_of: Callable[[_T], Kind] | None = None
@@ -114,6 +138,9 @@ def find_name(
     """
     kind, described = item.kind, KINDS[item.kind]
     identity = item.id if isinstance(item, Entity) else name
+    met = names.meetings.at(kind, name) if names.meetings else ""
+    if met and (there := names.find(met)) is not None:
+        return _joined(item, identity, TargetName(met, there), names, report)
     free, number = name, 1
     while (found := names.find(free)) is not None:
         if names.is_same(found):
@@ -133,9 +160,23 @@ def find_name(
     called = f"{its_kind.words} named {name!r}"
     if reason := taken(kind, identity, called, policy, report):
         return TargetName(name, namesake, is_left=True, reason=reason)
-    joins = " and ".join(", ".join(described.joins).replace("_", " ").rsplit(", ", 1))
     if its_kind is not kind:
         raise ServerError(f"the target has a {called}", "choose --on-conflict rename")
+    return _joined(item, identity, TargetName(name, namesake), names, report)
+
+
+def _joined(
+    item: Experiment | RegisteredModel | Entity,
+    identity: str,
+    to: TargetName[_T],
+    names: TargetNames[_T],
+    report: Report,
+) -> TargetName[_T]:
+    """Let an object join what is there, or leave it out where nothing of it can."""
+    kind, namesake = item.kind, to.there
+    assert namesake is not None  # noqa: S101 - it was found
+    called = f"{kind.words} named {to.name!r}"
+    joins = " and ".join(", ".join(KINDS[kind].joins).replace("_", " ").rsplit(", ", 1))
     if names.is_deleted(namesake):
         raise ServerError(
             f"the target has a deleted {called}, which takes no {joins}",
@@ -145,12 +186,12 @@ def find_name(
     if joins:
         which = f", which keeps its own {keeps}" if keeps else ""
         report.lost(Loss(kind, identity, f"its {joins} joined the {called}{which}"))
-        return TargetName(name, namesake, reason=f"its {joins} join the {called}")
+        return replace(to, reason=f"its {joins} join the {called}")
     what = keeps or "nothing that can be compared"
     reason = f"the target has another {called}, which stays as it is (differing: {what})"
     report.lost(Loss(kind, identity, reason))
     report.skipped(kind, identity, reason)
-    return TargetName(name, namesake, is_left=True, reason=reason)
+    return replace(to, is_left=True, reason=reason)
 
 
 def taken(kind: Kind, identity: str, called: str, policy: OnConflict, report: Report) -> str:
@@ -189,10 +230,28 @@ def say_moved(entity: Entity, numbers: Iterable[tuple[int, int]], report: Report
         report.lost(Loss(entity.kind, entity.id, what))
 
 
-def tags_not_set(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """Return what an experiment keeps of its own tags where another one joins it."""
-    keys = [k for k, v in wanted.items() if not is_provenance(k) and there.get(k) != v]
-    return [f"tags (not set: {', '.join(sorted(keys))})"] if keys else []
+def experiment_keeps(
+    experiment: Experiment, tags: Mapping[str, str], *, is_deleted: bool
+) -> Iterator[str]:
+    """Yield what an experiment keeps of its own where another one joins it.
+
+    Args:
+        experiment: The other one.
+        tags: The tags that it has.
+        is_deleted: Whether it is deleted.
+    """
+    if experiment.is_deleted and not is_deleted:
+        yield "lifecycle_stage"
+    wanted = key_values(experiment.document.get("tags"))
+    keys = [k for k, v in wanted.items() if not is_provenance(k) and tags.get(k) != v]
+    if keys:
+        yield f"tags (not set: {', '.join(sorted(keys))})"
+
+
+def is_numbered(kind: Kind, name: str, found: str) -> bool:
+    """Whether a name is another one, or that with the number that ``rename`` gives."""
+    beginning = KINDS[kind].numbered.format(name, 2).rpartition("2")[0]
+    return found == name or found.startswith(beginning)
 
 
 def names_of(

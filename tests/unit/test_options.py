@@ -81,6 +81,7 @@ def test_an_old_name_still_works_and_says_so() -> None:
     [
         lambda: Writing(on_conflict="replace"),  # type: ignore[arg-type]
         lambda: Writing(experiment_name="one", rename=Rename(experiments={"a": "b"})),
+        lambda: Writing(rename={"models": {"a": "b"}}),  # type: ignore[arg-type]
         lambda: Work(jobs=0),
         lambda: Comparing(jobs=0),
     ],

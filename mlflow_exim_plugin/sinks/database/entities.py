@@ -171,7 +171,7 @@ class EntityTables:
             is_itself = bool(column and own[column]) and own[column] == found.row[column]
             return is_itself or found.is_copy
 
-        names = TargetNames(find, is_same, keeps=lambda found: found.keeps)
+        names = TargetNames(find, is_same=is_same, keeps=lambda found: found.keeps)
         name, policy = str(entity.document[described.name]), self._target.options.on_conflict
         return find_name(entity, name, names, policy, report)
 

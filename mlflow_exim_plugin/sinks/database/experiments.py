@@ -15,7 +15,14 @@ from mlflow_exim_plugin.schema.provenance import (
     origins,
 )
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
-from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set, taken
+from mlflow_exim_plugin.sinks.policy import (
+    NOT_DELETED,
+    Meetings,
+    TargetNames,
+    experiment_keeps,
+    find_name,
+    taken,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,6 +52,13 @@ class ExperimentTables:
         self._names: dict[str, int] | None = None
         self._loaded = self.was_unused = False
         self._origins: dict[int, list[str]] = {}
+        self._meetings = Meetings()
+        self._tags_of_new: dict[int, dict[str, str]] = {}
+
+    def enter_workspace(self) -> None:
+        """Look again, and let nothing meet what came before: it is in another workspace."""
+        self.reset()
+        self._meetings = Meetings()
 
     def load(self) -> None:
         """Look once at what the target has.
@@ -68,7 +82,7 @@ class ExperimentTables:
     def reset(self) -> None:
         """Look again when it is needed: what was written was taken back."""
         self._there = self._names = None
-        self._origins = {}
+        self._origins, self._tags_of_new = {}, {}
 
     @property
     def there(self) -> dict[int, dict[str, Any]]:
@@ -152,11 +166,15 @@ class ExperimentTables:
         )
 
     def _named_or_new(self, experiment: Experiment, report: Report) -> TargetExperiment | str:
-        tags = key_values(experiment.document.get("tags"))
+        if not experiment.is_deleted:
+            self._restore_met(experiment.name, report)
         names = TargetNames(
             self._named,
-            keeps=lambda number: tags_not_set(tags, self._tags(number)),
-            is_deleted=lambda number: self.there[number]["lifecycle_stage"] == "deleted",
+            meetings=self._meetings,
+            keeps=lambda number: experiment_keeps(
+                experiment, self._tags(number), is_deleted=self._is_deleted(number)
+            ),
+            is_deleted=self._is_deleted,
         )
         policy = self._target.options.on_conflict
         named = find_name(experiment, experiment.name, names, policy, report)
@@ -167,7 +185,24 @@ class ExperimentTables:
         report.skipped(Kind.EXPERIMENT, experiment.name, named.reason)
         return self._known(experiment, named.there)
 
+    def _is_deleted(self, number: int) -> bool:
+        return bool(self.there[number]["lifecycle_stage"] == "deleted")
+
+    def _restore_met(self, name: str, report: Report) -> None:
+        """Restore a deleted experiment that was made just now, where one that is not joins it."""
+        number = self._named(self._meetings.at(Kind.EXPERIMENT, name))
+        if number not in self._tags_of_new or not self._is_deleted(number):
+            return
+        if not self._target.options.dry_run:
+            self._target.tables.update(
+                "experiments", {"lifecycle_stage": "active"}, experiment_id=number
+            )
+        self.there[number] = self.there[number] | {"lifecycle_stage": "active"}
+        report.lost(Loss(Kind.EXPERIMENT, str(self.there[number]["name"]), NOT_DELETED))
+
     def _tags(self, number: int) -> dict[str, str]:
+        if number in self._tags_of_new:
+            return self._tags_of_new[number]
         rows = self._target.tables.select("experiment_tags", experiment_id=number)
         return {row["key"]: row["value"] for row in rows}
 
@@ -181,6 +216,8 @@ class ExperimentTables:
         source = str(experiment.document.get("artifact_location") or "")
         self._target.know_root(source, location)
         self._target.ids[Kind.EXPERIMENT][experiment.id] = str(number)
+        name = str(self.there[number]["name"])
+        self._meetings.went(Kind.EXPERIMENT, experiment.name, name)
         return TargetExperiment(number, location, source, is_new)
 
     def _new(self, experiment: Experiment, name: str, report: Report) -> TargetExperiment | str:
@@ -207,6 +244,7 @@ class ExperimentTables:
                 target.tables.add_experiment(rows[0][1])
             target.add(rows[1:])
         self.there[number] = rows[0][1]
+        self._tags_of_new[number] = tags
         if self._names is not None:
             self._names[name] = number
         target.count(Kind.EXPERIMENT, report)

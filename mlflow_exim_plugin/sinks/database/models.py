@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database.files import complete_missing, put_files
-from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
+from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -44,6 +44,7 @@ class _ModelRows:
     Attributes:
         source: As it comes.
         name: Its name at the target.
+        row: Its own row.
         is_same: Whether what is there is this very one.
         numbers: Number at the target of each version that came.
         there: Rows of the versions that were there, by number.
@@ -53,6 +54,7 @@ class _ModelRows:
 
     source: RegisteredModel
     name: str
+    row: dict[str, Any] = field(default_factory=dict)
     is_same: bool = True
     numbers: dict[int, int] = field(default_factory=dict)
     there: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -71,6 +73,13 @@ class ModelTables:
         self._target = target
         self._model: _ModelRows | None = None
         self._skipped = ""
+        self._meetings = Meetings()
+        self._planned: dict[str, _ModelRows] = {}
+
+    def enter_workspace(self) -> None:
+        """Let nothing meet what came before: it is in another workspace."""
+        self._meetings = Meetings()
+        self._planned = {}
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
         """Find or make a registered model or prompt.
@@ -80,7 +89,9 @@ class ModelTables:
             ServerError: The database cannot hold it.
         """
         self.drop()
-        self._model = self._placed(item, report)
+        self._model = model = self._placed(item, report)
+        if model is not None:
+            self._meetings.went(item.kind, item.name, model.name)
 
     def drop(self) -> None:
         """Give up the model that was begun: it was taken back, or never written."""
@@ -95,7 +106,10 @@ class ModelTables:
             report.skipped(item.kind, item.name, "it is there already")
             return self._known(item, copy)
         names = TargetNames(
-            self._there, keeps=lambda _: ["tags and text"], kind_of=self._kind_there
+            self._there,
+            meetings=self._meetings,
+            keeps=lambda _: ["tags and text"],
+            kind_of=self._kind_there,
         )
         named = find_name(item, item.name, names, self._target.options.on_conflict, report)
         if named.is_left:
@@ -104,7 +118,7 @@ class ModelTables:
         if named.there is None:
             return self._new(item, named.name, report)
         report.skipped(item.kind, item.name, named.reason)
-        return self._known(item, item.name, is_same=False)
+        return self._known(item, named.name, is_same=False)
 
     def _same(self, item: RegisteredModel, report: Report) -> _ModelRows:
         rows = model_rows(item, item.name, self._target.workspace, self._tags(item))
@@ -118,6 +132,8 @@ class ModelTables:
         return self._target.owned("registered_models", name=name)
 
     def _there(self, name: str) -> dict[str, Any] | None:
+        if name in self._planned:
+            return self._planned[name].row
         return self._target.tables.one("registered_models", **self._owner(name))
 
     def _copy_of(self, item: RegisteredModel) -> str | None:
@@ -138,15 +154,17 @@ class ModelTables:
         return Kind.PROMPT if is_prompt else Kind.REGISTERED_MODEL
 
     def _known(self, item: RegisteredModel, name: str, *, is_same: bool = True) -> _ModelRows:
-        model = _ModelRows(item, name, is_same)
+        if name in self._planned:
+            return replace(self._planned[name], source=item, is_same=is_same, numbers={})
+        model = _ModelRows(item, name, self._there(name) or {}, is_same=is_same)
         tables = self._target.tables
         rows = tables.select("model_versions", **self._owner(name))
         model.there = {int(row["version"]): row for row in rows}
         for tag in tables.select("model_version_tags", **self._owner(name), key=ORIGIN):
             model.copies |= dict.fromkeys(str(tag["value"]).split(), int(tag["version"]))
-        if (there := self._there(name)) is not None:
-            model.own = {f"{_origin_of_row(there)}/{number}": number for number in model.there}
-        return model
+        if model.row:
+            model.own = {f"{_origin_of_row(model.row)}/{number}": number for number in model.there}
+        return self._remembered(model)
 
     def _new(self, item: RegisteredModel, name: str, report: Report) -> _ModelRows:
         target = self._target
@@ -158,7 +176,13 @@ class ModelTables:
         target.require(rows)
         target.add(rows)
         target.count(item.kind, report)
-        return _ModelRows(item, name)
+        return self._remembered(_ModelRows(item, name, rows[0][1]))
+
+    def _remembered(self, model: _ModelRows) -> _ModelRows:
+        """Remember in a dry run what no table will tell: another model may join this one."""
+        if self._target.options.dry_run:
+            self._planned[model.name] = model
+        return model
 
     def _tags(self, item: RegisteredModel) -> dict[str, str]:
         tags = key_values(item.document.get("tags")) | item.source_tags

@@ -227,7 +227,8 @@ class DatabaseSink:
         """Write what follows into a workspace."""
         tables, name = self._target.tables, workspace.id
         self._closed, self._target.workspace = "", name
-        self._experiments.reset()
+        self._experiments.enter_workspace()
+        self._models.enter_workspace()
         if not tables.has("workspaces"):
             self._closed = f"the target has no workspaces, and it is in {name!r}"
             reason = "the target's MLflow does not have workspaces"

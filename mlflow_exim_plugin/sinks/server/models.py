@@ -12,7 +12,6 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.files.gate import REFUSED, path_problem, place_problem
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -37,7 +36,7 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
     origins,
 )
-from mlflow_exim_plugin.sinks.policy import TargetNames, find_name
+from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name, is_numbered
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -138,6 +137,8 @@ class ModelWriter:
         self._options = target.options
         self._model: _ModelCopy | None = None
         self._skipped = ""
+        self._meetings = Meetings()
+        self._planned: set[str] = set()
         self._names: dict[str, Kind] | None = None
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
@@ -151,6 +152,7 @@ class ModelWriter:
         self._model = model = self._found_or_made(item, model_origin(item.document), report)
         if model is None:
             return
+        self._meetings.went(item.kind, item.name, model.name)
         self._ids.know(item.kind, item.name, model.name)
         if model.ours:
             self._link_experiments(model, report)
@@ -166,7 +168,10 @@ class ModelWriter:
                 self._put_model_tags(item, name, model.tags, report)
             return model
         names = TargetNames(
-            self._all_names().get, keeps=lambda _: ["tags and text"], kind_of=lambda kind: kind
+            self._all_names().get,
+            meetings=self._meetings,
+            keeps=lambda _: ["tags and text"],
+            kind_of=lambda kind: kind,
         )
         named = find_name(item, item.name, names, self._options.on_conflict, report)
         if named.is_left:
@@ -175,7 +180,9 @@ class ModelWriter:
         if named.there is None:
             return self._create(item, named.name, origin, report)
         report.skipped(item.kind, item.name, named.reason)
-        return self._load(item, item.name, origin)
+        if named.name in self._planned:
+            return _ModelCopy(item, named.name, origin, ours=False)
+        return self._load(item, named.name, origin)
 
     def write_version(self, version: ModelVersion, report: Report) -> None:
         """Write one version under its own number if that is still to be had.
@@ -298,12 +305,13 @@ class ModelWriter:
     def _known_name(self, item: RegisteredModel, origin: str) -> str | None:
         """Find where this model was or went before, even into a namesake's model."""
         names = {name for name, kind in self._all_names().items() if kind is item.kind}
-        numbered = KINDS[item.kind].numbered.format(item.name, 2).rpartition("2")[0]
         unnumbered = _NUMBERED.sub("", item.name)  # as it was called where it came from
         candidates = [name for name in (item.name, unnumbered) if name in names]
-        candidates += sorted(name for name in names if name.startswith(numbered))
+        candidates += sorted(name for name in names if is_numbered(item.kind, item.name, name))
         wanted = origins(origin, key_values(item.document.get("tags")))
         for candidate in dict.fromkeys(candidates):
+            if candidate in self._planned:
+                continue
             document = self._reader.registered_model(candidate)
             tags = key_values(document.get("tags"))
             if kinship(wanted, origins(model_origin(document), tags)) is not None:
@@ -358,6 +366,8 @@ class ModelWriter:
                 report,
             )
             self._put_model_tags(item, name, {}, report)
+        else:
+            self._planned.add(name)
         self._all_names()[name] = item.kind
         report.written(item.kind)
         return _ModelCopy(item, name, origin, ours=True)

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, OR
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_run
+from mlflow_exim_plugin.sinks.policy import NOT_DELETED
 from mlflow_exim_plugin.sinks.server.histories import HistoryLog
 from mlflow_exim_plugin.sinks.server.ids import KnownRun
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
@@ -97,8 +98,7 @@ class RunWriter:
             if run.info.get("lifecycle_stage") == "deleted" and not known.is_deleted:
                 # Restored here, or an unpack was killed between marking and deleting it: a deleted
                 # run takes no tags, so nothing can tell. It stays, and that is said.
-                what = "its lifecycle_stage is active, it is deleted at the source"
-                report.lost(Loss(Kind.RUN, run.id, what))
+                report.lost(Loss(Kind.RUN, run.id, NOT_DELETED))
             inputs, outputs = linked_models(run.document)
             if (inputs or outputs) and not self._options.dry_run:
                 # What an earlier archive did not bring along may come with this one.

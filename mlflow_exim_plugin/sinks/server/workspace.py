@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.open.roots import make_root
 from mlflow_exim_plugin.host.types import require_types
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Entity,
     Experiment,
@@ -36,7 +35,14 @@ from mlflow_exim_plugin.schema.provenance import (
     origins,
 )
 from mlflow_exim_plugin.sinks.counting import skip_entity
-from mlflow_exim_plugin.sinks.policy import TargetNames, find_name, tags_not_set
+from mlflow_exim_plugin.sinks.policy import (
+    NOT_DELETED,
+    Meetings,
+    TargetNames,
+    experiment_keeps,
+    find_name,
+    is_numbered,
+)
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
 from mlflow_exim_plugin.sinks.server.entities.writer import EntityWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
@@ -60,12 +66,14 @@ class KnownExperiment:
 
     Attributes:
         id: Experiment id at the target, empty in a dry run of a new one.
+        name: Its name there.
         ours: True when an unpack made it.
         delete_after: True when it is deleted at the source.
         is_deleted: True while it is deleted at the target.
     """
 
     id: str
+    name: str
     ours: bool
     origin: str
     delete_after: bool = False
@@ -91,6 +99,8 @@ class WorkspaceSink:
         self._writer = target.writer
         self._ids = ids
         self._targets: dict[str, KnownExperiment | str] = {}
+        self._meetings = Meetings()
+        self._loaded = {""}
         self._current: list[KnownExperiment] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
         self._source_tags = target.source_tags
@@ -157,14 +167,11 @@ class WorkspaceSink:
 
     def _write_experiment(self, experiment: Experiment, report: Report) -> None:
         origin = experiment_origin(experiment.document)
-        deleted = experiment.document.get("lifecycle_stage") == "deleted"
         target = self._known_target(experiment)
         if target is not None:
-            self._targets[experiment.id] = target
-            self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
-            target.delete_after = deleted
+            self._go_to(target, experiment)
             self._load(target)
-            if target.is_deleted and not deleted:
+            if target.is_deleted and not experiment.is_deleted:
                 reason = "its copy was deleted at the target"
                 self._targets[experiment.id] = reason
                 report.skipped(Kind.EXPERIMENT, experiment.name, reason)
@@ -178,10 +185,15 @@ class WorkspaceSink:
         target = self._new_target(experiment, origin, report)
         if target is None:
             return
-        target.delete_after = deleted and target.ours
+        self._go_to(target, experiment)
+        self._current.append(target)
+
+    def _go_to(self, target: KnownExperiment, experiment: Experiment) -> None:
+        """Remember where an experiment goes."""
+        target.delete_after = experiment.is_deleted
         self._targets[experiment.id] = target
         self._ids.know(Kind.EXPERIMENT, experiment.id, target.id)
-        self._current.append(target)
+        self._meetings.went(Kind.EXPERIMENT, experiment.name, target.name)
 
     def _known_target(self, experiment: Experiment) -> KnownExperiment | None:
         """Find where this experiment was or went before, even into a namesake's.
@@ -214,7 +226,7 @@ class WorkspaceSink:
         name = experiment.name
         namesake = self._experiments().get(name)
         if namesake is not None and self._is_untouched_default(namesake):
-            target = KnownExperiment(namesake["experiment_id"], ours=True, origin=origin)
+            target = _known(namesake, origin, ours=True)
             self._load(target)
             self._add_tags(target.id, experiment, report)
             report.written(Kind.EXPERIMENT)
@@ -222,8 +234,11 @@ class WorkspaceSink:
         tags = key_values(experiment.document.get("tags"))
         names = TargetNames(
             self._experiments().get,
-            keeps=lambda there: tags_not_set(tags, key_values(there.get("tags"))),
-            is_deleted=lambda there: there.get("lifecycle_stage") == "deleted",
+            meetings=self._meetings,
+            keeps=lambda there: experiment_keeps(
+                experiment, key_values(there.get("tags")), is_deleted=_is_deleted(there)
+            ),
+            is_deleted=_is_deleted,
         )
         named = find_name(experiment, name, names, self._options.on_conflict, report)
         if named.is_left:
@@ -231,7 +246,7 @@ class WorkspaceSink:
             return None
         if named.there is not None:
             report.skipped(Kind.EXPERIMENT, name, named.reason)
-            target = KnownExperiment(named.there["experiment_id"], ours=False, origin=origin)
+            target = _known(named.there, origin, ours=False)
             self._load(target)
             return target
         marked = _own(tags) | {ORIGIN: chained(origin, tags)}
@@ -248,12 +263,13 @@ class WorkspaceSink:
             "name": named.name,
             "tags": [{"key": k, "value": v} for k, v in marked.items()],
         }
+        self._loaded.add(new_id)
         report.written(Kind.EXPERIMENT)
-        return KnownExperiment(new_id, ours=True, origin=origin)
+        return _known(self._experiments()[named.name], origin, ours=True)
 
     def _is_untouched_default(self, document: dict[str, Any]) -> bool:
         """Whether it is the experiment MLflow makes by itself and nobody has used."""
-        if document["experiment_id"] != "0" or document.get("lifecycle_stage") == "deleted":
+        if document["experiment_id"] != "0" or _is_deleted(document):
             return False
         return not document.get("tags") and not self._reader.runs("0")
 
@@ -263,8 +279,9 @@ class WorkspaceSink:
         return self._by_name
 
     def _load(self, target: KnownExperiment) -> None:
-        if not target.id:
+        if target.id in self._loaded:
             return
+        self._loaded.add(target.id)
         for info, tags in self._reader.run_tags([target.id], ""):
             is_deleted = info.lifecycle_stage == "deleted"
             known = KnownRun.of_tags(info.run_id, info.artifact_uri, tags, is_deleted=is_deleted)
@@ -380,8 +397,12 @@ class WorkspaceSink:
         if self._options.dry_run:
             return
         deleted: set[str] = set()
+        living = {target.id for target in current if not target.delete_after}
         for target in current:
             if not target.delete_after or target.is_deleted or not target.ours:
+                continue
+            if target.id in living:  # one that is not deleted joined it
+                report.lost(Loss(Kind.EXPERIMENT, target.name, NOT_DELETED))
                 continue
             try:
                 self._writer.set_experiment_deleted(target.id, deleted=True)
@@ -392,7 +413,7 @@ class WorkspaceSink:
                 report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
         for document in self._reader.experiments() if deleted else ():
             identity = str(document["experiment_id"])
-            if identity in deleted and document.get("lifecycle_stage") != "deleted":
+            if identity in deleted and not _is_deleted(document):
                 report.lost(Loss(Kind.EXPERIMENT, identity, "its deletion did not arrive"))
 
 
@@ -400,14 +421,18 @@ def _fits(experiment: Experiment, there: dict[str, Any]) -> bool:
     """Whether an experiment at the target has a name under which one is looked for."""
     if not experiment.is_renamed:
         return True
-    numbered = KINDS[Kind.EXPERIMENT].numbered.format(experiment.name, 2).rpartition("2")[0]
-    name = str(there["name"])
-    return name == experiment.name or name.startswith(numbered)
+    return is_numbered(Kind.EXPERIMENT, experiment.name, str(there["name"]))
 
 
 def _known(document: dict[str, Any], origin: str, *, ours: bool) -> KnownExperiment:
-    is_deleted = document.get("lifecycle_stage") == "deleted"
-    return KnownExperiment(document["experiment_id"], ours, origin, is_deleted=is_deleted)
+    is_deleted = _is_deleted(document)
+    return KnownExperiment(
+        document["experiment_id"], str(document["name"]), ours, origin, is_deleted=is_deleted
+    )
+
+
+def _is_deleted(document: dict[str, Any]) -> bool:
+    return bool(document.get("lifecycle_stage") == "deleted")
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ class EntityReader:
         if not self._plan.takes_whole(experiment.id):
             return
         self._taken.append(experiment.id)
-        if _is_deleted(experiment):
+        if experiment.is_deleted:
             self._deleted += 1  # MLflow lists neither scorers nor label schemas nor queues of it
         else:
             yield from self._read(
@@ -80,7 +80,7 @@ class EntityReader:
 
     def after_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what names traces of an experiment: review queues."""
-        if self._plan.takes_whole(experiment.id) and not _is_deleted(experiment):
+        if self._plan.takes_whole(experiment.id) and not experiment.is_deleted:
             yield from self._read(
                 Kind.REVIEW_QUEUE, lambda: review_queues(self._host, experiment.id), experiment.id
             )
@@ -201,7 +201,3 @@ class EntityReader:
                 raise
             except (ServerError, StoreError) as error:
                 yield Failure(Kind.ARTIFACT, f"{entity.id}/{folder}", error.message)
-
-
-def _is_deleted(experiment: Experiment) -> bool:
-    return experiment.document.get("lifecycle_stage") == "deleted"

@@ -55,7 +55,6 @@ REFUSALS = {
     "jobs as a word": (["verify", MINIMAL, "--jobs", "many"], 2, "usage"),
     "since": (["pack", "x.tar.zst", "--since", "yesterday"], 2, "usage"),
     "two choices": (["show", MINIMAL, "-e", "0", "-m", "model"], 2, "usage"),
-    "two names": (["unpack", MINIMAL, "--experiment-name", "a", "--rename", "b"], 2, "usage"),
     "no rename file": (["unpack", MINIMAL, "--rename", "nowhere.json"], 4, "not_found"),
     "no JSON": (["unpack", MINIMAL, "--rename", NO_ARCHIVE], 2, "usage"),
     "experiment": (["show", MINIMAL, "-e", "nobody"], 4, "not_found"),
