@@ -15,6 +15,7 @@ from mlflow_exim_plugin.schema.provenance import (
     origins,
 )
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
+from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
     Meetings,
@@ -25,7 +26,7 @@ from mlflow_exim_plugin.sinks.policy import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.schema.report import Report
 
@@ -107,7 +108,13 @@ class ExperimentTables:
             found = self._kin(experiment)
             is_copy = found is not None
         if found is not None:
-            report.skipped(Kind.EXPERIMENT, experiment.name, "it is there already")
+            if self._is_deleted(found) and not experiment.is_deleted:
+                report.skipped(Kind.EXPERIMENT, experiment.name, DELETED_THERE)
+                return DELETED_THERE
+            reason = "it is there already"
+            if keeps := ", ".join(self._keeps(experiment, found)):
+                reason += f" and keeps its own {keeps}"
+            report.skipped(Kind.EXPERIMENT, experiment.name, reason)
             into = self._known(experiment, found)
             into.is_copy = is_copy
             return into
@@ -171,9 +178,7 @@ class ExperimentTables:
         names = TargetNames(
             self._named,
             meetings=self._meetings,
-            keeps=lambda number: experiment_keeps(
-                experiment, self._tags(number), is_deleted=self._is_deleted(number)
-            ),
+            keeps=lambda number: self._keeps(experiment, number),
             is_deleted=self._is_deleted,
         )
         policy = self._target.options.on_conflict
@@ -184,6 +189,10 @@ class ExperimentTables:
             return self._new(experiment, named.name, report)
         report.skipped(Kind.EXPERIMENT, experiment.name, named.reason)
         return self._known(experiment, named.there)
+
+    def _keeps(self, experiment: Experiment, number: int) -> Iterator[str]:
+        is_deleted = self._is_deleted(number)
+        return experiment_keeps(experiment, self._tags(number), is_deleted=is_deleted)
 
     def _is_deleted(self, number: int) -> bool:
         return bool(self.there[number]["lifecycle_stage"] == "deleted")

@@ -219,6 +219,9 @@ class ModelTables:
                 return
             report.skipped(version.kind, version.id, self._as_it_is_there(version, there, report))
             return
+        if reason := target.left.reason(version):
+            report.skipped(version.kind, version.id, reason)
+            return
         if not model.is_same:
             tags[ORIGIN] = chained(origin, tags)
             if there is not None:

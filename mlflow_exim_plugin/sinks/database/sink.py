@@ -171,6 +171,8 @@ class DatabaseSink:
                 skip_entity(item, into, report)
             else:
                 report.skipped(item.kind, item.id, into)
+            if isinstance(item, Run | LoggedModel):
+                self._target.left.add(item, into)
         elif isinstance(item, Run):
             self._runs.write_run(item, into, report)
         elif isinstance(item, LoggedModel):

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database.metrics import MetricRows
 from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
+from mlflow_exim_plugin.sinks.places import LeftOut
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class DatabaseTarget:
         lock: Held by whoever uses the two.
         workspace: Workspace that is written to.
         ids: Objects that have another id at the target, by kind.
+        left: Runs and logged models that were left out.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class DatabaseTarget:
         self.workspace = DEFAULT
         self.ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
         self._moved_roots: dict[str, str] = {}
+        self.left = LeftOut()
         self._copies: dict[str, dict[str, str]] = {}
         self._own: set[tuple[Any, ...]] = set()
         self._own_now: list[tuple[Any, ...]] = []

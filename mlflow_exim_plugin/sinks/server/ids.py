@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, origins
+from mlflow_exim_plugin.sinks.places import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,7 @@ class IdMap:
         relatives: Runs and logged models of each experiment at the target, by all ids that they
             have and had.
         refused: Logged models that came and that the target did not take.
+        left: Runs and logged models that were left out.
         refusals: Name of other objects that it did not take, and why, by kind and source id.
     """
 
@@ -82,6 +84,7 @@ class IdMap:
         self.logged_models: dict[str, KnownModel] = {}
         self.relatives: dict[str, dict[str, KnownRun]] = {}
         self.refused: set[str] = set()
+        self.left = LeftOut()
         self.refusals: dict[tuple[Kind, str], tuple[str, str]] = {}
         self._ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
 

@@ -54,6 +54,7 @@ _FOLDER = "mlflow_exim/logged_models"
 _PENDING = "LOGGED_MODEL_PENDING"
 _FILES_NAMED = 10
 _ABSENT = "the target has no logged models"
+_DELETED = "its copy was deleted at the target"
 
 
 @dataclass
@@ -143,8 +144,10 @@ class LoggedModelWriter:
         if known is None or not known.content:
             return False
         self._describe(model, known)
+        if known.is_deleted:
+            self._ids.left.add(model, _DELETED)
         if known.is_deleted and not _is_deleted(model):
-            reason = "its copy was deleted at the target"
+            reason = _DELETED
         elif known.is_deleted and model.digest is None:
             reason = "it is there already"  # nothing changes a deleted model
         elif self._options.is_whole(known.content, model.digest):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
-from mlflow_exim_plugin.host.files.gate import REFUSED, path_problem, place_problem
+from mlflow_exim_plugin.host.files.gate import REFUSED, place_problem
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
@@ -36,10 +36,10 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
     origins,
 )
+from mlflow_exim_plugin.sinks.places import below, moved
 from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name, is_numbered
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
-from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -212,6 +212,9 @@ class ModelWriter:
                 self._complete(model, version, number, report)
                 self._complete_files(model, version, number, report)
             report.skipped(version.kind, version.id, _as_it_is_there(version, model))
+            return
+        if reason := self._ids.left.reason(version):
+            report.skipped(version.kind, version.id, reason)
             return
         if self._options.dry_run:
             report.written(version.kind)
@@ -504,17 +507,17 @@ class ModelWriter:
         scheme = f"models:/{model_id}"
         new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
         whole = f"models:/{known.id}" if known.id else new_root.rstrip("/")
-        if (below := _below(old_source, scheme)) is not None:
-            new_source = whole + below
+        if (rest := below(old_source, scheme)) is not None:
+            new_source = whole + rest
         elif old_source.startswith("models:/"):  # it was copied from another version of the model
             new_source = whole
             if known.id:
                 what = f"its source is {new_source}, it was {old_source}"
                 report.lost(Loss(version.kind, version.id, what))
         else:
-            moved = _moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
+            found = moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
             why = f"it is not below logged model {model_id}"
-            new_source = moved or _as_it_was(version, why, report)
+            new_source = found or _as_it_was(version, why, report)
         if known.id:
             return _VersionSource(new_source, run_id, self._noted(model_id, known, report))
         what = f"its source is {new_source} of run {known.holder}, it was {old_source}"
@@ -578,29 +581,10 @@ def _as_it_was(version: ModelVersion, why: str, report: Report) -> str:
 
 def _moved_with_run(source: str, old_run: str, known: KnownRun) -> str | None:
     """Return where a version's files are now, given that they lie in a run's artifacts."""
-    if (below := _below(source, f"runs:/{old_run}")) is not None:
-        return f"runs:/{known.id}{below}"
-    return _moved(source, known.old_artifact_uri, known.artifact_uri)
-
-
-def _moved(uri: str, old_root: str, new_root: str) -> str | None:
-    """Return a URI below an old root as it is below the new one, None for another URI."""
-    for root, found in ((old_root, uri), (_path(old_root), _path(uri))):
-        if root and (below := _below(found, root.rstrip("/"))) is not None:
-            return new_root.rstrip("/") + below
-    return None
-
-
-def _below(place: str, root: str) -> str | None:
-    """Return the rest of a place behind a root, None where it is not there or leads out of it."""
-    rest = place.removeprefix(root)
-    is_below = place.startswith(root) and (not rest or rest.startswith("/"))
-    return rest if is_below and not (rest.strip("/") and path_problem(rest.strip("/"))) else None
+    if (rest := below(source, f"runs:/{old_run}")) is not None:
+        return f"runs:/{known.id}{rest}"
+    return moved(source, known.old_artifact_uri, known.artifact_uri)
 
 
 def _ids_of(value: str) -> list[str]:
     return [entry for entry in value.split(",") if entry]
-
-
-def _path(uri: str) -> str:
-    return path_of_uri(uri) or uri

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, OR
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import count_run
+from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import NOT_DELETED
 from mlflow_exim_plugin.sinks.server.histories import HistoryLog
 from mlflow_exim_plugin.sinks.server.ids import KnownRun
@@ -106,7 +107,7 @@ class RunWriter:
         elif known.content and known.as_of_ms > run.as_of_ms:
             reason = "the target has a later state of it"
         elif known.is_deleted and run.info.get("lifecycle_stage") != "deleted":
-            reason = "its copy was deleted at the target"
+            reason = DELETED_THERE
         else:
             return False
         report.skipped(Kind.RUN, run.id, reason)

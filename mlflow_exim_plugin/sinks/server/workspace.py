@@ -35,6 +35,7 @@ from mlflow_exim_plugin.schema.provenance import (
     origins,
 )
 from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
     Meetings,
@@ -172,9 +173,8 @@ class WorkspaceSink:
             self._go_to(target, experiment)
             self._load(target)
             if target.is_deleted and not experiment.is_deleted:
-                reason = "its copy was deleted at the target"
-                self._targets[experiment.id] = reason
-                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+                self._targets[experiment.id] = DELETED_THERE
+                report.skipped(Kind.EXPERIMENT, experiment.name, DELETED_THERE)
                 return
             reason = "it is there already"
             if target.ours and (differing := self._add_tags(target.id, experiment, report)):
@@ -329,6 +329,8 @@ class WorkspaceSink:
                 skip_entity(item, target, report)
             else:
                 report.skipped(item.kind, item.id, target)
+            if isinstance(item, Run | LoggedModel):
+                self._ids.left.add(item, target)
         elif isinstance(item, Run):
             self._write_run(item, target, report)
         elif isinstance(item, LoggedModel):
