@@ -46,6 +46,7 @@ __all__ = [
     "Unpacked",
     "by_number",
     "closed_after",
+    "encodable",
     "key_values",
     "linked_models",
     "model_behind",
@@ -411,6 +412,11 @@ def model_behind(version: dict[str, Any]) -> str | None:
         return str(model_id)
     found = _MODEL_ID.search(str(version.get("source") or ""))
     return found[0] if found else None
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can hold: half a surrogate pair becomes its escape."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def by_number(identity: str) -> tuple[int, str]:

@@ -248,6 +248,7 @@ def trace_document(info: dict[str, Any]) -> tuple[dict[str, Any], str]:
         place = (info.get("trace_location") or {}).get("mlflow_experiment") or {}
         experiment_id = place.get("experiment_id")
         of_rest = {name: value for name, value in info.items() if name not in _NOT_OF_REST}
+        of_rest["trace_id"] = _text(_needed(info, "trace_id"))
         times = info.get("request_time"), info.get("execution_duration")
         metadata, assessments = info.get("trace_metadata"), info.get("assessments") or ()
     else:

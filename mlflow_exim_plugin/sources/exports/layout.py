@@ -6,6 +6,7 @@ nothing is told from that number (docs, "Coming from mlflow-export-import").
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlflow_exim_plugin.errors import StoreError
-from mlflow_exim_plugin.schema.objects import Failure, Kind
+from mlflow_exim_plugin.schema.objects import Failure, Kind, encodable
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from mlflow_exim_plugin.sources.exports.tree import ExportTree
 
 __all__ = ["ExportLayout", "ExportedFile", "ExportedObject"]
@@ -118,6 +121,22 @@ class ExportLayout:
         told = sorted(self.generations - {_SOME}) or ["not to be told"]
         return f"export of mlflow-export-import, layout {', '.join(told)}"
 
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Generator[ExportedObject]:
+        """Read a file of an object, and let nothing malformed in it raise anything else.
+
+        Raises:
+            StoreError: It cannot be read, is no JSON, or is not as such files are.
+        """
+        try:
+            yield self.read(path)
+        except StoreError as error:
+            if path in error.message:
+                raise
+            raise StoreError(f"{path}: {error.message}", error.hint) from error
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise StoreError(f"{path} is malformed: {error}") from error
+
     def read(self, path: str) -> ExportedObject:
         """Read a file of an object.
 
@@ -127,10 +146,12 @@ class ExportLayout:
         document = self._tree.json(path)
         payload, info = payload_of(document)
         system = document.get("system") or info
-        if uri := system.get("mlflow_tracking_uri"):
-            self.tracking_uris.add(str(uri))
-        if version := system.get("mlflow_version"):
-            self.mlflow_versions.add(str(version))
+        for name, said in (
+            ("mlflow_tracking_uri", self.tracking_uris),
+            ("mlflow_version", self.mlflow_versions),
+        ):
+            if value := system.get(name):
+                said.add(encodable(str(value)))
         self.generations.add(_generation(path, document, payload))
         return ExportedObject(path, path.rpartition("/")[0], payload, info, _time_ms(system))
 

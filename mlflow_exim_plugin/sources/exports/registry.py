@@ -79,7 +79,8 @@ class ExportedRegistry:
 
     def _guarded(self, take: Any, path: str, kind: Kind, found: dict[str, ExportedModel]) -> None:
         try:
-            take(self._layout.read(path), found)
+            with self._layout.reading(path) as read:
+                take(read, found)
         except StoreError as error:
             self.failures.append(Failure(kind, path, error.message))
 

@@ -219,17 +219,17 @@ class ExportSource:
         run_id, source = str(version.get("run_id") or ""), str(version.get("source") or "")
         if not plan.holds(run_id):
             return False
-        root = str(self._tracking.run(run_id)["info"].get("artifact_uri") or "")
+        try:
+            root = str(self._tracking.run(run_id)["info"].get("artifact_uri") or "")
+        except NotFoundError:  # it cannot be read, which is said of it
+            return False
         return source.startswith((f"{root.rstrip('/')}/", f"runs:/{run_id}/"))
 
     def _datasets(self) -> Iterator[Entity | Failure]:
         for path in self._layout.paths[Kind.EVALUATION_DATASET]:
             try:
-                found = self._layout.read(path)
-                given = found.payload.get("evaluation_dataset")
-                if not isinstance(given, dict):
-                    raise StoreError("it says of no dataset")  # noqa: TRY301
-                document = dataset_document(given)
+                with self._layout.reading(path) as found:
+                    document = dataset_document(found.payload["evaluation_dataset"])
             except StoreError as error:
                 yield Failure(Kind.EVALUATION_DATASET, path, error.message)
             else:

@@ -119,20 +119,18 @@ class ExportedTracking:
         """Return a run, without metric rows where no contents are wanted, and its files."""
         path = self._files[run_id]
         try:
-            found = self._layout.read(path)
-            latest, rows, issues = _metrics(run_id, found.payload)
-            run = Run(run_document(found.payload, latest), as_of_ms=found.as_of_ms)
-            run.info["run_id"] = run.info["run_uuid"] = run_id
+            with self._layout.reading(path) as found:
+                latest, rows, issues = _metrics(run_id, found.payload)
+                run = Run(run_document(found.payload, latest), as_of_ms=found.as_of_ms)
+                run.info["run_id"] = run.info["run_uuid"] = run_id
+                if contents and rows is not None:
+                    run.histories = (RunRows.of(run_id, rows),)
         except StoreError as error:
-            return Failure(Kind.RUN, run_id, f"{path}: {error.message}"), []
-        except _MALFORMED as error:
-            return Failure(Kind.RUN, run_id, f"{path} is malformed: {error}"), []
+            return Failure(Kind.RUN, run_id, error.message), []
         files = self._layout.files_of(found)
         if LOGGED_MODELS in run.tags and not files:
             what = "it logged a model, and the export has no files of it"
             issues.append(Loss(Kind.RUN, run_id, what))
-        if contents and rows is not None:
-            run.histories = (RunRows.of(run_id, rows),)
         run.issues = tuple(issues)
         return run, files
 
@@ -142,8 +140,8 @@ class ExportedTracking:
         """Yield the logged models of an experiment by id, with their files."""
         for model_id, path in sorted(self._models.get(experiment_id, ())):
             try:
-                found = self._layout.read(path)
-                document = logged_model_document(found.payload)
+                with self._layout.reading(path) as found:
+                    document = logged_model_document(found.payload)
             except StoreError as error:
                 yield Failure(Kind.LOGGED_MODEL, model_id, error.message), []
                 continue
@@ -153,14 +151,15 @@ class ExportedTracking:
         """Yield the traces of an experiment, oldest first, with the files beside them."""
         for _, path in sorted(self._traces.get(experiment_id, ())):
             try:
-                found = self._layout.read(path)
-                document, _ = trace_document(found.payload["info"])
+                with self._layout.reading(path) as found:
+                    document, _ = trace_document(found.payload["info"])
+                    expected = len(found.payload.get("data") or ())
             except StoreError as error:
                 yield Failure(Kind.TRACE, path, error.message), []
                 continue
             trace = Trace(document, experiment_id, as_of_ms=found.as_of_ms)
             files = self._layout.files_of(found)
-            self._add_spans(trace, files, len(found.payload.get("data") or ()))
+            self._add_spans(trace, files, expected)
             yield trace, [file for file in files if file.path != DATA_FILE]
 
     def _add_spans(self, trace: Trace, files: list[ExportedFile], expected: int) -> None:
@@ -181,12 +180,10 @@ class ExportedTracking:
 
     def _guarded(self, kind: Kind, path: str, take_one: Any) -> None:
         try:
-            take_one(self._layout.read(path))
+            with self._layout.reading(path) as found:
+                take_one(found)
         except StoreError as error:
-            reason = error.message if path in error.message else f"{path}: {error.message}"
-            self.failures.append(Failure(kind, path, reason))
-        except _MALFORMED as error:
-            self.failures.append(Failure(kind, path, f"{path} is malformed: {error}"))
+            self.failures.append(Failure(kind, path, error.message))
 
     def _take_experiment(self, found: ExportedObject) -> None:
         given = found.payload.get("experiment")
