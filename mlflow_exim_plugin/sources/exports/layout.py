@@ -229,7 +229,7 @@ def _generation(path: str, document: dict[str, Any], payload: dict[str, Any]) ->
         if name == _RUN:
             return "2.2" if isinstance(payload.get("inputs"), dict) else "2.1"
         if name == "experiment.json":
-            return "2.2" if "logged_models" in payload else "2.1"
+            return "2.2" if "logged_models" in payload else _SOME
         return "2.2" if name in _SINCE_22 else _SOME
     if "summary" in document or "custom_info" in document:
         return "1c"

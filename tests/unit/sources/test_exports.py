@@ -22,6 +22,7 @@ from mlflow_exim_plugin.schema.objects import Kind, key_values
 from tests import old_exports
 from tests.old_exports import EXPERIMENT, GENERATIONS, MODEL, RUNS, VERSIONS, Export
 
+SAMPLES = Path(__file__).parents[3] / "samples"
 FIRST, SECOND = RUNS
 every_generation = pytest.mark.parametrize("generation", GENERATIONS)
 
@@ -438,7 +439,7 @@ def test_what_holds_no_export_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["experiments", "models", "mlflow3", "unknown_fields"])
 def test_an_archive_comes_back_from_an_export(name: str, tmp_path: Path) -> None:
-    archive = Path(__file__).parents[3] / "samples" / "v1" / "good" / f"{name}.tar.zst"
+    archive = SAMPLES / "v1" / "good" / f"{name}.tar.zst"
     folder = tmp_path / "out"
 
     there = convert(str(archive), str(folder))
@@ -456,6 +457,19 @@ def test_an_archive_comes_back_from_an_export(name: str, tmp_path: Path) -> None
         assert kind in kinds or said & named or is_same, difference
     with pytest.raises(ArchiveExistsError, match="is not empty"):
         convert(str(archive), str(folder))
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [p for f in ("oss_mlflow", "databricks") for p in sorted((SAMPLES / f).rglob("*.tar.zst"))],
+    ids=lambda path: str(path.relative_to(SAMPLES)).removesuffix(".tar.zst"),
+)
+def test_what_servers_hold_comes_back_from_an_export(archive: Path, tmp_path: Path) -> None:
+    there = convert(str(archive), str(tmp_path / "out"))
+    back, path = converted(tmp_path / "out", tmp_path)
+
+    assert there.losses == back.losses == []
+    assert diff(str(archive), str(path)).equal
 
 
 def test_an_export_that_is_written_is_of_the_current_layout(tmp_path: Path) -> None:
