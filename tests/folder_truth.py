@@ -408,10 +408,10 @@ class _Folder:
     def version(self, name: str, number: str, path: str, meta_of: str) -> None:
         address, meta_path = ("version", f"{name}/{number}"), f"{path}/meta.yaml"
         meta = self.meta(meta_path)
+        if meta is not None and meta.get("current_stage") == "Deleted_Internal":
+            return
         if meta is None or meta.get("name") != name or str(meta.get("version")) != number:
             self.broken((*address, path), meta_path, meta_of)
-            return
-        if meta.get("current_stage") == "Deleted_Internal":
             return
         self.strays(path, {"tags"})
         self.fields(address, meta, meta_path, meta_of)
