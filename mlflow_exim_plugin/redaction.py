@@ -6,7 +6,8 @@ import re
 
 __all__ = ["conceal", "redact", "redact_text", "redact_url", "writable"]
 
-_URL = re.compile(r"\w[\w+.-]*://[^\s'\"<>]+")
+# Each looks first whether a word ends as it must: a text of a hostile source may be one long word.
+_URL = re.compile(r"(?<![\w+.-])[\w+.-]+://[^\s'\"<>]+")
 _DATABASE = re.compile(r"(?:postgres|mysql|maria|mssql|oracle)")
 _VALUE = r"(?:(?!::)[^\s&#;'\"])*"
 _QUERY = re.compile(rf"([?&;](?!versionId=)[^=&?;\s]+=){_VALUE}")
@@ -14,12 +15,13 @@ _NAMED = (
     r"[\w.-]*(?:token(?!s)|signature|\bsig\b|secret|passw|passphrase|\bpwd\b|credential"
     r"|authori[sz]ation|(?:api|access|account)[-_]?key|\bsas\b|cookie)[\w.-]*"
 )
-_SECRET_IN_QUERY = re.compile(rf"([?&;]{_NAMED}=){_VALUE}", re.IGNORECASE)
+_SECRET_IN_QUERY = re.compile(rf"([?&;](?=[\w.-]+=){_NAMED}=){_VALUE}", re.IGNORECASE)
 _SECRET_SAID = re.compile(
-    rf"(?<![?&;\w.-])({_NAMED}=)(?:'[^']*'|\"[^\"]*\"|{_VALUE})", re.IGNORECASE
+    rf"(?<![?&;\w.-])((?=[\w.-]+=){_NAMED}=)(?:'[^']*'|\"[^\"]*\"|{_VALUE})", re.IGNORECASE
 )
 _SECRET_IN_DICT = re.compile(
-    rf"""((['"]){_NAMED}\2\s*:\s*(?:b?(['"])))(?:\\.|(?!\3).)*(?=\3)""", re.IGNORECASE
+    rf"""((['"])(?=[\w.-]+\2\s*:){_NAMED}\2\s*:\s*(?:b?(['"])))(?:\\.|(?!\3).)*(?=\3)""",
+    re.IGNORECASE,
 )
 _HEADER = re.compile(
     r"((?:proxy-)?authorization\s*[:=]\s*|\b(?:bearer|basic)\s+(?=[\w.~+/=-]{8,}))"

@@ -6,6 +6,7 @@ So what comes is held to MLflow's messages before it reaches any target.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,16 @@ from mlflow.entities.model_registry.model_version_stages import ALL_STAGES
 from mlflow.protos import model_registry_pb2, service_pb2
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.objects import IS_NUMBER, Experiment, Kind, LoggedModel, Run
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.kinds.description import Json
+from mlflow_exim_plugin.schema.objects import (
+    IS_NUMBER,
+    Entity,
+    Experiment,
+    Kind,
+    LoggedModel,
+    Run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,8 +75,26 @@ def require_types(item: StreamObject) -> None:
         problem = f"experiment_id is {item.id!r}, no decimal number"
     if isinstance(item, Run | LoggedModel) and not problem:
         problem = _wrong_word(item.info)
+    if isinstance(item, Entity):
+        problem = _no_json(item)
     if problem:
         raise InvalidArchiveError(f"its document is not as MLflow has it: {problem}")
+
+
+def _no_json(entity: Entity) -> str:
+    """Return which text of an object has to be JSON, which MLflow reads again, and is none."""
+    for path, named in KINDS[entity.kind].refers.items():
+        field, _, inner = path.partition("[].")
+        if not isinstance(named, Json) or not inner:
+            continue
+        for part in entity.document.get(field) or ():
+            try:
+                found = json.loads(part[inner])
+            except (ValueError, RecursionError) as error:
+                return f"{path} is no JSON: {error}"
+            if not isinstance(found, dict):
+                return f"{path} is no object"
+    return ""
 
 
 def _problem(document: dict[str, Any], message: Descriptor) -> str:

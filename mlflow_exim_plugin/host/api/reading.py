@@ -31,11 +31,20 @@ _PAGE = 1000
 
 
 class Reader:
-    """Reads documents from a ``Host``; every listing follows its page tokens to the end."""
+    """Reads documents from a ``Host``; every listing follows its page tokens to the end.
+
+    Args:
+        host: The deployment.
+
+    Attributes:
+        host: Likewise.
+        has_registry: Whether it was once told which registered models there are.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self._latest: dict[str, set[int]] = {}
+        self.has_registry = False
 
     def experiments(self) -> list[dict[str, Any]]:
         """Return every experiment, deleted ones included, by number.
@@ -158,18 +167,15 @@ class Reader:
         return sorted(self._registered(None) - prompts), sorted(prompts)
 
     def _registered(self, filter_string: str | None) -> set[str]:
+        def search(token: str | None) -> Any:
+            found = self.host.registry.search_registered_models(
+                filter_string=filter_string, max_results=_PAGE, order_by=None, page_token=token
+            )
+            self.has_registry = True
+            return found
+
         with translated("listing the registered models"):
-            return {
-                str(model.name)
-                for model in pages(
-                    lambda token: self.host.registry.search_registered_models(
-                        filter_string=filter_string,
-                        max_results=_PAGE,
-                        order_by=None,
-                        page_token=token,
-                    )
-                )
-            }
+            return {str(model.name) for model in pages(search)}
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""

@@ -10,7 +10,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from pyarrow import csv
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.unmapped import columns_of, unmapped
+from mlflow_exim_plugin.host.sql.column_types import ColumnTypes, is_text
 from mlflow_exim_plugin.host.sql.histories import metric_rows
 from mlflow_exim_plugin.host.sql.reader import POSTGRES_DRIVERS
 from mlflow_exim_plugin.host.sql.text_limits import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     _Take = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
-    from sqlalchemy import Column, ColumnClause, Connection, Dialect, Engine, Select
+    from sqlalchemy import ColumnClause, Connection, Dialect, Engine, Select
 
 __all__ = ["Rows", "TableWriter", "insert_statement"]
 
@@ -101,6 +102,7 @@ class TableWriter:
 
     Attributes:
         is_broken: Whether a statement failed, so that only ``rollback`` is left to do.
+        types: What the columns take.
         left_out: How many values had no column, by table and column.
 
     Source: ``SqlAlchemyStore.engine``.
@@ -113,12 +115,12 @@ class TableWriter:
         self._metadata = MetaData()
         with translated("reading the target's schema"):
             self._metadata.reflect(engine)
+        self.types = ColumnTypes(self._metadata, self.backend)
         self._connection: Connection | None = None
         self._pending: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
         self._waiting_rows = self._waiting_bytes = 0
         self.left_out: Counter[tuple[str, str]] = Counter()
         self._forms: dict[tuple[str, ...], _RowForm] = {}
-        self._takes: dict[tuple[str, ...], list[Callable[[Any], bool]]] = {}
         self._was_empty: dict[str, bool] = {}
         self._only_looks = only_looks
         self.is_broken = False
@@ -315,38 +317,6 @@ class TableWriter:
                 kept.append((table, fitting))
         return kept, notes
 
-    def misfit_of(self, rows: Rows) -> str:
-        """Return what of an object's rows is of another type than its column, empty for none."""
-        for table, row in rows:
-            names = (table, *row)
-            if (takes := self._takes.get(names)) is None:
-                takes = self._takes[names] = self._takers(table, tuple(row))
-            for name, value, taken in zip(row, row.values(), takes, strict=True):
-                if value is not None and not taken(value):
-                    return f"{table}.{name} cannot be {value!r:.60}"
-        return ""
-
-    def _takers(self, table: str, names: tuple[str, ...]) -> list[Callable[[Any], bool]]:
-        """Return what tells of each column whether a value is of its type: SQLite takes any."""
-        from sqlalchemy import BigInteger, Float, Integer, SmallInteger
-
-        there = self._metadata.tables[table].columns
-        takers: list[Callable[[Any], bool]] = []
-        for name in names:
-            kind = there[name].type if name in there else None
-            bits = 16 if isinstance(kind, SmallInteger) else 32
-            if isinstance(kind, BigInteger) or self.backend == "sqlite":
-                bits = 64
-            if isinstance(kind, Integer):
-                takers.append(partial(_is_whole, 2 ** (bits - 1)))
-            elif isinstance(kind, Float):
-                takers.append(_is_number)
-            elif kind is not None and _is_text(there[name]):
-                takers.append(_is_a_text)
-            else:
-                takers.append(_is_anything)
-        return takers
-
     @cached_property
     def _folds(self) -> bool:
         """Whether keys that differ in capitals or accents alone are one key."""
@@ -371,7 +341,7 @@ class TableWriter:
                     takes_zero=self.backend != "postgresql",
                 )
                 for column in table.columns
-                if _is_text(column)
+                if is_text(column)
             }
             for name, table in self._metadata.tables.items()
         }
@@ -533,28 +503,6 @@ def _as_copied(value: Any) -> str:
     if isinstance(value, bool):
         return "t" if value else "f"
     return str(value)
-
-
-def _is_whole(limit: int, value: Any) -> bool:
-    return isinstance(value, int) and -limit <= value < limit
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _is_a_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_anything(_: Any) -> bool:
-    return True
-
-
-def _is_text(column: Column[Any]) -> bool:
-    from sqlalchemy import String
-
-    return isinstance(column.type, String)
 
 
 def _shown(row: dict[str, Any], column: str) -> str:

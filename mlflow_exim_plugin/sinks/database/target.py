@@ -318,7 +318,7 @@ class DatabaseTarget:
         Raises:
             InvalidArchiveError: It has.
         """
-        if problem := self.tables.misfit_of(rows):
+        if problem := self.tables.types.misfit_of(rows):
             raise InvalidArchiveError(f"its document is not as MLflow has it: {problem}")
 
     def fit(self, kind: Kind, identity: str, rows: Rows, report: Report) -> Rows:

@@ -188,7 +188,7 @@ class ServerSource:
         except ServerError as error:
             if selection.models:
                 raise
-            if is_absent(error):
+            if is_absent(error) and not self._reader.has_registry:
                 reason = "this server has no model registry"
                 yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
             else:

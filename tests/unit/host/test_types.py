@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.schema.objects import (
+    Entity,
     Experiment,
     Kind,
     ModelVersion,
@@ -34,6 +35,12 @@ def version(**more: Any) -> ModelVersion:
     return ModelVersion({"name": "m", "version": "1", "current_stage": "None"} | more)
 
 
+def scorer(serialized: Any) -> Entity:
+    versions = [{"scorer_version": 1, "serialized_scorer": serialized, "creation_time": 1}]
+    document = {"scorer_id": "s", "scorer_name": "s", "versions": versions}
+    return Entity(Kind.SCORER, document, "1")
+
+
 METRIC = {"key": "a", "value": 0.5, "timestamp": 1, "step": -1}
 RIGHT = [
     experiment(tags=[{"key": "a", "value": "b"}, {"key": "c"}], creation_time=None, new_field=[1]),
@@ -42,8 +49,12 @@ RIGHT = [
     version(current_stage="Production", status="READY", aliases=["a"], tags=[]),
     RegisteredModel({"name": "m", "aliases": [{"alias": "a", "version": "1"}]}),
     RegisteredModel({"name": "m", "description": None}, Kind.PROMPT),
+    scorer('{"name": "s"}'),
 ]
 WRONG = [
+    scorer("../x"),
+    scorer("[]"),
+    scorer("[" * 100_000),
     experiment(experiment_id="\uff11"),
     experiment(experiment_id="-1"),
     experiment(experiment_id="1" * 20),
