@@ -19,12 +19,15 @@ __all__ = [
     "dataset_identity",
     "entries",
     "experiment_document",
+    "is_of_0x",
     "logged_model_info",
     "metric_identity",
     "number",
     "registered_model_document",
     "run_info",
+    "tags_of_fields",
     "version_document",
+    "without_line_ends",
 ]
 
 _RUN_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
@@ -34,6 +37,16 @@ _MODEL_STATUS = {
     2: "LOGGED_MODEL_READY",
     3: "LOGGED_MODEL_UPLOAD_FAILED",
 }
+_SOURCE_TYPE = {1: "NOTEBOOK", 2: "JOB", 3: "PROJECT", 4: "LOCAL", 1000: "UNKNOWN"}
+_TAGS_OF_FIELDS = {
+    "name": "mlflow.runName",
+    "source_name": "mlflow.source.name",
+    "source_type": "mlflow.source.type",
+    "source_version": "mlflow.source.git.commit",
+    "entry_point_name": "mlflow.project.entryPoint",
+    "user_id": "mlflow.user",
+}
+"""What MLflow before 1.0 kept as fields of a run, and keeps as tags since."""
 _METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
@@ -96,6 +109,10 @@ class Fields:
             raise UnreadableError(f"{self._place} is damaged: its {name} is no whole number")
         return value
 
+    def is_number(self, name: str) -> bool:
+        """Whether a field is written as a number."""
+        return isinstance(self._found.get(name), int)
+
     def one_of(self, name: str, values: Mapping[int, str], default: int) -> str:
         """Return what a number, or its word, stands for.
 
@@ -113,6 +130,8 @@ class Fields:
 def experiment_document(fields: Fields, tags: dict[str, str], *, deleted: bool) -> dict[str, Any]:
     """Return REST's ``Experiment``.
 
+    MLflow before 0.8 had no deleted ones, and wrote ids as numbers.
+
     Args:
         fields: Of its ``meta.yaml``.
         tags: Its tags.
@@ -123,7 +142,7 @@ def experiment_document(fields: Fields, tags: dict[str, str], *, deleted: bool) 
             "experiment_id": fields.text("experiment_id"),
             "name": fields.text("name"),
             "artifact_location": fields.text("artifact_location"),
-            "lifecycle_stage": "deleted" if deleted else fields.text("lifecycle_stage"),
+            "lifecycle_stage": "deleted" if deleted else _stage(fields),
             "last_update_time": fields.number("last_update_time") or None,
             "creation_time": fields.number("creation_time") or None,
             "effective_trace_archival_retention": fields.maybe_text(
@@ -153,6 +172,44 @@ def run_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
             "lifecycle_stage": fields.maybe_text("lifecycle_stage") or "active",
         }
     )
+
+
+def is_of_0x(fields: Fields) -> bool:
+    """Whether MLflow before 1.0 wrote the ``meta.yaml`` of a run."""
+    return fields.maybe_text("run_id") is None
+
+
+def tags_of_fields(fields: Fields, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the tags of a run of MLflow before 1.0 as later ones have them, and its own fields.
+
+    Args:
+        fields: Of its ``meta.yaml``.
+        tags: Its tags, which win.
+    """
+    own: dict[str, Any] = {}
+    for name in _TAGS_OF_FIELDS:
+        if name == "source_type":
+            said: str | None = fields.one_of(name, _SOURCE_TYPE, 1000)
+        else:
+            said = fields.maybe_text(name)
+        if said:
+            own[name] = said
+    made = {_TAGS_OF_FIELDS[name]: value for name, value in own.items()}
+    return made | tags, own
+
+
+def without_line_ends(texts: dict[str, str]) -> dict[str, str]:
+    """Return params or tags as MLflow before 1.0 read them: it wrote a line and cut its blanks."""
+    return {
+        key: text.removesuffix("\n") if "\n" in text.removesuffix("\n") else text.strip()
+        for key, text in texts.items()
+    }
+
+
+def _stage(fields: Fields) -> str:
+    if fields.is_number("experiment_id"):
+        return fields.maybe_text("lifecycle_stage") or "active"
+    return fields.text("lifecycle_stage")
 
 
 def logged_model_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:

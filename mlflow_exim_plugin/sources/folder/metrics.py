@@ -24,6 +24,8 @@ __all__ = ["MetricFile", "Rows", "latest_of_model", "sorted_rows"]
 _LARGE_BYTES = 256 << 10
 """From here on Arrow's reader is faster than a loop, which also knows what to do with bad lines."""
 _NAMED_LINES = 3
+_SECONDS_END = 10**11
+"""A larger time is none in seconds, but in milliseconds: of 1973 or later."""
 _TYPES = (pa.int64(), pa.float64(), pa.int64())
 
 
@@ -32,6 +34,7 @@ class MetricFile:
 
     Args:
         content: Its bytes.
+        of_0x: Whether MLflow before 1.0 wrote it: with times in seconds, and the latest row last.
 
     Attributes:
         steps: Of each row, in the file's order.
@@ -41,17 +44,23 @@ class MetricFile:
         size_bytes: Size of the file.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, *, of_0x: bool = False) -> None:
+        self._of_0x = of_0x
         self.steps, self.timestamps, self.values = array("q"), array("q"), array("d")
         self.problem = ""
         self.size_bytes = len(content)
         is_large = len(content) >= _LARGE_BYTES and content.endswith(b"\n")
         if not is_large or not self._read_plain(content):
             self._read_lines(content)
+        if of_0x:
+            in_ms = (t if abs(t) >= _SECONDS_END else t * 1000 for t in self.timestamps)
+            self.timestamps = array("q", in_ms)
 
     @property
     def latest(self) -> tuple[int, int, float]:
         """Step, timestamp and value of the row that MLflow calls the latest."""
+        if self._of_0x:
+            return self.steps[-1], self.timestamps[-1], self.values[-1]
         return max(zip(self.steps, self.timestamps, self.values, strict=True))
 
     def _read_lines(self, content: bytes) -> None:

@@ -25,10 +25,13 @@ from mlflow_exim_plugin.sources.folder.fields import (
     dataset_identity,
     entries,
     experiment_document,
+    is_of_0x,
     logged_model_info,
     metric_identity,
     number,
     run_info,
+    tags_of_fields,
+    without_line_ends,
 )
 from mlflow_exim_plugin.sources.folder.files import META, UnreadableError
 from mlflow_exim_plugin.sources.folder.metrics import MetricFile, latest_of_model, sorted_rows
@@ -189,6 +192,10 @@ class TrackingFolder:
                 for kind, part in ((Kind.TAG, "tags"), (Kind.PARAM, "params"))
             )
             info = run_info(fields, tags)
+            if of_0x := is_of_0x(fields):
+                params, tags = without_line_ends(params), without_line_ends(tags)
+                tags, own = tags_of_fields(fields, tags)
+                info = run_info(fields, tags) | own
             self._files.require_place(path, "run", run_id, info["run_id"])
             self._files.require_place(path, "experiment", experiment_id, info["experiment_id"])
         except UnreadableError as error:
@@ -203,7 +210,7 @@ class TrackingFolder:
             self._add_outputs(document, path, issues)
         run = Run(document, as_of_ms=as_of_ms)
         if "metrics" in parts:
-            run.histories = self._add_metrics(run, f"{path}/metrics", issues, rows)
+            run.histories = self._add_metrics(run, f"{path}/metrics", issues, rows, of_0x=of_0x)
         run.issues = tuple(issues)
         return run
 
@@ -325,14 +332,14 @@ class TrackingFolder:
         return Fields(self._files.place(f"{path}/{META}"), self._files.meta(path))
 
     def _add_metrics(
-        self, run: Run, path: str, issues: list[Failure | Loss], rows: Rows | None
+        self, run: Run, path: str, issues: list[Failure | Loss], rows: Rows | None, *, of_0x: bool
     ) -> Iterable[RunRows | Failure]:
         """Add the latest metrics of a run; returns its rows where they are too many to be held."""
         latest: list[dict[str, Any]] = run.document["data"]["metrics"]
         files: list[tuple[str, MetricFile]] = []
         keys: list[str] = []
         held_bytes = 0
-        for key, file in self._metric_files(run.id, path, issues):
+        for key, file in self._metric_files(run.id, path, issues, of_0x=of_0x):
             step, timestamp, value = file.latest
             entry = {"key": key, "value": number(value), "timestamp": timestamp, "step": step}
             latest.append(entry)
@@ -344,26 +351,29 @@ class TrackingFolder:
                 files.append((key, file))
         latest.sort(key=lambda entry: str(entry["key"]))
         if rows is None or held_bytes > _HELD_BYTES:
-            return self._rows_again(run.id, path, keys)
+            return self._rows_again(run.id, path, keys, of_0x=of_0x)
         for key, file in files:
             rows.add(run.id, key, file)
         return ()
 
-    def _rows_again(self, run_id: str, path: str, keys: list[str]) -> Iterator[RunRows | Failure]:
+    def _rows_again(
+        self, run_id: str, path: str, keys: list[str], *, of_0x: bool
+    ) -> Iterator[RunRows | Failure]:
         """Yield a run's rows key after key."""
         for key in sorted(keys, key=lambda key: key.encode()):
             try:
-                yield sorted_rows(run_id, key, MetricFile(self._files.content(f"{path}/{key}")))
+                file = MetricFile(self._files.content(f"{path}/{key}"), of_0x=of_0x)
+                yield sorted_rows(run_id, key, file)
             except (UnreadableError, ValueError) as error:
                 yield Failure(Kind.METRIC_HISTORY, f"{run_id}/{key}", str(error))
 
     def _metric_files(
-        self, owner: str, path: str, issues: list[Failure | Loss]
+        self, owner: str, path: str, issues: list[Failure | Loss], *, of_0x: bool
     ) -> Iterator[tuple[str, MetricFile]]:
         """Yield the metric files that have rows, by key, and name what is wrong with any."""
         for key in self._files.keys(Kind.METRIC_HISTORY, owner, path, issues):
             try:
-                file = MetricFile(self._files.content(f"{path}/{key}"))
+                file = MetricFile(self._files.content(f"{path}/{key}"), of_0x=of_0x)
                 problem = f"{self._files.place(f'{path}/{key}')}: {file.problem}"
             except UnreadableError as error:
                 issues.append(Failure(Kind.METRIC_HISTORY, f"{owner}/{key}", error.message))
