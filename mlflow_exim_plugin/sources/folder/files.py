@@ -32,12 +32,12 @@ _MAX_DEPTH = 32
 """Keys may hold slashes; nobody's has more."""
 _FLAT = re.compile(
     r"""([a-z_]+):\ (?:
-        '((?:[^'\n]|'')*)'
-        |(-?(?:0|[1-9]\d{0,17}))
+        '((?:[^'\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]|'')*)'
+        |(-?(?:0|[1-9][0-9]{0,17}))
         |(null|\[\]|\{\})
-        |([A-Za-z/][\w./%@+~-]*(?::/[\w./%@+~-]*)?|(?!0b)(?=\d+[a-f])[0-9a-f]{32})
+        |((?:[^\W\d_]|/)[\w./%@+~-]*(?::/[\w./%@+~-]*)?|(?!0b)(?=[0-9]+[a-f])[0-9a-f]{32})
     )\n""",
-    re.VERBOSE | re.ASCII,
+    re.VERBOSE,
 )
 """A line as nearly all are that MLflow writes: text in quotes, a number, nothing, a plain word. The
 loader takes ten times as long."""

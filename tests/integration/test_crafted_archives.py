@@ -1,0 +1,301 @@
+"""Whatever an archive says, a target takes no harm of it and gets the rest.
+
+Each archive is a good one of which a seed bent some members; all digests are right again
+(``tests/crafted.py``). What the target must have is known from its own rows after the good one.
+``TEST_CRAFTED`` in the environment asks for another number of them, on every kind of target;
+``TEST_CRAFTED_FROM`` for others.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy
+
+from mlflow_exim_plugin import unpack, verify
+from mlflow_exim_plugin.errors import EximError
+from tests.answers import answers
+from tests.compare import assert_count_law
+from tests.crafted import Crafted, craft, members_of
+from tests.databases import initialise, new_postgres_database
+from tests.pinned import ARCHIVE
+from tests.seed_entities import SERVER_ENV
+from tests.servers import start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.schema.report import Report
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("impatient")]
+
+COUNT = int(os.environ.get("TEST_CRAFTED", "4"))
+FROM = int(os.environ.get("TEST_CRAFTED_FROM", "0"))
+TARGETS = ["sqlite", "postgres", "http"] if "TEST_CRAFTED" in os.environ else ["sqlite"]
+SECRET = b"of nobody's business"
+VERIFY_KB = 300_000
+LINKS = {"datasets", "inputs", "input_tags", "entity_associations", "span_attributes"}
+"""Tables whose rows name what they belong to by ids of their own."""
+PLACES = {"artifact_location", "artifact_uri", "storage_location", "source"}
+
+Rows = dict[str, Counter[tuple[Any, ...]]]
+
+
+class Target:
+    """A server and its database, which can be emptied.
+
+    Args:
+        kind: One of ``TARGETS``.
+        folder: Where the server keeps all that it keeps in files.
+        url: The server.
+        uri: Its database.
+    """
+
+    def __init__(self, kind: str, folder: Path, url: str, uri: str) -> None:
+        self.kind, self.url, self.uri = kind, url, uri
+        self.files = folder / "artifacts"
+        self.engine = sqlalchemy.create_engine(uri)
+        self.schema = sqlalchemy.MetaData()
+        self.schema.reflect(self.engine)
+        self.columns = {name: [c.name for c in t.columns] for name, t in self._tables()}
+        with self.engine.connect() as connection:
+            self.at_first = {
+                name: [dict(row) for row in connection.execute(sqlalchemy.select(t)).mappings()]
+                for name, t in self._tables()
+            }
+
+    def _tables(self) -> list[tuple[str, sqlalchemy.Table]]:
+        return [(table.name, table) for table in self.schema.sorted_tables]
+
+    def empty(self) -> None:
+        with self.engine.begin() as connection:
+            if self.kind == "postgres":
+                names = ", ".join(f'"{name}"' for name, _ in self._tables())
+                connection.execute(sqlalchemy.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+            else:
+                connection.execute(sqlalchemy.text("PRAGMA foreign_keys=OFF"))
+                for _, table in reversed(self._tables()):
+                    connection.execute(table.delete())
+            for name, table in self._tables():
+                if rows := self.at_first[name]:
+                    connection.execute(table.insert(), rows)
+        shutil.rmtree(self.files, ignore_errors=True)
+        self.files.mkdir()
+
+    def put(self, archive: Path) -> Report:
+        if self.kind == "http":
+            return unpack(str(archive), tracking_uri=self.url)
+        return unpack(
+            str(archive),
+            tracking_uri=self.uri,
+            artifact_location="mlflow-artifacts:/",
+            artifacts_destination=str(self.files),
+        )
+
+    def rows(self) -> Rows:
+        with self.engine.connect() as connection:
+            return {
+                name: Counter(
+                    tuple(json.dumps(v) if isinstance(v, (dict, list)) else v for v in row)
+                    for row in connection.execute(sqlalchemy.select(table))
+                )
+                for name, table in self._tables()
+            }
+
+    def contents(self) -> dict[str, bytes]:
+        there = (path for path in self.files.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.files)): path.read_bytes() for path in there}
+
+    def errors(self) -> set[str]:
+        """Return which questions its server cannot answer."""
+        return {asked for asked, (status, _) in answers(self.url).items() if status >= 500}
+
+
+@contextmanager
+def opened(kind: str, folder: Path) -> Iterator[Target]:
+    if kind == "postgres":
+        with new_postgres_database() as uri:
+            initialise(uri)
+            with start_server(folder, backend_store_uri=uri, env=SERVER_ENV) as server:
+                yield Target(kind, folder, server.url, uri)
+        return
+    with start_server(folder, env=SERVER_ENV) as server:
+        yield Target(kind, folder, server.url, f"sqlite:///{folder}/mlflow.db")
+
+
+class Relations:
+    """Which rows an object of an archive may take with it.
+
+    Args:
+        members: Of the good archive.
+    """
+
+    def __init__(self, members: dict[str, bytes]) -> None:
+        self._texts: dict[str, str] = {}
+        self._ids: dict[str, set[str]] = {}
+        for path, content in members.items():
+            found: set[str] = set()
+            if path.endswith(".json") and "/artifacts/" not in path:
+                document = json.loads(content).get("mlflow") or {}
+                self._texts[path] = json.dumps(document, ensure_ascii=False)
+                found = {text for text in _ids_in(document) if len(text) > 2}
+            elif path.endswith(".parquet"):
+                table = pq.read_table(io.BytesIO(content))
+                for column in {"run_id", "trace_id", "assessment_id"} & set(table.column_names):
+                    found |= {str(value) for value in table.column(column).to_pylist()}
+            self._ids[path] = found
+
+    def of(self, crafted: Crafted) -> set[str]:
+        """Return the ids of what was bent, of what belongs to it, and of what names that."""
+        found = {text for text in crafted.named if 2 < len(text) < 200}
+        for path in crafted.touched:
+            folder = path.rpartition("/")[0]
+            found |= {part for part in folder.split("/") if len(part) >= 32}
+            # Parts of an experiment or model fail with it, and all traces with one of their files.
+            whole = path.endswith(("experiment.json", "model.json", ".parquet", "part-00000.json"))
+            for other, ids in self._ids.items():
+                if other == path or (whole and other.startswith(f"{folder}/")):
+                    found |= ids
+            if path.endswith("experiment.json"):
+                found.add(f"experiment {folder.rpartition('/')[2]}")
+        long = [text for text in found if len(text) > 8]
+        for path, text in self._texts.items():
+            if path != "data/archive.json" and any(name in text for name in long):
+                found |= self._ids[path]
+        return found
+
+
+def _ids_in(value: Any, depth: int = 3) -> Iterator[str]:
+    if not isinstance(value, dict) or not depth:
+        return
+    for key, inner in value.items():
+        if isinstance(inner, str) and (
+            key in {"name", "run_uuid"} or (key.endswith("_id") and key != "experiment_id")
+        ):
+            yield inner
+        yield from _ids_in(inner, depth - 1)
+
+
+@pytest.mark.timeout(max(300, 60 * COUNT))
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_target_takes_no_harm(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = members_of(ARCHIVE)
+    bait, top = tmp_path / "bait", tmp_path / "a" / "b" / "c" / "d"
+    bait.mkdir()
+    (bait / "private").write_bytes(SECRET)
+    archive = tmp_path / "crafted.tar.zst"
+    relations = Relations(members)
+    wrong = {}
+    with opened(kind, top) as target, tempfile.TemporaryDirectory() as elsewhere:
+        monkeypatch.chdir(elsewhere)
+        archive.write_bytes(Crafted(members, 0, bait).data())
+        good, files, silent = _twice(target, archive)
+        for seed in range(FROM, FROM + COUNT):
+            crafted = craft(members, seed, bait)
+            archive.write_bytes(crafted.data())
+            outside = _outside(tmp_path, top, elsewhere)
+            target.empty()
+            problems = _verified(archive)
+            report = None
+            try:
+                report = target.put(archive)
+            except EximError:
+                pass  # it may be refused as a whole
+            else:
+                assert_count_law(report)
+                problems += [f"raw: {f}" for f in report.failures if _is_raw(f.reason)]
+            if _outside(tmp_path, top, elsewhere) != outside:
+                problems.append("something was written outside of the target")
+            problems += [f"its server fails: {asked}" for asked in target.errors() - silent]
+            rows = target.rows()
+            problems += _places(target, rows, bait)
+            problems += [p for p, content in target.contents().items() if SECRET in content]
+            if report is not None and kind != "http":  # there everything has other ids
+                related = relations.of(crafted)
+                problems += _lost(target, good, rows, related)
+                problems += _lost_files(files, target.contents(), related)
+            if problems:
+                wrong[f"{seed}: {'; '.join(crafted.done)}"] = problems
+    assert wrong == {}
+
+
+def _twice(target: Target, archive: Path) -> tuple[Rows, dict[str, bytes], set[str]]:
+    """Return what a target has of the good archive, but for rows that are other ones each time."""
+    found = []
+    for _ in range(2):
+        target.empty()
+        report = target.put(archive)
+        assert target.kind == "http" or report.failures == []
+        found.append(target.rows())
+    one, other = found
+    return {name: one[name] & other[name] for name in one}, target.contents(), target.errors()
+
+
+def _verified(archive: Path) -> list[str]:
+    status = Path("/proc/self/status")
+    before = _kilobytes(status, "VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    with suppress(EximError):
+        verify(str(archive))
+    taken = _kilobytes(status, "VmHWM") - before
+    return [f"verify took {taken} kB"] if taken > VERIFY_KB else []
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+)", status.read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def _is_raw(reason: str) -> bool:
+    """Whether an error of a library shows that nothing had looked before."""
+    return bool(re.search(r"Traceback|\[SQL:able", reason))
+
+
+def _outside(top: Path, target: Path, elsewhere: str) -> set[Path]:
+    """Return all that lies around a target, and in the working folder."""
+    around = {path for path in top.rglob("*") if not path.is_relative_to(target)}
+    return around | set(Path(elsewhere).rglob("*"))
+
+
+def _places(target: Target, rows: Rows, bait: Path) -> list[str]:
+    """Return places that a server would be led to, out of what is its own."""
+    return [
+        f"{name}.{column} is {value!r}"
+        for name in ("experiments", "runs", "logged_models", "model_versions")
+        for row in rows[name]
+        for column, value in zip(target.columns[name], row, strict=True)
+        if column in PLACES and (str(bait) in str(value) or "../stolen" in str(value))
+    ]
+
+
+def _lost(target: Target, good: Rows, rows: Rows, related: set[str]) -> list[str]:
+    lost = []
+    for name, wanted in good.items():
+        columns = target.columns[name]
+        for row in () if name in LINKS else wanted - rows[name]:
+            of = f"experiment {dict(zip(columns, row, strict=True)).get('experiment_id')}"
+            texts = [str(value) for value in row if isinstance(value, str)]
+            if of not in related and not any(i in text for i in related for text in texts):
+                lost.append(f"{name}: {dict(zip(columns, row, strict=True))}")
+    return lost
+
+
+def _lost_files(wanted: dict[str, bytes], there: dict[str, bytes], related: set[str]) -> list[str]:
+    return [
+        f"the file {path}"
+        for path, content in wanted.items()
+        if there.get(path) != content
+        and not any(text.replace("experiment ", "/") in path for text in related)
+    ]
