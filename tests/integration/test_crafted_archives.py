@@ -260,7 +260,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 def _is_raw(reason: str) -> bool:
     """Whether an error of a library shows that nothing had looked before."""
-    return bool(re.search(r"Traceback|\[SQL:able", reason))
+    return "Traceback" in reason or "[SQL:" in reason
 
 
 def _outside(top: Path, target: Path, elsewhere: str) -> set[Path]:
