@@ -28,6 +28,7 @@ from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
+from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.ranges import open_range
@@ -60,6 +61,7 @@ _EXPORT_FILES = (
     *("logged_model.json", "trace.json", "prompt.json", "evaluation_dataset.json"),
 )
 _STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "[0-9]*/*/meta.yaml")
+_LOOKED_INTO = 20
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -399,18 +401,27 @@ def _read_folder(
     location: str, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
+    from mlflow_exim_plugin.sources.file_tree import FileTree
+    from mlflow_exim_plugin.sources.folder.far import FarStoreFiles
+    from mlflow_exim_plugin.sources.folder.files import StoreFiles
     from mlflow_exim_plugin.sources.folder.registry import registry_elsewhere
     from mlflow_exim_plugin.sources.folder.source import FolderDeployment, FolderSource
 
     elsewhere = opening.registry_uri or os.environ.get("MLFLOW_REGISTRY_URI")
     folder = store_folder(location)
+    tree = FileTree(location, opening.storage_options) if folder is None else None
     with registry_elsewhere(None if elsewhere == location else elsewhere) as registry:
 
         def source(*, contents: bool) -> FolderSource:
             roots = ArtifactRoots(
                 reading.artifact_roots, folder, follows_links=reading.follow_links
             )
-            deployment = FolderDeployment(location, str(folder), roots)
+            files = (
+                FarStoreFiles(tree)
+                if tree is not None
+                else StoreFiles(str(folder), follows_links=reading.follow_links)
+            )
+            deployment = FolderDeployment(location, files, roots)
             return FolderSource(deployment, registry, jobs=jobs, contents=contents)
 
         stream = source(contents=contents)
@@ -454,12 +465,31 @@ def _is_archive(location: str, opening: Opening) -> bool:
 
 
 def _is_server(location: str, _: Opening) -> bool:
-    return store_folder(location) is None  # MLflow's plugins have schemes of their own
+    # MLflow's plugins have schemes of their own.
+    return store_folder(location) is None and not is_far(location)
 
 
-def _is_store_folder(location: str, _: Opening = Opening()) -> bool:
+def _is_store_folder(location: str, opening: Opening = Opening()) -> bool:
+    if is_far(location):
+        return _is_far_store(location, opening)
     path = store_folder(location)
     return path is not None and any(found for glob in _STORE_FILES for found in path.glob(glob))
+
+
+def _is_far_store(location: str, opening: Opening) -> bool:
+    """Whether a folder of another store has folders of experiments or models; asks for few."""
+    store, root = file_system(location, opening.storage_options)
+    with store_errors(location, "list"):
+        if not store.isdir(root):
+            return False
+        inner = [
+            entry["name"] for entry in store.ls(root, detail=True) if entry["type"] == "directory"
+        ]
+        return any(
+            store.exists(f"{folder.rstrip('/')}/{name}")
+            for folder in inner[:_LOOKED_INTO]
+            for name in ("meta.yaml", "0/meta.yaml")
+        )
 
 
 def _is_export(location: str, _: Opening) -> bool:

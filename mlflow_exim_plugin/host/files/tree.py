@@ -69,6 +69,27 @@ class RootResolver(Protocol):
     def run_root(self, run_id: str) -> str:
         """Return the artifact root of a run."""
 
+    def files_at(self, root: str) -> Files | None:
+        """Return the files of a root, None where they are to be looked for by its URI."""
+
+
+class Files(Protocol):
+    """The files of an artifact root, listed and opened where they lie.
+
+    Attributes:
+        problems: By path, why what is there is no file that could be taken.
+        renamed: By path, the name at the source of a file whose name is no UTF-8, as text.
+    """
+
+    problems: dict[str, str]
+    renamed: dict[str, str]
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of every file."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file that was listed."""
+
 
 class ArtifactTree:
     """The files below one artifact root.
@@ -97,7 +118,8 @@ class ArtifactTree:
             self._served = ServedFiles(deployment, owner)
         self._by_server = False
         self._roots = deployment.roots
-        self._files = LocalFiles(
+        self._given = deployment.files_at(root)
+        self._files: Files = self._given or LocalFiles(
             Path(path or ""), follows_links=self._roots is None or self._roots.follows_links
         )
         self.problems: dict[str, str] = self._files.problems
@@ -149,7 +171,9 @@ class ArtifactTree:
                 raise ServerError(f"{self.root}: only its server reaches it") from error
 
     def _reached(self) -> Iterator[tuple[str, int]]:
-        if self._local is None:
+        if self._given is not None:
+            yield from self._given.walk()
+        elif self._local is None:
             yield from self._listed(None, 0)
         elif os.path.lexists(self._local):
             yield from self._files.walk()
@@ -245,7 +269,7 @@ class ArtifactTree:
         if self._by_server and self._served is not None:
             served = self._served
             return cast("BinaryIO", _ResumingStream(lambda: served.bytes_of(path)))
-        if self._local is not None:
+        if self._given is not None or self._local is not None:
             return self._files.open(path)
         if self._proxied is not None:
             return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))

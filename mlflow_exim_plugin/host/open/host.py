@@ -242,6 +242,9 @@ class Host:
                 query = select(column).where(*where).distinct().order_by(column)
                 return list(connection.execute(query).scalars())
 
+    def files_at(self, root: str) -> None:
+        """Return nothing: the files of a root are found by its URI."""
+
     def artifact_root(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here.
 

@@ -18,9 +18,9 @@ from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["ArtifactRoots", "make_root"]
+__all__ = ["ArtifactRoots", "make_root", "owner_in"]
 
 _OWNER = re.compile(r"(?:m-|tr-)?[0-9a-f]{32}")
 """What a root must have in its path to be known in another place: the id of its run or model."""
@@ -144,8 +144,14 @@ class ArtifactRoots:
         return f"{self._store}/.trash"
 
 
+def owner_in(parts: Sequence[str]) -> int | None:
+    """Return where the id of a run, logged model or trace stands in a path, None without one."""
+    return next((i for i in reversed(range(len(parts))) if _OWNER.fullmatch(parts[i])), None)
+
+
 def _owner_of(path: Path) -> str | None:
-    return next((part for part in reversed(path.parts) if _OWNER.fullmatch(part)), None)
+    at = owner_in(path.parts)
+    return None if at is None else path.parts[at]
 
 
 def _location(path: Path) -> Path | None:

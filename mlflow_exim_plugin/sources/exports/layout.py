@@ -19,7 +19,7 @@ from mlflow_exim_plugin.schema.objects import Failure, Kind, encodable
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from mlflow_exim_plugin.sources.exports.tree import ExportTree
+    from mlflow_exim_plugin.sources.file_tree import FileTree
 
 __all__ = ["ExportLayout", "ExportedFile", "ExportedObject"]
 
@@ -95,7 +95,7 @@ class ExportLayout:
         mlflow_versions: MLflow's versions that read it there.
     """
 
-    def __init__(self, tree: ExportTree) -> None:
+    def __init__(self, tree: FileTree) -> None:
         self._tree = tree
         self.failures: list[Failure] = []
         self.generations: set[str] = set()

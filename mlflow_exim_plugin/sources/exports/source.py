@@ -27,7 +27,7 @@ from mlflow_exim_plugin.sources.exports.documents import dataset_document
 from mlflow_exim_plugin.sources.exports.layout import ExportLayout
 from mlflow_exim_plugin.sources.exports.registry import ExportedRegistry
 from mlflow_exim_plugin.sources.exports.tracking import ExportedTracking
-from mlflow_exim_plugin.sources.exports.tree import ExportTree
+from mlflow_exim_plugin.sources.file_tree import FileTree
 from mlflow_exim_plugin.stages.select import Plan, Wanted
 from mlflow_exim_plugin.stages.sound import sound
 
@@ -60,7 +60,7 @@ class Export:
 
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self._location = redact_url(location)
-        self.layout = ExportLayout(ExportTree(location, storage_options))
+        self.layout = ExportLayout(FileTree(location, storage_options))
         if not any(self.layout.paths.values()):
             raise NotFoundError(
                 f"{self._location} holds no export of mlflow-export-import",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
+    from mlflow_exim_plugin.host.files.tree import Files
+
 __all__ = ["META", "StoreFiles", "UnreadableError"]
 
 META = "meta.yaml"
@@ -69,6 +71,15 @@ class StoreFiles:
     def place(self, path: str) -> str:
         """Return how a path is called in messages, and by whoever opens it."""
         return f"{self.root}/{path}" if path else self.root
+
+    def found(self, root: str) -> str:
+        """Return where the files of an artifact root are, which roots of this machine tell."""
+        return root
+
+    def folder_at(self, root: str) -> Files | None:
+        """Return the files of a root that lies in the store and that only the store can list."""
+        del root
+        return None
 
     def folders(self, path: str) -> list[str] | None:
         """Return the names of the folders in a folder, sorted; None where that is not there.

@@ -31,7 +31,6 @@ from mlflow_exim_plugin.schema.objects import (
     model_behind,
 )
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
-from mlflow_exim_plugin.sources.folder.files import StoreFiles
 from mlflow_exim_plugin.sources.folder.metrics import Rows
 from mlflow_exim_plugin.sources.folder.registry import RegistryFolder
 from mlflow_exim_plugin.sources.folder.store import TrackingFolder
@@ -43,11 +42,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Protocol
 
+    from mlflow_exim_plugin.host.files.tree import Files
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Entity, Experiment, Trace
     from mlflow_exim_plugin.sources.artifacts import Listing
+    from mlflow_exim_plugin.sources.folder.files import StoreFiles
 
     class Registry(Protocol):
         """A model registry that is read together with the folder."""
@@ -76,25 +77,29 @@ class FolderDeployment:
 
     Args:
         uri: Where it is, as it was given.
-        folder: The folder.
+        files: All its files.
         roots: How artifact roots are found.
 
     Attributes:
         store: Its experiments.
-        files: All its files.
+        files: Likewise.
         roots: How artifact roots are found.
         tracking_uri: Where it is.
     """
 
-    def __init__(self, uri: str, folder: str, roots: ArtifactRoots) -> None:
+    def __init__(self, uri: str, files: StoreFiles, roots: ArtifactRoots) -> None:
         self.tracking_uri = uri
         self.roots = roots
-        self.files = StoreFiles(folder, follows_links=roots.follows_links)
+        self.files = files
         self.store = TrackingFolder(self.files)
+
+    def files_at(self, root: str) -> Files | None:
+        """Return the files of a root, None where they are to be looked for by its URI."""
+        return self.files.folder_at(root)
 
     def artifact_root(self, root: str) -> str:
         """Return where the files of an artifact root are to be found from here."""
-        return self.roots.found(root)
+        return self.files.found(self.roots.found(root))
 
     def run_root(self, run_id: str) -> str:
         """Return the artifact root of a run, empty where there is no such run."""

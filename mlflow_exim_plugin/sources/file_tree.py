@@ -17,22 +17,23 @@ from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ExportTree"]
+__all__ = ["FileTree", "FilesOfTree"]
 
 _ZIP = ".zip"
 _BLOCK_BYTES = 8 << 20
 
 
-class ExportTree:
-    """The files of one export; paths are relative to its folder, with ``/``.
+class FileTree:
+    """The files below one folder; paths are relative to it, with ``/``.
 
     Args:
         location: The folder, a path or any fsspec URL.
         storage_options: For the file system, see fsspec.
 
     Attributes:
+        location: The folder, as it was given.
         sizes: Size in bytes of each file by path, in the order of their paths.
         problems: By path, why what is there is no file that could be taken.
 
@@ -42,8 +43,9 @@ class ExportTree:
     """
 
     def __init__(self, location: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        self._location = location
+        self.location = location
         self._open: Callable[[str], BinaryIO]
+        self._read_whole: Callable[[str], bytes] | None = None
         self._openers: dict[str, Callable[[], BinaryIO]] = {}
         self.problems: dict[str, str] = {}
         path = local_path(location)
@@ -61,7 +63,23 @@ class ExportTree:
 
     def place(self, path: str) -> str:
         """Return how a file is called in messages, without secrets."""
-        return f"{redact_url(self._location).rstrip('/')}/{path}"
+        return f"{redact_url(self.location).rstrip('/')}/{path}"
+
+    def children(self, folder: str) -> list[tuple[str, bool]] | None:
+        """Return the names in a folder and whether each is one; None where that is not there."""
+        start = f"{folder}/" if folder else ""
+        found: list[tuple[str, bool]] = []
+        at = bisect_left(self._paths, start)
+        while at < len(self._paths) and self._paths[at].startswith(start):
+            name, slash, _ = self._paths[at][len(start) :].partition("/")
+            found.append((name, bool(slash)))
+            # All that lies in it comes before what follows the slash.
+            at = bisect_left(self._paths, f"{start}{name}0") if slash else at + 1
+        return found or None
+
+    def folder(self, path: str) -> FilesOfTree:
+        """Return the files below a folder as the files of an artifact root."""
+        return FilesOfTree(self, path)
 
     def below(self, folder: str) -> list[tuple[str, int]]:
         """Return path and size of each file below a folder, the path as seen from there."""
@@ -89,8 +107,11 @@ class ExportTree:
         Raises:
             StoreError: It is gone or cannot be read.
         """
-        with store_errors(self.place(path), "read"), self.open(path) as stream:
-            return b"".join(iter(lambda: stream.read(1 << 20), b""))
+        with store_errors(self.place(path), "read"):
+            if self._read_whole is not None and path not in self._openers:
+                return self._read_whole(path)
+            with self.open(path) as stream:
+                return b"".join(iter(lambda: stream.read(1 << 20), b""))
 
     def json(self, path: str) -> dict[str, Any]:
         """Return the object that a JSON file holds; bare NaN and infinities come as text.
@@ -143,8 +164,8 @@ class ExportTree:
         return cast("BinaryIO", _ZippedFile(_seekable(self._open(path)), name))
 
     def _listed_far(self, storage_options: Mapping[str, Any] | None) -> dict[str, int]:
-        store, root = file_system(self._location, storage_options)
-        with store_errors(self._location, "list"):
+        store, root = file_system(self.location, storage_options)
+        with store_errors(self.location, "list"):
             listed = store.find(root, detail=True)
         start = root.rstrip("/")
         start = f"{start}/" if start else ""
@@ -154,14 +175,46 @@ class ExportTree:
                 return cast("BinaryIO", store.open(start + path, "rb", block_size=_BLOCK_BYTES))
 
         self._open = opened
+        self._read_whole = lambda path: bytes(store.cat_file(start + path))
         found = {
             name.removeprefix(start): int(entry.get("size") or 0)
             for name, entry in listed.items()
             if name.startswith(start) and not name.endswith("/")
         }
         if not found:
-            raise NotFoundError(f"{redact_url(self._location)} does not exist, or is empty")
+            raise NotFoundError(f"{redact_url(self.location)} does not exist, or is empty")
         return found
+
+
+class FilesOfTree:
+    """The files of an artifact root that lies in a tree.
+
+    Args:
+        tree: The tree.
+        folder: The root in it.
+
+    Attributes:
+        problems: By path, why what is there is no file that could be taken: nothing.
+        renamed: By escaped path, the name that is no UTF-8: nothing.
+    """
+
+    def __init__(self, tree: FileTree, folder: str) -> None:
+        self._tree = tree
+        self._folder = folder
+        self.problems: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of every file."""
+        yield from self._tree.below(self._folder)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file that was listed.
+
+        Raises:
+            StoreError: It is gone or cannot be read.
+        """
+        return self._tree.open(f"{self._folder}/{path}")
 
 
 class _ZippedFile(io.RawIOBase):
