@@ -12,31 +12,25 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy
 
-from mlflow_exim_plugin import unpack, verify
+from mlflow_exim_plugin import verify
 from mlflow_exim_plugin.errors import EximError
-from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.crafted import Crafted, craft, members_of
-from tests.databases import initialise, new_postgres_database
+from tests.emptied import opened
 from tests.pinned import ARCHIVE
-from tests.seed_entities import SERVER_ENV
-from tests.servers import start_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow_exim_plugin.schema.report import Report
+    from tests.emptied import EmptiedTarget, Rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("impatient")]
 
@@ -48,90 +42,6 @@ VERIFY_KB = 300_000
 LINKS = {"datasets", "inputs", "input_tags", "entity_associations", "span_attributes"}
 """Tables whose rows name what they belong to by ids of their own."""
 PLACES = {"artifact_location", "artifact_uri", "storage_location", "source"}
-
-Rows = dict[str, Counter[tuple[Any, ...]]]
-
-
-class Target:
-    """A server and its database, which can be emptied.
-
-    Args:
-        kind: One of ``TARGETS``.
-        folder: Where the server keeps all that it keeps in files.
-        url: The server.
-        uri: Its database.
-    """
-
-    def __init__(self, kind: str, folder: Path, url: str, uri: str) -> None:
-        self.kind, self.url, self.uri = kind, url, uri
-        self.files = folder / "artifacts"
-        self.engine = sqlalchemy.create_engine(uri)
-        self.schema = sqlalchemy.MetaData()
-        self.schema.reflect(self.engine)
-        self.columns = {name: [c.name for c in t.columns] for name, t in self._tables()}
-        with self.engine.connect() as connection:
-            self.at_first = {
-                name: [dict(row) for row in connection.execute(sqlalchemy.select(t)).mappings()]
-                for name, t in self._tables()
-            }
-
-    def _tables(self) -> list[tuple[str, sqlalchemy.Table]]:
-        return [(table.name, table) for table in self.schema.sorted_tables]
-
-    def empty(self) -> None:
-        with self.engine.begin() as connection:
-            if self.kind == "postgres":
-                names = ", ".join(f'"{name}"' for name, _ in self._tables())
-                connection.execute(sqlalchemy.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-            else:
-                connection.execute(sqlalchemy.text("PRAGMA foreign_keys=OFF"))
-                for _, table in reversed(self._tables()):
-                    connection.execute(table.delete())
-            for name, table in self._tables():
-                if rows := self.at_first[name]:
-                    connection.execute(table.insert(), rows)
-        shutil.rmtree(self.files, ignore_errors=True)
-        self.files.mkdir()
-
-    def put(self, archive: Path) -> Report:
-        if self.kind == "http":
-            return unpack(str(archive), tracking_uri=self.url)
-        return unpack(
-            str(archive),
-            tracking_uri=self.uri,
-            artifact_location="mlflow-artifacts:/",
-            artifacts_destination=str(self.files),
-        )
-
-    def rows(self) -> Rows:
-        with self.engine.connect() as connection:
-            return {
-                name: Counter(
-                    tuple(json.dumps(v) if isinstance(v, (dict, list)) else v for v in row)
-                    for row in connection.execute(sqlalchemy.select(table))
-                )
-                for name, table in self._tables()
-            }
-
-    def contents(self) -> dict[str, bytes]:
-        there = (path for path in self.files.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.files)): path.read_bytes() for path in there}
-
-    def errors(self) -> set[str]:
-        """Return which questions its server cannot answer."""
-        return {asked for asked, (status, _) in answers(self.url).items() if status >= 500}
-
-
-@contextmanager
-def opened(kind: str, folder: Path) -> Iterator[Target]:
-    if kind == "postgres":
-        with new_postgres_database() as uri:
-            initialise(uri)
-            with start_server(folder, backend_store_uri=uri, env=SERVER_ENV) as server:
-                yield Target(kind, folder, server.url, uri)
-        return
-    with start_server(folder, env=SERVER_ENV) as server:
-        yield Target(kind, folder, server.url, f"sqlite:///{folder}/mlflow.db")
 
 
 class Relations:
@@ -230,7 +140,7 @@ def test_a_target_takes_no_harm(kind: str, tmp_path: Path, monkeypatch: pytest.M
     assert wrong == {}
 
 
-def _twice(target: Target, archive: Path) -> tuple[Rows, dict[str, bytes], set[str]]:
+def _twice(target: EmptiedTarget, archive: Path) -> tuple[Rows, dict[str, bytes], set[str]]:
     """Return what a target has of the good archive, but for rows that are other ones each time."""
     found = []
     for _ in range(2):
@@ -269,7 +179,7 @@ def _outside(top: Path, target: Path, elsewhere: str) -> set[Path]:
     return around | set(Path(elsewhere).rglob("*"))
 
 
-def _places(target: Target, rows: Rows, bait: Path) -> list[str]:
+def _places(target: EmptiedTarget, rows: Rows, bait: Path) -> list[str]:
     """Return places that a server would be led to, out of what is its own."""
     return [
         f"{name}.{column} is {value!r}"
@@ -280,7 +190,7 @@ def _places(target: Target, rows: Rows, bait: Path) -> list[str]:
     ]
 
 
-def _lost(target: Target, good: Rows, rows: Rows, related: set[str]) -> list[str]:
+def _lost(target: EmptiedTarget, good: Rows, rows: Rows, related: set[str]) -> list[str]:
     lost = []
     for name, wanted in good.items():
         columns = target.columns[name]

@@ -1,7 +1,9 @@
 """Whatever goes wrong on the way to a server, nothing is missing unsaid.
 
 A server that holds some of each kind is packed through a proxy that spoils one call a time, each
-kind of fault at calls chosen by a seed. What an archive lacks of the whole one must be named.
+kind of fault at calls chosen by a seed. What an archive lacks of the whole one must be named. So
+must what a server lacks into which it is unpacked through such a proxy, and the next unpack
+brings it.
 ``TEST_FAULTS`` in the environment asks for another number of them, ``TEST_FAULTS_SEED`` for others.
 """
 
@@ -19,7 +21,8 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin import pack, verify
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import EximError
-from tests.compare import assert_count_law, snapshot
+from tests.compare import assert_count_law, differences, snapshot
+from tests.emptied import opened
 from tests.filled import copy_of_server
 from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
@@ -28,6 +31,8 @@ from tests.servers import start_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.compare import Snapshot
 
 pytestmark = pytest.mark.integration
 
@@ -44,6 +49,7 @@ FAULTS: dict[str, int | bytes] = {
     "half a document": b'{"runs": [{"info": {"run_id": "1',
 }
 COUNT = int(os.environ.get("TEST_FAULTS", "6"))
+UNPACKS = max(3, COUNT // 2)
 SEED = int(os.environ.get("TEST_FAULTS_SEED", "7"))
 
 
@@ -143,3 +149,50 @@ def test_nothing_is_lost_in_silence(url: str, tmp_path: Path) -> None:
             silent.append(f"{told}: {lost}")
     assert silent == []
     assert stopped < COUNT
+
+
+@pytest.mark.timeout(max(300, 60 * COUNT))
+def test_an_unpack_loses_nothing_in_silence(url: str, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.zst"
+    pack(str(archive), tracking_uri=url)
+    source = snapshot(url)
+    chance = random.Random(SEED)
+    silent, stopped = [], 0
+    with opened("http", tmp_path / "target") as target:
+        with FaultyProxy(target.url) as proxy:
+            assert target.put(archive, proxy.url).ok
+            calls = [(r.method, r.path.partition("?")[0]) for r in proxy.seen]
+        whole = _lacking(source, target.url)
+        for trial in range(UNPACKS):
+            fault = [*FAULTS][trial % len(FAULTS)]
+            number = chance.randrange(len(calls)) + 1
+            is_lasting = chance.random() < 0.5
+            told = f"{fault} at {calls[number - 1]}, call {number}{' and on' * is_lasting}"
+
+            def rule(
+                request: Request, n: int = number, on: bool = is_lasting, fault: str = fault
+            ) -> int | bytes | None:
+                is_it = request.number == n or (on and request.number > n)
+                return FAULTS[fault] if is_it else None
+
+            target.empty()
+            with FaultyProxy(target.url, rule) as proxy:
+                try:
+                    report = target.put(archive, proxy.url)
+                except EximError:
+                    stopped += 1
+                else:
+                    assert_count_law(report)
+                    lacking = _lacking(source, target.url) - whole
+                    if lacking and report.ok and not report.losses:
+                        silent.append(f"{told}: {sorted(lacking)}")
+            assert_count_law(target.put(archive))
+            if lacking := _lacking(source, target.url) - whole:
+                silent.append(f"{told}, and again: {sorted(lacking)}")
+    assert silent == []
+    assert stopped < UNPACKS
+
+
+def _lacking(source: Snapshot, url: str) -> set[tuple[str, str, str]]:
+    """Return kind, id and field of what a server has otherwise than the source."""
+    return {(kind, id_, name) for kind, id_, name, _, _ in differences(source, snapshot(url))}
