@@ -69,11 +69,11 @@ class RootResolver(Protocol):
     def run_root(self, run_id: str) -> str:
         """Return the artifact root of a run."""
 
-    def files_at(self, root: str) -> Files | None:
+    def files_at(self, root: str) -> FilesOfRoot | None:
         """Return the files of a root, None where they are to be looked for by its URI."""
 
 
-class Files(Protocol):
+class FilesOfRoot(Protocol):
     """The files of an artifact root, listed and opened where they lie.
 
     Attributes:
@@ -119,7 +119,7 @@ class ArtifactTree:
         self._by_server = False
         self._roots = deployment.roots
         self._given = deployment.files_at(root)
-        self._files: Files = self._given or LocalFiles(
+        self._files: FilesOfRoot = self._given or LocalFiles(
             Path(path or ""), follows_links=self._roots is None or self._roots.follows_links
         )
         self.problems: dict[str, str] = self._files.problems

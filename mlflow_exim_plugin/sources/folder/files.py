@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
-    from mlflow_exim_plugin.host.files.tree import Files
+    from mlflow_exim_plugin.host.files.tree import FilesOfRoot
 
 __all__ = ["META", "StoreFiles", "UnreadableError"]
 
@@ -76,7 +76,7 @@ class StoreFiles:
         """Return where the files of an artifact root are, which roots of this machine tell."""
         return root
 
-    def folder_at(self, root: str) -> Files | None:
+    def folder_at(self, root: str) -> FilesOfRoot | None:
         """Return the files of a root that lies in the store and that only the store can list."""
         del root
         return None

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Protocol
 
-    from mlflow_exim_plugin.host.files.tree import Files
+    from mlflow_exim_plugin.host.files.tree import FilesOfRoot
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
@@ -93,7 +93,7 @@ class FolderDeployment:
         self.files = files
         self.store = TrackingFolder(self.files)
 
-    def files_at(self, root: str) -> Files | None:
+    def files_at(self, root: str) -> FilesOfRoot | None:
         """Return the files of a root, None where they are to be looked for by its URI."""
         return self.files.folder_at(root)
 
