@@ -1,14 +1,9 @@
-"""MLflow's entities as the JSON objects its REST API returns for them.
-
-Lists of keyed entries are sorted by key: their order means nothing to MLflow, and the same object
-must give the same document from every source.
-"""
+"""MLflow's entities as the JSON objects its REST API returns for them."""
 
 from __future__ import annotations
 
 import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.json_format import ParseDict, ParseError
 from mlflow.entities import DatasetInput, Run, RunStatus
@@ -19,26 +14,24 @@ from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.search_utils import SearchUtils
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
+from mlflow_exim_plugin.schema.documents import (
+    dataset_identity,
+    json_number,
+    metric_identity,
+    sorted_entries,
+)
 from mlflow_exim_plugin.schema.provenance import with_dots
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = [
-    "dataset_identity",
     "dataset_inputs",
     "experiment_document",
-    "json_number",
     "logged_model_document",
     "matching_runs",
     "model_version_document",
     "proto_document",
     "registered_model_document",
     "run_document",
-    "sorted_entries",
 ]
-
-_METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
 def experiment_document(experiment: Any) -> dict[str, Any]:
@@ -95,18 +88,13 @@ def run_document(run: Any) -> dict[str, Any]:
     return document
 
 
-def dataset_identity(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return what tells one ``DatasetInput`` of a run from another."""
-    return entry["dataset"]["name"], entry["dataset"]["digest"]
-
-
 def logged_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``LoggedModel`` for an ``mlflow.entities.LoggedModel``."""
     document = proto_document(model)
     info = _without_empty(document["info"])
     info["tags"] = sorted_entries(model.tags)
     metrics = document.get("data", {}).get("metrics", [])
-    metrics.sort(key=lambda m: [str(m.get(name, "")) for name in _METRIC_IDENTITY])
+    metrics.sort(key=metric_identity)
     return {"info": info, "data": {"metrics": metrics, "params": sorted_entries(model.params)}}
 
 
@@ -134,15 +122,6 @@ def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
     return document
 
 
-def json_number(value: float) -> float | str:
-    """Return a double as REST's JSON has it: NaN and the infinities as strings."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
 def proto_document(entity: Any) -> dict[str, Any]:
     """Return the JSON object that REST gives for an entity of MLflow."""
     document: dict[str, Any] = json.loads(message_to_json(entity.to_proto()))
@@ -167,11 +146,6 @@ def signed(entity: Any) -> dict[str, Any]:
 def present(document: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a document that are there."""
     return {key: value for key, value in document.items() if value is not None}
-
-
-def sorted_entries(entries: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return a dict as REST's list of keyed entries, by key."""
-    return [{"key": key, "value": entries[key]} for key in sorted(entries)]
 
 
 def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[dict[str, Any]]:

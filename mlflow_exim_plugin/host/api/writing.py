@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.api.halving import send_entries
-from mlflow_exim_plugin.host.documents import dataset_inputs, json_number
+from mlflow_exim_plugin.host.documents import dataset_inputs
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.schema.documents import json_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

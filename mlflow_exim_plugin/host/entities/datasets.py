@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.documents import json_number, proto_document, sorted_entries
+from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES
+from mlflow_exim_plugin.schema.documents import json_number, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
 
 if TYPE_CHECKING:

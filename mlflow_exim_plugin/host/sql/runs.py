@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
 from mlflow_exim_plugin.host.documents import (
-    dataset_identity,
     experiment_document,
-    json_number,
     model_version_document,
     registered_model_document,
 )
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.reader import TableReader
+from mlflow_exim_plugin.schema.documents import dataset_identity, json_number
 from mlflow_exim_plugin.schema.objects import VERSION_KINDS, Failure, Kind, Run
 from mlflow_exim_plugin.schema.runs import RunHeader
 from mlflow_exim_plugin.schema.tables import in_one_piece

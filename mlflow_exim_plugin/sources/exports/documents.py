@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.host.traces.documents import document_of_v3
+from mlflow_exim_plugin.schema.documents import metric_identity, sorted_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +74,7 @@ def entries(given: Any) -> list[dict[str, str]]:
     if not isinstance(given or {}, dict):
         raise StoreError("its tags have no keys")
     found = {str(key): _text(value) for key, value in (given or {}).items()}
-    return [{"key": key, "value": found[key]} for key in sorted(found)]
+    return sorted_entries(found)
 
 
 def experiment_document(found: dict[str, Any]) -> dict[str, Any]:
@@ -143,11 +144,8 @@ def logged_model_document(found: dict[str, Any]) -> dict[str, Any]:
         {key: value for key, value in metric.items() if value is not None}
         for metric in found.get("metrics") or ()
     ]
-    metrics.sort(key=lambda m: [str(m.get(name, "")) for name in _METRIC_IDENTITY])
+    metrics.sort(key=metric_identity)
     return {"info": info, "data": {"metrics": metrics, "params": entries(found.get("params"))}}
-
-
-_METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
 def registered_model_document(found: dict[str, Any]) -> dict[str, Any]:

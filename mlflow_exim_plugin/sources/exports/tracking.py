@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlflow_exim_plugin.errors import NotFoundError, StoreError
-from mlflow_exim_plugin.host.documents import json_number
 from mlflow_exim_plugin.host.traces.files import DATA_FILE, spans_of, take
 from mlflow_exim_plugin.host.traces.spans import from_dict
+from mlflow_exim_plugin.schema.documents import json_number
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (
     Experiment,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.sources.folder.files import UnreadableError
 
 if TYPE_CHECKING:
@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Fields",
     "dataset_document",
-    "dataset_identity",
-    "entries",
     "experiment_document",
     "is_of_0x",
     "logged_model_info",
-    "metric_identity",
-    "number",
     "registered_model_document",
     "run_info",
     "tags_of_fields",
@@ -47,7 +43,6 @@ _TAGS_OF_FIELDS = {
     "user_id": "mlflow.user",
 }
 """What MLflow before 1.0 kept as fields of a run, and keeps as tags since."""
-_METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
 class Fields:
@@ -149,7 +144,7 @@ def experiment_document(fields: Fields, tags: dict[str, str], *, deleted: bool) 
                 "effective_trace_archival_retention"
             ),
             "workspace": fields.maybe_text("workspace") or _default_workspace(),
-            "tags": entries(tags),
+            "tags": sorted_entries(tags),
         }
     )
 
@@ -230,7 +225,7 @@ def logged_model_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
     )
     if fields.maybe_text("lifecycle_stage") == "deleted":
         found["lifecycle_stage"] = "deleted"
-    return found | {"tags": entries(tags)}
+    return found | {"tags": sorted_entries(tags)}
 
 
 def registered_model_document(
@@ -247,7 +242,7 @@ def registered_model_document(
         }
     )
     listed = [{"alias": alias, "version": aliases[alias]} for alias in sorted(aliases)]
-    return found | {"tags": entries(tags), "aliases": listed}
+    return found | {"tags": sorted_entries(tags), "aliases": listed}
 
 
 def version_document(fields: Fields, tags: dict[str, str], aliases: list[str]) -> dict[str, Any]:
@@ -269,7 +264,7 @@ def version_document(fields: Fields, tags: dict[str, str], aliases: list[str]) -
             "model_id": fields.maybe_text("model_id"),
         }
     )
-    return found | {"tags": entries(tags), "aliases": sorted(aliases)}
+    return found | {"tags": sorted_entries(tags), "aliases": sorted(aliases)}
 
 
 def dataset_document(fields: Fields) -> dict[str, Any]:
@@ -277,28 +272,6 @@ def dataset_document(fields: Fields) -> dict[str, Any]:
     document = {name: fields.text(name) for name in ("name", "digest", "source_type", "source")}
     more = {name: fields.maybe_text(name) for name in ("schema", "profile")}
     return document | _without_empty(more)
-
-
-def dataset_identity(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return what tells one ``DatasetInput`` of a run from another."""
-    return entry["dataset"]["name"], entry["dataset"]["digest"]
-
-
-def metric_identity(metric: dict[str, Any]) -> list[str]:
-    """Return what tells one ``Metric`` of a logged model from another."""
-    return [str(metric.get(name, "")) for name in _METRIC_IDENTITY]
-
-
-def entries(texts: dict[str, str]) -> list[dict[str, str]]:
-    """Return texts as REST's list of keyed entries, by key."""
-    return [{"key": key, "value": texts[key]} for key in sorted(texts)]
-
-
-def number(value: float) -> float | str:
-    """Return a double as REST's JSON has it."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _present(document: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.schema.documents import (
+    dataset_identity,
+    json_number,
+    metric_identity,
+    sorted_entries,
+)
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
     Failure,
@@ -22,13 +28,9 @@ from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 from mlflow_exim_plugin.sources.folder.fields import (
     Fields,
     dataset_document,
-    dataset_identity,
-    entries,
     experiment_document,
     is_of_0x,
     logged_model_info,
-    metric_identity,
-    number,
     run_info,
     tags_of_fields,
     without_line_ends,
@@ -202,7 +204,7 @@ class TrackingFolder:
             return Failure(Kind.RUN, run_id, error.message)
         document: dict[str, Any] = {
             "info": info,
-            "data": {"metrics": [], "params": entries(params), "tags": entries(tags)},
+            "data": {"metrics": [], "params": sorted_entries(params), "tags": sorted_entries(tags)},
         }
         if "inputs" in parts:
             self._add_inputs(document, experiment_id, path, issues)
@@ -242,7 +244,7 @@ class TrackingFolder:
             return Failure(Kind.LOGGED_MODEL, model_id, error.message)
         params = self._files.texts(Kind.PARAM, model_id, f"{path}/params", issues)
         metrics = self._metrics_of_model(model_id, f"{path}/metrics", issues)
-        data = {"metrics": metrics, "params": entries(params)}
+        data = {"metrics": metrics, "params": sorted_entries(params)}
         return LoggedModel({"info": info, "data": data}, as_of_ms=as_of_ms, issues=tuple(issues))
 
     def _experiment(self, path: str, name: str, *, deleted: bool) -> _FoundExperiment | None:
@@ -341,7 +343,7 @@ class TrackingFolder:
         held_bytes = 0
         for key, file in self._metric_files(run.id, path, issues, of_0x=of_0x):
             step, timestamp, value = file.latest
-            entry = {"key": key, "value": number(value), "timestamp": timestamp, "step": step}
+            entry = {"key": key, "value": json_number(value), "timestamp": timestamp, "step": step}
             latest.append(entry)
             keys.append(key)
             held_bytes += file.size_bytes
@@ -401,7 +403,7 @@ class TrackingFolder:
                 step, timestamp, value, run_id = row
                 metric = {
                     "key": key,
-                    "value": number(value),
+                    "value": json_number(value),
                     "timestamp": timestamp,
                     "step": step,
                     "model_id": model_id,
@@ -428,7 +430,7 @@ class TrackingFolder:
                     issues.append(Failure(Kind.RUN, f"{run_id}/dataset {dataset_id}", dataset))
                 else:
                     datasets.append(
-                        {"dataset": dataset} | ({"tags": entries(tags)} if tags else {})
+                        {"dataset": dataset} | ({"tags": sorted_entries(tags)} if tags else {})
                     )
         datasets.sort(key=dataset_identity)
         models.sort(key=lambda model: str(model["model_id"]))
