@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
 from mlflow_exim_plugin.operations.ends import open_source, open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
+from mlflow_exim_plugin.stages.digest import Digests
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -54,4 +55,6 @@ def unpack(
         open_target(tracking_uri, opening, writing, selection, work) as target,
     ):
         stages = to_deployment(source.system(work.script), writing)
+        if source.archive is None and not work.dry_run:  # which reads no files
+            stages.append(Digests())
         return deliver(source, target, selection, stages, work)
