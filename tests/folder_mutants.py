@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -131,6 +133,18 @@ class Mutant:
         if file.is_file():
             before = file.read_text(errors="replace") if self.chance.random() < 0.7 else ""
             file.write_text(before + self.chance.choice(odd))
+
+    def odd_field(self) -> None:
+        metas = [path for path in sorted(self.root.rglob("*.yaml")) if path.is_file()]
+        file = self.touch(self.chance.choice(metas))
+        fields = yaml.safe_load(file.read_text())
+        if not isinstance(fields, dict):
+            return
+        odd: tuple[object, ...]
+        odd = (None, [], {}, [1], {"a": 1}, "x", "", 2**70, -1, 0, True, 1.5, "a\0b", "\u2028")
+        name = self.chance.choice(sorted(fields))
+        fields[name] = self.chance.choice(odd)
+        file.write_text(yaml.dump(fields, allow_unicode=True))
 
     # What happens to a folder
 

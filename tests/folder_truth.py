@@ -32,7 +32,12 @@ __all__ = ["Standing", "archive_says", "folder_says"]
 Address = tuple[str, ...]
 
 RUN_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
-MODEL_STATUS = {1: "LOGGED_MODEL_PENDING", 2: "LOGGED_MODEL_READY", 3: "LOGGED_MODEL_UPLOAD_FAILED"}
+MODEL_STATUS = {
+    0: "LOGGED_MODEL_STATUS_UNSPECIFIED",
+    1: "LOGGED_MODEL_PENDING",
+    2: "LOGGED_MODEL_READY",
+    3: "LOGGED_MODEL_UPLOAD_FAILED",
+}
 FIELDS = {
     "experiment": (
         "name",
@@ -167,8 +172,13 @@ class _Folder:
         for name in FIELDS[address[0]]:
             if (value := meta.get(name)) is None or value == "":
                 continue
+            if value == 0:  # REST may have nothing for it
+                self.put((*address, name), None, *files)
+                continue
             wanted = int if name.endswith(("time", "timestamp", "_ms")) else str
-            if not isinstance(value, wanted) or isinstance(value, bool):
+            if type(value) is int and wanted is str:  # as ids were once
+                value = str(value)
+            if type(value) is not wanted:
                 self.broken((*address, name), *files)
             else:
                 self.put((*address, name), value, *files)
@@ -211,17 +221,17 @@ class _Folder:
         path, address = f"{folder}/{run_id}", ("run", run_id)
         meta_path = f"{path}/meta.yaml"
         meta = self.meta(meta_path)
-        status: Any = meta and meta.get("status", 1)
+        status = _word(meta, RUN_STATUS, 1)
         if (
             meta is None
             or str(meta.get("run_id", meta.get("run_uuid"))) != run_id
             or str(meta.get("experiment_id")) != experiment_id
-            or (status not in RUN_STATUS and status not in RUN_STATUS.values())
+            or status is None
         ):
             self.broken((*address, path), meta_path, meta_of)
             return
         self.strays(path, PARTS_OF_RUN)
-        meta["status"] = RUN_STATUS.get(status, status)
+        meta["status"] = status
         self.fields(address, meta, meta_path, meta_of)
         metas = (meta_path, meta_of)
         self.texts(address, "param", f"{path}/params", *metas)
@@ -236,9 +246,11 @@ class _Folder:
 
     def link(self, address: Address, folder: str, file: str, metas: tuple[str, ...]) -> None:
         meta = self.meta(file)
-        if meta is None or not isinstance(meta.get("source_id"), str):
+        is_output = "/outputs/" in file
+        needed = "destination_id" if is_output else "source_id"
+        if meta is None or not isinstance(meta.get(needed), str):
             self.broken((*address, "link", file), file, *metas)
-        elif meta.get("destination_type") == "MODEL_OUTPUT":
+        elif is_output and meta.get("destination_type") == "MODEL_OUTPUT":
             output = str(meta.get("destination_id"))
             self.put((*address, "output", output), meta.get("step") or 0, file, *metas)
         elif meta.get("source_type") == "MODEL":
@@ -298,20 +310,20 @@ class _Folder:
         if not any(files for _, _, files in os.walk(self.root / path)):
             return
         meta = self.meta(meta_path)
-        status: Any = meta and meta.get("status", 0)
+        status = _word(meta, MODEL_STATUS, 0)
         if (
             meta is None
             or meta.get("model_id") != model_id
             or str(meta.get("experiment_id")) != experiment_id
             or not isinstance(meta.get("artifact_location"), str)
-            or (status not in MODEL_STATUS and status not in MODEL_STATUS.values())
+            or status is None
         ):
             self.broken((*address, path), meta_path, meta_of)
             return
         self.strays(path, {"params", "tags", "metrics", "artifacts"})
         meta |= {
             "artifact_uri": meta["artifact_location"],
-            "status": MODEL_STATUS.get(status, status),
+            "status": status,
         }
         self.fields(address, meta, meta_path, meta_of)
         metas = (meta_path, meta_of)
@@ -416,6 +428,13 @@ class _Folder:
         self.strays(path, {"tags"})
         self.fields(address, meta, meta_path, meta_of)
         self.texts(address, "tag", f"{path}/tags", meta_path, meta_of)
+
+
+def _word(meta: dict[str, Any] | None, words: dict[int, str], default: int) -> str | None:
+    """Return what a status says, None where it is none that MLflow knows."""
+    said = (meta or {}).get("status", default)
+    known = [word for number, word in words.items() if said in (number, word)]
+    return known[0] if known else None
 
 
 def _int64(text: bytes) -> int:

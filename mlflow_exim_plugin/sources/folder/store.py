@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.schema.documents import (
@@ -39,7 +40,7 @@ from mlflow_exim_plugin.sources.folder.files import META, UnreadableError
 from mlflow_exim_plugin.sources.folder.metrics import MetricFile, latest_of_model, sorted_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.folder.files import StoreFiles
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "TrackingFolder"]
 
+_Said = TypeVar("_Said")
 MODELS = "models"
 _TRASH = ".trash"
 _NO_RUNS = frozenset({"tags", "datasets", "traces", MODELS})
@@ -322,11 +324,13 @@ class TrackingFolder:
             info = run_info(self._fields(path), {})
             self._files.require_place(path, "run", run_id, info["run_id"])
             self._files.require_place(path, "experiment", experiment_id, info["experiment_id"])
-            parents = self._files.names(f"{path}/tags")
-            parent = self._files.text(f"{path}/tags/{PARENT}") if PARENT in parents else None
         except UnreadableError as error:
             self.unread[run_id] = Failure(Kind.RUN, run_id, error.message)
             return None
+        parent = None
+        with contextlib.suppress(UnreadableError):  # which is named when the run is read
+            if PARENT in self._files.names(f"{path}/tags"):
+                parent = self._files.text(f"{path}/tags/{PARENT}")
         stage, started = info["lifecycle_stage"], info.get("start_time", 0)
         return RunHeader(run_id, experiment_id, stage, started, parent)
 
@@ -420,14 +424,13 @@ class TrackingFolder:
         run_id = document["info"]["run_id"]
         datasets: list[dict[str, Any]] = []
         models: list[dict[str, Any]] = []
-        for fields, tags in self._links(run_id, f"{path}/inputs", issues):
-            if fields.maybe_text("source_type") == "MODEL":
-                models.append({"model_id": fields.text("source_id")})
-            elif fields.maybe_text("source_type") == "DATASET":
-                dataset_id = fields.text("source_id")
-                dataset = self._dataset(f"{self.path(experiment_id)}/datasets/{dataset_id}")
+        for kind, source, tags in self._links(run_id, f"{path}/inputs", issues, _input):
+            if kind == "MODEL":
+                models.append({"model_id": source})
+            elif kind == "DATASET":
+                dataset = self._dataset(f"{self.path(experiment_id)}/datasets/{source}")
                 if isinstance(dataset, str):
-                    issues.append(Failure(Kind.RUN, f"{run_id}/dataset {dataset_id}", dataset))
+                    issues.append(Failure(Kind.RUN, f"{run_id}/dataset {source}", dataset))
                 else:
                     datasets.append(
                         {"dataset": dataset} | ({"tags": sorted_entries(tags)} if tags else {})
@@ -441,19 +444,24 @@ class TrackingFolder:
     def _add_outputs(
         self, document: dict[str, Any], path: str, issues: list[Failure | Loss]
     ) -> None:
-        made = [
-            {"model_id": fields.text("destination_id"), "step": fields.number("step") or 0}
-            for fields, _ in self._links(document["info"]["run_id"], f"{path}/outputs", issues)
-            if fields.maybe_text("destination_type") == "MODEL_OUTPUT"
+        links = self._links(document["info"]["run_id"], f"{path}/outputs", issues, _output)
+        made: list[dict[str, Any]] = [
+            {"model_id": model_id, "step": step}
+            for kind, model_id, step in links
+            if kind == "MODEL_OUTPUT"
         ]
         if made:
             made.sort(key=lambda model: (model["step"], model["model_id"]))
             document["outputs"] = {"model_outputs": made}
 
     def _links(
-        self, run_id: str, path: str, issues: list[Failure | Loss]
-    ) -> Iterator[tuple[Fields, dict[str, str]]]:
-        """Yield what each folder of inputs or outputs says, and its tags."""
+        self,
+        run_id: str,
+        path: str,
+        issues: list[Failure | Loss],
+        said: Callable[[Fields], _Said],
+    ) -> Iterator[_Said]:
+        """Yield what each folder of inputs or outputs says."""
         part = path.rpartition("/")[2]
         try:
             names = self._files.folders(path) or []
@@ -463,10 +471,7 @@ class TrackingFolder:
         for name in names:
             try:
                 meta = self._files.meta(f"{path}/{name}")
-                fields = Fields(self._files.place(f"{path}/{name}/{META}"), meta)
-                for required in ("source_id", "destination_id"):
-                    fields.text(required)
-                yield fields, fields.texts("tags")
+                yield said(Fields(self._files.place(f"{path}/{name}/{META}"), meta))
             except UnreadableError as error:
                 issues.append(Failure(Kind.RUN, f"{run_id}/{part}/{name}", error.message))
 
@@ -483,3 +488,12 @@ class TrackingFolder:
 
     def _failed(self, kind: Kind, path: str, reason: str) -> None:
         self.failures.append(Failure(kind, path, reason))
+
+
+def _input(fields: Fields) -> tuple[str | None, str, dict[str, str]]:
+    return fields.maybe_text("source_type"), fields.text("source_id"), fields.texts("tags")
+
+
+def _output(fields: Fields) -> tuple[str | None, str, int]:
+    kind, model_id = fields.maybe_text("destination_type"), fields.text("destination_id")
+    return kind, model_id, fields.number("step") or 0

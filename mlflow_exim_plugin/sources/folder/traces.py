@@ -20,6 +20,7 @@ __all__ = ["TracesFolder"]
 _INFO = "trace_info.yaml"
 _PARTS = frozenset({_INFO, "artifacts", "assessments", "request_metadata", "tags"})
 _NOT_OF_INFO = {"execution_duration_ms", "trace_metadata", "tags", "assessments"}
+_TEXTS = frozenset({"state", "client_request_id", "request_preview", "response_preview"})
 _V2_STATES = {"OK", "ERROR", "IN_PROGRESS"}
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
@@ -105,6 +106,8 @@ class TracesFolder:
             if lasted is not None:
                 info["execution_duration_ms"] = lasted
             fields.text("trace_id")
+            for name in _TEXTS & info.keys():
+                info[name] = fields.maybe_text(name)
         info = {name: value for name, value in info.items() if value is not None}
         if not isinstance(info.get("request_time_ms"), int):
             raise UnreadableError(f"{place} is damaged: it does not say when the trace began")
