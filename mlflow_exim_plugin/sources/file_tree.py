@@ -23,6 +23,8 @@ __all__ = ["FileTree", "FilesOfTree"]
 
 _ZIP = ".zip"
 _BLOCK_BYTES = 8 << 20
+_MAX_JSON_BYTES = 1 << 30
+"""A longer JSON file is not read into memory: some three million metric rows take a tenth."""
 
 
 class FileTree:
@@ -119,6 +121,8 @@ class FileTree:
         Raises:
             StoreError: It cannot be read, or is not JSON; says in which line.
         """
+        if (size_bytes := self.sizes.get(path, 0)) > _MAX_JSON_BYTES:
+            raise StoreError(f"{path} has {size_bytes} bytes, over the limit of {_MAX_JSON_BYTES}")
         try:
             found = json.loads(self.read(path).decode("utf-8-sig"), parse_constant=str)
         except json.JSONDecodeError as error:

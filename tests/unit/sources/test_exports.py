@@ -164,6 +164,18 @@ def test_a_broken_file_costs_itself_and_says_where(tmp_path: Path) -> None:
     assert not (tmp_path / "strict.tar.zst").exists()
 
 
+def test_a_file_over_the_limit_is_named_and_not_read(tmp_path: Path) -> None:
+    export = Export(tmp_path / "e", "2.1")
+    folder = export.write_all()
+    with (export.run_folder(SECOND) / "run.json").open("r+b") as file:
+        file.truncate((1 << 30) + 1)  # of which the disk holds nothing
+
+    report, _ = converted(folder, tmp_path)
+
+    (failure,) = report.failures
+    assert "over the limit of 1073741824" in failure.reason
+
+
 def test_a_broken_experiment_leaves_its_runs(tmp_path: Path) -> None:
     export = Export(tmp_path / "e", "2.2")
     folder = export.write_all()
