@@ -20,10 +20,12 @@ from mlflow_exim_plugin.schema.objects import (
     Failure,
     Kind,
     Loss,
+    ModelVersion,
     Run,
     Trace,
     Unpacked,
     closed_after,
+    model_only_told,
 )
 from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS
 
@@ -247,6 +249,8 @@ class _IndexReader:
         document = item.document
         if isinstance(item, Trace):
             document = document | {"experiment_id": item.experiment_id, "spans": item.spans}
+        elif isinstance(item, ModelVersion) and not model_only_told(document):
+            document = {k: v for k, v in document.items() if k != "model_id"}  # said by the source
         number = self._index.add(
             (
                 self._side,

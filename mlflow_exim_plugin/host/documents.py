@@ -14,6 +14,7 @@ from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.search_utils import SearchUtils
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
+from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS
 from mlflow_exim_plugin.schema.documents import (
     dataset_identity,
     json_number,
@@ -129,8 +130,12 @@ def proto_document(entity: Any) -> dict[str, Any]:
 
 
 def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
-    """Leave out empty text: over REST the registry says it where a database has nothing."""
-    return {key: value for key, value in document.items() if value != ""}
+    """Leave out what is empty and no caller gave: REST's client says it where there is nothing.
+
+    What a caller may give stays: a server keeps empty text where it was not given, a database that
+    is written to without one keeps nothing. Only REST's client does not tell the two apart.
+    """
+    return {k: v for k, v in document.items() if v != "" or k in GIVEN_BY_CALLERS}
 
 
 def signed(entity: Any) -> dict[str, Any]:

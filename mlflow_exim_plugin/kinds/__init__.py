@@ -6,7 +6,15 @@ from mlflow_exim_plugin.kinds import datasets, gateway, judges, models, registri
 from mlflow_exim_plugin.kinds.description import Description
 from mlflow_exim_plugin.kinds.kind import Kind
 
-__all__ = ["ENTITY_KINDS", "KINDS", "VERSION_KINDS", "Description", "Kind", "rest_fields"]
+__all__ = [
+    "ENTITY_KINDS",
+    "GIVEN_BY_CALLERS",
+    "KINDS",
+    "VERSION_KINDS",
+    "Description",
+    "Kind",
+    "rest_fields",
+]
 
 _DESCRIBED = {
     described.kind: described
@@ -31,3 +39,7 @@ def rest_fields(rule: str) -> tuple[str, ...]:
     return tuple(
         f"{kind}.{path}" for kind, of in KINDS.items() for path in of.rest.get(rule, "").split()
     )
+
+
+GIVEN_BY_CALLERS = {path.rpartition(".")[2] for path in rest_fields("empty is absent")}
+"""Fields whose empty text a source tells: it stands for what a caller of a server did not give."""

@@ -13,7 +13,11 @@ _NAMED = {"tags": KEY, "aliases": ("alias",)}
 _OF_PROMPT = {"tags._mlflow_experiment_ids": Listed(Kind.EXPERIMENT)}
 _VERSION_LISTS: dict[str, tuple[str, ...]] = {"tags": KEY, "aliases": ()}
 _VERSION_REFERS: Any = {"run_id": Kind.RUN, "model_id": Kind.LOGGED_MODEL, "source": ArtifactUri()}
-_VERSION_REST = {"users": "user_id", "version status": "status status_message"}
+_VERSION_REST = {
+    "users": "user_id",
+    "version status": "status status_message",
+    "empty is absent": "description run_id run_link",
+}
 _VERSION_UNLIKE = {"model_versions": "source storage_location"}
 _TEXTS = "description tags"
 _THEIRS = "creation and update times are the target's"

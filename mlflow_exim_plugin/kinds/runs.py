@@ -108,6 +108,7 @@ LOGGED_MODEL = Description(
         "artifact roots": "info.artifact_uri",
         "marks of the server": "info.tags.mlflow.modelVersions",
         "version status": "info.status_message",
+        "empty is absent": "info.model_type info.source_run_id",
     },
     anew="model_id, artifact_location, creation_timestamp, last_updated_timestamp and "
     "status_message are the target's; the tag mlflow_exim.origin keeps the old ids",
@@ -133,11 +134,19 @@ LOGGED_MODEL = Description(
 TRACE = Description(
     Kind.TRACE,
     since="2.14",
-    lists={"assessments": ("assessment_id",), "spans": ("span_id",), "info.linked_runs": ()},
+    lists={
+        "assessments": ("assessment_id",),
+        "spans": ("span_id",),
+        "info.linked_runs": (),
+        "info.linked_prompts": (),
+        "info.unlinked_prompts": (),
+    },
     refers={
         "experiment_id": Kind.EXPERIMENT,
         "info.trace_id": Kind.TRACE,
         "info.linked_runs[]": Kind.RUN,
+        "info.linked_prompts[]": Kind.PROMPT_VERSION,
+        "info.unlinked_prompts[]": Kind.PROMPT_VERSION,
         "info.trace_metadata.mlflow.sourceRun": Kind.RUN,
         "info.trace_metadata.mlflow.modelId": Kind.LOGGED_MODEL,
         "spans[].attributes.mlflow.modelId": Kind.LOGGED_MODEL,

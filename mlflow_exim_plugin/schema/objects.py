@@ -12,6 +12,7 @@ MCP servers, skills, webhooks. Experiments come by number, runs by run id, versi
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTITY_KINDS",
+    "LINKED_PROMPTS",
     "LINKED_RUNS",
+    "LINKS",
+    "PROMPTS_TAG",
     "SOURCE_RUN",
+    "UNLINKED_PROMPTS",
     "VERSION_KINDS",
     "Artifact",
     "Entity",
@@ -49,7 +54,10 @@ __all__ = [
     "encodable",
     "key_values",
     "linked_models",
+    "linked_prompts",
     "model_behind",
+    "model_only_told",
+    "named_prompts",
 ]
 
 
@@ -58,6 +66,13 @@ SOURCE_RUN = "mlflow.sourceRun"
 """Metadata of a trace: the run that it comes from."""
 LINKED_RUNS = "linked_runs"
 """Field of a trace's info: runs that it was linked to beside the one it comes from."""
+LINKED_PROMPTS = "linked_prompts"
+"""Field of a trace's info: versions of prompts that it is linked to and its tag does not name."""
+UNLINKED_PROMPTS = "unlinked_prompts"
+"""Field of a trace's info: versions of prompts that its tag names and it is not linked to."""
+PROMPTS_TAG = "mlflow.linkedPrompts"
+"""Tag of a trace that names versions of prompts; MLflow's client sets it with the links."""
+LINKS = {LINKED_RUNS, LINKED_PROMPTS, UNLINKED_PROMPTS}
 IS_NUMBER = re.compile(r"[0-9]{1,19}")
 """Ids of experiments; Unicode has more digits than MLflow knows."""
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
@@ -419,6 +434,15 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+def model_only_told(version: dict[str, Any]) -> str | None:
+    """Return the id of the logged model that a ``ModelVersion`` tells and its source does not.
+
+    Only stores of files keep it.
+    """
+    told = model_behind(version)
+    return told if told != model_behind({"source": version.get("source")}) else None
+
+
 def by_number(identity: str) -> tuple[int, str]:
     """Sort key for ids that are decimal numbers as text; what is none comes first."""
     return (int(identity) if IS_NUMBER.fullmatch(identity) else -1, identity)
@@ -427,3 +451,18 @@ def by_number(identity: str) -> tuple[int, str]:
 def key_values(entries: Iterable[dict[str, Any]] | None) -> dict[str, str]:
     """Turn REST's list of ``{key, value}`` into a dict; an absent value is the empty string."""
     return {str(e["key"]): str(e.get("value", "")) for e in entries or ()}
+
+
+def named_prompts(tag: str | None) -> set[str]:
+    """Return the versions of prompts that a trace's tag names, each as ``NAME/NUMBER``."""
+    try:
+        return {f"{named['name']}/{named['version']}" for named in json.loads(tag or "[]")}
+    except (KeyError, TypeError, RecursionError, ValueError):
+        return set()  # it is no list of them
+
+
+def linked_prompts(info: dict[str, Any]) -> list[str]:
+    """Return the versions of prompts that a trace is linked to, sorted."""
+    named = named_prompts(info["tags"].get(PROMPTS_TAG))
+    linked = named.union(map(str, info.get(LINKED_PROMPTS) or ()))
+    return sorted(linked.difference(info.get(UNLINKED_PROMPTS) or ()))

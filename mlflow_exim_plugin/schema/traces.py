@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, parse_json
 from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.schema.objects import LINKS
 from mlflow_exim_plugin.schema.rules import Finding
 
 if TYPE_CHECKING:
@@ -270,6 +271,10 @@ def problem_of(trace: Trace) -> str:
             if not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
                 return f"{name} of span {span.get('span_id')} is no list of objects"
             fields += [(entry, of, f"{name} of span {span.get('span_id')}") for entry in listed]
+    for name in LINKS & trace.info.keys():
+        listed = trace.info[name]
+        if not isinstance(listed, list) or not all(isinstance(e, str) for e in listed):
+            return f"{name} of the trace is no list of texts"
     for document, types, owner in fields:
         for name, kind in types.items():
             value = document.get(name)

@@ -14,6 +14,7 @@ from mlflow_exim_plugin import diff, pack, verify
 from mlflow_exim_plugin.kinds import KINDS, Kind
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
+from tests.integration.test_exact_rows import rows
 from tests.new_ids import unpack
 from tests.seed_entities import add_secrets
 
@@ -132,7 +133,8 @@ def test_older_servers_take_what_they_hold_and_give_it_back(
 
 @pytest.mark.timeout(900)
 def test_the_demo_of_mlflow_survives(make_server: MakeServer, tmp_path: Path) -> None:
-    source, target = make_server().url, make_server().url
+    servers = make_server(), make_server()
+    source, target = (server.url for server in servers)
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", DEMO],
         env=os.environ | {"MLFLOW_TRACKING_URI": source},
@@ -148,3 +150,6 @@ def test_the_demo_of_mlflow_survives(make_server: MakeServer, tmp_path: Path) ->
     assert set(exact.counts) >= DEMO_KINDS
     assert_count_law(unpack(archive, tracking_uri=target))
     assert_equal(diff(source, target))
+    query = "SELECT source_type, destination_type, count(*) FROM entity_associations GROUP BY 1, 2"
+    links, links_there = (rows(server.backend_uri, query) for server in servers)
+    assert links_there == links

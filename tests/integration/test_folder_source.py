@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import pack, unpack
+from mlflow_exim_plugin import diff, pack, unpack
 from mlflow_exim_plugin.errors import NotFoundError, StoreError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.operations.ends import open_source
@@ -59,6 +59,24 @@ def test_it_says_what_mlflows_own_store_says(filled_folder: Store, selection: Se
 
     assert found == expected
     assert found
+
+
+def test_what_is_put_back_is_no_different(
+    filled_folder: Store, sqlite_uri: str, tmp_path: Path
+) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=filled_folder.uri).ok
+    report = unpack(archive, tracking_uri=sqlite_uri, artifact_location=str(tmp_path / "files"))
+    assert [loss.what for loss in report.losses] == ["infinities are kept as the largest double"]
+
+    result = diff(filled_folder.uri, sqlite_uri)
+    assert result.equal, result.differences
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    for name, source in (("copied", "models:/net/1"), ("of model", "models:/m-")):
+        meta = (filled_folder.folder / "models" / name / "version-1" / "meta.yaml").read_text()
+        assert f"source: {source}" in meta
+        assert client.get_model_version(name, "1").source.startswith(source)
+    assert str(tmp_path / "files") in client.get_model_version_download_uri("copied", "1")
 
 
 def test_a_run_taken_alone_brings_what_it_made(filled_folder: Store) -> None:

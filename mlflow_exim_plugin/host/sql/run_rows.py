@@ -171,8 +171,8 @@ def logged_model_rows(
         "last_updated_timestamp_ms": info["last_updated_timestamp_ms"],
         "status": ProtoStatus.Value(info.get("status", "LOGGED_MODEL_STATUS_UNSPECIFIED")),
         "lifecycle_stage": info.get("lifecycle_stage", "active"),
-        "model_type": info.get("model_type", ""),  # so a server keeps what is not given
-        "source_run_id": info.get("source_run_id", ""),
+        "model_type": info.get("model_type"),
+        "source_run_id": info.get("source_run_id"),
         "status_message": info.get("status_message"),
     }
     rows: Rows = [("logged_models", row)]
@@ -211,7 +211,7 @@ def model_rows(model: RegisteredModel, name: str, workspace: str, tags: dict[str
     row = owner | {
         "creation_time": document.get("creation_timestamp"),
         "last_updated_time": document.get("last_updated_timestamp"),
-        "description": document.get("description", ""),
+        "description": document.get("description"),
     }
     rows: Rows = [("registered_models", row)]
     return rows + _tags("registered_model_tags", owner, tags.items())
@@ -241,13 +241,13 @@ def version_rows(
     row = owner | {
         "creation_time": document.get("creation_timestamp"),
         "last_updated_time": document.get("last_updated_timestamp"),
-        "description": document.get("description", ""),  # so a server keeps what is not given
+        "description": document.get("description"),
         "user_id": document.get("user_id"),
         "current_stage": document.get("current_stage", "None"),
         "source": source,
         "storage_location": storage_location,
-        "run_id": document.get("run_id", ""),
-        "run_link": document.get("run_link", ""),
+        "run_id": document.get("run_id"),
+        "run_link": document.get("run_link"),
         "status": document.get("status", "READY"),
         "status_message": document.get("status_message"),
     }

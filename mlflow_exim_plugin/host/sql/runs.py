@@ -223,18 +223,26 @@ class StoredRuns:
 
     def linked_traces(self, run_ids: list[str]) -> Iterator[tuple[str, str]]:
         """Yield run and trace of the links between the two, by run."""
+        yield from self._trace_links("run", "destination_id", run_ids)
+
+    def linked_prompts(self, trace_ids: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield prompt version and trace of the links between the two."""
+        yield from self._trace_links("prompt_version", "source_id", trace_ids)
+
+    def _trace_links(self, to: str, end: str, ids: list[str]) -> Iterator[tuple[str, str]]:
         from mlflow.store.tracking.dbmodels import models
 
         if not hasattr(models, "SqlEntityAssociation"):
             return  # before MLflow 3.3
-        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+        for start in range(0, len(ids), _IDS_AT_ONCE):
             links = self._tables.rows(
                 "entity_associations",
                 _TRACE_LINK,
                 "reading links of traces",
+                limit=None,
                 source_type="trace",
-                destination_type="run",
-                destination_id=run_ids[start : start + _IDS_AT_ONCE],
+                destination_type=to,
+                **{end: ids[start : start + _IDS_AT_ONCE]},
             )
             yield from sorted(_tuples(links))
 

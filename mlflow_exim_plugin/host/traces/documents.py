@@ -157,6 +157,7 @@ def _assessment(assessment: dict[str, Any]) -> dict[str, Any]:
         if name in assessment:
             document[f"{name}_ms"] = _time_ms(assessment[name])
     document["metadata"] = dict(document.get("metadata") or {})
+    document.setdefault("valid", True)  # a store of files does not say it of all
     return document
 
 

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.objects import SOURCE_RUN, Failure, Kind, Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["TraceListing", "run_clause"]
+__all__ = ["TraceListing", "prompt_clause", "run_clause"]
 
 _LATE_MS = 3_600_000
 _SWEEPS = 3
@@ -123,14 +123,26 @@ class TraceListing:
 
         Servers answer a filter for a trace's own run with the linked ones too.
         """
-        query = Query(tuple(experiment_ids), run_clause(run_id))
+        for found in self._linked(experiment_ids, run_clause(run_id), f"run {run_id}"):
+            if isinstance(found, Failure):
+                yield found
+            elif found.info["trace_metadata"].get(SOURCE_RUN) != run_id:
+                yield found.id
+
+    def using(self, experiment_ids: list[str], version: str) -> Iterator[str | Failure]:
+        """Yield the traces that are linked to a version of a prompt, given as ``NAME/NUMBER``."""
+        for found in self._linked(experiment_ids, prompt_clause(version), f"prompt {version}"):
+            yield found if isinstance(found, Failure) else found.id
+
+    def _linked(
+        self, experiment_ids: list[str], clause: str, what: str
+    ) -> Iterator[Trace | Failure]:
+        query = Query(tuple(experiment_ids), clause)
         for found in self._new(query, set(), _Trouble(self._most_named)):
             if isinstance(found, Failure):
-                yield Failure(Kind.TRACE, f"links to run {run_id}", found.reason)
-                continue
-            for trace in found:
-                if trace.info["trace_metadata"].get(SOURCE_RUN) != run_id:
-                    yield trace.id
+                yield Failure(Kind.TRACE, f"links to {what}", found.reason)
+            else:
+                yield from found
 
     def _new(
         self, query: Query, seen: set[int | str], trouble: _Trouble
@@ -266,6 +278,11 @@ class TraceListing:
 def run_clause(run_id: str) -> str:
     """Return the filter for the traces of a run, linked ones included."""
     return f"request_metadata.`{SOURCE_RUN}` = '{run_id}'"
+
+
+def prompt_clause(version: str) -> str:
+    """Return the filter for the traces that are linked to a version of a prompt."""
+    return f'prompt = "{version}"' if "'" in version else f"prompt = '{version}'"
 
 
 def _compact(trace_id: str) -> int | str:

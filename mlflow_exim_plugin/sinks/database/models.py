@@ -19,6 +19,7 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     key_values,
     model_behind,
+    model_only_told,
 )
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts
@@ -236,6 +237,9 @@ class ModelTables:
             name = encode_segment(model.name)
             folder = f"{target.artifact_root}/model_versions/{name}/{number}"
         places = self._places(version, folder, report)
+        if model_id := model_only_told(version.document):
+            what = f"that it was made of logged model {model_id} only a store of files keeps"
+            report.lost(Loss(version.kind, version.id, what))
         self._name_its_run(
             version, is_moved=places[0] != version.document.get("source"), report=report
         )
@@ -293,7 +297,7 @@ class ModelTables:
                 what = f"the logged model {model_id} that it was made of is not at the target"
                 report.lost(Loss(version.kind, version.id, what))
             return source, folder or (str(found["artifact_location"]) if found else source)
-        if scheme == "runs" or version.kind is Kind.PROMPT_VERSION:
+        if scheme in {"runs", "models"} or version.kind is Kind.PROMPT_VERSION:
             return source, folder or source
         return folder or new or source, folder or new or source
 

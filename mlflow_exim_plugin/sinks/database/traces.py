@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.errors import translated
@@ -11,7 +10,14 @@ from mlflow_exim_plugin.host.sql.entity_rows import association
 from mlflow_exim_plugin.host.sql.trace_rows import TraceForm, put_span_file
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.kinds.description import LINK
-from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Loss, Trace
+from mlflow_exim_plugin.schema.objects import (
+    LINKED_RUNS,
+    Failure,
+    Kind,
+    Loss,
+    Trace,
+    linked_prompts,
+)
 from mlflow_exim_plugin.schema.traces import problem_of
 from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.database.files import (
@@ -30,8 +36,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
 
 __all__ = ["TraceTables"]
-
-_PROMPTS = "mlflow.linkedPrompts"
 
 
 class TraceTables:
@@ -146,14 +150,8 @@ class TraceTables:
         rows: Rows = []
         for run_id in trace.info.get(LINKED_RUNS, ()):
             rows += association(of_trace, ("run", run_id))
-        try:
-            prompts: list[dict[str, Any]] = json.loads(trace.info["tags"].get(_PROMPTS) or "[]")
-            for prompt in prompts:
-                name = f"{prompt['name']}/{prompt['version']}"
-                rows += association(of_trace, ("prompt_version", name))
-        except (KeyError, TypeError, ValueError):
-            what = f"{_PROMPTS} is no list of prompts: no links are made"
-            report.lost(Loss(Kind.TRACE, trace.id, what))
+        for version in linked_prompts(trace.info):
+            rows += association(of_trace, ("prompt_version", version))
         for row in rows:
             link = {column: row[1][column] for column in LINK}
             if compared is not None and self._target.tables.one(row[0], **link):

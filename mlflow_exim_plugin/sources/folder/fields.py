@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.sources.folder.files import UnreadableError
 
@@ -279,7 +280,7 @@ def _present(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if value not in (None, "")}
+    return {k: v for k, v in _present(document).items() if v != "" or k in GIVEN_BY_CALLERS}
 
 
 @cache

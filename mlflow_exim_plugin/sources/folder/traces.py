@@ -122,8 +122,7 @@ class TracesFolder:
                 place = self._files.place(f"{path}/{name}")
                 fields = Fields(place, found)
                 fields.text("assessment_id"), fields.text("assessment_name")
-                if "expectation" in found and found.get("valid") is True:
-                    found = {k: v for k, v in found.items() if k != "valid"}  # as MLflow reads it
+                found = {name: value for name, value in found.items() if value is not None}
                 try:
                     yield document_of_v3({"assessments": [found]})["assessments"][0]
                 except _MALFORMED as error:

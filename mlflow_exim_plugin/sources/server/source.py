@@ -181,6 +181,7 @@ class ServerSource:
             yield Loss(Kind.EXPERIMENT, owner, what)
         experiments = {key: experiments[key] for key in sorted(experiments, key=by_number)}
         models: list[tuple[str, Kind]] = []
+        prompts: list[str] = []
         try:
             registered, prompts = self._reader.registered_models()
         except ServerLostError:
@@ -212,7 +213,21 @@ class ServerSource:
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         choice.experiments, choice.models, choice.versions = experiments, models, versions
+        choice.prompts = prompts
         choice.plan = plan
+
+    def _prompt_versions(self, prompts: list[str]) -> list[str]:
+        """Return the versions of prompts, each as ``NAME/NUMBER``."""
+        found = []
+        for name in prompts:
+            try:
+                versions = self._reader.model_versions(name, {}, Kind.PROMPT)
+            except ServerLostError:
+                raise
+            except ServerError:
+                continue  # named when it is read
+            found += [f"{name}/{version['version']}" for version in versions]
+        return found
 
     def _chosen(self, choice: _Choice, selection: Selection) -> Iterator[StreamItem]:
         """Yield what was chosen of a workspace, in dependency order."""
@@ -231,7 +246,7 @@ class ServerSource:
             traces = TraceSource(
                 self._host, pool, self._jobs, selection, plan, contents=self._contents
             )
-            yield from traces.find_links()
+            yield from traces.find_links(lambda: self._prompt_versions(choice.prompts))
             taken = [e for e in experiments.values() if e.id in plan.chosen]
             run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
             # Of all experiments in a row: those of the next are on their way before its turn.
@@ -429,6 +444,7 @@ class _Choice:
         self.workspace = workspace
         self.experiments: dict[str, Experiment] = {}
         self.models: list[tuple[str, Kind]] = []
+        self.prompts: list[str] = []
         self.versions: dict[str, _Versions] = {}
         self.plan: Plan
 

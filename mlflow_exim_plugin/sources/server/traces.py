@@ -14,16 +14,20 @@ from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
 from mlflow_exim_plugin.host.traces.reading import BATCH, TraceReader
 from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.schema.objects import (
+    LINKED_PROMPTS,
     LINKED_RUNS,
+    PROMPTS_TAG,
     SOURCE_RUN,
+    UNLINKED_PROMPTS,
     Artifact,
     Failure,
     Kind,
     Trace,
+    named_prompts,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from mlflow_exim_plugin.host.open.host import Host
@@ -68,12 +72,17 @@ class TraceSource:
         self._selection = selection
         self._plan = plan
         self._links: dict[str, list[str]] = {}
+        self._prompts: dict[str, set[str]] = {}
+        self._asked: set[str] = set()
 
-    def find_links(self) -> Iterator[Failure]:
-        """Look for traces that are linked to runs which are not where they come from.
+    def find_links(self, prompt_versions: Callable[[], list[str]]) -> Iterator[Failure]:
+        """Look for traces that are linked to prompts, or to runs which they do not come from.
 
-        A server can only be asked for the links of a run, so this is one call for each, and only
-        where there are traces at all.
+        A server can only be asked for the links of a run, or of a prompt's version, so this is one
+        call for each, and only where there are traces at all.
+
+        Args:
+            prompt_versions: Gives those of the source, each as ``NAME/NUMBER``.
         """
         chosen = self._plan.chosen
         if not self._selection.traces or not self._contents:
@@ -112,6 +121,16 @@ class TraceSource:
                     yield linked
                 else:
                     self._links.setdefault(linked, []).append(run_id)
+
+        def ask_for(version: str) -> tuple[str, list[str | Failure]]:
+            return version, list(self._listing.using(with_traces, version))
+
+        for version, found in self._pool.map(ask_for, prompt_versions()):
+            if any(isinstance(linked, Failure) for linked in found):
+                continue  # MLflow before 3.5 has no such filter: the tag is its link
+            self._asked.add(version)
+            for linked in found:
+                self._prompts.setdefault(str(linked), set()).add(version)
 
     def of_experiment(self, experiment_id: str) -> Iterator[Trace | Failure]:
         """Yield the traces of an experiment, oldest first.
@@ -158,6 +177,8 @@ class TraceSource:
     def _read(self, traces: list[Trace]) -> list[Trace]:
         as_of_ms = time.time_ns() // 1_000_000
         pointing = self._reader.fill(traces) if self._contents else set()
+        if self._contents:
+            self._tell_prompts(traces)
         for trace in traces:
             trace.as_of_ms = as_of_ms
             own = trace.info["trace_metadata"].get(SOURCE_RUN)
@@ -170,3 +191,29 @@ class TraceSource:
                     if not isinstance(item, Artifact) or self._selection.takes_artifact(item.path)
                 ]
         return traces
+
+    def _tell_prompts(self, traces: list[Trace]) -> None:
+        """Tell the prompts that traces are linked to, where their tags do not say the same."""
+        stored = self._stored_prompts(traces)
+        for trace in traces:
+            named = named_prompts(trace.info["tags"].get(PROMPTS_TAG))
+            if stored is not None:
+                linked = stored.get(trace.id, set())
+            else:
+                linked = self._prompts.get(trace.id, set()) | (named - self._asked)
+            for name, versions in (
+                (LINKED_PROMPTS, linked - named),
+                (UNLINKED_PROMPTS, named - linked),
+            ):
+                if versions:
+                    trace.info[name] = sorted(versions)
+
+    def _stored_prompts(self, traces: list[Trace]) -> dict[str, set[str]] | None:
+        """Return the links that a database holds, None where there is none that holds them."""
+        if self._engine is None or not hasattr(self._host.tracking, "link_prompts_to_trace"):
+            return None  # before MLflow 3.5 the tag is the link
+        found: dict[str, set[str]] = {}
+        with closing(StoredRuns(self._engine)) as stored:
+            for version, trace_id in stored.linked_prompts([trace.id for trace in traces]):
+                found.setdefault(trace_id, set()).add(version)
+        return found

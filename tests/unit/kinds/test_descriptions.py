@@ -36,6 +36,10 @@ SELDOM = {
     (Kind.PROMPT_VERSION, "run_id"),
     (Kind.PROMPT_VERSION, "tags._mlflow_experiment_ids"),
     (Kind.EVALUATION_DATASET, "records[].dataset_id"),
+    (Kind.TRACE, "info.linked_prompts"),
+    (Kind.TRACE, "info.linked_prompts[]"),
+    (Kind.TRACE, "info.unlinked_prompts"),
+    (Kind.TRACE, "info.unlinked_prompts[]"),
 }
 
 

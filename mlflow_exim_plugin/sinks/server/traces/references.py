@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
-from mlflow_exim_plugin.schema.objects import LINKED_RUNS, SOURCE_RUN, Kind
+from mlflow_exim_plugin.schema.objects import LINKS, SOURCE_RUN, Kind
 from mlflow_exim_plugin.schema.provenance import TAGS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TraceReferences:
 
     def info(self, trace: Trace) -> dict[str, Any]:
         """Return the info as the target is to have it, without what targets set themselves."""
-        info = {name: value for name, value in trace.info.items() if name != LINKED_RUNS}
+        info = {name: value for name, value in trace.info.items() if name not in LINKS}
         info["tags"] = {
             key: value
             for key, value in trace.info["tags"].items()

@@ -134,7 +134,7 @@ class TraceWriter:
         self._late: list[_Job] = []
         self._notes = Notes()
         self._references = TraceReferences(target.ids, self._notes)
-        self._links = TraceLinks(self._calls, target.ids, self._notes)
+        self._links = TraceLinks(self._calls, self._listing, target.ids, self._notes)
 
     def saw_run(self, run: Run) -> None:
         """Remember a run that will be deleted: that takes its assessments along."""
@@ -410,7 +410,7 @@ class TraceWriter:
             location = job.document["info"]["tags"].get(ARTIFACT_LOCATION, "")
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
         self._add_assessments(job, job.afterwards, report)
-        self._links.collect(trace, job.info, trace.id)
+        self._links.collect(trace, job.info, trace.id, job.experiment_id)
         if job.later:
             with self._lock:
                 self._late.append(job)
@@ -536,7 +536,7 @@ class TraceWriter:
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
         for what in compare_info(job.info, job.document, is_started=True):
             self._notes.add(Kind.TRACE, trace.id, what)
-        self._links.collect(trace, job.info, known)
+        self._links.collect(trace, job.info, known, job.experiment_id)
         self._complete(job, report)
 
     def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str]]:
