@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +25,9 @@ class _Server:
     def __init__(self, url: str) -> None:
         self._url = url
         self._session = requests.Session()
+        # MLflow 2 closes connections that nobody uses for a moment.
+        again = HTTPAdapter(max_retries=Retry(2, allowed_methods=None, backoff_factor=0))
+        self._session.mount(url, again)
         self.answers: dict[str, Any] = {}
 
     def get(self, path: str, /, **params: Any) -> dict[str, Any]:
@@ -32,7 +37,10 @@ class _Server:
         return self._keep("POST", path, body, self._session.post(self._url + path, json=body))
 
     def bytes_of(self, path: str) -> None:
-        response = self._session.get(self._url + path)
+        try:
+            response = self._session.get(self._url + path)
+        except requests.ConnectionError:  # MLflow 2 dies of names that are not Latin
+            return
         self.answers[f"GET {path}"] = (response.status_code, response.content)
 
     def _keep(
@@ -96,7 +104,12 @@ def _runs(server: _Server, experiment_id: str) -> None:
     )
     for run in list(runs):
         run_id = run["info"]["run_id"]
-        server.get(f"{_V2}/runs/get", run_id=run_id)
+        whole = server.get(f"{_V2}/runs/get", run_id=run_id).get("run", {})
+        for linked in (
+            *whole.get("inputs", {}).get("model_inputs", ()),
+            *whole.get("outputs", {}).get("model_outputs", ()),
+        ):
+            _logged_model(server, linked["model_id"], allow_deleted="true")  # no list has those
         for metric in run["data"].get("metrics", ()):
             listed = server.pages(
                 "metrics",
@@ -134,12 +147,15 @@ def _logged_models(server: _Server, experiment_id: str) -> None:
         max_results=5,
     )
     for model in list(found):
-        model_id, uri = model["info"]["model_id"], model["info"]["artifact_uri"]
-        server.get(f"{_V2}/logged-models/{model_id}")
-        listed = server.get(f"{_V2}/logged-models/{model_id}/artifacts/directories")
-        for file in listed.get("files", ()):
-            if not file.get("is_dir"):
-                _download(server, f"{uri}/{file['path']}")
+        _logged_model(server, model["info"]["model_id"])
+
+
+def _logged_model(server: _Server, model_id: str, **asked: str) -> None:
+    model = server.get(f"{_V2}/logged-models/{model_id}", **asked).get("model")
+    listed = server.get(f"{_V2}/logged-models/{model_id}/artifacts/directories", **asked)
+    for file in listed.get("files", ()):
+        if model and not file.get("is_dir"):
+            _download(server, f"{model['info']['artifact_uri']}/{file['path']}")
 
 
 def _traces(server: _Server, experiment_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,6 +50,17 @@ def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> Store:
         return once_a_session(
             tmp_path_factory, "filled-folder", lambda shared: fill_folder(shared / "mlruns")
         )
+
+
+@pytest.fixture(scope="session")
+def everything_answers(
+    everything: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What the server with every kind answers to who reads all of it."""
+    from tests.answers import answers
+
+    url, _ = everything
+    return once_a_session(tmp_path_factory, "answers", lambda _: answers(url))
 
 
 @pytest.fixture

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.version import Version
 
 from mlflow_exim_plugin import diff, pack, verify
 from mlflow_exim_plugin.kinds import KINDS, Kind
+from tests.answers import answers
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
 from tests.integration.test_exact_rows import rows
+from tests.matched import read, unmatched
 from tests.new_ids import unpack
 from tests.seed_entities import add_secrets
 
@@ -57,7 +59,9 @@ def assert_equal(result: Comparison) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_everything_survives(everything: tuple[str, str], make_server: MakeServer) -> None:
+def test_everything_survives(
+    everything: tuple[str, str], everything_answers: dict[str, Any], make_server: MakeServer
+) -> None:
     source, archive = everything
     target = make_server(env=SERVER_ENV).url
     add_secrets(target)
@@ -69,6 +73,7 @@ def test_everything_survives(everything: tuple[str, str], make_server: MakeServe
     unpacked = unpack(archive, tracking_uri=target)
     assert_count_law(unpacked)
     assert unpacked.failures == []
+    assert unmatched(read(everything_answers), read(answers(target)), unpacked) == ([], [])
     assert_equal(diff(source, target))
     assert_equal(diff(archive, target))
 

@@ -47,6 +47,7 @@ from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED
 from tests.integration.test_workspaces import contents as workspace_contents
 from tests.integration.test_workspaces import fill as fill_workspaces
+from tests.matched import read, unmatched
 from tests.processes import new_process
 from tests.servers import new_sqlite_database, start_server
 
@@ -109,9 +110,13 @@ def mlflow_cli(arguments: list[str]) -> None:
 
 @pytest.mark.timeout(900)
 def test_the_restored_server_answers_like_the_original(
-    everything: tuple[str, str], database_uri: str, make_server: MakeServer, tmp_path: Path
+    everything: tuple[str, str],
+    everything_answers: dict[str, Any],
+    database_uri: str,
+    make_server: MakeServer,
+    tmp_path: Path,
 ) -> None:
-    original, archive = everything
+    _, archive = everything
     files = tmp_path / "restored" / "artifacts"
 
     report = unpack(
@@ -129,7 +134,7 @@ def test_the_restored_server_answers_like_the_original(
         artifacts_destination=str(files),
         env=SERVER_ENV,
     )
-    asked, told = answers(original), answers(server.url)
+    asked, told = everything_answers, answers(server.url)
     assert asked.keys() == told.keys()
     assert sum(status == 200 for status, _ in asked.values()) > 400
     differing = {
@@ -138,6 +143,7 @@ def test_the_restored_server_answers_like_the_original(
         if without_secrets(asked[question]) != without_secrets(told[question])
     }
     assert not differing, list(differing.items())[:3]
+    assert unmatched(read(asked), read(told), report) == ([], [])
     secrets = ["model_definition.secret_*", "webhook.status"]
     assert_equal(diff(archive, server.url, rules="exact", ignore=secrets))
 

@@ -240,9 +240,7 @@ class ModelTables:
         if model_id := model_only_told(version.document):
             what = f"that it was made of logged model {model_id} only a store of files keeps"
             report.lost(Loss(version.kind, version.id, what))
-        self._name_its_run(
-            version, is_moved=places[0] != version.document.get("source"), report=report
-        )
+        self._name_its_run(version, places[0], report)
         rows = version_rows(version, model.name, number, target.workspace, places, tags)
         rows = target.fit(version.kind, version.id, rows, report)
         target.require(rows)
@@ -301,14 +299,19 @@ class ModelTables:
             return source, folder or source
         return folder or new or source, folder or new or source
 
-    def _name_its_run(self, version: ModelVersion, report: Report, *, is_moved: bool) -> None:
+    def _name_its_run(self, version: ModelVersion, place: str | None, report: Report) -> None:
         """Name a run that is not at the target, or among whose files the version's are not."""
         run_id, source = version.document.get("run_id"), str(version.document.get("source") or "")
         if not run_id:
             return
         if not self._target.is_there("runs", run_uuid=run_id):
             what = f"its run {run_id} is not at the target"
-        elif is_moved or self._target.keeps_locations or urlsplit(source).scheme in _FOLLOWED:
+        elif (
+            place != source
+            or self._target.keeps_locations
+            or urlsplit(source).scheme in _FOLLOWED
+            or self._target.moved(source)
+        ):
             return
         else:
             what = f"its source is still {source}: it is not below its run {run_id}"

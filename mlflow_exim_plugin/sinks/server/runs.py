@@ -360,4 +360,6 @@ class RunWriter:
             self._writer.set_run_deleted(known.id, deleted=True)
             known.is_deleted = True
             if Run(self._reader.run(known.id)).info.get("lifecycle_stage") != "deleted":
+                self._writer.log_tags(known.id, {CONTENT: ""})  # so that the next unpack does it
+                known.content, known.is_deleted = "", False
                 raise ServerError("its deletion did not arrive")

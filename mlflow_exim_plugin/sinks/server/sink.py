@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.open.workspaces import Workspaces, entered
-from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, StreamObject
+from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, Loss, StreamObject
 from mlflow_exim_plugin.sinks.counting import CountingSink
 from mlflow_exim_plugin.sinks.server.ids import IdMap
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
@@ -108,21 +108,39 @@ class ServerSink:
             return
         else:
             try:
-                self._workspaces.create(workspace.document)
+                self._make(workspace, report)
             except ServerError:
                 self._closed = f"its workspace {workspace.id!r} could not be made"
                 raise
-            report.written(Kind.WORKSPACE)
         self._workspace = workspace.document
         self._sink = self._new_sink()
+
+    def _make(self, workspace: Entity, report: Report) -> None:
+        """Make a workspace and read it back.
+
+        Raises:
+            ServerError: The target refused, or took it and has not got it.
+        """
+        self._workspaces.create(workspace.document)
+        listed = {document["name"]: document for document in self._workspaces.documents()}
+        there = listed.get(workspace.id)
+        if there is None:
+            raise ServerError("it did not arrive")
+        report.written(Kind.WORKSPACE)
+        for name in _differing(workspace, there):
+            report.lost(Loss(Kind.WORKSPACE, workspace.id, f"its {name} did not arrive"))
 
     def _new_sink(self) -> WorkspaceSink:
         with entered(self._workspace):
             return WorkspaceSink(self._host, self._options, self._ids, self.parallel)
 
 
-def _as_it_is_there(workspace: Entity, there: dict[str, Any]) -> str:
+def _differing(workspace: Entity, there: dict[str, Any]) -> list[str]:
     names = {*workspace.document, *there}
-    differing = sorted(n for n in names if workspace.document.get(n) != there.get(n))
+    return sorted(n for n in names if (workspace.document.get(n) or "") != (there.get(n) or ""))
+
+
+def _as_it_is_there(workspace: Entity, there: dict[str, Any]) -> str:
+    differing = _differing(workspace, there)
     reason = "it is there already"
     return f"{reason} and keeps its own {', '.join(differing)}" if differing else reason

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_assessments", "compare_info", "compare_span", "leaves_info"]
 
-_FINALIZED = "mlflow.trace.infoFinalized"
 _PREVIEWS = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
 
 
@@ -72,7 +71,7 @@ def compare_info(
                 differing.append(f"{name} is another at the target")
             else:
                 differing.append(f"the target makes {name} from the spans")
-    for part, ignored in (("tags", TAGS | OF_THE_TARGET), ("trace_metadata", {_FINALIZED})):
+    for part, ignored in (("tags", TAGS | OF_THE_TARGET), ("trace_metadata", frozenset[str]())):
         ours, theirs = info[part], found[part]
         for key in (ours.keys() | theirs.keys()) - ignored:
             if key not in theirs:

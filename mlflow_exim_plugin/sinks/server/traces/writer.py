@@ -99,7 +99,14 @@ class _Job:
         """Return what of its info and first assessments the target has differently."""
         if not self.document:
             return [(Kind.TRACE, "its info cannot be read back")]
-        return [(Kind.TRACE, what) for what in compare_info(self.info, self.document)] + [
+        of_trace = compare_info(self.info, self.document)
+        are_rows = SPANS_LOCATION in self.document["info"]["tags"]
+        if self.spans and are_rows != (SPANS_LOCATION in self.trace.info["tags"]):
+            places = ("rows", "a file") if are_rows else ("a file", "rows")
+            of_trace.append(
+                "{}: spans are {} at the target, were {}".format(SPANS_LOCATION, *places)
+            )
+        return [(Kind.TRACE, what) for what in of_trace] + [
             (Kind.ASSESSMENT, what) for what in compare_assessments(self.at_start, self.document)
         ]
 

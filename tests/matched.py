@@ -1,0 +1,321 @@
+"""Losses matched one to one: each difference at a target has its line, each line its difference.
+
+Both deployments are read by raw REST (``tests/answers.py``), never with the package under test. Ids
+become what they stand for by the tags that name the origin, or by the names of the objects. What is
+left between the two documents of an object is a difference. ``LINES`` says which differences a line
+of a report speaks of; a line that speaks of none, and a difference of which none speaks, are wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.schema.report import Report
+
+__all__ = ["Deployment", "differences", "read", "unmatched"]
+
+_EMBEDDED = {"latest_versions", "model_definition", "guardrail", "resolved_version"}
+"""Fields that repeat other objects."""
+_SET_ANEW = r"^(mapping_id|id)$|(_at|_time|_timestamp)(_ms)?$"
+_PROMPTS = {"registered_model": "prompt", "model_version": "prompt_version"}
+Key = tuple[str, str]
+"""Kind and name of an object."""
+
+_OBJECTS = [
+    tuple(line.split("; "))
+    for line in r"""
+/experiments/get ; experiment; experiment; experiment_id; name
+/runs/get ; run; run; info.run_id; info.run_id
+/logged-models/m-\w+ ; model; logged_model; info.model_id; info.model_id
+3.0/mlflow/traces/[^/ ]+ \{\}; trace.trace_info; trace; trace_id; trace_id
+/scorers/versions ; scorers[]; scorer; scorer_id; experiment_id scorer_name scorer_version
+/scorers/online-configs ; configs[]; scorer; online_scoring_config_id; scorer_id
+/label-schemas/list ; label_schemas[]; label_schema; schema_id; experiment_id name
+/issues/search ; issues[]; issue; issue_id; experiment_id name description status severity
+/review-queues/get ; review_queue; review_queue; queue_id; experiment_id name
+/review-queues/items/list ; items[]; review_queue; ; queue_id item_id
+/registered-models/get ; registered_model; registered_model; ; name
+/model-versions/get ; model_version; model_version; ; name version
+/datasets/d-\w+ ; dataset; evaluation_dataset; dataset_id; dataset_id
+/datasets/d-\w+/records ; records[]; dataset_record; dataset_record_id; dataset_id inputs
+/gateway/model-definitions/list ; model_definitions[]; model_definition; model_definition_id; name
+/gateway/endpoints/list ; endpoints[]; endpoint; endpoint_id; name
+/gateway/endpoints/bindings/list ; bindings[]; endpoint; ; endpoint_id resource_id
+/gateway/guardrails/list ; guardrails[]; guardrail; guardrail_id; name
+/gateway/guardrails/list-for-endpoint ; configs[]; endpoint; ; endpoint_id guardrail_id
+/gateway/budgets/list ; budget_policies[]; budget_policy; budget_policy_id; budget_amount duration
+/mcp-servers ; mcp_servers[]; mcp_server; ; name
+/mcp-servers/\S+/versions ; mcp_server_versions[]; mcp_server; ; name version
+/webhooks ; webhooks[]; webhook; webhook_id; name
+""".strip().splitlines()
+]
+"""What is asked; the field or list of the answer that holds objects; their kind; the field of their
+id; and the fields that name them."""
+
+
+@dataclass
+class Deployment:
+    """What a server answers.
+
+    Attributes:
+        objects: Documents by kind and name, with names in place of ids.
+        ids: The id of each that has one.
+    """
+
+    objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    ids: dict[Key, str] = field(default_factory=dict)
+
+
+def read(answers: dict[str, Any]) -> Deployment:
+    """Make objects of what ``tests.answers.answers`` returns."""
+    found = [(rule, _plain(doc)) for rule in _OBJECTS for doc in _answered(answers, rule)]
+    named = _Names()
+    for (_, _, kind, id_field, naming), document in found:
+        named.learn(kind, id_field, naming, document)
+    there = Deployment()
+    for (_, _, of, id_field, naming), document in found:
+        own = str(_at(document, id_field) or "")
+        whole = named.put(_without(document, id_field))
+        name = named.of(own) if naming == id_field else _joined(whole, naming)
+        is_prompt = "mlflow.prompt.is_prompt" in whole.get("tags", ())
+        kind = _PROMPTS.get(of, of) if is_prompt else of
+        there.objects.setdefault((kind, name), {}).update(whole)
+        if own:
+            there.ids[kind, name] = own
+    for question, (status, body) in answers.items():
+        if "metrics/get-history" in question and status == 200:
+            asked = json.loads(question.split(" ", 2)[2])
+            key = "run", named.of(asked["run_id"])
+            points = {(m["step"], m["timestamp"], m["value"]) for m in body["metrics"]}
+            histories = there.objects[key].setdefault("histories", {})
+            histories.setdefault(asked["metric_key"], set()).update(points)
+        elif "/mlflow-artifacts/artifacts/" in question:
+            place = named.put_text("mlflow-artifacts:" + question.split("/artifacts", 1)[1])
+            there.objects["artifact", place] = {"status": status, "bytes": body}
+        elif "/traces/get " in question and status == 200:
+            key = "trace", named.of(body["trace"]["trace_info"]["trace_id"])
+            there.objects[key]["spans"] = named.put(_plain(body["trace"]["spans"]))
+    return there
+
+
+class _Names:
+    """What ids stand for: an object's id at its first source, else its name."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._experiments: dict[str, str] = {}
+
+    def learn(self, kind: str, id_field: str, naming: str, document: dict[str, Any]) -> None:
+        identity = str(_at(document, id_field) or "")
+        if secret := document.get("secret_id"):
+            self._names[secret] = document["secret_name"]
+        if kind == "experiment":
+            self._experiments[identity] = document["name"]
+        elif identity:
+            tags = _at(document, "tags") or _at(document, "info.tags") or _at(document, "data.tags")
+            origin = str((tags or {}).get(ORIGIN, "")).rpartition(" ")[2]
+            by_name = (
+                identity if naming == id_field else f"{kind} {_joined(self.put(document), naming)}"
+            )
+            self._names[identity] = origin or by_name
+
+    def of(self, identity: str) -> str:
+        return self._names.get(identity, identity)
+
+    def put(self, value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {
+                key: self.put(inner, key)
+                for key, inner in value.items()
+                if not is_provenance(key) and key not in _EMBEDDED
+            }
+        if isinstance(value, list):
+            return sorted((self.put(inner, name) for inner in value), key=_order)
+        if name in {"experiment_id", "experiment_ids", "_mlflow_experiment_ids"}:
+            return ",".join(self._experiments.get(i, i) for i in str(value).split(","))
+        return self.put_text(value) if isinstance(value, str) else value
+
+    def put_text(self, text: str) -> str:
+        def place(found: re.Match[str]) -> str:
+            return f"{found[1]}{self._experiments.get(found[2], found[2])}/"
+
+        text = re.sub(r"(mlflow-artifacts:/)([0-9]+)/", place, text)
+        return re.sub(r"[\w-]{32,}", lambda found: self.of(found[0]), text)
+
+
+def _order(value: Any) -> str:
+    """Return what the elements of a list are sorted by: not what every deployment sets anew."""
+    if isinstance(value, dict):
+        value = {k: v for k, v in value.items() if not re.search(_SET_ANEW, k)}
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+def _answered(answers: dict[str, Any], rule: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    asked, place, *_ = rule
+    for question, (status, body) in answers.items():
+        if status == 200 and re.search(asked, question):
+            found = _at(body, place.removesuffix("[]"))
+            found = json.loads(found) if isinstance(found, str) else found
+            yield from found or () if place.endswith("[]") else [found]
+
+
+def _plain(value: Any) -> Any:
+    """Turn lists of keys and values into objects, and JSON text of tags."""
+    if isinstance(value, dict):
+        return {
+            key: json.loads(inner)
+            if key in {"tags", "schema", "profile"} and isinstance(inner, str) and inner[:1] == "{"
+            else _plain(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        if value and all(isinstance(e, dict) and {"key"} <= e.keys() for e in value):
+            return {
+                e["key"]: _plain(e["value"] if e.keys() == {"key", "value"} else e) for e in value
+            }
+        return [_plain(element) for element in value]
+    return value
+
+
+def _at(document: Any, path: str) -> Any:
+    for name in path.split(".") if path else ():
+        document = document.get(name) if isinstance(document, dict) else None
+    return document if path else None
+
+
+def _without(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a document without its own id."""
+    first, _, rest = path.partition(".")
+    left = {k: v for k, v in document.items() if k != first}
+    return left | {first: _without(document[first], rest)} if rest else left
+
+
+def _joined(document: dict[str, Any], naming: str) -> str:
+    found = [_at(document, name) for name in naming.split()]
+    return " ".join(v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in found)
+
+
+Difference = tuple[str, str, str, Any, Any]
+"""Kind, name and path, and the value at the source and at the target."""
+
+
+def differences(source: Deployment, target: Deployment) -> Iterator[Difference]:
+    """Yield all that differs, ids too."""
+    for kind, name in sorted({*source.objects, *target.objects}):
+        one, two = source.objects.get((kind, name)), target.objects.get((kind, name))
+        if one is None or two is None:
+            yield kind, name, "*", one and "there", two and "there"
+            continue
+        if (id_a := source.ids.get((kind, name))) != (id_b := target.ids.get((kind, name))):
+            yield kind, name, "id", id_a, id_b
+        for path, a, b in _fields(one, two, ""):
+            yield kind, name, path, a, b
+
+
+def _fields(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a or b, dict) and isinstance(a or {}, dict) and isinstance(b or {}, dict):
+        a, b = a or {}, b or {}
+        for key in sorted({*a, *b}):
+            yield from _fields(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and a != b:
+        for one, two in zip(a, b, strict=True):
+            yield from _fields(one, two, f"{path}[]")
+    elif a != b and (a or b):  # an empty field is none
+        yield path, a, b
+
+
+_TIMES = r"(_at|_times?|_timestamp)(_ms)?$"
+_WORDS = {
+    "ids": r"^id$|\.mapping_id$",
+    "ids of access endpoints": r"access_endpoints\[\]\.id$",
+    "id": r"^id$",
+    "times": _TIMES,
+    "creation_timestamp": _TIMES,
+    "user|users|creators?|created by": r"(user_id|_by)$",
+    "status": r"status(_message)?$",
+    "disabled": "^status$",
+    "digests": "digest$",
+    "secret": r"(^|definition\.)secret_(id|name)$",
+    "spans are": "^spans$",
+}
+"""Words of a line, and the fields that they speak of."""
+_WHOLE = r"^\*$"
+_PARTS = {
+    "param": "run",
+    "tag": "run",
+    "metric_history": "run",
+    "span": "trace",
+    "assessment": "trace",
+}
+
+
+def unmatched(
+    source: Deployment, target: Deployment, report: Report
+) -> tuple[list[str], list[str]]:
+    """Return the differences of which no line speaks, and the lines that speak of none."""
+    lines = [(str(line.kind), line.id, line.what) for line in report.losses]
+    lines += [(str(line.kind), line.id, line.reason) for line in (*report.failures, *report.skips)]
+    speaking: set[int] = set()
+    silent = []
+    for difference in differences(source, target):
+        found = {n for n, line in enumerate(lines) if _speaks(line, difference, source)}
+        speaking |= found
+        if not found:
+            silent.append(": ".join(str(part)[:90] for part in difference))
+    for number, line in enumerate(lines):
+        if number not in speaking and _leads_nowhere(line, source, target):
+            speaking.add(number)
+    return silent, [str(line) for number, line in enumerate(lines) if number not in speaking]
+
+
+def _speaks(line: tuple[str, str, str], difference: Difference, source: Deployment) -> bool:
+    kind, name, path, *_ = difference
+    of_kind, identity, what = line
+    if kind != _PARTS.get(of_kind, of_kind) or not _is_of(identity, kind, name, source):
+        return False
+    return any(
+        re.search(rf"\b({word})\b", what) and re.search(fields, path)
+        for word, fields in _WORDS.items()
+    ) or any(path.endswith(field) for field in re.findall(r"\bmlflow\.[\w.]*\w", what))
+
+
+def _is_of(identity: str, kind: str, name: str, source: Deployment) -> bool:
+    """Whether the id in a line is an object's: ``*`` is all of its kind."""
+    own = source.ids.get((kind, name), name)
+    return identity == "*" or any(
+        identity in (known, known.replace(" ", "/")) or identity.startswith(f"{known}/")
+        for known in (own, name)
+    )
+
+
+def _leads_nowhere(line: tuple[str, str, str], source: Deployment, target: Deployment) -> bool:
+    """Whether a line names what is as it was, and leads nowhere: an id, or one inside of a file."""
+    kind, identity, what = line
+    known = {*source.ids.values()}
+    documents = [
+        document
+        for (of_kind, name), document in source.objects.items()
+        if of_kind == kind and _is_of(identity, of_kind, name, source)
+    ]
+    if "gone from the source" in what or re.search("keeps the (old|source.s) id", what):
+        return any(set(_ids_in(repr(document))) - known for document in documents)
+    if "files that mention its old ids" in what:
+        held = (
+            f["bytes"]
+            for (k, name), f in target.objects.items()
+            if k == "artifact" and identity in name
+        )
+        return any(known & set(_ids_in(repr(data))) for data in held)
+    return False
+
+
+def _ids_in(text: str) -> list[str]:
+    return re.findall(r"(?:[a-z]+-)?[0-9a-f]{32}", text)
