@@ -40,6 +40,7 @@ class _Server:
         try:
             response = self._session.get(self._url + path)
         except requests.ConnectionError:  # MLflow 2 dies of names that are not Latin
+            self.answers[f"GET {path}"] = (0, b"")
             return
         self.answers[f"GET {path}"] = (response.status_code, response.content)
 
@@ -79,12 +80,12 @@ def answers(url: str) -> dict[str, Any]:
         found = server.get(f"{_V2}/experiments/get", experiment_id=experiment_id)
         name = found["experiment"]["name"]
         server.get(f"{_V2}/experiments/get-by-name", experiment_name=name)
-        _runs(server, experiment_id)
+        _runs(server, experiment_id, experiments)
         _logged_models(server, experiment_id)
         _traces(server, experiment_id)
         _judging(server, experiment_id)
     server.post(f"{_V3}/issues/search", max_results=1000)
-    _registry(server)
+    _registry(server, experiments)
     _datasets(server, experiments)
     _gateway(server)
     _mcp_servers(server)
@@ -92,7 +93,16 @@ def answers(url: str) -> dict[str, Any]:
     return server.answers
 
 
-def _runs(server: _Server, experiment_id: str) -> None:
+def _linked(server: _Server, experiments: list[str], condition: str) -> None:
+    """Ask for the traces that are linked to something: no trace tells it of itself."""
+    everywhere = [
+        {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
+        for experiment_id in experiments
+    ]
+    server.post(f"{_V3}/traces/search", locations=everywhere, filter=condition, max_results=100)
+
+
+def _runs(server: _Server, experiment_id: str, experiments: list[str]) -> None:
     runs = server.pages(
         "runs",
         server.post,
@@ -110,6 +120,7 @@ def _runs(server: _Server, experiment_id: str) -> None:
             *whole.get("outputs", {}).get("model_outputs", ()),
         ):
             _logged_model(server, linked["model_id"], allow_deleted="true")  # no list has those
+        _linked(server, experiments, f"request_metadata.`mlflow.sourceRun` = '{run_id}'")
         for metric in run["data"].get("metrics", ()):
             listed = server.pages(
                 "metrics",
@@ -163,7 +174,11 @@ def _traces(server: _Server, experiment_id: str) -> None:
     found = server.pages(
         "traces", server.post, f"{_V3}/traces/search", locations=[location], max_results=5
     )
-    for trace in list(found):
+    listed = list(found)
+    if not listed:  # MLflow before 3.2 has another list
+        of_v2 = {"experiment_ids": experiment_id, "max_results": 5}
+        list(server.pages("traces", server.get, f"{_V2}/traces", **of_v2))
+    for trace in listed:
         trace_id = trace["trace_id"]
         server.get(f"{_V3}/traces/{trace_id}")
         server.get(f"{_V3}/traces/get", trace_id=trace_id, allow_partial="true")
@@ -192,7 +207,7 @@ def _judging(server: _Server, experiment_id: str) -> None:
         server.get(f"{_V3}/review-queues/items/list", queue_id=queue_id, max_results=100)
 
 
-def _registry(server: _Server) -> None:
+def _registry(server: _Server, experiments: list[str]) -> None:
     for condition in ("", "tags.`mlflow.prompt.is_prompt` = 'true'"):
         models = server.pages(
             "registered_models",
@@ -212,6 +227,8 @@ def _registry(server: _Server) -> None:
                 of_version = {"name": name, "version": str(number)}
                 server.get(f"{_V2}/model-versions/get", **of_version)
                 server.get(f"{_V2}/model-versions/get-download-uri", **of_version)
+                if condition:
+                    _linked(server, experiments, f"prompt = '{name}/{number}'")
         server.get(f"{_V2}/model-versions/search", max_results=1000, filter=condition)
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, DELETED_MODEL, ORIGIN, is_provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,15 @@ __all__ = ["Deployment", "differences", "read", "unmatched"]
 _EMBEDDED = {"latest_versions", "model_definition", "guardrail", "resolved_version"}
 """Fields that repeat other objects."""
 _SET_ANEW = r"^(mapping_id|id)$|(_at|_time|_timestamp)(_ms)?$"
+_TIMES_OF_TRACE = ("request_time", "execution_duration")
+_OF_V2 = {
+    "request_id": "trace_id",
+    "timestamp_ms": "request_time",
+    "execution_time_ms": "execution_duration",
+    "status": "state",
+    "request_metadata": "trace_metadata",
+}
+"""What ``TraceInfoV3`` calls the fields of ``TraceInfo``."""
 _PROMPTS = {"registered_model": "prompt", "model_version": "prompt_version"}
 Key = tuple[str, str]
 """Kind and name of an object."""
@@ -36,6 +46,7 @@ _OBJECTS = [
 /runs/get ; run; run; info.run_id; info.run_id
 /logged-models/m-\w+ ; model; logged_model; info.model_id; info.model_id
 3.0/mlflow/traces/[^/ ]+ \{\}; trace.trace_info; trace; trace_id; trace_id
+2.0/mlflow/traces ; traces[]; trace; trace_id; trace_id
 /scorers/versions ; scorers[]; scorer; scorer_id; experiment_id scorer_name scorer_version
 /scorers/online-configs ; configs[]; scorer; online_scoring_config_id; scorer_id
 /label-schemas/list ; label_schemas[]; label_schema; schema_id; experiment_id name
@@ -100,10 +111,24 @@ def read(answers: dict[str, Any]) -> Deployment:
         elif "/mlflow-artifacts/artifacts/" in question:
             place = named.put_text("mlflow-artifacts:" + question.split("/artifacts", 1)[1])
             there.objects["artifact", place] = {"status": status, "bytes": body}
+        elif '"filter"' in question and "traces/search" in question and status == 200:
+            linked_to = named.put_text(json.loads(question.split(" ", 2)[2])["filter"])
+            for trace in body.get("traces", ()):
+                whole = there.objects["trace", named.of(trace["trace_id"])]
+                whole.setdefault("links", {})[linked_to] = True
         elif "/traces/get " in question and status == 200:
             key = "trace", named.of(body["trace"]["trace_info"]["trace_id"])
             there.objects[key]["spans"] = named.put(_plain(body["trace"]["spans"]))
+    there.objects = {key: of for key, of in there.objects.items() if not _is_carrier(key, of)}
     return there
+
+
+def _is_carrier(key: Key, document: dict[str, Any]) -> bool:
+    """Whether something holds files for others, as the lines of these say."""
+    kind, name = key
+    return ARTIFACT_RUNS in (name, _at(document, "info.experiment_id")) or (
+        kind == "artifact" and f"/{ARTIFACT_RUNS}/" in name
+    )
 
 
 class _Names:
@@ -115,6 +140,9 @@ class _Names:
 
     def learn(self, kind: str, id_field: str, naming: str, document: dict[str, Any]) -> None:
         identity = str(_at(document, id_field) or "")
+        for key, value in (document.get("tags") or {}).items():
+            if key.startswith(DELETED_MODEL):  # no other tag is left of its origin
+                self._names[value.split()[0]] = key.removeprefix(DELETED_MODEL)
         if secret := document.get("secret_id"):
             self._names[secret] = document["secret_name"]
         if kind == "experiment":
@@ -135,7 +163,9 @@ class _Names:
             return {
                 key: self.put(inner, key)
                 for key, inner in value.items()
-                if not is_provenance(key) and key not in _EMBEDDED
+                if not is_provenance(key)
+                and key not in _EMBEDDED
+                and (key, inner) != ("workspace", "default")  # MLflow before 3.10 does not name it
             }
         if isinstance(value, list):
             return sorted((self.put(inner, name) for inner in value), key=_order)
@@ -145,9 +175,9 @@ class _Names:
 
     def put_text(self, text: str) -> str:
         def place(found: re.Match[str]) -> str:
-            return f"{found[1]}{self._experiments.get(found[2], found[2])}/"
+            return f"{found[1]}{self._experiments.get(found[2], found[2])}"
 
-        text = re.sub(r"(mlflow-artifacts:/)([0-9]+)/", place, text)
+        text = re.sub(r"(mlflow-artifacts:/)([0-9]+)(?=/|$)", place, text)
         return re.sub(r"[\w-]{32,}", lambda found: self.of(found[0]), text)
 
 
@@ -164,7 +194,23 @@ def _answered(answers: dict[str, Any], rule: tuple[str, ...]) -> Iterator[dict[s
         if status == 200 and re.search(asked, question):
             found = _at(body, place.removesuffix("[]"))
             found = json.loads(found) if isinstance(found, str) else found
-            yield from found or () if place.endswith("[]") else [found]
+            for document in found or () if place.endswith("[]") else [found]:
+                yield _trace(document) if "/traces" in question else document
+
+
+def _trace(document: dict[str, Any]) -> dict[str, Any]:
+    """Return REST's ``TraceInfoV3``, or ``TraceInfo`` in its form, with times in ms."""
+    if "request_id" in document:
+        given = {k: v for k, v in document.items() if k not in {"experiment_id", *_OF_V2}}
+        given |= {name: document[old] for old, name in _OF_V2.items() if old in document}
+        numbers = {name: int(given[name]) for name in _TIMES_OF_TRACE if name in given}
+        where = {"mlflow_experiment": {"experiment_id": document["experiment_id"]}}
+        return given | numbers | {"trace_location": {"type": "MLFLOW_EXPERIMENT", **where}}
+    started = datetime.fromisoformat(document["request_time"].replace("Z", "+00:00"))
+    given = document | {"request_time": round(started.timestamp() * 1000)}
+    if lasted := document.get("execution_duration"):
+        given["execution_duration"] = round(float(lasted.removesuffix("s")) * 1000)
+    return given
 
 
 def _plain(value: Any) -> Any:
@@ -211,6 +257,8 @@ def differences(source: Deployment, target: Deployment) -> Iterator[Difference]:
     """Yield all that differs, ids too."""
     for kind, name in sorted({*source.objects, *target.objects}):
         one, two = source.objects.get((kind, name)), target.objects.get((kind, name))
+        if kind == "artifact" and one and two and 0 in (one["status"], two["status"]):
+            continue  # a server that cannot send it
         if one is None or two is None:
             yield kind, name, "*", one and "there", two and "there"
             continue
@@ -245,6 +293,13 @@ _WORDS = {
     "digests": "digest$",
     "secret": r"(^|definition\.)secret_(id|name)$",
     "spans are": "^spans$",
+    "assessments?": "^assessments",
+    "links?": "^links",
+    "MLflow does not have them|target has no logged models|shows no deleted": r"^\*$",
+    "its source is .* of run": "^(source|run_id)$",
+    "its source is": "^source$",
+    "inputs and outputs": "^(inputs|outputs)",
+    "its id": "^id$",
 }
 """Words of a line, and the fields that they speak of."""
 _WHOLE = r"^\*$"
@@ -271,7 +326,7 @@ def unmatched(
         if not found:
             silent.append(": ".join(str(part)[:90] for part in difference))
     for number, line in enumerate(lines):
-        if number not in speaking and _leads_nowhere(line, source, target):
+        if number not in speaking and _leads_nowhere(line, source):
             speaking.add(number)
     return silent, [str(line) for number, line in enumerate(lines) if number not in speaking]
 
@@ -279,8 +334,14 @@ def unmatched(
 def _speaks(line: tuple[str, str, str], difference: Difference, source: Deployment) -> bool:
     kind, name, path, *_ = difference
     of_kind, identity, what = line
+    if kind == "artifact" and path == "*" and identity in name:
+        return True  # what has files is not there as a whole
     if kind != _PARTS.get(of_kind, of_kind) or not _is_of(identity, kind, name, source):
         return False
+    if found := re.match(r"metric (\S+) at step", what):
+        return path.startswith(f"data.metrics.{found[1]}.")
+    if found := re.match(r"the target (?:cannot keep|makes) (\w+)", what):
+        return path == found[1]
     return any(
         re.search(rf"\b({word})\b", what) and re.search(fields, path)
         for word, fields in _WORDS.items()
@@ -290,13 +351,17 @@ def _speaks(line: tuple[str, str, str], difference: Difference, source: Deployme
 def _is_of(identity: str, kind: str, name: str, source: Deployment) -> bool:
     """Whether the id in a line is an object's: ``*`` is all of its kind."""
     own = source.ids.get((kind, name), name)
-    return identity == "*" or any(
-        identity in (known, known.replace(" ", "/")) or identity.startswith(f"{known}/")
-        for known in (own, name)
+    return (
+        identity == "*"
+        or any(
+            identity in (known, known.replace(" ", "/")) or identity.startswith(f"{known}/")
+            for known in (own, name)
+        )
+        or f" {identity} " in f" {name} "
     )
 
 
-def _leads_nowhere(line: tuple[str, str, str], source: Deployment, target: Deployment) -> bool:
+def _leads_nowhere(line: tuple[str, str, str], source: Deployment) -> bool:
     """Whether a line names what is as it was, and leads nowhere: an id, or one inside of a file."""
     kind, identity, what = line
     known = {*source.ids.values()}
@@ -308,12 +373,12 @@ def _leads_nowhere(line: tuple[str, str, str], source: Deployment, target: Deplo
     if "gone from the source" in what or re.search("keeps the (old|source.s) id", what):
         return any(set(_ids_in(repr(document))) - known for document in documents)
     if "files that mention its old ids" in what:
-        held = (
-            f["bytes"]
-            for (k, name), f in target.objects.items()
-            if k == "artifact" and identity in name
-        )
-        return any(known & set(_ids_in(repr(data))) for data in held)
+        held = [
+            document["bytes"]
+            for (of_kind, name), document in source.objects.items()
+            if of_kind == "artifact" and identity in name
+        ]
+        return not held or any(known & {*_ids_in(repr(data))} for data in held)  # of deleted ones
     return False
 
 

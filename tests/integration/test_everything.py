@@ -104,6 +104,7 @@ def test_everything_survives_in_other_databases(
 )
 def test_older_servers_take_what_they_hold_and_give_it_back(
     everything: tuple[str, str],
+    everything_answers: dict[str, Any],
     make_server: MakeServer,
     monkeypatch: pytest.MonkeyPatch,
     version: str,
@@ -121,6 +122,8 @@ def test_older_servers_take_what_they_hold_and_give_it_back(
     assert not [f for f in report.failures if f.kind in (Kind.RUN, Kind.TRACE, Kind.SPAN)]
     named = {failure.kind for failure in (*report.failures, *report.skips)}
     assert named >= SEEDED - keeps
+    if version != "3.4.0":  # half of the questions have another form there
+        assert unmatched(read(everything_answers), read(answers(old)), report) == ([], [])
     again = unpack(archive, tracking_uri=old)
     assert_count_law(again)
     assert not any(counts.written for counts in again.counts.values())

@@ -437,6 +437,17 @@ class LoggedModelWriter:
         if not known.is_deleted:
             self._models.delete(known.id)
             known.is_deleted = True
+            self._read_back_deleted(entry, report)
+
+    def _read_back_deleted(self, entry: _WaitingModel, report: Report) -> None:
+        try:
+            there = LoggedModel(self._models.read(entry.known.id))
+        except NotFoundError:
+            what = "it is deleted, and the target shows no deleted logged models"
+        else:
+            what = "" if _is_deleted(there) else "its deletion did not arrive"
+        if what:
+            report.lost(Loss(Kind.LOGGED_MODEL, entry.source_id, what))
 
     def _keep_files(self, model: LoggedModel, group: str, report: Report) -> None:
         """Give a model's files to a run, where versions that were made of it will find them."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
+from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET, SPANS_LOCATION
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import TAGS
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.schema.objects import Trace
     from mlflow_exim_plugin.sinks.notes import Notes
 
 __all__ = ["compare_assessments", "compare_info", "compare_span", "leaves_info"]
@@ -52,17 +53,24 @@ def compare_span(notes: Notes, trace_id: str, span: dict[str, Any], there: dict[
 
 
 def compare_info(
-    info: dict[str, Any], document: dict[str, Any], *, is_started: bool = False
+    trace: Trace, info: dict[str, Any], document: dict[str, Any], *, is_started: bool = False
 ) -> list[str]:
     """Return what of a trace's info reads differently.
 
     Args:
+        trace: The trace as it came.
         info: What was sent.
         document: What the target says.
         is_started: The target made it before the trace's end and state were set.
     """
     found = document["info"]
     differing = []
+    are_rows = SPANS_LOCATION in found["tags"]
+    if trace.spans and are_rows != (SPANS_LOCATION in trace.info["tags"]):
+        places = (
+            "rows at the target, were a file" if are_rows else "a file at the target, were rows"
+        )
+        differing.append(f"{SPANS_LOCATION}: spans are {places}")
     if not is_started:
         for name in info.keys() | found.keys():
             if name in {"tags", "trace_metadata"} or info.get(name) == found.get(name):

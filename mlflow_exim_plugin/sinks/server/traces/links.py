@@ -50,6 +50,7 @@ class TraceLinks:
         self._notes = notes
         self._lock = threading.Lock()
         self._experiments: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
         self._runs: dict[str, list[str]] = {}
         self._prompts: dict[str, list[str]] = {}
         self._tags: dict[str, str] = {}
@@ -68,6 +69,7 @@ class TraceLinks:
         versions = linked_prompts(trace.info)
         with self._lock:
             self._experiments[trace_id] = experiment_id
+            self._sources[trace_id] = trace.id
             for run_id in trace.info.get(LINKED_RUNS, ()):
                 self._runs.setdefault(run_id, []).append(trace_id)
             if versions:
@@ -94,7 +96,7 @@ class TraceLinks:
         if new is None:
             what = f"links to run {run_id} are not restored: the run is not at the target"
             for trace_id in trace_ids:
-                self._notes.add(Kind.TRACE, trace_id, what)
+                self._note(trace_id, what)
             return
         try:
             for start in range(0, len(trace_ids), MAX_LINKS):
@@ -104,7 +106,7 @@ class TraceLinks:
         except ServerError as error:
             for trace_id in trace_ids:
                 what = f"links to run {run_id} are not restored: {error.message}"
-                self._notes.add(Kind.TRACE, trace_id, what)
+                self._note(trace_id, what)
             return
         found = self._listing.linked_to(self._homes(trace_ids), new)
         self._require(trace_ids, found, f"its link to run {run_id}")
@@ -122,7 +124,7 @@ class TraceLinks:
         except ServerLostError:
             raise
         except ServerError as error:
-            self._notes.add(Kind.TRACE, trace_id, f"{PROMPTS_TAG} stays: {error.message}")
+            self._note(trace_id, f"{PROMPTS_TAG} stays: {error.message}")
 
     def _link_prompts(self, trace_id: str, versions: list[str]) -> list[str]:
         """Link a trace to versions and return them, which may have other numbers at the target."""
@@ -134,7 +136,7 @@ class TraceLinks:
             raise
         except ServerError as error:
             what = f"links to prompts are not restored: {error.message}"
-            self._notes.add(Kind.TRACE, trace_id, what)
+            self._note(trace_id, what)
             return []
         return there
 
@@ -143,8 +145,11 @@ class TraceLinks:
         new = self._ids.get(Kind.PROMPT_VERSION, version)
         if new is None:
             what = f"version {version} of a prompt, which it used, is not at the target"
-            self._notes.add(Kind.TRACE, trace_id, what)
+            self._note(trace_id, what)
         return new or version
+
+    def _note(self, trace_id: str, what: str) -> None:
+        self._notes.add(Kind.TRACE, self._sources[trace_id], what)
 
     def _homes(self, trace_ids: list[str]) -> list[str]:
         return sorted({self._experiments[trace_id] for trace_id in trace_ids})
@@ -161,5 +166,5 @@ class TraceLinks:
             if trace_id in there:
                 continue
             how = f"cannot be read back: {unread}" if unread else "did not arrive"
-            self._notes.add(Kind.TRACE, trace_id, f"{what} {how}")
+            self._note(trace_id, f"{what} {how}")
             self._calls.set_tag(trace_id, CONTENT, "")

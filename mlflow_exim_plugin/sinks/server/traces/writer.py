@@ -99,13 +99,7 @@ class _Job:
         """Return what of its info and first assessments the target has differently."""
         if not self.document:
             return [(Kind.TRACE, "its info cannot be read back")]
-        of_trace = compare_info(self.info, self.document)
-        are_rows = SPANS_LOCATION in self.document["info"]["tags"]
-        if self.spans and are_rows != (SPANS_LOCATION in self.trace.info["tags"]):
-            places = ("rows", "a file") if are_rows else ("a file", "rows")
-            of_trace.append(
-                "{}: spans are {} at the target, were {}".format(SPANS_LOCATION, *places)
-            )
+        of_trace = compare_info(self.trace, self.info, self.document)
         return [(Kind.TRACE, what) for what in of_trace] + [
             (Kind.ASSESSMENT, what) for what in compare_assessments(self.at_start, self.document)
         ]
@@ -541,7 +535,7 @@ class TraceWriter:
         if attachments := list(trace.attachments):
             location = job.document["info"]["tags"][ARTIFACT_LOCATION]
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
-        for what in compare_info(job.info, job.document, is_started=True):
+        for what in compare_info(trace, job.info, job.document, is_started=True):
             self._notes.add(Kind.TRACE, trace.id, what)
         self._links.collect(trace, job.info, known, job.experiment_id)
         self._complete(job, report)
