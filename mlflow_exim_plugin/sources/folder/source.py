@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -36,10 +37,10 @@ from mlflow_exim_plugin.sources.folder.registry import RegistryFolder
 from mlflow_exim_plugin.sources.folder.store import TrackingFolder
 from mlflow_exim_plugin.sources.folder.traces import TracesFolder
 from mlflow_exim_plugin.stages.select import Plan, Wanted
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Protocol
 
     from mlflow_exim_plugin.host.files.tree import FilesOfRoot
@@ -247,12 +248,16 @@ class FolderSource:
     ) -> Iterator[Run | Failure]:
         rows = Rows()
         group: list[Run | Failure] = []
-        listings: dict[str, Future[Listing]] = {}
+        listings: dict[str, Callable[[], Listing]] = {}
         for run_id in sorted(plan.chosen[experiment_id]):
             run = self._store.read_run(experiment_id, run_id, rows)
             group.append(run)
             if isinstance(run, Run):
-                listings[run.id] = files.start(run.id, run.info.get("artifact_uri"))
+                root = run.info.get("artifact_uri")
+                # For a folder of this machine a thread takes longer to begin than it saves.
+                is_here = root is None or path_of_uri(root) is not None
+                list_files = partial(files.listed, run.id, root)
+                listings[run.id] = list_files if is_here else files.start(run.id, root).result
             if len(group) == _RUNS_AT_ONCE or len(rows) > _ROWS_AT_ONCE:
                 yield from self._finished(group, rows, listings, plan, files)
                 group, rows, listings = [], Rows(), {}
@@ -262,7 +267,7 @@ class FolderSource:
         self,
         group: list[Run | Failure],
         rows: Rows,
-        listings: dict[str, Future[Listing]],
+        listings: dict[str, Callable[[], Listing]],
         plan: Plan,
         files: ArtifactReader,
     ) -> Iterator[Run | Failure]:
@@ -277,7 +282,7 @@ class FolderSource:
                     run.histories = (of_run.pop(run.id),)
                 elif not self._contents:
                     run.histories = ()
-                run.artifacts = files.take(listings[run.id].result(), budget)
+                run.artifacts = files.take(listings[run.id](), budget)
                 if (loss := plan.loss_of(run)) is not None:
                     run.issues = (*run.issues, loss)
             yield run
