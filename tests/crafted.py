@@ -226,7 +226,7 @@ class Crafted:
         elif how == "bytes":
             self.members[path] = self.chance.choice((b"", b"\xff", b"{", content[:-9], b"[" * 9999))
         elif how == "another's":
-            other = self._any(r"data/.*" + re.escape(path[path.rindex(".") :]) + "$")
+            other = self._any(_kind_of(path))
             self.members[path] = self.members[other]
             self._tell(other, f"what {path} says too")
         elif how == "a list":

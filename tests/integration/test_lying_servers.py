@@ -117,17 +117,22 @@ def is_for(request: Request, end: str) -> bool:
     return request.path.partition("?")[0].endswith(end)
 
 
-def test_what_answered_once_is_not_absent(made: Made, tmp_path: Path) -> None:
-    asked = itertools.count()  # first for prompts, of which there are none, which is asked twice
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        ("/registered-models/search", Kind.REGISTERED_MODEL),
+        ("/logged-models/search", Kind.LOGGED_MODEL),
+    ],
+)
+def test_what_answered_once_is_not_absent(made: Made, tmp_path: Path, end: str, kind: Kind) -> None:
+    asked = itertools.count()  # first for what there is none of, which is asked twice
 
-    def rule(request: Request) -> int | None:
-        is_late = is_for(request, "/registered-models/search") and next(asked) > 1
-        return 404 if is_late else None
-
-    report = packed(made, tmp_path, rule)
+    report = packed(
+        made, tmp_path, lambda request: 404 if is_for(request, end) and next(asked) > 1 else None
+    )
 
     assert report is not None
-    assert {f.kind for f in report.failures} == {Kind.REGISTERED_MODEL}
+    assert {f.kind for f in report.failures} == {kind}
 
 
 ALWAYS = [(end, b"{}") for end in LISTS] + [("/runs/search", body) for body in WRONG.values()][1:]

@@ -63,7 +63,7 @@ class LoggedModelReader:
         self._seen: set[str] = set()
         self._passed: set[str] = set()
         self._roots: dict[str, str] = {}
-        self._absent = False
+        self._absent = self._answered = False
 
     def complete(
         self,
@@ -109,10 +109,11 @@ class LoggedModelReader:
         if whole and not self._absent:
             try:
                 wanted |= self._models.ids(experiment_id)
+                self._answered = True
             except ServerLostError:
                 raise
             except ServerError as error:
-                self._absent = is_absent(error)
+                self._absent = is_absent(error) and not self._answered
                 if not self._absent:
                     name = f"experiment {experiment_id}"
                     yield Failure(Kind.LOGGED_MODEL, name, error.message)
