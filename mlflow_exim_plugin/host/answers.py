@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "NOBODY_REFUSED",
     "NO_ANSWER",
     "NO_TOKEN",
     "AskedStore",
     "UnbelievableError",
     "answered",
     "doubted",
+    "is_no_answer",
     "object_of",
 ]
 
@@ -38,10 +40,11 @@ class UnbelievableError(Exception):
 NO_TOKEN = "ZXhpbQ=="  # noqa: S105 - a page token
 """No MLflow gives this page token, and all refuse it: what takes it does not look at questions."""
 
+NOBODY_REFUSED = "it says that there is nothing, and the same to a question without sense"
 _Answer = TypeVar("_Answer")
 _READS = ("get_", "list_", "search_", "_load_")
 _LISTS = ("list_", "search_")
-_WITHOUT_SENSE = ("page_token", "filter_string")
+_WITHOUT_SENSE = ("page_token", "filter_string", "experiment_id")
 """Parameters that a server refuses to read nonsense in; the first ones had no pages of versions."""
 _QUESTIONS = 3
 NO_ANSWER = (
@@ -97,7 +100,7 @@ def answered(ask: Callable[[], _Answer]) -> _Answer:
         try:
             return ask()
         except Exception as error:  # MLflow's client raises what its parsers raise: any type
-            if not _is_no_answer(error):
+            if not is_no_answer(error):
                 raise
     return ask()
 
@@ -122,12 +125,10 @@ def doubted(again: Callable[[], _Answer], refused: Callable[[], Any] | None) -> 
     except ServerLostError:
         raise
     except Exception as error:  # the server's own refusal comes in many types
-        if _is_no_answer(error) or is_connection_loss(error):
+        if is_no_answer(error) or is_connection_loss(error):
             raise
         return found
-    raise UnbelievableError(
-        "it says that there is nothing, and the same to a question without sense"
-    )
+    raise UnbelievableError(NOBODY_REFUSED)
 
 
 def object_of(
@@ -150,5 +151,6 @@ def object_of(
     return found
 
 
-def _is_no_answer(error: BaseException) -> bool:
+def is_no_answer(error: BaseException) -> bool:
+    """Whether what came is no answer of an MLflow server at all."""
     return any(isinstance(link, NO_ANSWER) or _NO_JSON in str(link) for link in chain(error))

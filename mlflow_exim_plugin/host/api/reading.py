@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import UnbelievableError
+from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed, sifted
 from mlflow_exim_plugin.host.documents import (
     experiment_document,
     model_version_document,
@@ -14,9 +15,9 @@ from mlflow_exim_plugin.host.documents import (
 )
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
-from mlflow_exim_plugin.schema.objects import Failure, Kind, by_number
+from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number
 from mlflow_exim_plugin.schema.provenance import ORIGIN
-from mlflow_exim_plugin.schema.runs import RunHeader
+from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -39,10 +40,12 @@ class Reader:
     Attributes:
         host: Likewise.
         has_registry: Whether it was once told which registered models there are.
+        unread: Runs that a listing has and that cannot be read.
     """
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.unread: list[Failure] = []
         self._latest: dict[str, set[int]] = {}
         self.has_registry = False
 
@@ -67,21 +70,22 @@ class Reader:
         """
         from mlflow.entities import ViewType
 
+        def page(token: str | None) -> Any:
+            search = self.host.tracking.search_experiments
+            return sifted(
+                lambda: search(view_type=ViewType.ALL, max_results=_PAGE, page_token=token),
+                self.host,
+                "experiments",
+                {"view_type": "ALL", "max_results": _PAGE, "page_token": token or ""},
+            )
+
         some = False
         doing = "listing the experiments"
         try:
             with translated(doing):
-                for experiment in pages(
-                    lambda token: self.host.tracking.search_experiments(
-                        view_type=ViewType.ALL, max_results=_PAGE, page_token=token
-                    )
-                ):
+                for experiment in pages(page):
                     some = True
-                    try:
-                        yield experiment_document(experiment)
-                    except (TypeError, ValueError, AttributeError) as error:
-                        name = str(experiment.experiment_id)
-                        yield Failure(Kind.EXPERIMENT, name, f"it is malformed: {error}")
+                    yield self._sound_experiment(experiment)
         except ServerLostError:
             raise
         except ServerError as error:
@@ -89,19 +93,71 @@ class Reader:
                 raise
             yield Failure(Kind.EXPERIMENT, "all", error.message)
 
+    def _sound_experiment(self, listed: Any) -> dict[str, Any] | Failure:
+        """Return an experiment of a listing; one that is malformed there is read by itself."""
+        if isinstance(listed, Malformed):
+            identity, reason = listed.id, listed.reason
+        else:
+            identity = str(listed.experiment_id)
+            reason = f"it is malformed: its id is {identity!r}"
+            try:
+                if IS_NUMBER.fullmatch(identity) and listed.name:
+                    return experiment_document(listed)
+            except NOT_LIKE_ITS_KIND as error:
+                reason = f"it is malformed: {error}"
+        if not IS_NUMBER.fullmatch(identity):
+            return Failure(Kind.EXPERIMENT, identity or "one without an id", reason)
+        return self._experiment(identity)
+
+    def _experiment(self, identity: str) -> dict[str, Any] | Failure:
+        """Return one experiment, or why it cannot be read."""
+        try:
+            with translated(f"reading experiment {identity}"):
+                document = experiment_document(self.host.tracking.get_experiment(identity))
+                if (found := document["experiment_id"]) != identity:
+                    raise UnbelievableError(f"what comes is experiment {found!r}")
+                return document
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            return Failure(Kind.EXPERIMENT, identity, error.message)
+
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        """Return the headers of an experiment's runs that match, deleted ones included."""
+        """Return the headers of an experiment's runs that match, deleted ones included.
+
+        One that is malformed in the listing is read by itself; where that does not help it is
+        added to ``unread``.
+        """
+        found: dict[str, RunHeader] = {}
         with translated(f"listing the runs of experiment {experiment_id}"):
-            return {
-                run.info.run_id: RunHeader(
-                    run.info.run_id,
-                    str(run.info.experiment_id),
-                    run.info.lifecycle_stage,
-                    run.info.start_time or 0,
-                    run.data.tags.get("mlflow.parentRunId"),
-                )
-                for run in self._search_runs([experiment_id], filter_string)
-            }
+            for run in self._found_runs([experiment_id], filter_string):
+                header = self._header(run, experiment_id)
+                if isinstance(header, RunHeader):
+                    found[header.run_id] = header
+                else:
+                    self.unread.append(header)
+        return found
+
+    def _header(self, listed: Any, experiment_id: str) -> RunHeader | Failure:
+        if isinstance(listed, Malformed):
+            identity, reason = listed.id, listed.reason
+        else:
+            info, tags = listed.info, listed.data.tags
+            identity, reason = str(info.run_id or ""), "it is malformed: it has no id"
+            if identity and str(info.experiment_id) == experiment_id:
+                stage, start = info.lifecycle_stage, info.start_time or 0
+                return RunHeader(identity, experiment_id, stage, start, tags.get(PARENT))
+        if identity:
+            try:
+                header = RunHeader.of(self.run(identity))
+                if header.experiment_id == experiment_id:
+                    return header
+                reason = f"it says that it is of experiment {header.experiment_id}"
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                reason = error.message
+        return Failure(Kind.RUN, identity or f"one of experiment {experiment_id}", reason)
 
     def run_tags(
         self, experiment_ids: list[str], filter_string: str
@@ -124,21 +180,42 @@ class Reader:
     def _search_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
         """Yield MLflow's runs that match, deleted ones included.
 
+        Raises:
+            UnbelievableError: One is malformed.
+        """
+        for run in self._found_runs(experiment_ids, filter_string):
+            if isinstance(run, Malformed):
+                raise UnbelievableError(f"run {run.id}: {run.reason}")
+            yield run
+
+    def _found_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
+        """Yield MLflow's runs that match, deleted and malformed ones included.
+
         Pages are ordered by start time: new runs come last, so that an offset that the server
         counts from does not move over a run that was there from the start.
         """
         from mlflow.entities import ViewType
 
-        return pages(
-            lambda token: self.host.tracking.search_runs(
-                experiment_ids,
-                filter_string,
-                ViewType.ALL,
-                _PAGE,
-                ["attributes.start_time ASC"],
-                token,
+        order = ["attributes.start_time ASC"]
+
+        def page(token: str | None) -> Any:
+            search = self.host.tracking.search_runs
+            body = {
+                "experiment_ids": experiment_ids,
+                "filter": filter_string,
+                "run_view_type": "ALL",
+                "max_results": _PAGE,
+                "order_by": order,
+                "page_token": token or "",
+            }
+            return sifted(
+                lambda: search(experiment_ids, filter_string, ViewType.ALL, _PAGE, order, token),
+                self.host,
+                "runs",
+                body,
             )
-        )
+
+        return pages(page)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""

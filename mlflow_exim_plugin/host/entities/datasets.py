@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from mlflow.store.entities import PagedList
+
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
@@ -115,25 +118,23 @@ def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], 
         del made["dataset_id"]
         return made
 
+    def page(token: str | None) -> PagedList[Any]:
+        load = host.tracking._load_dataset_records  # noqa: SLF001 - the paged one
+        found, following = load(dataset_id, max_results=_PAGE_RECORDS, page_token=token)
+        return PagedList(found, following)
+
     records: list[dict[str, Any]] = []
     size_bytes = 0
-    token: str | None = None
-    while True:
-        with translated(f"reading the records of dataset {dataset_id}"):
-            page, following = host.tracking._load_dataset_records(  # noqa: SLF001 - the paged one
-                dataset_id, max_results=_PAGE_RECORDS, page_token=token
-            )
-            read = [plain(record.to_dict()) for record in page]
-        # Characters, at most the bytes that they are stored in.
-        size_bytes += sum(len(json.dumps(record, ensure_ascii=False)) for record in read)
-        if size_bytes > MAX_DOCUMENT_BYTES:
-            raise ServerError(
-                f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
-            )
-        records += read
-        if not following or following == token:
-            break
-        token = following
+    with translated(f"reading the records of dataset {dataset_id}"):
+        for found in pages(page):
+            record = plain(found.to_dict())
+            # Characters, at most the bytes that they are stored in.
+            size_bytes += len(json.dumps(record, ensure_ascii=False))
+            if size_bytes > MAX_DOCUMENT_BYTES:
+                raise ServerError(
+                    f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
+                )
+            records.append(record)
     records.sort(key=lambda record: (record["created_time"], record["dataset_record_id"]))
     return records, unlike_json
 

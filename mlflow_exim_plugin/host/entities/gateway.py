@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.host.answers import NOBODY_REFUSED, UnbelievableError
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every, whole
 from mlflow_exim_plugin.host.errors import translated
@@ -38,24 +39,38 @@ __all__ = [
 ]
 
 
+def _listed(host: Host, name: str, path: str, **arguments: str) -> Any:
+    """Return a listing that has no pages; a server is doubted that says there is nothing.
+
+    These take no parameter that all servers refuse nonsense in, but none takes a POST.
+    """
+    listed = method(host.tracking, name)(**arguments)
+    if listed or not host.is_http:
+        return listed
+    endpoint = f"/api/2.0/mlflow/gateway/{path}"
+    if host.call("POST", endpoint, doing=f"doubting {path}", body={}, retries=False).ok:
+        raise UnbelievableError(NOBODY_REFUSED)
+    return listed
+
+
 def secret_names(host: Host) -> dict[str, str]:
     """Return the id of each secret by its name."""
     with translated("listing the names of the gateway's secrets"):
-        listed = method(host.tracking, "list_secret_infos")()
+        listed = _listed(host, "list_secret_infos", "secrets/list")
     return {secret.secret_name: secret.secret_id for secret in listed}
 
 
 def model_definition_documents(host: Host) -> list[dict[str, Any]]:
     """Return REST's ``GatewayModelDefinition`` each, by name."""
     with translated("listing the gateway's model definitions"):
-        listed = method(host.tracking, "list_gateway_model_definitions")()
+        listed = _listed(host, "list_gateway_model_definitions", "model-definitions/list")
         return _by_name([proto_document(definition) for definition in listed])
 
 
 def endpoint_documents(host: Host) -> list[dict[str, Any]]:
     """Return REST's ``GatewayEndpoint`` each, by name, without bindings and guardrails."""
     with translated("listing the gateway's endpoints"):
-        listed = method(host.tracking, "list_gateway_endpoints")()
+        listed = _listed(host, "list_gateway_endpoints", "endpoints/list")
         documents = _by_name([proto_document(endpoint) for endpoint in listed])
     for document in documents:
         mappings = document.get("model_mappings", [])
@@ -72,7 +87,8 @@ def endpoint_documents(host: Host) -> list[dict[str, Any]]:
 def endpoint_bindings(host: Host, endpoint_id: str) -> list[dict[str, Any]]:
     """Return which resources an endpoint is bound to."""
     with translated(f"listing the bindings of endpoint {endpoint_id}"):
-        listed = method(host.tracking, "list_endpoint_bindings")(endpoint_id=endpoint_id)
+        path = "endpoints/bindings/list"
+        listed = _listed(host, "list_endpoint_bindings", path, endpoint_id=endpoint_id)
         documents = [proto_document(binding) for binding in listed]
     for document in documents:
         document.pop("endpoint_id", None)
@@ -84,7 +100,8 @@ def endpoint_guardrails(host: Host, endpoint_id: str) -> list[dict[str, Any]]:
     if not hasattr(host.tracking, "list_endpoint_guardrail_configs"):
         return []
     with translated(f"listing the guardrails of endpoint {endpoint_id}"):
-        listed = host.tracking.list_endpoint_guardrail_configs(endpoint_id)
+        path = "guardrails/list-for-endpoint"
+        listed = _listed(host, "list_endpoint_guardrail_configs", path, endpoint_id=endpoint_id)
         documents = [proto_document(config) for config in listed]
     for document in documents:
         document.pop("guardrail", None)  # repeats the guardrail

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
 from mlflow_exim_plugin.host.documents import (
-    experiment_document,
     model_version_document,
     registered_model_document,
 )
@@ -55,13 +54,7 @@ class StoredReader(Reader):
             if self.host.engine is None:
                 raise
             for identity in self.host.stored_ids(_table("SqlExperiment").c.experiment_id):
-                try:
-                    with translated(f"reading experiment {identity}"):
-                        yield experiment_document(self.host.tracking.get_experiment(str(identity)))
-                except ServerLostError:
-                    raise
-                except ServerError as error:
-                    yield Failure(Kind.EXPERIMENT, str(identity), error.message)
+                yield self._experiment(str(identity))
 
     def owners_without(self, unread: set[str]) -> set[str]:
         """Return the ids of experiments that are gone or unread, and that something belongs to."""

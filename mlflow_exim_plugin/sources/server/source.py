@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.host.answers import is_no_answer
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
@@ -100,7 +101,10 @@ class ServerSource:
 
     def _stream(self, selection: Selection) -> Iterator[StreamItem]:
         wanted = Wanted(selection)
-        choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
+        try:
+            choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
+        except ServerError as error:
+            raise self._no_server(error)  # noqa: B904 - often the very same
         for choice in choices:
             with entered(choice.workspace):
                 yield from self._choose(choice, selection, wanted)
@@ -114,6 +118,15 @@ class ServerSource:
                             continue  # said of an earlier workspace in the same words
                         left_out.add(item)
                     yield item
+
+    def _no_server(self, error: ServerError) -> EximError:
+        """Return what to raise where nothing can be listed: it may be no server of MLflow's."""
+        if not is_no_answer(error):
+            return error
+        return NotFoundError(
+            f"there is no MLflow server at {self.uri}: {error.message}",
+            "check that the address is that of a tracking server",
+        )
 
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments.
@@ -168,12 +181,20 @@ class ServerSource:
         """Choose what is taken of a workspace."""
         experiments: dict[str, Experiment] = {}
         unread: set[str] = set()
-        for found in self._reader.found_experiments():
-            if isinstance(found, Failure):
-                unread.add(found.id)
-                yield found
-            else:
-                experiments[found["experiment_id"]] = Experiment(found)
+        unlisted: ServerError | None = None
+        try:
+            for found in self._reader.found_experiments():
+                if isinstance(found, Failure):
+                    unread.add(found.id)
+                    yield found
+                else:
+                    experiments[found["experiment_id"]] = Experiment(found)
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if selection.is_narrow:
+                raise
+            unlisted = error
         for owner in self._reader.owners_without(unread):
             named = f"lost-{owner}"
             experiments[owner] = Experiment({"experiment_id": owner, "name": named})
@@ -201,6 +222,10 @@ class ServerSource:
                 for name in names
                 if selection.takes_model(name)
             ]
+        if unlisted is not None:
+            if not models:
+                raise self._no_server(unlisted)
+            yield Failure(Kind.EXPERIMENT, "all", unlisted.message)
         wanted.saw("registered model or prompt", [name for name, _ in models])
         versions = {}
         for name, kind in models if selection.models else ():
@@ -212,6 +237,8 @@ class ServerSource:
                 pass  # it is read again in its turn, and its failure named
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
+        unread_runs, self._reader.unread = self._reader.unread, []
+        yield from unread_runs
         choice.experiments, choice.models, choice.versions = experiments, models, versions
         choice.prompts = prompts
         choice.plan = plan
