@@ -40,7 +40,7 @@ from mlflow_exim_plugin.schema.canonical import (
     require_few_values,
 )
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import EXPANSION, expands_too_much
+from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, expands_too_much
 from mlflow_exim_plugin.schema.stored_tables import StoredTable
 from mlflow_exim_plugin.storage.ranges import open_range
 
@@ -68,8 +68,6 @@ _EXTRA_BYTES = 64 << 10
 # Generous, so that a path that is too long is named as what it is.
 _MAX_MANIFEST_LINE_BYTES = 8 * MAX_PATH_BYTES
 _STREAM_BUFFER_BYTES = 128 << 10
-_PAID_FOR_BYTES = 48 << 20
-"""What a document may be larger than only where as much is stored as the spec asks for."""
 _ROOM_OF_DOCUMENT_BYTES = 16 << 20
 """What a document may take, however few bytes of the file hold it."""
 _FRAME_HEADER_BYTES = 18
@@ -249,7 +247,7 @@ class ArchiveReader:
             raise refuse(InvalidArchiveError, "E050", path, f"{size_bytes} bytes, over the limit")
         if size_bytes > _ROOM_OF_DOCUMENT_BYTES:
             stored_bytes = self.stored_bytes(path)
-            if size_bytes > _PAID_FOR_BYTES and expands_too_much(size_bytes, stored_bytes):
+            if size_bytes > FREE_DOCUMENT_BYTES and expands_too_much(size_bytes, stored_bytes):
                 message = f"{size_bytes} bytes, made of {stored_bytes}"
                 raise refuse(InvalidArchiveError, EXPANSION, path, message)
             with self.open_member(path) as stream:

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlflow_exim_plugin.container import bag
 from mlflow_exim_plugin.container.frame_writer import FrameWriter, default_workers
-from mlflow_exim_plugin.container.frames import FOOTER_MAGIC, INDEX_MAGIC, SKIPPABLE_HEADER_BYTES
+from mlflow_exim_plugin.container.frames import (
+    FOOTER_MAGIC,
+    INDEX_MAGIC,
+    SKIPPABLE_HEADER_BYTES,
+    compress_frame,
+)
 from mlflow_exim_plugin.container.member import Member
 from mlflow_exim_plugin.container.paths import PathRegister, check_member_path
 from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES, expands_too_much
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -37,6 +43,8 @@ GROUP_FRAME_BYTES = 128 << 10
 """A group frame is closed when it holds this much."""
 LARGE_FRAME_BYTES = 1 << 20
 """Piece of a large member in one frame."""
+REPETITIVE_FRAME_BYTES = 16 << 10
+"""Piece of a document that readers would take for a bomb: its frame is over a thousandth of it."""
 PARQUET_FRAME_BYTES = 256 << 10
 """The same for Parquet, which is read by small ranges."""
 IN_MEMORY_BYTES = 8 << 20
@@ -91,6 +99,7 @@ class ArchiveWriter:
         self._bag_info = dict(bag_info or {})
         bag.bag_info_content(self._bag_info, 0, 0)  # so that a wrong field is found at once
         workers = default_workers() if workers is None else workers
+        self._level = level
         self._frames = FrameWriter(file, level=level, workers=workers)
         self._group = bytearray()
         # One row a member, in columns: a million members must fit into memory.
@@ -266,10 +275,16 @@ class ArchiveWriter:
             offset = self._position
             view = memoryview(data)
             piece_bytes = _frame_bytes(path)
-            for start in range(0, len(data), piece_bytes):
-                self._frames.write_frame(bytes(view[start : start + piece_bytes]))
+            if len(data) > FREE_DOCUMENT_BYTES and self._expands_too_much(view, piece_bytes):
+                piece_bytes = REPETITIVE_FRAME_BYTES
+            for piece in _pieces(view, piece_bytes):
+                self._frames.write_frame(piece)
         self._end_member(len(data))
         return self._row(path, offset, len(data), digest)
+
+    def _expands_too_much(self, data: memoryview, piece_bytes: int) -> bool:
+        frames = (compress_frame(piece, self._level) for piece in _pieces(data, piece_bytes))
+        return expands_too_much(len(data), sum(map(len, frames)))
 
     def _add_large(self, path: str, size_bytes: int, source: _CheckedStream) -> Member:
         digest = hashlib.sha256()
@@ -435,6 +450,11 @@ class _CheckedStream:
             error=self.error,
             is_cut=self.is_cut,
         )
+
+
+def _pieces(data: memoryview, piece_bytes: int) -> Iterator[bytes]:
+    for start in range(0, len(data), piece_bytes):
+        yield bytes(data[start : start + piece_bytes])
 
 
 def _frame_bytes(path: str) -> int:

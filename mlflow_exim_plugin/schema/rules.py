@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EXPANSION", "RULES", "Finding", "Rule", "expands_too_much"]
+__all__ = ["EXPANSION", "FREE_DOCUMENT_BYTES", "RULES", "Finding", "Rule", "expands_too_much"]
 
 EXPANSION = "E065"
 """The rule on what a few bytes of an archive may become."""
 _MAX_EXPANSION = 1000
+
+
+FREE_DOCUMENT_BYTES = 48 << 20
+"""What a document may be larger than only where as much is stored as E065 asks for."""
 
 
 def expands_too_much(size_bytes: int, stored_bytes: int) -> bool:

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.errors import (
     UnsafePathError,
     UsageError,
 )
+from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build, contents, opened
@@ -50,6 +51,13 @@ def written(fill: Callable[[ArchiveWriter], Any], **options: Any) -> bytes:
     assert writer.bytes_written == len(file.getvalue())
     assert writer.root == opened(file.getvalue()).root
     return file.getvalue()
+
+
+def test_a_document_that_is_written_can_be_read_however_repetitive_it_is() -> None:
+    document = b'"' + b"a" * (FREE_DOCUMENT_BYTES + 1) + b'"'
+    data = written(lambda writer: writer.add("data/a.json", document))
+    assert len(data) < len(document) // 100
+    assert opened(data).read_document("data/a.json") == document[1:-1].decode()
 
 
 def stream_in(size_bytes: int, stream: Any) -> tuple[Member, bytes]:
