@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Feedback, LoggedModelOutput
 
 from mlflow_exim_plugin import copy, pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
+from tests.integration.conftest import rows_of
+from tests.trace_seed import started_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,3 +164,50 @@ def test_both_copies_of_one_run_go_to_another_store(
 
         assert names(b)["experiments"] == ["again", "sync"]
         assert names(b)["runs"] == ["a", "a"]
+
+
+@pytest.mark.skipif(not hasattr(MlflowClient, "create_logged_model"), reason="MLflow 2")
+def test_traces_and_datasets_come_home_without_marks(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    store = MlflowClient(a, a)._tracking_client.store
+    experiment_id = store.get_experiment_by_name("sync").experiment_id
+    trace_id = started_trace(store, experiment_id, "tr-" + "0" * 32, tags={"own": "tag"})
+    dataset = store.create_dataset("d", {"own": "tag"}, [experiment_id])
+    store.upsert_dataset_records(dataset.dataset_id, [{"inputs": {"a": 1}}])
+    to(a, b, tmp_path)
+    before = rows_of(a)
+
+    for _ in range(2):
+        report = to(b, a, tmp_path, import_source_tags=True)
+
+        assert {kind: c.written for kind, c in report.counts.items() if c.written} == {}
+        assert rows_of(a) == before
+
+    there = MlflowClient(b, b)._tracking_client.store
+    there.create_assessment(Feedback(name="late", value=True, trace_id=trace_id))
+    to(b, a, tmp_path)
+    info = store.get_trace_info(trace_id)
+    assert [assessment.name for assessment in info.assessments] == ["late"]
+    assert not any(key.startswith("mlflow_exim") for key in info.tags)
+
+
+@pytest.mark.skipif(not hasattr(MlflowClient, "create_logged_model"), reason="MLflow 2")
+def test_a_logged_model_that_was_deleted_at_home_stays_so(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    client = MlflowClient(a, a)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "sync"]
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    client.log_outputs(model.source_run_id, [LoggedModelOutput(model.model_id, 0)])
+    to(a, b, tmp_path)
+    client.delete_logged_model(model.model_id)
+    before = rows_of(a)
+
+    report = to(b, a, tmp_path)
+
+    reasons = [skip.reason for skip in report.skips if skip.kind is Kind.LOGGED_MODEL]
+    assert reasons == [f"it was deleted at the target, as {model.model_id}"]
+    assert rows_of(a) == before

@@ -136,10 +136,8 @@ class LoggedModelWriter:
             self.is_absent = True
         self._unfollowed.add(experiment_id)
 
-    def is_settled(self, model: LoggedModel, experiment_id: str, report: Report) -> bool:
+    def is_settled(self, model: LoggedModel, report: Report) -> bool:
         """Whether nothing is to be done for a model, which is then counted as skipped."""
-        if model.id not in self._ids.logged_models:
-            self._follow(experiment_id)
         known = self._ids.logged_models.get(model.id)
         if known is None or not known.content:
             return False
@@ -171,8 +169,8 @@ class LoggedModelWriter:
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)
         return True
 
-    def _follow(self, experiment_id: str) -> None:
-        """Find once the copies that someone deleted: only the runs that made them know them."""
+    def follow(self, experiment_id: str) -> None:
+        """Find once the models that someone deleted: only the runs that made them know them."""
         with self._lock:
             if experiment_id not in self._unfollowed or self.is_absent:
                 return
@@ -183,10 +181,12 @@ class LoggedModelWriter:
                     model = LoggedModel(self._models.read(model_id))
                 except NotFoundError:
                     continue  # this deployment does not give deleted models
-                if (origin := newest(model.tags.get(ORIGIN, ""))) and _is_deleted(model):
+                if _is_deleted(model):
                     root = model.info.get("artifact_uri")
                     known = KnownModel.of_tags(model_id, root, model.tags, is_deleted=True)
-                    self._ids.logged_models[origin] = known
+                    self._ids.meet(experiment_id, model_id, model.tags, known)
+                    if origin := newest(model.tags.get(ORIGIN, "")):
+                        self._ids.logged_models[origin] = known
 
     def write(self, model: LoggedModel, experiment_id: str, group: str, report: Report) -> None:
         """Write one model, or go on with one that is unfinished.

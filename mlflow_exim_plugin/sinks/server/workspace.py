@@ -353,9 +353,14 @@ class WorkspaceSink:
     def _write_logged_model(
         self, model: LoggedModel, target: KnownExperiment, report: Report
     ) -> None:
-        if self._is_at_home(model, target, self._ids.logged_models, report):
+        is_at_home = partial(self._is_at_home, model, target, self._ids.logged_models, report)
+        if is_at_home():
             return
-        if self._logged_model_writer.is_settled(model, target.id, report):
+        if model.id not in self._ids.logged_models:
+            self._logged_model_writer.follow(target.id)
+            if is_at_home():
+                return
+        if self._logged_model_writer.is_settled(model, report):
             return
         if not self._logged_model_writer.is_absent:
             self._open(target)
@@ -382,7 +387,12 @@ class WorkspaceSink:
         known.old_artifact_uri = str(item.info.get("artifact_uri") or "")
         if known.is_copy and not known.content:
             return False  # an interrupted unpack made it
-        report.skipped(item.kind, item.id, f"it is there already, as {known.id}")
+        reason = f"it is there already, as {known.id}"
+        if known.is_deleted and item.info.get("lifecycle_stage") != "deleted":
+            reason = f"it was deleted at the target, as {known.id}"
+            if isinstance(item, LoggedModel):
+                self._ids.left.add(item, reason)
+        report.skipped(item.kind, item.id, reason)
         return True
 
     def _open(self, target: KnownExperiment) -> None:

@@ -70,6 +70,8 @@ class DatasetWriter(FamilyWriter):
         experiment_ids = followed.get("experiment_ids", [])
         for loss in losses:
             report.lost(loss)
+        # What comes home gets no marks: it is no copy.
+        is_home = there is not None and there["dataset_id"] in came_from
         dataset_id, tags, unlinked = "", {}, []
         present: dict[bytes, dict[str, Any]] = {}
         if there is not None:
@@ -92,7 +94,8 @@ class DatasetWriter(FamilyWriter):
         # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
         refused: list[tuple[dict[str, Any], str]] = []
-        self._put_source_tags(entity, dataset_id, {}, report)
+        if not is_home:
+            self._put_source_tags(entity, dataset_id, {}, report)
         if not dry_run:
             if unlinked:
                 datasets.link_experiments(host, dataset_id, unlinked)
@@ -110,7 +113,7 @@ class DatasetWriter(FamilyWriter):
         if there is not None and not unlinked and not written:
             report.skipped(entity.kind, entity.id, "it is there already")
             return
-        if not refused and not dry_run:
+        if not (refused or dry_run or is_home):
             datasets.set_dataset_tags(
                 host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
             )

@@ -6,14 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET, SPANS_LOCATION
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import TAGS
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, TAGS
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import Trace
     from mlflow_exim_plugin.sinks.notes import Notes
 
-__all__ = ["compare_assessments", "compare_info", "compare_span", "leaves_info"]
+__all__ = [
+    "compare_assessments",
+    "compare_info",
+    "compare_span",
+    "is_targets_own",
+    "leaves_info",
+    "missing_assessments",
+    "missing_spans",
+]
 
+_FINALIZED = "mlflow.trace.infoFinalized"
 _PREVIEWS = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
 
 
@@ -35,6 +44,37 @@ def leaves_info(info: dict[str, Any], spans: list[dict[str, Any]]) -> bool:
             for preview, source in _PREVIEWS.items()
         )
     )
+
+
+def is_targets_own(
+    trace: Trace, info: dict[str, Any], document: dict[str, Any], missing_spans: int
+) -> bool:
+    """Whether no unpack made a trace that is this one: what unpack makes, it marks.
+
+    Of one that has no info yet only that nothing of it is missing can tell.
+    """
+    there = document["info"]
+    if AS_OF_MS in there["tags"]:
+        return False
+    return _FINALIZED in there["trace_metadata"] or not (
+        missing_spans or missing_assessments(trace, document) or compare_info(trace, info, document)
+    )
+
+
+def missing_spans(trace: Trace, there: Trace) -> int | None:
+    """Return how many of its spans a trace at the target lacks, None where that has others."""
+    ours = {span["span_id"]: span for span in trace.spans or ()}
+    for span in there.spans or ():
+        mine = ours.pop(span["span_id"], None)
+        if mine is None or any(mine[name] != span[name] for name in ("name", "start_time_ns")):
+            return None
+    return len(ours)
+
+
+def missing_assessments(trace: Trace, document: dict[str, Any]) -> set[Any]:
+    """Return the ids of the assessments that a trace at the target lacks."""
+    there = {assessment.get("assessment_id") for assessment in document["assessments"]}
+    return {assessment.get("assessment_id") for assessment in trace.assessments} - there
 
 
 def compare_span(notes: Notes, trace_id: str, span: dict[str, Any], there: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
@@ -26,16 +25,19 @@ from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.host.traces.spans import fits_otlp
 from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest, origins
 from mlflow_exim_plugin.schema.traces import trace_digest
 from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.notes import Notes
 from mlflow_exim_plugin.sinks.server.traces.comparison import (
-    compare_assessments,
     compare_info,
     compare_span,
+    is_targets_own,
     leaves_info,
+    missing_assessments,
+    missing_spans,
 )
+from mlflow_exim_plugin.sinks.server.traces.job import Job
 from mlflow_exim_plugin.sinks.server.traces.links import TraceLinks
 from mlflow_exim_plugin.sinks.server.traces.references import JUDGE_RUN, TraceReferences
 
@@ -52,57 +54,6 @@ __all__ = ["TraceWriter"]
 _GROUP = 50
 _GROUP_SPANS = 2_000
 _FINALIZED = "mlflow.trace.infoFinalized"
-
-
-@dataclass
-class _Job:
-    """A trace on its way.
-
-    Attributes:
-        trace: The trace.
-        experiment_id: Where it goes.
-        digest: What ``CONTENT`` will say.
-        info: Its info with the target's ids.
-        spans: Its spans with the target's ids.
-        at_start: Assessments that are written with the info.
-        afterwards: Assessments that override others, in order.
-        later: Assessments that come when their run is deleted.
-        whole: Whether everything has arrived so far.
-        needs_info: Whether its info is to be written.
-        in_file: Whether its spans go into a file.
-        spans_last: Whether its spans go by OTLP after its info.
-        document: What the target has of it, empty while that is not known.
-        marked: Whether ``CONTENT`` is there.
-    """
-
-    trace: Trace
-    experiment_id: str
-    digest: str
-    info: dict[str, Any]
-    spans: list[dict[str, Any]] | None
-    at_start: list[dict[str, Any]] = field(default_factory=list)
-    afterwards: list[dict[str, Any]] = field(default_factory=list)
-    later: list[dict[str, Any]] = field(default_factory=list)
-    whole: bool = True
-    needs_info: bool = True
-    in_file: bool = False
-    spans_last: bool = False
-    document: dict[str, Any] = field(default_factory=dict)
-    marked: bool = False
-
-    @property
-    def has_more(self) -> bool:
-        """Whether something follows its info and spans."""
-        return bool(self.later or self.afterwards or self.trace.attachments)
-
-    def differences(self) -> list[tuple[Kind, str]]:
-        """Return what of its info and first assessments the target has differently."""
-        if not self.document:
-            return [(Kind.TRACE, "its info cannot be read back")]
-        of_trace = compare_info(self.trace, self.info, self.document)
-        return [(Kind.TRACE, what) for what in of_trace] + [
-            (Kind.ASSESSMENT, what) for what in compare_assessments(self.at_start, self.document)
-        ]
 
 
 class TraceWriter:
@@ -130,9 +81,10 @@ class TraceWriter:
         self._spans = 0
         self._spans_come_back = False
         self._under_way: deque[Future[None]] = deque()
-        self._origins: dict[str, dict[str, tuple[str, str]]] = {}
+        self._origins: dict[str, dict[str, tuple[str, str | None]]] = {}
         self._deleted_runs: set[str] = set()
-        self._late: list[_Job] = []
+        self._late: list[Job] = []
+        self._missing_spans: dict[str, int] = {}
         self._notes = Notes()
         self._references = TraceReferences(target.ids, self._notes)
         self._links = TraceLinks(self._calls, self._listing, target.ids, self._notes)
@@ -215,6 +167,13 @@ class TraceWriter:
                 report.failed(Failure(Kind.TRACE, trace.id, reason))
             elif reason := self._settled(trace, digest, there[trace.id][1]["info"]["tags"]):
                 report.skipped(Kind.TRACE, trace.id, reason)
+            elif is_targets_own(
+                trace,
+                self._references.info(trace),
+                there[trace.id][1],
+                self._missing_spans.get(trace.id, 0),
+            ):
+                self._add_to_own(trace, experiment_id, there[trace.id][1], report)
             else:
                 jobs.append(self._resumed(trace, experiment_id, digest, there[trace.id][1]))
         for job in jobs:
@@ -227,7 +186,7 @@ class TraceWriter:
         for job in begun:
             self._write_rest(job, report)
 
-    def _plan(self, job: _Job) -> None:
+    def _plan(self, job: Job) -> None:
         """Decide what of a trace is written when, and how."""
         spans, names = job.spans, self._of_deleted_runs(job.trace)
         for assessment in job.afterwards:
@@ -240,7 +199,7 @@ class TraceWriter:
         if spans and self._calls.takes_tags and not (job.in_file or job.document):
             job.spans_last = len(spans) <= _GROUP_SPANS and leaves_info(job.info, spans)
 
-    def _look_again(self, jobs: list[_Job]) -> None:
+    def _look_again(self, jobs: list[Job]) -> None:
         """Put right what spans made of infos, and note what stays different.
 
         What a server answers to a write may lack what it has just written: so it is asked first.
@@ -260,7 +219,7 @@ class TraceWriter:
             for kind, what in job.differences():
                 self._notes.add(kind, job.trace.id, what)
 
-    def _look(self, jobs: list[_Job]) -> None:
+    def _look(self, jobs: list[Job]) -> None:
         if not jobs:
             return
         there = self._calls.existing([job.trace.id for job in jobs])
@@ -288,7 +247,7 @@ class TraceWriter:
 
     def _resumed(
         self, trace: Trace, experiment_id: str, digest: str, document: dict[str, Any]
-    ) -> _Job:
+    ) -> Job:
         """Prepare a trace that is there without all its parts, or in an earlier state."""
         job = self._job(trace, experiment_id, digest)
         job.document = document
@@ -301,23 +260,36 @@ class TraceWriter:
         job.needs_info = is_ours or _FINALIZED not in document["info"]["trace_metadata"]
         return job
 
+    def _add_to_own(
+        self, trace: Trace, experiment_id: str, document: dict[str, Any], report: Report
+    ) -> None:
+        """Add the assessments that a trace of the target lacks; nothing else of it is changed."""
+        differing = compare_info(trace, self._references.info(trace), document)
+        if missing := self._missing_spans.get(trace.id):
+            differing.append(f"{missing} of its spans are not there")
+        for what in differing:
+            self._notes.add(Kind.TRACE, trace.id, f"the target keeps its own trace: {what}")
+        if missing_assessments(trace, document):
+            job = self._resumed(trace, experiment_id, "", document)
+            self._add_assessments(job, job.afterwards, report)
+            report.written(Kind.TRACE)
+            report.completed(Kind.TRACE, 1)
+        else:
+            report.skipped(Kind.TRACE, trace.id, "it is there already")
+
     def _is_same(self, trace: Trace, document: dict[str, Any]) -> bool:
         """Whether a trace that no unpack finished is this one, perhaps without all its parts."""
         there = Trace(document, trace.experiment_id)
         self._reader.fill([there])
-        ours = {span["span_id"]: span for span in trace.spans or ()}
-        for span in there.spans or ():
-            mine = ours.get(span["span_id"])
-            if mine is None or (mine["name"], mine["start_time_ns"]) != (
-                span["name"],
-                span["start_time_ns"],
-            ):
-                return False
-        if _FINALIZED not in document["info"]["trace_metadata"]:
-            return True
-        return bool(document["info"].get("request_time_ms") == trace.info.get("request_time_ms"))
+        missing = missing_spans(trace, there)
+        self._missing_spans[trace.id] = missing or 0
+        started_ms = document["info"].get("request_time_ms")
+        return missing is not None and (
+            _FINALIZED not in document["info"]["trace_metadata"]
+            or bool(started_ms == trace.info.get("request_time_ms"))
+        )
 
-    def _log_spans(self, jobs: list[_Job], report: Report) -> None:
+    def _log_spans(self, jobs: list[Job], report: Report) -> None:
         """Send the spans of some traces in one call, or of each alone if that is refused."""
         for experiment_id in dict.fromkeys(job.experiment_id for job in jobs):
             group = [job for job in jobs if job.experiment_id == experiment_id]
@@ -335,7 +307,7 @@ class TraceWriter:
                         job.in_file = True
             self._compare_spans([job for job in group if not job.in_file], report)
 
-    def _send_spans(self, jobs: list[_Job], experiment_id: str) -> None:
+    def _send_spans(self, jobs: list[Job], experiment_id: str) -> None:
         spans = [span for job in jobs for span in job.spans or ()]
         marks = {job.trace.id: self._mark_with_spans(job) for job in jobs}
         for start in range(0, len(spans), _GROUP_SPANS):
@@ -345,7 +317,7 @@ class TraceWriter:
                     job.in_file = True
                 return
 
-    def _mark_with_spans(self, job: _Job) -> dict[str, str]:
+    def _mark_with_spans(self, job: Job) -> dict[str, str]:
         """Return the tags that go with the spans: of the first ones, to see whether they arrive."""
         if job.spans_last:
             return {} if job.has_more else {CONTENT: job.digest}
@@ -353,7 +325,7 @@ class TraceWriter:
             return {AS_OF_MS: str(job.trace.as_of_ms)}
         return {}
 
-    def _compare_spans(self, jobs: list[_Job], report: Report) -> None:
+    def _compare_spans(self, jobs: list[Job], report: Report) -> None:
         """Read the spans back: some servers add attributes, or change their values."""
         stored = {"tags": {SPANS_LOCATION: TRACKING_STORE}, "trace_metadata": {}, "state": "OK"}
         there = [
@@ -382,7 +354,7 @@ class TraceWriter:
             elif has_info and self._calls.takes_tags is None and not job.document:
                 self._calls.takes_tags = AS_OF_MS in found.info["tags"]
 
-    def _write_info(self, job: _Job, report: Report) -> bool:
+    def _write_info(self, job: Job, report: Report) -> bool:
         """Write the info, and say whether the trace is there now."""
         if job.needs_info:
             is_last = job.whole and not (job.has_more or job.in_file or job.spans_last)
@@ -397,7 +369,7 @@ class TraceWriter:
         report.written(Kind.TRACE)
         return True
 
-    def _write_rest(self, job: _Job, report: Report) -> None:
+    def _write_rest(self, job: Job, report: Report) -> None:
         """Write what follows info and spans, then the mark where it is not there yet."""
         trace = job.trace
         if job.in_file and job.document["info"]["tags"].get(SPANS_LOCATION) == TRACKING_STORE:
@@ -418,10 +390,10 @@ class TraceWriter:
         else:
             self._complete(job, report)
 
-    def _marked_info(self, job: _Job) -> dict[str, Any]:
+    def _marked_info(self, job: Job) -> dict[str, Any]:
         return job.info | {"tags": job.info["tags"] | {AS_OF_MS: str(job.trace.as_of_ms)}}
 
-    def _start(self, job: _Job, report: Report, *, is_last: bool) -> None:
+    def _start(self, job: Job, report: Report, *, is_last: bool) -> None:
         """Write info and assessments in one call; a refused assessment must not cost the trace."""
         info, assessments = self._marked_info(job), job.at_start
         mark = {CONTENT: job.digest} if is_last else {}
@@ -441,7 +413,7 @@ class TraceWriter:
             if assessments:
                 report.written(Kind.ASSESSMENT, len(assessments))
 
-    def _put_spans(self, job: _Job, form: TraceIntake, report: Report) -> bool:
+    def _put_spans(self, job: Job, form: TraceIntake, report: Report) -> bool:
         spans = job.spans or []
         try:
             self._calls.put_spans(job.document, spans, form)
@@ -453,9 +425,7 @@ class TraceWriter:
         report.written(Kind.SPAN, len(spans))
         return True
 
-    def _add_assessments(
-        self, job: _Job, assessments: list[dict[str, Any]], report: Report
-    ) -> None:
+    def _add_assessments(self, job: Job, assessments: list[dict[str, Any]], report: Report) -> None:
         for assessment in assessments:
             try:
                 self._calls.add_assessment(job.trace.id, assessment)
@@ -467,7 +437,7 @@ class TraceWriter:
                 report.failed(Failure(Kind.ASSESSMENT, name, error.message))
                 job.whole = False
 
-    def _complete(self, job: _Job, report: Report) -> None:
+    def _complete(self, job: Job, report: Report) -> None:
         """Put the mark where the last part of a trace did not bring it, or take it away."""
         there = job.document["info"]["tags"]
         if job.marked:
@@ -493,8 +463,10 @@ class TraceWriter:
     def _write_without_ids(self, group: list[tuple[Trace, str]], report: Report) -> None:
         for trace, experiment_id in group:
             digest = trace.digest or trace_digest(trace)
-            known, content = self._known_origins(experiment_id).get(trace.id, ("", ""))
-            if known and content == digest:
+            there = self._known_origins(experiment_id)
+            came_from = origins(trace.id, trace.info["tags"])
+            known, content = next((there[one] for one in came_from if one in there), ("", ""))
+            if known and content in {digest, None}:
                 self._ids.know(Kind.TRACE, trace.id, known)
                 report.skipped(Kind.TRACE, trace.id, "it is there already")
                 continue
@@ -505,7 +477,7 @@ class TraceWriter:
             except EximError as error:
                 report.failed(Failure(Kind.TRACE, trace.id, error.message))
 
-    def _write_without_id(self, job: _Job, known: str, report: Report) -> None:
+    def _write_without_id(self, job: Job, known: str, report: Report) -> None:
         trace = job.trace
         if known:
             found = self._listing.all(job.experiment_id, f"request_id = '{known}'")
@@ -540,25 +512,29 @@ class TraceWriter:
         self._links.collect(trace, job.info, known, job.experiment_id)
         self._complete(job, report)
 
-    def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str]]:
-        """Return target id and ``CONTENT`` by source id of the traces that an unpack wrote."""
+    def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str | None]]:
+        """Return target id and ``CONTENT`` by source id of the traces that an unpack wrote.
+
+        What none wrote stands under its own id, without ``CONTENT``: it may come home.
+        """
         with self._lock:
             if experiment_id not in self._origins:
-                self._origins[experiment_id] = {
-                    newest(tags[ORIGIN]): (trace.id, tags.get(CONTENT, ""))
-                    for trace in self._listing.all(experiment_id)
-                    if ORIGIN in (tags := trace.info["tags"])
-                }
+                found = self._origins[experiment_id] = {}
+                for trace in self._listing.all(experiment_id):
+                    if ORIGIN in (tags := trace.info["tags"]):
+                        found[newest(tags[ORIGIN])] = (trace.id, tags.get(CONTENT, ""))
+                    else:
+                        found[trace.id] = (trace.id, None)
             return self._origins[experiment_id]
 
     # References
 
-    def _job(self, trace: Trace, experiment_id: str, digest: str) -> _Job:
+    def _job(self, trace: Trace, experiment_id: str, digest: str) -> Job:
         """Prepare a trace: the target's ids in place of the source's."""
         self._restores[experiment_id]()
         references = self._references
         at_start, afterwards = references.assessments(trace)
-        return _Job(
+        return Job(
             trace,
             experiment_id,
             digest,
