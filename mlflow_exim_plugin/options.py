@@ -412,6 +412,7 @@ class Writing:
         dry_run: Look, but write nothing.
         marks_content: False when artifacts are left out, so that a later unpack adds them.
         sends_files: False when no artifacts come.
+        is_strict: Whether an object is refused of which the target cannot hold all.
     """
 
     experiment_name: str | None = _asked(
@@ -457,6 +458,7 @@ class Writing:
     dry_run: bool = False
     marks_content: bool = True
     sends_files: bool = True
+    is_strict: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_conflict", OnConflict(self.on_conflict))

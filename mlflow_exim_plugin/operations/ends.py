@@ -188,6 +188,7 @@ def open_target(
         dry_run=work.dry_run,
         marks_content=selection.takes_all_artifacts,
         sends_files=selection.artifacts,
+        is_strict=work.strict,
     )
     return _written_deployment(location, opening, asked, work)
 
@@ -311,13 +312,7 @@ class _Deployment:
             from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
 
             ids = source.names.experiment_ids
-            sink = DatabaseSink(
-                self.host,
-                writing,
-                source_ids=ids,
-                jobs=self.work.jobs,
-                is_strict=self.work.strict,
-            )
+            sink = DatabaseSink(self.host, writing, source_ids=ids, jobs=self.work.jobs)
         else:
             from mlflow_exim_plugin.sinks.server.sink import ServerSink
 

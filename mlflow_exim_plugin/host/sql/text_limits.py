@@ -11,7 +11,7 @@ BYTES_OF_TEXT = {"TINYTEXT": 2**8 - 1, "TEXT": 2**16 - 1, "MEDIUMTEXT": 2**24 - 
 """What MySQL's types of text hold; unless it is told to be strict, it cuts the rest off."""
 MAY_BE_CUT = {
     *("value", "tag_value", "param_value", "description", "status_message"),
-    *("dataset_schema", "dataset_profile"),
+    *("dataset_schema", "dataset_profile", "request_preview", "response_preview", "rationale"),
 }
 """Columns of texts that stay what they are when their end is missing."""
 

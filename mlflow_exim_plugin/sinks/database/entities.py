@@ -68,6 +68,7 @@ class EntityTables:
         entity = self._referring(entity, report)
         rows = self._rows(entity, experiment_id)
         target.require_types(rows)
+        rows = target.fit(entity.kind, entity.id, rows, report)
         own = described.unique if described.is_named else (id_column,)
         key = {column: rows[0][1][column] for column in own}
         # Of an object whose name is its id nothing else tells which one it is.
@@ -81,7 +82,7 @@ class EntityTables:
             if named.there is not None:
                 self._join(entity, named, report)
                 return
-            rows = self._rows(_under(entity, named.name), experiment_id)
+            rows = self._fitting(_under(entity, named.name), experiment_id)
             key = {column: rows[0][1][column] for column in key}
         self._put(rows, **key)
         if entity.kind is Kind.WEBHOOK and entity.document.get("status") == "ACTIVE":
@@ -89,7 +90,9 @@ class EntityTables:
             report.lost(Loss(entity.kind, entity.id, what))
         target.count(entity.kind, report)
         for kind, count in parts_of(entity):
-            target.count(kind, report, count)
+            written = sum(table == "evaluation_dataset_records" for table, _ in rows)
+            target.count(kind, report, written)
+            report.skipped(kind, entity.id, "the target cannot hold them", count - written)
         self._put_files(entity, rows, report)
 
     def _settle(self, entity: Entity, rows: Rows, compared: RowComparison, report: Report) -> None:
@@ -124,6 +127,10 @@ class EntityTables:
             what = f"guardrail {config['guardrail_id']} is not at the target"
             report.lost(Loss(Kind.ENDPOINT, config["endpoint_id"], what))
         self._configs = []
+
+    def _fitting(self, entity: Entity, experiment_id: int | None) -> Rows:
+        """Return an object's rows as the database can hold them; what that takes away was said."""
+        return self._target.tables.fitted(self._rows(entity, experiment_id))[0]
 
     def _rows(self, entity: Entity, experiment_id: int | None) -> Rows:
         with translated(f"reading {entity.kind} {entity.id}"):
@@ -163,7 +170,7 @@ class EntityTables:
                 )
                 both = zip(document["versions"], numbers, strict=True)
                 document["versions"] = [v | {"scorer_version": n} for v, n in both]
-            joining = self._rows(replace(entity, document=document), experiment_id)
+            joining = self._fitting(replace(entity, document=document), experiment_id)
             return compare_parts(row, joining, described, tables, numbers)
 
         def is_same(found: Found) -> bool:

@@ -57,7 +57,6 @@ class DatabaseSink:
         options: How to write.
         source_ids: Gives the ids of all experiments that may come.
         jobs: How many runs or logged models may be written at once.
-        is_strict: Whether an object is refused of which the database cannot hold all.
     """
 
     def __init__(
@@ -67,11 +66,10 @@ class DatabaseSink:
         *,
         source_ids: Callable[[], Iterable[str]],
         jobs: int = 4,
-        is_strict: bool = False,
     ) -> None:
         if host.engine is None:
             raise UsageError(f"{host.display_uri} is no database")
-        self._target = DatabaseTarget(host, host.engine, options, is_strict=is_strict)
+        self._target = DatabaseTarget(host, host.engine, options)
         # Threads help where each file costs a call; for rows alone they only wait for each other.
         self.parallel = 1 if options.dry_run or self._target.has_local_files else jobs
         self._experiments = ExperimentTables(self._target, source_ids)

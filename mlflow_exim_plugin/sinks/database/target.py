@@ -85,7 +85,6 @@ class DatabaseTarget:
         host: The deployment.
         engine: Its database.
         options: How to write.
-        is_strict: Whether an object is refused of which the database cannot hold all.
 
     Attributes:
         tables: The database's tables.
@@ -96,12 +95,9 @@ class DatabaseTarget:
         left: Runs and logged models that were left out.
     """
 
-    def __init__(
-        self, host: Host, engine: Engine, options: Writing, *, is_strict: bool = False
-    ) -> None:
+    def __init__(self, host: Host, engine: Engine, options: Writing) -> None:
         self.host = host
         self.options = options
-        self.is_strict = is_strict
         self.tables = TableWriter(engine, only_looks=options.dry_run)
         self.metrics = MetricRows(self.tables)
         self.lock = threading.RLock()
@@ -329,7 +325,7 @@ class DatabaseTarget:
         """
         fitting, notes = self.tables.fitted(rows)
         for note in notes:
-            if self.is_strict:
+            if self.options.is_strict:
                 raise ServerError(f"the target cannot hold it as it is: {note}")
             report.lost(Loss(kind, identity, f"the target cannot hold all of it: {note}"))
         return fitting

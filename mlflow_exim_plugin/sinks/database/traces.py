@@ -67,6 +67,7 @@ class TraceTables:
         with translated(f"reading trace {trace.id}"):
             rows, changed = self._form.rows(trace, into.id, location)
         target.require_types(rows)
+        rows = target.fit(Kind.TRACE, trace.id, rows, report)
         key = {"request_id": trace.id, "trace_id": trace.id}
         compared = target.compare(Kind.TRACE, rows, key)
         # A copy by MLflow's API names the runs of the target, and no rows of it tell which.
@@ -89,11 +90,11 @@ class TraceTables:
                 return
             put_files(target, trace.id, location, trace.attachments, report)
         self._link(trace, compared, report)
-        self._put_spans(trace, location, compared, report)
+        self._put_spans(trace, location, compared, rows, report)
         target.count(Kind.TRACE, report)
         if self._form.keeps_assessments:
             number = len(trace.assessments)
-            self._count(Kind.ASSESSMENT, trace.id, number, compared, "assessments", report)
+            self._count(Kind.ASSESSMENT, trace.id, number, compared, "assessments", rows, report)
         else:
             report.skipped(Kind.ASSESSMENT, trace.id, ABSENT, len(trace.assessments))
 
@@ -110,21 +111,29 @@ class TraceTables:
         number: int,
         compared: RowComparison | None,
         table: str,
+        rows: Rows,
         report: Report,
     ) -> None:
         """Count the parts of a trace that are rows, those that were there already apart."""
-        written = compared.count(table) if compared else number
+        fitting = sum(of == table for of, _ in rows)
+        written = compared.count(table) if compared else fitting
         if written:
             self._target.count(kind, report, written)
-        report.skipped(kind, trace_id, "they are there already", number - written)
+        report.skipped(kind, trace_id, "they are there already", fitting - written)
+        report.skipped(kind, trace_id, "the target cannot hold them", number - fitting)
 
     def _put_spans(
-        self, trace: Trace, location: str, compared: RowComparison | None, report: Report
+        self,
+        trace: Trace,
+        location: str,
+        compared: RowComparison | None,
+        rows: Rows,
+        report: Report,
     ) -> None:
         """Count spans that are rows, and write those that are a file."""
         count = len(trace.spans or ())
         if self._form.has_spans_in_table(trace):
-            self._count(Kind.SPAN, trace.id, count, compared, "spans", report)
+            self._count(Kind.SPAN, trace.id, count, compared, "spans", rows, report)
             return
         if trace.spans is None:
             return

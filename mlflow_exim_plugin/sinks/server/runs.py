@@ -36,6 +36,8 @@ __all__ = ["RunWriter"]
 
 _NAME = "mlflow.runName"
 _USER = "mlflow.user"
+_NAME_CHARACTERS = 250
+"""What the databases of most servers hold of a run's name."""
 _MODELS_NAMED = 10
 
 
@@ -252,9 +254,17 @@ class RunWriter:
             report.lost(Loss(Kind.RUN, run.id, "it has no name, the target makes one up"))
         user = self._options.importer or str(info.get("user_id") or "")
         tags = {ORIGIN: chained(run.id, run.tags), OF_GROUP: group}
-        run_id, artifact_uri = self._writer.create_run(
-            experiment_id, user, info.get("start_time"), name, tags
+        create = partial(
+            self._writer.create_run, experiment_id, user, info.get("start_time"), tags=tags
         )
+        try:
+            run_id, artifact_uri = create(run_name=name)
+        except ServerLostError:
+            raise
+        except ServerError:
+            if not self._may_cut(name):
+                raise
+            run_id, artifact_uri = create(run_name=str(name)[:_NAME_CHARACTERS])
         known = KnownRun(run_id, artifact_uri, old_artifact_uri=str(info.get("artifact_uri") or ""))
         self._ids.runs[run.id] = known
         return known
@@ -265,7 +275,12 @@ class RunWriter:
         for key, reason in self._writer.log_params(known.id, params).items():
             report.failed(Failure(Kind.PARAM, f"{run.id}/{key}", reason))
             params.pop(key)
-        for key, reason in self._writer.log_tags(known.id, tags).items():
+        refused = self._writer.log_tags(known.id, tags)
+        if _NAME in refused and self._may_cut(tags[_NAME]):
+            tags[_NAME] = tags[_NAME][:_NAME_CHARACTERS]
+            del refused[_NAME]
+            refused |= self._writer.log_tags(known.id, {_NAME: tags[_NAME]})
+        for key, reason in refused.items():
             report.failed(Failure(Kind.TAG, f"{run.id}/{key}", reason))
             tags.pop(key)
         source_tags = self._put_source_tags(run, known, report)
@@ -275,6 +290,10 @@ class RunWriter:
         whole &= self.put_artifacts(run.id, known.artifact_uri, "", run.artifacts, report)
         self._finish_info(run, known)
         return self._read_back(run, known, params, tags, source_tags, report) and whole
+
+    def _may_cut(self, name: str | None) -> bool:
+        """Whether a name that was refused is tried again without its end."""
+        return not self._options.is_strict and len(name or "") > _NAME_CHARACTERS
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {key: value for key, value in run.tags.items() if key not in TAGS}
@@ -344,7 +363,11 @@ class RunWriter:
                     what = f"the target keeps {len(found[key])} of {len(value)} characters"
                     if len(found[key]) >= len(value):
                         what = "the target keeps another value"
-                    report.lost(Loss(kind, f"{run.id}/{key}", what))
+                    if self._options.is_strict:
+                        report.failed(Failure(kind, f"{run.id}/{key}", what))
+                        whole = False
+                    else:
+                        report.lost(Loss(kind, f"{run.id}/{key}", what))
         self._source_tags.compare(run, source_tags, there.tags, report)
         for name in ("status", "start_time", "end_time", "run_name"):
             wanted, found_value = run.info.get(name), there.info.get(name)

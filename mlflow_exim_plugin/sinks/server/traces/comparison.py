@@ -20,9 +20,11 @@ __all__ = [
     "leaves_info",
     "missing_assessments",
     "missing_spans",
+    "shortened",
 ]
 
 _FINALIZED = "mlflow.trace.infoFinalized"
+_KEY_CHARACTERS, _VALUE_CHARACTERS, _PREVIEW_CHARACTERS = 250, 8000, 1000
 _PREVIEWS = {"request_preview": "mlflow.spanInputs", "response_preview": "mlflow.spanOutputs"}
 
 
@@ -44,6 +46,26 @@ def leaves_info(info: dict[str, Any], spans: list[dict[str, Any]]) -> bool:
             for preview, source in _PREVIEWS.items()
         )
     )
+
+
+def shortened(info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return an info as the databases of most servers hold it, and what that takes away."""
+    notes = []
+    made = dict(info)
+    for name in _PREVIEWS.keys() & info.keys():
+        if len(info[name]) > _PREVIEW_CHARACTERS:
+            made[name] = info[name][:_PREVIEW_CHARACTERS]
+            notes.append(f"cut, {name}")
+    for part in ("tags", "trace_metadata"):
+        made[part] = {}
+        for key, value in info[part].items():
+            if len(key) > _KEY_CHARACTERS:
+                notes.append(f"left out, {part} {key[:20]!r}...")
+                continue
+            made[part][key] = value[:_VALUE_CHARACTERS]
+            if len(value) > _VALUE_CHARACTERS:
+                notes.append(f"cut, {part} {key!r}")
+    return made, sorted(notes)
 
 
 def is_targets_own(

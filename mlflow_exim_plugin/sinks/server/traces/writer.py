@@ -36,6 +36,7 @@ from mlflow_exim_plugin.sinks.server.traces.comparison import (
     leaves_info,
     missing_assessments,
     missing_spans,
+    shortened,
 )
 from mlflow_exim_plugin.sinks.server.traces.job import Job
 from mlflow_exim_plugin.sinks.server.traces.links import TraceLinks
@@ -363,8 +364,9 @@ class TraceWriter:
             except ServerLostError:
                 raise
             except EximError as error:
-                report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
-                return False
+                if not self._start_shortened(job, report, is_last=is_last):
+                    report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
+                    return False
         self._ids.know(Kind.TRACE, job.trace.id, job.trace.id)
         report.written(Kind.TRACE)
         return True
@@ -392,6 +394,21 @@ class TraceWriter:
 
     def _marked_info(self, job: Job) -> dict[str, Any]:
         return job.info | {"tags": job.info["tags"] | {AS_OF_MS: str(job.trace.as_of_ms)}}
+
+    def _start_shortened(self, job: Job, report: Report, *, is_last: bool) -> bool:
+        """Write an info that was refused with what the databases of most servers hold of it."""
+        job.info, notes = shortened(job.info)
+        if not notes or self._options.is_strict:
+            return False
+        try:
+            self._start(job, report, is_last=is_last)
+        except ServerLostError:
+            raise
+        except EximError:
+            return False
+        for what in notes:
+            self._notes.add(Kind.TRACE, job.trace.id, f"the target cannot hold all of it: {what}")
+        return True
 
     def _start(self, job: Job, report: Report, *, is_last: bool) -> None:
         """Write info and assessments in one call; a refused assessment must not cost the trace."""
