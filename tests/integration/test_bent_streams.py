@@ -214,6 +214,16 @@ def test_what_mlflow_could_not_have_made_reaches_no_target(
         version.to_proto()
 
 
+@pytest.mark.parametrize("name", ["user_id", "start_time"])
+def test_a_run_without_what_mlflow_needs_can_be_read(
+    source: str, target: str, tmp_path: Path, name: str
+) -> None:
+    how = replace(BY_IDS, artifact_location=str(tmp_path / "files"))
+    send(source, target, how, with_field(Kind.RUN, "info", name, None))
+
+    assert getattr(only_run(target).info, name) in {"", 0}
+
+
 def test_a_version_that_is_not_among_the_files_of_its_run_is_named(
     source: str, target: str, how: Writing
 ) -> None:

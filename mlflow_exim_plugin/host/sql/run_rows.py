@@ -84,9 +84,10 @@ def run_rows(
         "source_type": "UNKNOWN",
         "source_name": "",
         "entry_point_name": "",
-        "user_id": user_id,
+        # MLflow reads no run without these; through its API they would become the same.
+        "user_id": user_id or "",
         "status": info.get("status", "RUNNING"),
-        "start_time": info.get("start_time"),
+        "start_time": info.get("start_time") or 0,
         "end_time": info.get("end_time"),
         # Not known over REST, and garbage collection never takes a run without.
         "deleted_time": run.as_of_ms if is_deleted else None,
