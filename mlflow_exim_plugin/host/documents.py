@@ -48,7 +48,8 @@ def run_document(run: Any) -> dict[str, Any]:
     run_info: dict[str, Any] = {
         "run_id": info.run_id,
         "run_uuid": info.run_id,
-        "run_name": info.run_name,
+        # Servers before 1.30 have it in the tag alone.
+        "run_name": info.run_name or run.data.tags.get("mlflow.runName") or info.run_name,
         "experiment_id": str(info.experiment_id),
         "user_id": info.user_id,
         "status": info.status if isinstance(info.status, str) else RunStatus.to_string(info.status),

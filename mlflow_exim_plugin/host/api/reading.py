@@ -14,8 +14,10 @@ from mlflow_exim_plugin.host.documents import (
     run_document,
 )
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
-from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number
+from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
 from mlflow_exim_plugin.schema.provenance import ORIGIN
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
@@ -29,6 +31,11 @@ __all__ = ["PROMPT_TAG", "Reader", "pages"]
 PROMPT_TAG = "mlflow.prompt.is_prompt"
 _IS_PROMPT = f"tags.`{PROMPT_TAG}` = 'true'"
 _PAGE = 1000
+_MOST_RUNS = 50_000
+"""So many runs any server gives in one page."""
+_LIST = "/api/2.0/mlflow/experiments/list"
+_GET = "/api/2.0/mlflow/experiments/get"
+_LIST_PREVIEW = "/api/2.0/preview/mlflow/registered-models/list"
 
 
 class Reader:
@@ -41,6 +48,7 @@ class Reader:
         host: Likewise.
         has_registry: Whether it was once told which registered models there are.
         unread: Runs that a listing has and that cannot be read.
+        lists_as_before_1_28: Whether its experiments were listed as servers did before 1.28.
     """
 
     def __init__(self, host: Host) -> None:
@@ -48,6 +56,7 @@ class Reader:
         self.unread: list[Failure] = []
         self._latest: dict[str, set[int]] = {}
         self.has_registry = False
+        self.lists_as_before_1_28 = False
 
     def experiments(self) -> list[dict[str, Any]]:
         """Return every experiment, deleted ones included, by number.
@@ -89,9 +98,49 @@ class Reader:
         except ServerLostError:
             raise
         except ServerError as error:
-            if not some:
+            if some:
+                yield Failure(Kind.EXPERIMENT, "all", error.message)
+                return
+            if not (is_absent(error) and self.host.is_http):
                 raise
-            yield Failure(Kind.EXPERIMENT, "all", error.message)
+            listed = self._listed_experiments()
+            if listed is None:
+                raise
+            yield from listed
+
+    def _listed_experiments(self) -> list[dict[str, Any] | Failure] | None:
+        """Return every experiment of a server before 1.28, None where it is none.
+
+        Raises:
+            ServerError: It cannot list them.
+        """
+        found: list[Any] = []
+        token: str | None = None
+        while True:
+            more = [("page_token", token)] if token else []
+            page = self.host.get_json(_LIST, [("view_type", "ALL"), *more])
+            if page is None or not isinstance(listed := page.get("experiments", []), list):
+                return None
+            found += listed
+            following = page.get("next_page_token")
+            if not following:
+                break
+            if following == token:
+                raise ServerError("its pages of experiments go on for ever")
+            token = following
+        self.lists_as_before_1_28 = True
+        return [self._experiment_of_1(document) for document in found]
+
+    def _experiment_of_1(self, listed: Any) -> dict[str, Any] | Failure:
+        try:
+            document = listed | {"experiment_id": str(listed["experiment_id"])}
+            document["tags"] = sorted_entries(key_values(listed.get("tags")))
+            for name in ("creation_time", "last_update_time"):
+                if name in listed:
+                    document[name] = int(listed[name])
+        except NOT_LIKE_ITS_KIND as error:
+            return Failure(Kind.EXPERIMENT, "one without an id", f"it is malformed: {error}")
+        return dict(document)
 
     def _sound_experiment(self, listed: Any) -> dict[str, Any] | Failure:
         """Return an experiment of a listing; one that is malformed there is read by itself."""
@@ -197,6 +246,8 @@ class Reader:
         from mlflow.entities import ViewType
 
         order = ["attributes.start_time ASC"]
+        # The first servers gave one page and no way to the next.
+        most = _MOST_RUNS if self.lists_as_before_1_28 else _PAGE
 
         def page(token: str | None) -> Any:
             search = self.host.tracking.search_runs
@@ -204,18 +255,30 @@ class Reader:
                 "experiment_ids": experiment_ids,
                 "filter": filter_string,
                 "run_view_type": "ALL",
-                "max_results": _PAGE,
+                "max_results": most,
                 "order_by": order,
                 "page_token": token or "",
             }
             return sifted(
-                lambda: search(experiment_ids, filter_string, ViewType.ALL, _PAGE, order, token),
+                lambda: search(experiment_ids, filter_string, ViewType.ALL, most, order, token),
                 self.host,
                 "runs",
                 body,
             )
 
-        return pages(page)
+        try:
+            yield from pages(page)
+        except UnbelievableError:
+            if not (self.lists_as_before_1_28 and self._are_empty(experiment_ids)):
+                raise
+
+    def _are_empty(self, experiment_ids: list[str]) -> bool:
+        """Whether a server of MLflow 1.0, which refuses no question, tells so in another way."""
+        for experiment_id in experiment_ids:
+            found = self.host.get_json(_GET, [("experiment_id", experiment_id)])
+            if not found or "experiment" not in found or found.get("runs"):
+                return False
+        return True
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""
@@ -239,7 +302,12 @@ class Reader:
 
     def registered_models(self) -> tuple[list[str], list[str]]:
         """Return the names of all registered models and those of all prompts, each sorted."""
-        prompts = self._registered(_IS_PROMPT)
+        try:
+            prompts = self._registered(_IS_PROMPT)
+        except ServerError as error:
+            if not (self.lists_as_before_1_28 and _is_refused(error)):
+                raise
+            prompts = set()  # there were none when it was made, nor could it be asked
         # Servers hide the prompts from whoever does not ask for them; the first ones did not.
         return sorted(self._registered(None) - prompts), sorted(prompts)
 
@@ -253,6 +321,18 @@ class Reader:
 
         with translated("listing the registered models"):
             return {str(model.name) for model in pages(search)}
+
+    def models_of_preview(self) -> int | None:
+        """Return how many registered models a server shows as MLflow did before 1.9; None if none.
+
+        Those versions had another form for them, below another path.
+        """
+        if not self.host.is_http:
+            return None
+        found = self.host.get_json(_LIST_PREVIEW, [])
+        if not found:
+            return None
+        return len(found.get("registered_models_detailed") or found.get("registered_models") or ())
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
@@ -343,6 +423,10 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
         if was_empty and not found:
             raise UnbelievableError("its pages go on for ever and are empty")
         token, was_empty = following, not found
+
+
+def _is_refused(error: ServerError) -> bool:
+    return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 def _outline(item: Any) -> int:

@@ -212,7 +212,11 @@ class ServerSource:
                 raise
             if is_absent(error) and not self._reader.has_registry:
                 reason = "this server has no model registry"
-                yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
+                if seen := self._reader.models_of_preview():
+                    reason = "MLflow before 1.9 shows them in another form, which is not read"
+                yield Unpacked(
+                    "registered models and prompts", seen or 0, at_least=False, reason=reason
+                )
             else:
                 yield Failure(Kind.REGISTERED_MODEL, "all", error.message)
         else:
