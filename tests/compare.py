@@ -459,16 +459,23 @@ def _walk(repository: Any, folder: str | None) -> Iterator[str]:
 @contextlib.contextmanager
 def as_default(uri: str) -> Iterator[None]:
     """``mlflow-artifacts:`` and ``runs:`` are resolved through the default tracking URI alone."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
+    from mlflow.tracking import fluent
+
+    # What becomes MLflow's own experiment in here is gone afterwards, too.
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+    before = {name: os.environ.get(name) for name in names}
+    experiment_id = fluent._active_experiment_id
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
         mlflow.set_tracking_uri(None)
-        if before is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+        fluent._active_experiment_id = experiment_id
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _pages(page: Any) -> Iterable[Any]:
