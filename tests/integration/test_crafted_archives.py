@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("impatient")]
 
-COUNT = int(os.environ.get("TEST_CRAFTED", "4"))
+COUNT = int(os.environ.get("TEST_CRAFTED", "2"))
 FROM = int(os.environ.get("TEST_CRAFTED_FROM", "0"))
 TARGETS = ["sqlite", "postgres", "http"] if "TEST_CRAFTED" in os.environ else ["sqlite"]
 SECRET = b"of nobody's business"

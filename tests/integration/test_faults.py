@@ -48,8 +48,8 @@ FAULTS: dict[str, int | bytes] = {
     "a login page": b"<!DOCTYPE html><html><body>Log in</body></html>",
     "half a document": b'{"runs": [{"info": {"run_id": "1',
 }
-COUNT = int(os.environ.get("TEST_FAULTS", "6"))
-UNPACKS = max(3, COUNT // 2)
+COUNT = int(os.environ.get("TEST_FAULTS", "4"))
+UNPACKS = max(2, COUNT // 2)
 SEED = int(os.environ.get("TEST_FAULTS_SEED", "7"))
 
 
