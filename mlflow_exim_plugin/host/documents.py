@@ -14,12 +14,12 @@ from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.search_utils import SearchUtils
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
-from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS
 from mlflow_exim_plugin.schema.documents import (
     dataset_identity,
     json_number,
     metric_identity,
     sorted_entries,
+    without_empty,
 )
 from mlflow_exim_plugin.schema.provenance import with_dots
 
@@ -93,7 +93,7 @@ def run_document(run: Any) -> dict[str, Any]:
 def logged_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``LoggedModel`` for an ``mlflow.entities.LoggedModel``."""
     document = proto_document(model)
-    info = _without_empty(document["info"])
+    info = without_empty(document["info"])
     info["tags"] = sorted_entries(model.tags)
     metrics = document.get("data", {}).get("metrics", [])
     metrics.sort(key=metric_identity)
@@ -102,7 +102,7 @@ def logged_model_document(model: Any) -> dict[str, Any]:
 
 def registered_model_document(model: Any) -> dict[str, Any]:
     """Return REST's ``RegisteredModel`` without ``latest_versions``, which repeats the versions."""
-    document = _without_empty(proto_document(model))
+    document = without_empty(proto_document(model))
     document.pop("latest_versions", None)
     if document.get("deployment_job_state") == "DEPLOYMENT_JOB_CONNECTION_STATE_UNSPECIFIED":
         del document["deployment_job_state"]  # protobuf's way to say that there is none
@@ -115,7 +115,7 @@ def registered_model_document(model: Any) -> dict[str, Any]:
 
 def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
     """Return REST's ``ModelVersion``; searches leave the aliases out, so they are given."""
-    document = _without_empty(proto_document(version))
+    document = without_empty(proto_document(version))
     tags = {with_dots(key): value for key, value in version.tags.items()}
     document["tags"] = sorted_entries(tags)
     document["aliases"] = sorted(aliases)
@@ -130,15 +130,6 @@ def proto_document(entity: Any) -> dict[str, Any]:
     return document
 
 
-def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is empty and no caller gave: REST's client says it where there is nothing.
-
-    What a caller may give stays: a server keeps empty text where it was not given, a database that
-    is written to without one keeps nothing. Only REST's client does not tell the two apart.
-    """
-    return {k: v for k, v in document.items() if v != "" or k in GIVEN_BY_CALLERS}
-
-
 def signed(entity: Any) -> dict[str, Any]:
     """Return who made an entity of a registry and changed it last, and when."""
     return {
@@ -147,11 +138,6 @@ def signed(entity: Any) -> dict[str, Any]:
         "creation_timestamp": entity.creation_timestamp,
         "last_updated_timestamp": entity.last_updated_timestamp,
     }
-
-
-def present(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a document that are there."""
-    return {key: value for key, value in document.items() if value is not None}
 
 
 def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[dict[str, Any]]:

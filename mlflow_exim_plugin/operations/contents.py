@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.sources.source import Source
 
 __all__ = ["contents", "document_of", "runs_of"]
 
@@ -49,7 +50,7 @@ def contents(source: OpenSource) -> dict[str, Any]:
     experiments: dict[str, dict[str, Any]] = {}
     named: dict[Kind, dict[str, list[int]]] = {Kind.REGISTERED_MODEL: {}, Kind.PROMPT: {}}
     report, counting = Report(), CountingSink()
-    for item in _objects(source):
+    for item in _objects(source.names):
         counting.write(item, report)
         if isinstance(item, Experiment):
             experiments[item.id] = _listed(item.document) | dict.fromkeys(
@@ -84,7 +85,7 @@ def runs_of(source: OpenSource, experiment: str) -> list[dict[str, Any]]:
         NotFoundError: There is no such experiment.
     """
     if (archive := source.archive) is None:
-        taken = _objects(source, Selection(experiments=(experiment,), traces=False))
+        taken = _objects(source.stream, Selection(experiments=(experiment,), traces=False))
         return [_shown(run) for run in taken if isinstance(run, Run)]
     experiment_id = document_of(source, experiment=experiment)["mlflow"]["experiment"][
         "experiment_id"
@@ -118,7 +119,7 @@ def document_of(source: OpenSource, **asked: str | None) -> dict[str, Any]:
     if not kind:
         return contents(source)
     found: dict[str, Any] = {}
-    for item in _objects(source):
+    for item in _objects(source.names):
         names = {item.id, item.name} if isinstance(item, Experiment) else {item.id}
         if item.kind in _KINDS[kind] and wanted in names:
             found = dict(item.document)
@@ -184,8 +185,8 @@ def _of_archive(archive: Archive) -> dict[str, Any]:
     }
 
 
-def _objects(source: OpenSource, selection: Selection = Selection()) -> Iterator[StreamObject]:
-    for item in source.stream.stream(selection):
+def _objects(source: Source, selection: Selection = Selection()) -> Iterator[StreamObject]:
+    for item in source.stream(selection):
         if not isinstance(item, Failure | Loss | Unpacked):
             yield item
 

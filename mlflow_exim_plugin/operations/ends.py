@@ -28,6 +28,7 @@ from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
+from mlflow_exim_plugin.sources.exports.layout import FILES
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
@@ -56,10 +57,6 @@ __all__ = [
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 
-_EXPORT_FILES = (
-    *("run.json", "experiment.json", "model.json", "version.json", "manifest.json"),
-    *("logged_model.json", "trace.json", "prompt.json", "evaluation_dataset.json"),
-)
 _STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "[0-9]*/*/meta.yaml")
 _LOOKED_INTO = 20
 _ZSTD_MAGIC = 0xFD2FB528
@@ -494,7 +491,7 @@ def _is_export(location: str, _: Opening) -> bool:
     path = Path(folder)
     if not path.is_dir() or (path / HEADER).exists():  # an archive that was extracted
         return False
-    return any(True for name in _EXPORT_FILES for _ in path.rglob(name))
+    return any(True for name in FILES for _ in path.rglob(name))
 
 
 _ENDS = (
@@ -531,7 +528,7 @@ def _end_of(location: str | None, opening: Opening, among: Collection[str]) -> _
         if "folder" in kinds:
             missing.append(f"no store of files: there is no {', '.join(_STORE_FILES)} in it")
         if "export" in kinds:
-            missing.append(f"no export: there is no {', '.join(_EXPORT_FILES[:3])} and such in it")
+            missing.append(f"no export: there is no {', '.join([*FILES][:3])} and such in it")
         inner = path / "mlruns"
         raise NotFoundError(
             f"{path} is {', and '.join(missing)}",

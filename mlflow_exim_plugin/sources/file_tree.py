@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from bisect import bisect_left
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -36,7 +36,7 @@ class FileTree:
 
     Attributes:
         location: The folder, as it was given.
-        sizes: Size in bytes of each file by path, in the order of their paths.
+        sizes: Size in bytes of each file by path.
         problems: By path, why what is there is no file that could be taken.
 
     Raises:
@@ -60,8 +60,12 @@ class FileTree:
             self._open = files.open
         else:
             raise NotFoundError(f"{path} is no folder")
-        self.sizes = dict(sorted(found.items()))
-        self._paths = list(self.sizes)
+        self.sizes = found
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The path of each file, in order."""
+        return sorted(self.sizes)
 
     def place(self, path: str) -> str:
         """Return how a file is called in messages, without secrets."""
@@ -71,12 +75,11 @@ class FileTree:
         """Return the names in a folder and whether each is one; None where that is not there."""
         start = f"{folder}/" if folder else ""
         found: list[tuple[str, bool]] = []
-        at = bisect_left(self._paths, start)
-        while at < len(self._paths) and self._paths[at].startswith(start):
-            name, slash, _ = self._paths[at][len(start) :].partition("/")
+        at = bisect_left(self.paths, start)
+        while at < len(self.paths) and self.paths[at].startswith(start):
+            name, slash, _ = self.paths[at][len(start) :].partition("/")
             found.append((name, bool(slash)))
-            # All that lies in it comes before what follows the slash.
-            at = bisect_left(self._paths, f"{start}{name}0") if slash else at + 1
+            at = bisect_left(self.paths, _after(start + name)) if slash else at + 1
         return found or None
 
     def folder(self, path: str) -> FilesOfTree:
@@ -86,13 +89,9 @@ class FileTree:
     def below(self, folder: str) -> list[tuple[str, int]]:
         """Return path and size of each file below a folder, the path as seen from there."""
         start = f"{folder}/" if folder else ""
-        first = bisect_left(self._paths, start)
-        found = []
-        for path in self._paths[first:]:
-            if not path.startswith(start):
-                break
-            found.append((path[len(start) :], self.sizes[path]))
-        return found
+        first = bisect_left(self.paths, start)
+        end = bisect_left(self.paths, _after(folder)) if folder else len(self.paths)
+        return [(path[len(start) :], self.sizes[path]) for path in self.paths[first:end]]
 
     def open(self, path: str) -> BinaryIO:
         """Open a file as a stream of bytes.
@@ -160,8 +159,7 @@ class FileTree:
             self.sizes[inner] = size_bytes
             self._openers[inner] = partial(self._member, path, name)
         del self.sizes[path]
-        self.sizes = dict(sorted(self.sizes.items()))
-        self._paths = list(self.sizes)
+        self.__dict__.pop("paths", None)  # they are others now
         return True
 
     def _member(self, path: str, name: str) -> BinaryIO:
@@ -242,6 +240,11 @@ class _ZippedFile(io.RawIOBase):
         self._zip.close()
         self._packed.close()
         super().close()
+
+
+def _after(folder: str) -> str:
+    """Return what comes, in order, after all that lies in a folder, and before all else."""
+    return folder + chr(ord("/") + 1)
 
 
 def _seekable(stream: BinaryIO) -> BinaryIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.options import matches
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
@@ -181,7 +182,7 @@ class Plan:
         except ServerLostError:
             raise
         except ServerError as error:
-            if self._selection.filter and _is_refusal(error):
+            if self._selection.filter and is_refused(error):
                 raise UsageError(f"--filter: {error.message}") from error
             return Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
 
@@ -216,11 +217,6 @@ class Plan:
 def _without_parent(run_id: str, parent: str, reason: str) -> Loss:
     what = f"its parent run {parent} {reason}; the tag {PARENT} keeps the id"
     return Loss(Kind.RUN, run_id, what)
-
-
-def _is_refusal(error: ServerError) -> bool:
-    """Whether MLflow refused the request itself, as it does with a filter it cannot read."""
-    return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 def within(

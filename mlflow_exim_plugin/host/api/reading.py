@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
@@ -14,7 +15,7 @@ from mlflow_exim_plugin.host.documents import (
     run_document,
 )
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.host.open.absent import is_absent, is_refused
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
@@ -103,33 +104,25 @@ class Reader:
                 return
             if not (is_absent(error) and self.host.is_http):
                 raise
-            listed = self._listed_experiments()
-            if listed is None:
-                raise
-            yield from listed
+            with translated(doing):
+                for listed in pages(partial(self._page_of_1, error)):
+                    yield self._experiment_of_1(listed)
 
-    def _listed_experiments(self) -> list[dict[str, Any] | Failure] | None:
-        """Return every experiment of a server before 1.28, None where it is none.
+    def _page_of_1(self, absent: ServerError, token: str | None) -> Any:
+        """Return a page of the experiments of a server before 1.28.
 
         Raises:
-            ServerError: It cannot list them.
+            ServerError: ``absent``, where it is none: each such server has made one experiment.
         """
-        found: list[Any] = []
-        token: str | None = None
-        while True:
-            more = [("page_token", token)] if token else []
-            page = self.host.get_json(_LIST, [("view_type", "ALL"), *more])
-            if page is None or not isinstance(listed := page.get("experiments", []), list):
-                return None
-            found += listed
-            following = page.get("next_page_token")
-            if not following:
-                break
-            if following == token:
-                raise ServerError("its pages of experiments go on for ever")
-            token = following
+        from mlflow.store.entities import PagedList
+
+        more = [("page_token", token)] if token else []
+        answer = self.host.get_json(_LIST, [("view_type", "ALL"), *more]) or {}
+        listed = answer.get("experiments")
+        if not isinstance(listed, list):
+            raise absent
         self.lists_as_before_1_28 = True
-        return [self._experiment_of_1(document) for document in found]
+        return PagedList(listed, answer.get("next_page_token") or None)
 
     def _experiment_of_1(self, listed: Any) -> dict[str, Any] | Failure:
         try:
@@ -305,7 +298,7 @@ class Reader:
         try:
             prompts = self._registered(_IS_PROMPT)
         except ServerError as error:
-            if not (self.lists_as_before_1_28 and _is_refused(error)):
+            if not (self.lists_as_before_1_28 and is_refused(error)):
                 raise
             prompts = set()  # there were none when it was made, nor could it be asked
         # Servers hide the prompts from whoever does not ask for them; the first ones did not.
@@ -423,10 +416,6 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
         if was_empty and not found:
             raise UnbelievableError("its pages go on for ever and are empty")
         token, was_empty = following, not found
-
-
-def _is_refused(error: ServerError) -> bool:
-    return getattr(error.__cause__, "error_code", "") in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 def _outline(item: Any) -> int:

@@ -58,7 +58,7 @@ def sifted(page: Callable[[], Any], host: Host, field: str, body: dict[str, Any]
     )
     raise_for_status(response)
     answer = object_of(response.content or b"{}")
-    elements = answer.get(field) or []
+    elements = answer.get(field)
     if not isinstance(elements, list):
         raise ParseError(f"{field} is no list")
     token = answer.get("next_page_token")

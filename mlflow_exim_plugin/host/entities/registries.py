@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import StoreError
-from mlflow_exim_plugin.host.documents import present, proto_document, signed
+from mlflow_exim_plugin.host.documents import proto_document, signed
 from mlflow_exim_plugin.host.entities.listing import each, every, whole
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.open.absent import method
-from mlflow_exim_plugin.schema.documents import sorted_entries
+from mlflow_exim_plugin.schema.documents import present, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.errors import ServerError
 
-__all__ = ["is_absent", "method"]
+__all__ = ["is_absent", "is_refused", "method"]
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
 _ABSENT_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
 _ABSENT_STATUSES = {"404", "405", "501"}
+_REFUSED_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _DISABLED = "disabled"
 _UNAVAILABLE = "functionality is unavailable"
 """What servers on folders of files say of the model registry, and others of what they lack."""
@@ -57,3 +58,8 @@ def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     if status and status.group(1) in _ABSENT_STATUSES | ({"500"} if of_files else set()):
         return True
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
+
+
+def is_refused(error: ServerError) -> bool:
+    """Whether MLflow refused the question itself, as it does with a filter it cannot read."""
+    return getattr(error.__cause__, "error_code", "") in _REFUSED_CODES

@@ -89,7 +89,8 @@ def logged_model(model: LoggedModel) -> dict[str, Any]:
         "tags": key_values(info.get("tags")),
         "params": key_values(data.get("params")),
         "metrics": [
-            metric | {"value": float(metric.get("value", 0))} for metric in data.get("metrics", ())
+            metric | ({"value": float(metric["value"])} if "value" in metric else {})
+            for metric in data.get("metrics", ())
         ],
         "model_uri": f"models:/{model.id}",
     }

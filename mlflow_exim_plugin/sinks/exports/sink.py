@@ -67,7 +67,6 @@ class ExportSink:
         self._model: tuple[RegisteredModel, list[dict[str, Any]]] | None = None
         self._experiments: list[dict[str, Any]] = []
         self._models: list[str] = []
-        self._counted: Counter[Kind] = Counter()
         self._left_out: Counter[Kind] = Counter()
         self._workspace = ""
 
@@ -107,14 +106,15 @@ class ExportSink:
             name = encode_segment(f"{item.document['name']}_{item.id}")
             place = f"evaluation_datasets/{name}/evaluation_dataset.json"
             self._write_file(place, {"evaluation_dataset": documents.dataset(item.document)})
-            self._written(item.kind, report)
+            report.written(item.kind)
             count_parts(item, report)
 
     def finish(self, report: Report) -> None:
         """Write what is still open, and the lists of all."""
         self._finish_open(report)
-        count = self._counted
-        ok_runs, failed = count[Kind.RUN], report.counts[Kind.RUN].failed
+        written = {kind: counts.written for kind, counts in report.counts.items()}
+        ok_runs = written.get(Kind.RUN, 0)
+        failed = sum(f.count for f in report.failures if f.kind is Kind.RUN)
         status = {"experiments": len(self._experiments), "total_runs": ok_runs + failed}
         status |= {"ok_runs": ok_runs, "failed_runs": failed}
         names = [entry["name"] for entry in self._experiments]
@@ -124,8 +124,8 @@ class ExportSink:
         listed = {"model_names": self._models, "num_total_models": len(self._models)}
         self._write_file("models/models.json", {"models": self._models}, listed)
         for kind, folder in ((Kind.PROMPT_VERSION, "prompts"), (_DATASET, "evaluation_datasets")):
-            if count[kind]:
-                numbers = {f"total_{folder}": count[kind], f"successful_{folder}": count[kind]}
+            if count := written.get(kind, 0):
+                numbers = {f"total_{folder}": count, f"successful_{folder}": count}
                 self._write_file(f"{folder}/{folder}_summary.json", numbers)
         for left, number in self._left_out.items():
             what = f"such exports know none: {number} left out"
@@ -147,10 +147,6 @@ class ExportSink:
             raise InvalidArchiveError(f"it came before its experiment {experiment_id}")
         return self._experiment
 
-    def _written(self, kind: Kind, report: Report) -> None:
-        self._counted[kind] += 1
-        report.written(kind)
-
     def _write_run(self, run: Run, opened: _ExportedExperiment, report: Report) -> None:
         folder = f"{opened.folder}/runs/{encode_segment(run.id)}"
         start = json.dumps(
@@ -164,7 +160,7 @@ class ExportSink:
             file.write(f"}}{end}\n".encode())
         self._write_artifacts(run.id, folder, run.artifacts, report)
         opened.runs.append(run.id)
-        self._written(Kind.RUN, report)
+        report.written(Kind.RUN)
         if keys:
             report.written(Kind.METRIC_HISTORY, keys)
         report.add_rows(rows)
@@ -176,7 +172,7 @@ class ExportSink:
         self._write_file(f"{folder}/logged_model.json", documents.logged_model(model))
         self._write_artifacts(model.id, folder, model.artifacts, report)
         opened.logged_models.append(model.id)
-        self._written(Kind.LOGGED_MODEL, report)
+        report.written(Kind.LOGGED_MODEL)
 
     def _write_trace(self, trace: Trace, opened: _ExportedExperiment, report: Report) -> None:
         folder = f"{opened.folder}/traces/{encode_segment(trace.id)}"
@@ -189,7 +185,7 @@ class ExportSink:
             report.lost(Loss(Kind.TRACE, trace.id, "such exports have no runs linked to a trace"))
         self._write_artifacts(trace.id, folder, trace.attachments, report)
         opened.traces.append(trace.id)
-        self._written(Kind.TRACE, report)
+        report.written(Kind.TRACE)
         for kind, parts in ((Kind.SPAN, trace.spans), (Kind.ASSESSMENT, trace.assessments)):
             if parts:
                 report.written(kind, len(parts))
@@ -206,7 +202,7 @@ class ExportSink:
             versions.append(version.document)
             folder = f"models/{encode_segment(model.name)}/version_models/{version.version}"
             self._write_artifacts(version.id, folder, version.artifacts, report, inner="")
-        self._written(version.kind, report)
+        report.written(version.kind)
 
     def _write_artifacts(
         self,
@@ -249,7 +245,7 @@ class ExportSink:
                 path = f"models/{encode_segment(model.name)}/model.json"
                 self._write_file(path, {"registered_model": said}, info)
                 self._models.append(model.name)
-            self._written(model.kind, report)
+            report.written(model.kind)
 
     def _say_of_prompt(self, model: RegisteredModel, report: Report) -> None:
         own = [t["key"] for t in model.document.get("tags", ()) if "is_prompt" not in t["key"]]
@@ -282,7 +278,7 @@ class ExportSink:
             self._write_file(f"{opened.folder}/{name}/{name}.json", of_kind, {})
         counts = {"ok_runs": len(opened.runs), "failed_runs": len(failed), "duration": 0}
         self._experiments.append(entry | counts)
-        self._written(Kind.EXPERIMENT, report)
+        report.written(Kind.EXPERIMENT)
 
     def _write_file(
         self, path: str, said: dict[str, Any], info: dict[str, Any] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.host.traces.documents import document_of_v3
-from mlflow_exim_plugin.schema.documents import metric_identity, sorted_entries
+from mlflow_exim_plugin.schema.documents import metric_identity, present, sorted_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +97,7 @@ def run_document(payload: dict[str, Any], latest: Iterable[dict[str, Any]]) -> d
     if not isinstance(found, dict):
         raise StoreError("it says nothing of the run itself")
     info = _plain(found)
-    run_id = _text(_needed({"run_id": found.get("run_uuid"), **_present(found)}, "run_id"))
+    run_id = _text(_needed({"run_id": found.get("run_uuid"), **present(found)}, "run_id"))
     info["run_id"] = info["run_uuid"] = run_id
     info["experiment_id"] = decimal_id(_needed(found, "experiment_id"))
     info.pop("tags", None)
@@ -230,10 +230,10 @@ def dataset_document(found: dict[str, Any]) -> dict[str, Any]:
 def _record(found: dict[str, Any], dataset_id: str, number: int) -> dict[str, Any]:
     """Return a record of a dataset; an export made by hand may have none of the ids."""
     if found.get("dataset_record_id"):
-        return _present(found)
+        return present(found)
     made = hashlib.sha256(f"{dataset_id} {number}".encode()).hexdigest()[:32]
     ids = {"dataset_record_id": f"dr-{made}", "dataset_id": dataset_id}
-    return ids | _present(found)
+    return ids | present(found)
 
 
 def trace_document(info: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -285,7 +285,7 @@ def _assessment(found: dict[str, Any]) -> dict[str, Any]:
         document["expectation"] = value if isinstance(value, dict) else {"value": value}
         document.pop("valid", None)
     elif (feedback := found.get("feedback")) is not None:
-        document["feedback"] = _present(feedback) if isinstance(feedback, dict) else feedback
+        document["feedback"] = present(feedback) if isinstance(feedback, dict) else feedback
     return document
 
 
@@ -293,7 +293,7 @@ def _inputs(given: Any) -> dict[str, Any]:
     datasets = given if isinstance(given, list) else _listed(given, "dataset_inputs")
     listed: list[dict[str, Any]] = []
     for one in datasets:
-        dataset = _present(_needed(one, "dataset"))
+        dataset = present(_needed(one, "dataset"))
         tags = entries(one.get("tags"))
         listed.append({"dataset": dataset} | ({"tags": tags} if tags else {}))
     listed.sort(
@@ -337,10 +337,6 @@ def _number(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         raise StoreError(f"{value!r:.60} is no time") from None
-
-
-def _present(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _text(value: Any) -> str:

@@ -17,24 +17,25 @@ from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.schema.objects import Failure, Kind, encodable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from mlflow_exim_plugin.sources.file_tree import FileTree
 
-__all__ = ["ExportLayout", "ExportedFile", "ExportedObject"]
+__all__ = ["FILES", "ExportLayout", "ExportedFile", "ExportedObject"]
 
 _RUN = "run.json"
-_FILES = {
+FILES = {
     _RUN: Kind.RUN,
-    "logged_model.json": Kind.LOGGED_MODEL,
-    "trace.json": Kind.TRACE,
+    "experiment.json": Kind.EXPERIMENT,
     "model.json": Kind.REGISTERED_MODEL,
     "version.json": Kind.MODEL_VERSION,
+    "manifest.json": Kind.EXPERIMENT,
+    "logged_model.json": Kind.LOGGED_MODEL,
+    "trace.json": Kind.TRACE,
     "prompt.json": Kind.PROMPT,
     "evaluation_dataset.json": Kind.EVALUATION_DATASET,
-    "experiment.json": Kind.EXPERIMENT,
-    "manifest.json": Kind.EXPERIMENT,
 }
+"""The names of the files of objects, and the kinds of these."""
 _SINCE_22 = {"logged_model.json", "trace.json", "prompt.json", "evaluation_dataset.json"}
 _SOME = ""
 """A layout of several that have the same such file."""
@@ -101,13 +102,13 @@ class ExportLayout:
         self.generations: set[str] = set()
         self.tracking_uris: set[str] = set()
         self.mlflow_versions: set[str] = set()
-        self.paths: dict[Kind, list[str]] = {kind: [] for kind in _FILES.values()}
+        self.paths: dict[Kind, list[str]] = {kind: [] for kind in FILES.values()}
         self._unzip_runs()
         lists = []
-        for path in self._tree.sizes:
+        for path in self._tree.paths:
             name = path.rpartition("/")[2]
-            if name in _FILES and not self._is_held(path):
-                self.paths[_FILES[name]].append(path)
+            if name in FILES and not self._is_held(path):
+                self.paths[FILES[name]].append(path)
             elif _LISTS.fullmatch(name) and not self._is_held(path):
                 lists.append(path)
         if lists:
@@ -120,6 +121,23 @@ class ExportLayout:
         """What the export is, for people."""
         told = sorted(self.generations - {_SOME}) or ["not to be told"]
         return f"export of mlflow-export-import, layout {', '.join(told)}"
+
+    def take(
+        self, kind: Kind, take_one: Callable[[ExportedObject], None], failures: list[Failure]
+    ) -> None:
+        """Hand over all objects of a kind, each by itself.
+
+        Args:
+            kind: The kind.
+            take_one: Takes one; raises ``StoreError`` where it cannot.
+            failures: Gain those that cannot be read.
+        """
+        for path in self.paths[kind]:
+            try:
+                with self.reading(path) as found:
+                    take_one(found)
+            except StoreError as error:
+                failures.append(Failure(kind, path, error.message))
 
     @contextlib.contextmanager
     def reading(self, path: str) -> Generator[ExportedObject]:
@@ -192,7 +210,7 @@ class ExportLayout:
 
     def _unzip_runs(self) -> None:
         """Look into zip files: until 2021 runs were exported as such."""
-        for path in [path for path in self._tree.sizes if path.endswith(".zip")]:
+        for path in [path for path in self._tree.paths if path.endswith(".zip")]:
             if not self._is_held(path):
                 try:
                     self._tree.unzip(path, _RUN)

@@ -61,30 +61,19 @@ class ExportedRegistry:
     """
 
     def __init__(self, layout: ExportLayout) -> None:
-        self._layout = layout
         self.failures: list[Failure] = []
         self.experiment_names: dict[str, str] = {}
         self._files: dict[str, ExportedObject] = {}
-        found: dict[str, ExportedModel] = {}
-        for path in layout.paths[Kind.PROMPT]:
-            self._guarded(self._take_prompt, path, Kind.PROMPT, found)
-        for path in layout.paths[Kind.REGISTERED_MODEL]:
-            self._guarded(self._take_model, path, Kind.REGISTERED_MODEL, found)
-        for path in layout.paths[Kind.MODEL_VERSION]:
-            self._guarded(self._take_version, path, Kind.MODEL_VERSION, found)
+        self.models: dict[str, ExportedModel] = {}
+        layout.take(Kind.PROMPT, self._take_prompt, self.failures)
+        layout.take(Kind.REGISTERED_MODEL, self._take_model, self.failures)
+        layout.take(Kind.MODEL_VERSION, self._take_version, self.failures)
         order = sorted(
-            found.values(), key=lambda m: (m.model.kind is not Kind.PROMPT, m.model.name)
+            self.models.values(), key=lambda m: (m.model.kind is not Kind.PROMPT, m.model.name)
         )
         self.models = {one.model.name: one for one in order}
 
-    def _guarded(self, take: Any, path: str, kind: Kind, found: dict[str, ExportedModel]) -> None:
-        try:
-            with self._layout.reading(path) as read:
-                take(read, found)
-        except StoreError as error:
-            self.failures.append(Failure(kind, path, error.message))
-
-    def _take_model(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
+    def _take_model(self, read: ExportedObject) -> None:
         said = read.payload.get("registered_model")
         if not isinstance(said, dict):
             raise StoreError(f"{read.path} says of no registered model")
@@ -97,7 +86,7 @@ class ExportedRegistry:
         tags = {tag["key"]: tag["value"] for tag in document["tags"]}
         kind = Kind.PROMPT if tags.get(IS_PROMPT) == "true" else Kind.REGISTERED_MODEL
         model = RegisteredModel(document, kind, as_of_ms=read.as_of_ms)
-        one = found[model.name] = ExportedModel(model, read.folder)
+        one = self.models[model.name] = ExportedModel(model, read.folder)
         if "permissions" in document:
             one.lacks("its permissions are in the archive, and not applied")
         listed = said.get("versions")
@@ -106,37 +95,37 @@ class ExportedRegistry:
         for version in listed or ():
             self._add(one, version, read)
 
-    def _take_version(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
+    def _take_version(self, read: ExportedObject) -> None:
         said = read.payload.get("model_version")
         if not isinstance(said, dict) or not isinstance(said.get("name"), str):
             raise StoreError(f"{read.path} says of no version")
         name = said["name"]
-        if name not in found:
+        if name not in self.models:
             document = registered_model_document({"name": name})
             model = RegisteredModel(document, as_of_ms=read.as_of_ms)
-            found[name] = ExportedModel(model, read.folder)
-            found[name].lacks("the export has a version of it alone")
-        self._add(found[name], said, read)
-        one = found[name]
+            self.models[name] = ExportedModel(model, read.folder)
+            self.models[name].lacks("the export has a version of it alone")
+        self._add(self.models[name], said, read)
+        one = self.models[name]
         there = {str(number) for number in one.versions}
         aliases = one.model.document["aliases"]
         one.model.document["aliases"] = [a for a in aliases if a["version"] in there]
 
-    def _take_prompt(self, read: ExportedObject, found: dict[str, ExportedModel]) -> None:
+    def _take_prompt(self, read: ExportedObject) -> None:
         said = read.payload.get("prompt")
         if not isinstance(said, dict):
             raise StoreError(f"{read.path} says of no prompt")
         document = prompt_version_document(said)
         name, number = document["name"], _number_of(document)
-        if name not in found:
+        if name not in self.models:
             model = RegisteredModel(
                 {"name": name, "tags": entries({IS_PROMPT: "true"}), "aliases": []},
                 Kind.PROMPT,
                 as_of_ms=read.as_of_ms,
             )
-            found[name] = ExportedModel(model, read.folder)
-            found[name].lacks("such exports have neither its aliases nor its own tags")
-        one = found[name]
+            self.models[name] = ExportedModel(model, read.folder)
+            self.models[name].lacks("such exports have neither its aliases nor its own tags")
+        one = self.models[name]
         if number in one.versions:
             raise StoreError(f"{name}/{number} is in the export twice")
         one.versions[number] = ModelVersion(

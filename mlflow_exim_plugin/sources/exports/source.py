@@ -114,10 +114,10 @@ class ExportSource:
             for model, _ in tracking.logged_models(experiment_id):
                 if isinstance(model, LoggedModel) and is_or_was(model, identity):
                     yield model
-        for run_id in tracking.headers:
-            run, _ = tracking.read_run(run_id, contents=False)
-            if isinstance(run, Run) and is_or_was(run, identity):
-                yield run
+            for run_id in tracking.runs(experiment_id):
+                run, _ = tracking.read_run(run_id, contents=False)
+                if isinstance(run, Run) and is_or_was(run, identity):
+                    yield run
         for dataset in self._datasets():
             if isinstance(dataset, Entity) and is_or_was(dataset, identity):
                 yield dataset

@@ -22,6 +22,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     Trace,
     by_number,
+    key_values,
 )
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, RunHeader
 from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
@@ -59,7 +60,6 @@ class ExportedTracking:
 
     Attributes:
         experiments: Every experiment by id, in order.
-        headers: Of every run, by its id.
         failures: What is there and cannot be read.
         losses: What the export itself did not have.
     """
@@ -68,21 +68,17 @@ class ExportedTracking:
         self._layout = layout
         self._names = experiment_names
         self.experiments: dict[str, Experiment] = {}
-        self.headers: dict[str, RunHeader] = {}
         self.failures: list[Failure] = []
         self.losses: list[Loss] = []
         self._files: dict[str, str] = {}
         self._listed: dict[str, str] = {}
-        self._models: dict[str, list[tuple[str, str]]] = {}
+        self._runs: dict[str, dict[str, RunHeader]] = {}
+        self._models: dict[str, dict[str, str]] = {}
         self._traces: dict[str, list[tuple[int, str]]] = {}
-        for path in layout.paths[Kind.EXPERIMENT]:
-            self._guarded(Kind.EXPERIMENT, path, self._take_experiment)
-        for path in layout.paths[Kind.RUN]:
-            self._guarded(Kind.RUN, path, self._take_run)
-        for path in layout.paths[Kind.LOGGED_MODEL]:
-            self._guarded(Kind.LOGGED_MODEL, path, self._take_logged_model)
-        for path in layout.paths[Kind.TRACE]:
-            self._guarded(Kind.TRACE, path, self._take_trace)
+        layout.take(Kind.EXPERIMENT, self._take_experiment, self.failures)
+        layout.take(Kind.RUN, self._take_run, self.failures)
+        layout.take(Kind.LOGGED_MODEL, self._take_logged_model, self.failures)
+        layout.take(Kind.TRACE, self._take_trace, self.failures)
         for run_id, place in self._listed.items():
             if run_id not in self._files:
                 what = f"{place} lists it, and the export does not have it"
@@ -92,7 +88,7 @@ class ExportedTracking:
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
         """Return the headers of an experiment's runs that match a filter, by run id."""
-        found = {k: h for k, h in self.headers.items() if h.experiment_id == experiment_id}
+        found = self._runs.get(experiment_id, {})
         if not filter_string:
             return found
         from mlflow_exim_plugin.host.documents import matching_runs
@@ -138,7 +134,7 @@ class ExportedTracking:
         self, experiment_id: str
     ) -> Iterator[tuple[LoggedModel | Failure, list[ExportedFile]]]:
         """Yield the logged models of an experiment by id, with their files."""
-        for model_id, path in sorted(self._models.get(experiment_id, ())):
+        for model_id, path in sorted(self._models.get(experiment_id, {}).items()):
             try:
                 with self._layout.reading(path) as found:
                     document = logged_model_document(found.payload)
@@ -178,13 +174,6 @@ class ExportedTracking:
             reason = f"{file.place} holds no spans: {error}"
             trace.issues += (Failure(Kind.SPAN, trace.id, reason),)
 
-    def _guarded(self, kind: Kind, path: str, take_one: Any) -> None:
-        try:
-            with self._layout.reading(path) as found:
-                take_one(found)
-        except StoreError as error:
-            self.failures.append(Failure(kind, path, error.message))
-
     def _take_experiment(self, found: ExportedObject) -> None:
         given = found.payload.get("experiment")
         if not isinstance(given, dict):
@@ -220,19 +209,23 @@ class ExportedTracking:
         document = run_document(found.payload, ())
         header = RunHeader.of(document)
         if header.run_id in self._files:
-            self._compare(header.run_id, found)
+            self._compare(header, found, document)
             return
+        self._add_run(header, found, document)
+
+    def _add_run(self, header: RunHeader, found: ExportedObject, document: dict[str, Any]) -> None:
         self._files[header.run_id] = found.path
-        self.headers[header.run_id] = header
+        self._runs.setdefault(header.experiment_id, {})[header.run_id] = header
         if header.experiment_id not in self.experiments:
-            tags = {tag["key"]: tag["value"] for tag in document["data"]["tags"]}
+            tags = key_values(document["data"]["tags"])
             name = tags.get(_EXPERIMENT_NAME) or self._names.get(header.run_id)
             root = str(document["info"].get("artifact_uri") or "")
             place = root.partition(f"/{header.run_id}/")[0]
             self._make_experiment(header.experiment_id, name, place, found.as_of_ms)
 
-    def _compare(self, run_id: str, found: ExportedObject) -> None:
+    def _compare(self, header: RunHeader, found: ExportedObject, document: dict[str, Any]) -> None:
         """Take the one of two exports of a run that has more files, and say where they differ."""
+        run_id = header.run_id
         other = self._layout.read(self._files[run_id])
         mine, its = (
             [(file.path, file.size_bytes) for file in self._layout.files_of(one)]
@@ -242,10 +235,7 @@ class ExportedTracking:
         if found.payload != other.payload and folder not in self._files and _ID.fullmatch(folder):
             what = f"{found.path} says that it is {run_id}, which {other.path} is"
             self.losses.append(Loss(Kind.RUN, folder, f"{what}: it is kept as its folder says"))
-            self._files[folder] = found.path
-            self.headers[folder] = replace(
-                RunHeader.of(run_document(found.payload, ())), run_id=folder
-            )
+            self._add_run(replace(header, run_id=folder), found, document)
             return
         if len(mine) > len(its):
             self._files[run_id] = found.path
@@ -255,10 +245,8 @@ class ExportedTracking:
 
     def _take_logged_model(self, found: ExportedObject) -> None:
         info = logged_model_document(found.payload)["info"]
-        listed = self._models.setdefault(info["experiment_id"], [])
-        if any(info["model_id"] == model_id for model_id, _ in listed):
-            return  # beside each run that made or used it
-        listed.append((info["model_id"], found.path))
+        # It lies beside each run that made or used it; the first will do.
+        self._models.setdefault(info["experiment_id"], {}).setdefault(info["model_id"], found.path)
         self._make_experiment(info["experiment_id"], None, "", found.as_of_ms)
 
     def _take_trace(self, found: ExportedObject) -> None:

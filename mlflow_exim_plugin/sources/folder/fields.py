@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS
-from mlflow_exim_plugin.schema.documents import sorted_entries
+from mlflow_exim_plugin.schema.documents import present, sorted_entries, without_empty
 from mlflow_exim_plugin.sources.folder.files import UnreadableError
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def experiment_document(fields: Fields, tags: dict[str, str], *, deleted: bool) 
         tags: Its tags.
         deleted: Whether it lies where deleted ones do; MLflow before 2.0 wrote that nowhere else.
     """
-    return _present(
+    return present(
         {
             "experiment_id": fields.text("experiment_id"),
             "name": fields.text("name"),
@@ -154,7 +153,7 @@ def run_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
     """Return REST's ``RunInfo``."""
     run_id = fields.text("run_id", "run_uuid")
     name = fields.maybe_text("run_name")
-    return _present(
+    return present(
         {
             "run_id": run_id,
             "run_uuid": run_id,
@@ -210,19 +209,21 @@ def _stage(fields: Fields) -> str:
 
 def logged_model_info(fields: Fields, tags: dict[str, str]) -> dict[str, Any]:
     """Return REST's ``LoggedModelInfo``, with its ``lifecycle_stage`` where it is deleted."""
-    found = _without_empty(
-        {
-            "experiment_id": fields.text("experiment_id"),
-            "model_id": fields.text("model_id"),
-            "name": fields.maybe_text("name"),
-            "artifact_uri": fields.text("artifact_location"),
-            "creation_timestamp_ms": fields.number("creation_timestamp"),
-            "last_updated_timestamp_ms": fields.number("last_updated_timestamp"),
-            "model_type": fields.maybe_text("model_type"),
-            "source_run_id": fields.maybe_text("source_run_id"),
-            "status": fields.one_of("status", _MODEL_STATUS, 0),
-            "status_message": fields.maybe_text("status_message"),
-        }
+    found = without_empty(
+        present(
+            {
+                "experiment_id": fields.text("experiment_id"),
+                "model_id": fields.text("model_id"),
+                "name": fields.maybe_text("name"),
+                "artifact_uri": fields.text("artifact_location"),
+                "creation_timestamp_ms": fields.number("creation_timestamp"),
+                "last_updated_timestamp_ms": fields.number("last_updated_timestamp"),
+                "model_type": fields.maybe_text("model_type"),
+                "source_run_id": fields.maybe_text("source_run_id"),
+                "status": fields.one_of("status", _MODEL_STATUS, 0),
+                "status_message": fields.maybe_text("status_message"),
+            }
+        )
     )
     if fields.maybe_text("lifecycle_stage") == "deleted":
         found["lifecycle_stage"] = "deleted"
@@ -233,14 +234,16 @@ def registered_model_document(
     fields: Fields, tags: dict[str, str], aliases: dict[str, str]
 ) -> dict[str, Any]:
     """Return REST's ``RegisteredModel`` without its versions."""
-    found = _without_empty(
-        {
-            "name": fields.text("name"),
-            "creation_timestamp": fields.number("creation_timestamp"),
-            "last_updated_timestamp": fields.number("last_updated_timestamp") or None,
-            "description": fields.maybe_text("description"),
-            "deployment_job_id": fields.maybe_text("deployment_job_id"),
-        }
+    found = without_empty(
+        present(
+            {
+                "name": fields.text("name"),
+                "creation_timestamp": fields.number("creation_timestamp"),
+                "last_updated_timestamp": fields.number("last_updated_timestamp") or None,
+                "description": fields.maybe_text("description"),
+                "deployment_job_id": fields.maybe_text("deployment_job_id"),
+            }
+        )
     )
     listed = [{"alias": alias, "version": aliases[alias]} for alias in sorted(aliases)]
     return found | {"tags": sorted_entries(tags), "aliases": listed}
@@ -248,22 +251,24 @@ def registered_model_document(
 
 def version_document(fields: Fields, tags: dict[str, str], aliases: list[str]) -> dict[str, Any]:
     """Return REST's ``ModelVersion``."""
-    found = _without_empty(
-        {
-            "name": fields.text("name"),
-            "version": fields.text("version"),
-            "creation_timestamp": fields.number("creation_timestamp"),
-            "last_updated_timestamp": fields.number("last_updated_timestamp"),
-            "description": fields.maybe_text("description"),
-            "user_id": fields.maybe_text("user_id"),
-            "current_stage": fields.maybe_text("current_stage"),
-            "source": fields.maybe_text("source"),
-            "run_id": fields.maybe_text("run_id"),
-            "run_link": fields.maybe_text("run_link"),
-            "status": fields.maybe_text("status") or "READY",
-            "status_message": fields.maybe_text("status_message"),
-            "model_id": fields.maybe_text("model_id"),
-        }
+    found = without_empty(
+        present(
+            {
+                "name": fields.text("name"),
+                "version": fields.text("version"),
+                "creation_timestamp": fields.number("creation_timestamp"),
+                "last_updated_timestamp": fields.number("last_updated_timestamp"),
+                "description": fields.maybe_text("description"),
+                "user_id": fields.maybe_text("user_id"),
+                "current_stage": fields.maybe_text("current_stage"),
+                "source": fields.maybe_text("source"),
+                "run_id": fields.maybe_text("run_id"),
+                "run_link": fields.maybe_text("run_link"),
+                "status": fields.maybe_text("status") or "READY",
+                "status_message": fields.maybe_text("status_message"),
+                "model_id": fields.maybe_text("model_id"),
+            }
+        )
     )
     return found | {"tags": sorted_entries(tags), "aliases": sorted(aliases)}
 
@@ -272,15 +277,7 @@ def dataset_document(fields: Fields) -> dict[str, Any]:
     """Return REST's ``Dataset``."""
     document = {name: fields.text(name) for name in ("name", "digest", "source_type", "source")}
     more = {name: fields.maybe_text(name) for name in ("schema", "profile")}
-    return document | _without_empty(more)
-
-
-def _present(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if value is not None}
-
-
-def _without_empty(document: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in _present(document).items() if v != "" or k in GIVEN_BY_CALLERS}
+    return document | without_empty(present(more))
 
 
 @cache
