@@ -65,6 +65,14 @@ def mlflow(session: nox.Session, version: str) -> None:
     session.run("pytest", "-n", "2", *tests, *session.posargs)
 
 
+@nox.session
+def generations(session: nox.Session) -> None:
+    """Servers of every generation since MLflow 0.1 as sources, each in an environment of its own."""
+    session.install("-e", ".[test]", "mlflow==3.17.*")
+    tests = ["tests/compat/test_first_servers.py", "-m", "generations or not generations"]
+    session.run("pytest", "-n", "2", *tests, *session.posargs)
+
+
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
     """The oldest dependencies that pyproject.toml allows."""

@@ -363,6 +363,7 @@ def _read_archive(
 def _read_deployment(
     location: str | None, opening: Opening, reading: Reading, *, jobs: int, contents: bool
 ) -> Iterator[OpenSource]:
+    from mlflow_exim_plugin.host.open.generations import TODAY
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.open.locations import folder_of_database
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
@@ -385,6 +386,7 @@ def _read_deployment(
             ServerSource(host, jobs=jobs, contents=False),
             host.display_uri,
             mlflow_version=host.mlflow_version,
+            read_as=None if host.generation is TODAY else host.generation.name,
         )
 
 

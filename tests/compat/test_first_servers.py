@@ -1,113 +1,249 @@
-"""Servers of MLflow 1, before there was a search of experiments, are packed as they answer."""
+"""Servers of every generation are packed as they answer, and unpacked into this MLflow.
+
+What they hold is told by their own calls, over plain HTTP; what came, by the new database's tables.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from mlflow_exim_plugin import open_archive, pack, verify
+from mlflow_exim_plugin import open_archive, pack, unpack, verify
 from mlflow_exim_plugin.schema.objects import Kind, key_values
 from tests.first_servers import VERSIONS, FirstServer, start_first_server
+from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.integration, pytest.mark.compat]
 
 T0 = 1_600_000_000_000
-FILES = {"folder/a.txt": b"hi", "b.bin": b"\x00\xff"}
+FILES = {"folder/a.txt": b"hi", "b.bin": b"\x00\xff", "empty": b""}
+SOURCE = {
+    "source_type": "PROJECT",
+    "source_name": "git://wine",
+    "source_version": "0a1b2c",
+    "entry_point_name": "main",
+}
+TAGS_OF_SOURCE = {
+    "mlflow.source.type": "PROJECT",
+    "mlflow.source.name": "git://wine",
+    "mlflow.source.git.commit": "0a1b2c",
+    "mlflow.project.entryPoint": "main",
+    "mlflow.user": "ada",
+}
+MODEL = "m 'x"
+BY_DEFAULT = {"0.1.0", "1.4.0", "1.27.0"}
 
 
-def fill(server: FirstServer, *, has_registry: bool) -> list[str]:
+def fill(server: FirstServer) -> list[str]:
     """Fill a server as its own clients would, and return the ids of its runs."""
-    experiment_id = server.call("experiments/create", {"name": "wine"})["experiment_id"]
-    gone = server.call("experiments/create", {"name": "gone"})["experiment_id"]
-    server.call("experiments/delete", {"experiment_id": gone})
-    run_ids = []
-    for i in range(3):
-        asked = {
-            "experiment_id": experiment_id,
-            "user_id": "ada",
-            "start_time": T0 + i,
-            "tags": [{"key": "mlflow.runName", "value": f"run {i}"}],
-        }
-        info = server.call("runs/create", asked)["run"]["info"]
-        run_id = info["run_id"]
-        run_ids.append(run_id)
-        for step in range(3):
-            row = {"key": "loss", "value": 1 / (step + 1), "timestamp": T0 + step, "step": step}
-            server.call("runs/log-metric", {"run_id": run_id, **row})
-        server.call("runs/log-parameter", {"run_id": run_id, "key": "lr", "value": str(i)})
-        put_files(urlsplit(info["artifact_uri"]).path)
-        server.call("runs/update", {"run_id": run_id, "status": "FINISHED", "end_time": T0 + 9})
-    server.call("runs/delete", {"run_id": run_ids[2]})
-    if has_registry:
-        server.call("registered-models/create", {"name": "m", "description": "text"})
-        source = {"name": "m", "source": f"{info['artifact_uri']}/folder", "run_id": run_id}
-        for _ in range(2):
-            server.call("model-versions/create", source)
-        stage = {"name": "m", "version": "2", "stage": "Production"}
-        server.call(
-            "model-versions/transition-stage", {**stage, "archive_existing_versions": False}
-        )
+    experiment_id = made(server.call("experiments/create", {"name": "wine"}))
+    if server.age >= (0, 8):
+        gone = made(server.call("experiments/create", {"name": "gone"}))
+        server.call("experiments/delete", {"experiment_id": gone})
+    run_ids = [add_run(server, experiment_id, i) for i in range(3)]
+    if server.age >= (0, 8):
+        server.call("runs/delete", {server.run_id: run_ids[2]})
     return run_ids
 
 
-def put_files(root: str) -> None:
-    from pathlib import Path
+def made(answer: dict[str, Any]) -> str:
+    return str(answer.get("experiment_id") or answer["experimentId"])
 
+
+def add_run(server: FirstServer, experiment_id: str, i: int) -> str:
+    """Add a run with files, and return its id."""
+    is_0x = server.age < (1, 0)
+    asked: dict[str, Any] = {"experiment_id": experiment_id, "user_id": "ada", "start_time": T0 + i}
+    if is_0x:
+        asked |= {"run_name": f"run {i}", **SOURCE}
+    else:
+        asked["tags"] = [{"key": "mlflow.runName", "value": f"run {i}"}]
+    info = server.call("runs/create", asked)["run"]["info"]
+    run = {server.run_id: info["run_uuid"]}
+    for n in range(3):
+        row: dict[str, Any] = {"key": "loss", "value": 1 / (n + 1), "timestamp": T0 + n, "step": n}
+        if is_0x:  # whose clients gave seconds
+            row |= {"timestamp": T0 // 1000 + n}
+            del row["step"]
+        server.call("runs/log-metric", run | row)
+    server.call("runs/log-parameter", run | {"key": "lr", "value": f"{i}"})
+    put_files(server.directory / urlsplit(info["artifact_uri"]).path)
+    server.call("runs/update", run | {"status": "FINISHED", "end_time": T0 + 9})
+    return str(info["run_uuid"])
+
+
+def put_files(root: Path) -> None:
     for path, content in FILES.items():
-        file = Path(root, path)
+        file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_all_that_it_holds_is_packed(version: str, tmp_path: Path) -> None:
-    server = start_first_server(version, tmp_path / "server")
-    has_registry = version != "1.0.0"
-    try:
-        run_ids = fill(server, has_registry=has_registry)
-        truth = {run_id: server.call(f"runs/get?run_id={run_id}")["run"] for run_id in run_ids}
+def register(server: FirstServer, run_id: str) -> None:
+    """Make a registered model of two versions, the second of which is in production."""
+    uri = told(server, run_id)["info"]["artifact_uri"]
+    version = {"name": MODEL, "source": f"{uri}/folder", "run_id": run_id}
+    if server.age < (1, 5):  # in the first form of them
+        model = {"registered_model": {"name": MODEL}}
+        server.call("registered-models/create", {"name": MODEL})
+        server.call("registered-models/update", model | {"description": "text"}, "PATCH")
+        for _ in range(2):
+            server.call("model-versions/create", version)
+        second = {"model_version": model | {"version": "2"}, "stage": "Production"}
+        server.call("model-versions/update", second, "PATCH")
+        return
+    server.call("registered-models/create", {"name": MODEL})
+    server.call("registered-models/update", {"name": MODEL, "description": "text"}, "PATCH")
+    for _ in range(2):
+        server.call("model-versions/create", version)
+    stage = {"name": MODEL, "version": "2", "stage": "Production"}
+    server.call("model-versions/transition-stage", {**stage, "archive_existing_versions": False})
 
+
+def told(server: FirstServer, run_id: str) -> dict[str, Any]:
+    """Return what a server says of a run."""
+    found: dict[str, Any] = server.call(f"runs/get?{server.run_id}={run_id}")["run"]
+    return found
+
+
+def rows(server: FirstServer, run_id: str) -> list[tuple[float, int, int]]:
+    """Return value, time and step of a run's metric as the server says them."""
+    limit = "" if server.age < (0, 5) else "&max_results=100"
+    query = f"{server.run_id}={run_id}&metric_key=loss{limit}"
+    return [
+        (float(row["value"]), int(row["timestamp"]), int(row.get("step", 0)))
+        for row in server.call(f"metrics/get-history?{query}")["metrics"]
+    ]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(v, marks=[] if v in BY_DEFAULT else pytest.mark.generations) for v in VERSIONS
+    ]
+)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FirstServer]:
+    running = start_first_server(request.param, tmp_path / "server")
+    yield running
+    running.stop()
+
+
+def test_all_that_it_holds_arrives(server: FirstServer, tmp_path: Path) -> None:
+    is_0x, has_registry = server.age < (1, 0), server.age >= (1, 4)
+    run_ids = fill(server)
+    if has_registry:
+        register(server, run_ids[2])
+    truth = {run_id: told(server, run_id) for run_id in run_ids}
+    histories = {run_id: rows(server, run_id) for run_id in run_ids}
+    archive_path = tmp_path / "a.tar.zst"
+
+    report = pack(str(archive_path), tracking_uri=server.url)
+
+    assert report.ok, report.failures
+    assert report.losses == []
+    assert report.read_as == kind_of(server)
+    assert verify(str(archive_path)).findings == []
+    assert (Kind.REGISTERED_MODEL in report.counts) is has_registry
+    with open_archive(str(archive_path)) as archive:
+        assert archive.summary.info.read_as == report.read_as
+        for run_id in run_ids if is_0x else ():
+            own = archive.run(run_id).mlflow.run["info"]
+            assert own.items() >= SOURCE.items()
+            assert own.get("name", "") == truth[run_id]["info"]["name"]
+    target = tmp_path / "target"
+    target.mkdir()
+    new_sqlite_database(target / "mlflow.db")
+    arrived = unpack(
+        str(archive_path),
+        tracking_uri=f"sqlite:///{target}/mlflow.db",
+        artifact_location=str(target / "files"),
+    )
+    assert arrived.ok, arrived.failures
+    with sqlite3.connect(target / "mlflow.db") as database:
+        stages = dict(database.execute("SELECT name, lifecycle_stage FROM experiments"))
+        deleted = {"gone": "deleted"} if server.age >= (0, 8) else {}
+        assert stages == {"Default": "active", "wine": "active", **deleted}
+        for run_id in run_ids:
+            compare_run(database, run_id, truth[run_id], histories[run_id], is_0x=is_0x)
+        if has_registry:
+            compare_models(database, run_ids[2])
+
+
+def kind_of(server: FirstServer) -> str | None:
+    if server.age < (1, 0):
+        return f"a server of MLflow {'0.1 to 0.4' if server.age < (0, 5) else '0.5 to 0.9'}"
+    return "a server of MLflow 1.0 to 1.27" if server.age < (1, 28) else None
+
+
+def compare_run(
+    database: sqlite3.Connection,
+    run_id: str,
+    truth: dict[str, Any],
+    history: list[tuple[float, int, int]],
+    *,
+    is_0x: bool,
+) -> None:
+    info = truth["info"]
+    row = "SELECT name, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri"
+    (found,) = database.execute(f"{row} FROM runs WHERE run_uuid = ?", [run_id])
+    name, *rest, root = found
+    times = int(info["start_time"]), int(info["end_time"])
+    stage = info.get("lifecycle_stage", "active")
+    assert rest == [info["user_id"], "FINISHED", *times, stage]
+    given = key_values(truth["data"].get("tags"))
+    assert name == (info.get("name") or given["mlflow.runName"])
+    tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id]))
+    made = {**TAGS_OF_SOURCE, "mlflow.runName": name} if is_0x else {}
+    mine = {key: value for key, value in tags.items() if not key.startswith("mlflow_exim.")}
+    assert mine == made | given
+    params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run_id]))
+    assert params == key_values(truth["data"]["params"])
+    query = "SELECT value, timestamp, step FROM metrics WHERE run_uuid = ? ORDER BY timestamp"
+    in_ms = 1000 if is_0x else 1
+    assert list(database.execute(query, [run_id])) == [(v, t * in_ms, s) for v, t, s in history]
+    folder = Path(urlsplit(root).path)
+    files = {str(f.relative_to(folder)): f for f in folder.rglob("*") if f.is_file()}
+    assert {path: file.read_bytes() for path, file in files.items()} == FILES
+
+
+def compare_models(database: sqlite3.Connection, run_id: str) -> None:
+    assert list(database.execute("SELECT name, description FROM registered_models")) == [
+        (MODEL, "text")
+    ]
+    query = "SELECT name, version, current_stage, run_id FROM model_versions ORDER BY version"
+    assert list(database.execute(query)) == [
+        (MODEL, 1, "None", run_id),
+        (MODEL, 2, "Production", run_id),
+    ]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "0.1.0",
+        pytest.param("0.8.2", marks=pytest.mark.generations),
+        pytest.param("1.0.0", marks=pytest.mark.generations),
+    ],
+)
+def test_a_run_that_ends_every_search_costs_itself(version: str, tmp_path: Path) -> None:
+    server = start_first_server(version, tmp_path / "server", of_files=True)
+    try:
+        run_ids = fill(server)
+        bad = {server.run_id: run_ids[0], "key": "broken", "value": "two\nlines"}
+        server.call("runs/log-parameter", bad)
         report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
     finally:
         server.stop()
 
-    assert report.ok, report.failures
-    assert report.losses == []
-    assert verify(str(tmp_path / "a.tar.zst")).findings == []
-    assert (Kind.REGISTERED_MODEL in report.counts) is has_registry
+    assert [(f.kind, f.id) for f in report.failures] == [(Kind.RUN, run_ids[0])]
     with open_archive(str(tmp_path / "a.tar.zst")) as archive:
-        stages = {
-            e.mlflow.experiment["name"]: e.mlflow.experiment["lifecycle_stage"]
-            for e in archive.experiments()
-        }
-        assert stages == {"Default": "active", "wine": "active", "gone": "deleted"}
-        for i, run_id in enumerate(run_ids):
+        for run_id in run_ids[1:]:
             envelope = archive.run(run_id)
-            info, data = envelope.mlflow.run["info"], envelope.mlflow.run["data"]
-            told = truth[run_id]["info"]
-            assert (info["status"], info["user_id"]) == ("FINISHED", "ada")
-            assert (info["start_time"], info["end_time"]) == (T0 + i, T0 + 9)
-            assert info["lifecycle_stage"] == told["lifecycle_stage"]
-            assert info["run_name"] == f"run {i}"
-            assert key_values(data["params"]) == {"lr": str(i)}
-            history = archive.metric_history(run_id, "loss").to_pydict()
-            assert history["step"] == [0, 1, 2]
-            assert history["value"] == [1.0, 0.5, 1 / 3]
-            assert history["timestamp"] == [T0, T0 + 1, T0 + 2]
             assert {entry.path for entry in envelope.info.artifacts} == set(FILES)
-            for path, content in FILES.items():
-                with archive.open_artifact(run_id, path) as stream:
-                    assert stream.read() == content
-        if has_registry:
-            assert archive.model("m").mlflow.registered_model["description"] == "text"
-            versions = {
-                v.mlflow.model_version["version"]: v.mlflow.model_version
-                for v in archive.versions("m")
-            }
-            assert versions["2"]["current_stage"] == "Production"
-            assert versions["1"]["run_id"] == run_ids[2]
+            assert archive.metric_history(run_id, "loss").num_rows == 3

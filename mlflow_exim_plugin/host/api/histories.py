@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.schema.first_runs import in_ms
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import Failure, Kind
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["HistoriesAhead", "HistoryReader", "HistorySource", "empty", "failed", "read_history"]
 
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
-_PAGED = "/api/2.0/mlflow/metrics/get-history"
 _BULK_ROWS = 25_000
 _BULK_RUNS = 100
 _PAGE_ROWS = 25_000
@@ -182,7 +182,7 @@ class HistoryReader:
     rows_ahead = 250_000
 
     def __init__(self, host: Host, pool: ThreadPoolExecutor, jobs: int) -> None:
-        self.has_bulk = host.is_http
+        self.has_bulk = host.is_http and not host.generation.lists_experiments
         self._host = host
         self._pool = pool
         self._jobs = jobs
@@ -282,11 +282,14 @@ def read_history(host: Host, run_id: str, key: str) -> pa.Table:
                 [metric.timestamp for metric in metrics],
                 [metric.value for metric in metrics],
             )
-    columns = Columns()
+    generation = host.generation
+    columns = Columns(of_0x=generation.is_0x)
     token: str | None = None
     while True:
-        # Servers from 3.1 to 3.13 answer nothing at all without max_results.
-        params = [("run_id", run_id), ("metric_key", key), ("max_results", str(_PAGE_ROWS))]
+        params = [(generation.run_id, run_id), ("metric_key", key)]
+        if generation.takes_more:
+            # Servers from 3.1 to 3.13 answer nothing at all without max_results.
+            params.append(("max_results", str(_PAGE_ROWS)))
         if token:
             params.append(("page_token", token))
         page, following = answered(partial(_page, host, params))
@@ -301,16 +304,22 @@ def read_history(host: Host, run_id: str, key: str) -> pa.Table:
 
 def _page(host: Host, params: list[tuple[str, str]]) -> tuple[Columns | None, str | None]:
     columns = Columns()
-    reply = host.get_json(_PAGED, params, object_hook=columns.take_row)
+    endpoint = f"{host.generation.api}/metrics/get-history"
+    reply = host.get_json(endpoint, params, object_hook=columns.take_row)
     return (None, None) if reply is None else (columns, reply.get("next_page_token"))
 
 
 class Columns:
-    """Rows of one history as three columns of machine numbers, filled while JSON is parsed."""
+    """Rows of one history as three columns of machine numbers, filled while JSON is parsed.
 
-    __slots__ = ("_step", "_timestamp", "_value")
+    Args:
+        of_0x: Whether they are of MLflow before 1.0.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_of_0x", "_step", "_timestamp", "_value")
+
+    def __init__(self, *, of_0x: bool = False) -> None:
+        self._of_0x = of_0x
         self._step = array("q")
         self._timestamp = array("q")
         self._value = array("d")
@@ -343,7 +352,8 @@ class Columns:
 
     def table(self, key: str) -> pa.Table:
         """Return the rows with schema ``HISTORY``."""
-        return history_table(key, self._step, self._timestamp, self._value)
+        timestamps = in_ms(self._timestamp) if self._of_0x else self._timestamp
+        return history_table(key, self._step, timestamps, self._value)
 
 
 def sorted_rows(run_id: str, key: str, rows: pa.Table) -> RunRows | Failure:

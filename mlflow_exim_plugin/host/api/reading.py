@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from mlflow.exceptions import MlflowException
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import UnbelievableError
@@ -15,7 +16,7 @@ from mlflow_exim_plugin.host.documents import (
     run_document,
 )
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.open.absent import is_absent, is_refused
+from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
@@ -34,9 +35,6 @@ _IS_PROMPT = f"tags.`{PROMPT_TAG}` = 'true'"
 _PAGE = 1000
 _MOST_RUNS = 50_000
 """So many runs any server gives in one page."""
-_LIST = "/api/2.0/mlflow/experiments/list"
-_GET = "/api/2.0/mlflow/experiments/get"
-_LIST_PREVIEW = "/api/2.0/preview/mlflow/registered-models/list"
 
 
 class Reader:
@@ -49,7 +47,6 @@ class Reader:
         host: Likewise.
         has_registry: Whether it was once told which registered models there are.
         unread: Runs that a listing has and that cannot be read.
-        lists_as_before_1_28: Whether its experiments were listed as servers did before 1.28.
     """
 
     def __init__(self, host: Host) -> None:
@@ -57,7 +54,6 @@ class Reader:
         self.unread: list[Failure] = []
         self._latest: dict[str, set[int]] = {}
         self.has_registry = False
-        self.lists_as_before_1_28 = False
 
     def experiments(self) -> list[dict[str, Any]]:
         """Return every experiment, deleted ones included, by number.
@@ -93,40 +89,36 @@ class Reader:
         doing = "listing the experiments"
         try:
             with translated(doing):
+                if self.host.generation.lists_experiments:
+                    for listed in pages(self._page_of_list):
+                        yield self._listed_experiment(listed)
+                    return
                 for experiment in pages(page):
                     some = True
                     yield self._sound_experiment(experiment)
         except ServerLostError:
             raise
         except ServerError as error:
-            if some:
-                yield Failure(Kind.EXPERIMENT, "all", error.message)
-                return
-            if not (is_absent(error) and self.host.is_http):
+            if not some:
                 raise
-            with translated(doing):
-                for listed in pages(partial(self._page_of_1, error)):
-                    yield self._experiment_of_1(listed)
+            yield Failure(Kind.EXPERIMENT, "all", error.message)
 
-    def _page_of_1(self, absent: ServerError, token: str | None) -> Any:
-        """Return a page of the experiments of a server before 1.28.
-
-        Raises:
-            ServerError: ``absent``, where it is none: each such server has made one experiment.
-        """
+    def _page_of_list(self, token: str | None) -> Any:
+        """Return a page of the experiments of a server before 1.28, which has made one at least."""
         from mlflow.store.entities import PagedList
 
         more = [("page_token", token)] if token else []
-        answer = self.host.get_json(_LIST, [("view_type", "ALL"), *more]) or {}
+        endpoint = self.host.generation.experiments
+        answer = self.host.get_json(endpoint, [("view_type", "ALL"), *more]) or {}
         listed = answer.get("experiments")
         if not isinstance(listed, list):
-            raise absent
-        self.lists_as_before_1_28 = True
+            raise UnbelievableError("what comes is no listing")
         return PagedList(listed, answer.get("next_page_token") or None)
 
-    def _experiment_of_1(self, listed: Any) -> dict[str, Any] | Failure:
+    def _listed_experiment(self, listed: Any) -> dict[str, Any] | Failure:
         try:
             document = listed | {"experiment_id": str(listed["experiment_id"])}
+            document.setdefault("lifecycle_stage", "active")  # before 0.8 none was deleted
             document["tags"] = sorted_entries(key_values(listed.get("tags")))
             for name in ("creation_time", "last_update_time"):
                 if name in listed:
@@ -134,6 +126,11 @@ class Reader:
         except NOT_LIKE_ITS_KIND as error:
             return Failure(Kind.EXPERIMENT, "one without an id", f"it is malformed: {error}")
         return dict(document)
+
+    def owners_without(self, unread: set[str]) -> set[str]:
+        """Return the ids of experiments that are gone or unread, and that something belongs to."""
+        del unread
+        return set()  # nobody tells but a database
 
     def _sound_experiment(self, listed: Any) -> dict[str, Any] | Failure:
         """Return an experiment of a listing; one that is malformed there is read by itself."""
@@ -240,7 +237,8 @@ class Reader:
 
         order = ["attributes.start_time ASC"]
         # The first servers gave one page and no way to the next.
-        most = _MOST_RUNS if self.lists_as_before_1_28 else _PAGE
+        lists = self.host.generation.lists_experiments
+        most = _MOST_RUNS if lists else _PAGE
 
         def page(token: str | None) -> Any:
             search = self.host.tracking.search_runs
@@ -259,19 +257,33 @@ class Reader:
                 body,
             )
 
+        some = False
         try:
-            yield from pages(page)
-        except UnbelievableError:
-            if not (self.lists_as_before_1_28 and self._are_empty(experiment_ids)):
+            for run in pages(page):
+                some = True
+                yield run
+        except (MlflowException, UnbelievableError) as error:
+            if some or not lists or filter_string:
                 raise
+            yield from self._runs_in(experiment_ids, error)
 
-    def _are_empty(self, experiment_ids: list[str]) -> bool:
-        """Whether a server of MLflow 1.0, which refuses no question, tells so in another way."""
+    def _runs_in(self, experiment_ids: list[str], error: Exception) -> Iterator[Malformed]:
+        """Yield the runs that an experiment of a server before 1.4 names, to be read one by one.
+
+        One bad run is enough there for a search to fail, or it gave none and refuses no question.
+
+        Raises:
+            Exception: ``error``, where no more is known that way.
+        """
         for experiment_id in experiment_ids:
-            found = self.host.get_json(_GET, [("experiment_id", experiment_id)])
-            if not found or "experiment" not in found or found.get("runs"):
-                return False
-        return True
+            endpoint = f"{self.host.generation.api}/experiments/get"
+            found = self.host.get_json(endpoint, [("experiment_id", experiment_id)]) or {}
+            listed = found.get("runs") or []
+            if "experiment" not in found or not (listed or isinstance(error, UnbelievableError)):
+                raise error
+            for info in listed:
+                identity = str(info.get("run_id") or info.get("run_uuid") or "")
+                yield Malformed(identity, f"their search failed: {error}")
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""
@@ -298,7 +310,7 @@ class Reader:
         try:
             prompts = self._registered(_IS_PROMPT)
         except ServerError as error:
-            if not (self.lists_as_before_1_28 and is_refused(error)):
+            if not (self.host.generation.lists_experiments and is_refused(error)):
                 raise
             prompts = set()  # there were none when it was made, nor could it be asked
         # Servers hide the prompts from whoever does not ask for them; the first ones did not.
@@ -314,18 +326,6 @@ class Reader:
 
         with translated("listing the registered models"):
             return {str(model.name) for model in pages(search)}
-
-    def models_of_preview(self) -> int | None:
-        """Return how many registered models a server shows as MLflow did before 1.9; None if none.
-
-        Those versions had another form for them, below another path.
-        """
-        if not self.host.is_http:
-            return None
-        found = self.host.get_json(_LIST_PREVIEW, [])
-        if not found:
-            return None
-        return len(found.get("registered_models_detailed") or found.get("registered_models") or ())
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
@@ -346,7 +346,7 @@ class Reader:
             of_version.setdefault(number, []).append(alias)
         with translated(f"listing the versions of {name!r}"):
             search = self.host.registry.search_model_versions
-            wanted = [_name_filter(name), _IS_PROMPT if kind is Kind.PROMPT else ""]
+            wanted = [self._name_filter(name), _IS_PROMPT if kind is Kind.PROMPT else ""]
             listed = pages(
                 lambda token: search(" AND ".join(filter(None, wanted)), _PAGE, None, token)
             )
@@ -362,6 +362,14 @@ class Reader:
                 model_version_document(found[number], of_version.get(number, []))
                 for number in sorted(found)
             ]
+
+    def _name_filter(self, name: str) -> str:
+        """Return what asks for one name; empty where it cannot be asked for."""
+        if "'" not in name:
+            return f"name = '{name}'"
+        # The first servers knew one kind of quotation marks.
+        knows_others = not self.host.generation.lists_experiments
+        return f'name = "{name}"' if knows_others and '"' not in name else ""
 
     def found_versions(
         self, name: str, aliases: dict[str, int], kind: Kind
@@ -421,9 +429,3 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
 def _outline(item: Any) -> int:
     """Return what tells an object from the others of its listing."""
     return hash(str(item.to_proto()) if hasattr(item, "to_proto") else repr(item))
-
-
-def _name_filter(name: str) -> str:
-    if "'" not in name:
-        return f"name = '{name}'"
-    return f'name = "{name}"' if '"' not in name else ""

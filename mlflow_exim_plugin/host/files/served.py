@@ -39,9 +39,10 @@ class ServedFiles:
             self._send = f"/ajax-api/{of_model}/files", "artifact_file_path"
             self._owner: list[tuple[str, str]] = []
         else:
-            self._list = "/api/2.0/mlflow/artifacts/list", "path"
-            self._send = "/get-artifact", "path"
-            self._owner = [("run_id", owner)]
+            generation = host.generation
+            self._list = f"{generation.api}/artifacts/list", "path"
+            self._send = generation.file, "path"
+            self._owner = [(generation.run_id, owner)]
 
     def files(self, folder: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
         """Yield path and size in bytes of every file.

@@ -7,6 +7,7 @@ MLflow's stores, or through its ``http_request`` where a store would build a Pyt
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from urllib.parse import urlsplit
 import requests
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.answers import AskedStore, answered, object_of
+from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
+from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
+from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_before_1_28
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.stores import StoreOpener
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 _BUSY = frozenset({408, 429, 502, 503, 504})
+_WITHOUT_CALL = frozenset({404, 405, 501})
 
 
 class Host:
@@ -55,6 +59,7 @@ class Host:
         tracking: MLflow's tracking store object.
         registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
+        generation: What a server answers otherwise than those of today.
         unread: Tables and columns of a database of a newer schema, which are left out.
         unmapped: Tables and columns of a database that no kind is made of and that hold something.
         workspaces: MLflow's entity of each workspace of a database, none where it has the default
@@ -98,6 +103,7 @@ class Host:
         self._given_up: set[str] = set()
         self._retries: list[Any] = []
         self.is_http = _is_http(self.tracking_uri)
+        self.generation = TODAY
         if not create:
             require_local_store(self.tracking_uri)
         with contextlib.ExitStack() as failing:
@@ -117,6 +123,8 @@ class Host:
                 self.tracking = AskedStore(self.tracking)
             if _is_http(registry_uri):
                 self.registry = AskedStore(self.registry)
+            if self.is_http:
+                self._meet(registry_too=registry_uri == self.tracking_uri)
             if create:
                 _cut_nothing_off(self.tracking, self.registry)
             if self._lacks_default:
@@ -139,6 +147,39 @@ class Host:
         codes = frozenset(_TRANSIENT_FAILURE_RESPONSE_CODES), _BUSY
         address = str(self.tracking.get_host_creds().host).rstrip("/")
         self._retries = self._opened.enter_context(patient(address, codes))
+
+    def _meet(self, *, registry_too: bool) -> None:
+        """Find out what kind of server it is, and take stores that can speak to it."""
+        try:
+            response = self.call(
+                "POST", SEARCH, doing="meeting the server", body={"max_results": 1}, retries=False
+            )
+            if response.status_code not in _WITHOUT_CALL:
+                return
+            self.generation = generation_before_1_28(self._told)
+            if self.generation.is_0x:
+                self.tracking = self.registry = NothingOfToday(self.tracking)
+                self._take_500()
+            elif registry_too and (path := self.generation.registry(self._told)):
+                self.registry = FirstRegistry(path, self.get_json, self.registry)
+        except ServerLostError:
+            raise
+        except ServerError:
+            return  # whatever is asked first will say what is wrong
+
+    def _told(self, endpoint: str, params: list[tuple[str, str]]) -> dict[str, Any] | None:
+        """Return the JSON object that an endpoint gives, None for anything else."""
+        with self.call("GET", endpoint, doing="meeting the server", params=params) as response:
+            if response.status_code != requests.codes.ok:
+                return None
+            with contextlib.suppress(*NO_ANSWER):
+                return object_of(response.content)
+        return None
+
+    def _take_500(self) -> None:
+        """Ask no more after an internal error: it is about what was asked for."""
+        for way in self._retries:
+            way.status_forcelist = frozenset(way.status_forcelist) - {500}
 
     def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
         """Return what MLflow's store is to open, so that it does not touch what it should not."""
@@ -185,8 +226,8 @@ class Host:
         except ServerError:  # servers before MLflow 3.9, whose folders keep what their API has
             return False
         found = told.get("store_type") == "FileStore"
-        for way in self._retries if found else ():
-            way.status_forcelist = frozenset(way.status_forcelist) - {500}
+        if found:
+            self._take_500()
         return found
 
     @property
@@ -311,7 +352,7 @@ class Host:
 
         def ask() -> Any:
             with self.get(endpoint, params) as response:
-                if response.status_code in {404, 405, 501}:
+                if response.status_code in _WITHOUT_CALL:
                     return None
                 raise_for_status(response)
                 return object_of(response.content or b"{}", object_hook)
@@ -370,6 +411,8 @@ class Host:
         """
         from mlflow.utils.rest_utils import http_request
 
+        if not self.generation.has(endpoint):
+            return _not_found()
         payload: dict[str, Any] = {"data": data} if body is None else {"json": body}
         with translated(doing):
             response: requests.Response = http_request(
@@ -419,6 +462,8 @@ class Host:
         """GET one endpoint of an HTTP server with MLflow's credentials and retries."""
         from mlflow.utils.rest_utils import http_request
 
+        if not self.generation.has(endpoint):
+            return _not_found()
         with translated(f"GET {endpoint}"):
             response: requests.Response = http_request(
                 host_creds=self.tracking.get_host_creds(),
@@ -428,6 +473,13 @@ class Host:
                 stream=stream,
             )
         return response
+
+
+def _not_found() -> requests.Response:
+    """Return what a server says of a path that it does not know; the first ones send a page."""
+    response = requests.Response()
+    response.status_code, response.raw = 404, io.BytesIO()
+    return response
 
 
 def _cut_nothing_off(*stores: Any) -> None:

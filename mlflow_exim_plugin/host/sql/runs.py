@@ -61,7 +61,7 @@ class StoredReader(Reader):
         from mlflow.store.tracking.dbmodels import models
 
         if self.host.engine is None:
-            return set()
+            return super().owners_without(unread)
         tables = [getattr(models, name, None) for name in _OF_EXPERIMENTS]
         columns = [table.__table__.c.experiment_id for table in tables if table is not None]
         owners = {str(owner) for column in columns for owner in self.host.stored_ids(column)}

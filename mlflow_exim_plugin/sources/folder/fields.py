@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.documents import present, sorted_entries, without_empty
+from mlflow_exim_plugin.schema.first_runs import SOURCE_TYPES, TAGS_OF_FIELDS, with_tags_of
 from mlflow_exim_plugin.sources.folder.files import UnreadableError
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ _MODEL_STATUS = {
     2: "LOGGED_MODEL_READY",
     3: "LOGGED_MODEL_UPLOAD_FAILED",
 }
-_SOURCE_TYPE = {1: "NOTEBOOK", 2: "JOB", 3: "PROJECT", 4: "LOCAL", 1000: "UNKNOWN"}
-_TAGS_OF_FIELDS = {
-    "name": "mlflow.runName",
-    "source_name": "mlflow.source.name",
-    "source_type": "mlflow.source.type",
-    "source_version": "mlflow.source.git.commit",
-    "entry_point_name": "mlflow.project.entryPoint",
-    "user_id": "mlflow.user",
-}
-"""What MLflow before 1.0 kept as fields of a run, and keeps as tags since."""
 
 
 class Fields:
@@ -174,23 +165,22 @@ def is_of_0x(fields: Fields) -> bool:
     return fields.maybe_text("run_id") is None
 
 
-def tags_of_fields(fields: Fields, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+def tags_of_fields(fields: Fields, tags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the tags of a run of MLflow before 1.0 as later ones have them, and its own fields.
 
     Args:
         fields: Of its ``meta.yaml``.
         tags: Its tags, which win.
     """
-    own: dict[str, Any] = {}
-    for name in _TAGS_OF_FIELDS:
+    own: dict[str, str] = {}
+    for name in TAGS_OF_FIELDS:
         if name == "source_type":
-            said: str | None = fields.one_of(name, _SOURCE_TYPE, 1000)
+            said: str | None = fields.one_of(name, SOURCE_TYPES, 1000)
         else:
             said = fields.maybe_text(name)
         if said:
             own[name] = said
-    made = {_TAGS_OF_FIELDS[name]: value for name, value in own.items()}
-    return made | tags, own
+    return with_tags_of(own, tags), own
 
 
 def without_line_ends(texts: dict[str, str]) -> dict[str, str]:

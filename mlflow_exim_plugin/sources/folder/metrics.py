@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from mlflow_exim_plugin.schema.first_runs import in_ms
 from mlflow_exim_plugin.schema.metric_rows import RowBatch
 from mlflow_exim_plugin.schema.tables import METRICS, in_one_piece, sort_history
 
@@ -24,8 +25,6 @@ __all__ = ["MetricFile", "Rows", "latest_of_model", "sorted_rows"]
 _LARGE_BYTES = 256 << 10
 """From here on Arrow's reader is faster than a loop, which also knows what to do with bad lines."""
 _NAMED_LINES = 3
-_SECONDS_END = 10**11
-"""A larger time is none in seconds, but in milliseconds: of 1973 or later."""
 _TYPES = (pa.int64(), pa.float64(), pa.int64())
 
 
@@ -53,8 +52,7 @@ class MetricFile:
         if not is_large or not self._read_plain(content):
             self._read_lines(content)
         if of_0x:
-            in_ms = (t if abs(t) >= _SECONDS_END else t * 1000 for t in self.timestamps)
-            self.timestamps = array("q", in_ms)
+            self.timestamps = in_ms(self.timestamps)
 
     @property
     def latest(self) -> tuple[int, int, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import is_no_answer
+from mlflow_exim_plugin.host.api.first_runs import FirstReader
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
@@ -76,7 +77,7 @@ class ServerSource:
     def __init__(self, host: Host, *, jobs: int = 4, contents: bool = True) -> None:
         self._host = host
         self._contents = contents
-        self._reader = StoredReader(host)
+        self._reader = FirstReader(host) if host.generation.is_0x else StoredReader(host)
         self._workspaces = Workspaces(host)
         self._jobs = jobs
 
@@ -212,11 +213,7 @@ class ServerSource:
                 raise
             if is_absent(error) and not self._reader.has_registry:
                 reason = "this server has no model registry"
-                if seen := self._reader.models_of_preview():
-                    reason = "MLflow before 1.9 shows them in another form, which is not read"
-                yield Unpacked(
-                    "registered models and prompts", seen or 0, at_least=False, reason=reason
-                )
+                yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
             else:
                 yield Failure(Kind.REGISTERED_MODEL, "all", error.message)
         else:
