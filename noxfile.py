@@ -67,7 +67,7 @@ def mlflow(session: nox.Session, version: str) -> None:
 
 @nox.session
 def generations(session: nox.Session) -> None:
-    """Servers of every generation since MLflow 0.1 as sources, each in an environment of its own."""
+    """Servers of every generation since MLflow 0.1 as sources."""
     session.install("-e", ".[test]", "mlflow==3.17.*")
     tests = ["tests/compat/test_first_servers.py", "-m", "generations or not generations"]
     session.run("pytest", "-n", "2", *tests, *session.posargs)

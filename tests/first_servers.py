@@ -103,7 +103,18 @@ def start_first_server(version: str, directory: Path, *, of_files: bool = False)
     environment["_MLFLOW_SERVER_REGISTRY_STORE"] = store
     (directory / "first_app.py").write_text(_SHIM)
     app = "first_app:app" if by_age(version) < (0, 2) else "mlflow.server:app"
-    command = [str(python), "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", "1", app]
+    command = [
+        str(python),
+        "-m",
+        "gunicorn",
+        "-b",
+        f"127.0.0.1:{port}",
+        "-w",
+        "1",
+        "--timeout",
+        "120",
+        app,
+    ]
     if by_age(version) >= (2, 20):
         command = [str(python), "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
         command += ["--backend-store-uri", store, "--default-artifact-root", files]

@@ -57,7 +57,7 @@ class FirstReader(Reader):
             raise
         except (ServerError, UnbelievableError) as error:
             for named in self._runs_in([experiment_id], error):
-                yield self._alone(named)
+                yield self._alone(named) if named.id else named
             return
         for found in listed:
             try:

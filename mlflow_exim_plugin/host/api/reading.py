@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow.exceptions import MlflowException
-
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.answers import UnbelievableError
+from mlflow_exim_plugin.host.answers import UnbelievableError, object_of
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed, sifted
 from mlflow_exim_plugin.host.documents import (
     experiment_document,
@@ -15,7 +13,7 @@ from mlflow_exim_plugin.host.documents import (
     registered_model_document,
     run_document,
 )
-from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
@@ -262,13 +260,16 @@ class Reader:
             for run in pages(page):
                 some = True
                 yield run
-        except (MlflowException, UnbelievableError) as error:
-            if some or not lists or filter_string:
+        except UnbelievableError as error:
+            if some or not lists:
                 raise
-            yield from self._runs_in(experiment_ids, error)
+            named = list(self._runs_in(experiment_ids, error))
+            if named and filter_string:
+                raise  # which of them match, nobody says
+            yield from named
 
     def _runs_in(self, experiment_ids: list[str], error: Exception) -> Iterator[Malformed]:
-        """Yield the runs that an experiment of a server before 1.4 names, to be read one by one.
+        """Yield the runs that an experiment of a server up to 1.0 names, to be read one by one.
 
         One bad run is enough there for a search to fail, or it gave none and refuses no question.
 
@@ -281,9 +282,32 @@ class Reader:
             listed = found.get("runs") or []
             if "experiment" not in found or not (listed or isinstance(error, UnbelievableError)):
                 raise error
-            for info in listed:
-                identity = str(info.get("run_id") or info.get("run_uuid") or "")
-                yield Malformed(identity, f"their search failed: {error}")
+            reason = f"their search failed: {error}"
+            yield from (Malformed(_id_of(info), reason) for info in listed)
+            if listed and "lifecycle_stage" in found["experiment"]:
+                yield from self._deleted_in(experiment_id, reason)
+
+    def _deleted_in(self, experiment_id: str, reason: str) -> Iterator[Malformed]:
+        """Yield the deleted runs of an experiment of such a server, which names the others."""
+        body = {
+            "experiment_ids": [experiment_id],
+            "run_view_type": "DELETED_ONLY",
+            "max_results": _MOST_RUNS,
+        }
+        doing = "searching deleted runs"
+        try:
+            with self.host.call(
+                "POST", self.host.generation.runs, doing=doing, body=body
+            ) as response:
+                raise_for_status(response)
+                with translated(doing):
+                    listed = object_of(response.content).get("runs") or []
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            yield Malformed("", f"deleted runs cannot be listed: {error.message}")
+            return
+        yield from (Malformed(_id_of(run["info"]), reason) for run in listed)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run; only this call knows its model inputs, searches leave them out."""
@@ -424,6 +448,10 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
         if was_empty and not found:
             raise UnbelievableError("its pages go on for ever and are empty")
         token, was_empty = following, not found
+
+
+def _id_of(info: dict[str, Any]) -> str:
+    return str(info.get("run_id") or info.get("run_uuid") or "")
 
 
 def _outline(item: Any) -> int:

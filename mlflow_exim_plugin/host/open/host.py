@@ -157,9 +157,10 @@ class Host:
             if response.status_code not in _WITHOUT_CALL:
                 return
             self.generation = generation_before_1_28(self._told)
+            if self.generation.lists_experiments:
+                self._take_500()
             if self.generation.is_0x:
                 self.tracking = self.registry = NothingOfToday(self.tracking)
-                self._take_500()
             elif registry_too and (path := self.generation.registry(self._told)):
                 self.registry = FirstRegistry(path, self.get_json, self.registry)
         except ServerLostError:
