@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SEARCH", "TODAY", "Ask", "Generation", "generation_before_1_28"]
+__all__ = ["SEARCH", "TODAY", "Ask", "Generation", "generation_of"]
 
 Ask = Callable[[str, list[tuple[str, str]]], "dict[str, Any] | None"]
 """GETs an endpoint with a query: gives the JSON object that comes, None where it is absent."""
@@ -83,19 +83,20 @@ _FROM_0_1 = Generation(
 _ALL = [("view_type", "ALL")]
 
 
-def generation_before_1_28(ask: Ask) -> Generation:
-    """Return what a server is that has no search of experiments.
-
-    One that shows nothing of the earlier ones is of today.
+def generation_of(ask: Ask, *, has_search: Callable[[], bool]) -> Generation:
+    """Return what a server is; one that shows nothing of the earlier ones is of today.
 
     Args:
         ask: Asks it; None for whatever is no JSON object.
+        has_search: Asks whether it can search experiments.
     """
     for generation in (_FROM_1_0, _FROM_0_5, _FROM_0_1):
         # Each of them has made an experiment: who has none is another.
         listed = (ask(generation.experiments, _ALL) or {}).get("experiments")
         if not isinstance(listed, list) or not listed:
             continue
+        if generation is _FROM_1_0 and has_search():
+            return TODAY  # 1.28 to 1.30 have both
         # Up to 0.4 a field that is not known ends in an error, and this one came with 0.8.
         more = [("run_view_type", "ALL")]
         if generation is not _FROM_0_5 or ask(generation.runs, more) is not None:

@@ -20,7 +20,7 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
-from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_before_1_28
+from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.stores import StoreOpener
@@ -151,12 +151,7 @@ class Host:
     def _meet(self, *, registry_too: bool) -> None:
         """Find out what kind of server it is, and take stores that can speak to it."""
         try:
-            response = self.call(
-                "POST", SEARCH, doing="meeting the server", body={"max_results": 1}, retries=False
-            )
-            if response.status_code not in _WITHOUT_CALL:
-                return
-            self.generation = generation_before_1_28(self._told)
+            self.generation = generation_of(self._told, has_search=self._has_search)
             if self.generation.lists_experiments:
                 self._take_500()
             if self.generation.is_0x:
@@ -168,12 +163,17 @@ class Host:
         except ServerError:
             return  # whatever is asked first will say what is wrong
 
+    def _has_search(self) -> bool:
+        doing, body = "meeting the server", {"max_results": 1}
+        with self.call("POST", SEARCH, doing=doing, body=body) as response:
+            return response.status_code not in _WITHOUT_CALL
+
     def _told(self, endpoint: str, params: list[tuple[str, str]]) -> dict[str, Any] | None:
         """Return the JSON object that an endpoint gives, None for anything else."""
         with self.call("GET", endpoint, doing="meeting the server", params=params) as response:
             if response.status_code != requests.codes.ok:
                 return None
-            with contextlib.suppress(*NO_ANSWER):
+            with translated("meeting the server"), contextlib.suppress(*NO_ANSWER):
                 return object_of(response.content)
         return None
 
