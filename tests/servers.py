@@ -35,6 +35,11 @@ __all__ = ["Server", "locked", "mlflow_python", "new_sqlite_database", "start_se
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-exim-tests"
 REQUIREMENTS = Path(__file__).parent / "servers_requirements"
 START_TIMEOUT_SECONDS = 120.0
+_NOT_OF_SERVERS = {
+    *("PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
+    # Of what is installed beside an old MLflow little is imported: that is compiled once, and kept.
+    "PYTHONDONTWRITEBYTECODE",
+}
 
 
 @dataclass
@@ -211,7 +216,7 @@ def mlflow_python(mlflow_version: str | None) -> Path:
             shutil.rmtree(directory, ignore_errors=True)
             uv = find_uv_bin()
             _run(uv, "venv", "--quiet", "--python", sys.executable, str(directory))
-            install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "-p", str(python)]
+            install = [uv, "pip", "install", "--quiet", "-p", str(python)]
             _run(*install, "-r", str(REQUIREMENTS / f"{mlflow_version}.txt"))
             # What is put over it without what it asks for.
             alone = REQUIREMENTS / "no_deps" / f"{mlflow_version}.txt"
@@ -253,7 +258,7 @@ def _server_environment(python: Path) -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in {"PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}
+        if name not in _NOT_OF_SERVERS
     }
     return environment | {
         # Old MLflow finds gunicorn on the PATH.
