@@ -55,7 +55,7 @@ def raise_for_status(response: requests.Response) -> None:
         raise ServerError(
             f"the server answered {response.status_code}: {_shorten(response.text)}",
             _status_hint(response.status_code),
-        )
+        ) from requests.HTTPError(response=response)
 
 
 def _one_line(error: BaseException) -> str:

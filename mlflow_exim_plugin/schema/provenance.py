@@ -30,6 +30,7 @@ __all__ = [
     "model_origin",
     "newest",
     "origins",
+    "searched",
     "with_dots",
     "without_dots",
 ]
@@ -54,6 +55,11 @@ TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
 
 
 _WITH_DOTS = {key.replace(".", "_"): key for key in TAGS}
+
+
+def searched(key: str) -> str:
+    """Return a tag's key as searches for runs have it: MLflow 1.0 knows no backticks."""
+    return f'tags."{key}"'
 
 
 def without_dots(key: str) -> str:

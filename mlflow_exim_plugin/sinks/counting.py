@@ -8,6 +8,7 @@ from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     Artifact,
     Entity,
+    Experiment,
     Failure,
     Kind,
     LoggedModel,
@@ -30,7 +31,7 @@ __all__ = [
     "count_run",
     "count_trace",
     "parts_of",
-    "skip_entity",
+    "skip_whole",
 ]
 
 
@@ -78,34 +79,33 @@ def count_run(run: Run, report: Report) -> None:
 
 def count_trace(trace: Trace, report: Report) -> None:
     """Count the parts of a trace."""
-    for kind, count in (
-        (Kind.SPAN, len(trace.spans or ())),
-        (Kind.ASSESSMENT, len(trace.assessments)),
-    ):
-        if count:
-            report.written(kind, count)
+    count_parts(trace, report)
     count_artifacts(trace.attachments, report)
 
 
-def parts_of(entity: Entity) -> Iterator[tuple[Kind, int]]:
-    """Yield the kind of an entity's parts that are objects of their own, and how many it has."""
-    if parts := ENTITY_KINDS[entity.kind].parts:
+def parts_of(item: StreamObject) -> Iterator[tuple[Kind, int]]:
+    """Yield the kind of the parts that are objects of their own, and how many there are."""
+    found: list[tuple[Kind, int]] = []
+    if isinstance(item, Trace):
+        found = [(Kind.SPAN, len(item.spans or ())), (Kind.ASSESSMENT, len(item.assessments))]
+    elif isinstance(item, Entity) and (parts := ENTITY_KINDS[item.kind].parts):
         field, kind = parts
-        if count := len(entity.document.get(field) or ()):
-            yield kind, count
+        found = [(kind, len(item.document.get(field) or ()))]
+    yield from ((kind, count) for kind, count in found if count)
 
 
-def count_parts(entity: Entity, report: Report) -> None:
-    """Count the parts of an entity that are objects of their own."""
-    for kind, count in parts_of(entity):
+def count_parts(item: StreamObject, report: Report) -> None:
+    """Count the parts of an object that are objects of their own."""
+    for kind, count in parts_of(item):
         report.written(kind, count)
 
 
-def skip_entity(entity: Entity, reason: str, report: Report) -> None:
-    """Skip an entity with its parts."""
-    report.skipped(entity.kind, entity.id, reason)
-    for kind, count in parts_of(entity):
-        report.skipped(kind, entity.id, reason, count)
+def skip_whole(item: StreamObject, reason: str, report: Report) -> None:
+    """Skip an object with its parts."""
+    name = item.name if isinstance(item, Experiment) else item.id
+    report.skipped(item.kind, name, reason)
+    for kind, count in parts_of(item):
+        report.skipped(kind, name, reason, count)
 
 
 def count_artifacts(artifacts: Iterable[Artifact | Failure], report: Report) -> None:

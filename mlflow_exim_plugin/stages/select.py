@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     linked_models,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN
+from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Plan:
         if not source_id.isalnum():
             return None
         for experiment_id in self._experiments:
-            listed = self._list(experiment_id, f"tags.`{ORIGIN}` LIKE '%{source_id}%'")
+            listed = self._list(experiment_id, f"{searched(ORIGIN)} LIKE '%{source_id}%'")
             if isinstance(listed, Failure):
                 yield listed
                 continue

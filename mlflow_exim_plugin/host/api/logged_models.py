@@ -173,7 +173,7 @@ class LoggedModels:
 
     def log_metrics(
         self, run_id: str, model_id: str, metrics: list[dict[str, Any]]
-    ) -> list[tuple[dict[str, Any], str]]:
+    ) -> list[tuple[dict[str, Any], ServerError]]:
         """Log metrics of a model through the run that made them, which gets the same rows.
 
         Args:
@@ -182,7 +182,7 @@ class LoggedModels:
             metrics: REST's ``Metric`` each.
 
         Returns:
-            The metrics that were refused, each with the reason.
+            The metrics that were refused, each with what the deployment said.
         """
         from mlflow.entities import Metric
 

@@ -18,11 +18,11 @@ from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
-from mlflow_exim_plugin.schema.provenance import ORIGIN
+from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Collection, Container, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -145,6 +145,17 @@ class Reader:
         if not IS_NUMBER.fullmatch(identity):
             return Failure(Kind.EXPERIMENT, identity or "one without an id", reason)
         return self._experiment(identity)
+
+    def experiment(self, identity: str) -> dict[str, Any]:
+        """Return one experiment.
+
+        Raises:
+            ServerError: It cannot be read.
+        """
+        found = self._experiment(identity)
+        if isinstance(found, Failure):
+            raise ServerError(found.reason)
+        return found
 
     def _experiment(self, identity: str) -> dict[str, Any] | Failure:
         """Return one experiment, or why it cannot be read."""
@@ -322,8 +333,8 @@ class Reader:
         found: dict[str, None] = {}
         for condition in (
             f"attributes.run_id = '{run_id}'",
-            f"tags.`{ORIGIN}` LIKE '%{run_id}%'",
-            *(f"tags.`{key}` = '{run_id}'" for key in RUN_ID_TAGS),
+            f"{searched(ORIGIN)} LIKE '%{run_id}%'",
+            *(f"{searched(key)} = '{run_id}'" for key in RUN_ID_TAGS),
         ):
             for info, _ in self.run_tags(experiment_ids, condition):
                 found[str(info.run_id)] = None
@@ -331,16 +342,22 @@ class Reader:
 
     def registered_models(self) -> tuple[list[str], list[str]]:
         """Return the names of all registered models and those of all prompts, each sorted."""
+        prompts: set[str] | None
         try:
-            prompts = self._registered(_IS_PROMPT)
+            prompts = {*self._registered(_IS_PROMPT)}
         except ServerError as error:
             if not (self.host.generation.lists_experiments and is_refused(error)):
                 raise
-            prompts = set()  # there were none when it was made, nor could it be asked
+            prompts = None  # it cannot be asked for them, and lists them with the others
         # Servers hide the prompts from whoever does not ask for them; the first ones did not.
-        return sorted(self._registered(None) - prompts), sorted(prompts)
+        models = self._registered(None)
+        if prompts is None:
+            prompts = {name for name, tags in models.items() if PROMPT_TAG in tags}
+        return sorted(models.keys() - prompts), sorted(prompts)
 
-    def _registered(self, filter_string: str | None) -> set[str]:
+    def _registered(self, filter_string: str | None) -> dict[str, Collection[str]]:
+        """Return the registered models that match, with the keys of their tags."""
+
         def search(token: str | None) -> Any:
             found = self.host.registry.search_registered_models(
                 filter_string=filter_string, max_results=_PAGE, order_by=None, page_token=token
@@ -349,7 +366,7 @@ class Reader:
             return found
 
         with translated("listing the registered models"):
-            return {str(model.name) for model in pages(search)}
+            return {str(model.name): model.tags for model in pages(search)}
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
@@ -369,12 +386,7 @@ class Reader:
         for alias, number in aliases.items():
             of_version.setdefault(number, []).append(alias)
         with translated(f"listing the versions of {name!r}"):
-            search = self.host.registry.search_model_versions
-            wanted = [self._name_filter(name), _IS_PROMPT if kind is Kind.PROMPT else ""]
-            listed = pages(
-                lambda token: search(" AND ".join(filter(None, wanted)), _PAGE, None, token)
-            )
-            found = {int(version.version): version for version in listed if version.name == name}
+            found = self._listed_versions(name, kind)
             if kind is Kind.PROMPT:
                 found |= self._unlisted_versions(name, found)
             else:
@@ -394,6 +406,22 @@ class Reader:
         # The first servers knew one kind of quotation marks.
         knows_others = not self.host.generation.lists_experiments
         return f'name = "{name}"' if knows_others and '"' not in name else ""
+
+    def _listed_versions(self, name: str, kind: Kind) -> dict[int, Any]:
+        """Return what a search gives; the first servers could read less of a question."""
+        search = self.host.registry.search_model_versions
+        named = self._name_filter(name)
+        whole = " AND ".join(filter(None, [named, _IS_PROMPT if kind is Kind.PROMPT else ""]))
+        questions = list(dict.fromkeys([whole, named, ""]))
+        for question in questions if self.host.generation.lists_experiments else [whole]:
+            try:
+                with translated(f"listing the versions of {name!r}"):
+                    listed = pages(partial(search, question, _PAGE, None))
+                    return {int(v.version): v for v in listed if v.name == name}
+            except ServerError as error:
+                if question == "" or not is_refused(error):
+                    raise
+        return {}
 
     def found_versions(
         self, name: str, aliases: dict[str, int], kind: Kind

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlflow_exim_plugin.errors import ServerError
     from mlflow_exim_plugin.host.open.host import Host
 
 __all__ = ["BATCH_METRICS", "BATCH_PARAMS", "BATCH_TAGS", "HostWriter"]
@@ -126,8 +127,8 @@ class HostWriter:
                 run_id, [Metric(*row) for row in zip(*columns, strict=True)], [], []
             )
 
-    def log_params(self, run_id: str, params: dict[str, str]) -> dict[str, str]:
-        """Log params and return those the server refused, with its reason."""
+    def log_params(self, run_id: str, params: dict[str, str]) -> dict[str, ServerError]:
+        """Log params and return those the server refused, with what it said."""
         from mlflow.entities import Param
 
         def send(batch: dict[str, str]) -> None:
@@ -141,8 +142,22 @@ class HostWriter:
 
         return send_entries(params, BATCH_PARAMS, send)
 
-    def log_tags(self, run_id: str, tags: dict[str, str]) -> dict[str, str]:
-        """Set run tags and return those the server refused, with its reason."""
+    def log_param(self, run_id: str, key: str, value: str) -> None:
+        """Log one param; some servers take more of it alone than among others."""
+        from mlflow.entities import Param
+
+        with translated(f"logging param {key!r} of run {run_id}"):
+            self.host.tracking.log_param(run_id, Param(key, value))
+
+    def set_run_tag(self, run_id: str, key: str, value: str) -> None:
+        """Set one run tag; some servers take more of it alone than among others."""
+        from mlflow.entities import RunTag
+
+        with translated(f"setting tag {key!r} of run {run_id}"):
+            self.host.tracking.set_tag(run_id, RunTag(key, value))
+
+    def log_tags(self, run_id: str, tags: dict[str, str]) -> dict[str, ServerError]:
+        """Set run tags and return those the server refused, with what it said."""
         return send_entries(tags, BATCH_TAGS, partial(self.set_run_tags, run_id))
 
     def set_run_tags(self, run_id: str, tags: dict[str, str]) -> None:

@@ -60,6 +60,18 @@ def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
 
 
-def is_refused(error: ServerError) -> bool:
-    """Whether MLflow refused the question itself, as it does with a filter it cannot read."""
-    return getattr(error.__cause__, "error_code", "") in _REFUSED_CODES
+def is_refused(error: ServerError, *, by_failing: bool = False) -> bool:
+    """Whether MLflow refused what was asked or sent, as it does with a filter it cannot read.
+
+    Args:
+        error: What it said.
+        by_failing: Whether it is one that fails (500) at what it refuses.
+    """
+    cause = error.__cause__
+    if getattr(cause, "error_code", "") in _REFUSED_CODES:
+        return True
+    response = getattr(cause, "response", None)
+    if response is not None:
+        return response.status_code in {400, 500 if by_failing else 400}
+    status = getattr(cause, "get_http_status_code", None)
+    return by_failing and callable(status) and bool(status() == 500)

@@ -19,6 +19,7 @@ import requests
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
+from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
@@ -125,6 +126,8 @@ class Host:
                 self.registry = AskedStore(self.registry)
             if self.is_http:
                 self._meet(registry_too=registry_uri == self.tracking_uri)
+            if create and self.generation.lists_experiments:
+                self._take_500()  # so it refuses what it is sent
             if create:
                 _cut_nothing_off(self.tracking, self.registry)
             if self._lacks_default:
@@ -230,6 +233,10 @@ class Host:
         if found:
             self._take_500()
         return found
+
+    def refused(self, error: ServerError) -> bool:
+        """Whether an error says that the deployment refuses what it was sent."""
+        return is_refused(error, by_failing=self.generation.lists_experiments)
 
     @property
     def engine(self) -> Engine | None:

@@ -26,7 +26,7 @@ from mlflow_exim_plugin.schema.runs import RunHeader
 from mlflow_exim_plugin.schema.tables import in_one_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from sqlalchemy import Engine, Table
 
@@ -115,7 +115,7 @@ class StoredReader(Reader):
                     found.append(Failure(of, f"{name}/{number}", error.message))
             return found
 
-    def _registered(self, filter_string: str | None) -> set[str]:
+    def _registered(self, filter_string: str | None) -> dict[str, Collection[str]]:
         try:
             return super()._registered(filter_string)
         except ServerLostError:
@@ -126,9 +126,11 @@ class StoredReader(Reader):
             from mlflow.store.model_registry.dbmodels import models
 
             if filter_string is None:
-                return set(self.host.stored_ids(models.SqlRegisteredModel.__table__.c.name))
+                names = self.host.stored_ids(models.SqlRegisteredModel.__table__.c.name)
+                return dict.fromkeys(names, ())
             tags = models.SqlRegisteredModelTag.__table__.c
-            return set(self.host.stored_ids(tags.name, tags.key == PROMPT_TAG))
+            names = self.host.stored_ids(tags.name, tags.key == PROMPT_TAG)
+            return dict.fromkeys(names, (PROMPT_TAG,))
 
     @property
     def _has_tables_of_models(self) -> bool:

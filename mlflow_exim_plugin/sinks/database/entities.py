@@ -11,11 +11,11 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import entity_rows
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.counting import count_artifacts, parts_of, skip_entity
+from mlflow_exim_plugin.sinks.absent_kinds import ABSENT
+from mlflow_exim_plugin.sinks.counting import count_artifacts, parts_of, skip_whole
 from mlflow_exim_plugin.sinks.database.files import put_files
 from mlflow_exim_plugin.sinks.database.namesakes import Found, compare_parts
 from mlflow_exim_plugin.sinks.database.states import State
-from mlflow_exim_plugin.sinks.database.target import ABSENT
 from mlflow_exim_plugin.sinks.part_files import files_of_parts, require_places_inside
 from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
@@ -62,7 +62,7 @@ class EntityTables:
         described = KINDS[entity.kind]
         id_column = described.id_column
         if entity.kind in target.capabilities.lacks:
-            skip_entity(entity, ABSENT, report)
+            skip_whole(entity, ABSENT, report)
             return
         require_places_inside(entity)
         entity = self._referring(entity, report)

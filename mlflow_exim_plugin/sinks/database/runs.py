@@ -12,6 +12,7 @@ from mlflow_exim_plugin.host.sql.run_rows import logged_model_metrics, logged_mo
 from mlflow_exim_plugin.host.sql.stored_values import as_stored_number
 from mlflow_exim_plugin.schema.objects import Failure, Kind, LoggedModel, Loss, Run
 from mlflow_exim_plugin.schema.provenance import origins
+from mlflow_exim_plugin.sinks.absent_kinds import ABSENT
 from mlflow_exim_plugin.sinks.counting import count_artifacts, count_run
 from mlflow_exim_plugin.sinks.database.files import (
     FileComparison,
@@ -21,7 +22,6 @@ from mlflow_exim_plugin.sinks.database.files import (
 )
 from mlflow_exim_plugin.sinks.database.grown_runs import ComingRun, GrownRuns, as_copy
 from mlflow_exim_plugin.sinks.database.states import State
-from mlflow_exim_plugin.sinks.database.target import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

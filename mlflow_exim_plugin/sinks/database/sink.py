@@ -28,7 +28,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamObject,
     Trace,
 )
-from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.database.entities import EntityTables
 from mlflow_exim_plugin.sinks.database.experiments import ExperimentTables
 from mlflow_exim_plugin.sinks.database.models import ModelTables
@@ -165,10 +165,7 @@ class DatabaseSink:
         if into == _LOST:
             raise ServerError(_LOST)
         if isinstance(into, str):
-            if isinstance(item, Entity):
-                skip_entity(item, into, report)
-            else:
-                report.skipped(item.kind, item.id, into)
+            skip_whole(item, into, report)
             if isinstance(item, Run | LoggedModel):
                 self._target.left.add(item, into)
         elif isinstance(item, Run):

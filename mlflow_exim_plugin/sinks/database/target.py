@@ -29,12 +29,10 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["ABSENT", "DatabaseTarget", "TargetExperiment"]
+__all__ = ["DatabaseTarget", "TargetExperiment"]
 
 _TABLES = {Kind.LOGGED_MODEL: "logged_models", Kind.TRACE: "trace_info"}
 """Tables of the kinds that have more than one document."""
-ABSENT = "the target's MLflow does not have them"
-"""Why objects of a kind are left out."""
 
 
 @dataclass

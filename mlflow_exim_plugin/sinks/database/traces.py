@@ -19,6 +19,7 @@ from mlflow_exim_plugin.schema.objects import (
     linked_prompts,
 )
 from mlflow_exim_plugin.schema.traces import problem_of
+from mlflow_exim_plugin.sinks.absent_kinds import ABSENT
 from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.database.files import (
     STAYS,
@@ -27,7 +28,6 @@ from mlflow_exim_plugin.sinks.database.files import (
     put_files,
 )
 from mlflow_exim_plugin.sinks.database.states import State
-from mlflow_exim_plugin.sinks.database.target import ABSENT
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.sql.writer import Rows

@@ -24,7 +24,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     Trace,
 )
-from mlflow_exim_plugin.sinks.counting import count_parts, parts_of
+from mlflow_exim_plugin.sinks.counting import count_parts, skip_whole
 from mlflow_exim_plugin.sinks.exports import documents
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
@@ -136,11 +136,8 @@ class ExportSink:
         reason = f"such exports have no {item.kind.words}"
         if self._workspace:
             reason = f"such exports have no workspaces, and it is of {self._workspace!r}"
-        name = item.name if isinstance(item, Experiment) else item.id
-        report.skipped(item.kind, name, reason)
+        skip_whole(item, reason, report)
         self._left_out[item.kind] += 1
-        for kind, count in parts_of(item) if isinstance(item, Entity) else ():
-            report.skipped(kind, name, reason, count)
 
     def _opened(self, experiment_id: str) -> _ExportedExperiment:
         if self._experiment is None or self._experiment.item.id != experiment_id:

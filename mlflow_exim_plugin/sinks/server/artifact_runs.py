@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN, searched
 from mlflow_exim_plugin.sinks.server.ids import KnownRun
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ArtifactRuns:
             start_time_ms: Start of a new run.
         """
         experiment_id = self._made_experiment()
-        of_origin = f"tags.`{ORIGIN}` = '{origin}'"
+        of_origin = f"{searched(ORIGIN)} = '{origin}'"
         for info, tags in self._reader.run_tags([experiment_id], of_origin):
             if info.lifecycle_stage != "deleted":
                 return KnownRun.of_tags(info.run_id, info.artifact_uri, tags)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.host.sql.stored_values import as_stored
@@ -34,16 +35,26 @@ class HistoryLog:
         run_id: The run at the target.
         report: Counts and names what happens.
         resumes: Whether rows may be there already.
+        is_strict: Whether rows that the deployment refuses are a failure.
     """
 
     def __init__(
-        self, writer: HostWriter, source_id: str, run_id: str, report: Report, *, resumes: bool
+        self,
+        writer: HostWriter,
+        source_id: str,
+        run_id: str,
+        report: Report,
+        *,
+        resumes: bool,
+        is_strict: bool = False,
     ) -> None:
         self._writer = writer
         self._source_id = source_id
         self._run_id = run_id
         self._report = report
         self._resumes = resumes
+        self._is_strict = is_strict
+        self._refused: dict[str, list[tuple[pa.Table, str]]] = {}
         self._unsent: list[pa.Table] = []
         self._unsent_rows = 0
         self._uncompared: dict[str, list[pa.Table]] = {}
@@ -84,10 +95,22 @@ class HistoryLog:
         table = pa.concat_tables(self._unsent)
         start = 0
         while table.num_rows - start >= at_least:
-            self._writer.log_metrics(self._run_id, table.slice(start, BATCH_METRICS))
+            self._log(table.slice(start, BATCH_METRICS))
             start += BATCH_METRICS
         rest = table.slice(start)
         self._unsent, self._unsent_rows = [rest], rest.num_rows
+
+    def _log(self, rows: pa.Table) -> None:
+        """Log a batch; of one that is refused the rows that are at fault are found."""
+
+        def send(places: list[int]) -> None:
+            self._writer.log_metrics(self._run_id, rows.slice(places[0], len(places)))
+
+        batch = list(range(rows.num_rows))
+        for place, error in send_halving([batch], send, self._writer.host.refused):
+            row = rows.slice(place, 1)
+            key = row.column("key")[0].as_py()
+            self._refused.setdefault(key, []).append((row, error.message))
 
     def _without_refused(self, key: str, rows: pa.Table) -> pa.Table:
         kept = rows.filter(pc.greater_equal(rows.column("timestamp"), 0))
@@ -106,6 +129,7 @@ class HistoryLog:
 
     def _compare(self, key: str, sent: pa.Table) -> None:
         """Read one history back and compare it row by row."""
+        sent = self._taken(key, sent)
         if not sent.num_rows:
             return
         try:
@@ -123,6 +147,23 @@ class HistoryLog:
         self._report.add_rows(sent.num_rows)
         if difference:
             self._report.lost(Loss(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", difference))
+
+    def _taken(self, key: str, sent: pa.Table) -> pa.Table:
+        """Return the rows of a history without those that were refused, which are named."""
+        if key not in self._refused:
+            return sent
+        rows, reasons = zip(*self._refused.pop(key), strict=True)
+        wanted = sent.append_column("at", pa.array(range(sent.num_rows)))
+        left = _bits(wanted).join(_bits(pa.concat_tables(rows)), _IDENTITY, join_type="left anti")
+        taken = sent.take(left.column("at").combine_chunks().sort())
+        what = f"the target refuses {sent.num_rows - taken.num_rows} rows: {reasons[0]}"
+        if self._is_strict:
+            self._fail(key, what)
+        elif taken.num_rows:
+            self._report.lost(Loss(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", what))
+        else:
+            self._report.skipped(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", what)
+        return taken
 
     def _fail(self, key: str, reason: str) -> None:
         self._report.failed(Failure(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", reason))

@@ -87,8 +87,6 @@ class LoggedModelWriter:
         run_writer: Uploads files, keeps deleted runs open while they are written to.
         artifact_runs: Hold the files where the target has no logged models.
 
-    Attributes:
-        is_absent: Whether the target was found to have no logged models.
     """
 
     def __init__(
@@ -104,7 +102,7 @@ class LoggedModelWriter:
         self._source_tags = target.source_tags
         self._options = target.options
         self._waiting: list[_WaitingModel] = []
-        self.is_absent = False
+        self._absent = target.absent
         self._unfollowed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -115,7 +113,7 @@ class LoggedModelWriter:
             experiment_id: The experiment at the target.
             tags: Its tags, which remember the models that were deleted after they were written.
         """
-        if self.is_absent:
+        if Kind.LOGGED_MODEL in self._absent:
             return
         for key, value in tags.items():
             if key.startswith(DELETED_MODEL):
@@ -133,7 +131,7 @@ class LoggedModelWriter:
         except ServerError as error:
             if not is_absent(error):
                 raise
-            self.is_absent = True
+            self._absent.add(Kind.LOGGED_MODEL)
         self._unfollowed.add(experiment_id)
 
     def is_settled(self, model: LoggedModel, report: Report) -> bool:
@@ -172,7 +170,7 @@ class LoggedModelWriter:
     def follow(self, experiment_id: str) -> None:
         """Find once the models that someone deleted: only the runs that made them know them."""
         with self._lock:
-            if experiment_id not in self._unfollowed or self.is_absent:
+            if experiment_id not in self._unfollowed or Kind.LOGGED_MODEL in self._absent:
                 return
             self._unfollowed.remove(experiment_id)
             listed = {known.id for known in self._ids.logged_models.values()}
@@ -209,7 +207,7 @@ class LoggedModelWriter:
         if known is not None:
             there = self._models.read(known.id)
             known.artifact_uri = str(there["info"].get("artifact_uri") or "")
-        elif not self.is_absent:
+        elif Kind.LOGGED_MODEL not in self._absent:
             known = self._create(model, experiment_id, group, report)
         if known is None:
             self._keep_files(model, group, report)
@@ -274,7 +272,7 @@ class LoggedModelWriter:
         except ServerError as error:
             if not is_absent(error):
                 raise
-            self.is_absent = True
+            self._absent.add(Kind.LOGGED_MODEL)
             return None
         if old_run and run_id is None:
             what = f"its source run {old_run} is not at the target, it has none there"
@@ -356,8 +354,9 @@ class LoggedModelWriter:
             run = self._ids.runs[source_run]
             with self._run_writer.opened(run):
                 rows = [self._as_logged(metric, run.id) for metric in missing]
-                for metric, reason in self._models.log_metrics(run.id, known.id, rows):
-                    what = f"metric {metric['key']} at step {metric.get('step', 0)}: {reason}"
+                for metric, error in self._models.log_metrics(run.id, known.id, rows):
+                    at = f"metric {metric['key']} at step {metric.get('step', 0)}"
+                    what = f"{at}: {error.message}"
                     report.lost(Loss(Kind.LOGGED_MODEL, source_id, what))
                     refused += 1
         return left, refused

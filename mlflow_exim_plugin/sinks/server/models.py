@@ -7,23 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
-from mlflow_exim_plugin.host.files.gate import REFUSED, place_problem
-from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
-    Artifact,
     Kind,
     Loss,
     ModelVersion,
     RegisteredModel,
     key_values,
-    model_behind,
 )
 from mlflow_exim_plugin.schema.provenance import (
-    ARTIFACT_RUNS,
     AS_OF_MS,
     CONTENT,
     OF_GROUP,
@@ -36,25 +31,28 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
     origins,
 )
-from mlflow_exim_plugin.sinks.places import below, moved
+from mlflow_exim_plugin.sinks.absent_kinds import ABSENT
 from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name, is_numbered
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.version_sources import VersionSource, VersionSources
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
-    from mlflow_exim_plugin.sinks.server.ids import KnownModel, KnownRun
     from mlflow_exim_plugin.sinks.server.runs import RunWriter
 
 __all__ = ["ModelWriter"]
 
-_VERSIONS_FOLDER = "mlflow_exim/model_versions"
 _PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
 _PROMPT_SOURCE = "dummy-source"
 """What MLflow's own client gives prompts, which have no files; servers take little else."""
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
 _MOST_PLACEHOLDERS = 10_000
+_KINDS = (Kind.REGISTERED_MODEL, Kind.MODEL_VERSION, Kind.PROMPT, Kind.PROMPT_VERSION)
+_OF_PREVIEW = "the target's registry is one of before MLflow 1.9, which has no tags"
 _NUMBERED = re.compile(r"(?: \(\d+\)|\.\d+)$")
 """What a name has at its end that a conflict gave it."""
 
@@ -105,15 +103,6 @@ class _ModelCopy:
         return self.source.kind
 
 
-@dataclass(frozen=True)
-class _VersionSource:
-    """Where the files of a version are at the target, and what they were made of."""
-
-    uri: str
-    run_id: str | None = None
-    model_id: str | None = None
-
-
 class ModelWriter:
     """Writes registered models and prompts one after the other, with their versions in order.
 
@@ -129,14 +118,15 @@ class ModelWriter:
         self._host = target.host
         self._writer = target.writer
         self._reader = target.reader
-        self._run_writer = run_writer
-        self._artifact_runs = artifact_runs
+        self._sources = VersionSources(target, run_writer, artifact_runs)
         self._ids = target.ids
+        self._absent = target.absent
         self._source_tags = target.source_tags
         self._tags = RegistryTags()
         self._options = target.options
         self._model: _ModelCopy | None = None
         self._skipped = ""
+        self._prompt_source: str | None = None
         self._meetings = Meetings()
         self._planned: set[str] = set()
         self._names: dict[str, Kind] | None = None
@@ -149,6 +139,9 @@ class ModelWriter:
             ServerError: The target refused.
         """
         self.finish(report)
+        if self._is_absent(item):
+            self._absent.leave(item, report)
+            return
         self._model = model = self._found_or_made(item, model_origin(item.document), report)
         if model is None:
             return
@@ -156,6 +149,24 @@ class ModelWriter:
         self._ids.know(item.kind, item.name, model.name)
         if model.ours:
             self._link_experiments(model, report)
+
+    def _is_absent(self, item: RegisteredModel) -> bool:
+        """Whether the target has no registry, or one that takes no tags, by which they are known.
+
+        Raises:
+            ServerError: It cannot be listed.
+        """
+        if self._names is None and item.kind not in self._absent:
+            try:
+                self._all_names()
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                if not is_absent(error):
+                    raise
+                is_old = self._reader.models_of_preview() is not None
+                self._absent.add(*_KINDS, reason=_OF_PREVIEW if is_old else ABSENT)
+        return item.kind in self._absent
 
     def _found_or_made(
         self, item: RegisteredModel, origin: str, report: Report
@@ -192,6 +203,9 @@ class ModelWriter:
         """
         model = self._model
         if model is None:
+            if version.kind in self._absent:
+                self._absent.leave(version, report)
+                return
             if not self._skipped:
                 raise ServerError("its registered model could not be written")
             report.skipped(version.kind, version.id, self._skipped)
@@ -210,7 +224,8 @@ class ModelWriter:
             self._ids.know(version.kind, version.id, f"{model.name}/{number}")
             if not self._options.dry_run:
                 self._complete(model, version, number, report)
-                self._complete_files(model, version, number, report)
+                there = str(model.documents.get(number, {}).get("source") or "")
+                self._sources.complete(version, there, report)
             report.skipped(version.kind, version.id, _as_it_is_there(version, model))
             return
         if reason := self._ids.left.reason(version):
@@ -219,7 +234,7 @@ class ModelWriter:
         if self._options.dry_run:
             report.written(version.kind)
             return
-        source = self._source(model, version, report)
+        source = self._sources.source(model.origin, version, report)
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
         origin = f"{model.origin}/{version.version}"
@@ -229,15 +244,7 @@ class ModelWriter:
             marks[PROMPT_TAG] = own.pop(PROMPT_TAG, "true")  # or the server refuses its source
         number = self._tags.made(
             version,
-            lambda some: self._writer.create_version(
-                model.name,
-                source.uri,
-                source.run_id,
-                some,
-                version.document.get("run_link"),
-                version.document.get("description"),
-                source.model_id,
-            ),
+            partial(self._make, model, version, source),
             lambda made, key, value: self._writer.set_version_tag(model.name, made, key, value),
             own,
             marks,
@@ -248,8 +255,44 @@ class ModelWriter:
         self._ids.know(version.kind, version.id, f"{model.name}/{number}")
         if number != version.version:
             report.lost(Loss(version.kind, version.id, f"it has number {number} at the target"))
+        if model.kind is Kind.PROMPT and self._prompt_source is not None:
+            what = f"its source is {self._prompt_source}, it was {source.uri}"
+            report.lost(Loss(version.kind, version.id, what))
         self._complete(model, version, number, report)
         report.written(version.kind)
+
+    def _make(
+        self, model: _ModelCopy, version: ModelVersion, source: VersionSource, tags: dict[str, str]
+    ) -> int:
+        def create(uri: str) -> int:
+            return self._writer.create_version(
+                model.name,
+                uri,
+                source.run_id,
+                tags,
+                version.document.get("run_link"),
+                version.document.get("description"),
+                source.model_id,
+            )
+
+        return self._with_source(model.kind, source.uri, create)
+
+    def _with_source(self, kind: Kind, source: str, create: Callable[[str], int]) -> int:
+        """Make a version; MLflow 2.4 to 2.21 refuses the source that prompts have."""
+        if kind is not Kind.PROMPT:
+            return create(source)
+        if self._prompt_source is None:
+            try:
+                return create(source)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                if not self._host.refused(error):
+                    raise
+            made = create(_PLACEHOLDER_SOURCE)
+            self._prompt_source = _PLACEHOLDER_SOURCE
+            return made
+        return create(self._prompt_source)
 
     def finish(self, report: Report) -> None:
         """Set the aliases of the model that was begun and take its placeholders away."""
@@ -407,7 +450,11 @@ class ModelWriter:
         if model.kind is Kind.PROMPT:
             tags[PROMPT_TAG], source = "true", _PROMPT_SOURCE
         for _ in range(gap):
-            number = self._writer.create_version(model.name, source, None, tags)
+            number = self._with_source(
+                model.kind,
+                source,
+                lambda uri: self._writer.create_version(model.name, uri, None, tags),
+            )
             model.placeholders.append(number)
             model.next_version = number + 1
             if number >= version.version - 1:
@@ -435,19 +482,6 @@ class ModelWriter:
             if attempt(set_stage, unset, report):
                 model.stages[number] = stage
 
-    def _complete_files(
-        self, model: _ModelCopy, version: ModelVersion, number: int, report: Report
-    ) -> None:
-        """Send the files of its own that a version lacks, as an unpack left it that failed."""
-        root = str(model.documents.get(number, {}).get("source") or "")
-        files = [file for file in version.artifacts if isinstance(file, Artifact)]
-        if not files or _VERSIONS_FOLDER not in root:
-            return
-        there = dict(ArtifactTree(self._host, root).files())
-        missing = [file for file in files if file.path not in there]
-        if missing:
-            self._run_writer.put_artifacts(version.id, root, "", missing, report)
-
     def _put_model_tags(
         self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
     ) -> None:
@@ -464,88 +498,6 @@ class ModelWriter:
     ) -> None:
         set_tag = partial(self._writer.set_version_tag, model.name, number)
         self._source_tags.put_each(version, there, set_tag, report)
-
-    def _source(self, model: _ModelCopy, version: ModelVersion, report: Report) -> _VersionSource:
-        """Return where the version's files are at the target, once they are in place."""
-        old_source = str(version.document.get("source") or "")
-        old_run = str(version.document.get("run_id") or "")
-        run = self._ids.runs.get(old_run) if old_run else None
-        artifacts = list(version.artifacts)
-        if any(isinstance(artifact, Artifact) for artifact in artifacts):
-            folder = f"{_VERSIONS_FOLDER}/{encode_segment(version.name)}/{version.version}/"
-            holder, root = self._artifact_run(model, version, run, report)
-            self._run_writer.put_artifacts(version.id, root, folder, artifacts, report)
-            what = f"its source is {folder} of run {holder}, it was {old_source}"
-            report.lost(Loss(version.kind, version.id, what))
-            return _VersionSource(root.rstrip("/") + "/" + folder.rstrip("/"), holder)
-        for artifact in artifacts:
-            if not isinstance(artifact, Artifact):
-                report.failed(artifact)
-        behind = model_behind(version.document)
-        if behind and (logged := self._ids.logged_models.get(behind)):
-            return self._in_logged_model(version, behind, logged, run, report)
-        if behind and old_source.startswith(f"models:/{behind}"):
-            raise ServerError(f"logged model {behind}, which it was made of, is not at the target")
-        if run is None:
-            why = f"its run {old_run} is not at the target" if old_run else ""
-            return _VersionSource(_as_it_was(version, why, report))
-        new_source = _moved_with_run(old_source, old_run, run)
-        why = f"it is not below its run {run.id}"
-        return _VersionSource(new_source or _as_it_was(version, why, report), run.id)
-
-    def _in_logged_model(
-        self,
-        version: ModelVersion,
-        model_id: str,
-        known: KnownModel,
-        run: KnownRun | None,
-        report: Report,
-    ) -> _VersionSource:
-        """Return the source of a version that is a logged model, whose files are not copied."""
-        old_source = str(version.document.get("source") or "")
-        run_id = run.id if run else None
-        scheme = f"models:/{model_id}"
-        new_root = known.artifact_uri.rstrip("/") + "/" + known.folder.rstrip("/")
-        whole = f"models:/{known.id}" if known.id else new_root.rstrip("/")
-        if (rest := below(old_source, scheme)) is not None:
-            new_source = whole + rest
-        elif old_source.startswith("models:/"):  # it was copied from another version of the model
-            new_source = whole
-            if known.id:
-                what = f"its source is {new_source}, it was {old_source}"
-                report.lost(Loss(version.kind, version.id, what))
-        else:
-            found = moved(old_source, known.old_artifact_uri, new_root.rstrip("/"))
-            why = f"it is not below logged model {model_id}"
-            new_source = found or _as_it_was(version, why, report)
-        if known.id:
-            return _VersionSource(new_source, run_id, self._noted(model_id, known, report))
-        what = f"its source is {new_source} of run {known.holder}, it was {old_source}"
-        report.lost(Loss(version.kind, version.id, what))
-        return _VersionSource(new_source, known.holder)
-
-    def _noted(self, model_id: str, known: KnownModel, report: Report) -> str:
-        if self._host.is_http and not known.notes_versions:
-            what = "its tags gain mlflow.modelVersions, where the target names its versions"
-            report.lost(Loss(Kind.LOGGED_MODEL, model_id, what))
-            known.notes_versions = True
-        return known.id
-
-    def _artifact_run(
-        self, model: _ModelCopy, version: ModelVersion, known: KnownRun | None, report: Report
-    ) -> tuple[str, str]:
-        """Return the run that holds a version's files: its own, or one made for it."""
-        if known is not None:
-            return known.id, known.artifact_uri
-        origin = f"{model.origin}/{version.version}"
-        document = version.document
-        user, start = str(document.get("user_id") or ""), document.get("creation_timestamp")
-        run = self._artifact_runs.run(origin, model.origin, version.id, user, start)
-        self._writer.finish_run(run.id, "FINISHED", document.get("last_updated_timestamp"), None)
-        report.lost(
-            Loss(version.kind, version.id, f"run {run.id} of {ARTIFACT_RUNS!r} holds its files")
-        )
-        return run.id, run.artifact_uri
 
 
 def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
@@ -565,25 +517,6 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
     if not there or not differing:
         return "it is there already"
     return f"it is there already and keeps its own {', '.join(differing)}"
-
-
-def _as_it_was(version: ModelVersion, why: str, report: Report) -> str:
-    """Return the source of a version whose files are elsewhere: as it was, where it may stay so."""
-    source = str(version.document.get("source") or "")
-    if problem := place_problem(source, version.kind):
-        what = f"its source {source!r} is left out: {problem}"
-        report.lost(Loss(version.kind, version.id, f"{why}, {what}" if why else what))
-        return REFUSED
-    if why:
-        report.lost(Loss(version.kind, version.id, f"{why}, its source is still {source}"))
-    return source
-
-
-def _moved_with_run(source: str, old_run: str, known: KnownRun) -> str | None:
-    """Return where a version's files are now, given that they lie in a run's artifacts."""
-    if (rest := below(source, f"runs:/{old_run}")) is not None:
-        return f"runs:/{known.id}{rest}"
-    return moved(source, known.old_artifact_uri, known.artifact_uri)
 
 
 def _ids_of(value: str) -> list[str]:

@@ -26,9 +26,10 @@ from mlflow_exim_plugin.sinks.policy import NOT_DELETED
 from mlflow_exim_plugin.sinks.server.histories import HistoryLog
 from mlflow_exim_plugin.sinks.server.ids import KnownRun
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.texts import TextWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.schema.report import Report
 
@@ -38,6 +39,8 @@ _NAME = "mlflow.runName"
 _USER = "mlflow.user"
 _NAME_CHARACTERS = 250
 """What the databases of most servers hold of a run's name."""
+_OTHER_STATUS = "FAILED"
+"""For a run that was killed, where MLflow does not know that yet."""
 _MODELS_NAMED = 10
 
 
@@ -80,6 +83,7 @@ class RunWriter:
         self._options = target.options
         self._lock = threading.Lock()
         self._datasets_lock = threading.Lock()
+        self._texts = TextWriter(target.host, target.options)
         self._models = LoggedModels(target.host)
         self.put_artifacts = ArtifactUpload(target.host).put
         self._waiting: list[_WaitingRun] = []
@@ -272,24 +276,37 @@ class RunWriter:
     def _fill(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
         """Write params, tags, rows, datasets and files; return whether all arrived."""
         params, tags = run.params, self._tags(run)
-        for key, reason in self._writer.log_params(known.id, params).items():
-            report.failed(Failure(Kind.PARAM, f"{run.id}/{key}", reason))
-            params.pop(key)
+        refused = self._writer.log_params(known.id, params)
+        put = partial(self._writer.log_param, known.id)
+        whole = self._put_again(Kind.PARAM, run, params, refused, put, report)
         refused = self._writer.log_tags(known.id, tags)
-        if _NAME in refused and self._may_cut(tags[_NAME]):
-            tags[_NAME] = tags[_NAME][:_NAME_CHARACTERS]
-            del refused[_NAME]
-            refused |= self._writer.log_tags(known.id, {_NAME: tags[_NAME]})
-        for key, reason in refused.items():
-            report.failed(Failure(Kind.TAG, f"{run.id}/{key}", reason))
-            tags.pop(key)
+        put = partial(self._writer.set_run_tag, known.id)
+        self._put_again(Kind.TAG, run, tags, refused, put, report)
         source_tags = self._put_source_tags(run, known, report)
-        whole = len(params) == len(run.params)
         self._log_datasets(run, known, report)
         whole &= self._log_histories(run, known, report, is_new=is_new)
         whole &= self.put_artifacts(run.id, known.artifact_uri, "", run.artifacts, report)
         self._finish_info(run, known)
         return self._read_back(run, known, params, tags, source_tags, report) and whole
+
+    def _put_again(
+        self,
+        kind: Kind,
+        run: Run,
+        sent: dict[str, str],
+        refused: dict[str, ServerError],
+        put: Callable[[str, str], None],
+        report: Report,
+    ) -> bool:
+        """Put what was refused by itself; return whether there is no more to be had.
+
+        What is left out is taken out of what was sent; what is cut is seen when it is read back.
+        """
+        texts = {key: sent[key] for key in refused}
+        taken, whole = self._texts.put(kind, run.id, texts, put, report)
+        for key in refused.keys() - taken.keys():
+            sent.pop(key)
+        return whole
 
     def _may_cut(self, name: str | None) -> bool:
         """Whether a name that was refused is tried again without its end."""
@@ -300,6 +317,8 @@ class RunWriter:
         if self._options.importer and _USER in tags:
             tags[_USER] = self._options.importer
         tags.pop(PARENT, None)
+        if name := run.info.get("run_name"):
+            tags.setdefault(_NAME, name)  # MLflow before 1.29 keeps it there alone
         if history := tags.get(LOGGED_MODELS):
             known = self._ids.runs
             tags[LOGGED_MODELS] = with_new_run_ids(
@@ -324,13 +343,23 @@ class RunWriter:
             attempt(log, Loss(Kind.RUN, run.id, "its dataset inputs"), report)
 
     def _finish_info(self, run: Run, known: KnownRun) -> None:
-        info = run.info
-        self._writer.finish_run(
-            known.id, str(info.get("status", "RUNNING")), info.get("end_time"), None
-        )
+        status, end_time = str(run.info.get("status", "RUNNING")), run.info.get("end_time")
+        try:
+            self._writer.finish_run(known.id, status, end_time, None)
+        except ServerError as error:
+            if status == _OTHER_STATUS or self._options.is_strict or not self._host.refused(error):
+                raise
+            self._writer.finish_run(known.id, _OTHER_STATUS, end_time, None)
 
     def _log_histories(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
-        log = HistoryLog(self._writer, run.id, known.id, report, resumes=not is_new)
+        log = HistoryLog(
+            self._writer,
+            run.id,
+            known.id,
+            report,
+            resumes=not is_new,
+            is_strict=self._options.is_strict,
+        )
         whole = True
         for rows in run.histories:
             if isinstance(rows, Failure):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.open.workspaces import Workspaces, entered
-from mlflow_exim_plugin.schema.objects import Entity, Experiment, Failure, Kind, Loss, StreamObject
-from mlflow_exim_plugin.sinks.counting import CountingSink
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, StreamObject
+from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
+from mlflow_exim_plugin.sinks.counting import CountingSink, skip_whole
 from mlflow_exim_plugin.sinks.server.ids import IdMap
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
 from mlflow_exim_plugin.sinks.sink import Capabilities
@@ -33,17 +34,21 @@ class ServerSink:
         jobs: How many runs, logged models or groups of traces may be written at once.
     """
 
-    capabilities = Capabilities(keeps_ids=False, keeps_infinities=False)
-
     def __init__(self, host: Host, options: Writing, *, jobs: int = 4) -> None:
         self.parallel = 1 if options.dry_run else jobs
         self._host = host
         self._options = options
         self._workspaces = Workspaces(host)
         self._ids = IdMap()
+        self._absent = AbsentKinds()
         self._workspace: dict[str, Any] | None = None
         self._closed = ""
         self._sink: WorkspaceSink | CountingSink = self._new_sink()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the deployment can keep; a kind is known to be absent once one of it came."""
+        return Capabilities(keeps_ids=False, keeps_infinities=False, lacks=self._absent.kinds)
 
     def reach(self) -> None:
         """List the target once, before anything is written.
@@ -67,8 +72,7 @@ class ServerSink:
             self._enter(item, report)
             return
         if self._closed:
-            name = item.name if isinstance(item, Experiment) else item.id
-            report.skipped(item.kind, name, self._closed)
+            skip_whole(item, self._closed, report)
             return
         try:
             with entered(self._workspace):
@@ -84,6 +88,7 @@ class ServerSink:
         """Do what had to wait for what came later: links between objects, aliases, deletions."""
         with entered(self._workspace):
             self._sink.finish(report)
+        self._absent.say(report)
 
     def close(self) -> None:
         """Nothing is held open: every object was written by calls of its own."""
@@ -132,7 +137,7 @@ class ServerSink:
 
     def _new_sink(self) -> WorkspaceSink:
         with entered(self._workspace):
-            return WorkspaceSink(self._host, self._options, self._ids, self.parallel)
+            return WorkspaceSink(self._host, self._options, self._ids, self._absent, self.parallel)
 
 
 def _differing(workspace: Entity, there: dict[str, Any]) -> list[str]:

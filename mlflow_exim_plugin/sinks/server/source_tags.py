@@ -60,7 +60,8 @@ class SourceTagWriter:
         }
         taken: dict[str, str] = {}
         if not self._refuses_dots:
-            refused = send_entries(missing, batch, send)
+            errors = send_entries(missing, batch, send)
+            refused = {key: error.message for key, error in errors.items()}
             taken = {key: value for key, value in missing.items() if key not in refused}
             if not refused:
                 return taken
@@ -73,10 +74,10 @@ class SourceTagWriter:
                 refused[key] = f"as {name} it would be another tag's"
             else:
                 renamed[name] = key
-        reasons = send_entries({name: missing[key] for name, key in renamed.items()}, batch, send)
+        errors = send_entries({name: missing[key] for name, key in renamed.items()}, batch, send)
         for name, key in renamed.items():
-            if name in reasons:
-                refused[key] = refused[key] or reasons[name]
+            if name in errors:
+                refused[key] = refused[key] or errors[name].message
                 continue
             taken[name] = missing[key]
             del refused[key]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.writing import HostWriter
+from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.runs import StoredReader
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.server.source_tags import SourceTagWriter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.objects import Entity
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
     from mlflow_exim_plugin.sinks.server.ids import IdMap
 
 __all__ = ["Destination", "FamilyWriter", "ServerTarget", "attempt"]
@@ -36,6 +38,7 @@ class ServerTarget:
         writer: Single writes to it.
         reader: Reads from it.
         source_tags: Writes source tags.
+        absent: Kinds that it was found not to have.
     """
 
     host: Host
@@ -44,11 +47,13 @@ class ServerTarget:
     writer: HostWriter
     reader: Reader
     source_tags: SourceTagWriter
+    absent: AbsentKinds
 
     @classmethod
-    def of(cls, host: Host, options: Writing, ids: IdMap) -> ServerTarget:
+    def of(cls, host: Host, options: Writing, ids: IdMap, absent: AbsentKinds) -> ServerTarget:
         """Make the parts that belong to a deployment."""
-        return cls(host, options, ids, HostWriter(host), StoredReader(host), SourceTagWriter())
+        writer, reader = HostWriter(host), StoredReader(host)
+        return cls(host, options, ids, writer, reader, SourceTagWriter(), absent)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool
     except ServerLostError:
         raise
     except ServerError as error:
-        what = f"{otherwise.what}: {error.message}" if otherwise.what else error.message
+        why = "the target's MLflow does not have this" if is_absent(error) else error.message
+        what = f"{otherwise.what}: {why}" if otherwise.what else why
         report.lost(Loss(otherwise.kind, otherwise.id, what))
         return False
     return True

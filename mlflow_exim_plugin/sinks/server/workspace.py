@@ -33,8 +33,9 @@ from mlflow_exim_plugin.schema.provenance import (
     kinship,
     newest,
     origins,
+    searched,
 )
-from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
@@ -46,6 +47,7 @@ from mlflow_exim_plugin.sinks.policy import (
 )
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
 from mlflow_exim_plugin.sinks.server.entities.writer import EntityWriter
+from mlflow_exim_plugin.sinks.server.experiments import ExperimentWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
 from mlflow_exim_plugin.sinks.server.logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.server.models import ModelWriter
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
 
 __all__ = ["WorkspaceSink"]
 
@@ -71,6 +74,7 @@ class KnownExperiment:
         ours: True when an unpack made it.
         delete_after: True when it is deleted at the source.
         is_deleted: True while it is deleted at the target.
+        is_opened: True when it was deleted there until it was written to.
     """
 
     id: str
@@ -79,6 +83,7 @@ class KnownExperiment:
     origin: str
     delete_after: bool = False
     is_deleted: bool = False
+    is_opened: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -89,16 +94,21 @@ class WorkspaceSink:
         host: The deployment.
         options: How to write.
         ids: Source ids to target ids; the same for all workspaces.
+        absent: Kinds that the deployment was found not to have; likewise.
         jobs: How many runs may be written at once.
     """
 
-    def __init__(self, host: Host, options: Writing, ids: IdMap, jobs: int) -> None:
-        target = ServerTarget.of(host, options, ids)
+    def __init__(
+        self, host: Host, options: Writing, ids: IdMap, absent: AbsentKinds, jobs: int
+    ) -> None:
+        target = ServerTarget.of(host, options, ids, absent)
         self._host = host
         self._options = options
         self._reader = target.reader
         self._writer = target.writer
+        self._writes = ExperimentWriter(target)
         self._ids = ids
+        self._absent = absent
         self._targets: dict[str, KnownExperiment | str] = {}
         self._meetings = Meetings()
         self._loaded = {""}
@@ -216,8 +226,19 @@ class WorkspaceSink:
             return _known(document, origin, ours=ours)
         # In a dry run an experiment that would be new has no id.
         ids = [experiment_id for experiment_id in documents if experiment_id]
-        for info, _ in self._reader.run_tags(ids, f"tags.`{OF_GROUP}` = '{origin}'"):
+        for info, _ in self._reader.run_tags(ids, f"{searched(OF_GROUP)} = '{origin}'"):
             return _known(documents[str(info.experiment_id)], origin, ours=False)
+        # The first servers keep no tags of experiments by which one without runs would be known.
+        namesake = self._experiments().get(experiment.name)
+        if (
+            self._reader.lists_as_before_1_28
+            and experiment.is_deleted
+            and namesake is not None
+            and _is_deleted(namesake)
+            and not namesake.get("tags")
+            and not self._reader.runs(namesake["experiment_id"])
+        ):
+            return _known(namesake, origin, ours=False)
         return None
 
     def _new_target(
@@ -256,7 +277,7 @@ class WorkspaceSink:
             location = self._options.artifact_location
             if location and not self._reader.host.is_http:
                 make_root(location)
-            new_id = self._writer.create_experiment(named.name, location, marked)
+            new_id = self._writes.create(experiment.name, named.name, location, marked, report)
             self._put_source_tags(new_id, experiment, {}, report)
         self._experiments()[named.name] = {
             "experiment_id": new_id,
@@ -306,10 +327,10 @@ class WorkspaceSink:
         there = self._tags_of(experiment_id)
         tags = key_values(experiment.document.get("tags"))
         origin = experiment_origin(experiment.document)
-        for key, value in (_own(tags) | {ORIGIN: chained(origin, tags)}).items():
-            if key not in there and not self._options.dry_run:
-                self._writer.set_experiment_tag(experiment_id, key, value)
         if not self._options.dry_run:
+            wanted = _own(tags) | {ORIGIN: chained(origin, tags)}
+            missing = {key: value for key, value in wanted.items() if key not in there}
+            self._writes.set_tags(experiment_id, experiment.name, missing, report)
             self._put_source_tags(experiment_id, experiment, there, report)
         return [key for key, value in _own(tags).items() if there.get(key, value) != value]
 
@@ -325,10 +346,7 @@ class WorkspaceSink:
         if target is None:
             raise ServerError("its experiment could not be written")
         if isinstance(target, str):
-            if isinstance(item, Entity):
-                skip_entity(item, target, report)
-            else:
-                report.skipped(item.kind, item.id, target)
+            skip_whole(item, target, report)
             if isinstance(item, Run | LoggedModel):
                 self._ids.left.add(item, target)
         elif isinstance(item, Run):
@@ -362,7 +380,7 @@ class WorkspaceSink:
                 return
         if self._logged_model_writer.is_settled(model, report):
             return
-        if not self._logged_model_writer.is_absent:
+        if Kind.LOGGED_MODEL not in self._absent:
             self._open(target)
         try:
             self._logged_model_writer.write(model, target.id, target.origin, report)
@@ -401,6 +419,7 @@ class WorkspaceSink:
             return
         with target.lock:
             if target.is_deleted:
+                target.is_opened = True
                 self._writer.set_experiment_deleted(target.id, deleted=False)
                 target.is_deleted = False
 
@@ -411,13 +430,15 @@ class WorkspaceSink:
         deleted: set[str] = set()
         living = {target.id for target in current if not target.delete_after}
         for target in current:
-            if not target.delete_after or target.is_deleted or not target.ours:
+            if not target.delete_after or target.is_deleted:
+                continue
+            if not (target.ours or target.is_opened):
                 continue
             if target.id in living:  # one that is not deleted joined it
                 report.lost(Loss(Kind.EXPERIMENT, target.name, NOT_DELETED))
                 continue
             try:
-                self._writer.set_experiment_deleted(target.id, deleted=True)
+                self._writes.delete(target.id)
                 deleted.add(target.id)
             except ServerLostError:
                 raise

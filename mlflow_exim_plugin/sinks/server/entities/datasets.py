@@ -93,7 +93,7 @@ class DatasetWriter(FamilyWriter):
         missing = [record for record in records if _key(record) not in present]
         # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
-        refused: list[tuple[dict[str, Any], str]] = []
+        refused: list[tuple[dict[str, Any], ServerError]] = []
         if not is_home:
             self._put_source_tags(entity, dataset_id, {}, report)
         if not dry_run:
@@ -101,9 +101,9 @@ class DatasetWriter(FamilyWriter):
                 datasets.link_experiments(host, dataset_id, unlinked)
             add = partial(datasets.add_records, host, dataset_id)
             refused = send_halving(_batches(missing), add)
-        for record, reason in refused:
+        for record, error in refused:
             name = f"{entity.id}/{record['dataset_record_id']}"
-            report.failed(Failure(Kind.DATASET_RECORD, name, reason))
+            report.failed(Failure(Kind.DATASET_RECORD, name, error.message))
         if written := len(missing) - len(refused):
             report.written(Kind.DATASET_RECORD, written)
         report.skipped(

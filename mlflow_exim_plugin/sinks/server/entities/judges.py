@@ -306,10 +306,12 @@ class QueueWriter(FamilyWriter):
             except ServerLostError:
                 raise
             except ServerError as error:
-                refused[trace_id] = error.message
-        for trace_id, reason in refused.items():
+                refused[trace_id] = error
+        for trace_id, refusal in refused.items():
             name = str(entity.document["name"])
-            report.lost(Loss(entity.kind, name, f"its item {trace_id} is not kept: {reason}"))
+            report.lost(
+                Loss(entity.kind, name, f"its item {trace_id} is not kept: {refusal.message}")
+            )
         return changed
 
     def _queues(self, experiment_id: str) -> dict[str, dict[str, Any]]:

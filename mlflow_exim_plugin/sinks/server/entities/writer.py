@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.kinds import KINDS
-from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
-from mlflow_exim_plugin.sinks.counting import skip_entity
+from mlflow_exim_plugin.schema.objects import Entity, Kind
+from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.server.entities import datasets, gateway, judges, registries
 
 if TYPE_CHECKING:
@@ -23,16 +22,13 @@ _FAMILIES = (judges, datasets, gateway, registries)
 
 
 class EntityWriter:
-    """Writes every kind whose objects are ``Entity``.
-
-    What the target's MLflow does not have is skipped and named once a kind.
-    """
+    """Writes every kind whose objects are ``Entity``, as far as the target's MLflow has it."""
 
     def __init__(self, target: ServerTarget) -> None:
         self._writers: dict[Kind, FamilyWriter] = {}
         for family in _FAMILIES:
             self._writers |= family.writers(target, self._writers)
-        self._left: Counter[Kind] = Counter()
+        self._absent = target.absent
         self._refusals = target.ids.refusals
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
@@ -44,10 +40,10 @@ class EntityWriter:
         """
         writer = self._writers.get(entity.kind)
         if writer is None:
-            skip_entity(entity, "this version does not put them back", report)
+            skip_whole(entity, "this version does not put them back", report)
             return
-        if entity.kind in self._left:
-            self._leave_absent(entity, report)
+        if entity.kind in self._absent:
+            self._absent.leave(entity, report)
             return
         if _ORDER.index(entity.kind) > _ORDER.index(Kind.ENDPOINT):  # which scorers wait for
             self._writers[Kind.SCORER].finish(report)
@@ -58,16 +54,10 @@ class EntityWriter:
                 name = str(entity.document.get(KINDS[entity.kind].name) or entity.id)
                 self._refusals[entity.kind, entity.id] = (name, error.message)
                 raise
-            self._leave_absent(entity, report)
+            self._absent.add(entity.kind)
+            self._absent.leave(entity, report)
 
     def finish(self, report: Report) -> None:
-        """Write what had to wait, and name the kinds that the target does not have."""
+        """Write what had to wait."""
         for writer in self._writers.values():
             writer.finish(report)
-        for kind, count in self._left.items():
-            what = f"the target's MLflow does not have them: {count} left out"
-            report.lost(Loss(kind, "*", what))
-
-    def _leave_absent(self, entity: Entity, report: Report) -> None:
-        self._left[entity.kind] += 1
-        skip_entity(entity, "the target's MLflow does not have them", report)

@@ -72,6 +72,7 @@ class TraceWriter:
         self._reader = TraceReader(target.host)
         self._run_writer = run_writer
         self._ids = target.ids
+        self._absent = target.absent
         self._options = target.options
         self._jobs = jobs
         self._pool = workers(jobs, "exim-traces")
@@ -98,7 +99,13 @@ class TraceWriter:
 
     def add(self, trace: Trace, to: Destination, report: Report) -> None:
         """Take a trace; it is written with others, at the latest by ``flush``."""
-        if self._options.dry_run:
+        is_dry = self._options.dry_run
+        if is_dry and self._calls.form(to.experiment_id or "0") is TraceIntake.NONE:
+            self._absent.add(Kind.TRACE)
+        if Kind.TRACE in self._absent:
+            self._absent.leave(trace, report)
+            return
+        if is_dry:
             report.written(Kind.TRACE)
             count_trace(trace, report)
             return
@@ -144,8 +151,9 @@ class TraceWriter:
         try:
             form = self._calls.form(group[0][1])
             if form is TraceIntake.NONE:
-                reason = "the target takes no traces"
-                report.failed(Failure(Kind.TRACE, group[0][0].id, reason, len(group)))
+                self._absent.add(Kind.TRACE)
+                for trace, _ in group:
+                    self._absent.leave(trace, report)
                 return
             write = self._write_with_ids if form is TraceIntake.WITH_ID else self._write_without_ids
             write(group, report)
