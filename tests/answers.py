@@ -1,4 +1,7 @@
-"""Everything that a server of MLflow 3.17 answers to who only reads, by what was asked."""
+"""Everything that a server answers to who only reads, by what was asked.
+
+The questions are those of MLflow 3.17, and where a server does not know one, those of before.
+"""
 
 from __future__ import annotations
 
@@ -70,12 +73,11 @@ class _Server:
 def answers(url: str) -> dict[str, Any]:
     """Return status and body of every read that the web UI or a client could make."""
     server = _Server(url)
-    experiments = [
-        e["experiment_id"]
-        for e in server.pages(
-            "experiments", server.post, f"{_V2}/experiments/search", view_type=_ALL, max_results=9
-        )
-    ]
+    found = server.pages(
+        "experiments", server.post, f"{_V2}/experiments/search", view_type=_ALL, max_results=9
+    )
+    before_1_28 = server.pages("experiments", server.get, f"{_V2}/experiments/list", view_type=_ALL)
+    experiments = [e["experiment_id"] for e in list(found) or before_1_28]
     for experiment_id in experiments:
         found = server.get(f"{_V2}/experiments/get", experiment_id=experiment_id)
         name = found["experiment"]["name"]
@@ -103,16 +105,12 @@ def _linked(server: _Server, experiments: list[str], condition: str) -> None:
 
 
 def _runs(server: _Server, experiment_id: str, experiments: list[str]) -> None:
-    runs = server.pages(
-        "runs",
-        server.post,
-        f"{_V2}/runs/search",
-        experiment_ids=[experiment_id],
-        run_view_type=_ALL,
-        max_results=7,
-        order_by=["attributes.run_id ASC"],
-    )
-    for run in list(runs):
+    asked = {"experiment_ids": [experiment_id], "run_view_type": _ALL}
+    path, by_id = f"{_V2}/runs/search", ["attributes.run_id ASC"]
+    runs = list(server.pages("runs", server.post, path, **asked, max_results=7, order_by=by_id))
+    if not runs:  # before MLflow 1.28 no order by ids, in 1.0 one page alone
+        runs = list(server.pages("runs", server.post, path, **asked, max_results=50_000))
+    for run in runs:
         run_id = run["info"]["run_id"]
         whole = server.get(f"{_V2}/runs/get", run_id=run_id).get("run", {})
         for linked in (
@@ -139,8 +137,10 @@ def _files(server: _Server, run_id: str, uri: str, path: str) -> None:
     for file in reply.get("files", ()):
         if file.get("is_dir"):
             _files(server, run_id, uri, file["path"])
-        else:
+        elif uri.startswith("mlflow-artifacts:/"):
             _download(server, f"{uri}/{file['path']}")
+        else:
+            server.bytes_of(f"/get-artifact?run_id={run_id}&path={quote(file['path'])}")
 
 
 def _download(server: _Server, uri: str) -> None:

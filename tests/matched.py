@@ -85,8 +85,15 @@ class Deployment:
     ids: dict[Key, str] = field(default_factory=dict)
 
 
-def read(answers: dict[str, Any]) -> Deployment:
-    """Make objects of what ``tests.answers.answers`` returns."""
+def read(answers: dict[str, Any], folder: str = "") -> Deployment:
+    """Make objects of what ``tests.answers.answers`` returns.
+
+    Args:
+        answers: What it returned.
+        folder: Where a server has its files that does not hand them out itself.
+    """
+    if folder:
+        answers = _placed(answers, folder)
     found = [(rule, _plain(doc)) for rule in _OBJECTS for doc in _answered(answers, rule)]
     named = _Names()
     for (_, _, kind, id_field, naming), document in found:
@@ -101,11 +108,23 @@ def read(answers: dict[str, Any]) -> Deployment:
         there.objects.setdefault((kind, name), {}).update(whole)
         if own:
             there.ids[kind, name] = own
+    roots = {}
+    for key, run_id in there.ids.items():
+        if key[0] == "run":
+            info, tags = there.objects[key]["info"], _at(there.objects[key], "data.tags") or {}
+            roots[run_id] = str(info.get("artifact_uri"))
+            if name := tags.get("mlflow.runName"):
+                info.setdefault("run_name", name)  # there alone before MLflow 1.29
     for question, (status, body) in answers.items():
-        if "metrics/get-history" in question and status == 200:
+        if "/get-artifact?run_id=" in question:
+            run_id, path = question.split("run_id=")[1].split("&path=")
+            there.objects["artifact", f"{roots[run_id]}/{path}"] = {"status": status, "bytes": body}
+        elif "metrics/get-history" in question and status == 200:
             asked = json.loads(question.split(" ", 2)[2])
             key = "run", named.of(asked["run_id"])
-            points = {(m["step"], m["timestamp"], m["value"]) for m in body["metrics"]}
+            points = {
+                (int(m.get("step", 0)), int(m["timestamp"]), m["value"]) for m in body["metrics"]
+            }
             histories = there.objects[key].setdefault("histories", {})
             histories.setdefault(asked["metric_key"], set()).update(points)
         elif "/mlflow-artifacts/artifacts/" in question:
@@ -121,6 +140,17 @@ def read(answers: dict[str, Any]) -> Deployment:
             there.objects[key]["spans"] = named.put(_plain(body["trace"]["spans"]))
     there.objects = {key: of for key, of in there.objects.items() if not _is_carrier(key, of)}
     return there
+
+
+def _placed(value: Any, folder: str) -> Any:
+    """Return answers as if their server handed its files out."""
+    if isinstance(value, str):
+        return value.replace(folder, "mlflow-artifacts:")
+    if isinstance(value, dict):
+        return {key: _placed(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_placed(inner, folder) for inner in value)
+    return value
 
 
 def _is_carrier(key: Key, document: dict[str, Any]) -> bool:
@@ -216,12 +246,7 @@ def _trace(document: dict[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Turn lists of keys and values into objects, and JSON text of tags."""
     if isinstance(value, dict):
-        return {
-            key: json.loads(inner)
-            if key in {"tags", "schema", "profile"} and isinstance(inner, str) and inner[:1] == "{"
-            else _plain(inner)
-            for key, inner in value.items()
-        }
+        return {key: _plain_field(key, inner) for key, inner in value.items()}
     if isinstance(value, list):
         if value and all(isinstance(e, dict) and {"key"} <= e.keys() for e in value):
             return {
@@ -229,6 +254,14 @@ def _plain(value: Any) -> Any:
             }
         return [_plain(element) for element in value]
     return value
+
+
+def _plain_field(name: str, value: Any) -> Any:
+    if isinstance(value, str) and value[:1] == "{" and name in {"tags", "schema", "profile"}:
+        return json.loads(value)
+    if isinstance(value, str) and value.isdecimal() and re.search(rf"{_TIMES}|^step$", name):
+        return int(value)  # a text before MLflow 1.23
+    return _plain(value)
 
 
 def _at(document: Any, path: str) -> Any:
@@ -257,7 +290,7 @@ def differences(source: Deployment, target: Deployment) -> Iterator[Difference]:
     """Yield all that differs, ids too."""
     for kind, name in sorted({*source.objects, *target.objects}):
         one, two = source.objects.get((kind, name)), target.objects.get((kind, name))
-        if kind == "artifact" and one and two and 0 in (one["status"], two["status"]):
+        if kind == "artifact" and one and two and {0, 500} & {one["status"], two["status"]}:
             continue  # a server that cannot send it
         if one is None or two is None:
             yield kind, name, "*", one and "there", two and "there"
@@ -276,7 +309,7 @@ def _fields(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and a != b:
         for one, two in zip(a, b, strict=True):
             yield from _fields(one, two, f"{path}[]")
-    elif a != b and (a or b):  # an empty field is none
+    elif a != b and (a or b or re.match(r"data\.(params|tags)\.", path)):  # an empty field is none
         yield path, a, b
 
 
@@ -299,16 +332,19 @@ _WORDS = {
     "its source is .* of run": "^(source|run_id)$",
     "its source is": "^source$",
     "inputs and outputs": "^(inputs|outputs)",
+    "dataset inputs": r"^inputs\.dataset_inputs",
+    "alias": "^aliases",
     "its id": "^id$",
 }
 """Words of a line, and the fields that they speak of."""
 _WHOLE = r"^\*$"
 _PARTS = {
-    "param": "run",
-    "tag": "run",
-    "metric_history": "run",
-    "span": "trace",
-    "assessment": "trace",
+    "param": ("run",),
+    "tag": ("run", "experiment"),
+    "metric_history": ("run",),
+    "prompt_version": ("prompt_version", "model_version"),  # one without the tag of prompts
+    "span": ("trace",),
+    "assessment": ("trace",),
 }
 
 
@@ -336,8 +372,14 @@ def _speaks(line: tuple[str, str, str], difference: Difference, source: Deployme
     of_kind, identity, what = line
     if kind == "artifact" and path == "*" and identity in name:
         return True  # what has files is not there as a whole
-    if kind != _PARTS.get(of_kind, of_kind) or not _is_of(identity, kind, name, source):
+    if found := re.match(r"alias .* of version (\d+) is not set", what):
+        model = kind.replace("model_version", "registered_model").removesuffix("_version")
+        if (model, name, path) == (of_kind, f"{identity} {found[1]}", "aliases"):
+            return True
+    if kind not in _PARTS.get(of_kind, (of_kind,)) or not _is_of(identity, kind, name, source):
         return False
+    if of_kind in ("param", "tag") and path.endswith(f"s.{identity.partition('/')[2]}"):
+        return True
     if found := re.match(r"metric (\S+) at step", what):
         return path.startswith(f"data.metrics.{found[1]}.")
     if found := re.match(r"the target (?:cannot keep|makes) (\w+)", what):

@@ -22,7 +22,7 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -352,11 +352,11 @@ class Reader:
         # Servers hide the prompts from whoever does not ask for them; the first ones did not.
         models = self._registered(None)
         if prompts is None:
-            prompts = {name for name, tags in models.items() if PROMPT_TAG in tags}
+            prompts = {name for name, is_prompt in models.items() if is_prompt}
         return sorted(models.keys() - prompts), sorted(prompts)
 
-    def _registered(self, filter_string: str | None) -> dict[str, Collection[str]]:
-        """Return the registered models that match, with the keys of their tags."""
+    def _registered(self, filter_string: str | None) -> dict[str, bool]:
+        """Return the names that match, and of each whether its tags make it a prompt."""
 
         def search(token: str | None) -> Any:
             found = self.host.registry.search_registered_models(
@@ -366,7 +366,7 @@ class Reader:
             return found
 
         with translated("listing the registered models"):
-            return {str(model.name): model.tags for model in pages(search)}
+            return {str(model.name): _is_prompt(model) for model in pages(search)}
 
     def registered_model(self, name: str) -> dict[str, Any]:
         """Return one registered model with its aliases."""
@@ -480,6 +480,11 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
 
 def _id_of(info: dict[str, Any]) -> str:
     return str(info.get("run_id") or info.get("run_uuid") or "")
+
+
+def _is_prompt(model: Any) -> bool:
+    # The entity's own ``tags`` leave this one out.
+    return any((tag.key, tag.value) == (PROMPT_TAG, "true") for tag in model.to_proto().tags)
 
 
 def _outline(item: Any) -> int:

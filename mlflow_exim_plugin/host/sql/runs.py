@@ -26,7 +26,7 @@ from mlflow_exim_plugin.schema.runs import RunHeader
 from mlflow_exim_plugin.schema.tables import in_one_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine, Table
 
@@ -115,7 +115,7 @@ class StoredReader(Reader):
                     found.append(Failure(of, f"{name}/{number}", error.message))
             return found
 
-    def _registered(self, filter_string: str | None) -> dict[str, Collection[str]]:
+    def _registered(self, filter_string: str | None) -> dict[str, bool]:
         try:
             return super()._registered(filter_string)
         except ServerLostError:
@@ -127,10 +127,10 @@ class StoredReader(Reader):
 
             if filter_string is None:
                 names = self.host.stored_ids(models.SqlRegisteredModel.__table__.c.name)
-                return dict.fromkeys(names, ())
+                return dict.fromkeys(names, False)
             tags = models.SqlRegisteredModelTag.__table__.c
             names = self.host.stored_ids(tags.name, tags.key == PROMPT_TAG)
-            return dict.fromkeys(names, (PROMPT_TAG,))
+            return dict.fromkeys(names, True)
 
     @property
     def _has_tables_of_models(self) -> bool:

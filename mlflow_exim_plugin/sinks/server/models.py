@@ -278,7 +278,7 @@ class ModelWriter:
         return self._with_source(model.kind, source.uri, create)
 
     def _with_source(self, kind: Kind, source: str, create: Callable[[str], int]) -> int:
-        """Make a version; MLflow 2.4 to 2.21 refuses the source that prompts have."""
+        """Make a version; MLflow before 2.22 may refuse the source that prompts have."""
         if kind is not Kind.PROMPT:
             return create(source)
         if self._prompt_source is None:

@@ -25,6 +25,7 @@ from mlflow_exim_plugin.schema.objects import (
     key_values,
 )
 from mlflow_exim_plugin.schema.provenance import (
+    ARTIFACT_RUNS,
     OF_GROUP,
     ORIGIN,
     chained,
@@ -224,8 +225,9 @@ class WorkspaceSink:
         if found:
             _, document, ours = min(found, key=lambda entry: entry[0])
             return _known(document, origin, ours=ours)
-        # In a dry run an experiment that would be new has no id.
-        ids = [experiment_id for experiment_id in documents if experiment_id]
+        # In a dry run an experiment that would be new has no id. Runs that hold files of other
+        # objects are in an experiment of their own.
+        ids = [i for i, there in documents.items() if i and there["name"] != ARTIFACT_RUNS]
         for info, _ in self._reader.run_tags(ids, f"{searched(OF_GROUP)} = '{origin}'"):
             return _known(documents[str(info.experiment_id)], origin, ours=False)
         # The first servers keep no tags of experiments by which one without runs would be known.
