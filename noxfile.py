@@ -67,10 +67,11 @@ def mlflow(session: nox.Session, version: str) -> None:
 
 @nox.session
 def generations(session: nox.Session) -> None:
-    """Servers of every generation since MLflow 0.1 as sources."""
+    """Servers of every generation as sources and targets, each in an environment of its own."""
     session.install("-e", ".[test]", "mlflow==3.17.*")
-    tests = ["tests/compat/test_first_servers.py", "-m", "generations or not generations"]
-    session.run("pytest", "-n", "2", *tests, *session.posargs)
+    tests = ["tests/compat/test_first_servers.py", "tests/integration/test_old_targets.py"]
+    chosen = ["-m", "generations or not generations"]
+    session.run("pytest", "-n", "2", *tests, *chosen, *session.posargs)
 
 
 @nox.session(venv_backend="uv")

@@ -73,11 +73,11 @@ class _Server:
 def answers(url: str) -> dict[str, Any]:
     """Return status and body of every read that the web UI or a client could make."""
     server = _Server(url)
-    found = server.pages(
+    today = server.pages(
         "experiments", server.post, f"{_V2}/experiments/search", view_type=_ALL, max_results=9
     )
     before_1_28 = server.pages("experiments", server.get, f"{_V2}/experiments/list", view_type=_ALL)
-    experiments = [e["experiment_id"] for e in list(found) or before_1_28]
+    experiments = [e["experiment_id"] for e in list(today) or before_1_28]
     for experiment_id in experiments:
         found = server.get(f"{_V2}/experiments/get", experiment_id=experiment_id)
         name = found["experiment"]["name"]
@@ -105,9 +105,10 @@ def _linked(server: _Server, experiments: list[str], condition: str) -> None:
 
 
 def _runs(server: _Server, experiment_id: str, experiments: list[str]) -> None:
-    asked = {"experiment_ids": [experiment_id], "run_view_type": _ALL}
-    path, by_id = f"{_V2}/runs/search", ["attributes.run_id ASC"]
-    runs = list(server.pages("runs", server.post, path, **asked, max_results=7, order_by=by_id))
+    path = f"{_V2}/runs/search"
+    asked: dict[str, Any] = {"experiment_ids": [experiment_id], "run_view_type": _ALL}
+    in_order = {"max_results": 7, "order_by": ["attributes.run_id ASC"]}
+    runs = list(server.pages("runs", server.post, path, **asked, **in_order))
     if not runs:  # before MLflow 1.28 no order by ids, in 1.0 one page alone
         runs = list(server.pages("runs", server.post, path, **asked, max_results=50_000))
     for run in runs:

@@ -77,13 +77,16 @@ class FirstServer:
         return found
 
 
-def start_first_server(version: str, directory: Path, *, of_files: bool = False) -> FirstServer:
+def start_first_server(
+    version: str, directory: Path, *, of_files: bool = False, hands_files_out: bool = False
+) -> FirstServer:
     """Start a server, with its files in a folder of this machine.
 
     Args:
         version: One of ``VERSIONS``.
         directory: Where all is kept.
         of_files: Whether its store is a folder, as all were before 0.9, and no SQLite database.
+        hands_files_out: Whether clients get files through it, as they can since 1.23.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if version in _NEWER:
@@ -101,6 +104,10 @@ def start_first_server(version: str, directory: Path, *, of_files: bool = False)
         environment[f"{prefix}_FILE_STORE"] = store
         environment[f"{prefix}_ARTIFACT_ROOT"] = files
     environment["_MLFLOW_SERVER_REGISTRY_STORE"] = store
+    if hands_files_out:
+        environment["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "true"
+        environment["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] = files
+        environment["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "mlflow-artifacts:/"
     (directory / "first_app.py").write_text(_SHIM)
     app = "first_app:app" if by_age(version) < (0, 2) else "mlflow.server:app"
     command = [

@@ -255,11 +255,7 @@ def new_sqlite_database(path: Path, mlflow_version: str | None = None) -> None:
 
 
 def _server_environment(python: Path) -> dict[str, str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _NOT_OF_SERVERS
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_OF_SERVERS}
     return environment | {
         # Old MLflow finds gunicorn on the PATH.
         "PATH": f"{python.parent}{os.pathsep}{environment.get('PATH', os.defpath)}",

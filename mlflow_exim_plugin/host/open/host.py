@@ -234,6 +234,11 @@ class Host:
             self._take_500()
         return found
 
+    @property
+    def takes_models(self) -> bool:
+        """Whether its registry takes what is known by tags; the first ones had none."""
+        return not isinstance(self.registry, FirstRegistry)
+
     def refused(self, error: ServerError) -> bool:
         """Whether an error says that the deployment refuses what it was sent."""
         return is_refused(error, by_failing=self.generation.lists_experiments)

@@ -67,7 +67,7 @@ class ExperimentWriter:
             marks = {key: value for key, value in tags.items() if is_provenance(key)}
             made = self._writer.create_experiment(name, location, marks)
             missing = {key: value for key, value in tags.items() if key not in marks}
-        if self._reader.lists_as_before_1_28:  # some of those drop the tags of a new one unsaid
+        if self._host.generation.lists_experiments:  # some of those drop tags unsaid
             there = key_values(self._reader.experiment(made).get("tags"))
             missing = {key: value for key, value in tags.items() if there.get(key) != value}
         self.set_tags(made, source_name, missing, report)

@@ -31,7 +31,6 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
     origins,
 )
-from mlflow_exim_plugin.sinks.absent_kinds import ABSENT
 from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name, is_numbered
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
@@ -52,7 +51,7 @@ _PROMPT_SOURCE = "dummy-source"
 _EXPERIMENT_IDS = "_mlflow_experiment_ids"
 _MOST_PLACEHOLDERS = 10_000
 _KINDS = (Kind.REGISTERED_MODEL, Kind.MODEL_VERSION, Kind.PROMPT, Kind.PROMPT_VERSION)
-_OF_PREVIEW = "the target's registry is one of before MLflow 1.9, which has no tags"
+_OF_THE_FIRST = "the target's registry is one of the first, without tags to know copies by"
 _NUMBERED = re.compile(r"(?: \(\d+\)|\.\d+)$")
 """What a name has at its end that a conflict gave it."""
 
@@ -151,12 +150,14 @@ class ModelWriter:
             self._link_experiments(model, report)
 
     def _is_absent(self, item: RegisteredModel) -> bool:
-        """Whether the target has no registry, or one that takes no tags, by which they are known.
+        """Whether the target has no registry, or one of those that had no tags.
 
         Raises:
             ServerError: It cannot be listed.
         """
-        if self._names is None and item.kind not in self._absent:
+        if not self._host.takes_models:
+            self._absent.add(*_KINDS, reason=_OF_THE_FIRST)
+        elif self._names is None and item.kind not in self._absent:
             try:
                 self._all_names()
             except ServerLostError:
@@ -164,8 +165,7 @@ class ModelWriter:
             except ServerError as error:
                 if not is_absent(error):
                     raise
-                is_old = self._reader.models_of_preview() is not None
-                self._absent.add(*_KINDS, reason=_OF_PREVIEW if is_old else ABSENT)
+                self._absent.add(*_KINDS)
         return item.kind in self._absent
 
     def _found_or_made(

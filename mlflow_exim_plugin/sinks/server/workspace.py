@@ -127,9 +127,14 @@ class WorkspaceSink:
         """List the target once, before anything is written.
 
         Raises:
-            ServerError: It cannot be listed, or only its server reaches the folder of its files:
-                then every object would fail for this one reason.
+            ServerError: It cannot be listed, only its server reaches the folder of its files, or it
+                is one of before MLflow 1.0: then every object would fail for this one reason.
         """
+        if self._host.generation.is_0x:
+            raise ServerError(
+                f"the target is {self._host.generation.name}, which is only read",
+                "unpack into a server of MLflow 1.0 or later, or into a database",
+            )
         listed = sorted(self._experiments().values(), key=lambda d: by_number(d["experiment_id"]))
         location = self._options.artifact_location or next(
             (str(document.get("artifact_location") or "") for document in listed), ""
@@ -233,7 +238,7 @@ class WorkspaceSink:
         # The first servers keep no tags of experiments by which one without runs would be known.
         namesake = self._experiments().get(experiment.name)
         if (
-            self._reader.lists_as_before_1_28
+            self._host.generation.lists_experiments
             and experiment.is_deleted
             and namesake is not None
             and _is_deleted(namesake)
