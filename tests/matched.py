@@ -113,8 +113,8 @@ def read(answers: dict[str, Any], folder: str = "") -> Deployment:
         if key[0] == "run":
             info, tags = there.objects[key]["info"], _at(there.objects[key], "data.tags") or {}
             roots[run_id] = str(info.get("artifact_uri"))
-            if name := tags.get("mlflow.runName"):
-                info.setdefault("run_name", name)  # there alone before MLflow 1.29
+            if run_name := tags.get("mlflow.runName"):
+                info.setdefault("run_name", run_name)  # there alone before MLflow 1.29
     for question, (status, body) in answers.items():
         if "/get-artifact?run_id=" in question:
             run_id, path = question.split("run_id=")[1].split("&path=")
@@ -334,6 +334,7 @@ _WORDS = {
     "inputs and outputs": "^(inputs|outputs)",
     "dataset inputs": r"^inputs\.dataset_inputs",
     "alias": "^aliases",
+    "tags .* reads differently": r"^tags\.",
     "its id": "^id$",
 }
 """Words of a line, and the fields that they speak of."""
