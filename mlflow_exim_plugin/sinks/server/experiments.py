@@ -23,6 +23,9 @@ class ExperimentWriter:
 
     Args:
         target: The deployment and how to write to it.
+
+    Attributes:
+        takes_tags: Whether it has tags of experiments, as far as is known.
     """
 
     def __init__(self, target: ServerTarget) -> None:
@@ -31,7 +34,7 @@ class ExperimentWriter:
         self._reader = target.reader
         self._is_strict = target.options.is_strict
         self._texts = TextWriter(target.host, target.options)
-        self._takes_tags = True
+        self.takes_tags = True
 
     def create(
         self,
@@ -79,7 +82,7 @@ class ExperimentWriter:
         """Set tags as far as the target takes them, and name what it does not take."""
         set_tag = partial(self._writer.set_experiment_tag, experiment_id)
         for key, value in tags.items():
-            if not self._takes_tags:
+            if not self.takes_tags:
                 break
             try:
                 set_tag(key, value)
@@ -87,14 +90,14 @@ class ExperimentWriter:
                 raise
             except ServerError as error:
                 if is_absent(error):
-                    self._takes_tags = False
+                    self.takes_tags = False
                     continue
                 taken, _ = self._texts.put(Kind.TAG, source_name, {key: value}, set_tag, report)
                 if (kept := taken.get(key, value)) != value:
                     what = f"the target keeps {len(kept)} of {len(value)} characters"
                     report.lost(Loss(Kind.TAG, f"{source_name}/{key}", what))
         own = [key for key in tags if not is_provenance(key)]
-        if own and not self._takes_tags:
+        if own and not self.takes_tags:
             what = f"its tags {', '.join(own)}: the target has no tags of experiments"
             report.lost(Loss(Kind.EXPERIMENT, source_name, what))
 

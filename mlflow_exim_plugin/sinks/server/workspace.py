@@ -257,7 +257,10 @@ class WorkspaceSink:
             target = _known(namesake, origin, ours=True)
             self._load(target)
             self._add_tags(target.id, experiment, report)
-            report.written(Kind.EXPERIMENT)
+            if self._writes.takes_tags:
+                report.written(Kind.EXPERIMENT)
+            else:  # which leaves no trace of this
+                report.skipped(Kind.EXPERIMENT, name, "it is there already")
             return target
         tags = key_values(experiment.document.get("tags"))
         names = TargetNames(
