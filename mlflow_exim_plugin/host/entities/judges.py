@@ -15,7 +15,7 @@ from mlflow_exim_plugin.host.open.absent import is_absent, method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -36,7 +36,6 @@ __all__ = [
     "queue_items",
     "register_scorer",
     "review_queues",
-    "schemas_can_be_listed",
     "scorer_names",
     "scorer_versions",
     "scorers",
@@ -106,16 +105,24 @@ def online_configs(host: Host, scorer_id: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in document.items() if v is not None} for document in documents]
 
 
-def label_schemas(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
+def label_schemas(
+    host: Host, experiment_id: str, queues: Callable[[], list[dict[str, Any]]]
+) -> Iterator[Entity | Failure]:
     """Yield the label schemas of an experiment, oldest first, and write nothing.
 
     MLflow's listing adds a default schema to an experiment that has none. A database is read by
     its table; a server is asked for a listing only where the default schema is there already,
     else for those that review queues name.
+
+    Args:
+        host: The deployment.
+        experiment_id: The experiment.
+        queues: Gives its review queues, where its schemas cannot be listed.
     """
+    named: list[str] = []
     if not host.is_http:
         found = _schemas_in_database(host, experiment_id)
-    elif schemas_can_be_listed(host, experiment_id):
+    elif _can_be_listed(host, experiment_id):
         with translated(f"listing the label schemas of experiment {experiment_id}"):
             found = [
                 proto_document(schema)
@@ -123,21 +130,22 @@ def label_schemas(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
             ]
     else:
         found = []
-        for schema_id in _schema_ids_of_queues(host, experiment_id):
-            try:
-                with translated(f"reading label schema {schema_id}"):
-                    found.append(proto_document(host.tracking.get_label_schema(schema_id)))
-            except ServerLostError:
-                raise
-            except ServerError as error:
-                if getattr(error.__cause__, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-                    yield Failure(Kind.LABEL_SCHEMA, schema_id, error.message)
+        named = sorted({one for queue in queues() for one in queue.get("schema_ids", ())})
+    for schema_id in named:
+        try:
+            with translated(f"reading label schema {schema_id}"):
+                found.append(proto_document(host.tracking.get_label_schema(schema_id)))
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            if getattr(error.__cause__, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                yield Failure(Kind.LABEL_SCHEMA, schema_id, error.message)
     found.sort(key=lambda document: (document.get("created_at", 0), document["schema_id"]))
     for document in found:
         yield Entity(Kind.LABEL_SCHEMA, document, experiment_id)
 
 
-def schemas_can_be_listed(host: Host, experiment_id: str) -> bool:
+def _can_be_listed(host: Host, experiment_id: str) -> bool:
     """Whether listing the label schemas of an experiment writes nothing."""
     schema = find_label_schema(host, experiment_id, DEFAULT_SCHEMA)
     return bool(schema and schema.get("is_default"))
@@ -155,12 +163,6 @@ def _schemas_in_database(host: Host, experiment_id: str) -> list[dict[str, Any]]
                 SqlLabelSchema.experiment_id == int(experiment_id)
             )
             return [proto_document(row.to_mlflow_entity()) for row in rows]
-
-
-def _schema_ids_of_queues(host: Host, experiment_id: str) -> list[str]:
-    with translated(f"listing the review queues of experiment {experiment_id}"):
-        queues = every(host.tracking, "list_review_queues", experiment_id)
-        return sorted({schema_id for queue in queues for schema_id in queue.schema_ids})
 
 
 def all_issues(host: Host) -> dict[str, list[dict[str, Any]]]:
@@ -190,9 +192,11 @@ def issue_document(issue: Any) -> dict[str, Any]:
     return document
 
 
-def review_queues(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
-    """Yield the review queues of an experiment with their items, by name."""
-    queues = sorted(queue_documents(host, experiment_id), key=lambda queue: str(queue["name"]))
+def review_queues(
+    host: Host, experiment_id: str, queues: list[dict[str, Any]]
+) -> Iterator[Entity | Failure]:
+    """Yield review queues of an experiment with their items, by name."""
+    queues = sorted(queues, key=lambda queue: str(queue["name"]))
     by_id = {queue["queue_id"]: queue for queue in queues}
 
     def read(queue_id: str) -> Entity:

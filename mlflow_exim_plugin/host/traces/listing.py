@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["TraceListing", "prompt_clause", "run_clause"]
 
 _LATE_MS = 3_600_000
+_AT_ONCE = 64
+"""Experiments that one question is about: the first servers have it in the URL."""
 _SWEEPS = 3
 _FIRST_MS, _LAST_MS = -(2**62), 2**62
 """No trace starts outside, and a sum of both fits every database."""
@@ -103,13 +105,37 @@ class TraceListing:
                 raise ServerError(found.reason)
             yield from found
 
-    def any(self, experiment_id: str) -> bool:
-        """Whether an experiment has a trace, be it one that cannot be listed.
+    def having(self, experiment_ids: list[str]) -> dict[str, ServerError | None]:
+        """Return those of some experiments that may have a trace, be it one that cannot be listed.
 
-        Raises:
-            ServerError: The deployment lists no traces at all.
+        Many are asked for at once, and again in halves where some of them have one.
+
+        Returns:
+            Why an experiment cannot be told of, None for one that has a trace, by id.
         """
-        query = Query((experiment_id,))
+        found: dict[str, ServerError | None] = {}
+        unknown = [
+            experiment_ids[start : start + _AT_ONCE]
+            for start in range(0, len(experiment_ids), _AT_ONCE)
+        ]
+        while unknown:
+            asked = unknown.pop()
+            why = None
+            try:
+                if not self._any(Query(tuple(asked))):
+                    continue
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                why = error
+            if len(asked) == 1:
+                found[asked[0]] = why
+            else:
+                half = len(asked) // 2
+                unknown += [asked[half:], asked[:half]]
+        return found
+
+    def _any(self, query: Query) -> bool:
         try:
             return self._search.any(query)
         except ServerLostError:

@@ -12,8 +12,8 @@ from mlflow_exim_plugin.host.entities.gateway import secret_names
 from mlflow_exim_plugin.host.entities.judges import (
     all_issues,
     label_schemas,
+    queue_documents,
     review_queues,
-    schemas_can_be_listed,
     scorers,
 )
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
@@ -58,6 +58,7 @@ class EntityReader:
         self._absent: set[Kind] = set()
         self._of_files = host.is_server_of_files
         self._issues: dict[str, list[dict[str, Any]]] | None = None
+        self._queues: dict[str, list[dict[str, Any]]] = {}
         self._unlisted = 0
         self._has_schemas = False
         self._deleted = 0
@@ -82,7 +83,7 @@ class EntityReader:
         """Yield what names traces of an experiment: review queues."""
         if self._plan.takes_whole(experiment.id) and not experiment.is_deleted:
             yield from self._read(
-                Kind.REVIEW_QUEUE, lambda: review_queues(self._host, experiment.id), experiment.id
+                Kind.REVIEW_QUEUE, lambda: self._review_queues(experiment.id), experiment.id
             )
 
     def of_workspace(self) -> Iterator[Entity | Failure]:
@@ -144,11 +145,20 @@ class EntityReader:
             )
 
     def _label_schemas(self, experiment_id: str) -> Iterator[Entity | Failure]:
-        if self._host.is_http and not schemas_can_be_listed(self._host, experiment_id):
+        def of_queues() -> list[dict[str, Any]]:
             self._unlisted += 1
-        for schema in label_schemas(self._host, experiment_id):
+            self._queues[experiment_id] = queue_documents(self._host, experiment_id)
+            return self._queues[experiment_id]
+
+        for schema in label_schemas(self._host, experiment_id, of_queues):
             self._has_schemas = True
             yield schema
+
+    def _review_queues(self, experiment_id: str) -> Iterator[Entity | Failure]:
+        queues = self._queues.pop(experiment_id, None)
+        if queues is None:
+            queues = queue_documents(self._host, experiment_id)
+        return review_queues(self._host, experiment_id, queues)
 
     def _issues_of(self, experiment_id: str) -> Iterator[Entity]:
         if self._issues is None:

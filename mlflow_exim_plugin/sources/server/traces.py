@@ -74,6 +74,7 @@ class TraceSource:
         self._links: dict[str, list[str]] = {}
         self._prompts: dict[str, set[str]] = {}
         self._asked: set[str] = set()
+        self._without: set[str] = set()
 
     def find_links(self, prompt_versions: Callable[[], list[str]]) -> Iterator[Failure]:
         """Look for traces that are linked to prompts, or to runs which they do not come from.
@@ -100,15 +101,10 @@ class TraceSource:
             except ServerError as error:
                 yield Failure(Kind.TRACE, "links to runs", error.message)
             return
-        with_traces: list[str] = []
-        for experiment_id in sorted(chosen):
-            try:
-                if self._listing.any(experiment_id):
-                    with_traces.append(experiment_id)
-            except ServerLostError:
-                raise
-            except ServerError:
-                continue  # named when its traces are listed
+        having = self._listing.having(sorted(chosen))
+        self._without = set(chosen) - set(having)
+        # One that cannot be told of is named when its traces are listed.
+        with_traces = [experiment_id for experiment_id, why in having.items() if why is None]
         if not with_traces:
             return
 
@@ -138,7 +134,7 @@ class TraceSource:
         One that is not taken as a whole gives those of its runs that are taken, and those that are
         linked to them.
         """
-        if not self._selection.traces:
+        if not self._selection.traces or experiment_id in self._without:
             return
         is_whole = self._plan.takes_whole(experiment_id)
         run_ids = None if is_whole else self._plan.chosen[experiment_id]
