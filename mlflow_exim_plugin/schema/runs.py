@@ -1,21 +1,44 @@
-"""What a listing says of a run, and its tags in which MLflow keeps the ids of other objects."""
+"""What a listing says of a run, its tags that name other objects, and what it was told by once."""
 
 from __future__ import annotations
 
 import copy
 import json
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["LOGGED_MODELS", "PARENT", "RunHeader", "with_changed_entries", "with_new_run_ids"]
+__all__ = [
+    "LOGGED_MODELS",
+    "PARENT",
+    "SOURCE_TYPES",
+    "TAGS_OF_FIELDS",
+    "RunHeader",
+    "in_ms",
+    "with_changed_entries",
+    "with_new_run_ids",
+    "with_tags_of",
+]
 
 PARENT = "mlflow.parentRunId"
 LOGGED_MODELS = "mlflow.log-model.history"
+SOURCE_TYPES = {1: "NOTEBOOK", 2: "JOB", 3: "PROJECT", 4: "LOCAL", 1000: "UNKNOWN"}
+TAGS_OF_FIELDS = {
+    "name": "mlflow.runName",
+    "source_name": "mlflow.source.name",
+    "source_type": "mlflow.source.type",
+    "source_version": "mlflow.source.git.commit",
+    "entry_point_name": "mlflow.project.entryPoint",
+    "user_id": "mlflow.user",
+}
+"""What was a field of a run before MLflow 1.0, and is a tag since."""
+_SECONDS_END = 10**11
+"""A larger time is none in seconds, but in milliseconds: of 1973 or later."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +99,18 @@ def with_changed_entries(text: str, change: Callable[[dict[str, Any]], None]) ->
         if isinstance(entry, dict):
             change(entry)
     return text if entries == before else json.dumps(entries)
+
+
+def with_tags_of(own: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a run as later versions have them.
+
+    Args:
+        own: Those of ``TAGS_OF_FIELDS`` that it has.
+        tags: Its tags, which win.
+    """
+    return {TAGS_OF_FIELDS[name]: value for name, value in own.items()} | dict(tags)
+
+
+def in_ms(timestamps: Iterable[int]) -> array[int]:
+    """Return times of metrics in ms, which clients before 1.0 gave in seconds."""
+    return array("q", (t if abs(t) >= _SECONDS_END else t * 1000 for t in timestamps))

@@ -15,8 +15,8 @@ from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed
 from mlflow_exim_plugin.host.documents import matching_runs
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.schema.documents import json_number, present, sorted_entries
-from mlflow_exim_plugin.schema.first_runs import TAGS_OF_FIELDS, in_ms, with_tags_of
 from mlflow_exim_plugin.schema.objects import key_values
+from mlflow_exim_plugin.schema.runs import TAGS_OF_FIELDS, in_ms, with_tags_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.schema.first_runs import in_ms
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import Failure, Kind
+from mlflow_exim_plugin.schema.runs import in_ms
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.documents import present, sorted_entries, without_empty
-from mlflow_exim_plugin.schema.first_runs import SOURCE_TYPES, TAGS_OF_FIELDS, with_tags_of
+from mlflow_exim_plugin.schema.runs import SOURCE_TYPES, TAGS_OF_FIELDS, with_tags_of
 from mlflow_exim_plugin.sources.folder.files import UnreadableError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlflow_exim_plugin.schema.first_runs import in_ms
 from mlflow_exim_plugin.schema.metric_rows import RowBatch
+from mlflow_exim_plugin.schema.runs import in_ms
 from mlflow_exim_plugin.schema.tables import METRICS, in_one_piece, sort_history
 
 if TYPE_CHECKING:
