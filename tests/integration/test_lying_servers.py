@@ -58,6 +58,10 @@ LISTS = {
 }
 WHOLE = {"artifacts", "get-history-bulk", "list"}
 PAGED = [end for end in LISTS if end.rpartition("/")[2] not in WHOLE]
+KNOWN_OTHERWISE = {
+    *("/experiments/search", "/runs/search", "/model-versions/search"),
+    *("/mlflow-artifacts/artifacts", "/metrics/get-history-bulk"),
+}
 UNSEEN = {"/scorers/list", "/gateway/endpoints/list", "/gateway/secrets/list"}
 """What the server has none of, so that nothing but the doubt tells the lie."""
 WRONG = {
@@ -151,6 +155,20 @@ def test_a_list_that_lies_always_is_not_believed(
     assert lost - {"span", "assessment"} <= LISTS[end], "neighbours are lost"
     if lost or end in UNSEEN:
         assert report.failures, "what is lost is said"
+
+
+def test_a_part_that_is_not_found_is_doubted(made: Made, tmp_path: Path) -> None:
+    """A proxy answers as a server does that is from before all of these; it says what it is."""
+    parts = {end: kinds for end, kinds in LISTS.items() if end not in KNOWN_OTHERWISE}
+
+    def not_found(request: Request) -> int | None:
+        return 404 if any(is_for(request, end) for end in [*parts, "2.0/mlflow/traces"]) else None
+
+    report = packed(made, tmp_path, not_found)
+    lost = {kind for kind, count in made.whole.items() if written(report).get(kind, 0) < count}
+    assert lost == {"logged_model", "trace", "registered_model", "model_version"}
+    named = {str(failure.kind) for failure in report.failures}
+    assert named == set().union(*parts.values()) - {"model_version"}  # nobody names any
 
 
 @pytest.mark.parametrize("end", LISTS)

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.errors import ServerError
 
-__all__ = ["is_absent", "is_refused", "method"]
+__all__ = ["is_absent", "is_mlflows_word", "is_refused", "method"]
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
 _ABSENT_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
+_OF_ANY_404 = {"ENDPOINT_NOT_FOUND"}
+"""What MLflow's client makes of it, whoever answered."""
 _ABSENT_STATUSES = {"404", "405", "501"}
 _REFUSED_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _DISABLED = "disabled"
@@ -58,6 +60,17 @@ def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     if status and status.group(1) in _ABSENT_STATUSES | ({"500"} if of_files else set()):
         return True
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
+
+
+def is_mlflows_word(error: ServerError) -> bool:
+    """Whether it is MLflow that says of an absence why, and no proxy before it can be meant."""
+    cause = error.__cause__
+    return (
+        isinstance(cause, NotImplementedError)
+        or getattr(cause, "error_code", "") in _ABSENT_CODES - _OF_ANY_404
+        or _UNAVAILABLE in str(cause)
+        or _DISABLED in str(cause)
+    )
 
 
 def is_refused(error: ServerError, *, by_failing: bool = False) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import requests
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
-from mlflow_exim_plugin.host.open.absent import is_refused
+from mlflow_exim_plugin.host.open.absent import is_mlflows_word, is_refused
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
@@ -242,6 +243,40 @@ class Host:
     def refused(self, error: ServerError) -> bool:
         """Whether an error says that the deployment refuses what it was sent."""
         return is_refused(error, by_failing=self.generation.lists_experiments)
+
+    @cached_property
+    def server_version(self) -> str:
+        """MLflow of a server, empty where it does not say, and elsewhere.
+
+        Raises:
+            ServerLostError: It does not answer.
+        """
+        if not self.is_http:
+            return ""
+        try:
+            told = self.call("GET", "/version", doing="asking for the server's version").text
+        except ServerLostError:
+            raise
+        except ServerError:
+            return ""
+        return told if re.fullmatch(r"\d+\.\d+[\w.]*", told) else ""
+
+    def doubt(self, since: str, error: ServerError | None = None) -> str:
+        """Return why it is not believed that a server lacks something, empty where it is.
+
+        A proxy says that a path is not found in the same words as a server from before it.
+
+        Args:
+            since: MLflow that has it first.
+            error: What was answered.
+        """
+        if error is not None and is_mlflows_word(error):
+            return ""
+        version = self.server_version
+        if not version or self.is_server_of_files or _release(version) < _release(since):
+            return ""
+        told = f": {error.message}" if error is not None else ""
+        return f"it says that it has none, and MLflow {version} has them{told}"
 
     @property
     def engine(self) -> Engine | None:
@@ -523,3 +558,8 @@ def _is_http(uri: str) -> bool:
 
 def _is_default_registry() -> bool:
     return not os.environ.get("MLFLOW_REGISTRY_URI")
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)

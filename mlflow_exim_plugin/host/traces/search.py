@@ -21,6 +21,7 @@ from mlflow_exim_plugin.host.traces.documents import (
     document_of_v2,
     document_of_v3,
 )
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Trace
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ class TraceSearch:
                 return self._page_of_store(query, token)
             found = answered(lambda: self._page_of_server(query, token))
             if found is None:  # from before traces
+                if doubt := self.host.doubt(KINDS[Kind.TRACE].since):
+                    raise ServerError(f"{query.doing}: {doubt}")
                 return PagedList([], None)
             if not found:
                 found = doubted(

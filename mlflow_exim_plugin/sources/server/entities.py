@@ -135,6 +135,8 @@ class EntityReader:
         except ServerError as error:
             if not is_absent(error, of_files=self._of_files):
                 yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
+            elif doubt := self._host.doubt(KINDS[Kind.MODEL_DEFINITION].since, error):
+                yield Failure(Kind.MODEL_DEFINITION, "secrets", doubt)
             return
         if names:
             yield Unpacked(
@@ -189,6 +191,8 @@ class EntityReader:
         except ServerError as error:
             if is_absent(error, of_files=self._of_files) and not found:
                 self._absent.add(kind)
+                if doubt := self._host.doubt(KINDS[kind].since, error):
+                    yield Failure(kind, "all", doubt)
                 return
             where = f"experiment {experiment_id}" if experiment_id else "all"
             yield Failure(kind, where, error.message)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Failure,
@@ -53,6 +54,7 @@ class LoggedModelReader:
         plan: Plan,
         files: Callable[[str, str | None], list[Artifact | Failure]],
     ) -> None:
+        self._host = host
         self._models = LoggedModels(host)
         self._selection = selection
         self._plan = plan
@@ -114,10 +116,12 @@ class LoggedModelReader:
                 raise
             except ServerError as error:
                 self._absent = is_absent(error) and not self._answered
-                if not self._absent:
-                    name = f"experiment {experiment_id}"
-                    yield Failure(Kind.LOGGED_MODEL, name, error.message)
-        if self._absent:
+                name, doubt = f"experiment {experiment_id}", error.message
+                if self._absent:
+                    name, doubt = "all", self._host.doubt(KINDS[Kind.LOGGED_MODEL].since, error)
+                if doubt:
+                    yield Failure(Kind.LOGGED_MODEL, name, doubt)
+        if self._absent and not (self._led_to or wanted):
             return
         if whole and self._selection.deleted:
             wanted |= self._deleted_of(experiment_id, pool)

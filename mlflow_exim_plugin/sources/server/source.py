@@ -18,6 +18,7 @@ from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     VERSION_KINDS,
@@ -211,11 +212,13 @@ class ServerSource:
         except ServerError as error:
             if selection.models:
                 raise
-            if is_absent(error) and not self._reader.has_registry:
+            is_lacking = is_absent(error) and not self._reader.has_registry
+            doubt = is_lacking and self._host.doubt(KINDS[Kind.REGISTERED_MODEL].since, error)
+            if is_lacking and not doubt:
                 reason = "this server has no model registry"
                 yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
             else:
-                yield Failure(Kind.REGISTERED_MODEL, "all", error.message)
+                yield Failure(Kind.REGISTERED_MODEL, "all", doubt or error.message)
         else:
             models = [
                 (name, kind)
