@@ -129,6 +129,20 @@ def test_label_schemas_have_a_table_that_can_be_read_without_writing(sqlite_uri:
         assert row.to_mlflow_entity() == made
 
 
+@pytest.mark.skipif(Version(mlflow.__version__) < Version("3.4"), reason="no datasets before")
+def test_records_of_datasets_have_a_table_that_can_be_read_one_by_one(sqlite_uri: str) -> None:
+    from mlflow.store.tracking.dbmodels.models import SqlEvaluationDatasetRecord
+
+    store = mlflow.MlflowClient(sqlite_uri, sqlite_uri)._tracking_client.store
+    dataset = store.create_dataset("asked", {}, [])
+    store.upsert_dataset_records(dataset.dataset_id, [{"inputs": {"q": "?"}}])
+    with store.ManagedSessionMaker() as session:
+        of = {"dataset_id": dataset.dataset_id}
+        row = session.query(SqlEvaluationDatasetRecord).filter_by(**of).one()
+        assert row.to_mlflow_entity().inputs == {"q": "?"}
+        assert row.to_mlflow_entity().dataset_record_id == row.dataset_record_id
+
+
 @pytest.mark.skipif(Version(mlflow.__version__) < Version("3.3"), reason="no webhooks before")
 def test_webhooks_have_a_table_that_can_be_read_without_its_secret(sqlite_uri: str) -> None:
     from mlflow.store.model_registry.dbmodels.models import SqlWebhook, SqlWebhookEvent

@@ -165,6 +165,27 @@ def test_a_dataset_that_no_document_can_hold(
     assert verify(archive).ok
 
 
+def test_a_broken_record_of_a_database_costs_itself(sqlite_uri: str, tmp_path: Path) -> None:
+    asked = make_dataset(sqlite_uri, "asked", [{"inputs": {"q": f"{n}?"}} for n in range(102)])
+    with closing(sqlite3.connect(sqlite_uri.removeprefix("sqlite:///"))) as database:
+        (bad,) = database.execute(
+            "SELECT dataset_record_id FROM evaluation_dataset_records LIMIT 1 OFFSET 40"
+        ).fetchone()
+        database.execute(
+            "UPDATE evaluation_dataset_records SET inputs = '{' WHERE dataset_record_id = ?", [bad]
+        )
+        database.commit()
+
+    report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=sqlite_uri)
+
+    assert_count_law(report)
+    (failure,) = report.failures
+    assert (failure.kind, failure.id) == (Kind.DATASET_RECORD, f"{asked}/{bad}")
+    assert report.counts[Kind.DATASET_RECORD].written == 101
+    assert report.counts[Kind.EVALUATION_DATASET].written == 1
+    assert verify(str(tmp_path / "a.tar.zst")).ok
+
+
 def copy_record(uri: str, count: int) -> None:
     """Give the one record of a database copies; through MLflow each takes as long as all."""
     table, own = "evaluation_dataset_records", ("dataset_record_id", "input_hash")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.store.entities import PagedList
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
@@ -18,7 +18,7 @@ from mlflow_exim_plugin.schema.documents import json_number, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -50,14 +50,9 @@ def datasets(host: Host, experiment_ids: Sequence[str] | None = None) -> Iterato
 
     def read(dataset_id: str) -> Entity:
         linked = linked_experiments(host, dataset_id)
-        records, unlike_json = dataset_records(host, dataset_id)
-        what = "it holds NaN or an infinity, which JSON cannot: kept as text"
-        issues = tuple(
-            Loss(Kind.DATASET_RECORD, f"{dataset_id}/{record_id}", what)
-            for record_id in unlike_json
-        )
+        records, issues = dataset_records(host, dataset_id)
         document = headers[dataset_id] | {"experiment_ids": linked, "records": records}
-        return Entity(Kind.EVALUATION_DATASET, document, issues=issues)
+        return Entity(Kind.EVALUATION_DATASET, document, issues=tuple(issues))
 
     yield from each(Kind.EVALUATION_DATASET, sorted(headers), read)
 
@@ -103,18 +98,22 @@ def linked_experiments(host: Host, dataset_id: str) -> list[str]:
         )
 
 
-def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the records of a dataset, oldest first, and the ids of those not in plain JSON.
+def dataset_records(
+    host: Host, dataset_id: str
+) -> tuple[list[dict[str, Any]], list[Failure | Loss]]:
+    """Return the records of a dataset, oldest first, and what of them cannot be had as it is.
 
     Raises:
         ServerError: They cannot be read, or are more than one document, and memory, may hold.
     """
-    unlike_json: list[str] = []
+    issues: list[Failure | Loss] = []
 
     def plain(record: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = _finite(record)
         if made != record:
-            unlike_json.append(record["dataset_record_id"])
+            name = f"{dataset_id}/{record['dataset_record_id']}"
+            what = "it holds NaN or an infinity, which JSON cannot: kept as text"
+            issues.append(Loss(Kind.DATASET_RECORD, name, what))
         del made["dataset_id"]
         return made
 
@@ -126,7 +125,10 @@ def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], 
     records: list[dict[str, Any]] = []
     size_bytes = 0
     with translated(f"reading the records of dataset {dataset_id}"):
-        for found in pages(page):
+        for found in _each_record(host, dataset_id, lambda: pages(page)):
+            if isinstance(found, Failure):
+                issues.append(found)
+                continue
             record = plain(found.to_dict())
             # Characters, at most the bytes that they are stored in.
             size_bytes += len(json.dumps(record, ensure_ascii=False))
@@ -136,7 +138,43 @@ def dataset_records(host: Host, dataset_id: str) -> tuple[list[dict[str, Any]], 
                 )
             records.append(record)
     records.sort(key=lambda record: (record["created_time"], record["dataset_record_id"]))
-    return records, unlike_json
+    return records, issues
+
+
+def _each_record(host: Host, dataset_id: str, listed: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Yield the records, each by itself where a database has one that no listing passes."""
+    seen: set[str] = set()
+    try:
+        with translated("listing them"):
+            for found in listed():
+                seen.add(found.dataset_record_id)
+                yield found
+    except ServerLostError:
+        raise
+    except ServerError:
+        if host.engine is None:
+            raise
+    else:
+        return
+    from mlflow.store.tracking.dbmodels.models import SqlEvaluationDatasetRecord as Stored
+
+    columns = Stored.__table__.c
+    for identity in host.stored_ids(columns.dataset_record_id, columns.dataset_id == dataset_id):
+        if identity in seen:
+            continue
+        try:
+            with (
+                translated(f"reading record {identity}"),
+                host.tracking.ManagedSessionMaker() as session,
+            ):
+                row = session.query(Stored).filter_by(dataset_record_id=identity).one()
+                found = row.to_mlflow_entity()
+                found.to_dict()
+            yield found
+        except ServerLostError:
+            raise
+        except ServerError as error:
+            yield Failure(Kind.DATASET_RECORD, f"{dataset_id}/{identity}", error.message)
 
 
 def _finite(value: Any) -> Any:
