@@ -61,12 +61,19 @@ def test_nothing_and_empty_text_stay_two(
         store.create_logged_model(experiment_id, f"m{number}", text and None, model_type=text)
         client.create_registered_model(f"r{number}", description=text)
         client.create_model_version(f"r{number}", str(tmp_path), description=text, run_link=text)
+    run_id = client.create_run(experiment_id).info.run_id
+    engine = sqlalchemy.create_engine(source)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE runs SET user_id = NULL, start_time = NULL"))
+    engine.dispose()
     told = optional_texts(source)
     assert {row[1] for row in told["logged_models"]} == {None, "", "agent"}
     archive = str(tmp_path / "a.tar.zst")
 
     pack(archive, tracking_uri=source)
-    unpack(archive, tracking_uri=target, artifact_location=str(tmp_path / "back"))
+    report = unpack(archive, tracking_uri=target, artifact_location=str(tmp_path / "back"))
+    lost = [loss.what.partition(",")[0] for loss in report.losses if loss.id == run_id]
+    assert lost == ["it has no user", "it has no start time"]  # which MLflow reads no run without
     assert optional_texts(target) == told
 
     copy_by_api(source, by_api, artifact_location=str(tmp_path / "new"))

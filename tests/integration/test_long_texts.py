@@ -35,6 +35,7 @@ def test_long_texts_are_cut_or_left_out_by_name(
     experiment_id = client.create_experiment("a", str(tmp_path / "a"))
     run_id = client.create_run(experiment_id).info.run_id
     trace_id = started_trace(store, experiment_id)
+    client.create_registered_model("net")
     dataset_id = store.create_dataset("d", {}, [experiment_id]).dataset_id
     store.upsert_dataset_records(dataset_id, [{"inputs": {"a": 1}}])
     with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
@@ -44,11 +45,18 @@ def test_long_texts_are_cut_or_left_out_by_name(
             ("UPDATE trace_info SET request_preview = ?", ("p" * 1200,)),
             ("INSERT INTO trace_tags VALUES (?, ?, ?)", ("long", "v" * 9000, trace_id)),
             ("INSERT INTO trace_tags VALUES (?, ?, ?)", ("k" * 300, "v", trace_id)),
+            (
+                "INSERT INTO evaluation_dataset_tags (dataset_id, key, value) VALUES (?, ?, ?)",
+                (dataset_id, "long", "v" * 6000),
+            ),
+            ("UPDATE registered_models SET description = ?", ("t" * 6000,)),
+            (
+                "INSERT INTO registered_model_tags (name, key, value) VALUES ('net', 'long', ?)",
+                ("v" * 6000,),
+            ),
+            ("INSERT INTO experiment_tags VALUES ('long', ?, ?)", ("v" * 6000, experiment_id)),
         ):
             connection.execute(query, values)
-        if preserve_ids:
-            query = "INSERT INTO evaluation_dataset_tags (dataset_id, key, value) VALUES (?, ?, ?)"
-            connection.execute(query, (dataset_id, "long", "v" * 6000))
         connection.commit()
     more: dict[str, Any] = {"artifact_location": str(tmp_path), "preserve_ids": preserve_ids}
 
@@ -71,9 +79,15 @@ def test_long_texts_are_cut_or_left_out_by_name(
     assert info.request_preview == "p" * 1000
     assert info.tags["long"] == "v" * 8000
     assert "k" * 300 not in info.tags
-    if preserve_ids:
-        assert "evaluation_dataset_tags.value holds 5000" in said[dataset_id]
-        assert report.counts[Kind.DATASET_RECORD].written == 1
+    assert "evaluation_dataset_tags.value holds 5000" in said[dataset_id]
+    assert report.counts[Kind.DATASET_RECORD].written == 1
+    model = there.get_registered_model("net")
+    assert (model.description, model.tags["long"]) == ("t" * 5000, "v" * 5000)
+    of_model = [loss.what for loss in report.losses if loss.id == "net"]
+    assert any("description" in what for what in of_model)
+    assert any("tag" in what for what in of_model)
+    kept = experiment.tags["long"]
+    assert kept == "v" * 6000 or (kept == "v" * 5000 and "of 6000 characters" in said["a"])
     again = copy(source, postgres_uri, **more)
     assert [f.reason for f in again.failures] == []
     assert {str(kind) for kind, count in again.counts.items() if count.written} <= {"experiment"}

@@ -20,7 +20,7 @@ from mlflow_exim_plugin.sinks.part_files import files_of_parts, require_places_i
 from mlflow_exim_plugin.sinks.policy import TargetName, TargetNames, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
-    calls_endpoint,
+    called_endpoints,
     numbers_after,
     say_renumbered,
     with_endpoints,
@@ -252,7 +252,7 @@ class EntityTables:
         versions = []
         for version in document["versions"]:
             serialized = version["serialized_scorer"]
-            if calls_endpoint(serialized):
+            if called_endpoints(serialized):
                 key = {
                     "scorer_id": document["scorer_id"],
                     "scorer_version": version["scorer_version"],

@@ -170,6 +170,10 @@ class ModelTables:
     def _new(self, item: RegisteredModel, name: str, report: Report) -> _ModelRows:
         target = self._target
         tags = self._tags(item)
+        listed = key_values(item.document.get("tags")).get(_EXPERIMENT_IDS, "").split(",")
+        if gone := [i for i in listed if i and i not in target.ids[Kind.EXPERIMENT]]:
+            what = f"its links to experiments {', '.join(gone)} stay: they did not come along"
+            report.lost(Loss(item.kind, item.name, what))
         if name != item.name:
             tags[ORIGIN] = chained(model_origin(item.document), tags)
         rows = model_rows(item, name, target.workspace, tags)

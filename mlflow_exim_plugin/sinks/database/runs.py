@@ -85,6 +85,7 @@ class RunTables:
                 run = _without_metrics(run, {row["key"] for _, row in latest})
             compared = target.compare(Kind.RUN, [*rows, *latest], key)
             if compared is None:
+                _say_filled(run, user, report)
                 target.require([*rows, *latest])
                 target.add(rows, **key)
                 into.datasets |= fresh
@@ -243,6 +244,17 @@ def _without_metrics(run: Run, kept: set[str]) -> Run:
     metrics = [metric for metric in data["metrics"] if metric["key"] in kept]
     document = run.document | {"data": data | {"metrics": metrics}}
     return replace(run, document=document, histories=histories())
+
+
+def _say_filled(run: Run, user: str | None, report: Report) -> None:
+    """Name what a run lacks and a table has to have: MLflow reads no run without."""
+    for name, value, filled in (
+        ("user", user, "an empty one"),
+        ("start time", run.info.get("start_time"), "0"),
+    ):
+        if value is None:
+            what = f"it has no {name}, without which MLflow reads no run: it gets {filled}"
+            report.lost(Loss(Kind.RUN, run.id, what))
 
 
 def _latest(run: Run) -> Rows:

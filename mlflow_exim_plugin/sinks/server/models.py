@@ -121,13 +121,13 @@ class ModelWriter:
         self._ids = target.ids
         self._absent = target.absent
         self._source_tags = target.source_tags
-        self._tags = RegistryTags()
+        self._tags = RegistryTags(is_strict=target.options.is_strict)
         self._options = target.options
         self._model: _ModelCopy | None = None
         self._skipped = ""
         self._prompt_source: str | None = None
         self._meetings = Meetings()
-        self._planned: set[str] = set()
+        self._planned: dict[str, _ModelCopy] = {}
         self._names: dict[str, Kind] | None = None
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
@@ -191,8 +191,15 @@ class ModelWriter:
         if named.there is None:
             return self._create(item, named.name, origin, report)
         report.skipped(item.kind, item.name, named.reason)
-        if named.name in self._planned:
-            return _ModelCopy(item, named.name, origin, ours=False)
+        if (planned := self._planned.get(named.name)) is not None:
+            return _ModelCopy(
+                item,
+                named.name,
+                origin,
+                ours=False,
+                aliases=planned.aliases,
+                next_version=planned.next_version,
+            )
         return self._load(item, named.name, origin)
 
     def write_version(self, version: ModelVersion, report: Report) -> None:
@@ -222,17 +229,13 @@ class ModelWriter:
         if version.version in model.versions:
             number = model.versions[version.version]
             self._ids.know(version.kind, version.id, f"{model.name}/{number}")
-            if not self._options.dry_run:
-                self._complete(model, version, number, report)
-                there = str(model.documents.get(number, {}).get("source") or "")
-                self._sources.complete(version, there, report)
+            self._complete(model, version, number, report)
+            there = str(model.documents.get(number, {}).get("source") or "")
+            self._sources.complete(version, there, report)
             report.skipped(version.kind, version.id, _as_it_is_there(version, model))
             return
         if reason := self._ids.left.reason(version):
             report.skipped(version.kind, version.id, reason)
-            return
-        if self._options.dry_run:
-            report.written(version.kind)
             return
         source = self._sources.source(model.origin, version, report)
         self._fill_gap(model, version, report)
@@ -242,14 +245,17 @@ class ModelWriter:
         marks = {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
         if model.kind is Kind.PROMPT:
             marks[PROMPT_TAG] = own.pop(PROMPT_TAG, "true")  # or the server refuses its source
-        number = self._tags.made(
-            version,
-            partial(self._make, model, version, source),
-            lambda made, key, value: self._writer.set_version_tag(model.name, made, key, value),
-            own,
-            marks,
-            report,
-        )
+        number = model.next_version  # which it will have, as far as a dry run can know
+        if not self._options.dry_run:
+            number = self._tags.made(
+                version,
+                partial(self._make, model, version, source),
+                lambda made, key, value: self._writer.set_version_tag(model.name, made, key, value),
+                own,
+                marks,
+                report,
+                text=version.document.get("description"),
+            )
         model.next_version = number + 1
         model.versions[version.version] = number
         self._ids.know(version.kind, version.id, f"{model.name}/{number}")
@@ -262,7 +268,12 @@ class ModelWriter:
         report.written(version.kind)
 
     def _make(
-        self, model: _ModelCopy, version: ModelVersion, source: VersionSource, tags: dict[str, str]
+        self,
+        model: _ModelCopy,
+        version: ModelVersion,
+        source: VersionSource,
+        tags: dict[str, str],
+        text: str | None,
     ) -> int:
         def create(uri: str) -> int:
             return self._writer.create_version(
@@ -271,7 +282,7 @@ class ModelWriter:
                 source.run_id,
                 tags,
                 version.document.get("run_link"),
-                version.document.get("description"),
+                text,
                 source.model_id,
             )
 
@@ -298,9 +309,12 @@ class ModelWriter:
         """Set the aliases of the model that was begun and take its placeholders away."""
         model, self._model = self._model, None
         self._skipped = ""
-        if model is None or self._options.dry_run:
+        if model is None:
             return
-        for number in model.placeholders:
+        if model.name in self._planned:
+            self._planned[model.name].next_version = model.next_version
+        dry_run = self._options.dry_run
+        for number in () if dry_run else model.placeholders:
             attempt(
                 partial(self._writer.delete_version, model.name, number),
                 Loss(model.kind, model.source.name, f"placeholder {number} is left"),
@@ -322,8 +336,12 @@ class ModelWriter:
                 report.lost(kept)
                 continue
             set_alias = partial(self._writer.set_alias, model.name, alias, target_number)
-            if attempt(set_alias, kept, report):
+            if dry_run:
+                model.aliases[alias] = target_number
+            elif attempt(set_alias, kept, report):
                 aliases[alias] = target_number
+        if dry_run:
+            return
         if self._arrived(model, aliases, report) and model.ours and is_later:
             for key, value in ((AS_OF_MS, str(model.source.as_of_ms)), (CONTENT, taken)):
                 self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
@@ -397,26 +415,28 @@ class ModelWriter:
 
     def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _ModelCopy:
         tags = key_values(item.document.get("tags"))
-        own = {k: v for k, v in tags.items() if k not in TAGS | {_EXPERIMENT_IDS}}
+        moved = {_EXPERIMENT_IDS} if _ids_of(tags.get(_EXPERIMENT_IDS, "")) else set()
+        own = {k: v for k, v in tags.items() if k not in TAGS | moved}
         marks = {ORIGIN: chained(origin, tags)}
         if item.kind is Kind.PROMPT:
             marks[PROMPT_TAG] = own.pop(PROMPT_TAG)
         if not self._options.dry_run:
-            text = item.document.get("description")
             self._tags.made(
                 item,
-                lambda some: self._writer.create_registered_model(name, some, text),
+                lambda some, text: self._writer.create_registered_model(name, some, text),
                 lambda _, key, value: self._writer.set_model_tag(name, key, value),
                 own,
                 marks,
                 report,
+                text=item.document.get("description"),
             )
             self._put_model_tags(item, name, {}, report)
-        else:
-            self._planned.add(name)
         self._all_names()[name] = item.kind
         report.written(item.kind)
-        return _ModelCopy(item, name, origin, ours=True)
+        model = _ModelCopy(item, name, origin, ours=True)
+        if self._options.dry_run:
+            self._planned[name] = model
+        return model
 
     def _all_names(self) -> dict[str, Kind]:
         if self._names is None:
@@ -449,6 +469,9 @@ class ModelWriter:
         source = _PLACEHOLDER_SOURCE
         if model.kind is Kind.PROMPT:
             tags[PROMPT_TAG], source = "true", _PROMPT_SOURCE
+        if self._options.dry_run:
+            model.next_version = version.version
+            return
         for _ in range(gap):
             number = self._with_source(
                 model.kind,
@@ -464,6 +487,8 @@ class ModelWriter:
         self, model: _ModelCopy, version: ModelVersion, number: int, report: Report
     ) -> None:
         """Do what cannot be done when a version is made; an interrupted unpack may lack it."""
+        if self._options.dry_run:
+            return
         there = model.documents.get(number, {})
         added = key_values(there.get("tags")).keys() if there else {PROMPT_TAG}
         added -= key_values(version.document.get("tags")).keys()

@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.entities import datasets
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, content_digest
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import (
@@ -26,6 +24,7 @@ from mlflow_exim_plugin.sinks.server.target import FamilyWriter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mlflow_exim_plugin.errors import ServerError
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
 
@@ -45,31 +44,12 @@ class DatasetWriter(FamilyWriter):
     def write(self, entity: Entity, to: Destination, report: Report) -> None:  # noqa: ARG002 - it belongs to no experiment
         """Write one dataset with its records, or what is missing of it."""
         records: list[dict[str, Any]] = entity.document.get("records", [])
-        try:
-            self._write(entity, records, report)
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            if records and not is_absent(error):
-                report.failed(
-                    Failure(
-                        Kind.DATASET_RECORD,
-                        f"{entity.id}/*",
-                        "its dataset could not be written",
-                        len(records),
-                    )
-                )
-            raise
-
-    def _write(self, entity: Entity, records: list[dict[str, Any]], report: Report) -> None:
         host, dry_run = self._target.host, self._target.options.dry_run
         content = entity.digest or content_digest(entity.document)
         came_from = origins(entity.id, key_values(entity.document.get("tags")))
         there = next((self._known()[i] for i in came_from if i in self._known()), None)
         followed, losses = follow(entity, self._target.ids.get)
         experiment_ids = followed.get("experiment_ids", [])
-        for loss in losses:
-            report.lost(loss)
         # What comes home gets no marks: it is no copy.
         is_home = there is not None and there["dataset_id"] in came_from
         dataset_id, tags, unlinked = "", {}, []
@@ -80,6 +60,8 @@ class DatasetWriter(FamilyWriter):
             unlinked = [e for e in experiment_ids if e not in linked]
         elif not dry_run:
             dataset_id = self._create(entity, experiment_ids)
+        for loss in losses:
+            report.lost(loss)
         self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
         if there is not None and tags.get(CONTENT) == content and not unlinked:
             self._put_source_tags(entity, dataset_id, tags, report)
