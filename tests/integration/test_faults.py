@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mlflow_exim_plugin.schema.report import Report
     from tests.compare import Snapshot
 
 pytestmark = pytest.mark.integration
@@ -184,14 +186,12 @@ def test_an_unpack_loses_nothing_in_silence(url: str, tmp_path: Path) -> None:
                 else:
                     assert_count_law(report)
                     lacking = _lacking(source, target.url) - whole
-                    if lacking and report.ok and not report.losses:
-                        silent.append(f"{told}: {sorted(lacking)}")
+                    silent += [f"{told}: {one}" for one in lacking if not _is_named(one, report)]
             again = target.put(archive)
             assert_count_law(again)
-            lacking = _lacking(source, target.url) - whole
             # Numbers of versions that were begun are gone, which it says.
-            if lacking and not again.losses:
-                silent.append(f"{told}, and again: {sorted(lacking)}")
+            lacking = _lacking(source, target.url) - whole
+            silent += [f"{told}, and again: {one}" for one in lacking if not _is_named(one, again)]
     assert silent == []
     assert stopped < UNPACKS
 
@@ -199,3 +199,19 @@ def test_an_unpack_loses_nothing_in_silence(url: str, tmp_path: Path) -> None:
 def _lacking(source: Snapshot, url: str) -> set[tuple[str, str, str]]:
     """Return kind, id and field of what a server has otherwise than the source."""
     return {(kind, id_, name) for kind, id_, name, _, _ in differences(source, snapshot(url))}
+
+
+def _is_named(lacking: tuple[str, str, str], report: Report) -> bool:
+    """Whether a line is of this very object, or of a part of it where no more is lacking."""
+    kind, identity, name = lacking
+    part = name.partition(" ")[2]
+    skips = [skip for skip in report.skips if skip.reason != "it is there already"]
+    lines = [(line.kind, line.id, line.reason) for line in (*report.failures, *skips)]
+    lines += [(loss.kind, loss.id, loss.what) for loss in report.losses]
+    return any(
+        id_ in (identity, f"{identity}/{part}" if part else identity)
+        or (id_ == "*" and of == kind)
+        or (id_.startswith(f"{identity}/") and not part)
+        or re.search(rf"(?<!\w){re.escape(identity)}(?!\w)", what)
+        for of, id_, what in lines
+    )

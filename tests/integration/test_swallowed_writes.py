@@ -27,6 +27,7 @@ _SWALLOWED = {
     "model-versions/transition-stage": "stage Production of version 1: it did not arrive",
     "runs/delete": "its deletion did not arrive",
     "experiments/delete": "its deletion did not arrive",
+    "logged-models/m-": "its deletion did not arrive",
     "traces/link-to-run": "did not arrive",
     "traces/link-prompts": "its link to version p/1 of a prompt did not arrive",
 }
@@ -52,12 +53,15 @@ def test_what_a_server_swallows_is_named(
     registry.transition_model_version_stage("m", "1", "Production", archive_existing_versions=False)
     gone = client.create_experiment("gone", str(tmp_path / "gone"))
     client.delete_experiment(gone)
+    store.delete_logged_model(client.create_logged_model(experiment_id, "gone").model_id)
     archive = str(tmp_path / "a.tar.zst")
     assert pack(archive, tracking_uri=sqlite_uri).ok
     server = make_server()
 
     def swallow(request: Request) -> bytes | None:
-        is_write = request.method in {"POST", "PATCH"}
+        is_write = request.method in {"POST", "PATCH", "DELETE"}
+        if "logged-models/m-" in request.path and request.method != "DELETE":
+            return None
         return b"{}" if is_write and any(path in request.path for path in _SWALLOWED) else None
 
     with FaultyProxy(server.url, swallow) as proxy:
@@ -67,7 +71,7 @@ def test_what_a_server_swallows_is_named(
     said = [loss.what for loss in report.losses]
     for what in _SWALLOWED.values():
         assert any(what in loss for loss in said), (what, said)
-    assert said.count("its deletion did not arrive") == 2
+    assert said.count("its deletion did not arrive") == 3
     assert f"its link to run {kept} did not arrive" in said
 
     assert unpack(archive, tracking_uri=server.url).ok
@@ -76,6 +80,7 @@ def test_what_a_server_swallows_is_named(
     assert target.get_model_version("m", "1").current_stage == "Production"
     assert target.get_experiment_by_name("gone").lifecycle_stage == "deleted"
     experiment = target.get_experiment_by_name("e").experiment_id
+    assert target.search_logged_models([experiment]) == []
     (run,) = target.search_runs([experiment])  # the other one is deleted
     for query in (f"metadata.`mlflow.sourceRun` = '{run.info.run_id}'", "prompt = 'p/1'"):
         (trace,) = target.search_traces([experiment], query, include_spans=False)
