@@ -68,8 +68,7 @@ def copy(
         open_source(source, from_, reading, jobs=work.jobs, among=DEPLOYMENTS) as read,
     ):
         stages = to_deployment(read.system(work.script), writing)
-        if not work.dry_run:  # which reads no files
-            stages.append(Digests())
+        stages.append(Digests())
         return deliver(read, written, selection, stages, work)
 
 

@@ -55,6 +55,6 @@ def unpack(
         open_target(tracking_uri, opening, writing, selection, work) as target,
     ):
         stages = to_deployment(source.system(work.script), writing)
-        if source.archive is None and not work.dry_run:  # which reads no files
+        if source.archive is None:
             stages.append(Digests())
         return deliver(source, target, selection, stages, work)

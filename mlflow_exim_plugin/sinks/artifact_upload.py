@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind
 
@@ -28,11 +29,19 @@ class ArtifactUpload:
     Args:
         host: The deployment.
         counted: Counts a file of some bytes that arrived.
+        dry_run: Count what would be sent, and send nothing.
     """
 
-    def __init__(self, host: Host, counted: Callable[[int, Report], None] = _counted) -> None:
+    def __init__(
+        self,
+        host: Host,
+        counted: Callable[[int, Report], None] = _counted,
+        *,
+        dry_run: bool = False,
+    ) -> None:
         self._host = host
         self._counted = counted
+        self._dry_run = dry_run
 
     def put(
         self,
@@ -63,6 +72,10 @@ class ArtifactUpload:
                 whole = False
                 continue
             try:
+                if self._dry_run:
+                    require_path(prefix + artifact.path)
+                    self._counted(artifact.size_bytes, report)
+                    continue
                 tree = tree or ArtifactTree(self._host, root)
                 with artifact.open() as stream:
                     tree.put(prefix + artifact.path, stream, artifact.size_bytes)

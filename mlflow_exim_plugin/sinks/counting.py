@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.errors import ServerError, StoreError
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     Artifact,
@@ -31,8 +33,12 @@ __all__ = [
     "count_run",
     "count_trace",
     "parts_of",
+    "read_through",
     "skip_whole",
 ]
+
+
+_CHUNK_BYTES = 1 << 20
 
 
 class CountingSink:
@@ -106,6 +112,16 @@ def skip_whole(item: StreamObject, reason: str, report: Report) -> None:
     report.skipped(item.kind, name, reason)
     for kind, count in parts_of(item):
         report.skipped(kind, name, reason, count)
+
+
+def read_through(artifacts: Iterable[Artifact | Failure]) -> Iterator[Artifact | Failure]:
+    """Yield artifacts whose bytes have gone by: their digest tells whether they are others."""
+    for artifact in artifacts:
+        if isinstance(artifact, Artifact):
+            with suppress(ServerError, StoreError), artifact.open() as stream:
+                while stream.read(_CHUNK_BYTES):
+                    pass
+        yield artifact
 
 
 def count_artifacts(artifacts: Iterable[Artifact | Failure], report: Report) -> None:

@@ -6,26 +6,40 @@ A scorer names endpoints of the gateway inside of its own JSON text.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.sinks.policy import say_moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.schema.objects import Entity
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["calls_endpoint", "content_of", "numbers_after", "say_renumbered", "with_endpoints"]
+__all__ = ["called_endpoints", "content_of", "numbers_after", "say_renumbered", "with_endpoints"]
 
-_GATEWAY = '"gateway:/'
+_SCHEME = "gateway:/"
+_GATEWAY = f'"{_SCHEME}'
 """How the JSON of a scorer begins to name an endpoint; MLflow shows names and stores ids."""
 
 
-def calls_endpoint(serialized: str) -> bool:
-    """Whether a scorer calls an endpoint of the gateway."""
-    return _GATEWAY in serialized
+def called_endpoints(serialized: str) -> list[str]:
+    """Return the endpoints of the gateway that a scorer calls."""
+    if _GATEWAY not in serialized:
+        return []
+    try:
+        return list(_called(json.loads(serialized)))
+    except (RecursionError, ValueError):
+        return []  # it is none that could call any
+
+
+def _called(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value.startswith(_SCHEME):
+        yield value.removeprefix(_SCHEME)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from _called(one)
 
 
 def with_endpoints(serialized: str, called: Callable[[str], str]) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from mlflow import MlflowClient
 
 from mlflow_exim_plugin import copy, pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
+from tests.compare import assert_foreseen
+from tests.integration.test_faults import fill
 from tests.pinned import ARCHIVE
 from tests.servers import new_sqlite_database
 
@@ -50,3 +54,30 @@ def test_a_dry_run_says_what_the_run_will_say(tmp_path: Path) -> None:
     copied = _told(copy, uris["restored"], uris["copied"], artifact_location=location)
     assert copied["counts"]["span"] == packed["counts"]["span"]
     _told(copy, uris["restored"], uris["copied"], artifact_location=location)
+
+
+def test_a_dry_run_through_the_api_says_what_the_run_will_say(
+    tmp_path: Path, make_sqlite: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all kinds that is said of an archive, in ``test_everything``."""
+    monkeypatch.chdir(tmp_path)
+    source, target = make_sqlite(), make_sqlite()
+    made = fill(source)
+
+    def copied() -> Report:
+        planned, done = (
+            copy(source, target, preserve_ids=False, artifact_location="files", dry_run=dry_run)
+            for dry_run in (True, False)
+        )
+        assert_foreseen(planned, done)
+        return done
+
+    assert copied().counts[Kind.RUN].written == 3
+    assert copied().counts[Kind.RUN].skipped == 3
+    client = MlflowClient(source, source)
+    client.log_metric(made.runs["one"], "loss", 0.1, step=7)
+    client.log_text(made.runs["two"], "other", "note.txt")  # which only its bytes tell
+    client.create_model_version("net", f"runs:/{made.runs['three']}/model", made.runs["three"])
+    grown = copied()
+    assert grown.completions == {Kind.RUN: 2}
+    assert grown.counts[Kind.MODEL_VERSION].written == 1

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.host.documents import proto_document, signed
 from mlflow_exim_plugin.host.entities.listing import each, every, whole
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.files.gate import path_problem
+from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.documents import present, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
@@ -296,8 +295,7 @@ def create_uploaded_version(
         packed = Path(folder) / "content.tar.gz"
         with tarfile.open(packed, "w:gz", format=tarfile.PAX_FORMAT) as tar:
             for file in files:
-                if problem := path_problem(file.path):
-                    raise StoreError(f"artifact path {file.path!r} is refused: {problem}")
+                require_path(file.path)
                 member = tarfile.TarInfo(file.path)
                 member.size = file.size_bytes
                 with file.open() as stream:

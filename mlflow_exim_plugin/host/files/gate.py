@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mlflow_exim_plugin.container.paths import is_device_name
+from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["REFUSED", "path_problem", "place_problem"]
+__all__ = ["REFUSED", "path_problem", "place_problem", "require_path"]
 
 REFUSED = "mlflow-exim-refused:/source"
 """Stands where a place of files was refused: nothing that MLflow opens."""
@@ -46,6 +47,16 @@ def path_problem(path: str) -> str:
     if any(is_device_name(segment) for segment in path.split("/")):
         return "it has the name of a device"
     return _way_out(path)
+
+
+def require_path(path: str) -> None:
+    """Refuse a path of an artifact that may not be put below a folder.
+
+    Raises:
+        StoreError: It may not; says why.
+    """
+    if problem := path_problem(path):
+        raise StoreError(f"artifact path {path!r} is refused: {problem}")
 
 
 def place_problem(place: str, kind: Kind = Kind.MODEL_VERSION) -> str:

@@ -27,7 +27,7 @@ from mlflow_exim_plugin.errors import (
 )
 from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import raise_for_status, translated
-from mlflow_exim_plugin.host.files.gate import path_problem
+from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.local import LocalFiles
 from mlflow_exim_plugin.host.files.served import ServedFiles
 from mlflow_exim_plugin.host.open.absent import is_absent
@@ -291,8 +291,7 @@ class ArtifactTree:
             ServerError: The store refused.
             StoreError: The path would lead out of the root.
         """
-        if problem := path_problem(path):
-            raise StoreError(f"artifact path {path!r} is refused: {problem}")
+        require_path(path)
         if self._local is not None:
             target = _inside(self._local, path)
             # Beside it first: no piece may stand for the whole, and the stream may be of this file.

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN, searched
-from mlflow_exim_plugin.sinks.server.ids import KnownRun
+from mlflow_exim_plugin.sinks.server.ids import KnownRun, Planned
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.server.target import ServerTarget
@@ -41,10 +41,14 @@ class ArtifactRuns:
             start_time_ms: Start of a new run.
         """
         experiment_id = self._made_experiment()
+        if isinstance(experiment_id, Planned):
+            return KnownRun(Planned(origin), f"{Planned(origin)}/artifacts")
         of_origin = f"{searched(ORIGIN)} = '{origin}'"
         for info, tags in self._reader.run_tags([experiment_id], of_origin):
             if info.lifecycle_stage != "deleted":
                 return KnownRun.of_tags(info.run_id, info.artifact_uri, tags)
+        if self._options.dry_run:
+            return KnownRun(Planned(origin), f"{Planned(origin)}/artifacts")
         run_id, root = self._writer.create_run(
             experiment_id,
             self._options.importer or user_id,
@@ -58,7 +62,11 @@ class ArtifactRuns:
         with self._lock:
             if self._experiment is None:
                 there = {d["name"]: d["experiment_id"] for d in self._reader.experiments()}
-                self._experiment = there.get(ARTIFACT_RUNS) or self._writer.create_experiment(
+                self._experiment = there.get(ARTIFACT_RUNS)
+            if self._experiment is None and self._options.dry_run:
+                self._experiment = Planned(ARTIFACT_RUNS)
+            elif self._experiment is None:
+                self._experiment = self._writer.create_experiment(
                     ARTIFACT_RUNS, self._options.artifact_location, {}
                 )
             return self._experiment

@@ -13,7 +13,7 @@ from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.writing import BATCH_METRICS, HostWriter
 from mlflow_exim_plugin.host.sql.stored_values import as_stored
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
-from mlflow_exim_plugin.schema.tables import sort_history
+from mlflow_exim_plugin.schema.tables import HISTORY, sort_history
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.metric_rows import RunRows
@@ -36,6 +36,7 @@ class HistoryLog:
         report: Counts and names what happens.
         resumes: Whether rows may be there already.
         is_strict: Whether rows that the deployment refuses are a failure.
+        dry_run: Say what the target would keep of them, and log nothing.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class HistoryLog:
         *,
         resumes: bool,
         is_strict: bool = False,
+        dry_run: bool = False,
     ) -> None:
         self._writer = writer
         self._source_id = source_id
@@ -55,6 +57,7 @@ class HistoryLog:
         self._resumes = resumes
         self._is_strict = is_strict
         self._refused: dict[str, list[tuple[pa.Table, str]]] = {}
+        self._dry_run = dry_run
         self._unsent: list[pa.Table] = []
         self._unsent_rows = 0
         self._uncompared: dict[str, list[pa.Table]] = {}
@@ -73,6 +76,8 @@ class HistoryLog:
             kept = self._without_refused(key, rows)
             self._uncompared.setdefault(key, []).append(kept)
             self._uncompared_rows += kept.num_rows
+            if self._dry_run:
+                continue
             missing = self._missing(key, kept) if self._resumes else kept
             self._unsent.append(missing)
             self._unsent_rows += missing.num_rows
@@ -133,7 +138,7 @@ class HistoryLog:
         if not sent.num_rows:
             return
         try:
-            there = sort_history(read_history(self._writer.host, self._run_id, key))
+            there = sort_history(self._read_back(key, sent))
         except ServerLostError:
             raise
         except ServerError as error:
@@ -164,6 +169,14 @@ class HistoryLog:
         else:
             self._report.skipped(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", what)
         return taken
+
+    def _read_back(self, key: str, sent: pa.Table) -> pa.Table:
+        host = self._writer.host
+        if not self._dry_run:
+            return read_history(host, self._run_id, key)
+        if host.is_server_of_files or not (host.is_http or host.engine):
+            return sent  # files keep every row as it came
+        return as_stored(sent).group_by(HISTORY.names).aggregate([]).select(HISTORY.names)
 
     def _fail(self, key: str, reason: str) -> None:
         self._report.failed(Failure(Kind.METRIC_HISTORY, f"{self._source_id}/{key}", reason))

@@ -14,7 +14,21 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["IdMap", "KnownModel", "KnownRun"]
+__all__ = ["IdMap", "KnownModel", "KnownRun", "Planned"]
+
+
+class Planned(str):
+    """Id of an object that a dry run would make: nothing at the target has it.
+
+    Args:
+        source_id: The object's id at the source.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, source_id: str) -> Self:
+        """Make the id."""
+        return super().__new__(cls, f"(new id of {source_id})")
 
 
 @dataclass

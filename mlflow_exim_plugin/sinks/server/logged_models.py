@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.container.watched import WatchedStream
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.objects import (
-    Artifact,
     Failure,
     Kind,
     LoggedModel,
@@ -34,13 +32,12 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
 )
 from mlflow_exim_plugin.schema.runs import with_changed_entries
-from mlflow_exim_plugin.sinks.counting import count_artifacts
-from mlflow_exim_plugin.sinks.server.ids import KnownModel
+from mlflow_exim_plugin.sinks.counting import read_through
+from mlflow_exim_plugin.sinks.server.ids import KnownModel, Planned
+from mlflow_exim_plugin.sinks.server.mentions import Mentions
 from mlflow_exim_plugin.sinks.server.target import attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
     from mlflow_exim_plugin.sinks.server.ids import IdMap
@@ -52,7 +49,6 @@ __all__ = ["LoggedModelWriter"]
 VERSIONS_TAG = "mlflow.modelVersions"
 _FOLDER = "mlflow_exim/logged_models"
 _PENDING = "LOGGED_MODEL_PENDING"
-_FILES_NAMED = 10
 _ABSENT = "the target has no logged models"
 _DELETED = "its copy was deleted at the target"
 
@@ -103,6 +99,7 @@ class LoggedModelWriter:
         self._options = target.options
         self._waiting: list[_WaitingModel] = []
         self._absent = target.absent
+        self._has_answered = False
         self._unfollowed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -132,6 +129,7 @@ class LoggedModelWriter:
             if not is_absent(error):
                 raise
             self._absent.add(Kind.LOGGED_MODEL)
+        self._has_answered = True
         self._unfollowed.add(experiment_id)
 
     def is_settled(self, model: LoggedModel, report: Report) -> bool:
@@ -198,10 +196,6 @@ class LoggedModelWriter:
         Raises:
             ServerError: The target refused the model, or did not keep it.
         """
-        if self._options.dry_run:
-            report.written(Kind.LOGGED_MODEL)
-            count_artifacts(model.artifacts, report)
-            return
         known = self._ids.logged_models.get(model.id)
         there: dict[str, Any] | None = None
         if known is not None:
@@ -213,6 +207,9 @@ class LoggedModelWriter:
             self._keep_files(model, group, report)
             return
         self._describe(model, known)
+        if self._options.dry_run:
+            self._plan(model, known, there, report)
+            return
         if there is not None:
             self._continue(model, LoggedModel(there))
         self._put_source_tags(model, known, report)
@@ -244,12 +241,10 @@ class LoggedModelWriter:
         """Write what had to wait and mark the models that are whole."""
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
-            if self._options.dry_run:
-                continue
             try:
                 if entry.metrics:
                     self._log_the_rest(entry, report)
-                if entry.is_settled:
+                if entry.is_settled or self._options.dry_run:
                     continue
                 if entry.versions:
                     versions = _with_new_versions(entry.versions, self._ids)
@@ -266,6 +261,14 @@ class LoggedModelWriter:
         """Create a model; None where the target knows no logged models."""
         old_run = str(model.info.get("source_run_id") or "")
         run_id = self._ids.get(Kind.RUN, old_run) if old_run else None
+        if self._options.dry_run:
+            if self._is_known_absent():
+                return None
+            self._say_without_run(model, old_run, run_id, report)
+            planned = Planned(model.id)
+            known = KnownModel(planned, f"{planned}/artifacts")
+            self._ids.logged_models[model.id] = known
+            return known
         tags = self._tags(model) | {ORIGIN: chained(model.id, model.tags), OF_GROUP: group}
         try:
             created = self._models.create(experiment_id, model.info, run_id, _params(model), tags)
@@ -274,13 +277,55 @@ class LoggedModelWriter:
                 raise
             self._absent.add(Kind.LOGGED_MODEL)
             return None
-        if old_run and run_id is None:
-            what = f"its source run {old_run} is not at the target, it has none there"
-            report.lost(Loss(Kind.LOGGED_MODEL, model.id, what))
+        self._say_without_run(model, old_run, run_id, report)
         info = created["info"]
         known = KnownModel(info["model_id"], str(info.get("artifact_uri") or ""))
         self._ids.logged_models[model.id] = known
         return known
+
+    def _is_known_absent(self) -> bool:
+        """Ask a target without making anything whether it has logged models."""
+        if not self._has_answered:
+            try:
+                next(self._models.documents("0"), None)
+            except ServerLostError:
+                raise
+            except ServerError as error:
+                if is_absent(error):
+                    self._absent.add(Kind.LOGGED_MODEL)
+            self._has_answered = True
+        return Kind.LOGGED_MODEL in self._absent
+
+    def _say_without_run(
+        self, model: LoggedModel, old_run: str, run_id: str | None, report: Report
+    ) -> None:
+        if old_run and run_id is None:
+            what = f"its source run {old_run} is not at the target, it has none there"
+            report.lost(Loss(Kind.LOGGED_MODEL, model.id, what))
+
+    def _plan(
+        self,
+        model: LoggedModel,
+        known: KnownModel,
+        there: dict[str, Any] | None,
+        report: Report,
+    ) -> None:
+        """Count and name what writing a model would."""
+        artifacts = read_through(model.artifacts) if known.content else model.artifacts
+        whole = self._run_writer.put_artifacts(model.id, "", "", artifacts, report)
+        left, _ = self._log_metrics(model.id, known, _metrics(model.document), there, report)
+        if left:
+            self._waiting.append(_WaitingModel(model.id, known, "", left))
+        mark = self._options.mark(model.digest) if whole else ""
+        self._count(_WaitingModel(model.id, known, "", [], mark), report)
+
+    def _count(self, entry: _WaitingModel, report: Report) -> None:
+        known = entry.known
+        if known.content and known.content == entry.mark:
+            report.skipped(Kind.LOGGED_MODEL, entry.source_id, "it is there already")
+        else:
+            report.written(Kind.LOGGED_MODEL)
+            report.completed(Kind.LOGGED_MODEL, int(bool(known.content)))
 
     def _describe(self, model: LoggedModel, known: KnownModel) -> None:
         """Remember of a model what versions that were made of it ask for."""
@@ -315,7 +360,7 @@ class LoggedModelWriter:
 
     def _put_files(self, model: LoggedModel, known: KnownModel, report: Report) -> bool:
         old_ids = [model.id, str(model.info.get("source_run_id") or "")]
-        mentions = _Mentions([old_id.encode() for old_id in old_ids if old_id])
+        mentions = Mentions([old_id.encode() for old_id in old_ids if old_id])
         artifacts = mentions.watch(model.artifacts)
         root, prefix = known.artifact_uri, known.folder
         whole = self._run_writer.put_artifacts(model.id, root, prefix, artifacts, report)
@@ -350,6 +395,8 @@ class LoggedModelWriter:
                 left.append(metric)
             elif _identity({**metric, "run_id": target_run}) not in present:
                 of_run.setdefault(source_run, []).append(metric)
+        if self._options.dry_run:
+            return left, 0
         for source_run, missing in of_run.items():
             run = self._ids.runs[source_run]
             with self._run_writer.opened(run):
@@ -418,11 +465,7 @@ class LoggedModelWriter:
     def _complete(self, entry: _WaitingModel, report: Report) -> None:
         """Mark a model whole, delete it where it is deleted at the source, and count it."""
         known = entry.known
-        if known.content and known.content == entry.mark:
-            report.skipped(Kind.LOGGED_MODEL, entry.source_id, "it is there already")
-        else:
-            report.written(Kind.LOGGED_MODEL)
-            report.completed(Kind.LOGGED_MODEL, int(bool(known.content)))
+        self._count(entry, report)
         if entry.mark:
             tags = {AS_OF_MS: str(entry.as_of_ms), CONTENT: entry.mark}
             self._models.set_tags(known.id, tags)
@@ -463,64 +506,14 @@ class LoggedModelWriter:
         self._describe(model, known)
         if not run.content or not self._options.is_whole(run.content, model.digest):
             whole = self._put_files(model, known, report)
-            self._writer.finish_run(
-                run.id, "FINISHED", model.info.get("last_updated_timestamp_ms"), None
-            )
-            if whole:
+            if not self._options.dry_run:
+                end = model.info.get("last_updated_timestamp_ms")
+                self._writer.finish_run(run.id, "FINISHED", end, None)
+            if whole and not self._options.dry_run:
                 mark = {AS_OF_MS: str(model.as_of_ms), CONTENT: self._options.mark(model.digest)}
                 self._writer.log_tags(run.id, mark)
         reason = f"{_ABSENT}; folder {folder} of run {run.id} holds its files"
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)
-
-
-class _Mentions:
-    """Finds texts in files while their bytes stream by."""
-
-    def __init__(self, texts: list[bytes]) -> None:
-        self._texts = texts
-        self._found: dict[str, None] = {}
-
-    def watch(self, artifacts: Iterable[Artifact | Failure]) -> Iterator[Artifact | Failure]:
-        """Yield the same artifacts; whoever reads them, reads them through here."""
-        for artifact in artifacts:
-            if isinstance(artifact, Artifact):
-                yield replace(artifact, open=partial(self._opened, artifact))
-            else:
-                yield artifact
-
-    def named(self) -> str:
-        """Return the paths of the files that were read and have one of the texts."""
-        paths = sorted(self._found)
-        more = len(paths) - _FILES_NAMED
-        return ", ".join(paths[:_FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-    def _opened(self, artifact: Artifact) -> BinaryIO:
-        def found() -> None:
-            self._found[artifact.path] = None
-
-        return cast("BinaryIO", WatchedStream(artifact.open(), _Search(self._texts, found)))
-
-
-class _Search:
-    """Looks for texts in the bytes of a stream."""
-
-    def __init__(self, texts: list[bytes], found: Callable[[], None]) -> None:
-        self._texts = texts
-        self._found: Callable[[], None] | None = found
-        self._overlap = max(map(len, texts), default=1) - 1
-        self._before = b""
-
-    def restart(self) -> None:
-        self._before = b""
-
-    def see(self, data: bytes) -> None:
-        if self._found is None:
-            return
-        window = self._before + data
-        if any(text in window for text in self._texts):
-            self._found()
-            self._found = None
-        self._before = window[-self._overlap :] if self._overlap else b""
 
 
 def _is_deleted(model: LoggedModel) -> bool:

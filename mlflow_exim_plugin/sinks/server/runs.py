@@ -20,11 +20,11 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
-from mlflow_exim_plugin.sinks.counting import count_run
+from mlflow_exim_plugin.sinks.counting import read_through
 from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import NOT_DELETED
 from mlflow_exim_plugin.sinks.server.histories import HistoryLog
-from mlflow_exim_plugin.sinks.server.ids import KnownRun
+from mlflow_exim_plugin.sinks.server.ids import KnownRun, Planned
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.sinks.server.texts import TextWriter
 
@@ -85,7 +85,7 @@ class RunWriter:
         self._datasets_lock = threading.Lock()
         self._texts = TextWriter(target.host, target.options)
         self._models = LoggedModels(target.host)
-        self.put_artifacts = ArtifactUpload(target.host).put
+        self.put_artifacts = ArtifactUpload(target.host, dry_run=target.options.dry_run).put
         self._waiting: list[_WaitingRun] = []
 
     def is_settled(self, run: Run, report: Report) -> bool:
@@ -107,7 +107,7 @@ class RunWriter:
                 # run takes no tags, so nothing can tell. It stays, and that is said.
                 report.lost(Loss(Kind.RUN, run.id, NOT_DELETED))
             inputs, outputs = linked_models(run.document)
-            if (inputs or outputs) and not self._options.dry_run:
+            if inputs or outputs:
                 # What an earlier archive did not bring along may come with this one.
                 self._wait(_WaitingRun(run.id, known, "", inputs, outputs, resumes=True))
         elif known.content and known.as_of_ms > run.as_of_ms:
@@ -131,18 +131,20 @@ class RunWriter:
         Raises:
             ServerError: The target refused the run as a whole.
         """
-        if self._options.dry_run:
-            count_run(run, report)
-            return
         known = self._ids.runs.get(run.id)
         is_new = known is None
         if known is None:
             known = self._create(run, experiment_id, group, report)
-        elif known.is_deleted:
+        elif known.is_deleted and not self._options.dry_run:
             self._writer.set_run_deleted(known.id, deleted=False)
             known.is_deleted = False
         before = known.content
-        whole = self._fill(run, known, report, is_new=is_new)
+        if self._options.dry_run:
+            whole = self._log_histories(run, known, report, is_new=is_new)
+            artifacts = read_through(run.artifacts) if before else run.artifacts
+            whole &= self.put_artifacts(run.id, known.artifact_uri, "", artifacts, report)
+        else:
+            whole = self._fill(run, known, report, is_new=is_new)
         entry = _WaitingRun(
             run.id,
             known,
@@ -156,7 +158,7 @@ class RunWriter:
         # A deleted run takes no metrics of the logged models that are still to come.
         if entry.parent or entry.inputs or entry.outputs or entry.is_deleted:
             self._wait(entry)
-        elif entry.mark is not None:
+        elif entry.mark is not None and not self._options.dry_run:
             self._complete(entry, entry.mark)
         if before and before == entry.mark:
             report.skipped(Kind.RUN, run.id, "it is there already")
@@ -171,6 +173,8 @@ class RunWriter:
             try:
                 parent = self._link_parent(entry, report) if entry.parent else ""
                 links = self._link_models(entry, report)
+                if self._options.dry_run:
+                    continue
                 if self._arrived(entry, parent, links, report) and entry.mark is not None:
                     self._complete(entry, entry.mark)
             except ServerLostError:
@@ -221,7 +225,8 @@ class RunWriter:
             what = f"its parent run {entry.parent} is not at the target; {PARENT} keeps the old id"
             report.lost(Loss(Kind.RUN, entry.source_id, what))
         known = parent.id if parent else entry.parent
-        self._writer.log_tags(entry.known.id, {PARENT: known})
+        if not self._options.dry_run:
+            self._writer.log_tags(entry.known.id, {PARENT: known})
         return known
 
     def _link_models(self, entry: _WaitingRun, report: Report) -> tuple[set[str], bool]:
@@ -236,6 +241,8 @@ class RunWriter:
                 f"the target: {', '.join(missing[:_MODELS_NAMED])}"
             )
             report.lost(Loss(Kind.RUN, entry.source_id, what))
+        if self._options.dry_run:
+            return set(), True
         inputs = [new[source_id] for source_id in entry.inputs if source_id in new]
         outputs = [(new[source_id], step) for source_id, step in entry.outputs if source_id in new]
         if entry.resumes and (inputs or outputs):
@@ -256,6 +263,12 @@ class RunWriter:
         name = info.get("run_name") or run.tags.get(_NAME)
         if not name:
             report.lost(Loss(Kind.RUN, run.id, "it has no name, the target makes one up"))
+        old_root = str(info.get("artifact_uri") or "")
+        if self._options.dry_run:
+            planned = Planned(run.id)
+            known = KnownRun(planned, f"{planned}/artifacts", old_artifact_uri=old_root)
+            self._ids.runs[run.id] = known
+            return known
         user = self._options.importer or str(info.get("user_id") or "")
         tags = {ORIGIN: chained(run.id, run.tags), OF_GROUP: group}
         create = partial(
@@ -269,7 +282,7 @@ class RunWriter:
             if not self._may_cut(name):
                 raise
             run_id, artifact_uri = create(run_name=str(name)[:_NAME_CHARACTERS])
-        known = KnownRun(run_id, artifact_uri, old_artifact_uri=str(info.get("artifact_uri") or ""))
+        known = KnownRun(run_id, artifact_uri, old_artifact_uri=old_root)
         self._ids.runs[run.id] = known
         return known
 
@@ -359,6 +372,7 @@ class RunWriter:
             report,
             resumes=not is_new,
             is_strict=self._options.is_strict,
+            dry_run=self._options.dry_run,
         )
         whole = True
         for rows in run.histories:

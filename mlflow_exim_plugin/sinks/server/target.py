@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
     from mlflow_exim_plugin.sinks.server.ids import IdMap
 
-__all__ = ["Destination", "FamilyWriter", "ServerTarget", "attempt"]
+__all__ = ["Destination", "FamilyWriter", "ServerTarget", "attempt", "look_elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Destination:
     """Where the objects of one source experiment go.
 
     Attributes:
-        experiment_id: Id at the target; empty for what belongs to no experiment, and in a dry run
-            of a new one.
+        experiment_id: Id at the target; empty for what belongs to no experiment.
         restore: Restores the experiment if it is deleted: then it takes nothing.
     """
 
@@ -91,6 +90,24 @@ class FamilyWriter(ABC):
     def finish(self, report: Report) -> None:
         """Write what had to wait for objects of other kinds: nothing, for most."""
         del report
+
+
+def look_elsewhere(look: Callable[[str], object]) -> None:
+    """Look into an experiment that is there, where a dry run would make the one that is meant.
+
+    Args:
+        look: Looks into an experiment for objects of one kind.
+
+    Raises:
+        ServerError: The target does not have the kind at all.
+    """
+    try:
+        look("0")
+    except ServerLostError:
+        raise
+    except ServerError as error:
+        if is_absent(error):
+            raise
 
 
 def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool:

@@ -50,6 +50,7 @@ class VersionSources:
         self._host = target.host
         self._writer = target.writer
         self._ids = target.ids
+        self._options = target.options
         self._run_writer = run_writer
         self._artifact_runs = artifact_runs
 
@@ -157,7 +158,9 @@ class VersionSources:
         document = version.document
         user, start = str(document.get("user_id") or ""), document.get("creation_timestamp")
         run = self._artifact_runs.run(origin, of_model, version.id, user, start)
-        self._writer.finish_run(run.id, "FINISHED", document.get("last_updated_timestamp"), None)
+        if not self._options.dry_run:
+            end = document.get("last_updated_timestamp")
+            self._writer.finish_run(run.id, "FINISHED", end, None)
         report.lost(
             Loss(version.kind, version.id, f"run {run.id} of {ARTIFACT_RUNS!r} holds its files")
         )

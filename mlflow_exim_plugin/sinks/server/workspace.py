@@ -49,7 +49,7 @@ from mlflow_exim_plugin.sinks.policy import (
 from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
 from mlflow_exim_plugin.sinks.server.entities.writer import EntityWriter
 from mlflow_exim_plugin.sinks.server.experiments import ExperimentWriter
-from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun
+from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun, Planned
 from mlflow_exim_plugin.sinks.server.logged_models import LoggedModelWriter
 from mlflow_exim_plugin.sinks.server.models import ModelWriter
 from mlflow_exim_plugin.sinks.server.runs import RunWriter
@@ -70,7 +70,7 @@ class KnownExperiment:
     """Where what belongs to one source experiment goes.
 
     Attributes:
-        id: Experiment id at the target, empty in a dry run of a new one.
+        id: Experiment id at the target.
         name: Its name there.
         ours: True when an unpack made it.
         delete_after: True when it is deleted at the source.
@@ -112,7 +112,7 @@ class WorkspaceSink:
         self._absent = absent
         self._targets: dict[str, KnownExperiment | str] = {}
         self._meetings = Meetings()
-        self._loaded = {""}
+        self._loaded: set[str] = set()
         self._current: list[KnownExperiment] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
         self._source_tags = target.source_tags
@@ -230,9 +230,12 @@ class WorkspaceSink:
         if found:
             _, document, ours = min(found, key=lambda entry: entry[0])
             return _known(document, origin, ours=ours)
-        # In a dry run an experiment that would be new has no id. Runs that hold files of other
-        # objects are in an experiment of their own.
-        ids = [i for i, there in documents.items() if i and there["name"] != ARTIFACT_RUNS]
+        # Runs that hold files of other objects are in an experiment of their own.
+        ids = [
+            i
+            for i, there in documents.items()
+            if not isinstance(i, Planned) and there["name"] != ARTIFACT_RUNS
+        ]
         for info, _ in self._reader.run_tags(ids, f"{searched(OF_GROUP)} = '{origin}'"):
             return _known(documents[str(info.experiment_id)], origin, ours=False)
         # The first servers keep no tags of experiments by which one without runs would be known.
@@ -282,7 +285,7 @@ class WorkspaceSink:
             return target
         marked = _own(tags) | {ORIGIN: chained(origin, tags)}
         if self._options.dry_run:
-            new_id = ""
+            new_id: str = Planned(experiment.id)
         else:
             location = self._options.artifact_location
             if location and not self._reader.host.is_http:

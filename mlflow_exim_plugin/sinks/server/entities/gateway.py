@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.entities import gateway
+from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.objects import Entity, Kind, Loss
 from mlflow_exim_plugin.sinks.policy import TargetNames, differing, find_name, say_kept
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
+from mlflow_exim_plugin.sinks.server.ids import Planned
 from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget, attempt
 
 if TYPE_CHECKING:
@@ -28,15 +30,18 @@ def definition_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes model definitions whose secrets are there."""
     secrets: dict[str, str] = {}
 
-    def create(host: Host, _: Destination, name: str, definition: dict[str, Any]) -> str:
+    def require(host: Host, definition: dict[str, Any]) -> None:
         if not secrets:
             secrets.update(gateway.secret_names(host))
+        _secret_id(definition, secrets)
+
+    def create(host: Host, _: Destination, name: str, definition: dict[str, Any]) -> str:
         return gateway.create_model_definition(
             host, name, definition, _secret_id(definition, secrets)
         )
 
     listed = _of_workspace(gateway.model_definition_documents)
-    return PlainWriter(target, Kind.MODEL_DEFINITION, Calls(listed, create))
+    return PlainWriter(target, Kind.MODEL_DEFINITION, Calls(listed, create, require))
 
 
 def _secret_id(definition: dict[str, Any], secrets: dict[str, str]) -> str:
@@ -104,8 +109,6 @@ class EndpointWriter(FamilyWriter):
     def finish(self, report: Report) -> None:
         """Put guardrails and bindings on the endpoints."""
         unfinished, self._unfinished = self._unfinished, []
-        if self._target.options.dry_run:
-            return
         for entity, endpoint_id in unfinished:
             self._add_guardrails(entity, endpoint_id, report)
             self._add_bindings(entity, endpoint_id, report)
@@ -114,13 +117,22 @@ class EndpointWriter(FamilyWriter):
         """Return the target's id of an endpoint by its name at the source."""
         return self.id_there(self.names.get(name, name))
 
+    def lacks(self, name: str) -> bool:
+        """Whether the target has a gateway without an endpoint of this name."""
+        try:
+            return self.id_there(name) is None
+        except ServerError as error:
+            if not is_absent(error):
+                raise
+            return False
+
     def id_there(self, name: str) -> str | None:
         """Return the target's id of an endpoint by its name there."""
         there = self._endpoints().get(name)
         return str(there["endpoint_id"]) if there else None
 
     def _create(self, name: str, endpoint: dict[str, Any]) -> str:
-        endpoint_id = ""
+        endpoint_id: str = Planned(str(endpoint.get("endpoint_id") or name))
         if not self._target.options.dry_run:
             endpoint_id = gateway.create_endpoint(self._target.host, name, endpoint)
         self._endpoints()[name] = endpoint | {"endpoint_id": endpoint_id}
@@ -147,7 +159,9 @@ class EndpointWriter(FamilyWriter):
         if not wanted:
             return
         host = self._target.host
-        there = {g["guardrail_id"]: g for g in gateway.endpoint_guardrails(host, endpoint_id)}
+        is_new = isinstance(endpoint_id, Planned)
+        listed = [] if is_new else gateway.endpoint_guardrails(host, endpoint_id)
+        there = {g["guardrail_id"]: g for g in listed}
         for config in wanted:
             guardrail_id = self._target.ids.get(Kind.GUARDRAIL, config["guardrail_id"])
             order = config.get("execution_order")
@@ -170,10 +184,9 @@ class EndpointWriter(FamilyWriter):
         if not wanted:
             return
         host = self._target.host
-        there = {
-            (binding["resource_type"], binding["resource_id"])
-            for binding in gateway.endpoint_bindings(host, endpoint_id)
-        }
+        is_new = isinstance(endpoint_id, Planned)
+        listed = [] if is_new else gateway.endpoint_bindings(host, endpoint_id)
+        there = {(binding["resource_type"], binding["resource_id"]) for binding in listed}
         for binding in wanted:
             resource_id = binding["resource_id"]
             if binding["resource_type"] == "scorer":
@@ -189,7 +202,8 @@ class EndpointWriter(FamilyWriter):
                 )
 
     def _try(self, entity: Entity, call: Callable[[], None], report: Report) -> None:
-        attempt(call, Loss(entity.kind, str(entity.document.get("name", "")), ""), report)
+        if not self._target.options.dry_run:
+            attempt(call, Loss(entity.kind, str(entity.document.get("name", "")), ""), report)
 
     def _lose(self, entity: Entity, what: str, report: Report) -> None:
         report.lost(Loss(entity.kind, str(entity.document.get("name", "")), what))

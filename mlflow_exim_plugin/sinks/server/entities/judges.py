@@ -20,14 +20,21 @@ from mlflow_exim_plugin.sinks.policy import (
 )
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.scorers import (
-    calls_endpoint,
+    called_endpoints,
     content_of,
     numbers_after,
     say_renumbered,
     with_endpoints,
 )
 from mlflow_exim_plugin.sinks.server.entities.plain import Calls, PlainWriter
-from mlflow_exim_plugin.sinks.server.target import Destination, FamilyWriter, ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.ids import Planned
+from mlflow_exim_plugin.sinks.server.target import (
+    Destination,
+    FamilyWriter,
+    ServerTarget,
+    attempt,
+    look_elsewhere,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,11 +70,18 @@ class ScorerWriter(FamilyWriter):
     Args:
         target: The deployment.
         endpoint_name: Gives an endpoint's name at the target for its name at the source.
+        lacks: Whether the target has a gateway without an endpoint of this name.
     """
 
-    def __init__(self, target: ServerTarget, endpoint_name: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        target: ServerTarget,
+        endpoint_name: Callable[[str], str],
+        lacks: Callable[[str], bool],
+    ) -> None:
         super().__init__(target)
         self._endpoint_name = endpoint_name
+        self._lacks = lacks
         self._waiting: list[tuple[Entity, Destination]] = []
         self._there: dict[str, dict[str, _Scorer]] = {}
 
@@ -75,7 +89,8 @@ class ScorerWriter(FamilyWriter):
         """Write a scorer, or let it wait."""
         self._scorers(to.experiment_id)
         if any(
-            calls_endpoint(version["serialized_scorer"]) for version in entity.document["versions"]
+            called_endpoints(version["serialized_scorer"])
+            for version in entity.document["versions"]
         ):
             self._waiting.append((entity, to))
         else:
@@ -123,7 +138,10 @@ class ScorerWriter(FamilyWriter):
     def _register(
         self, scorer: _Scorer, experiment_id: str, name: str, serialized: str, number: int
     ) -> None:
-        version: dict[str, Any] = {"scorer_version": number}
+        version: dict[str, Any] = {"scorer_version": number, "scorer_id": scorer.id}
+        version["scorer_id"] = version["scorer_id"] or Planned(f"scorer {name}")
+        if gone := [called for called in called_endpoints(serialized) if self._lacks(called)]:
+            raise ServerError(f"it calls endpoint {gone[0]!r}, which is not at the target")
         if not self._target.options.dry_run:
             version = judges.register_scorer(self._target.host, experiment_id, name, serialized)
         # The answer has an endpoint's id in it.
@@ -140,16 +158,17 @@ class ScorerWriter(FamilyWriter):
         self, entity: Entity, experiment_id: str, name: str, scorer_id: str, report: Report
     ) -> bool:
         configs = entity.document.get("online_configs", [])
-        if not configs or self._target.options.dry_run:
+        if not configs:
             return False
-        there = judges.online_configs(self._target.host, scorer_id)
+        is_new = isinstance(scorer_id, Planned)
+        there = [] if is_new else judges.online_configs(self._target.host, scorer_id)
         if there:
             if fields := differing(configs[-1], there[-1], "sample_rate", "filter_string"):
                 report.lost(
                     Loss(entity.kind, name, f"it keeps its own {' and '.join(fields)} there")
                 )
             return False
-        return attempt(
+        return self._target.options.dry_run or attempt(
             lambda: judges.set_online_config(self._target.host, experiment_id, name, configs[-1]),
             Loss(entity.kind, name, ""),
             report,
@@ -157,10 +176,12 @@ class ScorerWriter(FamilyWriter):
 
     def _scorers(self, experiment_id: str) -> dict[str, _Scorer]:
         if experiment_id not in self._there:
-            host = self._target.host
+            host, is_new = self._target.host, isinstance(experiment_id, Planned)
+            if is_new:
+                look_elsewhere(self._scorers)
             self._there[experiment_id] = {
                 name: _Scorer(judges.scorer_versions(host, experiment_id, name))
-                for name in (judges.scorer_names(host, experiment_id) if experiment_id else ())
+                for name in (() if is_new else judges.scorer_names(host, experiment_id))
             }
         return self._there[experiment_id]
 
@@ -182,7 +203,7 @@ class LabelSchemaWriter(FamilyWriter):
             if not named.is_left:
                 report.skipped(entity.kind, name, named.reason)
             return
-        schema_id = ""
+        schema_id: str = Planned(entity.id)
         if not self._target.options.dry_run:
             schema_id = judges.create_label_schema(
                 self._target.host, to.experiment_id, named.name, document
@@ -197,7 +218,9 @@ class LabelSchemaWriter(FamilyWriter):
         if is_new and not self._target.options.dry_run:
             judges.make_default_schema(host, to.experiment_id)
             there = judges.find_label_schema(host, to.experiment_id, name)
-        if there is not None:
+        if there is None:
+            self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, Planned(entity.id))
+        else:
             self._target.ids.know(Kind.LABEL_SCHEMA, entity.id, there["schema_id"])
             if fields := differing(entity.document, there, *_SCHEMA_FIELDS):
                 what = f"the target's default differs in {', '.join(fields)}"
@@ -220,8 +243,11 @@ class _Schemas(dict[str, dict[str, Any]]):
         self._experiment_id = experiment_id
 
     def get(self, name: str, default: Any = None) -> Any:
-        if name not in self and self._experiment_id:
-            found = judges.find_label_schema(self._target.host, self._experiment_id, name)
+        find = partial(judges.find_label_schema, self._target.host)
+        if isinstance(self._experiment_id, Planned):
+            look_elsewhere(lambda experiment_id: find(experiment_id, name))
+        elif name not in self:
+            found = find(self._experiment_id, name)
             if found is None:
                 return default
             self[name] = found
@@ -231,7 +257,7 @@ class _Schemas(dict[str, dict[str, Any]]):
 def issue_writer(target: ServerTarget) -> PlainWriter:
     """Make what writes issues; what cannot change in them says which are there already."""
     may_go = ("metadata", "last_seen_timestamp", "last_updated_by")
-    calls = Calls(judges.issues, _create_issue, ("status", "severity"), may_go)
+    calls = Calls(judges.issues, _create_issue, may_change=("status", "severity"), may_go=may_go)
     return PlainWriter(target, Kind.ISSUE, calls)
 
 
@@ -266,7 +292,8 @@ class QueueWriter(FamilyWriter):
         if named.is_left:
             return
         if named.there is None:
-            queue = document | {"name": named.name, "queue_id": "", "schema_ids": schema_ids}
+            planned = Planned(entity.id)
+            queue = document | {"name": named.name, "queue_id": planned, "schema_ids": schema_ids}
             if not self._target.options.dry_run:
                 queue["queue_id"] = judges.create_review_queue(
                     self._target.host, to.experiment_id, named.name, document, schema_ids
@@ -282,16 +309,22 @@ class QueueWriter(FamilyWriter):
 
     def _add_items(self, entity: Entity, queue_id: str, report: Report) -> bool:
         """Add the items that are not there and complete those that are pending there."""
-        if self._target.options.dry_run:
-            return False
+        dry_run = self._target.options.dry_run
         host, items = self._target.host, entity.document.get("items", [])
         if not items:
             return False
-        there = {item["item_id"]: item for item in judges.queue_items(host, queue_id)}
+        is_new = isinstance(queue_id, Planned)
+        listed = () if is_new else judges.queue_items(host, queue_id)
+        there = {item["item_id"]: item for item in listed}
         wanted = {
             self._target.ids.get(Kind.TRACE, item["item_id"]) or item["item_id"]: item
             for item in items
         }
+        if dry_run:
+            return any(
+                trace_id not in there or there[trace_id]["status"] == "PENDING" != item["status"]
+                for trace_id, item in wanted.items()
+            )
         missing = [trace_id for trace_id in wanted if trace_id not in there]
         batches = (missing[start : start + _ITEMS] for start in range(0, len(missing), _ITEMS))
         refused = dict(send_halving(batches, partial(judges.add_queue_items, host, queue_id)))
@@ -317,9 +350,10 @@ class QueueWriter(FamilyWriter):
     def _queues(self, experiment_id: str) -> dict[str, dict[str, Any]]:
         """Return the queues by name in lower case: MLflow takes no two that differ in case."""
         if experiment_id not in self._there:
-            listed = (
-                judges.queue_documents(self._target.host, experiment_id) if experiment_id else []
-            )
+            is_new = isinstance(experiment_id, Planned)
+            if is_new:
+                look_elsewhere(self._queues)
+            listed = [] if is_new else judges.queue_documents(self._target.host, experiment_id)
             self._there[experiment_id] = {str(queue["name"]).lower(): queue for queue in listed}
         return self._there[experiment_id]
 
@@ -331,7 +365,11 @@ def _sorted(queue: dict[str, Any]) -> dict[str, Any]:
 def writers(target: ServerTarget, others: Mapping[Kind, Any]) -> dict[Kind, FamilyWriter]:
     """Make what writes each kind."""
     return {
-        Kind.SCORER: ScorerWriter(target, lambda name: others[Kind.ENDPOINT].names.get(name, name)),
+        Kind.SCORER: ScorerWriter(
+            target,
+            lambda name: others[Kind.ENDPOINT].names.get(name, name),
+            lambda name: others[Kind.ENDPOINT].lacks(name),  # noqa: PLW0108 - they come later
+        ),
         Kind.LABEL_SCHEMA: LabelSchemaWriter(target),
         Kind.ISSUE: issue_writer(target),
         Kind.REVIEW_QUEUE: QueueWriter(target),

@@ -9,7 +9,8 @@ from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.policy import TargetName, differing, find_name, names_of
 from mlflow_exim_plugin.sinks.references import follow
-from mlflow_exim_plugin.sinks.server.target import FamilyWriter
+from mlflow_exim_plugin.sinks.server.ids import Planned
+from mlflow_exim_plugin.sinks.server.target import FamilyWriter, look_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,12 +40,14 @@ class Calls:
     Attributes:
         listed: Gives its documents, of one experiment where it belongs to one.
         create: Makes one.
+        require: Refuses one that the target cannot take, as far as can be told beforehand.
         may_change: Fields that tell twins apart and stay the target's own.
         may_go: Fields that older targets do not keep.
     """
 
     listed: Callable[[Host, str], Iterable[dict[str, Any]]]
     create: _Create
+    require: Callable[[Host, dict[str, Any]], None] = lambda _, __: None
     may_change: tuple[str, ...] = ()
     may_go: tuple[str, ...] = ()
 
@@ -82,7 +85,8 @@ class PlainWriter(FamilyWriter):
                 keeps = f" and keeps its own {' and '.join(differs)}" if differs else ""
                 report.skipped(entity.kind, entity.id, f"{named.reason}{keeps}")
             return
-        new_id = ""
+        new_id: str = Planned(entity.id)
+        self._calls.require(self._target.host, wanted)
         if not dry_run:
             to.restore()
             made = self._calls.create(self._target.host, to, named.name, wanted)
@@ -120,7 +124,9 @@ class PlainWriter(FamilyWriter):
 
     def _listed(self, owner: str) -> list[dict[str, Any]]:
         if owner not in self._there:
-            is_new = self._described.of_experiment and not owner  # in a dry run
+            is_new = isinstance(owner, Planned)
+            if is_new:
+                look_elsewhere(self._listed)
             self._there[owner] = [] if is_new else [*self._calls.listed(self._target.host, owner)]
         return self._there[owner]
 

@@ -63,20 +63,16 @@ class RegistryWriter(FamilyWriter):
         named = find_name(entity, name, names, policy, report)
         if named.is_left:
             return
-        changed = False
-        if self._target.options.dry_run:
-            count_artifacts(entity.artifacts if named.there is None else (), report)
-        else:
-            changed = self._put_own(entity, named, report)
-            owner = _owner(named.name, document)
-            changed |= self._add_parts(entity, owner, named.there or {}, report)
+        changed = self._put_own(entity, named, report)
+        owner = _owner(named.name, document)
+        changed |= self._add_parts(entity, owner, named.there or {}, report)
         named.count(entity.kind, entity.id, report, changed=changed)
 
     def _put_own(self, entity: Entity, named: TargetName[dict[str, Any]], report: Report) -> bool:
         """Make an object without its parts, or say what it keeps; return what changed there."""
-        if named.there is None:
+        if named.there is None and not self._target.options.dry_run:
             self.create(self._target.host, named.name, entity.document)
-        elif named.is_ours:
+        elif named.there and named.is_ours:
             fields = differing(entity.document, named.there, *self.fields)
             say_kept(entity, "it", fields, report)
         return False
@@ -122,7 +118,7 @@ class RegistryWriter(FamilyWriter):
         )
         # A version at rest takes no access endpoint, so its last status comes after them.
         changed |= self._add_more(entity, owner, there, report)
-        for version, number in unsettled:
+        for version, number in () if self._target.options.dry_run else unsettled:
             settle = partial(registries.settle_version, self._target.host, entity.kind, owner)
             self._part(entity, partial(settle, number, version["status"]), report)
         return changed
@@ -153,12 +149,14 @@ class RegistryWriter(FamilyWriter):
         changed = False
         for key, value in wanted.items():
             if key not in there:
-                changed |= attempt(
-                    partial(put, key, value), Loss(entity.kind, entity.id, ""), report
-                )
+                changed |= self._attempt(entity, partial(put, key, value), report)
             elif there[key] != value:
                 say_kept(entity, f"{what[0]} {key!r}", [what[1]], report)
         return changed
+
+    def _attempt(self, entity: Entity, call: Callable[[], None], report: Report) -> bool:
+        loss = Loss(entity.kind, entity.id, "")
+        return self._target.options.dry_run or attempt(call, loss, report)
 
     def _part(self, entity: Entity, call: Callable[[], Any], report: Report) -> Any:
         """Write one part and return it; a refused part is named and the others go on."""
@@ -232,7 +230,7 @@ class McpServerWriter(RegistryWriter):
         if there is None:
             super()._put_own(entity, named, report)
         put = partial(registries.set_mcp_icons, self._target.host, named.name, icons)
-        return attempt(put, Loss(entity.kind, entity.id, ""), report)
+        return self._attempt(entity, put, report)
 
     def _differing(self, version: dict[str, Any], there: dict[str, Any], *more: str) -> list[str]:
         # The server's name in it may be new.
@@ -244,7 +242,8 @@ class McpServerWriter(RegistryWriter):
         self, entity: Entity, owner: tuple[str, ...], version: dict[str, Any], report: Report
     ) -> Any:
         del entity, report
-        registries.create_mcp_version(self._target.host, owner[0], version)
+        if not self._target.options.dry_run:
+            registries.create_mcp_version(self._target.host, owner[0], version)
         return version["version"]
 
     def _add_more(
@@ -259,7 +258,7 @@ class McpServerWriter(RegistryWriter):
                 continue
             make = registries.create_mcp_access_endpoint
             call = partial(make, self._target.host, owner[0], endpoint)
-            changed |= attempt(call, Loss(entity.kind, entity.id, ""), report)
+            changed |= self._attempt(entity, call, report)
         return changed
 
 
@@ -273,6 +272,7 @@ class SkillWriter(RegistryWriter):
         self, entity: Entity, owner: tuple[str, ...], there: dict[str, Any], report: Report
     ) -> bool:
         self._files = {part["version"]: its for part, _, its in files_of_parts(entity)}
+        self._last = max((int(v["version"]) for v in there.get("versions", ())), default=0)
         return super()._add_parts(entity, owner, there, report)
 
     def _is_version(self, version: dict[str, Any], there: dict[str, Any]) -> bool:
@@ -283,11 +283,16 @@ class SkillWriter(RegistryWriter):
     ) -> Any:
         host, (name, organization) = self._target.host, owner
         files = self._files.get(version["version"])
+        if self._target.options.dry_run and files is None:
+            return self._planned_number(version)
         if files is None:
             return registries.create_skill_version(host, name, organization, version)["version"]
         if not files or any(isinstance(file, Failure) for file in files):
             count_artifacts((file for file in files if isinstance(file, Failure)), report)
             raise ServerError(f"version {version['version']} is left out without its files")
+        if self._target.options.dry_run:
+            count_artifacts(files, report)
+            return self._planned_number(version)
         if host.is_http:
             whole = [file for file in files if isinstance(file, Artifact)]
             made = registries.create_uploaded_version(host, name, organization, version, whole)
@@ -299,6 +304,11 @@ class SkillWriter(RegistryWriter):
         return registries.create_skill_version(
             host, name, organization, version | {"source": place}
         )["version"]
+
+    def _planned_number(self, version: dict[str, Any]) -> Any:
+        """Return the number that the target would give next."""
+        self._last += 1
+        return type(version["version"])(self._last)
 
 
 def _content(version: dict[str, Any]) -> tuple[Any, ...]:

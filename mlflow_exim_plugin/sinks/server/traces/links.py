@@ -41,13 +41,23 @@ class TraceLinks:
         listing: Reads them back.
         ids: Source ids to target ids.
         notes: Collects what is lost.
+        dry_run: Look which links could be made, and make none.
     """
 
-    def __init__(self, calls: TraceCalls, listing: TraceListing, ids: IdMap, notes: Notes) -> None:
+    def __init__(
+        self,
+        calls: TraceCalls,
+        listing: TraceListing,
+        ids: IdMap,
+        notes: Notes,
+        *,
+        dry_run: bool = False,
+    ) -> None:
         self._calls = calls
         self._listing = listing
         self._ids = ids
         self._notes = notes
+        self._dry_run = dry_run
         self._lock = threading.Lock()
         self._experiments: dict[str, str] = {}
         self._sources: dict[str, str] = {}
@@ -98,6 +108,8 @@ class TraceLinks:
             for trace_id in trace_ids:
                 self._note(trace_id, what)
             return
+        if self._dry_run:
+            return
         try:
             for start in range(0, len(trace_ids), MAX_LINKS):
                 self._calls.link_to_run(new, trace_ids[start : start + MAX_LINKS])
@@ -115,7 +127,7 @@ class TraceLinks:
         """Let the tag of a trace name versions by their numbers at the target."""
         named = sorted(named_prompts(text))
         renamed = [self._version_at_target(trace_id, version) for version in named]
-        if renamed == named:
+        if self._dry_run or renamed == named:
             return
         pairs = (version.rpartition("/") for version in renamed)
         listed = [{"name": name, "version": number} for name, _, number in pairs]
@@ -129,6 +141,8 @@ class TraceLinks:
     def _link_prompts(self, trace_id: str, versions: list[str]) -> list[str]:
         """Link a trace to versions and return them, which may have other numbers at the target."""
         there = [self._version_at_target(trace_id, version) for version in versions]
+        if self._dry_run:
+            return []
         pairs = [(name, number) for name, _, number in (v.rpartition("/") for v in there)]
         try:
             self._calls.link_prompts(trace_id, pairs)

@@ -27,8 +27,8 @@ from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest, origins
 from mlflow_exim_plugin.schema.traces import trace_digest
-from mlflow_exim_plugin.sinks.counting import count_trace
 from mlflow_exim_plugin.sinks.notes import Notes
+from mlflow_exim_plugin.sinks.server.ids import Planned
 from mlflow_exim_plugin.sinks.server.traces.comparison import (
     compare_info,
     compare_span,
@@ -89,7 +89,8 @@ class TraceWriter:
         self._missing_spans: dict[str, int] = {}
         self._notes = Notes()
         self._references = TraceReferences(target.ids, self._notes)
-        self._links = TraceLinks(self._calls, self._listing, target.ids, self._notes)
+        dry = target.options.dry_run
+        self._links = TraceLinks(self._calls, self._listing, target.ids, self._notes, dry_run=dry)
 
     def saw_run(self, run: Run) -> None:
         """Remember a run that will be deleted: that takes its assessments along."""
@@ -99,15 +100,8 @@ class TraceWriter:
 
     def add(self, trace: Trace, to: Destination, report: Report) -> None:
         """Take a trace; it is written with others, at the latest by ``flush``."""
-        is_dry = self._options.dry_run
-        if is_dry and self._calls.form(to.experiment_id or "0") is TraceIntake.NONE:
-            self._absent.add(Kind.TRACE)
         if Kind.TRACE in self._absent:
             self._absent.leave(trace, report)
-            return
-        if is_dry:
-            report.written(Kind.TRACE)
-            count_trace(trace, report)
             return
         with self._queue_lock:
             spans = len(trace.spans or ())
@@ -149,7 +143,8 @@ class TraceWriter:
 
     def _write(self, group: list[tuple[Trace, str]], report: Report) -> None:
         try:
-            form = self._calls.form(group[0][1])
+            asked = group[0][1]
+            form = self._calls.form("0" if isinstance(asked, Planned) else asked)
             if form is TraceIntake.NONE:
                 self._absent.add(Kind.TRACE)
                 for trace, _ in group:
@@ -185,6 +180,10 @@ class TraceWriter:
                 self._add_to_own(trace, experiment_id, there[trace.id][1], report)
             else:
                 jobs.append(self._resumed(trace, experiment_id, digest, there[trace.id][1]))
+        if self._options.dry_run:
+            for job in jobs:
+                self._count(job, report)
+            return
         for job in jobs:
             self._plan(job)
         by_otlp = [job for job in jobs if job.spans and not job.in_file]
@@ -194,6 +193,17 @@ class TraceWriter:
         self._look_again([job for job in begun if job.needs_info and job.differences()])
         for job in begun:
             self._write_rest(job, report)
+
+    def _count(self, job: Job, report: Report) -> None:
+        """Count and name what writing a trace would, as far as the target does as it is told."""
+        trace = job.trace
+        self._ids.know(Kind.TRACE, trace.id, trace.id)
+        report.written(Kind.TRACE)
+        if job.spans:
+            report.written(Kind.SPAN, len(job.spans))
+        self._add_assessments(job, [*job.at_start, *job.afterwards], report)
+        self._run_writer.put_artifacts(trace.id, "", "", trace.attachments, report)
+        self._links.collect(trace, job.info, trace.id, job.experiment_id)
 
     def _plan(self, job: Job) -> None:
         """Decide what of a trace is written when, and how."""
@@ -453,7 +463,8 @@ class TraceWriter:
     def _add_assessments(self, job: Job, assessments: list[dict[str, Any]], report: Report) -> None:
         for assessment in assessments:
             try:
-                self._calls.add_assessment(job.trace.id, assessment)
+                if not self._options.dry_run:
+                    self._calls.add_assessment(job.trace.id, assessment)
                 report.written(Kind.ASSESSMENT)
             except ServerLostError:
                 raise
@@ -504,7 +515,9 @@ class TraceWriter:
 
     def _write_without_id(self, job: Job, known: str, report: Report) -> None:
         trace = job.trace
-        if known:
+        if self._options.dry_run:
+            known = known or Planned(trace.id)
+        elif known:
             found = self._listing.all(job.experiment_id, f"request_id = '{known}'")
             job.document = next(found).document
         else:
@@ -513,9 +526,11 @@ class TraceWriter:
             job.document = self._calls.start_without_id(info, job.experiment_id)
             known = job.document["info"]["trace_id"]
         self._ids.know(Kind.TRACE, trace.id, known)
-        if job.spans is not None:
+        if self._options.dry_run:
+            report.written(Kind.SPAN, len(job.spans or ()))
+        elif job.spans is not None:
             job.whole &= self._put_spans(job, TraceIntake.WITHOUT_ID, report)
-        if job.info["state"] in {"OK", "ERROR"}:
+        if job.info["state"] in {"OK", "ERROR"} and not self._options.dry_run:
             self._calls.end_without_id(known, job.info)
         report.written(Kind.TRACE)
         self._notes.add(Kind.TRACE, trace.id, f"its id is new; the tag {ORIGIN} keeps the old one")
@@ -530,8 +545,12 @@ class TraceWriter:
             report.skipped(Kind.ASSESSMENT, f"{trace.id}/*", reason, lost)
             self._notes.add(Kind.ASSESSMENT, trace.id, reason)
         if attachments := list(trace.attachments):
-            location = job.document["info"]["tags"][ARTIFACT_LOCATION]
+            tags = {} if self._options.dry_run else job.document["info"]["tags"]
+            location = tags.get(ARTIFACT_LOCATION, "")
             job.whole &= self._run_writer.put_artifacts(trace.id, location, "", attachments, report)
+        if self._options.dry_run:
+            self._links.collect(trace, job.info, known, job.experiment_id)
+            return
         for what in compare_info(trace, job.info, job.document, is_started=True):
             self._notes.add(Kind.TRACE, trace.id, what)
         self._links.collect(trace, job.info, known, job.experiment_id)
@@ -545,7 +564,8 @@ class TraceWriter:
         with self._lock:
             if experiment_id not in self._origins:
                 found = self._origins[experiment_id] = {}
-                for trace in self._listing.all(experiment_id):
+                is_new = isinstance(experiment_id, Planned)
+                for trace in () if is_new else self._listing.all(experiment_id):
                     if ORIGIN in (tags := trace.info["tags"]):
                         found[newest(tags[ORIGIN])] = (trace.id, tags.get(CONTENT, ""))
                     else:
