@@ -46,6 +46,7 @@ class OwnProcess:
         gc.set_threshold(100_000, 50, 100)
         # Python looks through all that is left before it ends: half a second for MLflow alone.
         atexit.register(gc.freeze)
+        sys.meta_path.insert(0, _WithoutPandas())
 
     @contextlib.contextmanager
     def running(self, *, verbose: bool) -> Iterator[None]:
@@ -70,6 +71,20 @@ class OwnProcess:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
+
+
+class _WithoutPandas:
+    """Finds no pandas as long as MLflow is not loaded, which needs it.
+
+    Arrow loads it for the first list that it makes an array of, to see whether the list is one of
+    its objects, and goes on without. That takes longer, and more memory, than to pack a small
+    database.
+    """
+
+    @staticmethod
+    def find_spec(fullname: str, *_: object) -> None:
+        if fullname == "pandas" and "mlflow" not in sys.modules:
+            raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
 
 
 class _Redacting(logging.Formatter):

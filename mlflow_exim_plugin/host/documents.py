@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
-
-from google.protobuf.json_format import ParseDict, ParseError
-from mlflow.entities import DatasetInput, Run, RunStatus
-from mlflow.exceptions import MlflowException
-from mlflow.protos.service_pb2 import DatasetInput as ProtoDatasetInput
-from mlflow.protos.service_pb2 import Run as ProtoRun
-from mlflow.utils.proto_json_utils import message_to_json
-from mlflow.utils.search_utils import SearchUtils
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
 from mlflow_exim_plugin.schema.documents import (
@@ -22,6 +14,9 @@ from mlflow_exim_plugin.schema.documents import (
     without_empty,
 )
 from mlflow_exim_plugin.schema.provenance import with_dots
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 __all__ = [
     "dataset_inputs",
@@ -44,6 +39,8 @@ def experiment_document(experiment: Any) -> dict[str, Any]:
 
 def run_document(run: Any) -> dict[str, Any]:
     """Return REST's ``Run`` for an ``mlflow.entities.Run``."""
+    from mlflow.entities import RunStatus
+
     info = run.info
     run_info: dict[str, Any] = {
         "run_id": info.run_id,
@@ -126,6 +123,8 @@ def model_version_document(version: Any, aliases: list[str]) -> dict[str, Any]:
 
 def proto_document(entity: Any) -> dict[str, Any]:
     """Return the JSON object that REST gives for an entity of MLflow."""
+    from mlflow.utils.proto_json_utils import message_to_json
+
     document: dict[str, Any] = json.loads(message_to_json(entity.to_proto()))
     return document
 
@@ -146,6 +145,12 @@ def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[d
     Raises:
         UsageError: The filter is not in MLflow's language.
     """
+    from google.protobuf.json_format import ParseDict, ParseError
+    from mlflow.entities import Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.service_pb2 import Run as ProtoRun
+    from mlflow.utils.search_utils import SearchUtils
+
     try:
         entities = [
             Run.from_proto(ParseDict(document, ProtoRun(), ignore_unknown_fields=True))
@@ -161,6 +166,10 @@ def matching_runs(documents: list[dict[str, Any]], filter_string: str) -> list[d
 
 def dataset_inputs(document: dict[str, Any]) -> list[DatasetInput]:
     """Return the dataset inputs of REST's ``Run`` as MLflow's entities."""
+    from google.protobuf.json_format import ParseDict
+    from mlflow.entities import DatasetInput
+    from mlflow.protos.service_pb2 import DatasetInput as ProtoDatasetInput
+
     listed = document.get("inputs", {}).get("dataset_inputs", ())
     return [
         DatasetInput.from_proto(ParseDict(d, ProtoDatasetInput(), ignore_unknown_fields=True))

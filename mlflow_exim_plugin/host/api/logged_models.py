@@ -6,13 +6,13 @@ import inspect
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import logged_model_document
 from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.open.absent import is_absent, method
+from mlflow_exim_plugin.host.open.absent import method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +41,6 @@ class LoggedModels:
         Raises:
             ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
         """
-        if not self._host.may_have("logged_models"):
-            return
         with translated(f"listing the logged models of experiment {experiment_id}"):
             search = method(self._host.tracking, "search_logged_models")
             yield from (
@@ -58,26 +56,12 @@ class LoggedModels:
             )
 
     def ids(self, experiment_id: str) -> set[str]:
-        """Return the logged models of an experiment, where one that is broken stops no listing.
+        """Return the logged models of an experiment but the deleted ones.
 
         Raises:
             ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
         """
-        try:
-            return {str(found["info"]["model_id"]) for found in self.documents(experiment_id)}
-        except ServerLostError:
-            raise
-        except ServerError as error:
-            if self._host.engine is None or is_absent(error):
-                raise
-            from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
-
-            table = SqlLoggedModel.__table__.c
-            is_there = (
-                table.experiment_id == int(experiment_id),
-                table.lifecycle_stage == "active",
-            )
-            return set(self._host.stored_ids(table.model_id, *is_there))
+        return {str(found["info"]["model_id"]) for found in self.documents(experiment_id)}
 
     def deleted_ids(self) -> list[str]:
         """Return the deleted logged models, where a store can say them: no server does."""

@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict, ParseError
-from mlflow.entities import Experiment, Run
-from mlflow.exceptions import MlflowException
-from mlflow.protos.service_pb2 import Experiment as ProtoExperiment
-from mlflow.protos.service_pb2 import Run as ProtoRun
-from mlflow.store.entities import PagedList
 
 from mlflow_exim_plugin.host.answers import object_of
 from mlflow_exim_plugin.host.errors import raise_for_status
@@ -56,6 +51,8 @@ def sifted(page: Callable[[], Any], host: Host, field: str, body: dict[str, Any]
     response = host.call(
         "POST", f"/api/2.0/mlflow/{field}/search", doing=f"listing {field}", body=body
     )
+    from mlflow.store.entities import PagedList
+
     raise_for_status(response)
     answer = object_of(response.content or b"{}")
     elements = answer.get(field)
@@ -66,6 +63,11 @@ def sifted(page: Callable[[], Any], host: Host, field: str, body: dict[str, Any]
 
 
 def _element(field: str, element: Any) -> Any:
+    from mlflow.entities import Experiment, Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.service_pb2 import Experiment as ProtoExperiment
+    from mlflow.protos.service_pb2 import Run as ProtoRun
+
     if not isinstance(element, dict):
         return Malformed("", "it is malformed: it is no object")
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from mlflow.store.entities import PagedList
-
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
@@ -117,7 +115,9 @@ def dataset_records(
         del made["dataset_id"]
         return made
 
-    def page(token: str | None) -> PagedList[Any]:
+    def page(token: str | None) -> Any:
+        from mlflow.store.entities import PagedList
+
         load = host.tracking._load_dataset_records  # noqa: SLF001 - the paged one
         found, following = load(dataset_id, max_results=_PAGE_RECORDS, page_token=token)
         return PagedList(found, following)
@@ -152,14 +152,14 @@ def _each_record(host: Host, dataset_id: str, listed: Callable[[], Iterator[Any]
     except ServerLostError:
         raise
     except ServerError:
-        if host.engine is None:
+        if host.tables is None:
             raise
     else:
         return
     from mlflow.store.tracking.dbmodels.models import SqlEvaluationDatasetRecord as Stored
 
-    columns = Stored.__table__.c
-    for identity in host.stored_ids(columns.dataset_record_id, columns.dataset_id == dataset_id):
+    table, its = Stored.__tablename__, {"dataset_id": dataset_id}
+    for identity in host.tables.values(table, "dataset_record_id", **its):
         if identity in seen:
             continue
         try:

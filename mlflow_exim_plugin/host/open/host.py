@@ -10,14 +10,16 @@ import contextlib
 import io
 import os
 import re
+import threading
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_mlflows_word, is_refused
@@ -26,6 +28,7 @@ from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_o
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.stores import StoreOpener
+from mlflow_exim_plugin.host.tables import TableReader
 from mlflow_exim_plugin.redaction import conceal, redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
@@ -35,16 +38,22 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.host.open.read_only import ReadOnlyDatabase
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
 
 __all__ = ["Host"]
 
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _WITHOUT_CALL = frozenset({404, 405, 501})
+_OF_REGISTRY = frozenset({"registered_models", "webhooks"})
+"""Tables of which the registry's database has the rows."""
 
 
 class Host:
     """A tracking server or store together with its model registry; a context manager.
+
+    The stores of a database that is only read are opened by who first asks for them: to load MLflow
+    takes longer than to read a small one, and most of its tables are read without.
 
     Args:
         tracking_uri: MLflow tracking URI; None takes MLflow's own default.
@@ -58,14 +67,12 @@ class Host:
         roots: How artifact roots are found when it is read.
 
     Attributes:
-        tracking: MLflow's tracking store object.
-        registry: MLflow's model registry store object.
         tracking_uri: The URI in use; may carry a password, see ``display_uri``.
         generation: What a server answers otherwise than those of today.
         unread: Tables and columns of a database of a newer schema, which are left out.
         unmapped: Tables and columns of a database that no kind is made of and that hold something.
-        workspaces: MLflow's entity of each workspace of a database, none where it has the default
-            one alone. A server is asked for its own.
+        workspaces: REST's ``Workspace`` of each in a database, none where it has the default one
+            alone. A server is asked for its own.
 
     Raises:
         NotFoundError: The local database or folder is not there and ``create`` is false.
@@ -85,20 +92,19 @@ class Host:
         artifacts_destination: str | None = None,
         roots: ArtifactRoots | None = None,
     ) -> None:
-        import mlflow
-
         self.roots = roots
         self._artifacts_destination = artifacts_destination
-        self.mlflow_version: str = mlflow.__version__
-        self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
-        if tracking_uri and not registry_uri and _is_default_registry():
-            registry_uri = tracking_uri
-        registry_uri = registry_uri or mlflow.get_registry_uri()
+        self.mlflow_version = metadata.version("mlflow")
+        self.tracking_uri, self._registry_uri = _uris(tracking_uri, registry_uri)
         conceal(self.tracking_uri)
-        conceal(registry_uri)
+        conceal(self._registry_uri)
         self._opened = contextlib.ExitStack()
-        self._lacks_default = False
-        self.workspaces: list[Any] = []
+        self._reads = not create
+        self._databases: dict[str, ReadOnlyDatabase] = {}
+        self._own_engine: Engine | None = None
+        self._stores: dict[str, Any] = {}
+        self._opening = threading.RLock()
+        self.workspaces: list[dict[str, Any]] = []
         self.unread: list[str] = []
         self.unmapped: list[str] = []
         self._has_rows: dict[str, bool] = {}
@@ -110,29 +116,20 @@ class Host:
             require_local_store(self.tracking_uri)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
-            uris = {}
-            for uri in dict.fromkeys([self.tracking_uri, registry_uri]):
+            for uri in dict.fromkeys([self.tracking_uri, self._registry_uri]):
                 with translated(f"opening {redact_url(uri)}"):
-                    uris[uri] = self._safe(uri, create=create, snapshot=snapshot, force=force)
-            with translated("opening the tracking store"):
-                stores = StoreOpener(
-                    self._opened, reads=not create, has_workspaces=bool(self.workspaces)
-                )
-                self.tracking: Any = stores.tracking(uris[self.tracking_uri])
-                self.registry: Any = stores.registry(uris[registry_uri], uris[self.tracking_uri])
-            if self.is_http:
-                self._be_patient()
-                self.tracking = AskedStore(self.tracking)
-            if _is_http(registry_uri):
-                self.registry = AskedStore(self.registry)
-            if self.is_http:
-                self._meet(registry_too=registry_uri == self.tracking_uri)
-            if create and self.generation.lists_experiments:
-                self._take_500()  # so it refuses what it is sent
-            if create:
-                _cut_nothing_off(self.tracking, self.registry)
-            if self._lacks_default:
-                self._drop_default_experiment()
+                    self._look_at(uri, create=create, snapshot=snapshot, force=force)
+            if self.tracking_uri in self._databases:
+                self._own_engine = self._engine_of(self.tracking_uri)
+            else:
+                stores = self.tracking, self.registry
+                if self.is_http:
+                    self._be_patient()
+                    self._meet(registry_too=self._registry_uri == self.tracking_uri)
+                if create and self.generation.lists_experiments:
+                    self._take_500()  # so it refuses what it is sent
+                if create:
+                    _cut_nothing_off(*stores)
             failing.pop_all()
 
     def __enter__(self) -> Self:
@@ -159,9 +156,9 @@ class Host:
             if self.generation.lists_experiments:
                 self._take_500()
             if self.generation.is_0x:
-                self.tracking = self.registry = NothingOfToday(self.tracking)
+                self._stores = dict.fromkeys(self._stores, NothingOfToday(self.tracking))
             elif registry_too and (path := self.generation.registry(self._told)):
-                self.registry = FirstRegistry(path, self.get_json, self.registry)
+                self._stores["registry"] = FirstRegistry(path, self.get_json, self.registry)
         except ServerLostError:
             raise
         except ServerError:
@@ -186,32 +183,80 @@ class Host:
         for way in self._retries:
             way.status_forcelist = frozenset(way.status_forcelist) - {500}
 
-    def _safe(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> str:
-        """Return what MLflow's store is to open, so that it does not touch what it should not."""
+    def _look_at(self, uri: str, *, create: bool, snapshot: bool, force: bool) -> None:
+        """Look at a database before anything of MLflow's does."""
         if not is_database(uri):
-            return uri
+            return
         from mlflow_exim_plugin.host.open.read_only import ReadOnlyDatabase, require_current_schema
 
         if create:
             workspaces = require_current_schema(uri)
-            if uri == self.tracking_uri:
-                self.workspaces = workspaces
-            return uri
-        database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
-        self._opened.callback(database.close)
-        self.unread += database.unread
-        self.unmapped += database.unmapped
+        else:
+            database = ReadOnlyDatabase(uri, snapshot=snapshot, force=force)
+            self._opened.callback(database.close)
+            self._databases[uri] = database
+            self.unread += database.unread
+            self.unmapped += database.unmapped
+            workspaces = database.workspaces
         if uri == self.tracking_uri:
-            self._lacks_default = database.lacks_default
-            self.workspaces = database.workspaces()
-        return database.uri
+            self.workspaces = workspaces
 
-    def _drop_default_experiment(self) -> None:
-        """Drop what MLflow made up in a copy of a database that has no default experiment."""
-        from mlflow_exim_plugin.host.open.read_only import drop_default_experiment
+    def _engine_of(self, uri: str) -> Engine:
+        from sqlalchemy import create_engine
 
-        if self.engine is not None:
-            drop_default_experiment(self.engine)
+        engine = create_engine(self._databases[uri].uri)
+        self._opened.callback(engine.dispose)
+        return engine
+
+    @property
+    def tracking(self) -> Any:
+        """MLflow's tracking store.
+
+        Raises:
+            ServerError: MLflow cannot open it.
+        """
+        return self._store("tracking")
+
+    @property
+    def registry(self) -> Any:
+        """MLflow's model registry store.
+
+        Raises:
+            ServerError: MLflow cannot open it.
+        """
+        return self._store("registry")
+
+    def _store(self, which: str) -> Any:
+        with self._opening:
+            if which not in self._stores:
+                try:
+                    self._stores[which] = self._opened_store(which)
+                except EximError as error:  # not again for each of many objects
+                    self._stores[which] = error
+            if isinstance(found := self._stores[which], EximError):
+                raise found
+            return found
+
+    def _opened_store(self, which: str) -> Any:
+        opener = StoreOpener(self._opened, reads=self._reads, has_workspaces=bool(self.workspaces))
+        given = self.tracking_uri if which == "tracking" else self._registry_uri
+        uri = self._for_mlflow(given)
+        with translated(f"opening the {which} store"):
+            if which == "tracking":
+                store = opener.tracking(uri)
+            else:
+                store = opener.registry(uri, self._for_mlflow(self.tracking_uri))
+        database = self._databases.get(given)
+        if which == "tracking" and database is not None and database.lacks_default:
+            from mlflow_exim_plugin.host.open.read_only import drop_default_experiment
+
+            drop_default_experiment(store.engine)
+        return AskedStore(store) if _is_http(given) else store
+
+    def _for_mlflow(self, uri: str) -> str:
+        if (database := self._databases.get(uri)) is None:
+            return uri
+        return database.for_mlflow()
 
     @cached_property
     def is_server_of_files(self) -> bool:
@@ -283,53 +328,42 @@ class Host:
         """The database's engine where this process opens the store itself, None elsewhere."""
         if self.is_http:
             return None
+        if self._own_engine is not None:
+            return self._own_engine
         from sqlalchemy import Engine
 
         found = getattr(self.tracking, "engine", None)
         return found if isinstance(found, Engine) else None
 
+    @cached_property
+    def tables(self) -> TableReader | None:
+        """Reads a few rows of the database at a time, None where there is none."""
+        return None if self.engine is None else TableReader(self.engine, by_arrow=False)
+
     @property
     def has_one_store(self) -> bool:
         """Whether tracking and registry are of one database."""
+        if self._databases:
+            return self._registry_uri == self.tracking_uri
         found = getattr(self.registry, "engine", None)
         return self.engine is not None and getattr(found, "url", None) == self.engine.url
 
     def may_have(self, table: str) -> bool:
         """Whether there may be any of what a table of a database keeps; elsewhere nobody can tell.
 
-        A listing by MLflow takes milliseconds for each experiment, of which there may be thousands.
+        A listing by MLflow takes milliseconds for each experiment, of which there may be thousands,
+        and before the first one it is loaded.
 
         Raises:
             ServerError: The database refused.
         """
-        if self.engine is None:
+        if self.tables is None or (table in _OF_REGISTRY and not self.has_one_store):
             return True
+        if not self._reads:
+            return self.tables.has_rows(table)
         if table not in self._has_rows:
-            from sqlalchemy import inspect, literal, select
-            from sqlalchemy import table as table_of
-
-            query = select(literal(1)).select_from(table_of(table)).limit(1)
-            with translated(f"looking into table {table}"), self.engine.connect() as connection:
-                self._has_rows[table] = (
-                    not inspect(connection).has_table(table)
-                    or connection.execute(query).first() is not None
-                )
+            self._has_rows[table] = self.tables.has_rows(table)
         return self._has_rows[table]
-
-    def stored_ids(self, column: Any, *where: Any) -> list[Any]:
-        """Return what a column of a table of the database holds, each value once.
-
-        Raises:
-            ServerError: The database refused, or there is none.
-        """
-        from sqlalchemy import select
-
-        with translated(f"reading the table {column.table.name}"):
-            if self.engine is None:
-                raise ServerError("only a database has tables")
-            with self.engine.connect() as connection:
-                query = select(column).where(*where).distinct().order_by(column)
-                return list(connection.execute(query).scalars())
 
     def files_at(self, root: str) -> None:
         """Return nothing: the files of a root are found by its URI."""
@@ -361,6 +395,11 @@ class Host:
             ServerError: The deployment does not say it.
         """
         with translated(f"opening artifact root runs:/{run_id}"):
+            if self.tables is not None:
+                found = self.tables.values("runs", "artifact_uri", run_uuid=run_id)
+                if not found:
+                    raise ServerError(f"there is no run {run_id}")
+                return str(found[0] or "")
             return str(self.tracking.get_run(run_id).info.artifact_uri or "")
 
     def reaches(self, location: str) -> bool:
@@ -556,8 +595,16 @@ def _is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in {"http", "https"}
 
 
-def _is_default_registry() -> bool:
-    return not os.environ.get("MLFLOW_REGISTRY_URI")
+def _uris(tracking_uri: str | None, registry_uri: str | None) -> tuple[str, str]:
+    """Return where the two are; MLflow is asked only for what was not given."""
+    if tracking_uri and not registry_uri and not os.environ.get("MLFLOW_REGISTRY_URI"):
+        registry_uri = tracking_uri
+    if not (tracking_uri and registry_uri):
+        import mlflow
+
+        tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+        registry_uri = registry_uri or mlflow.get_registry_uri()
+    return str(tracking_uri), str(registry_uri)
 
 
 def _release(version: str) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """A database that is only read, however MLflow's stores treat those that they open.
 
-MLflow migrates a database of an older schema when it opens it, and writes what it misses in it. So
-its stores are never given the user's database: they get a URI whose connections only read, and
-where they would have to write, a private copy.
+Here its rows are read whatever its schema. MLflow's stores migrate a database of an older schema
+when they open it, and write what they miss in it. So where they are needed they never get the
+user's database: they get a URI whose connections only read, and where they would have to write, a
+private copy.
 
 What they read is one moment of the source, while others go on writing to it: a server's database
 is read in one transaction, which all connections share. A SQLite file would make its writers wait
@@ -12,20 +13,18 @@ for so long, so it is copied first, by SQLite's own online backup.
 from __future__ import annotations
 
 import contextlib
-import importlib
+import os
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-import sqlalchemy.orm
 from sqlalchemy import CreateEnginePlugin, StaticPool, make_url
 
 from mlflow_exim_plugin.errors import (
@@ -43,14 +42,19 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
-from mlflow_exim_plugin.host.open.unmapped import columns_of, held_unmapped, unknown
-from mlflow_exim_plugin.kinds.tables import NOT_CARRIED
+from mlflow_exim_plugin.host.open.unmapped import (
+    columns_of,
+    columns_there,
+    held_unmapped,
+    unknown,
+)
+from mlflow_exim_plugin.kinds.tables import MAPPED, NOT_CARRIED
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.leftovers import temporary_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -70,6 +74,17 @@ _BESIDE = ("-wal", "-shm")
 """What SQLite makes beside a file in WAL mode while it is open."""
 _WAL_AT = 19
 """Where a SQLite file says with 2 that it is in WAL mode."""
+_FIRST_TABLES = {
+    "experiments": "experiment_id name artifact_location lifecycle_stage",
+    "runs": "run_uuid name user_id status start_time end_time lifecycle_stage artifact_uri"
+    " experiment_id",
+    "metrics": "run_uuid key value timestamp",
+    "params": "run_uuid key value",
+    "tags": "run_uuid key value",
+}
+"""What every schema of MLflow has."""
+_UNFINISHED = "_alembic_tmp_"
+"""How a migration of SQLite names the table that it puts in the place of another one."""
 _COMMIT = "COMMIT"
 _BEGIN = {
     "postgresql": (
@@ -95,14 +110,15 @@ class ReadOnlyDatabase:
         force: Whether a schema that is newer than this MLflow's is read as far as it is known.
 
     Attributes:
-        uri: What MLflow's stores are to open in its place, until it is closed.
+        uri: What is to be opened in its place, until it is closed: its connections only read.
+        workspaces: REST's ``Workspace`` of each, none where there is the default one alone.
         unread: Tables and columns of a newer schema, which are left out.
         unmapped: Tables and columns that hold something which no kind is made of.
-        lacks_default: Whether it is a copy in which MLflow will make up the default experiment.
+        lacks_default: Whether MLflow will make up the default experiment in its copy.
 
     Raises:
         NotFoundError: There is no such database, or it is not MLflow's.
-        UnsupportedFormatError: Its schema is newer than this MLflow's, or half-migrated.
+        UnsupportedFormatError: Its schema is newer than this MLflow's.
         ServerError: It cannot be opened.
         StoreError: There is no room for a copy.
     """
@@ -112,10 +128,12 @@ class ReadOnlyDatabase:
         self._name = redact_url(uri)
         self._force = force
         self._is_newer = self._is_latest = False
-        self._workspaces: list[Any] = []
+        self.workspaces: list[dict[str, Any]] = []
         self.unread: list[str] = []
         self.unmapped: list[str] = []
         self.lacks_default = False
+        self._make_copy: Callable[[], Path]
+        self._copy: str | None = None
         url = make_url(uri)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
@@ -129,13 +147,21 @@ class ReadOnlyDatabase:
         """End the transaction and remove the copy."""
         self._held.close()
 
-    def workspaces(self) -> list[Any]:
-        """Return MLflow's entity of each workspace, none where there is the default one alone."""
-        if self._is_latest:
-            return self._workspaces
-        engine = sqlalchemy.create_engine(self.uri)
-        with closing(_Disposing(engine)):
-            return _workspaces_of(engine)
+    def for_mlflow(self) -> str:
+        """Return what MLflow's stores are to open: the same, or a copy where they would write.
+
+        Raises:
+            UnsupportedFormatError: It is half-migrated.
+            ServerError: It cannot be copied or migrated.
+            StoreError: There is no room for a copy.
+        """
+        # In workspaces its store always tries to make a default experiment.
+        is_left_alone = self._is_latest and not self.lacks_default and not self.workspaces
+        if is_left_alone or self._is_newer:
+            return self.uri
+        if self._copy is None:
+            self._copy = f"sqlite:///{self._make_copy()}"
+        return self._copy
 
     def _of_file(self, url: URL, *, snapshot: bool) -> str:
         path = self._with_its_log(Path(url.database or "").absolute())
@@ -147,54 +173,64 @@ class ReadOnlyDatabase:
             engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)
             with closing(_Disposing(engine)), engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN")
-                is_current = self._check(connection)
+                self._check(connection)
                 if self._is_newer:
-                    return f"sqlite:///{self._copied_by_rows(connection)}"
-        if is_current and not snapshot:
+                    return self._known_part(connection)
+        self._make_copy = lambda: self._migrated(self._copied(path))
+        if not snapshot:
             return self._lent(url, connect)
-        with ThreadPoolExecutor(1, "exim-copy") as copier:
-            copying = copier.submit(self._copied, path)
-            # What opens the copy is loaded meanwhile: that takes as long as half a gigabyte.
-            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-            copy = copying.result()
+        path = self._copied(path)
+        return f"sqlite:///{path}"
+
+    def _migrated(self, copy: Path) -> Path:
         if not self._is_latest:
             engine = sqlalchemy.create_engine(f"sqlite:///{copy}")
             with translated(f"migrating a copy of {self._name}"), closing(_Disposing(engine)):
                 upgrade(engine)
                 self._require_whole(engine)
-        return f"sqlite:///{copy}"
+        return copy
 
     def _of_server(self, uri: str) -> str:
-        from mlflow.store.db.utils import create_sqlalchemy_engine
-
         with translated(f"opening {self._name}"):
-            engine = create_sqlalchemy_engine(uri)
+            engine = _engine_of_server(uri)
             self._held.callback(engine.dispose)
             backend = engine.dialect.name
             shared = engine.raw_connection()
             self._held.callback(shared.invalidate)
-            connection = shared.dbapi_connection
+            connection: Any = shared.dbapi_connection
             with closing(connection.cursor()) as cursor:
                 for statement in _BEGIN.get(backend, ()):
                     if statement == _COMMIT:  # drivers must know that their transaction ended
                         connection.commit()
                     else:
                         cursor.execute(statement)
-        lent = self._lent(make_url(uri), lambda: connection, lock=threading.RLock())
-        with translated(f"reading {self._name}"):
-            reader = sqlalchemy.create_engine(lent)
-            with reader.connect() as reading:
-                if self._check(reading):
-                    return lent
-                copy = self._copied_by_rows(reading)
-        return f"sqlite:///{copy}"
+        turn = threading.RLock()
+        lent = self._lent(make_url(uri), lambda: connection, lock=turn)
+        reader = sqlalchemy.create_engine(lent)
 
-    def _check(self, connection: Connection) -> bool:
-        """Return whether MLflow's stores can open the database as it is.
+        def copy() -> Path:
+            # Rows come as they are asked for: nobody else may ask meanwhile.
+            with translated(f"reading {self._name}"), turn, reader.connect() as reading:
+                return self._copied_by_rows(reading)
+
+        self._make_copy = copy
+        with translated(f"reading {self._name}"), reader.connect() as reading:
+            self._check(reading)
+            return self._known_part(reading) if self._is_newer else lent
+
+    def _known_part(self, reading: Connection) -> str:
+        """Return a copy of what this MLflow knows of a newer schema."""
+        engine = sqlalchemy.create_engine(f"sqlite:///{self._copied_by_rows(reading)}")
+        with closing(_Disposing(engine)), engine.connect() as copy:
+            self.workspaces = _workspaces_of(copy, columns_there(copy))
+        return str(engine.url)
+
+    def _check(self, connection: Connection) -> None:
+        """Look at what database it is.
 
         Raises:
             NotFoundError: It is not MLflow's.
-            UnsupportedFormatError: This MLflow does not know its schema.
+            UnsupportedFormatError: This MLflow does not know its schema, or it is half-migrated.
         """
         revision = revision_of(connection)
         if revision is None:
@@ -207,14 +243,14 @@ class ReadOnlyDatabase:
                 f"{self._name} has schema {revision}, which is newer than this MLflow's",
                 "pip install --upgrade mlflow, or --force to read what this one knows of it",
             )
-        self.unmapped = held_unmapped(connection)
+        self._is_latest = revision == latest_revision()
+        there = columns_there(connection)
+        self._require_first_tables(there)
+        self.unmapped = held_unmapped(connection, there)
         default = sqlalchemy.text("SELECT count(*) FROM experiments WHERE experiment_id = 0")
         self.lacks_default = not connection.execute(default).scalar_one()
-        self._is_latest = revision == latest_revision()
-        # In workspaces its store always tries to make one.
-        if self._is_latest:
-            self._workspaces = _workspaces_of(connection)
-        return self._is_latest and not self.lacks_default and not self._workspaces
+        if not self._is_newer:
+            self.workspaces = _workspaces_of(connection, there)
 
     def _lent(
         self,
@@ -313,6 +349,17 @@ class ReadOnlyDatabase:
             if missing := [c.name for c in wanted.columns if c.name not in found.columns]:
                 raise self._half_migrated(wanted.name, missing)
 
+    def _require_first_tables(self, there: Mapping[str, Collection[str]]) -> None:
+        """Refuse a database without what every schema has, or with what a migration left."""
+        for table, columns in _FIRST_TABLES.items():
+            if table not in there:
+                raise self._half_migrated(table, [])
+            if missing := [name for name in columns.split() if name not in there[table]]:
+                raise self._half_migrated(table, missing)
+        for table in there:
+            if table.startswith(_UNFINISHED):
+                raise self._half_migrated(table.removeprefix(_UNFINISHED), ["rows"])
+
     def _half_migrated(self, table: str, missing: list[str]) -> UnsupportedFormatError:
         return UnsupportedFormatError(
             f"{self._name} is half-migrated: {table} lacks {', '.join(missing) or 'the table'}",
@@ -357,24 +404,41 @@ def _read_only(path: Path) -> str:
     return f"{path.as_uri()}?mode=ro" + ("&immutable=1" if has_log and not is_open else "")
 
 
-def _workspaces_of(database: Engine | Connection) -> list[Any]:
-    """Return MLflow's entity of each workspace of a database, none where it has the default alone.
+def _engine_of_server(uri: str) -> Engine:
+    """Return an engine as MLflow would make it."""
+    if any(name.startswith(_ENGINE_OPTIONS) for name in os.environ):
+        from mlflow.store.db.utils import create_sqlalchemy_engine  # which knows all of them
+
+        engine: Engine = create_sqlalchemy_engine(uri)
+        return engine
+    return sqlalchemy.create_engine(uri, pool_pre_ping=True)
+
+
+def _workspaces_of(
+    connection: Connection, there: Mapping[str, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Return REST's ``Workspace`` of each in a database, none where it has the default alone.
 
     A provider may keep them elsewhere: then those are returned that objects lie in.
     """
-    try:
-        from mlflow.entities.workspace import Workspace
-        from mlflow.store.db.base_sql_model import Base
-        from mlflow.store.workspace.dbmodels.models import SqlWorkspace
-    except ImportError:  # before MLflow 3.10
-        return []
-    with sqlalchemy.orm.Session(database) as session:
-        found = {row.name: row.to_mlflow_entity() for row in session.query(SqlWorkspace)}
-        for table in Base.metadata.tables.values():
-            if "workspace" in table.columns and table.name not in NOT_CARRIED:
-                for (name,) in session.execute(sqlalchemy.select(table.c.workspace).distinct()):
-                    found.setdefault(name, Workspace(name))
+    found: dict[str, dict[str, Any]] = {}
+    if "workspaces" in there:
+        for row in connection.execute(sqlalchemy.text("SELECT * FROM workspaces")).mappings():
+            document = {name: row.get(name) for name in _OF_WORKSPACE}
+            archival = {name: row.get(f"trace_archival_{name}") for name in _OF_ARCHIVAL}
+            document["trace_archival_config"] = _given(archival) or None
+            found[row["name"]] = _given(document)
+    for table in sorted(MAPPED.keys() & there.keys()):
+        if "workspace" in there[table]:
+            name: sqlalchemy.ColumnClause[str] = sqlalchemy.column("workspace")
+            query = sqlalchemy.select(name).select_from(sqlalchemy.table(table)).distinct()
+            for workspace in connection.execute(query).scalars():
+                found.setdefault(workspace, {"name": workspace})
     return list(found.values()) if set(found) - {_DEFAULT_WORKSPACE} else []
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def drop_default_experiment(copy: Engine) -> None:
@@ -390,14 +454,14 @@ _TABLES_LOCK = {
 """Held by the connection of whoever makes MLflow's tables, for as long as it is open."""
 
 
-def require_current_schema(uri: str) -> list[Any]:
+def require_current_schema(uri: str) -> list[dict[str, Any]]:
     """Refuse to write to a database that MLflow would migrate, while a server may run on it.
 
     MLflow's tables are made in an empty one, by one process at a time. A server that does not
     answer is asked only once: MLflow itself waits two minutes for it to come up.
 
     Returns:
-        MLflow's entity of each workspace, none where there is the default one alone.
+        REST's ``Workspace`` of each, none where there is the default one alone.
 
     Raises:
         UnsupportedFormatError: Its schema is not that of this MLflow.
@@ -424,7 +488,7 @@ def require_current_schema(uri: str) -> list[Any]:
                     upgrade(engine)
                     return []
             if revision == latest_revision():
-                return _workspaces_of(connection)
+                return _workspaces_of(connection, columns_there(connection))
     if revision is not None:
         how = "older" if is_known(revision) else "newer"
         raise UnsupportedFormatError(
@@ -489,6 +553,9 @@ class ReadOnly(CreateEnginePlugin):
 
 
 _DEFAULT_WORKSPACE = "default"
+_OF_WORKSPACE = ("name", "description", "default_artifact_root")
+_OF_ARCHIVAL = ("location", "retention")
+_ENGINE_OPTIONS = ("MLFLOW_SQLALCHEMYSTORE_", "MLFLOW_MYSQL_SSL_")
 _TOKEN = "exim"  # noqa: S105 - names an entry of _LENT
 _LENT: dict[str, tuple[Callable[[], Any], Any]] = {}
 """What the connections of open databases are made by, and the lock of those that share one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from functools import cache
 from pathlib import Path
@@ -77,9 +78,11 @@ def _before() -> dict[str, str | None]:
 
 
 def _folder() -> Path:
-    import mlflow.store
-
-    return Path(mlflow.store.__file__).parent / "db_migrations"
+    """Return where MLflow's migrations are, without loading MLflow, which takes seconds."""
+    found = importlib.util.find_spec("mlflow")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+    return Path(found.submodule_search_locations[0]) / "store" / "db_migrations"
 
 
 def _config(engine: Engine | None = None) -> Config:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, MetaData
 
-__all__ = ["columns_of", "held_unmapped", "unknown", "unmapped"]
+__all__ = ["columns_of", "columns_there", "held_unmapped", "unknown", "unmapped"]
 
 
 def columns_of(schema: MetaData) -> dict[str, list[str]]:
@@ -43,14 +43,18 @@ def unmapped(there: Mapping[str, Collection[str]]) -> list[str]:
     return unknown(carried, MAPPED)
 
 
-def held_unmapped(connection: Connection) -> list[str]:
-    """Return those that hold something of a database's tables and columns that are not mapped."""
-    from sqlalchemy import column, inspect, literal, select, table
+def columns_there(connection: Connection) -> dict[str, list[str]]:
+    """Return the columns of a database by table."""
+    from sqlalchemy import inspect
 
-    there = {
-        name: [column["name"] for column in columns]
-        for (_, name), columns in inspect(connection).get_multi_columns().items()
-    }
+    found = inspect(connection).get_multi_columns()
+    return {name: [c["name"] for c in columns] for (_, name), columns in found.items()}
+
+
+def held_unmapped(connection: Connection, there: Mapping[str, Collection[str]]) -> list[str]:
+    """Return those that hold something of a database's tables and columns that are not mapped."""
+    from sqlalchemy import column, literal, select, table
+
     held = []
     for name in unmapped(there):
         of_table, _, of = name.partition(".")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import requests
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.errors import translated
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["DEFAULT", "Workspaces", "entered", "workers"]
+__all__ = ["DEFAULT", "Workspaces", "active", "entered", "workers"]
 
 DEFAULT = "default"
 """Name of the workspace that every deployment has."""
 
+_ACTIVE = contextvars.ContextVar("mlflow_exim_workspace", default=DEFAULT)
 _ENDPOINT = "/api/3.0/mlflow/workspaces"
 _WITHOUT_WORKSPACES = {
     requests.codes.not_found,
@@ -67,7 +68,7 @@ class Workspaces:
             ServerError: The server has workspaces and does not list them.
         """
         if not self._host.is_http:
-            return [proto_document(workspace) for workspace in self._host.workspaces]
+            return [dict(workspace) for workspace in self._host.workspaces]
         doing = "listing the workspaces"
         with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
             if response.status_code in _WITHOUT_WORKSPACES:
@@ -103,6 +104,15 @@ def entered(workspace: dict[str, Any] | None) -> Iterator[None]:
         ServerError: MLflow refuses the name, or knows no workspaces.
     """
     name = workspace["name"] if workspace else None
+    with contextlib.ExitStack() as inside:
+        if name is not None or "mlflow" in sys.modules:  # where it is not loaded, none is active
+            _enter(name, inside)
+        before = _ACTIVE.set(name or DEFAULT)
+        inside.callback(_ACTIVE.reset, before)
+        yield
+
+
+def _enter(name: str | None, inside: contextlib.ExitStack) -> None:
     try:
         from mlflow.utils.workspace_context import ServerWorkspaceContext
     except ImportError:  # MLflow 3.10.0 and before
@@ -110,13 +120,14 @@ def entered(workspace: dict[str, Any] | None) -> Iterator[None]:
             raise ServerError(
                 f"this MLflow cannot enter workspace {name!r}", 'pip install "mlflow>3.10.0"'
             ) from None
-        yield
-        return
-    inside = contextlib.ExitStack()
-    with inside:
+    else:
         with translated(f"entering workspace {name!r}"):
             inside.enter_context(ServerWorkspaceContext(name))
-        yield
+
+
+def active() -> str:
+    """Name of the workspace that this thread has entered."""
+    return _ACTIVE.get()
 
 
 def workers(most: int, name: str) -> ThreadPoolExecutor:

@@ -15,17 +15,18 @@ from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.histories import empty, failed, sorted_rows
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.workspaces import workers
-from mlflow_exim_plugin.host.sql.reader import TableReader, rows_seen_by
+from mlflow_exim_plugin.host.tables import TableReader, rows_seen_by
 from mlflow_exim_plugin.schema.metric_rows import RowBatch
 from mlflow_exim_plugin.schema.tables import HISTORY, METRICS, sort_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import ColumnClause, Connection, Engine
 
     from mlflow_exim_plugin.host.api.histories import HistoriesAhead
+    from mlflow_exim_plugin.host.tables import Where
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import Failure
 
@@ -39,13 +40,13 @@ class StoredHistories:
     """Reads histories from a database.
 
     Args:
-        engine: The store's own, with MLflow's schema.
+        engine: The database's, of any of MLflow's schemas.
         rows_at_once: How many rows one query may bring.
 
     Attributes:
         rows_ahead: See ``HistorySource``.
 
-    Source: ``SqlAlchemyStore.engine`` and MLflow's table ``metrics``.
+    Source: MLflow's table ``metrics``.
     """
 
     rows_ahead = 25_000
@@ -109,11 +110,11 @@ class StoredHistories:
 
     def _counts(self, run_ids: list[str]) -> dict[str, int]:
         """Return how many rows each run has, none left out that has any."""
-        from mlflow.store.tracking.dbmodels.models import SqlMetric
-        from sqlalchemy import func, select
+        from sqlalchemy import column, func, select, table
 
-        column = SqlMetric.__table__.c.run_uuid
-        query = select(column, func.count()).where(column.in_(run_ids)).group_by(column)
+        run_id: ColumnClause[str] = column("run_uuid")
+        query = select(run_id, func.count()).select_from(table("metrics"))
+        query = query.where(run_id.in_(run_ids)).group_by(run_id)
         with translated("counting metric rows"), self._engine.connect() as connection:
             return {run_id: int(rows) for run_id, rows in connection.execute(query)}
 
@@ -137,7 +138,7 @@ def metric_rows(connection: Connection, run_ids: list[str], key: str | None = No
         Rows in any order, schema ``METRICS``. To some databases a capital letter is no difference,
         so those of other keys may be among them.
     """
-    where: dict[str, str | Sequence[str]] = {"run_uuid": run_ids}
+    where: Where = {"run_uuid": run_ids}
     if key is not None:
         where["key"] = key
     return _as_rows(rows_seen_by(connection, "metrics", _STORED, where))

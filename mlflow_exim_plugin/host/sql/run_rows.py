@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "LOGGED_MODEL_COLUMNS",
+    "LOGGED_MODEL_STATUSES",
+    "MODEL_COLUMNS",
+    "VERSION_COLUMNS",
     "experiment_rows",
     "logged_model_metrics",
     "logged_model_rows",
@@ -28,6 +32,43 @@ __all__ = [
     "run_rows",
     "version_rows",
 ]
+
+
+_OF_REGISTRY = {
+    "creation_time": "creation_timestamp",
+    "last_updated_time": "last_updated_timestamp",
+    "description": "description",
+}
+MODEL_COLUMNS = _OF_REGISTRY
+"""Fields of REST's ``RegisteredModel`` by the columns that they are kept in."""
+VERSION_COLUMNS = _OF_REGISTRY | {
+    name: name
+    for name in ("user_id", "current_stage", "run_id", "run_link", "status", "status_message")
+}
+"""Fields of REST's ``ModelVersion`` by the columns that they are kept in."""
+LOGGED_MODEL_COLUMNS = {"artifact_location": "artifact_uri"} | {
+    name: name
+    for name in (
+        "model_id",
+        "experiment_id",
+        "name",
+        "creation_timestamp_ms",
+        "last_updated_timestamp_ms",
+        "status",
+        "lifecycle_stage",
+        "model_type",
+        "source_run_id",
+        "status_message",
+    )
+}
+"""Fields of ``info`` of REST's ``LoggedModel`` by the columns that they are kept in."""
+LOGGED_MODEL_STATUSES = (
+    "LOGGED_MODEL_STATUS_UNSPECIFIED",
+    "LOGGED_MODEL_PENDING",
+    "LOGGED_MODEL_READY",
+    "LOGGED_MODEL_UPLOAD_FAILED",
+)
+"""Each by the number that is kept of it."""
 
 
 def experiment_rows(
@@ -161,20 +202,13 @@ def logged_model_rows(
     model: LoggedModel, experiment_id: int, artifact_location: str, tags: dict[str, str]
 ) -> Rows:
     """Return the rows of a logged model but its metrics."""
-    from mlflow.protos.service_pb2 import LoggedModelStatus as ProtoStatus
-
     info = model.info
     of_model = {"model_id": model.id, "experiment_id": experiment_id}
-    row = of_model | {
-        "name": info["name"],
+    row = {column: info.get(field) for column, field in LOGGED_MODEL_COLUMNS.items()}
+    row |= of_model | {
         "artifact_location": artifact_location,
-        "creation_timestamp_ms": info["creation_timestamp_ms"],
-        "last_updated_timestamp_ms": info["last_updated_timestamp_ms"],
-        "status": ProtoStatus.Value(info.get("status", "LOGGED_MODEL_STATUS_UNSPECIFIED")),
+        "status": LOGGED_MODEL_STATUSES.index(info.get("status", LOGGED_MODEL_STATUSES[0])),
         "lifecycle_stage": info.get("lifecycle_stage", "active"),
-        "model_type": info.get("model_type"),
-        "source_run_id": info.get("source_run_id"),
-        "status_message": info.get("status_message"),
     }
     rows: Rows = [("logged_models", row)]
     params = key_values(model.document.get("data", {}).get("params"))
@@ -209,11 +243,7 @@ def model_rows(model: RegisteredModel, name: str, workspace: str, tags: dict[str
     """Return the rows of a registered model or prompt but its versions and aliases."""
     document = model.document
     owner = {"workspace": workspace, "name": name}
-    row = owner | {
-        "creation_time": document.get("creation_timestamp"),
-        "last_updated_time": document.get("last_updated_timestamp"),
-        "description": document.get("description"),
-    }
+    row = owner | {column: document.get(field) for column, field in MODEL_COLUMNS.items()}
     rows: Rows = [("registered_models", row)]
     return rows + _tags("registered_model_tags", owner, tags.items())
 
@@ -239,18 +269,12 @@ def version_rows(
     document = version.document
     owner = {"workspace": workspace, "name": name, "version": number}
     source, storage_location = places
-    row = owner | {
-        "creation_time": document.get("creation_timestamp"),
-        "last_updated_time": document.get("last_updated_timestamp"),
-        "description": document.get("description"),
-        "user_id": document.get("user_id"),
+    row = owner | {column: document.get(field) for column, field in VERSION_COLUMNS.items()}
+    row |= {
         "current_stage": document.get("current_stage", "None"),
         "source": source,
         "storage_location": storage_location,
-        "run_id": document.get("run_id"),
-        "run_link": document.get("run_link"),
         "status": document.get("status", "READY"),
-        "status_message": document.get("status_message"),
     }
     rows: Rows = [("model_versions", row)]
     return rows + _tags("model_version_tags", owner, tags.items())

@@ -7,170 +7,43 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
-from mlflow_exim_plugin.host.documents import (
-    model_version_document,
-    registered_model_document,
-)
-from mlflow_exim_plugin.host.errors import translated
-from mlflow_exim_plugin.host.sql.reader import TableReader
-from mlflow_exim_plugin.schema.documents import dataset_identity, json_number
-from mlflow_exim_plugin.schema.objects import VERSION_KINDS, Failure, Kind, Run
-from mlflow_exim_plugin.schema.runs import RunHeader
+from mlflow_exim_plugin.host.tables import TableReader
+from mlflow_exim_plugin.schema.documents import dataset_identity, json_number, sorted_entries
+from mlflow_exim_plugin.schema.objects import Run
 from mlflow_exim_plugin.schema.tables import in_one_piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Engine, Table
+    from sqlalchemy import Engine
 
-__all__ = ["RowsOfRuns", "StoredReader", "StoredRuns"]
+__all__ = ["RowsOfRuns", "StoredRuns"]
 
 _IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
-_PARENT_TAG = "mlflow.parentRunId"
-
-
-class StoredReader(Reader):
-    """A ``Reader`` of a database, which lists an experiment's runs with one query.
-
-    MLflow's listings fail as a whole of one row that is not as it should be. Then the ids come from
-    the tables, and each object is read alone.
-    """
-
-    def found_experiments(self) -> Iterator[dict[str, Any] | Failure]:
-        """Yield every experiment in any order, or why it cannot be read."""
-        try:
-            yield from super().found_experiments()
-        except ServerLostError:
-            raise
-        except ServerError:
-            if self.host.engine is None:
-                raise
-            for identity in self.host.stored_ids(_table("SqlExperiment").c.experiment_id):
-                yield self._experiment(str(identity))
-
-    def owners_without(self, unread: set[str]) -> set[str]:
-        """Return the ids of experiments that are gone or unread, and that something belongs to."""
-        from mlflow.store.tracking.dbmodels import models
-
-        if self.host.engine is None:
-            return super().owners_without(unread)
-        tables = [getattr(models, name, None) for name in _OF_EXPERIMENTS]
-        columns = [table.__table__.c.experiment_id for table in tables if table is not None]
-        owners = {str(owner) for column in columns for owner in self.host.stored_ids(column)}
-        known = self.host.stored_ids(_table("SqlExperiment").c.experiment_id)
-        return owners - (set(map(str, known)) - unread)
-
-    def registered_model(self, name: str) -> dict[str, Any]:
-        """Return one registered model with its aliases, whatever its versions are like."""
-        try:
-            return super().registered_model(name)
-        except ServerLostError:
-            raise
-        except ServerError:
-            if not self._has_tables_of_models:
-                raise
-            from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
-
-            with (
-                translated(f"reading registered model {name!r}"),
-                self.host.registry.ManagedSessionMaker() as session,
-            ):
-                row = session.query(SqlRegisteredModel).filter_by(name=name).one()
-                return registered_model_document(row.to_mlflow_entity([]))
-
-    def found_versions(
-        self, name: str, aliases: dict[str, int], kind: Kind
-    ) -> list[dict[str, Any] | Failure]:
-        """Return every version of a registered model or prompt, or why it cannot be read."""
-        try:
-            return super().found_versions(name, aliases, kind)
-        except ServerLostError:
-            raise
-        except ServerError:
-            if not self._has_tables_of_models:
-                raise
-            from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
-
-            rows = SqlModelVersion.__table__.c
-            is_there = rows.name == name, rows.current_stage != _DELETED
-            found: list[dict[str, Any] | Failure] = []
-            for number in self.host.stored_ids(rows.version, *is_there):
-                its = [alias for alias, aliased in aliases.items() if aliased == number]
-                try:
-                    with translated(f"reading version {number} of {name!r}"):
-                        version = self.host.registry.get_model_version(name, str(number))
-                        found.append(model_version_document(version, its))
-                except ServerLostError:
-                    raise
-                except ServerError as error:
-                    of = VERSION_KINDS[kind]
-                    found.append(Failure(of, f"{name}/{number}", error.message))
-            return found
-
-    def _registered(self, filter_string: str | None) -> dict[str, bool]:
-        try:
-            return super()._registered(filter_string)
-        except ServerLostError:
-            raise
-        except ServerError:
-            if not self._has_tables_of_models:
-                raise
-            from mlflow.store.model_registry.dbmodels import models
-
-            if filter_string is None:
-                names = self.host.stored_ids(models.SqlRegisteredModel.__table__.c.name)
-                return dict.fromkeys(names, False)
-            tags = models.SqlRegisteredModelTag.__table__.c
-            names = self.host.stored_ids(tags.name, tags.key == PROMPT_TAG)
-            return dict.fromkeys(names, True)
-
-    @property
-    def _has_tables_of_models(self) -> bool:
-        """Whether the registry's tables can be asked by name alone."""
-        return self.host.has_one_store and not self.host.workspaces
-
-    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        """Return the headers of an experiment's runs that match, deleted ones included."""
-        engine = self.host.engine
-        if filter_string or engine is None:
-            return super().runs(experiment_id, filter_string)
-        from sqlalchemy import and_, select
-
-        runs, tags = _table("SqlRun"), _table("SqlTag")
-        of_parent = and_(tags.c.run_uuid == runs.c.run_uuid, tags.c.key == _PARENT_TAG)
-        query = (
-            select(runs.c.run_uuid, runs.c.lifecycle_stage, runs.c.start_time, tags.c.value)
-            .select_from(runs.outerjoin(tags, of_parent))
-            .where(runs.c.experiment_id == int(experiment_id))
-        )
-        doing = f"listing the runs of experiment {experiment_id}"
-        with translated(doing), engine.connect() as connection:
-            return {
-                run_id: RunHeader(run_id, experiment_id, stage, start_time or 0, parent)
-                for run_id, stage, start_time, parent in connection.execute(query).all()
-            }
+_USER_TAG = "mlflow.user"
+_OF_1_0 = "451aebb31d03"
+"""Revision before that with which MLflow 1.0 keeps users in tags."""
 
 
 class StoredRuns:
     """Reads runs from a database.
 
     Args:
-        engine: The store's own, with MLflow's schema.
+        engine: The database's, of any of MLflow's schemas.
+        tables: Reads them, for a few runs; else they are read by a connection of their own.
 
-    Source: ``SqlAlchemyStore.engine`` and MLflow's tables of runs.
+    Source: MLflow's tables of runs.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._tables = TableReader(engine)
+    def __init__(self, engine: Engine, tables: TableReader | None = None) -> None:
+        self._tables = tables or TableReader(engine)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -188,7 +61,7 @@ class StoredRuns:
         return RowsOfRuns(
             as_of_ms,
             infos=self._rows("runs", _INFO, run_uuid=run_ids),
-            metrics=self._rows("latest_metrics", _METRICS, run_uuid=run_ids),
+            metrics=self._latest_metrics(run_ids),
             params=self._rows("params", _PAIRS, run_uuid=run_ids),
             tags=self._rows("tags", _PAIRS, run_uuid=run_ids),
             dataset_links=links,
@@ -198,7 +71,25 @@ class StoredRuns:
             ),
             model_inputs=self._model_links("RUN_INPUT", "MODEL_INPUT", run_ids),
             model_outputs=self._model_links("RUN_OUTPUT", "MODEL_OUTPUT", run_ids),
+            tags_users=not self._has_users_in_columns,
         )
+
+    @cached_property
+    def _has_users_in_columns(self) -> bool:
+        """Whether it is from before MLflow 1.0, whose migration made tags of the users of runs."""
+        revisions = self._tables.values("alembic_version", "version_num")
+        return not revisions or revisions == [_OF_1_0]
+
+    def _latest_metrics(self, run_ids: list[str]) -> pa.Table:
+        if self._tables.has("latest_metrics", "key"):
+            return self._rows("latest_metrics", _METRICS, run_uuid=run_ids)
+        # Before MLflow 1.2 they were looked for among all.
+        rows = self._rows("metrics", _METRICS, run_uuid=run_ids)
+        order = ("run_uuid", "key", "step", "timestamp", "value")
+        rows = rows.sort_by([(name, "ascending") for name in order])
+        owners = pc.binary_join_element_wise(rows.column("run_uuid"), rows.column("key"), "/")
+        ends = pc.run_end_encode(in_one_piece(owners)).run_ends
+        return rows.take(pc.subtract(ends, 1))
 
     def _rows(self, table: str, columns: pa.Schema, **where: str | list[str]) -> pa.Table:
         if [] in where.values():
@@ -206,7 +97,7 @@ class StoredRuns:
         return self._tables.rows(table, columns, _DOING, limit=None, **where)
 
     def _model_links(self, source: str, destination: str, run_ids: list[str]) -> pa.Table:
-        if "step" not in _table("SqlInput").c:
+        if not self._tables.has("inputs", "step"):
             return _MODEL_LINK.empty_table()  # before MLflow 3 there were no logged models
         return self._rows(
             "inputs",
@@ -225,10 +116,6 @@ class StoredRuns:
         yield from self._trace_links("prompt_version", "source_id", trace_ids)
 
     def _trace_links(self, to: str, end: str, ids: list[str]) -> Iterator[tuple[str, str]]:
-        from mlflow.store.tracking.dbmodels import models
-
-        if not hasattr(models, "SqlEntityAssociation"):
-            return  # before MLflow 3.3
         for start in range(0, len(ids), _IDS_AT_ONCE):
             links = self._tables.rows(
                 "entity_associations",
@@ -252,6 +139,7 @@ class RowsOfRuns:
     Attributes:
         as_of_ms: When they were read, ms since the Unix epoch.
         infos: Schema ``_INFO``; the others have the schemas that their names tell.
+        tags_users: Whether the tags say already who made a run.
     """
 
     as_of_ms: int
@@ -264,6 +152,7 @@ class RowsOfRuns:
     input_tags: pa.Table
     model_inputs: pa.Table
     model_outputs: pa.Table
+    tags_users: bool = True
 
     @property
     def bytes_a_run(self) -> int:
@@ -285,6 +174,9 @@ class RowsOfRuns:
                 "params": params.get(run_id, []),
                 "tags": tags.get(run_id, []),
             }
+            if not self.tags_users and info["user_id"]:
+                known = {tag["key"]: tag["value"] for tag in its["tags"]}
+                its["tags"] = sorted_entries({_USER_TAG: info["user_id"]} | known)
             if info["run_name"] is None:
                 named = (tag["value"] for tag in its["tags"] if tag["key"] == _NAME_TAG)
                 info["run_name"] = next(named, None)
@@ -385,14 +277,15 @@ _INFO = pa.schema(
 )
 _PAIRS = pa.schema({"run_uuid": _TEXT, "key": _TEXT, "value": _TEXT})
 _METRICS = pa.schema(
-    {
-        "run_uuid": _TEXT,
-        "key": _TEXT,
-        "value": pa.float64(),
-        "timestamp": _NUMBER,
-        "step": _NUMBER,
-        "is_nan": pa.bool_(),
-    }
+    [
+        pa.field("run_uuid", _TEXT),
+        pa.field("key", _TEXT),
+        pa.field("value", pa.float64()),
+        pa.field("timestamp", _NUMBER),
+        # The first tables did not have these.
+        pa.field("step", _NUMBER, nullable=False),
+        pa.field("is_nan", pa.bool_(), nullable=False),
+    ]
 )
 _DATASET_LINK = pa.schema({"input_uuid": _TEXT, "source_id": _TEXT, "destination_id": _TEXT})
 _MODEL_LINK = pa.schema({"source_id": _TEXT, "destination_id": _TEXT, "step": _NUMBER})
@@ -457,15 +350,3 @@ def _tuples(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 def _distinct(rows: pa.Table, column: str) -> list[str]:
     return sorted(rows.column(column).unique().to_pylist())
-
-
-_DELETED = "Deleted_Internal"
-"""Stage of a version that MLflow keeps the number of."""
-_OF_EXPERIMENTS = ("SqlRun", "SqlLoggedModel", "SqlTraceInfo")
-
-
-def _table(model: str) -> Table:
-    from mlflow.store.tracking.dbmodels import models
-
-    table: Table = getattr(models, model).__table__
-    return table

@@ -22,13 +22,13 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.unmapped import columns_of, unmapped
 from mlflow_exim_plugin.host.sql.column_types import ColumnTypes, is_text
 from mlflow_exim_plugin.host.sql.histories import metric_rows
-from mlflow_exim_plugin.host.sql.reader import POSTGRES_DRIVERS
 from mlflow_exim_plugin.host.sql.text_limits import (
     BYTES_OF_TEXT,
     MAY_BE_CUT,
     TextLimit,
     folded,
 )
+from mlflow_exim_plugin.host.tables import POSTGRES_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseError
-from mlflow.store.entities.paged_list import PagedList
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, NO_TOKEN, answered, doubted, object_of
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import requests
+    from mlflow.store.entities.paged_list import PagedList
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -177,6 +177,8 @@ class TraceSearch:
 
     def _page(self, query: Query, token: str | None) -> PagedList[Trace | Failure]:
         """Return one page with the token of the next."""
+        from mlflow.store.entities.paged_list import PagedList
+
         with translated(query.doing):
             if not self.host.is_http:
                 return self._page_of_store(query, token)
@@ -236,6 +238,8 @@ class TraceSearch:
     def _page_of_store(
         self, query: Query, token: str | None, *, assessments: bool = True
     ) -> PagedList[Trace | Failure]:
+        from mlflow.store.entities.paged_list import PagedList
+
         search = getattr(self.host.tracking, "search_traces", None)
         if search is None:
             return PagedList([], None)
@@ -293,6 +297,8 @@ def json_reply(response: requests.Response, doing: str) -> dict[str, Any]:
 
 
 def _page_of(reply: dict[str, Any], make: Callable[[Any], Trace]) -> PagedList[Trace | Failure]:
+    from mlflow.store.entities.paged_list import PagedList
+
     listed, token = reply.get("traces", []), reply.get("next_page_token") or None
     if not isinstance(listed, list) or not isinstance(token, str | None):
         raise ParseError("traces is no list, or next_page_token no text")

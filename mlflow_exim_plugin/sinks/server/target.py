@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.api.writing import HostWriter
 from mlflow_exim_plugin.host.open.absent import is_absent
-from mlflow_exim_plugin.host.sql.runs import StoredReader
+from mlflow_exim_plugin.host.sql.reading import reader_of
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.server.source_tags import SourceTagWriter
 
@@ -52,7 +52,7 @@ class ServerTarget:
     @classmethod
     def of(cls, host: Host, options: Writing, ids: IdMap, absent: AbsentKinds) -> ServerTarget:
         """Make the parts that belong to a deployment."""
-        writer, reader = HostWriter(host), StoredReader(host)
+        writer, reader = HostWriter(host), reader_of(host)
         return cls(host, options, ids, writer, reader, SourceTagWriter(), absent)
 
 

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.reading import Reader
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.host.sql.reading import reader_of
 from mlflow_exim_plugin.kinds import VERSION_KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, ModelVersion, RegisteredModel
 
@@ -28,7 +28,7 @@ class RegistryOfHost:
     """
 
     def __init__(self, host: Host) -> None:
-        self._reader = Reader(host)
+        self._reader = reader_of(host)
 
     @classmethod
     @contextlib.contextmanager

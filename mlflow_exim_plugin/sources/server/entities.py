@@ -129,7 +129,7 @@ class EntityReader:
     def _secrets(self) -> Iterator[Unpacked | Failure]:
         """Yield the gateway's secrets by name: what they hold is never read."""
         try:
-            names = sorted(secret_names(self._host))
+            names = sorted(secret_names(self._host)) if self._host.may_have("secrets") else []
         except ServerLostError:
             raise
         except ServerError as error:
@@ -176,7 +176,7 @@ class EntityReader:
         found = False
         try:
             described = KINDS[kind]
-            if described.of_experiment and not self._host.may_have(described.table):
+            if described.table and not self._host.may_have(described.table):
                 return
             as_of_ms = time.time_ns() // 1_000_000
             for item in read():

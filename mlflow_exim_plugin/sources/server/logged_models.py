@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
-from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -55,7 +55,7 @@ class LoggedModelReader:
         files: Callable[[str, str | None], list[Artifact | Failure]],
     ) -> None:
         self._host = host
-        self._models = LoggedModels(host)
+        self._models = logged_models_of(host)
         self._selection = selection
         self._plan = plan
         self._files = files

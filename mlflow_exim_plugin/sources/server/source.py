@@ -12,12 +12,13 @@ from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, Ser
 from mlflow_exim_plugin.host.answers import is_no_answer
 from mlflow_exim_plugin.host.api.first_runs import FirstReader
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
-from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.entities.datasets import dataset_headers
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT, Workspaces, entered, workers
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
-from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredReader, StoredRuns
+from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
+from mlflow_exim_plugin.host.sql.reading import reader_of
+from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredRuns
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
@@ -78,7 +79,7 @@ class ServerSource:
     def __init__(self, host: Host, *, jobs: int = 4, contents: bool = True) -> None:
         self._host = host
         self._contents = contents
-        self._reader = FirstReader(host) if host.generation.is_0x else StoredReader(host)
+        self._reader = FirstReader(host) if host.generation.is_0x else reader_of(host)
         self._workspaces = Workspaces(host)
         self._jobs = jobs
 
@@ -160,7 +161,7 @@ class ServerSource:
         experiment_ids = [d["experiment_id"] for d in self._reader.experiments()]
         if identity.startswith("m-"):
             for experiment_id in experiment_ids:
-                for document in LoggedModels(self._host).documents(experiment_id):
+                for document in logged_models_of(self._host).documents(experiment_id):
                     yield LoggedModel(document)
         elif identity.startswith("d-"):
             for header in dataset_headers(self._host).values():

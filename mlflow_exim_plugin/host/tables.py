@@ -1,10 +1,11 @@
 """Rows of MLflow's tables out of a database, those of many objects with each query, as Arrow.
 
 MLflow's own calls build an object for every row. Where a driver can, not even the rows are
-Python's: SQLite's by ADBC, PostgreSQL's by ``COPY``. Both leave the interpreter to others
-meanwhile, while Python's own driver for SQLite asks for it back after each row. ADBC for PostgreSQL
-takes a quarter less time than ``COPY`` for the rows alone and as much of this process; it opens a
-connection of its own, though, which does not see the moment that is being read.
+Python's: SQLite's by ADBC where there are many, PostgreSQL's by ``COPY``. Both leave the
+interpreter to others meanwhile, while Python's own driver for SQLite asks for it back after each
+row. ADBC for PostgreSQL takes a quarter less time than ``COPY`` for the rows alone and as much of
+this process; it opens a connection of its own, though, which does not see the moment that is being
+read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnClause, Connection, Engine, Select
 
-    Where: TypeAlias = dict[str, str | Sequence[str]]
+    Value: TypeAlias = str | int
+    Where: TypeAlias = dict[str, Value | Sequence[str]]
     """Value of a column, or some of which it has one."""
 
 __all__ = ["POSTGRES_DRIVERS", "TableReader", "rows_seen_by"]
@@ -34,20 +36,26 @@ __all__ = ["POSTGRES_DRIVERS", "TableReader", "rows_seen_by"]
 POSTGRES_DRIVERS = ("psycopg2", "psycopg")
 """Those that give and take rows by ``COPY``, each in its own way."""
 _FETCH_ROWS = 25_000
+_ARROW_FROM_BYTES = 16 << 20
+"""Size of a SQLite file from which on its driver for Arrow is worth the time to load it."""
 
 
 class TableReader:
-    """Reads tables of a database, for several threads in turn.
+    """Reads tables of a database of any of MLflow's schemas, for several threads in turn.
+
+    A table that is not there has no rows. A column that is not there holds nothing, and zero where
+    it may not hold nothing.
 
     Args:
-        engine: The store's own, with MLflow's schema.
-
-    Source: ``SqlAlchemyStore.engine``.
+        engine: The database's.
+        by_arrow: Whether many rows of SQLite may come by a connection of their own.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, by_arrow: bool = True) -> None:
         self._engine = engine
+        self._by_arrow = by_arrow
         self._arrow: Any = None
+        self._there: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -69,7 +77,7 @@ class TableReader:
         doing: str,
         *,
         limit: int | None = None,
-        **where: str | Sequence[str],
+        **where: Value | Sequence[str],
     ) -> pa.Table:
         """Return rows in any order.
 
@@ -85,13 +93,78 @@ class TableReader:
             ServerLostError: The database is gone.
         """
         with translated(doing):
-            return self._rows(table, columns, where, limit)
+            there = self._columns_of(table)
+            if not there.issuperset(where):
+                return columns.empty_table()
+            known = pa.schema([field for field in columns if field.name in there])
+            if not known.names:
+                return columns.empty_table()
+            found = self._rows(table, known, where, limit)
+            return found if known.names == columns.names else _completed(found, columns)
+
+    def has_rows(self, table: str) -> bool:
+        """Whether a table is there and has any row.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        from sqlalchemy import literal, select
+        from sqlalchemy import table as table_of
+
+        query = select(literal(1)).select_from(table_of(table)).limit(1)
+        with translated(f"looking into table {table}"):
+            if not self._columns_of(table):
+                return False
+            with self._engine.connect() as connection:
+                return connection.execute(query).first() is not None
+
+    def values(self, table: str, column: str, **where: Value) -> list[Any]:
+        """Return what a column holds, each value once, in order.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        from sqlalchemy import column as column_of
+        from sqlalchemy import select
+        from sqlalchemy import table as table_of
+
+        wanted: ColumnClause[Any] = column_of(column)
+        query = select(wanted).select_from(table_of(table)).distinct().order_by(wanted)
+        for name, value in where.items():
+            query = query.where(column_of(name) == value)
+        with translated(f"reading the table {table}"):
+            if not self._columns_of(table).issuperset({column, *where}):
+                return []
+            with self._engine.connect() as connection:
+                return list(connection.execute(query).scalars())
+
+    def has(self, table: str, column: str) -> bool:
+        """Whether a table is there and has a column.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        with translated(f"looking at table {table}"):
+            return column in self._columns_of(table)
+
+    def _columns_of(self, table: str) -> frozenset[str]:
+        """Return the columns of a table, none where it is not there."""
+        if table not in self._there:
+            from sqlalchemy import inspect
+            from sqlalchemy.exc import NoSuchTableError
+
+            try:
+                columns = inspect(self._engine).get_columns(table)
+            except NoSuchTableError:
+                columns = []
+            self._there[table] = frozenset(column["name"] for column in columns)
+        return self._there[table]
 
     def _rows(self, table: str, columns: pa.Schema, where: Where, limit: int | None) -> pa.Table:
-        if self._engine.dialect.name == "sqlite" and (driver := _arrow_driver()):
+        if self._engine.dialect.name == "sqlite" and (driver := self._arrow_driver()):
             with self._lock:
                 try:
-                    return self._by_arrow(driver, table, columns, where, limit)
+                    return self._fetched_by(driver, table, columns, where, limit)
                 finally:
                     if self._is_closed:
                         self._let_go()
@@ -100,13 +173,27 @@ class TableReader:
         with self._engine.connect() as connection, turn:
             return rows_seen_by(connection, table, columns, where, limit)
 
-    def _by_arrow(
+    def _arrow_driver(self) -> Any:
+        """Return the driver that gives SQLite's rows as Arrow, None where none is wanted or there.
+
+        A few rows are read before it is loaded.
+        """
+        path = Path(str(self._engine.url.database))
+        if not self._by_arrow or not path.exists() or path.stat().st_size < _ARROW_FROM_BYTES:
+            return None
+        try:
+            from adbc_driver_sqlite import dbapi
+        except ImportError:
+            return None
+        return dbapi
+
+    def _fetched_by(
         self, driver: Any, table: str, columns: pa.Schema, where: Where, limit: int | None
     ) -> pa.Table:
         if self._arrow is None:
             path = Path(str(self._engine.url.database)).absolute().as_uri()
             self._arrow = driver.connect(f"{path}?mode=ro")
-        parameters = [v if isinstance(v, str) else _json(v) for v in where.values()]
+        parameters = [v if isinstance(v, str | int) else _json(v) for v in where.values()]
         tests = _tests(where, "= ?", "IN (SELECT value FROM json_each(?))")
         with self._arrow.cursor() as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_FETCH_ROWS)})
@@ -134,13 +221,17 @@ def rows_seen_by(
     return pa.concat_tables(fetched) if fetched else columns.empty_table()
 
 
-def _arrow_driver() -> Any:
-    """Return the driver that gives SQLite's rows as Arrow, None where it is not installed."""
-    try:
-        from adbc_driver_sqlite import dbapi
-    except ImportError:
-        return None
-    return dbapi
+def _completed(found: pa.Table, columns: pa.Schema) -> pa.Table:
+    """Return rows with the columns that their table does not have."""
+    arrays = [
+        found.column(field.name)
+        if field.name in found.column_names
+        else pa.nulls(found.num_rows, field.type)
+        if field.nullable
+        else pa.repeat(pa.scalar(0).cast(field.type), found.num_rows)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 def _json(values: Sequence[str]) -> str:
@@ -149,14 +240,14 @@ def _json(values: Sequence[str]) -> str:
 
 def _select(table: str, columns: pa.Schema, tests: list[str], limit: int | None) -> str:
     names = ", ".join(f'"{name}"' for name in columns.names)
+    those = f" WHERE {' AND '.join(tests)}" if tests else ""
     at_most = f" LIMIT {limit}" if limit is not None else ""
-    wanted = f'SELECT {names} FROM "{table}"'  # noqa: S608 - MLflow's
-    return f"{wanted} WHERE {' AND '.join(tests)}{at_most}"
+    return f'SELECT {names} FROM "{table}"{those}{at_most}'  # noqa: S608 - MLflow's
 
 
 def _tests(where: Where, is_equal: str, is_one_of: str) -> list[str]:
     return [
-        f'"{name}" {is_equal if isinstance(value, str) else is_one_of}'
+        f'"{name}" {is_equal if isinstance(value, str | int) else is_one_of}'
         for name, value in where.items()
     ]
 
@@ -169,7 +260,8 @@ def _query(table: str, columns: pa.Schema, where: Where) -> Select[Any]:
     wanted: list[ColumnClause[Any]] = [column(name) for name in columns.names]
     query: Select[Any] = select(*wanted).select_from(table_of(table))
     for name, value in where.items():
-        test = column(name) == value if isinstance(value, str) else column(name).in_(value)
+        those: ColumnClause[Any] = column(name)
+        test = those == value if isinstance(value, str | int) else those.in_(value)
         query = query.where(test)
     return query
 
@@ -191,7 +283,7 @@ def _copied(
     from pyarrow import csv
 
     tests = _tests(where, "= %s", "= ANY(%s)")
-    values = tuple(v if isinstance(v, str) else list(v) for v in where.values())
+    values = tuple(v if isinstance(v, str | int) else list(v) for v in where.values())
     statement = (
         f"COPY ({_select(table, columns, tests, limit)}) TO STDOUT (FORMAT csv, ENCODING 'UTF8')"
     )

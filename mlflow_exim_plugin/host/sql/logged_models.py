@@ -1,0 +1,142 @@
+"""Logged models of a database, read without MLflow's store."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.host.api.logged_models import LoggedModels
+from mlflow_exim_plugin.host.open.workspaces import active
+from mlflow_exim_plugin.host.sql.run_rows import LOGGED_MODEL_COLUMNS, LOGGED_MODEL_STATUSES
+from mlflow_exim_plugin.schema.documents import (
+    json_number,
+    metric_identity,
+    present,
+    sorted_entries,
+    without_empty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.host.tables import TableReader
+
+__all__ = ["StoredLoggedModels", "logged_models_of"]
+
+
+def logged_models_of(host: Host) -> LoggedModels:
+    """Return what reads the logged models of a deployment: its tables where they are at hand."""
+    return LoggedModels(host) if host.tables is None else StoredLoggedModels(host, host.tables)
+
+
+class StoredLoggedModels(LoggedModels):
+    """Reads the logged models of a database.
+
+    Args:
+        host: The deployment.
+        tables: Its tables.
+    """
+
+    def __init__(self, host: Host, tables: TableReader) -> None:
+        super().__init__(host)
+        self._tables = tables
+
+    def documents(self, experiment_id: str) -> Iterator[dict[str, Any]]:
+        """Yield every logged model of an experiment but the deleted ones, by id."""
+        for model_id in sorted(self.ids(experiment_id)):
+            yield self.read(model_id)
+
+    def ids(self, experiment_id: str) -> set[str]:
+        """Return the logged models of an experiment but the deleted ones."""
+        its = self._tables.values(
+            "logged_models",
+            "model_id",
+            experiment_id=int(experiment_id),
+            lifecycle_stage="active",
+        )
+        return set(its)
+
+    def deleted_ids(self) -> list[str]:
+        """Return the deleted logged models."""
+        return self._tables.values("logged_models", "model_id", lifecycle_stage="deleted")
+
+    def read(self, model_id: str) -> dict[str, Any]:
+        """Return one logged model; ``info.lifecycle_stage`` says it where it is deleted.
+
+        Raises:
+            NotFoundError: There is none of that id in the active workspace.
+            ServerError: It cannot be read.
+        """
+        found = self._rows("logged_models", _MODEL, model_id)
+        if not found or not self._is_here(found[0]["experiment_id"]):
+            raise NotFoundError(f"there is no logged model {model_id}")
+        (row,) = found
+        if (status := row["status"]) not in range(len(LOGGED_MODEL_STATUSES)):
+            raise ServerError(f"reading logged model {model_id}: there is no status {status}")
+        info = {LOGGED_MODEL_COLUMNS[column]: value for column, value in row.items()}
+        info |= {
+            "experiment_id": str(row["experiment_id"]),
+            "status": LOGGED_MODEL_STATUSES[status],
+        }
+        if row["lifecycle_stage"] != "deleted":
+            del info["lifecycle_stage"]
+        info = without_empty(present(info))
+        info["tags"] = self._entries("logged_model_tags", _TAG, model_id)
+        metrics = [_metric(metric) for metric in self._rows(_METRICS, _METRIC, model_id)]
+        metrics.sort(key=metric_identity)
+        params = self._entries("logged_model_params", _PARAM, model_id)
+        return {"info": info, "data": {"metrics": metrics, "params": params}}
+
+    def _is_here(self, experiment_id: int) -> bool:
+        if not self._host.workspaces:
+            return True
+        its = self._tables.values("experiments", "workspace", experiment_id=experiment_id)
+        return its == [active()]
+
+    def _entries(self, table: str, columns: pa.Schema, model_id: str) -> list[dict[str, str]]:
+        rows = (tuple(row.values()) for row in self._rows(table, columns, model_id))
+        return sorted_entries(dict(rows))
+
+    def _rows(self, table: str, columns: pa.Schema, model_id: str) -> list[dict[str, Any]]:
+        doing = f"reading logged model {model_id}"
+        found: list[dict[str, Any]] = self._tables.rows(
+            table, columns, doing, model_id=model_id
+        ).to_pylist()
+        return found
+
+
+def _metric(row: dict[str, Any]) -> dict[str, Any]:
+    """Return REST's ``Metric``; nothing stands for NaN."""
+    value = row["metric_value"]
+    metric = {
+        "key": row["metric_name"],
+        "value": json_number(math.nan if value is None else value),
+        "timestamp": row["metric_timestamp_ms"],
+        "step": row["metric_step"],
+    }
+    links = ("model_id", "dataset_name", "dataset_digest", "run_id")
+    return metric | {name: row[name] for name in links if row[name]}
+
+
+_TEXT, _NUMBER = pa.string(), pa.int64()
+_NUMBERS = ("experiment_id", "creation_timestamp_ms", "last_updated_timestamp_ms", "status")
+_MODEL = pa.schema(dict.fromkeys(LOGGED_MODEL_COLUMNS, _TEXT) | dict.fromkeys(_NUMBERS, _NUMBER))
+_TAG = pa.schema({"tag_key": _TEXT, "tag_value": _TEXT})
+_PARAM = pa.schema({"param_key": _TEXT, "param_value": _TEXT})
+_METRICS = "logged_model_metrics"
+_METRIC = pa.schema(
+    {
+        "metric_name": _TEXT,
+        "metric_value": pa.float64(),
+        "metric_timestamp_ms": _NUMBER,
+        "metric_step": _NUMBER,
+        "model_id": _TEXT,
+        "dataset_name": _TEXT,
+        "dataset_digest": _TEXT,
+        "run_id": _TEXT,
+    }
+)
