@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
-from mlflow.entities import Run
-from mlflow.protos.service_pb2 import Run as ProtoRun
 
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.answers import UnbelievableError, answered
@@ -32,6 +30,9 @@ class FirstReader(Reader):
 
     def _found_runs(self, experiment_ids: list[str], filter_string: str) -> Iterator[Any]:
         """Yield MLflow's runs that match, deleted and malformed ones included."""
+        from mlflow.entities import Run
+        from mlflow.protos.service_pb2 import Run as ProtoRun
+
         for experiment_id in experiment_ids:
             documents: list[dict[str, Any]] = []
             for found in self._runs_of(experiment_id):
