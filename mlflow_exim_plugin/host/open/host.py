@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import threading
 from functools import cached_property
@@ -25,9 +24,9 @@ from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_mlflows_word, is_refused
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
-from mlflow_exim_plugin.host.open.locations import is_database, require_local_store
+from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
-from mlflow_exim_plugin.host.open.stores import StoreOpener
+from mlflow_exim_plugin.host.open.stores import StoreOpener, cut_nothing_off
 from mlflow_exim_plugin.host.tables import TableReader
 from mlflow_exim_plugin.redaction import conceal, redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -95,7 +94,7 @@ class Host:
         self.roots = roots
         self._artifacts_destination = artifacts_destination
         self.mlflow_version = metadata.version("mlflow")
-        self.tracking_uri, self._registry_uri = _uris(tracking_uri, registry_uri)
+        self.tracking_uri, self._registry_uri = both_uris(tracking_uri, registry_uri)
         conceal(self.tracking_uri)
         conceal(self._registry_uri)
         self._opened = contextlib.ExitStack()
@@ -129,7 +128,7 @@ class Host:
                 if create and self.generation.lists_experiments:
                     self._take_500()  # so it refuses what it is sent
                 if create:
-                    _cut_nothing_off(*stores)
+                    cut_nothing_off(*stores)
             failing.pop_all()
 
     def __enter__(self) -> Self:
@@ -569,42 +568,8 @@ def _not_found() -> requests.Response:
     return response
 
 
-def _cut_nothing_off(*stores: Any) -> None:
-    """Let MySQL and MariaDB refuse what a column cannot hold, instead of keeping a part of it.
-
-    By default they do, but MLflow leaves that off in the connection with which it has made the
-    default experiment, and the next who writes gets that one out of the pool.
-
-    Source: ``SqlAlchemyStore._create_default_experiment``.
-    """
-    for store in stores:
-        if (engine := getattr(store, "engine", None)) is None:
-            continue
-        from sqlalchemy import Engine, event
-
-        if isinstance(engine, Engine) and engine.dialect.name == "mysql":
-            event.listen(engine, "checkout", _be_strict)
-
-
-def _be_strict(connection: Any, *_: object) -> None:
-    with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
-
-
 def _is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in {"http", "https"}
-
-
-def _uris(tracking_uri: str | None, registry_uri: str | None) -> tuple[str, str]:
-    """Return where the two are; MLflow is asked only for what was not given."""
-    if tracking_uri and not registry_uri and not os.environ.get("MLFLOW_REGISTRY_URI"):
-        registry_uri = tracking_uri
-    if not (tracking_uri and registry_uri):
-        import mlflow
-
-        tracking_uri = tracking_uri or mlflow.get_tracking_uri()
-        registry_uri = registry_uri or mlflow.get_registry_uri()
-    return str(tracking_uri), str(registry_uri)
 
 
 def _release(version: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
-__all__ = ["folder_of_database", "is_database", "require_local_store", "store_folder"]
+__all__ = ["both_uris", "folder_of_database", "is_database", "require_local_store", "store_folder"]
 
 _DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 _NO_FILE = {"", "/", "/:memory:"}
@@ -59,3 +60,15 @@ def require_local_store(uri: str) -> None:
             f"there is no MLflow store at {redact_url(uri)}",
             "check --tracking-uri, or the folder you started from",
         )
+
+
+def both_uris(tracking_uri: str | None, registry_uri: str | None) -> tuple[str, str]:
+    """Return where tracking and registry are; MLflow is asked only for what was not given."""
+    if tracking_uri and not registry_uri and not os.environ.get("MLFLOW_REGISTRY_URI"):
+        registry_uri = tracking_uri
+    if not (tracking_uri and registry_uri):
+        import mlflow
+
+        tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+        registry_uri = registry_uri or mlflow.get_registry_uri()
+    return str(tracking_uri), str(registry_uri)

@@ -7,6 +7,7 @@ of the whole process, of which we may be a small part.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from mlflow_exim_plugin.host.open.locations import is_database, store_folder
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-__all__ = ["StoreOpener"]
+__all__ = ["StoreOpener", "cut_nothing_off"]
 
 
 class StoreOpener:
@@ -91,3 +92,25 @@ def _in_workspaces(store: Any) -> Any:
     """
     own = {"_workspaces_enabled": staticmethod(lambda: True)}
     return type(store.__name__, (store,), own | {"_initialize_store_state": lambda _: None})
+
+
+def cut_nothing_off(*stores: Any) -> None:
+    """Let MySQL and MariaDB refuse what a column cannot hold, instead of keeping a part of it.
+
+    By default they do, but MLflow leaves that off in the connection with which it has made the
+    default experiment, and the next who writes gets that one out of the pool.
+
+    Source: ``SqlAlchemyStore._create_default_experiment``.
+    """
+    for store in stores:
+        if (engine := getattr(store, "engine", None)) is None:
+            continue
+        from sqlalchemy import Engine, event
+
+        if isinstance(engine, Engine) and engine.dialect.name == "mysql":
+            event.listen(engine, "checkout", _be_strict)
+
+
+def _be_strict(connection: Any, *_: object) -> None:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',STRICT_ALL_TABLES')")
