@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
@@ -24,6 +25,9 @@ from mlflow_exim_plugin.host.open.stores import StoreOpener
 from mlflow_exim_plugin.host.open.workspaces import entered, workers
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.schema.objects import Failure
+
+if TYPE_CHECKING:
+    from tests.servers import Server
 
 pytestmark = pytest.mark.compat
 
@@ -88,9 +92,9 @@ def test_a_proxied_root_has_credentials() -> None:
     assert HttpArtifactRepository(root)._host_creds.host.startswith("http://127.0.0.1:5000")
 
 
-def test_the_store_of_a_server_has_credentials() -> None:
-    host = Host("http://127.0.0.1:5000", create=False)
-    assert host.tracking.get_host_creds().host == "http://127.0.0.1:5000"
+def test_the_store_of_a_server_has_credentials(server: Server) -> None:
+    with Host(server.url, create=False) as host:
+        assert host.tracking.get_host_creds().host == server.url
 
 
 def test_a_store_of_a_database_has_its_engine_and_its_table_of_metrics(sqlite_uri: str) -> None:
