@@ -42,8 +42,8 @@ _EXPERIMENT = pa.schema(
         "name": _TEXT,
         "artifact_location": _TEXT,
         "lifecycle_stage": _TEXT,
-        "creation_time": _NUMBER,
         "last_update_time": _NUMBER,
+        "creation_time": _NUMBER,
         "workspace": _TEXT,
     }
 )
@@ -52,9 +52,7 @@ _TIMES = {"creation_time": _NUMBER, "last_updated_time": _NUMBER}
 _MODEL = pa.schema({"name": _TEXT, **dict.fromkeys(MODEL_COLUMNS, _TEXT), **_TIMES})
 _MODEL_TAG = pa.schema({"key": _TEXT, "value": _TEXT})
 _ALIAS = pa.schema({"alias": _TEXT, "version": _NUMBER})
-_VERSION = pa.schema(
-    {"version": _NUMBER, "source": _TEXT, **dict.fromkeys(VERSION_COLUMNS, _TEXT), **_TIMES}
-)
+_VERSION = pa.schema({"version": _NUMBER, **dict.fromkeys(VERSION_COLUMNS, _TEXT), **_TIMES})
 _VERSION_TAG = pa.schema({"version": _NUMBER, "key": _TEXT, "value": _TEXT})
 _DELETED = "Deleted_Internal"
 """Stage of a version that MLflow keeps the number of."""
@@ -223,10 +221,9 @@ class StoredReader(Reader):
             tags.setdefault(tag["version"], []).append(tag)
         rows = self._rows("model_versions", _VERSION, doing, **owner)
         return [
-            without_empty(_named(row, VERSION_COLUMNS))
+            {"name": name, "version": str(row["version"])}
+            | without_empty(_named({**row, "version": None}, VERSION_COLUMNS))
             | {
-                "name": name,
-                "version": str(row["version"]),
                 "tags": _tags(tags.get(row["version"], ())),
                 "aliases": sorted(aliases.get(row["version"], ())),
             }

@@ -34,32 +34,37 @@ __all__ = [
 ]
 
 
-_OF_REGISTRY = {
+MODEL_COLUMNS = {
     "creation_time": "creation_timestamp",
     "last_updated_time": "last_updated_timestamp",
     "description": "description",
 }
-MODEL_COLUMNS = _OF_REGISTRY
 """Fields of REST's ``RegisteredModel`` by the columns that they are kept in."""
-VERSION_COLUMNS = _OF_REGISTRY | {
-    name: name
-    for name in ("user_id", "current_stage", "run_id", "run_link", "status", "status_message")
+VERSION_COLUMNS = {
+    "creation_time": "creation_timestamp",
+    "last_updated_time": "last_updated_timestamp",
+    "user_id": "user_id",
+    "current_stage": "current_stage",
+    "description": "description",
+    "source": "source",
+    "run_id": "run_id",
+    "status": "status",
+    "status_message": "status_message",
+    "run_link": "run_link",
 }
 """Fields of REST's ``ModelVersion`` by the columns that they are kept in."""
-LOGGED_MODEL_COLUMNS = {"artifact_location": "artifact_uri"} | {
-    name: name
-    for name in (
-        "model_id",
-        "experiment_id",
-        "name",
-        "creation_timestamp_ms",
-        "last_updated_timestamp_ms",
-        "status",
-        "lifecycle_stage",
-        "model_type",
-        "source_run_id",
-        "status_message",
-    )
+LOGGED_MODEL_COLUMNS = {
+    "model_id": "model_id",
+    "experiment_id": "experiment_id",
+    "name": "name",
+    "creation_timestamp_ms": "creation_timestamp_ms",
+    "last_updated_timestamp_ms": "last_updated_timestamp_ms",
+    "artifact_location": "artifact_uri",
+    "status": "status",
+    "lifecycle_stage": "lifecycle_stage",
+    "model_type": "model_type",
+    "source_run_id": "source_run_id",
+    "status_message": "status_message",
 }
 """Fields of ``info`` of REST's ``LoggedModel`` by the columns that they are kept in."""
 LOGGED_MODEL_STATUSES = (
