@@ -118,6 +118,7 @@ def read_through(artifacts: Iterable[Artifact | Failure]) -> Iterator[Artifact |
     """Yield artifacts whose bytes have gone by: their digest tells whether they are others."""
     for artifact in artifacts:
         if isinstance(artifact, Artifact):
+            # One that cannot be read has no digest: then the object counts as changed.
             with suppress(ServerError, StoreError), artifact.open() as stream:
                 while stream.read(_CHUNK_BYTES):
                     pass

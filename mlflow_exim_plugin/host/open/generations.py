@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 __all__ = ["SEARCH", "TODAY", "Ask", "Generation", "generation_of"]
@@ -90,10 +91,15 @@ def generation_of(ask: Ask, *, has_search: Callable[[], bool]) -> Generation:
         ask: Asks it; None for whatever is no JSON object.
         has_search: Asks whether it can search experiments.
     """
-    for generation in (_FROM_1_0, _FROM_0_5, _FROM_0_1):
+
+    @cache  # two of them have one path
+    def has_listed(path: str) -> bool:
         # Each of them has made an experiment: who has none is another.
-        listed = (ask(generation.experiments, _ALL) or {}).get("experiments")
-        if not isinstance(listed, list) or not listed:
+        listed = (ask(path, _ALL) or {}).get("experiments")
+        return isinstance(listed, list) and bool(listed)
+
+    for generation in (_FROM_1_0, _FROM_0_5, _FROM_0_1):
+        if not has_listed(generation.experiments):
             continue
         if generation is _FROM_1_0 and has_search():
             return TODAY  # 1.28 to 1.30 have both

@@ -221,9 +221,10 @@ class StoredReader(Reader):
             tags.setdefault(tag["version"], []).append(tag)
         rows = self._rows("model_versions", _VERSION, doing, **owner)
         return [
-            {"name": name, "version": str(row["version"])}
-            | without_empty(_named({**row, "version": None}, VERSION_COLUMNS))
+            {"name": name}
+            | without_empty(_named(row, VERSION_COLUMNS))
             | {
+                "version": str(row["version"]),
                 "tags": _tags(tags.get(row["version"], ())),
                 "aliases": sorted(aliases.get(row["version"], ())),
             }

@@ -311,7 +311,8 @@ class LoggedModelWriter:
         report: Report,
     ) -> None:
         """Count and name what writing a model would."""
-        artifacts = read_through(model.artifacts) if known.content else model.artifacts
+        unsure = known.content and model.digest is None
+        artifacts = read_through(model.artifacts) if unsure else model.artifacts
         whole = self._run_writer.put_artifacts(model.id, "", "", artifacts, report)
         left, _ = self._log_metrics(model.id, known, _metrics(model.document), there, report)
         if left:

@@ -141,7 +141,8 @@ class RunWriter:
         before = known.content
         if self._options.dry_run:
             whole = self._log_histories(run, known, report, is_new=is_new)
-            artifacts = read_through(run.artifacts) if before else run.artifacts
+            unsure = before and run.digest is None
+            artifacts = read_through(run.artifacts) if unsure else run.artifacts
             whole &= self.put_artifacts(run.id, known.artifact_uri, "", artifacts, report)
         else:
             whole = self._fill(run, known, report, is_new=is_new)
