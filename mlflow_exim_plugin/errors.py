@@ -14,7 +14,7 @@
     |- ConflictError              the target has it and the policy is ``fail``      exit 8
     |  '- ArchiveExistsError      the output is there and overwriting was not asked
     |- ServerError                a tracking server or registry refused             exit 9
-    |  '- ServerLostError         it does not answer at all: going on is no use
+    |- ServerLostError            it does not answer at all: going on is no use     exit 9
     |- StoreError                 a file system or object store refused or died     exit 9
     '- MissingDependencyError     an optional package is needed                     exit 1
 
@@ -208,10 +208,14 @@ class ServerError(EximError):
     exit_code = ExitCode.SERVER
 
 
-class ServerLostError(ServerError):
-    """The server does not answer at all: going on with the next object would not help."""
+class ServerLostError(EximError):
+    """The server does not answer at all: going on with the next object would not help.
+
+    It is no ``ServerError``: what goes on after one refused object must not go on after this.
+    """
 
     code = ErrorCode.SERVER_LOST
+    exit_code = ExitCode.SERVER
 
 
 class StoreError(EximError, OSError):

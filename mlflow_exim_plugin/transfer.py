@@ -12,7 +12,6 @@ from mlflow_exim_plugin.errors import (
     NotFoundError,
     PartialTransferError,
     ServerError,
-    ServerLostError,
 )
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
@@ -81,8 +80,6 @@ def transfer(
     def settle(item: StreamObject, call: Callable[[], None]) -> None:
         try:
             call()
-        except ServerLostError:
-            raise
         except (ServerError, InvalidArchiveError, NotFoundError) as error:
             report.failed(Failure(item.kind, _named(item), error.message))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

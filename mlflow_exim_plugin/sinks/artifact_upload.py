@@ -92,8 +92,6 @@ class ArtifactUpload:
     def _check(self, owner: str, tree: ArtifactTree, sent: dict[str, int], report: Report) -> bool:
         try:
             there = dict(tree.files())
-        except ServerLostError:
-            raise
         except (ServerError, StoreError) as error:
             report.failed(Failure(Kind.ARTIFACT, f"{owner}/", error.message, len(sent)))
             return False

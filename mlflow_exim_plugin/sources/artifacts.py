@@ -7,7 +7,7 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, model_behind
@@ -98,8 +98,6 @@ class ArtifactReader:
                 # A version, whose id has its number after a slash, is no owner to its server.
                 tree = ArtifactTree(self._deployment, root, None if "/" in owner else owner)
                 return owner, tree, list(tree.files())
-        except ServerLostError:
-            raise
         except (ServerError, StoreError) as error:
             hint = f"; {error.hint}" if error.hint else ""
             return Failure(Kind.ARTIFACT, f"{owner}/", error.message + hint)
@@ -179,8 +177,6 @@ class ArtifactReader:
                 ):
                     return []
                 listing = self.listed(version.id, root)
-        except ServerLostError:
-            raise
         except ServerError as error:
             return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
         if listing is not None and not isinstance(listing, Failure) and not listing[2]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.options import matches
 from mlflow_exim_plugin.schema.objects import (
@@ -179,8 +179,6 @@ class Plan:
     def _list(self, experiment_id: str, clause: str) -> dict[str, RunHeader] | Failure:
         try:
             return self._catalog.runs(experiment_id, clause)
-        except ServerLostError:
-            raise
         except ServerError as error:
             if self._selection.filter and is_refused(error):
                 raise UsageError(f"--filter: {error.message}") from error
@@ -207,8 +205,6 @@ class Plan:
     def _header(self, run_id: str) -> RunHeader | None:
         try:
             document = self._catalog.run(run_id)
-        except ServerLostError:
-            raise
         except (ServerError, NotFoundError):
             return None
         return RunHeader.of(document)

@@ -41,7 +41,7 @@ UnsupportedFormatError   EximError            unsupported_format  7
 ConflictError            EximError            conflict            8
 ArchiveExistsError       ConflictError        archive_exists      8
 ServerError              EximError            server              9
-ServerLostError          ServerError          server_lost         9
+ServerLostError          EximError            server_lost         9
 StoreError               EximError            store               9
 MissingDependencyError   EximError            missing_dependency  1
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import UnbelievableError, answered
 from mlflow_exim_plugin.host.api.reading import Reader
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed
@@ -54,8 +54,6 @@ class FirstReader(Reader):
             listed = (self.host.get_json(generation.runs, query) or {}).get("runs") or []
             if not listed:
                 raise UnbelievableError("it gives none")  # noqa: TRY301 - asked in another way
-        except ServerLostError:
-            raise
         except (ServerError, UnbelievableError) as error:
             for named in self._runs_in([experiment_id], error):
                 yield self._alone(named) if named.id else named
@@ -70,8 +68,6 @@ class FirstReader(Reader):
         """Return a run that no search gives."""
         try:
             return self.run(named.id)
-        except ServerLostError:
-            raise
         except ServerError as error:
             return Malformed(named.id, error.message)
 

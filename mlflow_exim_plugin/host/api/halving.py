@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,8 +40,6 @@ def send_halving(
             entries = unsent.pop()
             try:
                 send(entries)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if not refuses(error):
                     raise

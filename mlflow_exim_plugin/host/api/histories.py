@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import answered
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.schema.metric_rows import RunRows
@@ -138,8 +138,6 @@ class _HistoryCalls:
         """Sort one reply's rows to their runs; ask again for what it may have cut off."""
         try:
             reply = call.result()
-        except ServerLostError:
-            raise
         except ServerError as error:
             if len(run_ids) == 1:
                 self._found[run_ids[0]].failures.append(failed(run_ids[0], key, error.message))
@@ -223,8 +221,6 @@ class HistoryReader:
                 )
             try:
                 rows = ahead.pop(key).result() if key in ahead else None
-            except ServerLostError:
-                raise
             except ServerError as error:
                 yield failed(histories.run_id, key, error.message)
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import UnbelievableError, object_of
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed, sifted
 from mlflow_exim_plugin.host.documents import (
@@ -95,8 +95,6 @@ class Reader:
                 for experiment in pages(page):
                     some = True
                     yield self._sound_experiment(experiment)
-        except ServerLostError:
-            raise
         except ServerError as error:
             if not some:
                 raise
@@ -166,8 +164,6 @@ class Reader:
                 if (found := document["experiment_id"]) != identity:
                     raise UnbelievableError(f"what comes is experiment {found!r}")
                 return document
-        except ServerLostError:
-            raise
         except ServerError as error:
             return Failure(Kind.EXPERIMENT, identity, error.message)
 
@@ -202,8 +198,6 @@ class Reader:
                 if header.experiment_id == experiment_id:
                     return header
                 reason = f"it says that it is of experiment {header.experiment_id}"
-            except ServerLostError:
-                raise
             except ServerError as error:
                 reason = error.message
         return Failure(Kind.RUN, identity or f"one of experiment {experiment_id}", reason)
@@ -314,8 +308,6 @@ class Reader:
                 raise_for_status(response)
                 with translated(doing):
                     listed = object_of(response.content).get("runs") or []
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Malformed("", f"deleted runs cannot be listed: {error.message}")
             return

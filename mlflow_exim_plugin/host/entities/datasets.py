@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
@@ -149,8 +149,6 @@ def _each_record(host: Host, dataset_id: str, listed: Callable[[], Iterator[Any]
             for found in listed():
                 seen.add(found.dataset_record_id)
                 yield found
-    except ServerLostError:
-        raise
     except ServerError:
         if host.tables is None:
             raise
@@ -171,8 +169,6 @@ def _each_record(host: Host, dataset_id: str, listed: Callable[[], Iterator[Any]
                 found = row.to_mlflow_entity()
                 found.to_dict()
             yield found
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Failure(Kind.DATASET_RECORD, f"{dataset_id}/{identity}", error.message)
 

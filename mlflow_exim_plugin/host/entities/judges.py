@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
@@ -135,8 +135,6 @@ def label_schemas(
         try:
             with translated(f"reading label schema {schema_id}"):
                 found.append(proto_document(host.tracking.get_label_schema(schema_id)))
-        except ServerLostError:
-            raise
         except ServerError as error:
             if getattr(error.__cause__, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 yield Failure(Kind.LABEL_SCHEMA, schema_id, error.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import pages
 from mlflow_exim_plugin.host.open.absent import method
 from mlflow_exim_plugin.schema.objects import Entity, Failure
@@ -37,8 +37,6 @@ def each(
     for identity in identities:
         try:
             found = read(identity)
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Failure(kind, identity, error.message)
         else:

@@ -194,8 +194,6 @@ class ArtifactTree:
             if depth > _MAX_DEPTH:
                 raise ServerError(f"it is nested deeper than {_MAX_DEPTH}")  # noqa: TRY301
             entries = self._entries(folder)
-        except ServerLostError:
-            raise
         except ServerError as error:
             if folder is None:
                 raise
@@ -212,8 +210,6 @@ class ArtifactTree:
         try:
             with translated(doing):
                 return list(answered(lambda: self._repository.list_artifacts(folder)))
-        except ServerLostError:
-            raise
         except ServerError:
             if self._proxied is None:
                 raise
@@ -340,7 +336,7 @@ class ArtifactTree:
             try:
                 with translated(f"reading artifact {path}"):
                     yield from response.iter_content(_CHUNK_BYTES)
-            except ServerError as error:
+            except (ServerError, ServerLostError) as error:
                 raise _BrokenReplyError(error.message) from error
 
     def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:

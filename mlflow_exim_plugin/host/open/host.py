@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import EximError, ServerError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_mlflows_word, is_refused
@@ -158,8 +158,6 @@ class Host:
                 self._stores = dict.fromkeys(self._stores, NothingOfToday(self.tracking))
             elif registry_too and (path := self.generation.registry(self._told)):
                 self._stores["registry"] = FirstRegistry(path, self.get_json, self.registry)
-        except ServerLostError:
-            raise
         except ServerError:
             return  # whatever is asked first will say what is wrong
 
@@ -270,8 +268,6 @@ class Host:
             return False
         try:
             told = self.get_json("/api/3.0/mlflow/server-info", []) or {}
-        except ServerLostError:
-            raise
         except ServerError:  # servers before MLflow 3.9, whose folders keep what their API has
             return False
         found = told.get("store_type") == "FileStore"
@@ -299,8 +295,6 @@ class Host:
             return ""
         try:
             told = self.call("GET", "/version", doing="asking for the server's version").text
-        except ServerLostError:
-            raise
         except ServerError:
             return ""
         return told if re.fullmatch(r"\d+\.\d+[\w.]*", told) else ""

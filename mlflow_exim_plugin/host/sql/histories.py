@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.histories import empty, failed, sorted_rows
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.workspaces import workers
@@ -72,8 +72,6 @@ class StoredHistories:
         for key in keys:
             try:
                 yield sorted_rows(run_id, key, self._rows_of_key(run_id, key))
-            except ServerLostError:
-                raise
             except ServerError as error:
                 yield failed(run_id, key, error.message)
 
@@ -170,8 +168,6 @@ class _StoredReading:
         """Return what gives each run's rows, then what it lists and has no rows for."""
         try:
             tables, self._long = self._reading.result()
-        except ServerLostError:
-            raise
         except ServerError:  # of one bad row: each key is read alone, and the broken one is named
             tables, self._is_broken = [], True
         for table in tables:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.workspaces import active
@@ -141,8 +141,6 @@ class StoredReader(Reader):
         """Return one run."""
         try:
             found = StoredRuns(self._engine, self._tables).read([run_id]).runs()
-        except ServerLostError:
-            raise
         except ServerError:  # SQLite keeps anything in any column, and MLflow takes some of it
             return super().run(run_id)
         if run_id not in found:
@@ -272,14 +270,10 @@ class StoredReader(Reader):
         """
         try:
             together = read(doing)
-        except ServerLostError:
-            raise
         except ServerError:
             for identity in ids():
                 try:
                     yield from read(f"{doing}, of {identity}", identity)
-                except ServerLostError:
-                    raise
                 except ServerError as error:
                     yield failed(identity, error.message)
         else:

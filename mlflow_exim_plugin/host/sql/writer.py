@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import csv
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.unmapped import columns_of, unmapped
 from mlflow_exim_plugin.host.sql.column_types import ColumnTypes, is_text
@@ -160,7 +160,7 @@ class TableWriter:
             if self.backend == "sqlite" and not self._only_looks:
                 with self._doing("the target is in use: stop the server that writes to it"):
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except ServerError:
+        except (ServerError, ServerLostError):
             connection.close()
             raise
         self._connection = connection
@@ -189,7 +189,7 @@ class TableWriter:
         try:
             with translated(what):
                 yield
-        except ServerError:
+        except (ServerError, ServerLostError):
             self.is_broken = True
             raise
 

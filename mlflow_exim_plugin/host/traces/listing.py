@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.traces.search import Query, TraceSearch
 from mlflow_exim_plugin.schema.objects import SOURCE_RUN, Failure, Kind, Trace
 
@@ -124,8 +124,6 @@ class TraceListing:
             try:
                 if not self._any(Query(tuple(asked))):
                     continue
-            except ServerLostError:
-                raise
             except ServerError as error:
                 why = error
             if len(asked) == 1:
@@ -138,8 +136,6 @@ class TraceListing:
     def _any(self, query: Query) -> bool:
         try:
             return self._search.any(query)
-        except ServerLostError:
-            raise
         except ServerError:
             self._require_answer(query)
             return True
@@ -183,8 +179,6 @@ class TraceListing:
                 seen.update(new)
                 if new:
                     yield list(new.values())
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Failure(Kind.TRACE, _place(query), error.message)
 
@@ -202,8 +196,6 @@ class TraceListing:
                 if isinstance(page, Failure):
                     continue
                 since_ms = page[-1].info["request_time_ms"]
-        except ServerLostError:
-            raise
         except ServerError as error:
             if query.is_patient:
                 self._require_answer(query, error)
@@ -232,8 +224,6 @@ class TraceListing:
             try:
                 for page in self._search.bare_pages(query):
                     yield [self._whole(trace, trouble) for trace in page]
-            except ServerLostError:
-                raise
             except ServerError as error:
                 reason = error.message
             else:
@@ -250,8 +240,6 @@ class TraceListing:
     def _whole(self, bare: Trace, trouble: _Trouble) -> Trace:
         try:
             return self._search.one(bare)
-        except ServerLostError:
-            raise
         except ServerError as error:
             trouble.without.append(f"request_id != '{bare.id}'")
             what = f"its {self._search.bare_lacks} cannot be read: {error.message}"
@@ -281,8 +269,6 @@ class TraceListing:
         try:
             for _ in self._search.bare_pages(query.where(clause)):
                 pass
-        except ServerLostError:
-            raise
         except ServerError:
             return True
         return False
@@ -295,8 +281,6 @@ class TraceListing:
         """
         try:
             self._search.any(replace(query, is_patient=False).within(_FIRST_MS, _FIRST_MS))
-        except ServerLostError:
-            raise
         except ServerError as error:
             raise because or error from error
 

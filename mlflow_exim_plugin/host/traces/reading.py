@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.traces.documents import (
     SPANS_LOCATION,
@@ -78,8 +78,6 @@ class TraceReader(TraceFiles):
                 trace.document = document
                 take(trace, spans, convert)
                 done.add(trace.id)
-        except ServerLostError:
-            raise
         except ServerError:
             pass  # of one broken trace: those that are left are asked for alone
         return done

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.traces.documents import (
@@ -309,8 +309,6 @@ class TraceCalls:
             try:
                 with translated("looking for traces"):
                     info = self.host.tracking.get_trace_info(trace_id)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if getattr(error.__cause__, "error_code", "") != _NOT_FOUND:
                     raise

@@ -104,8 +104,6 @@ class FileComparison:
             try:
                 self._tree = ArtifactTree(target.host, root)
                 self._there = dict(self._tree.files())
-            except ServerLostError:
-                raise
             except (ServerError, StoreError) as error:
                 self._problem = error.message
         self._present = [file for file in files if file.path in self._there]

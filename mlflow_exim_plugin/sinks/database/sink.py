@@ -122,7 +122,7 @@ class DatabaseSink:
         require_types(item)
         try:
             self._write(item, report)
-        except ServerError as error:
+        except (ServerError, ServerLostError) as error:
             with self._target.lock:
                 if self._target.tables.is_broken:
                     self._abandon(error.message, report)
@@ -197,7 +197,7 @@ class DatabaseSink:
         """Do what is no object's own, and take back what it belongs to where that fails."""
         try:
             call()
-        except ServerError as error:
+        except (ServerError, ServerLostError) as error:
             if not self._target.has_written:
                 report.lost(Loss(Kind.EXPERIMENT, self._scope, error.message))
             self._abandon(error.message, report)

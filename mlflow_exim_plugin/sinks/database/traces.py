@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.sql.entity_rows import association
 from mlflow_exim_plugin.host.sql.trace_rows import TraceForm, put_span_file
@@ -143,8 +143,6 @@ class TraceTables:
         try:
             if not self._target.options.dry_run:
                 put_span_file(self._target.host, trace, location)
-        except ServerLostError:
-            raise
         except (ServerError, StoreError) as error:
             report.failed(Failure(Kind.SPAN, trace.id, error.message, count))
             return

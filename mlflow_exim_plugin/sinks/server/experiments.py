@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.objects import Kind, Loss, key_values
 from mlflow_exim_plugin.schema.provenance import is_provenance
@@ -62,8 +62,6 @@ class ExperimentWriter:
         missing: dict[str, str] = {}
         try:
             made = self._writer.create_experiment(name, location, tags)
-        except ServerLostError:
-            raise
         except ServerError as error:
             if self._is_strict or not self._host.refused(error):
                 raise
@@ -86,8 +84,6 @@ class ExperimentWriter:
                 break
             try:
                 set_tag(key, value)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if is_absent(error):
                     self.takes_tags = False
@@ -112,8 +108,6 @@ class ExperimentWriter:
         delete = partial(self._writer.set_experiment_deleted, experiment_id, deleted=True)
         try:
             delete()
-        except ServerLostError:
-            raise
         except ServerError as error:
             deleted = self._deleted_runs(experiment_id) if self._host.refused(error) else set()
             if not deleted:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.writing import BATCH_METRICS, HostWriter
@@ -139,8 +139,6 @@ class HistoryLog:
             return
         try:
             there = sort_history(self._read_back(key, sent))
-        except ServerLostError:
-            raise
         except ServerError as error:
             self._fail(key, error.message)
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container.paths import encode_segment
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.open.absent import is_absent
@@ -250,8 +250,6 @@ class LoggedModelWriter:
                     versions = _with_new_versions(entry.versions, self._ids)
                     self._models.set_tags(entry.known.id, {VERSIONS_TAG: versions})
                 self._complete(entry, report)
-            except ServerLostError:
-                raise
             except (ServerError, NotFoundError) as error:
                 report.failed(Failure(Kind.LOGGED_MODEL, entry.source_id, error.message))
 
@@ -288,8 +286,6 @@ class LoggedModelWriter:
         if not self._has_answered:
             try:
                 next(self._models.documents("0"), None)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if is_absent(error):
                     self._absent.add(Kind.LOGGED_MODEL)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.canonical import content_digest
@@ -160,8 +160,6 @@ class ModelWriter:
         elif self._names is None and item.kind not in self._absent:
             try:
                 self._all_names()
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if not is_absent(error):
                     raise
@@ -295,8 +293,6 @@ class ModelWriter:
         if self._prompt_source is None:
             try:
                 return create(source)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 if not self._host.refused(error):
                     raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.schema.provenance import without_dots
 
@@ -93,8 +93,6 @@ class RegistryTags:
             attempts.append((value[:_CHARACTERS],))
         try:
             _, (taken,) = _first(attempts, send)
-        except ServerLostError:
-            raise
         except ServerError as error:
             report.lost(Loss(item.kind, item.id, f"its tag {key}: {error.message}"))
         else:
@@ -115,14 +113,10 @@ def _first(attempts: list[_Given], create: Callable[..., _Made]) -> tuple[_Made,
     given, *others = attempts
     try:
         return create(*given), given
-    except ServerLostError:
-        raise
     except ServerError as refusal:
         if not others:
             raise
         try:
             return _first(others, create)
-        except ServerLostError:
-            raise
         except ServerError:
             raise refusal from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.schema.objects import (
     Failure,
@@ -178,8 +178,6 @@ class RunWriter:
                     continue
                 if self._arrived(entry, parent, links, report) and entry.mark is not None:
                     self._complete(entry, entry.mark)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 report.lost(Loss(Kind.RUN, entry.source_id, error.message))
 
@@ -277,8 +275,6 @@ class RunWriter:
         )
         try:
             run_id, artifact_uri = create(run_name=name)
-        except ServerLostError:
-            raise
         except ServerError:
             if not self._may_cut(name):
                 raise

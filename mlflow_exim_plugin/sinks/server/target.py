@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.writing import HostWriter
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.reading import reader_of
@@ -103,8 +103,6 @@ def look_elsewhere(look: Callable[[str], object]) -> None:
     """
     try:
         look("0")
-    except ServerLostError:
-        raise
     except ServerError as error:
         if is_absent(error):
             raise
@@ -123,8 +121,6 @@ def attempt(call: Callable[[], object], otherwise: Loss, report: Report) -> bool
     """
     try:
         call()
-    except ServerLostError:
-        raise
     except ServerError as error:
         why = "the target's MLflow does not have this" if is_absent(error) else error.message
         what = f"{otherwise.what}: {why}" if otherwise.what else why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.schema.objects import Failure, Loss
 
 if TYPE_CHECKING:
@@ -79,8 +79,6 @@ class TextWriter:
         for most in [len(text), *shorter]:
             try:
                 put(key, text[:most])
-            except ServerLostError:
-                raise
             except ServerError as error:
                 last = error
             else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError, StoreError
 from mlflow_exim_plugin.host.open.roots import make_root
 from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.schema.objects import (
@@ -453,8 +453,6 @@ class WorkspaceSink:
             try:
                 self._writes.delete(target.id)
                 deleted.add(target.id)
-            except ServerLostError:
-                raise
             except (ServerError, StoreError) as error:
                 report.lost(Loss(Kind.EXPERIMENT, target.id, error.message))
         for document in self._reader.experiments() if deleted else ():

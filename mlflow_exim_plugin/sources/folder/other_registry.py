@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.sql.reading import reader_of
 from mlflow_exim_plugin.kinds import VERSION_KINDS
@@ -44,8 +44,6 @@ class RegistryOfHost:
             kind = Kind.PROMPT if name in prompts else Kind.REGISTERED_MODEL
             try:
                 document = self._reader.registered_model(name)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 yield Failure(kind, name, error.message)
             else:
@@ -56,8 +54,6 @@ class RegistryOfHost:
         kind = VERSION_KINDS[model.kind]
         try:
             listed = self._reader.model_versions(model.name, model.aliases, model.kind)
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Failure(kind, f"{model.name}/", error.message)
             return

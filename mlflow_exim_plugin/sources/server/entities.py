@@ -6,7 +6,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError, StoreError
+from mlflow_exim_plugin.errors import ServerError, StoreError
 from mlflow_exim_plugin.host.entities import datasets, gateway, registries
 from mlflow_exim_plugin.host.entities.gateway import secret_names
 from mlflow_exim_plugin.host.entities.judges import (
@@ -130,8 +130,6 @@ class EntityReader:
         """Yield the gateway's secrets by name: what they hold is never read."""
         try:
             names = sorted(secret_names(self._host)) if self._host.may_have("secrets") else []
-        except ServerLostError:
-            raise
         except ServerError as error:
             if not is_absent(error, of_files=self._of_files):
                 yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
@@ -186,8 +184,6 @@ class EntityReader:
                     if described.files and self._selection.artifacts:
                         item.artifacts = self._files(item, described.files)
                 yield item
-        except ServerLostError:
-            raise
         except ServerError as error:
             if is_absent(error, of_files=self._of_files) and not found:
                 self._absent.add(kind)
@@ -211,7 +207,5 @@ class EntityReader:
                         )
                 for path, reason in tree.problems.items():
                     yield Failure(Kind.ARTIFACT, f"{entity.id}/{folder}{path}", reason)
-            except ServerLostError:
-                raise
             except (ServerError, StoreError) as error:
                 yield Failure(Kind.ARTIFACT, f"{entity.id}/{folder}", error.message)

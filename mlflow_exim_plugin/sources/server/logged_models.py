@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
 from mlflow_exim_plugin.kinds import KINDS
@@ -112,8 +112,6 @@ class LoggedModelReader:
             try:
                 wanted |= self._models.ids(experiment_id)
                 self._answered = True
-            except ServerLostError:
-                raise
             except ServerError as error:
                 self._absent = is_absent(error) and not self._answered
                 name, doubt = f"experiment {experiment_id}", error.message
@@ -183,8 +181,6 @@ class LoggedModelReader:
                 return str(self._models.read(model_id)["info"]["experiment_id"])
             except NotFoundError:
                 return None
-            except ServerLostError:
-                raise
             except ServerError as error:
                 return Failure(Kind.LOGGED_MODEL, model_id, error.message)
 
@@ -194,8 +190,6 @@ class LoggedModelReader:
     def _links(self, run_id: str, reader: Reader) -> set[str]:
         try:
             return _linked(reader.run(run_id))
-        except ServerLostError:
-            raise
         except ServerError:
             return set()  # the run itself will be read again, and its failure named
 
@@ -203,8 +197,6 @@ class LoggedModelReader:
         as_of_ms = time.time_ns() // 1_000_000
         try:
             model = LoggedModel(self._models.read(model_id), as_of_ms=as_of_ms)
-        except ServerLostError:
-            raise
         except (NotFoundError, ServerError) as error:
             return Failure(Kind.LOGGED_MODEL, model_id, error.message)
         if model.info.get("lifecycle_stage") == "deleted" and not self._selection.deleted:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError, ServerLostError
+from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError
 from mlflow_exim_plugin.host.answers import is_no_answer
 from mlflow_exim_plugin.host.api.first_runs import FirstReader
 from mlflow_exim_plugin.host.api.histories import HistoriesAhead, HistoryReader, HistorySource
@@ -192,8 +192,6 @@ class ServerSource:
                     yield found
                 else:
                     experiments[found["experiment_id"]] = Experiment(found)
-        except ServerLostError:
-            raise
         except ServerError as error:
             if selection.is_narrow:
                 raise
@@ -208,8 +206,6 @@ class ServerSource:
         prompts: list[str] = []
         try:
             registered, prompts = self._reader.registered_models()
-        except ServerLostError:
-            raise
         except ServerError as error:
             if selection.models:
                 raise
@@ -234,12 +230,9 @@ class ServerSource:
         wanted.saw("registered model or prompt", [name for name, _ in models])
         versions = {}
         for name, kind in models if selection.models else ():
-            try:
+            # Where it fails it is read again in its turn, and the failure named.
+            with suppress(ServerError):
                 versions[name] = self._versions(name, kind)
-            except ServerLostError:
-                raise
-            except ServerError:
-                pass  # it is read again in its turn, and its failure named
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         unread_runs, self._reader.unread = self._reader.unread, []
@@ -254,8 +247,6 @@ class ServerSource:
         for name in prompts:
             try:
                 versions = self._reader.model_versions(name, {}, Kind.PROMPT)
-            except ServerLostError:
-                raise
             except ServerError:
                 continue  # named when it is read
             found += [f"{name}/{version['version']}" for version in versions]
@@ -355,8 +346,6 @@ class ServerSource:
             as_of_ms = time.time_ns() // 1_000_000
             try:
                 return Run(self._reader.run(run_id), as_of_ms=as_of_ms)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 return Failure(Kind.RUN, run_id, error.message)
 
@@ -416,8 +405,6 @@ class ServerSource:
         model = RegisteredModel(self._reader.registered_model(name), kind, as_of_ms=as_of_ms)
         try:
             return model, self._reader.found_versions(name, model.aliases, kind)
-        except ServerLostError:
-            raise
         except ServerError as error:
             return model, [Failure(VERSION_KINDS[kind], f"{name}/", error.message)]
 
@@ -429,8 +416,6 @@ class ServerSource:
     ) -> Iterator[RegisteredModel | ModelVersion | Failure]:
         try:
             model, versions = known or self._versions(name, kind)
-        except ServerLostError:
-            raise
         except ServerError as error:
             yield Failure(kind, name, error.message)
             return
@@ -453,8 +438,6 @@ class ServerSource:
             return []
         try:
             root = self._reader.download_uri(version.name, version.version)
-        except ServerLostError:
-            raise
         except ServerError as error:
             return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
         root = root or str(version.document.get("source") or "")
@@ -516,12 +499,8 @@ def _tables(
     start, count = 0, _RUNS_AHEAD
     while some := run_ids[start : start + count]:
         tables = None
-        try:
+        with suppress(ServerError):  # each is read alone, and the broken one is named
             tables = stored.read(some)
-        except ServerLostError:
-            raise
-        except ServerError:
-            pass  # each is read alone, and the broken one is named
         yield some, tables
         start += count
         if tables is not None:

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.sql.runs import StoredRuns
 from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, expected_spans
 from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
@@ -96,8 +96,6 @@ class TraceSource:
                 with closing(StoredRuns(self._engine)) as stored:
                     for run_id, trace_id in stored.linked_traces(run_ids):
                         self._links.setdefault(trace_id, []).append(run_id)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 yield Failure(Kind.TRACE, "links to runs", error.message)
             return

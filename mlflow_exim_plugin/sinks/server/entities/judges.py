@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.entities import judges
 from mlflow_exim_plugin.kinds import KINDS
@@ -102,8 +102,6 @@ class ScorerWriter(FamilyWriter):
         for entity, to in waiting:
             try:
                 self._write(entity, to, report)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 report.failed(Failure(entity.kind, entity.id, error.message))
 
@@ -336,8 +334,6 @@ class QueueWriter(FamilyWriter):
             try:
                 judges.set_item_status(host, queue_id, item, trace_id)
                 changed = True
-            except ServerLostError:
-                raise
             except ServerError as error:
                 refused[trace_id] = error
         for trace_id, refusal in refused.items():

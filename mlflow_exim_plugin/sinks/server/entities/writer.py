@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.text_limits import shortened
 from mlflow_exim_plugin.kinds import KINDS
@@ -66,16 +66,12 @@ class EntityWriter:
         """Write an object, with shorter texts where it is refused as it is."""
         try:
             writer.write(entity, to, report)
-        except ServerLostError:
-            raise
         except ServerError as error:
             shorter, notes = shortened(entity)
             if is_absent(error) or self._is_strict or not notes:
                 raise
             try:
                 writer.write(shorter, to, report)
-            except ServerLostError:
-                raise
             except ServerError:
                 raise error from None
             for note in notes:

@@ -6,7 +6,7 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.traces.writing import MAX_LINKS
 from mlflow_exim_plugin.schema.objects import (
     LINKED_RUNS,
@@ -113,8 +113,6 @@ class TraceLinks:
         try:
             for start in range(0, len(trace_ids), MAX_LINKS):
                 self._calls.link_to_run(new, trace_ids[start : start + MAX_LINKS])
-        except ServerLostError:
-            raise
         except ServerError as error:
             for trace_id in trace_ids:
                 what = f"links to run {run_id} are not restored: {error.message}"
@@ -133,8 +131,6 @@ class TraceLinks:
         listed = [{"name": name, "version": number} for name, _, number in pairs]
         try:
             self._calls.set_tag(trace_id, PROMPTS_TAG, json.dumps(listed))
-        except ServerLostError:
-            raise
         except ServerError as error:
             self._note(trace_id, f"{PROMPTS_TAG} stays: {error.message}")
 
@@ -146,8 +142,6 @@ class TraceLinks:
         pairs = [(name, number) for name, _, number in (v.rpartition("/") for v in there)]
         try:
             self._calls.link_prompts(trace_id, pairs)
-        except ServerLostError:
-            raise
         except ServerError as error:
             what = f"links to prompts are not restored: {error.message}"
             self._note(trace_id, what)

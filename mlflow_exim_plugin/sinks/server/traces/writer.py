@@ -228,8 +228,6 @@ class TraceWriter:
         for job in changed:
             try:
                 self._calls.start(self._marked_info(job), job.experiment_id, [])
-            except ServerLostError:
-                raise
             except ServerError as error:
                 what = f"its info cannot be written after its spans: {error.message}"
                 self._notes.add(Kind.TRACE, job.trace.id, what)
@@ -314,14 +312,10 @@ class TraceWriter:
             group = [job for job in jobs if job.experiment_id == experiment_id]
             try:
                 self._send_spans(group, experiment_id)
-            except ServerLostError:
-                raise
             except ServerError:
                 for job in group:
                     try:
                         self._send_spans([job], experiment_id)
-                    except ServerLostError:
-                        raise
                     except ServerError:
                         job.in_file = True
             self._compare_spans([job for job in group if not job.in_file], report)
@@ -435,8 +429,6 @@ class TraceWriter:
         try:
             marked = info | {"tags": info["tags"] | mark}
             job.document = self._calls.start(marked, job.experiment_id, assessments)
-        except ServerLostError:
-            raise
         except ServerError:
             if not assessments:
                 raise
@@ -466,8 +458,6 @@ class TraceWriter:
                 if not self._options.dry_run:
                     self._calls.add_assessment(job.trace.id, assessment)
                 report.written(Kind.ASSESSMENT)
-            except ServerLostError:
-                raise
             except ServerError as error:
                 name = f"{job.trace.id}/{assessment.get('assessment_id')}"
                 report.failed(Failure(Kind.ASSESSMENT, name, error.message))
@@ -489,8 +479,6 @@ class TraceWriter:
             for key, value in wanted.items():
                 if there.get(key) != value:
                     self._calls.set_tag(trace_id, key, value)
-        except ServerLostError:
-            raise
         except ServerError as error:
             report.lost(Loss(Kind.TRACE, job.trace.id, error.message))
 
