@@ -37,6 +37,7 @@ def new_postgres_database(template: str = "template1") -> Iterator[str]:
 
     name = _database_name()
     administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    administer(f"ALTER DATABASE {name} SET synchronous_commit = off")  # tests end before power does
     # The driver is named: without one SQLAlchemy 2.1 takes psycopg 3, older ones psycopg2.
     try:
         yield "postgresql+psycopg2://postgres@{}:{}/{}".format(*_POSTGRES, name)

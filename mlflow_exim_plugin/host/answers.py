@@ -30,6 +30,7 @@ __all__ = [
     "doubted",
     "is_no_answer",
     "object_of",
+    "require_refusal",
 ]
 
 
@@ -118,8 +119,17 @@ def doubted(again: Callable[[], _Answer], refused: Callable[[], Any] | None) -> 
         UnbelievableError: Nobody refused.
     """
     found = answered(again)
-    if found or refused is None:
-        return found
+    if not found and refused is not None:
+        require_refusal(refused)
+    return found
+
+
+def require_refusal(refused: Callable[[], Any]) -> None:
+    """Ask what every MLflow refuses.
+
+    Raises:
+        UnbelievableError: Nobody refused.
+    """
     try:
         refused()
     except ServerLostError:
@@ -127,7 +137,7 @@ def doubted(again: Callable[[], _Answer], refused: Callable[[], Any] | None) -> 
     except Exception as error:  # the server's own refusal comes in many types
         if is_no_answer(error) or is_connection_loss(error):
             raise
-        return found
+        return
     raise UnbelievableError(NOBODY_REFUSED)
 
 

@@ -6,18 +6,21 @@ import copy
 import json
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlflow_exim_plugin.schema.objects import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from mlflow_exim_plugin.errors import ServerError
+
 __all__ = [
     "LOGGED_MODELS",
     "PARENT",
     "SOURCE_TYPES",
     "TAGS_OF_FIELDS",
+    "Listed",
     "RunHeader",
     "in_ms",
     "with_changed_entries",
@@ -70,6 +73,10 @@ class RunHeader:
             run.info.get("start_time", 0),
             run.tags.get(PARENT),
         )
+
+
+Listed: TypeAlias = "tuple[str, dict[str, RunHeader] | ServerError]"
+"""An experiment with the headers of its runs by id, or why they cannot be listed."""
 
 
 def with_new_run_ids(history: str, new_id: Callable[[str], str]) -> str:

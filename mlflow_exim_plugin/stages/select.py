@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.schema.runs import Listed
 
 __all__ = ["Catalog", "Plan", "Wanted", "within"]
 
@@ -35,8 +36,8 @@ __all__ = ["Catalog", "Plan", "Wanted", "within"]
 class Catalog(Protocol):
     """What a source lists runs with."""
 
-    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        """Return the headers of an experiment's runs that match a filter, by run id."""
+    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
+        """Yield experiments, each with the headers of its runs that match a filter, by run id."""
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``; raises ``ServerError`` or ``NotFoundError`` without it."""
@@ -91,16 +92,14 @@ class Plan:
         names = [name for e in taken for name in (e, experiments[e].name)]
         self._wanted.saw("experiment", names)
         globs = [p for p in selection.runs if any(c in p for c in "*?[")]
-        for experiment_id in experiments if globs else taken:
-            in_experiment = experiment_id in taken
-            if in_experiment:
-                self.chosen.setdefault(experiment_id, set())
-            listed = self._list(experiment_id, selection.server_filter())
+        self.chosen.update((experiment_id, set()) for experiment_id in taken)
+        to_list = list(experiments) if globs else taken
+        for experiment_id, listed in self._list(to_list, selection.server_filter()):
             if isinstance(listed, Failure):
                 yield listed
                 continue
             for header in listed.values():
-                if selection.takes_run(header, in_experiment=in_experiment):
+                if selection.takes_run(header, in_experiment=experiment_id in self._whole):
                     headers[header.run_id] = header
         named = set(selection.runs) - set(globs) - set(headers)
         for run_id in named | runs_of_versions:
@@ -176,13 +175,16 @@ class Plan:
             headers[parent] = found
             queue.append(found)
 
-    def _list(self, experiment_id: str, clause: str) -> dict[str, RunHeader] | Failure:
-        try:
-            return self._catalog.runs(experiment_id, clause)
-        except ServerError as error:
-            if self._selection.filter and is_refused(error):
-                raise UsageError(f"--filter: {error.message}") from error
-            return Failure(Kind.RUN, f"experiment {experiment_id}", error.message)
+    def _list(
+        self, experiment_ids: list[str], clause: str
+    ) -> Iterator[tuple[str, dict[str, RunHeader] | Failure]]:
+        for experiment_id, found in self._catalog.runs_of_each(experiment_ids, clause):
+            if not isinstance(found, ServerError):
+                yield experiment_id, found
+                continue
+            if self._selection.filter and is_refused(found):
+                raise UsageError(f"--filter: {found.message}") from found
+            yield experiment_id, Failure(Kind.RUN, f"experiment {experiment_id}", found.message)
 
     def _copy(self, source_id: str) -> Generator[Failure, None, RunHeader | None]:
         """Return the copy of a run that has this id elsewhere, None without one.
@@ -191,8 +193,8 @@ class Plan:
         """
         if not source_id.isalnum():
             return None
-        for experiment_id in self._experiments:
-            listed = self._list(experiment_id, f"{searched(ORIGIN)} LIKE '%{source_id}%'")
+        named = f"{searched(ORIGIN)} LIKE '%{source_id}%'"
+        for _, listed in self._list(list(self._experiments), named):
             if isinstance(listed, Failure):
                 yield listed
                 continue

@@ -64,8 +64,8 @@ def test_a_full_store_is_told_as_by_mlflow(tmp_path: Path) -> None:
 
         models, mlflows = logged_models_of(host), LoggedModels(host)
         assert isinstance(models, StoredLoggedModels)
-        ids = {e["experiment_id"]: models.ids(e["experiment_id"]) for e in ours.experiments()}
-        assert ids == {experiment_id: mlflows.ids(experiment_id) for experiment_id in ids}
+        ids = models.ids_of_some([e["experiment_id"] for e in ours.experiments()])
+        assert ids == mlflows.ids_of_some([*ids])
         deleted = models.deleted_ids()
         assert sorted(deleted) == sorted(mlflows.deleted_ids())
         for model_id in {*deleted, *set().union(*ids.values())}:

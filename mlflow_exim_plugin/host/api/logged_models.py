@@ -35,19 +35,19 @@ class LoggedModels:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def documents(self, experiment_id: str) -> Iterator[dict[str, Any]]:
-        """Yield every logged model of an experiment but the deleted ones, the oldest first.
+    def documents(self, *experiment_ids: str) -> Iterator[dict[str, Any]]:
+        """Yield every logged model of experiments but the deleted ones, the oldest first.
 
         Raises:
             ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
         """
-        with translated(f"listing the logged models of experiment {experiment_id}"):
+        with translated(f"listing the logged models of experiment {', '.join(experiment_ids[:3])}"):
             search = method(self._host.tracking, "search_logged_models")
             yield from (
                 logged_model_document(model)
                 for model in pages(
                     lambda token: search(
-                        [experiment_id],
+                        [*experiment_ids],
                         max_results=_PAGE,
                         order_by=[{"field_name": "creation_timestamp", "ascending": True}],
                         page_token=token,
@@ -55,13 +55,19 @@ class LoggedModels:
                 )
             )
 
-    def ids(self, experiment_id: str) -> set[str]:
-        """Return the logged models of an experiment but the deleted ones.
+    def ids_of_some(self, experiment_ids: list[str]) -> dict[str, set[str]]:
+        """Return the logged models of experiments but the deleted ones, by experiment.
 
         Raises:
             ServerError: They cannot be listed; ``is_absent`` tells a deployment that has none.
         """
-        return {str(found["info"]["model_id"]) for found in self.documents(experiment_id)}
+        ids: dict[str, set[str]] = {experiment_id: set() for experiment_id in experiment_ids}
+        with translated(f"listing the logged models of experiment {', '.join(experiment_ids[:3])}"):
+            for found in self.documents(*experiment_ids):
+                if (owner := str(found["info"]["experiment_id"])) not in ids:
+                    raise UnbelievableError(f"what comes is of experiment {owner}")
+                ids[owner].add(str(found["info"]["model_id"]))
+        return ids
 
     def deleted_ids(self) -> list[str]:
         """Return the deleted logged models, where a store can say them: no server does."""

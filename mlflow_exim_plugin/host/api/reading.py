@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.answers import UnbelievableError, object_of
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed, sifted
+from mlflow_exim_plugin.host.api.together import AT_ONCE, listed_of_each
 from mlflow_exim_plugin.host.documents import (
     experiment_document,
     model_version_document,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.schema.runs import Listed
 
 __all__ = ["PROMPT_TAG", "Reader", "pages"]
 
@@ -173,25 +175,45 @@ class Reader:
         One that is malformed in the listing is read by itself; where that does not help it is
         added to ``unread``.
         """
-        found: dict[str, RunHeader] = {}
-        with translated(f"listing the runs of experiment {experiment_id}"):
-            for run in self._found_runs([experiment_id], filter_string):
-                header = self._header(run, experiment_id)
-                if isinstance(header, RunHeader):
-                    found[header.run_id] = header
+        return self._runs_of_some([experiment_id], filter_string)[experiment_id]
+
+    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
+        """Yield the same of many experiments, or why their runs cannot be listed."""
+        return listed_of_each(
+            experiment_ids,
+            lambda some: self._runs_of_some(some, filter_string),
+            1 if self.host.generation.lists_experiments else AT_ONCE,
+        )
+
+    def _runs_of_some(
+        self, experiment_ids: list[str], filter_string: str
+    ) -> dict[str, dict[str, RunHeader]]:
+        """Return the runs of experiments; of several only where the listing is sound."""
+        found: dict[str, dict[str, RunHeader]] = {e: {} for e in experiment_ids}
+        with translated(f"listing the runs of experiment {', '.join(experiment_ids[:3])}"):
+            for run in self._found_runs(experiment_ids, filter_string):
+                header = _listed_header(run)
+                if header is not None and header.experiment_id in found:
+                    found[header.experiment_id][header.run_id] = header
+                elif len(experiment_ids) > 1:
+                    raise UnbelievableError("a run is malformed")
                 else:
-                    self.unread.append(header)
+                    self._take_alone(run, found[experiment_ids[0]], experiment_ids[0])
         return found
+
+    def _take_alone(self, listed: Any, found: dict[str, RunHeader], experiment_id: str) -> None:
+        """Read a run that is malformed in a listing."""
+        header = self._header(listed, experiment_id)
+        if isinstance(header, RunHeader):
+            found[header.run_id] = header
+        else:
+            self.unread.append(header)
 
     def _header(self, listed: Any, experiment_id: str) -> RunHeader | Failure:
         if isinstance(listed, Malformed):
             identity, reason = listed.id, listed.reason
         else:
-            info, tags = listed.info, listed.data.tags
-            identity, reason = str(info.run_id or ""), "it is malformed: it has no id"
-            if identity and str(info.experiment_id) == experiment_id:
-                stage, start = info.lifecycle_stage, info.start_time or 0
-                return RunHeader(identity, experiment_id, stage, start, tags.get(PARENT))
+            identity, reason = str(listed.info.run_id or ""), "it is malformed: it has no id"
         if identity:
             try:
                 header = RunHeader.of(self.run(identity))
@@ -469,6 +491,20 @@ def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:
         if was_empty and not found:
             raise UnbelievableError("its pages go on for ever and are empty")
         token, was_empty = following, not found
+
+
+def _listed_header(listed: Any) -> RunHeader | None:
+    """Return what a listing says of a run, None where it is malformed."""
+    if isinstance(listed, Malformed) or not listed.info.run_id:
+        return None
+    info = listed.info
+    return RunHeader(
+        str(info.run_id),
+        str(info.experiment_id),
+        info.lifecycle_stage,
+        info.start_time or 0,
+        listed.data.tags.get(PARENT),
+    )
 
 
 def _id_of(info: dict[str, Any]) -> str:

@@ -45,20 +45,25 @@ class StoredLoggedModels(LoggedModels):
         super().__init__(host)
         self._tables = tables
 
-    def documents(self, experiment_id: str) -> Iterator[dict[str, Any]]:
-        """Yield every logged model of an experiment but the deleted ones, by id."""
-        for model_id in sorted(self.ids(experiment_id)):
-            yield self.read(model_id)
+    def documents(self, *experiment_ids: str) -> Iterator[dict[str, Any]]:
+        """Yield every logged model of experiments but the deleted ones, by id."""
+        for ids in self.ids_of_some([*experiment_ids]).values():
+            for model_id in sorted(ids):
+                yield self.read(model_id)
 
-    def ids(self, experiment_id: str) -> set[str]:
-        """Return the logged models of an experiment but the deleted ones."""
-        its = self._tables.values(
-            "logged_models",
-            "model_id",
-            experiment_id=int(experiment_id),
-            lifecycle_stage="active",
-        )
-        return set(its)
+    def ids_of_some(self, experiment_ids: list[str]) -> dict[str, set[str]]:
+        """Return the logged models of experiments but the deleted ones, by experiment."""
+        return {
+            experiment_id: set(
+                self._tables.values(
+                    "logged_models",
+                    "model_id",
+                    experiment_id=int(experiment_id),
+                    lifecycle_stage="active",
+                )
+            )
+            for experiment_id in experiment_ids
+        }
 
     def deleted_ids(self) -> list[str]:
         """Return the deleted logged models."""

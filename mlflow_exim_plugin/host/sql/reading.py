@@ -115,27 +115,30 @@ class StoredReader(Reader):
         known = self._tables.values("experiments", "experiment_id")
         return owners - (set(map(str, known)) - unread)
 
-    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        """Return the headers of an experiment's runs that match, deleted ones included."""
+    def _runs_of_some(
+        self, experiment_ids: list[str], filter_string: str
+    ) -> dict[str, dict[str, RunHeader]]:
         if filter_string:
-            return super().runs(experiment_id, filter_string)
+            return super()._runs_of_some(experiment_ids, filter_string)
         from sqlalchemy import and_, column, select, table
 
         of_run: list[ColumnClause[Any]] = [column(name) for name in _HEADER]
         of_tag: list[ColumnClause[Any]] = [column(name) for name in ("run_uuid", "key", "value")]
         runs, tags = table("runs", *of_run), table("tags", *of_tag)
         of_parent = and_(tags.c.run_uuid == runs.c.run_uuid, tags.c.key == PARENT)
+        named = (*(runs.c[name] for name in _HEADER), tags.c.value)
         query = (
-            select(runs.c.run_uuid, runs.c.lifecycle_stage, runs.c.start_time, tags.c.value)
+            select(*named)
             .select_from(runs.outerjoin(tags, of_parent))
-            .where(runs.c.experiment_id == int(experiment_id))
+            .where(runs.c.experiment_id.in_(map(int, experiment_ids)))
         )
-        doing = f"listing the runs of experiment {experiment_id}"
+        found: dict[str, dict[str, RunHeader]] = {e: {} for e in experiment_ids}
+        doing = f"listing the runs of experiment {', '.join(experiment_ids[:3])}"
         with translated(doing), self._engine.connect() as connection:
-            return {
-                run_id: RunHeader(run_id, experiment_id, stage, start_time or 0, parent)
-                for run_id, stage, start_time, parent in connection.execute(query).all()
-            }
+            for run_id, stage, start_time, owner, parent in connection.execute(query).all():
+                header = RunHeader(run_id, str(owner), stage, start_time or 0, parent)
+                found[header.experiment_id][run_id] = header
+        return found
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return one run."""

@@ -12,20 +12,22 @@ import string
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.api.together import AT_ONCE, asked_of_each
 from mlflow_exim_plugin.host.traces.search import Query, TraceSearch
 from mlflow_exim_plugin.schema.objects import SOURCE_RUN, Failure, Kind, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from mlflow_exim_plugin.host.api.together import Mapped
 
 __all__ = ["TraceListing", "prompt_clause", "run_clause"]
 
 _LATE_MS = 3_600_000
-_AT_ONCE = 64
-"""Experiments that one question is about: the first servers have it in the URL."""
 _SWEEPS = 3
 _FIRST_MS, _LAST_MS = -(2**62), 2**62
 """No trace starts outside, and a sum of both fits every database."""
@@ -115,8 +117,8 @@ class TraceListing:
         """
         found: dict[str, ServerError | None] = {}
         unknown = [
-            experiment_ids[start : start + _AT_ONCE]
-            for start in range(0, len(experiment_ids), _AT_ONCE)
+            experiment_ids[start : start + AT_ONCE]
+            for start in range(0, len(experiment_ids), AT_ONCE)
         ]
         while unknown:
             asked = unknown.pop()
@@ -140,31 +142,54 @@ class TraceListing:
             self._require_answer(query)
             return True
 
-    def linked_to(self, experiment_ids: list[str], run_id: str) -> Iterator[str | Failure]:
-        """Yield the traces that someone linked to a run which is not where they come from.
+    def linked_to(
+        self, experiment_ids: list[str], run_ids: list[str], mapped: Mapped = map
+    ) -> Iterator[tuple[str, list[str | Failure]]]:
+        """Yield runs, each with the traces that someone linked to it and that do not come from it.
 
         Servers answer a filter for a trace's own run with the linked ones too.
-        """
-        for found in self._linked(experiment_ids, run_clause(run_id), f"run {run_id}"):
-            if isinstance(found, Failure):
-                yield found
-            elif found.info["trace_metadata"].get(SOURCE_RUN) != run_id:
-                yield found.id
 
-    def using(self, experiment_ids: list[str], version: str) -> Iterator[str | Failure]:
-        """Yield the traces that are linked to a version of a prompt, given as ``NAME/NUMBER``."""
-        for found in self._linked(experiment_ids, prompt_clause(version), f"prompt {version}"):
-            yield found if isinstance(found, Failure) else found.id
+        Args:
+            experiment_ids: Where the traces are.
+            run_ids: The runs.
+            mapped: Asks about many.
+        """
+        for run_id, found in self._linked(experiment_ids, run_clause, "run", run_ids, mapped):
+            yield run_id, _names(item for item in found if not _comes_from(item, run_id))
+
+    def using(
+        self, experiment_ids: list[str], versions: list[str], mapped: Mapped = map
+    ) -> Iterator[tuple[str, list[str | Failure]]]:
+        """Yield versions of prompts, each a ``NAME/NUMBER``, with the traces linked to them."""
+        found = self._linked(experiment_ids, prompt_clause, "prompt", versions, mapped)
+        for version, of_it in found:
+            yield version, _names(of_it)
 
     def _linked(
-        self, experiment_ids: list[str], clause: str, what: str
-    ) -> Iterator[Trace | Failure]:
-        query = Query(tuple(experiment_ids), clause)
-        for found in self._new(query, set(), _Trouble(self._most_named)):
-            if isinstance(found, Failure):
-                yield Failure(Kind.TRACE, f"links to {what}", found.reason)
+        self,
+        experiment_ids: list[str],
+        clause: Callable[[str], str],
+        kind: str,
+        names: list[str],
+        mapped: Mapped,
+    ) -> Iterator[tuple[str, list[Trace | Failure]]]:
+        query = Query(tuple(experiment_ids), is_doubted=False)
+
+        def ask(name: str) -> list[Trace | Failure]:
+            found: list[Trace | Failure] = []
+            for some in self._new(query.where(clause(name)), set(), _Trouble(self._most_named)):
+                if isinstance(some, Failure):
+                    found.append(Failure(Kind.TRACE, f"links to {kind} {name}", some.reason))
+                else:
+                    found += some
+            return found
+
+        refused = partial(self._search.require_refusal, query)
+        for name, found in asked_of_each(names, ask, refused, mapped):
+            if isinstance(found, ServerError):
+                yield name, [Failure(Kind.TRACE, f"links to {kind} {name}", found.message)]
             else:
-                yield from found
+                yield name, found
 
     def _new(
         self, query: Query, seen: set[int | str], trouble: _Trouble
@@ -293,6 +318,14 @@ def run_clause(run_id: str) -> str:
 def prompt_clause(version: str) -> str:
     """Return the filter for the traces that are linked to a version of a prompt."""
     return f'prompt = "{version}"' if "'" in version else f"prompt = '{version}'"
+
+
+def _comes_from(item: Trace | Failure, run_id: str) -> bool:
+    return isinstance(item, Trace) and item.info["trace_metadata"].get(SOURCE_RUN) == run_id
+
+
+def _names(found: Iterable[Trace | Failure]) -> list[str | Failure]:
+    return [item.id if isinstance(item, Trace) else item for item in found]
 
 
 def _compact(trace_id: str) -> int | str:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import ParseError
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.answers import NO_ANSWER, NO_TOKEN, answered, doubted, object_of
+from mlflow_exim_plugin.host.answers import (
+    NO_ANSWER,
+    NO_TOKEN,
+    answered,
+    doubted,
+    object_of,
+    require_refusal,
+)
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.traces.documents import (
     document_of_entity,
@@ -52,6 +59,7 @@ class Query:
         until_ms: Start time of the newest, None for no limit.
         most: Size of a page.
         is_patient: Whether a server that is busy is asked again.
+        is_doubted: Whether an answer of nothing is asked for again; else who asks sees to it.
     """
 
     experiment_ids: tuple[str, ...]
@@ -60,6 +68,7 @@ class Query:
     until_ms: int | None = None
     most: int = _PAGE
     is_patient: bool = True
+    is_doubted: bool = True
 
     @property
     def filter(self) -> str:
@@ -140,6 +149,16 @@ class TraceSearch:
         """
         return bool(self._page(replace(query, most=1), None))
 
+    def require_refusal(self, query: Query) -> None:
+        """Ask for a page that is not there.
+
+        Raises:
+            ServerError: Nobody refused.
+        """
+        with translated(query.doing):
+            if self.host.is_http:
+                require_refusal(lambda: self._page_of_server(query, NO_TOKEN))
+
     def bare_pages(self, query: Query) -> Iterator[list[Trace]]:
         """Yield the traces of a query by a search that does not send ``bare_lacks``.
 
@@ -187,7 +206,7 @@ class TraceSearch:
                 if doubt := self.host.doubt(KINDS[Kind.TRACE].since):
                     raise ServerError(f"{query.doing}: {doubt}")
                 return PagedList([], None)
-            if not found:
+            if not found and query.is_doubted:
                 found = doubted(
                     lambda: self._page_of_server(query, token),
                     lambda: self._page_of_server(query, NO_TOKEN),

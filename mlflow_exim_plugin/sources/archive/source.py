@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     EntityEnvelope,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
+    from mlflow_exim_plugin.schema.runs import Listed
     from mlflow_exim_plugin.sources.archive.archive import Archive, Tree
 
 __all__ = ["ArchiveSource"]
@@ -399,6 +401,9 @@ class _ArchiveCatalog:
             documents = matching_runs(documents, filter_string)
         headers = (RunHeader.of(document) for document in documents)
         return {header.run_id: header for header in headers}
+
+    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
+        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
 
     def run(self, run_id: str) -> dict[str, Any]:
         try:

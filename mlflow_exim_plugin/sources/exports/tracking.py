@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.host.traces.files import DATA_FILE, spans_of, take
 from mlflow_exim_plugin.host.traces.spans import from_dict
 from mlflow_exim_plugin.schema.documents import json_number
@@ -36,6 +37,7 @@ from mlflow_exim_plugin.sources.exports.documents import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mlflow_exim_plugin.schema.runs import Listed
     from mlflow_exim_plugin.sources.exports.layout import ExportedFile, ExportedObject, ExportLayout
 
 __all__ = ["ExportedTracking"]
@@ -97,6 +99,10 @@ class ExportedTracking:
         documents = [run.document for run, _ in read if isinstance(run, Run)]
         matching = matching_runs(documents, filter_string)
         return {one["info"]["run_id"]: found[one["info"]["run_id"]] for one in matching}
+
+    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
+        """Yield the same of many experiments."""
+        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.schema.documents import (
     dataset_identity,
     json_number,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.schema.metric_rows import RunRows
+    from mlflow_exim_plugin.schema.runs import Listed
     from mlflow_exim_plugin.sources.folder.files import StoreFiles
     from mlflow_exim_plugin.sources.folder.metrics import Rows
 
@@ -163,6 +165,10 @@ class TrackingFolder:
             if run_id in listed.run_ids:
                 return experiment_id
         raise NotFoundError(f"there is no run {run_id}")
+
+    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
+        """Yield the same of many experiments."""
+        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

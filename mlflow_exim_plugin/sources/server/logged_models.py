@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.host.api.together import listed_of_each
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
 from mlflow_exim_plugin.kinds import KINDS
@@ -61,6 +62,8 @@ class LoggedModelReader:
         self._files = files
         self._wanted: dict[str, set[str]] = {}
         self._deleted: dict[str, set[str]] | None = None
+        self._listed: dict[str, set[str] | ServerError] = {}
+        self._listing: Iterator[tuple[str, set[str] | ServerError]] | None = None
         self._led_to: dict[str, str] = {}
         self._seen: set[str] = set()
         self._passed: set[str] = set()
@@ -109,14 +112,15 @@ class LoggedModelReader:
         wanted = self._wanted.pop(experiment_id, set())
         whole = self._plan.takes_whole(experiment_id)
         if whole and not self._absent:
-            try:
-                wanted |= self._models.ids(experiment_id)
+            listed = self._listed_of(experiment_id)
+            if not isinstance(listed, ServerError):
+                wanted |= listed
                 self._answered = True
-            except ServerError as error:
-                self._absent = is_absent(error) and not self._answered
-                name, doubt = f"experiment {experiment_id}", error.message
+            else:
+                self._absent = is_absent(listed) and not self._answered
+                name, doubt = f"experiment {experiment_id}", listed.message
                 if self._absent:
-                    name, doubt = "all", self._host.doubt(KINDS[Kind.LOGGED_MODEL].since, error)
+                    name, doubt = "all", self._host.doubt(KINDS[Kind.LOGGED_MODEL].since, listed)
                 if doubt:
                     yield Failure(Kind.LOGGED_MODEL, name, doubt)
         if self._absent and not (self._led_to or wanted):
@@ -132,6 +136,15 @@ class LoggedModelReader:
             for item in pool.map(self._read, ids[start : start + _AHEAD]):
                 if item is not None:
                     yield item
+
+    def _listed_of(self, experiment_id: str) -> set[str] | ServerError:
+        """Return the models of an experiment; those after it are listed in the same call."""
+        if self._listing is None:
+            whole = [e for e in self._plan.chosen if self._plan.takes_whole(e)]
+            self._listing = listed_of_each(whole, self._models.ids_of_some)
+        while experiment_id not in self._listed:
+            self._listed.update([next(self._listing)])
+        return self._listed.pop(experiment_id)
 
     def holds(self, model_id: str | None, uri: str) -> bool:
         """Whether files at a URI are those of a model that was taken."""

@@ -106,20 +106,14 @@ class TraceSource:
         if not with_traces:
             return
 
-        def ask(run_id: str) -> tuple[str, list[str | Failure]]:
-            return run_id, list(self._listing.linked_to(with_traces, run_id))
-
-        for run_id, found in self._pool.map(ask, run_ids):
+        for run_id, found in self._listing.linked_to(with_traces, run_ids, self._pool.map):
             for linked in found:
                 if isinstance(linked, Failure):
                     yield linked
                 else:
                     self._links.setdefault(linked, []).append(run_id)
-
-        def ask_for(version: str) -> tuple[str, list[str | Failure]]:
-            return version, list(self._listing.using(with_traces, version))
-
-        for version, found in self._pool.map(ask_for, prompt_versions()):
+        versions = prompt_versions()
+        for version, found in self._listing.using(with_traces, versions, self._pool.map):
             if any(isinstance(linked, Failure) for linked in found):
                 continue  # MLflow before 3.5 has no such filter: the tag is its link
             self._asked.add(version)
