@@ -7,7 +7,6 @@ nothing is told from that number (docs, "Coming from mlflow-export-import").
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,7 +44,6 @@ _LISTS = re.compile(
     r"(experiments|models|traces|logged_models|models_manifest"
     r"|(prompts|evaluation_datasets|import)_summary)\.json"
 )
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,7 @@ class ExportLayout:
 
     Attributes:
         paths: The files of objects by kind, in the order of their paths.
+        lists: The files that say what is in others.
         failures: What is there and cannot be read.
         generations: Layouts of mlflow-export-import that were seen.
         tracking_uris: Where it says that it comes from.
@@ -104,15 +103,13 @@ class ExportLayout:
         self.mlflow_versions: set[str] = set()
         self.paths: dict[Kind, list[str]] = {kind: [] for kind in FILES.values()}
         self._unzip_runs()
-        lists = []
+        self.lists: list[str] = []
         for path in self._tree.paths:
             name = path.rpartition("/")[2]
             if name in FILES and not self._is_held(path):
                 self.paths[FILES[name]].append(path)
             elif _LISTS.fullmatch(name) and not self._is_held(path):
-                lists.append(path)
-        if lists:
-            _log.info("lists of the export, not needed: %s", ", ".join(lists))
+                self.lists.append(path)
         for path, problem in self._tree.problems.items():
             self.failures.append(Failure(Kind.ARTIFACT, path, problem))
 
@@ -232,7 +229,7 @@ def payload_of(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     if isinstance(document.get("system"), dict):
         return _object(document.get("mlflow")), _object(document.get("info") or {})
     info: dict[str, Any] = {}
-    for name in ("export_info", "summary", "custom_info"):
+    for name in ("info", "export_info", "summary", "custom_info"):
         if isinstance(document.get(name), dict):
             info |= document[name]
     return document, info

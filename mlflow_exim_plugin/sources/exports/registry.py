@@ -22,6 +22,7 @@ from mlflow_exim_plugin.sources.exports.documents import (
 )
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.sources.exports.claims import Claims
     from mlflow_exim_plugin.sources.exports.layout import ExportedObject, ExportLayout
 
 __all__ = ["ExportedModel", "ExportedRegistry"]
@@ -53,6 +54,7 @@ class ExportedRegistry:
 
     Args:
         layout: The export.
+        claims: Gains what models say of their versions.
 
     Attributes:
         models: By name, prompts first.
@@ -60,7 +62,8 @@ class ExportedRegistry:
         experiment_names: By run id, what a version says of the experiment of its run.
     """
 
-    def __init__(self, layout: ExportLayout) -> None:
+    def __init__(self, layout: ExportLayout, claims: Claims) -> None:
+        self._claims = claims
         self.failures: list[Failure] = []
         self.experiment_names: dict[str, str] = {}
         self._files: dict[str, ExportedObject] = {}
@@ -83,6 +86,7 @@ class ExportedRegistry:
                 raise StoreError(f"{read.path}: {document['name']!r} is in {known.path} otherwise")
             return
         self._files[document["name"]] = read
+        self._claims.note(read)
         tags = {tag["key"]: tag["value"] for tag in document["tags"]}
         kind = Kind.PROMPT if tags.get(IS_PROMPT) == "true" else Kind.REGISTERED_MODEL
         model = RegisteredModel(document, kind, as_of_ms=read.as_of_ms)
@@ -106,10 +110,6 @@ class ExportedRegistry:
             self.models[name] = ExportedModel(model, read.folder)
             self.models[name].lacks("the export has a version of it alone")
         self._add(self.models[name], said, read)
-        one = self.models[name]
-        there = {str(number) for number in one.versions}
-        aliases = one.model.document["aliases"]
-        one.model.document["aliases"] = [a for a in aliases if a["version"] in there]
 
     def _take_prompt(self, read: ExportedObject) -> None:
         said = read.payload.get("prompt")

@@ -23,6 +23,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
     model_behind,
 )
+from mlflow_exim_plugin.sources.exports.claims import Claims
 from mlflow_exim_plugin.sources.exports.documents import dataset_document
 from mlflow_exim_plugin.sources.exports.layout import ExportLayout
 from mlflow_exim_plugin.sources.exports.registry import ExportedRegistry
@@ -52,6 +53,7 @@ class Export:
         layout: Its files.
         registry: Its registered models and prompts.
         tracking: Its experiments and what belongs to them.
+        losses: What it does not have itself, though it says that it was there.
 
     Raises:
         NotFoundError: There is no such folder, or nothing of an export in it.
@@ -66,11 +68,30 @@ class Export:
                 f"{self._location} holds no export of mlflow-export-import",
                 "its files are named run.json, experiment.json, model.json and so on",
             )
+        claims = Claims()
+        datasets: set[str] = set()
         for path in self.layout.paths[Kind.EVALUATION_DATASET]:
-            with contextlib.suppress(StoreError):  # said when it is its turn
-                self.layout.read(path)  # which notes its generation
-        self.registry = ExportedRegistry(self.layout)
-        self.tracking = ExportedTracking(self.layout, self.registry.experiment_names)
+            with contextlib.suppress(StoreError), self.layout.reading(path) as found:
+                datasets.add(str(found.payload["evaluation_dataset"]["dataset_id"]))
+        for path in self.layout.lists:
+            try:
+                with self.layout.reading(path) as found:
+                    claims.note(found)
+            except StoreError as error:
+                self.layout.failures.append(Failure(Kind.ARTIFACT, path, error.message))
+        self.registry = ExportedRegistry(self.layout, claims)
+        tracking = ExportedTracking(self.layout, self.registry.experiment_names, claims)
+        self.tracking = tracking
+        experiments = {e.name for e in tracking.experiments.values()} | {*tracking.experiments}
+        there = {
+            Kind.EXPERIMENT: experiments,
+            Kind.RUN: tracking.run_ids,
+            Kind.LOGGED_MODEL: tracking.logged_model_ids,
+            Kind.TRACE: tracking.trace_ids,
+            Kind.REGISTERED_MODEL: {*self.registry.models},
+            Kind.EVALUATION_DATASET: datasets,
+        }
+        self.losses = [*tracking.losses, *claims.losses(there)]
 
     @property
     def described(self) -> str:
@@ -102,6 +123,7 @@ class ExportSource:
         self._layout = export.layout
         self._registry = export.registry
         self._tracking = export.tracking
+        self._losses = export.losses
 
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments."""
@@ -146,7 +168,7 @@ class ExportSource:
         if not selection.is_narrow:
             yield from self._layout.failures
             yield from tracking.failures
-            yield from tracking.losses
+            yield from self._losses
             yield from self._registry.failures
         for experiment in tracking.experiments.values():
             if experiment.id in plan.chosen:

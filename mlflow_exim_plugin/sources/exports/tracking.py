@@ -38,17 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlflow_exim_plugin.schema.runs import Listed
+    from mlflow_exim_plugin.sources.exports.claims import Claims
     from mlflow_exim_plugin.sources.exports.layout import ExportedFile, ExportedObject, ExportLayout
 
 __all__ = ["ExportedTracking"]
 
 _EXPERIMENT_NAME = "mlflow_export_import.metadata.experiment_name"
 """Tag of a run that some exports wrote."""
-_FAILED = {
-    "failed_runs": Kind.RUN,
-    "failed_logged_models": Kind.LOGGED_MODEL,
-    "failed_traces": Kind.TRACE,
-}
 _ID = re.compile(r"[0-9a-f]{32}")
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
@@ -59,34 +55,45 @@ class ExportedTracking:
     Args:
         layout: The export.
         experiment_names: By run id, what is known of the name of its experiment.
+        claims: Gains what experiments say of what belongs to them.
 
     Attributes:
         experiments: Every experiment by id, in order.
         failures: What is there and cannot be read.
         losses: What the export itself did not have.
+        trace_ids: Of all traces.
     """
 
-    def __init__(self, layout: ExportLayout, experiment_names: Mapping[str, str]) -> None:
+    def __init__(
+        self, layout: ExportLayout, experiment_names: Mapping[str, str], claims: Claims
+    ) -> None:
         self._layout = layout
         self._names = experiment_names
+        self._claims = claims
         self.experiments: dict[str, Experiment] = {}
         self.failures: list[Failure] = []
         self.losses: list[Loss] = []
         self._files: dict[str, str] = {}
-        self._listed: dict[str, str] = {}
         self._runs: dict[str, dict[str, RunHeader]] = {}
         self._models: dict[str, dict[str, str]] = {}
         self._traces: dict[str, list[tuple[int, str]]] = {}
+        self.trace_ids: set[str] = set()
         layout.take(Kind.EXPERIMENT, self._take_experiment, self.failures)
         layout.take(Kind.RUN, self._take_run, self.failures)
         layout.take(Kind.LOGGED_MODEL, self._take_logged_model, self.failures)
         layout.take(Kind.TRACE, self._take_trace, self.failures)
-        for run_id, place in self._listed.items():
-            if run_id not in self._files:
-                what = f"{place} lists it, and the export does not have it"
-                self.losses.append(Loss(Kind.RUN, run_id, what))
         in_order = sorted(self.experiments, key=by_number)
         self.experiments = {key: self.experiments[key] for key in in_order}
+
+    @property
+    def run_ids(self) -> set[str]:
+        """Ids of all runs."""
+        return set(self._files)
+
+    @property
+    def logged_model_ids(self) -> set[str]:
+        """Ids of all logged models."""
+        return {model_id for models in self._models.values() for model_id in models}
 
     def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
         """Return the headers of an experiment's runs that match a filter, by run id."""
@@ -181,6 +188,7 @@ class ExportedTracking:
             trace.issues += (Failure(Kind.SPAN, trace.id, reason),)
 
     def _take_experiment(self, found: ExportedObject) -> None:
+        self._claims.note(found)
         given = found.payload.get("experiment")
         if not isinstance(given, dict):
             if not found.path.endswith("manifest.json"):  # which is also the name of lists
@@ -200,12 +208,6 @@ class ExportedTracking:
                 self._lost(experiment_id, "its permissions are in the archive, and not applied")
             if (said := str(given["experiment_id"])) != experiment_id:
                 self._lost(experiment_id, f"its id {said} is no number, and kept as another")
-        for run_id in found.payload.get("runs") or found.info.get("ok_runs") or ():
-            self._listed.setdefault(str(run_id), found.path)
-        for name, kind in _FAILED.items():
-            for one in found.info.get(name) or ():
-                what = f"{found.path} says that it could not be exported"
-                self.losses.append(Loss(kind, str(one), what))
 
     def _lost(self, experiment_id: str, what: str) -> None:
         loss = Loss(Kind.EXPERIMENT, experiment_id, what)
@@ -259,6 +261,7 @@ class ExportedTracking:
         document, experiment_id = trace_document(found.payload["info"])
         started = document["info"].get("request_time_ms", 0)
         self._traces.setdefault(experiment_id, []).append((started, found.path))
+        self.trace_ids.add(document["info"]["trace_id"])
         self._make_experiment(experiment_id, None, "", found.as_of_ms)
 
     def _make_experiment(

@@ -215,6 +215,90 @@ def test_what_the_export_failed_to_read_is_named(tmp_path: Path) -> None:
     assert ("8" * 32, what) in losses(report)
 
 
+def test_what_lists_of_an_export_say_is_compared_with_it(tmp_path: Path) -> None:
+    export = Export(tmp_path / "e", "2.2")
+    folder = export.write_all()
+    said: dict[str, dict[str, Any]] = {
+        "experiments/experiments.json": {
+            "info": {"experiment_names": ["wine", "7", "never"], "failed_runs": 1},
+            "mlflow": {"experiments": [{"id": "7", "name": "wine"}, {"id": "8", "name": "gone"}]},
+        },
+        "experiments/7/experiment.json": {
+            "info": {"failed_runs": ["8" * 32], "failed_logged_models": 2, "failed_traces": 1},
+            "mlflow": {"logged_models": ["m-1"], "traces": ["tr-1"]},
+        },
+        "experiments/7/traces/traces.json": {
+            "info": {"failed_traces": ["tr-2"]},
+            "mlflow": {"experiments": [{"id": "7", "name": "wine", "traces": ["tr-1"]}]},
+        },
+        "models/models.json": {
+            "info": {"failed_models": ["refused"]},
+            "mlflow": {"models": ["wine model", "lost model"]},
+        },
+        "models/wine model/model.json": {
+            "info": {"failed_versions": [{"message": "deleted run", "version": {"version": "3"}}]},
+        },
+        "prompts/prompts_summary.json": {"mlflow": {"total_prompts": 2, "failed_exports": 1}},
+        "evaluation_datasets/evaluation_datasets_summary.json": {
+            "mlflow": {"failed_exports": 0, "datasets": [{"name": "d", "dataset_id": "d-1"}]}
+        },
+    }
+    for place, parts in said.items():
+        file = folder / place
+        document = json.loads(file.read_text()) if file.exists() else {"system": {}}
+        for part, found in parts.items():
+            document[part] = document.get(part, {}) | found
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document))
+    (folder / "experiments" / "7" / "logged_models.json").write_text("[")
+
+    report, path = converted(folder, tmp_path)
+
+    (failure,) = report.failures
+    assert "7/logged_models.json is no JSON: Expecting value at line 1," in failure.reason
+    absent = "lists it, and the export does not have it"
+    failed = "says that it could not be exported"
+    expected = {
+        ("experiment", "never", f"experiments/experiments.json {absent}"),
+        ("experiment", "gone", f"experiments/experiments.json {absent}"),
+        ("run", "8" * 32, f"experiments/7/experiment.json {failed}"),
+        ("logged_model", "m-1", f"experiments/7/experiment.json {absent}"),
+        ("trace", "tr-1", f"experiments/7/traces/traces.json {absent}"),
+        ("trace", "tr-2", f"experiments/7/traces/traces.json {failed}"),
+        ("registered_model", "lost model", f"models/models.json {absent}"),
+        ("registered_model", "refused", f"models/models.json {failed}"),
+        ("model_version", "wine model/3", f"models/wine model/model.json {failed}"),
+    }
+    countless = "it says that {} could not be exported, and not which"
+    expected |= {
+        ("logged_model", "experiments/7/experiment.json", countless.format(2)),
+        ("prompt", "prompts/prompts_summary.json", countless.format(1)),
+        ("evaluation_dataset", "d-1", f"{list(said)[-1]} {absent}"),
+    }
+    assert {(str(loss.kind), loss.id, loss.what) for loss in report.losses} == expected
+    with open_archive(str(path)) as archive:
+        assert len(list(archive.experiments())) == 1
+
+
+def test_the_first_lists_of_runs_and_models_are_compared_too(tmp_path: Path) -> None:
+    export = Export(tmp_path / "e", "0")
+    export.write_all()
+    file = export.experiment_folder() / "manifest.json"
+    document = json.loads(file.read_text())
+    document |= {"run_ids": [FIRST, "9" * 32], "failed_run_ids": ["8" * 32]}
+    file.write_text(json.dumps(document))
+    (tmp_path / "e" / "manifest.json").write_text(json.dumps({"models": ["lost", MODEL["name"]]}))
+
+    report, _ = converted(tmp_path / "e", tmp_path)
+
+    place = "experiments/7/manifest.json"
+    assert {
+        ("9" * 32, f"{place} lists it, and the export does not have it"),
+        ("8" * 32, f"{place} says that it could not be exported"),
+        ("lost", "manifest.json lists it, and the export does not have it"),
+    } <= set(losses(report))
+
+
 def test_the_same_run_twice_comes_once(tmp_path: Path) -> None:
     export = Export(tmp_path / "e", "2.0")
     folder = export.write_all()
