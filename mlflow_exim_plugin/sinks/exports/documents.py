@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ _METRIC = {
     "dataset_digest",
     "run_id",
 }
+_NEEDED = {"run_id": "", "description": "", "current_stage": "None", "aliases": []}
+"""Fields of a version that REST leaves out where there is nothing in them, and that tool needs."""
 _PROMPT_TAGS = {"mlflow.prompt.is_prompt", "mlflow.prompt.text"}
 
 
@@ -59,7 +62,7 @@ def run_parts(document: dict[str, Any]) -> dict[str, Any]:
     """Return what a run's file says beside its metrics."""
     data, inputs = document.get("data", {}), document.get("inputs", {})
     return {
-        "info": _for_people(document["info"]),
+        "info": _for_people({"user_id": ""} | document["info"]),
         "params": key_values(data.get("params")),
         "tags": key_values(data.get("tags")),
         "inputs": {
@@ -77,7 +80,7 @@ def logged_model(model: LoggedModel) -> dict[str, Any]:
     """Return what a logged model's file says."""
     info, data = model.info, model.document.get("data", {})
     status = info.get("status", "")
-    names = ("name", "model_type", "source_run_id", "status_message", "lifecycle_stage")
+    names = ("status_message", "lifecycle_stage")
     return {
         "experiment_id": model.experiment_id,
         "model_id": model.id,
@@ -85,6 +88,7 @@ def logged_model(model: LoggedModel) -> dict[str, Any]:
         "creation_timestamp": info.get("creation_timestamp_ms"),
         "last_updated_timestamp": info.get("last_updated_timestamp_ms"),
         "status": _STATUS.get(status, status),
+        **{name: info.get(name) for name in ("name", "model_type", "source_run_id")},
         **{name: info[name] for name in names if name in info},
         "tags": key_values(info.get("tags")),
         "params": key_values(data.get("params")),
@@ -129,13 +133,21 @@ def trace(item: Trace) -> dict[str, Any]:
 def registered_model(
     document: dict[str, Any], versions: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what a registered model's file says, with its versions."""
-    return _for_people(document) | {"versions": [version(one) for one in versions]}
+    """Return what a registered model's file says, with what it says of its versions."""
+    return _for_people(document) | {"versions": list(versions)}
 
 
-def version(document: dict[str, Any]) -> dict[str, Any]:
-    """Return REST's ``ModelVersion`` with its tags as a dict, and times for people."""
-    return _for_people(document | {"tags": key_values(document.get("tags"))})
+def version(document: dict[str, Any], run: tuple[str, str] | None) -> dict[str, Any]:
+    """Return REST's ``ModelVersion`` with its tags as a dict, and times for people.
+
+    Args:
+        document: REST's.
+        run: The name of the experiment and the artifact root of its run, if that is exported.
+    """
+    found = _NEEDED | document | {"tags": key_values(document.get("tags"))}
+    if run is not None:
+        found["_experiment_name"], found["_run_artifact_uri"] = run
+    return _for_people(found)
 
 
 def prompt(document: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +155,9 @@ def prompt(document: dict[str, Any]) -> dict[str, Any]:
     tags = key_values(document.get("tags"))
     template: Any = tags.get("mlflow.prompt.text", "")
     if tags.get("_mlflow_prompt_type") == "chat":
-        template = json.loads(template)
+        with contextlib.suppress(ValueError):  # one that was written by hand stays a text
+            messages = json.loads(template)
+            template = messages if json.dumps(messages) == template else template
     names = ("creation_timestamp", "last_updated_timestamp", "user_id")
     return _for_people(
         {

@@ -67,7 +67,8 @@ class ExportSink:
         self._model: tuple[RegisteredModel, list[dict[str, Any]]] | None = None
         self._experiments: list[dict[str, Any]] = []
         self._models: list[str] = []
-        self._left_out: Counter[Kind] = Counter()
+        self._runs: dict[str, tuple[str, str]] = {}
+        self._left_out: Counter[tuple[Kind, str]] = Counter()
         self._workspace = ""
 
     def write(self, item: StreamObject, report: Report) -> None:
@@ -127,9 +128,10 @@ class ExportSink:
             if count := written.get(kind, 0):
                 numbers = {f"total_{folder}": count, f"successful_{folder}": count}
                 self._write_file(f"{folder}/{folder}_summary.json", numbers)
-        for left, number in self._left_out.items():
-            what = f"such exports know none: {number} left out"
-            report.lost(Loss(left, "*", what))
+        for (left, workspace), number in self._left_out.items():
+            known = "no workspaces" if workspace else "none"
+            what = f"such exports know {known}: {number} left out"
+            report.lost(Loss(left, workspace or "*", what))
         self._write_file("manifest.json", {}, {"options": {}, "status": status})
 
     def _leave_out(self, item: StreamObject, report: Report) -> None:
@@ -137,7 +139,7 @@ class ExportSink:
         if self._workspace:
             reason = f"such exports have no workspaces, and it is of {self._workspace!r}"
         skip_whole(item, reason, report)
-        self._left_out[item.kind] += 1
+        self._left_out[item.kind, self._workspace] += 1
 
     def _opened(self, experiment_id: str) -> _ExportedExperiment:
         if self._experiment is None or self._experiment.item.id != experiment_id:
@@ -157,6 +159,7 @@ class ExportSink:
             file.write(f"}}{end}\n".encode())
         self._write_artifacts(run.id, folder, run.artifacts, report)
         opened.runs.append(run.id)
+        self._runs[run.id] = opened.item.name, str(run.info.get("artifact_uri") or "")
         report.written(Kind.RUN)
         if keys:
             report.written(Kind.METRIC_HISTORY, keys)
@@ -195,8 +198,10 @@ class ExportSink:
             name = encode_segment(f"{version.name}_v{version.version}")
             document = {"prompt": documents.prompt(version.document)}
             self._write_file(f"prompts/{name}/prompt.json", document)
+            versions.append(document)
         else:
-            versions.append(version.document)
+            run = self._runs.get(str(version.document.get("run_id")))
+            versions.append(documents.version(version.document, run))
             folder = f"models/{encode_segment(model.name)}/version_models/{version.version}"
             self._write_artifacts(version.id, folder, version.artifacts, report, inner="")
         report.written(version.kind)
@@ -234,6 +239,10 @@ class ExportSink:
             self._write_experiment(opened, report)
         if self._model is not None:
             (model, versions), self._model = self._model, None
+            if model.kind is Kind.PROMPT and not versions:
+                reason = "such exports have but the versions of a prompt, and it has none"
+                skip_whole(model, reason, report)
+                return
             if model.kind is Kind.PROMPT:
                 self._say_of_prompt(model, report)
             else:

@@ -283,9 +283,10 @@ def _assessment(found: dict[str, Any]) -> dict[str, Any]:
     if found.get("assessment_type") == "expectation" or found.get("expectation") is not None:
         value = found.get("expectation")
         document["expectation"] = value if isinstance(value, dict) else {"value": value}
-        document.pop("valid", None)
     elif (feedback := found.get("feedback")) is not None:
-        document["feedback"] = present(feedback) if isinstance(feedback, dict) else feedback
+        if isinstance(feedback, dict):  # REST has a value always, if only null beside an error
+            feedback = {k: v for k, v in feedback.items() if v is not None or k == "value"}
+        document["feedback"] = feedback
     return document
 
 
