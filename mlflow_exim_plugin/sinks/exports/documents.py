@@ -48,7 +48,8 @@ _METRIC = {
     "run_id",
 }
 _NEEDED = {"run_id": "", "description": "", "current_stage": "None", "aliases": []}
-"""Fields of a version that REST leaves out where there is nothing in them, and that tool needs."""
+_OF_NO_DATASET = {"dataset_name": None, "dataset_digest": None}
+"""What REST leaves out of a version or metric where there is nothing in it, and that tool needs."""
 _PROMPT_TAGS = {"mlflow.prompt.is_prompt", "mlflow.prompt.text"}
 
 
@@ -93,7 +94,9 @@ def logged_model(model: LoggedModel) -> dict[str, Any]:
         "tags": key_values(info.get("tags")),
         "params": key_values(data.get("params")),
         "metrics": [
-            metric | ({"value": float(metric["value"])} if "value" in metric else {})
+            _OF_NO_DATASET
+            | metric
+            | ({"value": float(metric["value"])} if "value" in metric else {})
             for metric in data.get("metrics", ())
         ],
         "model_uri": f"models:/{model.id}",
