@@ -67,9 +67,13 @@ def mlflow(session: nox.Session, version: str) -> None:
 
 @nox.session
 def generations(session: nox.Session) -> None:
-    """Servers of every generation as sources and targets, each in an environment of its own."""
+    """Servers, folders and exports of every generation, each in an environment of its own."""
     session.install("-e", ".[test]", "mlflow==3.17.*")
-    tests = ["tests/compat/test_first_servers.py", "tests/integration/test_old_targets.py"]
+    files = ("test_first_servers", "test_old_folders", "test_real_exports")
+    tests = [
+        *(f"tests/compat/{name}.py" for name in files),
+        "tests/integration/test_old_targets.py",
+    ]
     chosen = ["-m", "generations or not generations"]
     session.run("pytest", "-n", "2", *tests, *chosen, *session.posargs)
 

@@ -91,7 +91,13 @@ def start_first_server(
     directory.mkdir(parents=True, exist_ok=True)
     if version in _NEWER:
         mlflow_version = None if version == "this" else version
-        started = start_server(directory, mlflow_version=mlflow_version, serve_artifacts=False)
+        store = str(directory / "mlruns") if of_files else None
+        started = start_server(
+            directory,
+            mlflow_version=mlflow_version,
+            backend_store_uri=store,
+            serve_artifacts=False,
+        )
         return FirstServer(started, version)
     python = _python(version)
     port, port_lock = servers._claim_port()

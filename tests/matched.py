@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["Deployment", "differences", "read", "unmatched"]
+__all__ = ["Deployment", "differences", "plain", "read", "unmatched"]
 
 _EMBEDDED = {"latest_versions", "model_definition", "guardrail", "resolved_version"}
 """Fields that repeat other objects."""
@@ -94,7 +94,7 @@ def read(answers: dict[str, Any], folder: str = "") -> Deployment:
     """
     if folder:
         answers = _placed(answers, folder)
-    found = [(rule, _plain(doc)) for rule in _OBJECTS for doc in _answered(answers, rule)]
+    found = [(rule, plain(doc)) for rule in _OBJECTS for doc in _answered(answers, rule)]
     named = _Names()
     for (_, _, kind, id_field, naming), document in found:
         named.learn(kind, id_field, naming, document)
@@ -137,7 +137,7 @@ def read(answers: dict[str, Any], folder: str = "") -> Deployment:
                 whole.setdefault("links", {})[linked_to] = True
         elif "/traces/get " in question and status == 200:
             key = "trace", named.of(body["trace"]["trace_info"]["trace_id"])
-            there.objects[key]["spans"] = named.put(_plain(body["trace"]["spans"]))
+            there.objects[key]["spans"] = named.put(plain(body["trace"]["spans"]))
     there.objects = {key: of for key, of in there.objects.items() if not _is_carrier(key, of)}
     return there
 
@@ -243,16 +243,16 @@ def _trace(document: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn lists of keys and values into objects, and JSON text of tags."""
     if isinstance(value, dict):
         return {key: _plain_field(key, inner) for key, inner in value.items()}
     if isinstance(value, list):
         if value and all(isinstance(e, dict) and {"key"} <= e.keys() for e in value):
             return {
-                e["key"]: _plain(e["value"] if e.keys() == {"key", "value"} else e) for e in value
+                e["key"]: plain(e["value"] if e.keys() == {"key", "value"} else e) for e in value
             }
-        return [_plain(element) for element in value]
+        return [plain(element) for element in value]
     return value
 
 
@@ -261,7 +261,7 @@ def _plain_field(name: str, value: Any) -> Any:
         return json.loads(value)
     if isinstance(value, str) and value.isdecimal() and re.search(rf"{_TIMES}|^step$", name):
         return int(value)  # a text before MLflow 1.23
-    return _plain(value)
+    return plain(value)
 
 
 def _at(document: Any, path: str) -> Any:

@@ -108,13 +108,14 @@ class ArtifactReader:
         self._losses.clear()
         if (roots := self._deployment.roots) is None:
             return
-        if roots.moved:
-            what = f"{roots.moved} roots are not where they are said to be: the store has the files"
-            yield Loss(Kind.ARTIFACT, "*", what)
+        for number, has in ((roots.moved, "the files"), (roots.bare, "but an empty folder")):
+            if number:
+                what = f"{number} roots are not where they are said to be: the store has {has}"
+                yield Loss(Kind.ARTIFACT, "*", what)
         for location in sorted(roots.unsure):
             what = f"{location} is not there: it never had a file, or --artifact-root is needed"
             yield Loss(Kind.ARTIFACT, "*", what)
-        roots.moved = 0
+        roots.moved = roots.bare = 0
         roots.unsure.clear()
 
     def files(self, owner: str, root: str | None, ahead_bytes: int) -> list[Artifact | Failure]:

@@ -1,12 +1,12 @@
 """An ``mlruns`` folder read by the package, against MLflow's own store in the same run.
 
-    python -m tests.benchmarks.bench_folder [--scale F] [--root FOLDER]
+    python -m tests.benchmarks.bench_folder [--scale F] [--each N] [--root FOLDER]
 
 10 experiments of 1,000 runs with 10 params, 5 metrics of one step and 7 tags, a file with every
-20th run. MLflow's own store searches the runs of each experiment, and no more: for each history it
-would look through all folders, which 100 of them tell. The package reads all histories and lists
-all files besides. Each is a process of its own, in turn; what an interpreter imports is not
-counted. The files were just written, so none of them waits for a disk.
+20th run; with ``--each N``, N of each. MLflow's own store searches the runs of each experiment, and
+no more: for each history it would look through all folders, which 100 of them tell. The package
+reads all histories and lists all files besides. Each is a process of its own, in turn; what an
+interpreter imports is not counted. The files were just written, so none of them waits for a disk.
 """
 
 from __future__ import annotations
@@ -79,8 +79,14 @@ print(json.dumps({
 """
 
 
-def build(root: Path, *, scale: float = 1.0) -> Path:
-    """Write the files that MLflow's store would have written; returns their folder."""
+def build(root: Path, *, scale: float = 1.0, each: int = 0) -> Path:
+    """Write the files that MLflow's store would have written; returns their folder.
+
+    Args:
+        root: Where to.
+        scale: Of the number of runs.
+        each: How many params, metrics and tags a run has at least.
+    """
     chance = random.Random(7)
     folder = root / "mlruns"
     for number in range(EXPERIMENTS):
@@ -97,11 +103,11 @@ def build(root: Path, *, scale: float = 1.0) -> Path:
         }
         _write_meta(experiment, meta)
         for index in range(round(RUNS * scale)):
-            _write_run(experiment, index, chance)
+            _write_run(experiment, index, chance, each)
     return folder
 
 
-def _write_run(experiment: Path, index: int, chance: random.Random) -> None:
+def _write_run(experiment: Path, index: int, chance: random.Random, each: int) -> None:
     run_id = f"{chance.getrandbits(128):032x}"
     folder = experiment / run_id
     started = EPOCH_MS + index * RUN_INTERVAL_MS
@@ -125,10 +131,11 @@ def _write_run(experiment: Path, index: int, chance: random.Random) -> None:
         "user_id": user,
     }
     _write_meta(folder, meta)
-    for number in range(10):
+    for number in range(max(10, each)):
         (folder / "params" / f"param_{number}").write_text(str(chance.random()))
     (folder / "metrics" / "train").mkdir()
-    for name in ("train/loss", "train/acc", "val_loss", "val_acc", "lr"):
+    more = [f"metric_{number}" for number in range(5, each)]
+    for name in ("train/loss", "train/acc", "val_loss", "val_acc", "lr", *more):
         line = f"{started + 1000} {chance.random()} 0\n"
         (folder / "metrics" / name).write_text(line)
     tags = {
@@ -140,6 +147,7 @@ def _write_run(experiment: Path, index: int, chance: random.Random) -> None:
         "team": chance.choice("abcdef"),
         "note": chance.choice(NOTES),
     }
+    tags |= {f"tag_{number}": chance.choice(NOTES) for number in range(len(tags), each)}
     for name, text in tags.items():
         (folder / "tags" / name).write_text(text, encoding="utf-8")
     if index % 20 == 0:
@@ -168,11 +176,12 @@ def main() -> None:
     """Read the folder by turns and print the middle of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--each", type=int, default=0)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.root) as root:
-        folder = build(Path(root), scale=arguments.scale)
+        folder = build(Path(root), scale=arguments.scale, each=arguments.each)
         both = [
             (_measured(MLFLOW, str(folder)), _measured(OURS, str(folder)))
             for _ in range(arguments.rounds)

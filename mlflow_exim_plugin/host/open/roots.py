@@ -49,6 +49,8 @@ class ArtifactRoots:
     Attributes:
         follows_links: Likewise.
         moved: How many roots were found in the store itself, not where they are said to be.
+        bare: How many of those that are not where they are said to be have an empty folder there,
+            as MLflow makes one for each run.
         unsure: Folders of experiments that are not there, and may never have had a file.
     """
 
@@ -62,7 +64,7 @@ class ArtifactRoots:
         self._mapped = {_plain(old): new.rstrip("/") for old, new in (mapped or {}).items()}
         self._store = store
         self.follows_links = follows_links
-        self.moved = 0
+        self.moved = self.bare = 0
         self.unsure: set[str] = set()
 
     def found(self, root: str) -> str:
@@ -72,13 +74,18 @@ class ArtifactRoots:
         if path is None or urlsplit(root).netloc:
             return root
         if not (os.path.isabs(path) or _DRIVE.match(path)) and self._store is not None:  # noqa: PTH117 - for each run
-            of_store = str(self._store / path)
-            path = root = path if os.path.lexists(path) else of_store
+            # A server's own folder is the one in which it has its store.
+            places = path, str(self._store.parent / path), str(self._store / path)
+            path = root = next(filter(os.path.lexists, places), places[-1])
         if self._store is None or os.path.lexists(path):
             return root
         if (beside := self._beside(path)) is None:
             return root
-        self.moved += self._trash not in beside
+        if self._trash not in beside:
+            with os.scandir(beside) as entries:
+                is_bare = next(entries, None) is None
+            self.bare += is_bare
+            self.moved += not is_bare
         return beside
 
     def missing(self, path: Path, root: str) -> tuple[str, str] | None:

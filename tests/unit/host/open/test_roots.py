@@ -51,6 +51,22 @@ def test_a_root_that_is_there_stays(store: Path) -> None:
     assert roots.moved == 0
 
 
+def test_an_empty_folder_is_told_from_one_with_files(store: Path) -> None:
+    roots = ArtifactRoots(store=store)
+    (store / "1" / "models" / MODEL / "artifacts" / "MLmodel").touch()
+
+    for owner in (RUN, f"models/{MODEL}"):
+        assert roots.found(f"/old/1/{owner}/artifacts") == str(store / "1" / owner / "artifacts")
+
+    assert (roots.moved, roots.bare) == (1, 1)
+
+
+def test_a_relative_root_may_lie_beside_the_store(store: Path) -> None:
+    (store.parent / "files" / "1").mkdir(parents=True)
+
+    assert ArtifactRoots(store=store).found("files/1") == str(store.parent / "files" / "1")
+
+
 @pytest.mark.parametrize(
     ("root", "found"),
     [
