@@ -76,6 +76,8 @@ def generations(session: nox.Session) -> None:
     ]
     chosen = ["-m", "generations or not generations"]
     session.run("pytest", "-n", "2", *tests, *chosen, *session.posargs)
+    others = [option for path in tests for option in ("--ignore", path)]
+    session.run("pytest", "-n", "2", "-m", "generations", *others, *session.posargs)
 
 
 @nox.session(venv_backend="uv")

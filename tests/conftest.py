@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from contextlib import ExitStack
@@ -52,6 +53,7 @@ class Bucket:
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the user's: no servers, no credentials, no files left in the checkout."""
+    gc.set_threshold(20_000, 20, 20)  # MLflow's modules are large and stay
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("MLFLOW_", "_MLFLOW_", "DATABRICKS_", "AWS_")):

@@ -39,6 +39,7 @@ def main() -> None:
 
     event.listen(Engine, "connect", _write_later)
     gc.freeze()  # what is shared stays shared
+    gc.set_threshold(20_000, 20, 20)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: no zombies
     started = []
     for line in sys.stdin:

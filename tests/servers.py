@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
+import pytest
 from uv import find_uv_bin
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Server", "locked", "mlflow_python", "new_sqlite_database", "start_server"]
+__all__ = [
+    "Server",
+    "locked",
+    "mlflow_python",
+    "new_sqlite_database",
+    "old_versions",
+    "start_server",
+]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-exim-tests"
 REQUIREMENTS = Path(__file__).parent / "servers_requirements"
@@ -224,6 +232,11 @@ def mlflow_python(mlflow_version: str | None) -> Path:
                 _run(*install, "--no-deps", "-r", str(alone))
             (directory / "complete").touch()
     return python
+
+
+def old_versions(first: str, *others: str) -> list[Any]:
+    """Return versions as parameters: one is tried by default, the others by ``generations``."""
+    return [first, *(pytest.param(version, marks=pytest.mark.generations) for version in others)]
 
 
 def new_sqlite_database(path: Path, mlflow_version: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from tests.servers import REQUIREMENTS
+from tests.servers import REQUIREMENTS, old_versions
 
 if TYPE_CHECKING:
     from tests.conftest import MakeServer
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.compat]
 VERSIONS = sorted(Path(file).stem for file in REQUIREMENTS.glob("*.txt"))
 
 
-@pytest.mark.parametrize("mlflow_version", VERSIONS)
+@pytest.mark.parametrize("mlflow_version", old_versions(*VERSIONS))
 def test_old_server(
     make_server: MakeServer, tmp_path: Path, mlflow_version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

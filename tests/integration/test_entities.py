@@ -32,7 +32,7 @@ from tests.seed_entities import (
     judge_json,
     seed_entities,
 )
-from tests.servers import Server, start_server
+from tests.servers import Server, old_versions, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -342,7 +342,7 @@ def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str)
     assert len(queues["Expert Review"]["items"]) == 4
 
 
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+@pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_an_old_target_is_given_the_rest(
     source: JudgedSource, make_server: MakeServer, mlflow_version: str
 ) -> None:
@@ -360,7 +360,7 @@ def test_an_old_target_is_given_the_rest(
     assert names >= {"judged", "also judged"}
 
 
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+@pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_an_old_source_has_none(make_server: MakeServer, mlflow_version: str) -> None:
     server = make_server(mlflow_version=mlflow_version)
     MlflowClient(server.url).create_experiment("old")

@@ -19,6 +19,7 @@ from tests.integration.test_exact_rows import rows
 from tests.matched import read, unmatched
 from tests.new_ids import unpack
 from tests.seed_entities import add_secrets
+from tests.servers import old_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,6 @@ def kinds_of(version: str) -> set[Kind]:
     return {Kind.METRIC_HISTORY, Kind.ARTIFACT, *has} - {Kind.WORKSPACE}
 
 
-OF_2_22, OF_3_1, OF_3_4 = map(kinds_of, ("2.22.5", "3.1.4", "3.4.0"))
 SEEDED = kinds_of("3.17.2")
 DEMO = "from mlflow.demo import generate_all_demos; generate_all_demos()"
 DEMO_KINDS = {
@@ -101,17 +101,15 @@ def test_everything_survives_in_other_databases(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("version", "keeps"), [("2.22.5", OF_2_22), ("3.1.4", OF_3_1), ("3.4.0", OF_3_4)]
-)
+@pytest.mark.parametrize("version", old_versions("2.22.5", "3.1.4", "3.4.0"))
 def test_older_servers_take_what_they_hold_and_give_it_back(
     everything: tuple[str, str],
     everything_answers: dict[str, Any],
     make_server: MakeServer,
     monkeypatch: pytest.MonkeyPatch,
     version: str,
-    keeps: set[Kind],
 ) -> None:
+    keeps = kinds_of(version)
     # Old servers answer 500 for files that are not there, which MLflow asks for again and again.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     _, archive = everything

@@ -20,7 +20,7 @@ from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import Snapshot, as_default, assert_count_law, assert_same, snapshot
 from tests.filled import copy_of_database, copy_of_server
 from tests.integration.conftest import rows_of
-from tests.integration.test_idempotence import assert_nothing_written, is_write, unpack_until_killed
+from tests.integration.test_idempotence import assert_nothing_written, unpack_killed_at
 from tests.new_ids import unpack
 from tests.seed import T0, new_run
 from tests.seed_logged_models import MANY_PARAMS, ModelsMade, log_model_files, seed_logged_models
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
     from tests.conftest import MakeServer
-    from tests.proxy import Request
 
 pytestmark = pytest.mark.integration
 
@@ -187,9 +186,9 @@ def test_files_are_the_same_bytes_behind_an_alias(
     assert net not in version.source
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "times"),
-    [
+def test_killed_between_two_calls(served: Source, make_server: MakeServer) -> None:
+    server = make_server()
+    calls = [
         ("POST", "mlflow/logged-models", 2),
         ("POST", "/params", 1),
         ("PUT", "/models/", 2),
@@ -200,21 +199,8 @@ def test_files_are_the_same_bytes_behind_an_alias(
         ("POST", "set-experiment-tag", 3),
         ("DELETE", "mlflow/logged-models/", 1),
         ("POST", "experiments/delete", 1),
-    ],
-)
-def test_killed_between_two_calls(
-    served: Source, make_server: MakeServer, method: str, path: str, times: int
-) -> None:
-    server = make_server()
-    left = [times]
-
-    def ends(request: Request) -> bool:
-        is_search = request.path.endswith("search")
-        left[0] -= method == request.method and path in request.path and not is_search
-        return left[0] == 0
-
-    seen = unpack_until_killed(served.archive, server.url, ends)
-    assert left == [0], sorted({(r.method, r.path) for r in seen if is_write(r)})
+    ]
+    unpack_killed_at(served.archive, server.url, calls)
 
     report = unpack(served.archive, tracking_uri=server.url)
 

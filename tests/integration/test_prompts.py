@@ -14,11 +14,11 @@ from tests.compare import assert_count_law, assert_same, snapshot
 from tests.compare_models import PROMPT_TAG
 from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
-from tests.integration.test_idempotence import assert_nothing_written, unpack_until_killed
+from tests.integration.test_idempotence import assert_nothing_written, unpack_killed_at
 from tests.new_ids import unpack
 from tests.proxy import FaultyProxy
 from tests.seed_prompts import DELETED, EXPERIMENT_IDS, seed_by_hand, seed_prompts
-from tests.servers import start_server
+from tests.servers import old_versions, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,28 +100,16 @@ def test_to_a_database(served: Server, archive: str, sqlite_uri: str) -> None:
     assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
 
 
-@pytest.mark.parametrize(
-    ("path", "times"),
-    [
-        ("registered-models/create", 2),
-        ("model-versions/create", 4),  # a placeholder among them
-        ("model-versions/delete", 1),
-        ("registered-models/alias", 2),
-        ("registered-models/set-tag", 2),
-    ],
-)
-def test_killed_between_two_calls(
-    served: Server, archive: str, make_server: MakeServer, path: str, times: int
-) -> None:
+def test_killed_between_two_calls(served: Server, archive: str, make_server: MakeServer) -> None:
     target = make_server()
-    left = [times]
-
-    def ends(request: Request) -> bool:
-        left[0] -= path in request.path
-        return left[0] == 0
-
-    unpack_until_killed(archive, target.url, ends)
-    assert left == [0]
+    calls = [
+        ("POST", "registered-models/create", 2),
+        ("POST", "model-versions/create", 4),  # a placeholder among them
+        ("DELETE", "model-versions/delete", 1),
+        ("POST", "registered-models/alias", 2),
+        ("POST", "registered-models/set-tag", 2),
+    ]
+    unpack_killed_at(archive, target.url, calls)
 
     report = unpack(archive, tracking_uri=target.url)
 
@@ -193,7 +181,9 @@ def test_versions_join_a_namesakes_prompt(archive: str, sqlite_uri: str) -> None
     assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
 
 
-@pytest.mark.parametrize("mlflow_version", [None, pytest.param("3.1.4", marks=pytest.mark.compat)])
+@pytest.mark.parametrize(
+    "mlflow_version", [None, pytest.param("3.1.4", marks=pytest.mark.generations)]
+)
 def test_versions_without_a_template(
     sqlite_uri: str, make_server: MakeServer, tmp_path: Path, mlflow_version: str | None
 ) -> None:
@@ -235,7 +225,7 @@ def test_a_tag_that_the_server_wanted_and_keeps(
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+@pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_old_servers(
     served: Server, archive: str, make_server: MakeServer, mlflow_version: str, tmp_path: Path
 ) -> None:

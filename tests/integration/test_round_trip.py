@@ -27,6 +27,7 @@ from tests.seed import (
     seed_big,
     seed_of_mlflow_3,
 )
+from tests.servers import old_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,7 +275,7 @@ def fill_old(uri: str) -> Seeded:
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+@pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
     copy_of_server(tmp_path / "old", fill_old, mlflow_version=mlflow_version)
     old, new = make_server(tmp_path / "old", mlflow_version=mlflow_version), make_server()
@@ -291,7 +292,7 @@ def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_vers
 
 
 @pytest.mark.compat
-@pytest.mark.parametrize("mlflow_version", ["2.22.5", "3.1.4"])
+@pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_to_an_old_server(
     server_source: Source, make_server: MakeServer, mlflow_version: str
 ) -> None:

@@ -22,7 +22,7 @@ from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
 from tests.compare import as_default, assert_count_law
 from tests.filled import copy_of_database, copy_of_server
-from tests.servers import Server, start_server
+from tests.servers import Server, old_versions, start_server
 from tests.trace_seed import SeededTraces, seed_traces, started_trace
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ def test_only_the_traces_of_chosen_runs(source: tuple[Server, SeededTraces]) -> 
     assert not without
 
 
-@pytest.mark.parametrize("version", ["3.1.4", "2.22.5"])
+@pytest.mark.parametrize("version", old_versions("2.22.5", "3.1.4"))
 def test_old_server_keeps_what_it_can(
     source: tuple[Server, SeededTraces], make_server: MakeServer, version: str
 ) -> None:
