@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["ArtifactReader", "Budget", "Listing"]
 
 _PREFETCH_FILE_BYTES = 256 << 10
+_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+_POINTER_BYTES = range(len(_POINTER) + 83, len(_POINTER) + 96)
+"""Sizes of what Git LFS leaves in the place of a file that it did not fetch, of up to a TB."""
 
 Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
 """Owner, tree, path and size of each file; or why they cannot be listed; None without a root."""
@@ -145,6 +148,9 @@ class ArtifactReader:
             if not self._selection.takes_artifact(path):
                 continue
             artifact = Artifact(path, size_bytes, partial(tree.open, path, size_bytes))
+            if self._contents and not tree.is_remote and _is_pointer(artifact):
+                what = "it is a pointer of Git LFS, and not the file: git lfs pull brings that"
+                self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
             is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
             if is_small and budget.take(size_bytes):
                 ahead = self._pool.submit(_read_all, artifact.open)
@@ -197,6 +203,16 @@ class _Prefetched:
             return self._again()
         data, self._ahead = self._ahead.result(), None
         return io.BytesIO(data)
+
+
+def _is_pointer(artifact: Artifact) -> bool:
+    if artifact.size_bytes not in _POINTER_BYTES:
+        return False
+    try:
+        with artifact.open() as stream:
+            return stream.read(len(_POINTER)) == _POINTER
+    except StoreError:  # said when it is its turn
+        return False
 
 
 def _read_all(opener: Any) -> bytes:

@@ -124,6 +124,19 @@ def test_a_run_without_its_empty_folders_is_a_run(filled_folder: Store, tmp_path
     assert report.counts[Kind.RUN].written == 4
 
 
+def test_what_git_lfs_left_for_a_file_is_named(filled_folder: Store, tmp_path: Path) -> None:
+    store = filled_folder.copied(tmp_path / "mlruns", says_so=True)
+    start = "version https://git-lfs.github.com/spec/v1\n"
+    pointer = f"{start}oid sha256:{'0a' * 32}\nsize 123456\n"
+    for name, text in (("w.bin", pointer), ("w.txt", pointer.replace("v1", "v2"))):
+        (store.run("full") / "artifacts" / name).write_text(text)
+
+    report = packed(store, tmp_path)
+
+    lost = [loss.id for loss in report.losses if "Git LFS" in loss.what]
+    assert lost == [f"{store.runs['full']}/w.bin"]
+
+
 def _cut_line(store: Store) -> None:
     file = store.run("full") / "metrics" / "m" / "x"
     file.write_text(file.read_text()[:-4] + "17")
@@ -241,6 +254,7 @@ def test_folders_of_others_are_left_alone_and_named_once(
         (store.folder / name / "data").mkdir(parents=True)
         (store.folder / store.experiments["e"] / name).mkdir()
     (store.folder / ".DS_Store").touch()
+    (store.run("full") / "meta.yaml.bak").touch()
 
     with caplog.at_level(logging.INFO, "mlflow_exim_plugin"):
         report = packed(store, tmp_path)
@@ -248,7 +262,7 @@ def test_folders_of_others_are_left_alone_and_named_once(
     assert report.failures == []
     assert report.counts[Kind.RUN].written == 4
     lines = [record.getMessage() for record in caplog.records if "left alone" in record.message]
-    assert all(name in lines[0] for name in of_others)
+    assert all(name in lines[0] for name in [*of_others, "meta.yaml.bak"])
     assert len(lines) == 1
 
 

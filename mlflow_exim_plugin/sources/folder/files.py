@@ -60,7 +60,7 @@ class StoreFiles:
 
     Attributes:
         root: Likewise.
-        left_alone: Folders in it that are not of MLflow.
+        left_alone: What in it is not of MLflow.
     """
 
     def __init__(self, root: str, *, follows_links: bool = False) -> None:
@@ -99,7 +99,7 @@ class StoreFiles:
         return dict(self._listed(path) or ())
 
     def leave_alone(self, path: str, names: dict[str, bool], known: AbstractSet[str]) -> None:
-        """Remember which folders in that of one object are of others.
+        """Remember what in the folder of one object is of others.
 
         Args:
             path: The object's folder.
@@ -107,7 +107,7 @@ class StoreFiles:
             known: What MLflow keeps there.
         """
         if not names.keys() <= known:
-            self.left_alone += [f"{path}/{n}" for n in names if names[n] and n not in known]
+            self.left_alone += [f"{path}/{name}" for name in names if name not in known]
 
     def holds_files(self, path: str) -> bool:
         """Whether there is a file anywhere in a folder, or a folder that cannot be looked into."""
