@@ -22,10 +22,13 @@ import pyarrow as pa
 from mlflow_exim_plugin.host.errors import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from sqlalchemy import ColumnClause, Connection, Engine, Select
+    from sqlalchemy.types import TypeEngine
+
+    Found: TypeAlias = dict[str, Any]
 
     Value: TypeAlias = str | int
     Where: TypeAlias = dict[str, Value | Sequence[str]]
@@ -55,7 +58,7 @@ class TableReader:
         self._engine = engine
         self._by_arrow = by_arrow
         self._arrow: Any = None
-        self._there: dict[str, frozenset[str]] = {}
+        self._there: dict[str, dict[str, pa.DataType]] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -94,13 +97,33 @@ class TableReader:
         """
         with translated(doing):
             there = self._columns_of(table)
-            if not there.issuperset(where):
+            if not there.keys() >= where.keys():
                 return columns.empty_table()
             known = pa.schema([field for field in columns if field.name in there])
             if not known.names:
                 return columns.empty_table()
             found = self._rows(table, known, where, limit)
             return found if known.names == columns.names else _completed(found, columns)
+
+    def found(self, table: str, names: Iterable[str], doing: str, **where: Value) -> list[Found]:
+        """Return rows in any order, with those of some columns that are there, of their own types.
+
+        JSON is text.
+
+        Args:
+            table: Name of the table.
+            names: Names of the columns.
+            doing: What is being done, for messages.
+            where: Value of a column.
+
+        Raises:
+            ServerError: The database refused, or a value is not of its column's type.
+        """
+        with translated(doing):
+            there = self._columns_of(table)
+        columns = pa.schema({name: there[name] for name in names if name in there})
+        found: list[Found] = self.rows(table, columns, doing, limit=None, **where).to_pylist()
+        return found
 
     def has_rows(self, table: str) -> bool:
         """Whether a table is there and has any row.
@@ -133,7 +156,7 @@ class TableReader:
         for name, value in where.items():
             query = query.where(column_of(name) == value)
         with translated(f"reading the table {table}"):
-            if not self._columns_of(table).issuperset({column, *where}):
+            if not self._columns_of(table).keys() >= {column, *where}:
                 return []
             with self._engine.connect() as connection:
                 return list(connection.execute(query).scalars())
@@ -147,8 +170,8 @@ class TableReader:
         with translated(f"looking at table {table}"):
             return column in self._columns_of(table)
 
-    def _columns_of(self, table: str) -> frozenset[str]:
-        """Return the columns of a table, none where it is not there."""
+    def _columns_of(self, table: str) -> dict[str, pa.DataType]:
+        """Return the columns of a table with their types, none where it is not there."""
         if table not in self._there:
             from sqlalchemy import inspect
             from sqlalchemy.exc import NoSuchTableError
@@ -157,7 +180,7 @@ class TableReader:
                 columns = inspect(self._engine).get_columns(table)
             except NoSuchTableError:
                 columns = []
-            self._there[table] = frozenset(column["name"] for column in columns)
+            self._there[table] = {column["name"]: _type_of(column["type"]) for column in columns}
         return self._there[table]
 
     def _rows(self, table: str, columns: pa.Schema, where: Where, limit: int | None) -> pa.Table:
@@ -204,6 +227,16 @@ class TableReader:
             if columns.field(name).type == pa.string():
                 found.column(name).validate(full=True)  # SQLite keeps any bytes as text
         return found
+
+
+def _type_of(column: TypeEngine[Any]) -> pa.DataType:
+    from sqlalchemy import Boolean, Float, Integer, Numeric
+
+    if isinstance(column, Boolean):
+        return pa.bool_()
+    if isinstance(column, Integer):
+        return pa.int64()
+    return pa.float64() if isinstance(column, Float | Numeric) else pa.string()
 
 
 def rows_seen_by(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.kinds.description import (
     KEY,
@@ -14,13 +14,19 @@ from mlflow_exim_plugin.kinds.description import (
     GrowingRows,
     Growth,
     Json,
+    Kept,
     TableRows,
     as_json,
     same,
 )
 from mlflow_exim_plugin.kinds.kind import Kind
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["EVALUATION_DATASET"]
+
+_WRAPPED = "mlflow_wrapped"
 
 
 def _inputs(record: dict[str, Any], *, sort_keys: bool = False) -> str:
@@ -33,7 +39,24 @@ def _input_hash(record: dict[str, Any]) -> str:
 
 def _outputs(record: dict[str, Any]) -> str:
     outputs = record.get("outputs")
-    return json.dumps(None if outputs is None else {"mlflow_wrapped": outputs})
+    return json.dumps(None if outputs is None else {_WRAPPED: outputs})
+
+
+def _unwrapped(outputs: str) -> Any:
+    found = json.loads(outputs)
+    return found.get(_WRAPPED) if found else None
+
+
+def _as_mlflow_tells(record: dict[str, Any], _row: Mapping[str, Any]) -> None:
+    """Add what MLflow makes of a record's source when it reads it."""
+    record.setdefault("tags", {})
+    record.pop("source_type", None)
+    if source := record.pop("source", None):
+        kind, data = source["source_type"].upper(), source.get("source_data") or {}
+        record |= {"source": {"source_type": kind, "source_data": data}, "source_type": kind}
+        named = data.get("trace_id" if kind == "TRACE" else "source_id")
+        if not record.get("source_id") and named is not None:
+            record["source_id"] = named
 
 
 EVALUATION_DATASET = Description(
@@ -74,17 +97,20 @@ EVALUATION_DATASET = Description(
                 same(
                     "dataset_record_id source_id source_type created_time last_update_time"
                     " created_by last_updated_by",
-                    inputs=_inputs,
+                    inputs=Kept("inputs", _inputs, json.loads),
                     input_hash=_input_hash,
-                    outputs=_outputs,
+                    outputs=Kept("outputs", _outputs, _unwrapped),
                     expectations=as_json("expectations"),
                     tags=as_json("tags"),
                     source=as_json("source"),
                 ),
                 at="records",
                 owner=("dataset_id",),
+                order=("created_time", "dataset_record_id"),
+                completed=_as_mlflow_tells,
             ),
         ),
+        order=("dataset_id",),
     ),
     growth=Growth(
         stage=lambda dataset: int(dataset["last_update_time"] or 0),

@@ -22,6 +22,7 @@ __all__ = [
     "GrowingRows",
     "Growth",
     "Json",
+    "Kept",
     "Listed",
     "PartFiles",
     "TableRows",
@@ -29,6 +30,7 @@ __all__ = [
     "as_json",
     "const",
     "default",
+    "flag",
     "lower",
     "same",
 ]
@@ -69,8 +71,28 @@ class Version:
 
 Row = tuple[str, dict[str, Any]]
 """A row and its table."""
-Source = str | Callable[[dict[str, Any]], Any]
-"""What a column holds: the value at a path of the document, or of a function of it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A field of which a column holds another form.
+
+    Attributes:
+        path: The field.
+        write: Gives what the column holds, from the document.
+        read: Gives the field's value for what the column holds, None where there is none.
+    """
+
+    path: str
+    write: Callable[[dict[str, Any]], Any]
+    read: Callable[[Any], Any]
+
+
+Source = str | Kept | Callable[[dict[str, Any]], Any]
+"""What a column holds: the value at a path of the document, another form of it, or what MLflow
+derives from the document: that is not read."""
+RowsBelow = Callable[["TableRows", Mapping[str, Any]], list[dict[str, Any]]]
+"""Gives the rows of a part that have some values."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +105,9 @@ class TableRows:
         at: Field that lists what has a row each; the document itself without it.
         owner: Columns that the rows share with the row that they belong to.
         parts: TableRows that belong to each of these.
+        order: Fields by which documents list what has a row each; empty is a text by itself.
         when: Whether there are any, from the document they are listed in; None is always.
+        completed: Adds to a document what only several columns tell together.
     """
 
     table: str
@@ -91,7 +115,9 @@ class TableRows:
     at: str = ""
     owner: tuple[str, ...] = ()
     parts: tuple[TableRows, ...] = ()
+    order: tuple[str, ...] = KEY
     when: Callable[[dict[str, Any]], bool] | None = None
+    completed: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
 
     def of(self, document: Any, owner: Mapping[str, Any] | None = None) -> Iterator[Row]:
         """Yield the rows of a document, each before those that belong to it.
@@ -102,12 +128,50 @@ class TableRows:
         """
         row = self.key_below(owner or {})
         for column, wanted in self.columns.items():
-            row[column] = _at(document, wanted) if isinstance(wanted, str) else wanted(document)
+            if isinstance(wanted, str):
+                row[column] = _at(document, wanted)
+            else:
+                row[column] = (wanted.write if isinstance(wanted, Kept) else wanted)(document)
         yield self.table, row
         for part in self.parts:
             if part.when is None or part.when(document):
                 for element in document.get(part.at, ()):
                     yield from part.of(element, row)
+
+    def read(self, row: Mapping[str, Any], below: RowsBelow) -> Any:
+        """Return the document of a row and those that belong to it: what ``of`` makes rows of.
+
+        Args:
+            row: The row; a column that is not there holds nothing.
+            below: Gives the rows that belong to it.
+
+        Raises:
+            ValueError: A column does not hold what MLflow writes.
+        """
+        document: dict[str, Any] = {}
+        for column, wanted in self.columns.items():
+            value = row.get(column)
+            if wanted == "":
+                return value
+            if isinstance(wanted, Kept):
+                path, value = wanted.path, None if value is None else wanted.read(value)
+            elif isinstance(wanted, str):
+                path = wanted
+            else:
+                continue
+            if value is not None:
+                _put(document, path, value)
+        for part in self.parts:
+            found = [part.read(its, below) for its in below(part, part.key_below(row))]
+            document[part.at] = sorted(found, key=part.sorting)
+        if self.completed is not None:
+            self.completed(document, row)
+        return document
+
+    def sorting(self, document: Any) -> list[tuple[bool, Any]]:
+        """Return what documents are sorted by: those without a field first."""
+        values = [_at(document, name) for name in self.order]
+        return [(value is not None, value) for value in values]
 
     def key_below(self, owner: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns that rows below an owner's have of it."""
@@ -256,10 +320,6 @@ class Description:
         return self.known_as or self.id_field
 
 
-TAG: Mapping[str, Source] = {"key": "key", "value": lambda tag: tag.get("value", "")}
-"""Columns of a tag."""
-
-
 def same(names: str, **others: Source) -> dict[str, Source]:
     """Columns that have the names of their fields, and others."""
     return {name: name for name in names.split()} | others
@@ -267,17 +327,22 @@ def same(names: str, **others: Source) -> dict[str, Source]:
 
 def default(path: str, *, value: Any) -> Source:
     """What stands at a field, a value where there is none."""
-    return lambda document: document.get(path, value)
+    return Kept(path, lambda document: document.get(path, value), lambda kept: kept)
 
 
-def const(value: Any) -> Source:
-    """The same in every row."""
-    return lambda _: value
+def const(path: str, value: Any) -> Source:
+    """The same in every row that is written, for a field that rows of MLflow's tell."""
+    return Kept(path, lambda _: value, lambda kept: kept)
+
+
+def flag(path: str) -> Source:
+    """A field that is true or false; some databases keep a number."""
+    return Kept(path, lambda document: bool(document.get(path)), bool)
 
 
 def lower(path: str) -> Source:
-    """Text in lower case."""
-    return lambda document: document[path].lower()
+    """Text in lower case; the document has it in upper case."""
+    return Kept(path, lambda document: document[path].lower(), str.upper)
 
 
 def as_json(path: str, *, none: Any = "null") -> Source:
@@ -287,7 +352,22 @@ def as_json(path: str, *, none: Any = "null") -> Source:
         value = document.get(path)
         return none if value is None or (none is None and not value) else json.dumps(value)
 
-    return text
+    def value(kept: str) -> Any:
+        found = json.loads(kept) if kept else None
+        return None if none is None and not found else found
+
+    return Kept(path, text, value)
+
+
+TAG: Mapping[str, Source] = {"key": "key", "value": default("value", value="")}
+"""Columns of a tag."""
+
+
+def _put(document: dict[str, Any], path: str, value: Any) -> None:
+    *owners, last = path.split(".")
+    for name in owners:
+        document = document.setdefault(name, {})
+    document[last] = value
 
 
 def _at(document: Any, path: str) -> Any:

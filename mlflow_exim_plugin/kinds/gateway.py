@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.kinds.description import (
     KEY,
     TAG,
     Description,
+    Kept,
     TableRows,
     Version,
     default,
     same,
 )
 from mlflow_exim_plugin.kinds.kind import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["BUDGET_POLICY", "ENDPOINT", "GUARDRAIL", "MODEL_DEFINITION"]
 
@@ -29,6 +33,25 @@ def _fallback(endpoint: dict[str, Any]) -> str | None:
         return None
     known = {name: (config or {}).get(name) for name in ("strategy", "max_attempts")}
     return json.dumps(known | {"model_definition_ids": ids})
+
+
+def _with_signer(document: dict[str, Any], _row: Mapping[str, Any]) -> None:
+    """Say that nobody is known to have made it, or to have changed it, as MLflow says it."""
+    document.setdefault("created_by", "")
+    document.setdefault("last_updated_by", "")
+
+
+def _with_maker(config: dict[str, Any], _row: Mapping[str, Any]) -> None:
+    config.setdefault("created_by", "")
+
+
+def _without_models(config: str) -> dict[str, Any] | None:
+    found = json.loads(config)
+    return {k: v for k in ("strategy", "max_attempts") if (v := found.get(k)) is not None}
+
+
+def _is_tracked(endpoint: dict[str, Any]) -> bool:
+    return bool(endpoint.get("usage_tracking", True))
 
 
 def _experiment(endpoint: dict[str, Any]) -> int | None:
@@ -50,6 +73,7 @@ MODEL_DEFINITION = Description(
     rows=TableRows(
         "model_definitions",
         same("model_definition_id name secret_id provider model_name" + _SIGNED),
+        order=("name",),
     ),
 )
 
@@ -88,9 +112,9 @@ ENDPOINT = Description(
         "endpoints",
         same(
             "endpoint_id name routing_strategy" + _SIGNED,
-            experiment_id=_experiment,
-            fallback_config_json=_fallback,
-            usage_tracking=default("usage_tracking", value=True),
+            experiment_id=Kept("experiment_id", _experiment, str),
+            fallback_config_json=Kept("fallback_config", _fallback, _without_models),
+            usage_tracking=Kept("usage_tracking", _is_tracked, bool),
         ),
         parts=(
             TableRows(
@@ -102,6 +126,7 @@ ENDPOINT = Description(
                 ),
                 at="model_mappings",
                 owner=("endpoint_id",),
+                order=("linkage_type", "fallback_order", "mapping_id"),
             ),
             TableRows(
                 "endpoint_bindings",
@@ -111,6 +136,7 @@ ENDPOINT = Description(
                 ),
                 at="bindings",
                 owner=("endpoint_id",),
+                order=("resource_type", "resource_id"),
             ),
             TableRows("endpoint_tags", TAG, at="tags", owner=("endpoint_id",)),
             TableRows(
@@ -118,8 +144,12 @@ ENDPOINT = Description(
                 same("guardrail_id execution_order created_by created_at"),
                 at="guardrails",
                 owner=("endpoint_id", "workspace"),
+                order=("execution_order", "guardrail_id"),
+                completed=_with_maker,
             ),
         ),
+        order=("name",),
+        completed=_with_signer,
     ),
     secrets="tags",
 )
@@ -149,6 +179,8 @@ GUARDRAIL = Description(
             scorer_id="scorer.scorer_id",
             scorer_version="scorer.scorer_version",
         ),
+        order=("name",),
+        completed=_with_signer,
     ),
 )
 
@@ -179,5 +211,7 @@ BUDGET_POLICY = Description(
             duration_unit="duration.unit",
             duration_value="duration.value",
         ),
+        order=("created_at", "budget_policy_id"),
+        completed=_with_signer,
     ),
 )

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Any
+
 from mlflow_exim_plugin.kinds.description import (
     Description,
     Json,
     TableRows,
     as_json,
     default,
+    flag,
     lower,
     same,
 )
 from mlflow_exim_plugin.kinds.kind import Kind
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["ISSUE", "LABEL_SCHEMA", "REVIEW_QUEUE", "SCORER"]
+
+
+def _with_experiment(config: dict[str, Any], row: Mapping[str, Any]) -> None:
+    config["experiment_id"] = str(row["experiment_id"])
+
 
 SCORER = Description(
     Kind.SCORER,
@@ -47,17 +59,44 @@ SCORER = Description(
                 same("scorer_version serialized_scorer creation_time"),
                 at="versions",
                 owner=("scorer_id",),
+                order=("scorer_version",),
             ),
             TableRows(
                 "online_scoring_configs",
                 same("online_scoring_config_id sample_rate filter_string"),
                 at="online_configs",
                 owner=("scorer_id", "experiment_id"),
+                order=("online_scoring_config_id",),
+                completed=_with_experiment,
             ),
         ),
+        order=("scorer_name",),
     ),
     secrets="versions[].serialized_scorer",
 )
+
+_INPUTS: dict[str, dict[str, Any]] = {
+    "pass_fail": {"positive_label": None, "negative_label": None},
+    "categorical": {"options": None, "multi_select": False},
+    "numeric": {"min_value": None, "max_value": None},
+    "text": {"max_length": None},
+}
+"""What a question's inputs of each type have, and what it is where the document lacks it."""
+
+
+def _input(schema: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the type of a question's input, and the rest of it."""
+    ((kind, given),) = schema["input"].items()
+    return kind, {name: given.get(name, value) for name, value in _INPUTS[kind].items()}
+
+
+def _with_input(schema: dict[str, Any], row: Mapping[str, Any]) -> None:
+    kind, config = row["input_type"], json.loads(row["input_config"])
+    known = {name: config.get(name, value) for name, value in _INPUTS[kind].items()}
+    if kind == "numeric":  # which are doubles to REST
+        known = {name: value and float(value) for name, value in known.items()}
+    schema["input"] = {kind: {name: v for name, v in known.items() if v is not None}}
+
 
 LABEL_SCHEMA = Description(
     Kind.LABEL_SCHEMA,
@@ -71,9 +110,29 @@ LABEL_SCHEMA = Description(
     same=("type", "input", "instruction", "enable_comment"),
     rest={"users": "created_by"},
     anew="ids, creators and times are the target's",
-    rows=TableRows("label_schemas", {}),  # MLflow makes them: host.entity_rows
+    rows=TableRows(
+        "label_schemas",
+        same(
+            "schema_id experiment_id name instruction created_by",
+            type=lower("type"),
+            enable_comment=flag("enable_comment"),
+            is_default=flag("is_default"),
+            input_type=lambda schema: _input(schema)[0],
+            input_config=lambda schema: json.dumps(_input(schema)[1]),
+            created_time="created_at",
+            last_update_time="last_updated_at",
+        ),
+        order=("created_at", "schema_id"),
+        completed=_with_input,
+    ),
     secrets="instruction",
 )
+
+
+def _with_last_seen(issue: dict[str, Any], row: Mapping[str, Any]) -> None:
+    if "last_seen_timestamp" in row:  # since MLflow 3.18, which tells the creation where it is none
+        issue.setdefault("last_seen_timestamp", issue["created_timestamp"])
+
 
 ISSUE = Description(
     Kind.ISSUE,
@@ -100,6 +159,8 @@ ISSUE = Description(
             categories=as_json("categories", none=None),
             metadata=as_json("metadata", none=None),
         ),
+        order=("created_timestamp", "issue_id"),
+        completed=_with_last_seen,
     ),  # host.sql.entity_rows adds the table by which categories are searched
     secrets="description root_causes",
 )
@@ -127,16 +188,19 @@ REVIEW_QUEUE = Description(
         "review_queues",
         same(
             "queue_id experiment_id name created_by creation_time_ms last_update_time_ms",
-            name_key=lower("name"),
+            name_key=lambda queue: queue["name"].lower(),
             queue_type=lower("queue_type"),
         ),
         parts=(
-            TableRows("review_queue_users", {"user_id": ""}, at="users", owner=("queue_id",)),
+            TableRows(
+                "review_queue_users", {"user_id": ""}, at="users", owner=("queue_id",), order=("",)
+            ),
             TableRows(
                 "review_queue_label_schemas",
                 {"schema_id": ""},
                 at="schema_ids",
                 owner=("queue_id",),
+                order=("",),
                 # Those of a user have all of the experiment's questions.
                 when=lambda queue: queue["queue_type"].lower() != "user",
             ),
@@ -149,7 +213,9 @@ REVIEW_QUEUE = Description(
                 ),
                 at="items",
                 owner=("queue_id",),
+                order=("item_id",),
             ),
         ),
+        order=("name",),
     ),
 )

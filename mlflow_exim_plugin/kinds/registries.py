@@ -142,7 +142,7 @@ WEBHOOK = Description(
         "webhooks",
         same(
             "webhook_id workspace name description url creation_timestamp last_updated_timestamp",
-            status=const("DISABLED"),  # it has no secret to sign with
+            status=const("status", "DISABLED"),  # it has no secret to sign with
         ),
         parts=(
             TableRows(
@@ -150,8 +150,10 @@ WEBHOOK = Description(
                 {"entity": lower("entity"), "action": lower("action")},
                 at="events",
                 owner=("webhook_id",),
+                order=("entity", "action"),
             ),
         ),
+        order=("creation_timestamp", "webhook_id"),
     ),
     unlike={"webhooks": "status"},
     secrets="description url",

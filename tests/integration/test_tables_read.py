@@ -15,16 +15,24 @@ import sqlalchemy
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.api.reading import Reader
+from mlflow_exim_plugin.host.entities import datasets, gateway, judges, registries
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, upgrade
+from mlflow_exim_plugin.host.sql.entities import entities_of
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.host.sql.logged_models import StoredLoggedModels, logged_models_of
 from mlflow_exim_plugin.host.sql.reading import StoredReader, reader_of
-from mlflow_exim_plugin.schema.objects import Failure, Kind
+from mlflow_exim_plugin.host.sql.traces import StoredTraceReader, StoredTraces
+from mlflow_exim_plugin.host.traces.listing import TraceListing
+from mlflow_exim_plugin.host.traces.reading import TraceReader
+from mlflow_exim_plugin.host.traces.search import TraceSearch
+from mlflow_exim_plugin.kinds import ENTITY_KINDS
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 from tests import everything
 from tests.filled import copy_of_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
@@ -72,6 +80,73 @@ def test_a_full_store_is_told_as_by_mlflow(tmp_path: Path) -> None:
             assert models.read(model_id) == mlflows.read(model_id)
         assert deleted
         assert any(ids.values())
+
+
+def traces_of(stored: StoredTraces | TraceListing, reader: TraceReader, host: Host) -> list[Any]:
+    """All that is told of the traces of a deployment."""
+    told = []
+    for experiment in Reader(host).experiments():
+        listed = (
+            stored.pages(experiment["experiment_id"], None)
+            if isinstance(stored, StoredTraces)
+            else stored.traces(experiment["experiment_id"])
+        )
+        for page in listed:
+            assert not isinstance(page, Failure)
+            pointing = reader.fill(page)
+            told += [
+                (t.id, t.experiment_id, t.document, t.spans, t.issues, t.id in pointing)
+                for t in page
+            ]
+    return told
+
+
+def test_traces_are_told_as_by_mlflow(tmp_path: Path) -> None:
+    copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
+    with Host(f"sqlite:///{tmp_path}/mlflow.db", create=False) as host:
+        assert host.tables is not None
+        stored = StoredTraces(host.tables)
+        expected = traces_of(TraceListing(TraceSearch(host)), TraceReader(host), host)
+        assert traces_of(stored, StoredTraceReader(host, stored), host) == expected
+        assert sum(len(document["assessments"]) for _, _, document, *_ in expected) > 5
+        assert sum(len(spans or ()) for _, _, _, spans, *_ in expected) > 5
+
+
+def test_entities_are_told_as_by_mlflow(tmp_path: Path) -> None:
+    copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
+    with Host(f"sqlite:///{tmp_path}/mlflow.db", create=False) as host:
+        stored = entities_of(host)
+        assert stored is not None
+        told = {kind for kind in ENTITY_KINDS if stored.tells(kind)}
+        active = [
+            experiment["experiment_id"]
+            for experiment in Reader(host).experiments()
+            if experiment["lifecycle_stage"] == "active"
+        ]
+        seen = set()
+        for kind in told:
+            for owner in active if ENTITY_KINDS[kind].of_experiment else [""]:
+                found = [as_told(item) for item in stored.of(kind, owner)]
+                assert found == [as_told(item) for item in by_mlflow(host, kind, owner)]
+                seen |= {kind} if found else set()
+        assert seen == told
+
+
+def by_mlflow(host: Host, kind: Kind, owner: str) -> Iterable[Entity | Failure]:
+    if kind is Kind.SCORER:
+        return judges.scorers(host, owner)
+    if kind is Kind.LABEL_SCHEMA:
+        return judges.label_schemas(host, owner, list)
+    if kind is Kind.ISSUE:
+        return [Entity(kind, issue, owner) for issue in judges.issues(host, owner)]
+    if kind is Kind.REVIEW_QUEUE:
+        return judges.review_queues(host, owner, judges.queue_documents(host, owner))
+    return (datasets.READS | gateway.READS | registries.READS)[kind](host)
+
+
+def as_told(item: Entity | Failure) -> tuple[Any, ...]:
+    assert isinstance(item, Entity)
+    return item.kind, item.experiment_id, item.document, item.issues
 
 
 def fill_at(path: Path, revision: str) -> None:

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.schema.documents import json_number, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlflow_exim_plugin.host.open.host import Host
 
@@ -30,6 +30,7 @@ __all__ = [
     "link_experiments",
     "linked_experiments",
     "set_dataset_tags",
+    "sound_records",
 ]
 
 _PAGE_RECORDS = 100
@@ -104,16 +105,6 @@ def dataset_records(
     Raises:
         ServerError: They cannot be read, or are more than one document, and memory, may hold.
     """
-    issues: list[Failure | Loss] = []
-
-    def plain(record: dict[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = _finite(record)
-        if made != record:
-            name = f"{dataset_id}/{record['dataset_record_id']}"
-            what = "it holds NaN or an infinity, which JSON cannot: kept as text"
-            issues.append(Loss(Kind.DATASET_RECORD, name, what))
-        del made["dataset_id"]
-        return made
 
     def page(token: str | None) -> Any:
         from mlflow.store.entities import PagedList
@@ -122,21 +113,46 @@ def dataset_records(
         found, following = load(dataset_id, max_results=_PAGE_RECORDS, page_token=token)
         return PagedList(found, following)
 
-    records: list[dict[str, Any]] = []
-    size_bytes = 0
-    with translated(f"reading the records of dataset {dataset_id}"):
+    def documents() -> Iterator[dict[str, Any] | Failure]:
         for found in _each_record(host, dataset_id, lambda: pages(page)):
             if isinstance(found, Failure):
-                issues.append(found)
-                continue
-            record = plain(found.to_dict())
-            # Characters, at most the bytes that they are stored in.
-            size_bytes += len(json.dumps(record, ensure_ascii=False))
-            if size_bytes > MAX_DOCUMENT_BYTES:
-                raise ServerError(
-                    f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
-                )
-            records.append(record)
+                yield found
+            else:
+                document: dict[str, Any] = found.to_dict()
+                del document["dataset_id"]
+                yield document
+
+    with translated(f"reading the records of dataset {dataset_id}"):
+        return sound_records(dataset_id, documents())
+
+
+def sound_records(
+    dataset_id: str, found: Iterable[dict[str, Any] | Failure]
+) -> tuple[list[dict[str, Any]], list[Failure | Loss]]:
+    """Return records of a dataset, oldest first, and what of them cannot be had as it is.
+
+    Raises:
+        ServerError: They are more than one document, and memory, may hold.
+    """
+    issues: list[Failure | Loss] = []
+    records: list[dict[str, Any]] = []
+    size_bytes = 0
+    for record in found:
+        if isinstance(record, Failure):
+            issues.append(record)
+            continue
+        made: dict[str, Any] = _finite(record)
+        if made != record:
+            name = f"{dataset_id}/{record['dataset_record_id']}"
+            what = "it holds NaN or an infinity, which JSON cannot: kept as text"
+            issues.append(Loss(Kind.DATASET_RECORD, name, what))
+        # Characters, at most the bytes that they are stored in.
+        size_bytes += len(json.dumps(made, ensure_ascii=False))
+        if size_bytes > MAX_DOCUMENT_BYTES:
+            raise ServerError(
+                f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
+            )
+        records.append(made)
     records.sort(key=lambda record: (record["created_time"], record["dataset_record_id"]))
     return records, issues
 

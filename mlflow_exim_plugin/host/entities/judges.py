@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import ParseDict
-
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
@@ -41,6 +39,7 @@ __all__ = [
     "scorers",
     "set_item_status",
     "set_online_config",
+    "versions_of_scorer",
 ]
 
 DEFAULT_SCHEMA = "Feedback"
@@ -58,10 +57,7 @@ def scorers(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
             "scorer_name": name,
             "scorer_id": scorer_id,
             "experiment_id": experiment_id,
-            "versions": [
-                {k: v for k, v in version.items() if k not in _OF_ALL_VERSIONS}
-                for version in versions
-            ],
+            "versions": list(map(_version, versions)),
         }
         if configs:
             document["online_configs"] = configs
@@ -71,6 +67,15 @@ def scorers(host: Host, experiment_id: str) -> Iterator[Entity | Failure]:
 
 
 _OF_ALL_VERSIONS = {"experiment_id", "scorer_name", "scorer_id"}
+
+
+def _version(version: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in version.items() if k not in _OF_ALL_VERSIONS}
+
+
+def versions_of_scorer(host: Host, experiment_id: str, name: str) -> list[dict[str, Any]]:
+    """Return the versions of a scorer as its document has them."""
+    return list(map(_version, scorer_versions(host, experiment_id, name)))
 
 
 def scorer_versions(host: Host, experiment_id: str, name: str) -> list[dict[str, Any]]:
@@ -268,6 +273,7 @@ def make_default_schema(host: Host, experiment_id: str) -> None:
 def create_label_schema(host: Host, experiment_id: str, name: str, document: dict[str, Any]) -> str:
     """Create a label schema and return its id."""
     with translated(f"creating label schema {name!r}"):
+        from google.protobuf.json_format import ParseDict
         from mlflow.genai.label_schemas.label_schemas import LabelSchema
         from mlflow.protos.label_schemas_pb2 import LabelSchema as ProtoLabelSchema
 

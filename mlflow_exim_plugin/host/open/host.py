@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import threading
 from functools import cached_property
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Host"]
 
+_log = logging.getLogger(__name__)
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _WITHOUT_CALL = frozenset({404, 405, 501})
 _OF_REGISTRY = frozenset({"registered_models", "webhooks"})
@@ -107,6 +109,7 @@ class Host:
         self.unread: list[str] = []
         self.unmapped: list[str] = []
         self._has_rows: dict[str, bool] = {}
+        self._said: set[str] = set()
         self._given_up: set[str] = set()
         self._retries: list[Any] = []
         self.is_http = _is_http(self.tracking_uri)
@@ -334,6 +337,11 @@ class Host:
         return None if self.engine is None else TableReader(self.engine, by_arrow=False)
 
     @property
+    def links_prompts(self) -> bool:
+        """Whether this MLflow keeps which traces use a prompt; before 3.5 a tag alone says it."""
+        return _release(self.mlflow_version) >= (3, 5)
+
+    @property
     def has_one_store(self) -> bool:
         """Whether tracking and registry are of one database."""
         if self._databases:
@@ -357,6 +365,15 @@ class Host:
         if table not in self._has_rows:
             self._has_rows[table] = self.tables.has_rows(table)
         return self._has_rows[table]
+
+    def ask_mlflow(self, why: str) -> None:
+        """Say in the log, once, why MLflow's own store is asked for what a database holds.
+
+        To load MLflow takes longer than to read a small database without it.
+        """
+        if why not in self._said:
+            self._said.add(why)
+            _log.info("MLflow is loaded to read this database: %s", why)
 
     def files_at(self, root: str) -> None:
         """Return nothing: the files of a root are found by its URI."""

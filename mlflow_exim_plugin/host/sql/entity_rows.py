@@ -5,8 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import ParseDict
-
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Kind
 
@@ -54,18 +52,6 @@ def association(source: tuple[str, str], destination: tuple[str, str]) -> Rows:
     return [("entity_associations", row)]
 
 
-def _label_schema(document: dict[str, Any], _: Rows) -> Rows:
-    from mlflow.genai.label_schemas.label_schemas import LabelSchema
-    from mlflow.protos.label_schemas_pb2 import LabelSchema as ProtoLabelSchema
-    from mlflow.store.tracking.dbmodels.models import SqlLabelSchema
-
-    sent = {k: v for k, v in document.items() if k not in {"workspace", "experiment_id"}}
-    proto = ParseDict(sent, ProtoLabelSchema(), ignore_unknown_fields=True)
-    proto.experiment_id = str(document["experiment_id"])
-    made = SqlLabelSchema.from_mlflow_entity(LabelSchema.from_proto(proto))
-    return [("label_schemas", {c.name: getattr(made, c.name) for c in made.__table__.columns})]
-
-
 def _dataset(document: dict[str, Any], rows: Rows) -> Rows:
     dataset = ("evaluation_dataset", document["dataset_id"])
     for experiment_id in document.get("experiment_ids", ()):
@@ -101,7 +87,6 @@ def _issue(document: dict[str, Any], rows: Rows) -> Rows:
 
 
 _FINISHED_BY_MLFLOW: dict[Kind, Callable[[dict[str, Any], Rows], Rows]] = {
-    Kind.LABEL_SCHEMA: _label_schema,
     Kind.EVALUATION_DATASET: _dataset,
     Kind.MCP_SERVER: _mcp_server,
     Kind.ISSUE: _issue,

@@ -119,6 +119,7 @@ class StoredReader(Reader):
         self, experiment_ids: list[str], filter_string: str
     ) -> dict[str, dict[str, RunHeader]]:
         if filter_string:
+            self.host.ask_mlflow("runs are searched in its language")
             return super()._runs_of_some(experiment_ids, filter_string)
         from sqlalchemy import and_, column, select, table
 
@@ -145,6 +146,7 @@ class StoredReader(Reader):
         try:
             found = StoredRuns(self._engine, self._tables).read([run_id]).runs()
         except ServerError:  # SQLite keeps anything in any column, and MLflow takes some of it
+            self.host.ask_mlflow(f"rows of run {run_id} are not of the types that it writes")
             return super().run(run_id)
         if run_id not in found:
             raise ServerError(f"reading run {run_id}: there is none of this id")
@@ -152,6 +154,7 @@ class StoredReader(Reader):
 
     def _registered(self, filter_string: str | None) -> dict[str, bool]:
         if not self.host.has_one_store:
+            self.host.ask_mlflow("its model registry is in another place")
             return super()._registered(filter_string)
         self.has_registry = True
         if filter_string is None:

@@ -12,6 +12,7 @@ import mlflow.entities
 from google.protobuf.json_format import ParseDict
 
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.host.sql.trace_columns import INFO, NAME, TOKENS
 from mlflow_exim_plugin.host.traces.documents import (
     ARTIFACT_LOCATION,
     OF_THE_TARGET,
@@ -20,7 +21,7 @@ from mlflow_exim_plugin.host.traces.documents import (
     assessment_for_rest,
 )
 from mlflow_exim_plugin.host.traces.files import DATA_FILE
-from mlflow_exim_plugin.host.traces.spans import as_dict_v3, data_file_v2
+from mlflow_exim_plugin.host.traces.spans import SPAN_TYPE, as_dict_v3, data_file_v2
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
@@ -31,12 +32,9 @@ __all__ = ["TraceForm", "put_span_file"]
 
 _UNSPECIFIED = "STATE_UNSPECIFIED"
 _OLD_UNSPECIFIED = "TRACE_STATUS_UNSPECIFIED"
-_NAME = "mlflow.traceName"
-_TYPE = "mlflow.spanType"
 _COST = "mlflow.llm.cost"
 _MODEL = "mlflow.llm.model"
 _PROVIDER = "mlflow.llm.provider"
-_TOKENS = "mlflow.trace.tokenUsage"
 _MOST_OF_DIMENSION = 500
 
 
@@ -77,18 +75,12 @@ class TraceForm:
         if in_table:
             tags[SPANS_LOCATION] = TRACKING_STORE
         metadata = dict(info["trace_metadata"])
-        header: dict[str, Any] = {
-            "request_id": trace.id,
-            "experiment_id": experiment_id,
-            "timestamp_ms": info.get("request_time_ms", 0),
-            "execution_time_ms": info.get("execution_duration_ms"),
-            "status": _state(info.get("state")),
-            "client_request_id": info.get("client_request_id"),
-            "request_preview": info.get("request_preview"),
-            "response_preview": info.get("response_preview"),
-        }
+        header: dict[str, Any] = {column: info.get(field) for column, field in INFO.items()}
+        header["experiment_id"] = experiment_id
+        header["status"] = _state(info.get("state"))
+        header["timestamp_ms"] = header["timestamp_ms"] or 0
         if self._has_name:
-            header["trace_name"] = tags.pop(_NAME, None)
+            header["trace_name"] = tags.pop(NAME, None)
         changed = []
         if self._has_columns:
             columns, promoted = _promoted(metadata)
@@ -104,7 +96,7 @@ class TraceForm:
         if self._has_metrics:
             rows += [
                 ("trace_metrics", {"request_id": trace.id, "key": key, "value": value})
-                for key, value in _numbers(_object(metadata.get(_TOKENS))).items()
+                for key, value in _numbers(_object(metadata.get(TOKENS))).items()
             ]
         rows += [
             ("assessments", _assessment(a, trace, experiment_id, header["timestamp_ms"]))
@@ -121,7 +113,7 @@ class TraceForm:
 
     def _span(self, span: dict[str, Any], trace_id: str, experiment_id: int) -> dict[str, Any]:
         attributes = span["attributes"]
-        kind = attributes.get(_TYPE)
+        kind = attributes.get(SPAN_TYPE)
         cost = _numbers(_object(attributes.get(_COST)))
         content = json.dumps(as_dict_v3(span, trace_id), ensure_ascii=self._escapes)
         return {

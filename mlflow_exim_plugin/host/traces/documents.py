@@ -11,8 +11,6 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import MessageToDict
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,6 +24,8 @@ __all__ = [
     "document_of_v2",
     "document_of_v3",
     "info_for_rest",
+    "trace_document",
+    "trace_state",
 ]
 
 ARTIFACT_LOCATION = "mlflow.artifactLocation"
@@ -74,7 +74,7 @@ def document_of_v2(trace: dict[str, Any]) -> dict[str, Any]:
     for name in ("request_time_ms", "execution_duration_ms"):
         if name in info:
             info[name] = int(info[name])
-    info["state"] = _state(info.get("state"))
+    info["state"] = trace_state(info.get("state"))
     return _document(info, metadata, tags, ())
 
 
@@ -85,6 +85,8 @@ def document_of_entity(entity: Any, *, assessments: bool = True) -> dict[str, An
         entity: The trace's info.
         assessments: Whether to take them; some hold what cannot be sent.
     """
+    from google.protobuf.json_format import MessageToDict
+
     if hasattr(entity, "request_time"):
         fields = {
             "trace_id": entity.trace_id,
@@ -101,7 +103,7 @@ def document_of_entity(entity: Any, *, assessments: bool = True) -> dict[str, An
             "trace_id": entity.request_id,
             "request_time_ms": entity.timestamp_ms,
             "execution_duration_ms": entity.execution_time_ms,
-            "state": _state(entity.status.value),
+            "state": trace_state(entity.status.value),
         }
         metadata, given = entity.request_metadata, ()
     return _document(
@@ -144,9 +146,19 @@ def _document(
     tags: dict[str, str] | None,
     assessments: Iterable[dict[str, Any]],
 ) -> dict[str, Any]:
+    return trace_document(info, metadata, tags, [_assessment(a) for a in assessments])
+
+
+def trace_document(
+    info: dict[str, Any],
+    metadata: dict[str, str] | None,
+    tags: dict[str, str] | None,
+    assessments: Iterable[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the document of a trace for its parts, with the times as numbers already."""
     info["trace_metadata"] = dict(metadata or {})
     info["tags"] = dict(tags or {})
-    listed = [_assessment(assessment) for assessment in assessments]
+    listed = [{"metadata": {}} | assessment for assessment in assessments]
     listed.sort(key=lambda assessment: str(assessment.get("assessment_id", "")))
     return {"info": info, "assessments": listed}
 
@@ -161,7 +173,8 @@ def _assessment(assessment: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _state(status: str | None) -> str:
+def trace_state(status: str | None) -> str:
+    """Return REST's state of a trace for one that any MLflow keeps."""
     return status if status in {"OK", "ERROR", "IN_PROGRESS"} else "STATE_UNSPECIFIED"
 
 

@@ -17,13 +17,16 @@ from mlflow_exim_plugin.host.traces.spans import attachment_ids, from_dict, in_o
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mlflow_exim_plugin.host.files.tree import RootResolver
 
     Convert = Callable[[dict[str, Any], str], dict[str, Any]]
+    Spans = Callable[[Trace], list[dict[str, Any]] | None]
+    """A way to the spans of a trace; None says that they are not there."""
 
 __all__ = [
+    "ARCHIVED",
     "ATTACHMENTS",
     "ATTACHMENT_URI",
     "DATA_FILE",
@@ -40,7 +43,9 @@ DATA_FILE = "traces.json"
 
 _SIZE_STATS = "mlflow.trace.sizeStats"
 _WITH_PAYLOAD = (_SIZE_STATS, "mlflow.trace.sizeBytes", "mlflow.trace_schema.version")
-_NO_FILE = {TRACKING_STORE, "ARCHIVE_REPO"}
+ARCHIVED = "ARCHIVE_REPO"
+"""Where MLflow 3.17 puts the spans of old traces."""
+_NO_FILE = {TRACKING_STORE, ARCHIVED}
 """Places of spans that are not ``traces.json``."""
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
@@ -99,17 +104,14 @@ class TraceFiles:
     def _fill_together(self, traces: list[Trace]) -> set[str]:
         pointing: set[str] = set()
         for trace in traces:
-            self._fill_one(trace, pointing)
+            self._fill_one(trace, pointing, (self._spans_of_file,))
         return pointing
 
-    def _readers(self) -> tuple[Callable[[Trace], list[dict[str, Any]] | None], ...]:
-        """Return the ways to the spans of one trace, in the order in which they are tried."""
-        return (self._spans_of_file,)
-
-    def _fill_one(self, trace: Trace, pointing: set[str]) -> None:
+    def _fill_one(self, trace: Trace, pointing: set[str], readers: Iterable[Spans]) -> None:
+        """Read the spans of one trace in ways that are tried in their order."""
         try:
             reasons: list[str] = []
-            for read in self._readers():
+            for read in readers:
                 try:
                     spans = read(trace)
                 except ServerLostError:
@@ -137,6 +139,9 @@ class TraceFiles:
         # A server that passes files on has just been asked, and would be asked again and again.
         if tags.get(SPANS_LOCATION) in _NO_FILE or location.startswith("mlflow-artifacts:"):
             return None
+        return self._spans_in(location, trace)
+
+    def _spans_in(self, location: str, trace: Trace) -> list[dict[str, Any]] | None:
         with ArtifactTree(self._deployment, location).open(DATA_FILE) as stream:
             return spans_of(b"".join(iter(lambda: stream.read(1 << 20), b"")), trace)
 

@@ -23,7 +23,7 @@ from mlflow_exim_plugin.host.traces.search import content, json_reply
 from mlflow_exim_plugin.host.traces.spans import from_dict, from_otlp_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.traces.files import Convert
@@ -55,13 +55,11 @@ class TraceReader(TraceFiles):
         done: set[str] = set()
         if stored and self._has_batches:
             done = self._fill_batch(stored, pointing)
+        readers = (self._spans_of_server, self._spans_of_store, self._spans_of_file)
         for trace in traces:
             if trace.id not in done:
-                self._fill_one(trace, pointing)
+                self._fill_one(trace, pointing, readers)
         return pointing
-
-    def _readers(self) -> tuple[Callable[[Trace], list[dict[str, Any]] | None], ...]:
-        return (self._spans_of_server, self._spans_of_store, self._spans_of_file)
 
     def _fill_batch(self, traces: list[Trace], pointing: set[str]) -> set[str]:
         """Fill traces whose spans are in the tracking store; one that is broken may stop all.

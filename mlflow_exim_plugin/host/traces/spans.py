@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = [
+    "SPAN_TYPE",
     "TRACE_ID_ATTRIBUTE",
     "as_dict_v2",
     "as_dict_v3",
@@ -30,6 +31,7 @@ __all__ = [
     "in_order",
 ]
 
+SPAN_TYPE = "mlflow.spanType"
 TRACE_ID_ATTRIBUTE = "mlflow.traceRequestId"
 _STATUS = "STATUS_CODE_"
 _MARKERS = ("doubleValue", "bytesValue", "kvlistValue")

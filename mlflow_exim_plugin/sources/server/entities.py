@@ -18,6 +18,7 @@ from mlflow_exim_plugin.host.entities.judges import (
 )
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.absent import is_absent
+from mlflow_exim_plugin.host.sql.entities import entities_of
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Artifact, Entity, Experiment, Failure, Kind, Unpacked
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.kinds.description import PartFiles
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.stages.select import Plan
+
+    _Found = Iterable[Entity | Failure]
 
 __all__ = ["EntityReader"]
 
@@ -57,6 +60,7 @@ class EntityReader:
         self._taken: list[str] = []
         self._absent: set[Kind] = set()
         self._of_files = host.is_server_of_files
+        self._stored = entities_of(host)
         self._issues: dict[str, list[dict[str, Any]]] | None = None
         self._queues: dict[str, list[dict[str, Any]]] = {}
         self._unlisted = 0
@@ -71,30 +75,27 @@ class EntityReader:
         if experiment.is_deleted:
             self._deleted += 1  # MLflow lists neither scorers nor label schemas nor queues of it
         else:
-            yield from self._read(
-                Kind.SCORER, lambda: scorers(self._host, experiment.id), experiment.id
-            )
-            yield from self._read(
-                Kind.LABEL_SCHEMA, lambda: self._label_schemas(experiment.id), experiment.id
-            )
-        yield from self._read(Kind.ISSUE, lambda: self._issues_of(experiment.id), experiment.id)
+            yield from self._read_of(Kind.SCORER, partial(scorers, self._host), experiment.id)
+            yield from self._read_of(Kind.LABEL_SCHEMA, self._label_schemas, experiment.id)
+        yield from self._read_of(Kind.ISSUE, self._issues_of, experiment.id)
 
     def after_traces(self, experiment: Experiment) -> Iterator[Entity | Failure]:
         """Yield what names traces of an experiment: review queues."""
         if self._plan.takes_whole(experiment.id) and not experiment.is_deleted:
-            yield from self._read(
-                Kind.REVIEW_QUEUE, lambda: self._review_queues(experiment.id), experiment.id
-            )
+            yield from self._read_of(Kind.REVIEW_QUEUE, self._review_queues, experiment.id)
 
     def of_workspace(self) -> Iterator[Entity | Failure]:
         """Yield what belongs to no experiment, or the datasets of the experiments taken so far."""
         if not self._selection.is_narrow:
             for kind in (kind for kind in KINDS if kind in _READS):
-                yield from self._read(kind, partial(_READS[kind], self._host))
+                yield from self._read(kind, self._reading(kind, partial(_READS[kind], self._host)))
         elif self._taken:
-            yield from self._read(
-                Kind.EVALUATION_DATASET, lambda: datasets.datasets(self._host, self._taken)
-            )
+            yield from self._read(Kind.EVALUATION_DATASET, self._datasets_of_taken)
+
+    def _datasets_of_taken(self) -> Iterable[Entity | Failure]:
+        if self._stored is not None:
+            return self._stored.datasets_of(self._taken)
+        return datasets.datasets(self._host, self._taken)
 
     def left_out(self) -> Iterator[Unpacked | Failure]:
         """Yield what was seen and not read, and what no archive holds, each with its reason."""
@@ -129,7 +130,7 @@ class EntityReader:
     def _secrets(self) -> Iterator[Unpacked | Failure]:
         """Yield the gateway's secrets by name: what they hold is never read."""
         try:
-            names = sorted(secret_names(self._host)) if self._host.may_have("secrets") else []
+            names = self._secret_names() if self._host.may_have("secrets") else []
         except ServerError as error:
             if not is_absent(error, of_files=self._of_files):
                 yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
@@ -143,6 +144,11 @@ class EntityReader:
                 at_least=False,
                 reason="never packed; create them at the target by name: " + ", ".join(names),
             )
+
+    def _secret_names(self) -> list[str]:
+        if self._stored is not None:
+            return self._stored.secret_names()
+        return sorted(secret_names(self._host))
 
     def _label_schemas(self, experiment_id: str) -> Iterator[Entity | Failure]:
         def of_queues() -> list[dict[str, Any]]:
@@ -166,6 +172,18 @@ class EntityReader:
         for document in self._issues.pop(experiment_id, ()):
             yield Entity(Kind.ISSUE, document, experiment_id)
 
+    def _reading(self, kind: Kind, by_mlflow: Callable[..., _Found]) -> Callable[..., _Found]:
+        """Return what reads a kind, by experiment where it belongs to one: tables if they can."""
+        if self._stored is not None and self._stored.tells(kind):
+            return partial(self._stored.of, kind)
+        return by_mlflow
+
+    def _read_of(
+        self, kind: Kind, by_mlflow: Callable[[str], _Found], experiment_id: str
+    ) -> Iterator[Entity | Failure]:
+        read = self._reading(kind, by_mlflow)
+        yield from self._read(kind, partial(read, experiment_id), experiment_id)
+
     def _read(
         self, kind: Kind, read: Callable[[], Iterable[Entity | Failure]], experiment_id: str = ""
     ) -> Iterator[Entity | Failure]:
@@ -176,6 +194,8 @@ class EntityReader:
             described = KINDS[kind]
             if described.table and not self._host.may_have(described.table):
                 return
+            if self._stored is not None and not self._stored.tells(kind):
+                self._host.ask_mlflow(f"its tables do not tell each {kind.words} as MLflow does")
             as_of_ms = time.time_ns() // 1_000_000
             for item in read():
                 found = True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.sql.runs import StoredRuns
+from mlflow_exim_plugin.host.sql.traces import StoredTraceReader, StoredTraces
 from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, expected_spans
 from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
 from mlflow_exim_plugin.host.traces.reading import BATCH, TraceReader
@@ -64,8 +65,9 @@ class TraceSource:
     ) -> None:
         self._host = host
         self._listing = TraceListing(TraceSearch(host))
-        self._reader = TraceReader(host)
         self._engine = host.engine
+        self._stored = StoredTraces(host.tables) if host.tables is not None else None
+        self._reader = StoredTraceReader(host, self._stored) if self._stored else TraceReader(host)
         self._pool = pool
         self._jobs = jobs
         self._contents = contents
@@ -145,10 +147,14 @@ class TraceSource:
         self, experiment_id: str, run_ids: Iterable[str] | None
     ) -> Iterator[list[Trace] | Failure]:
         """Yield so many traces at a time as one call reads and memory allows."""
-        clauses = [""] if run_ids is None else [run_clause(run_id) for run_id in sorted(run_ids)]
+        if self._stored is not None:
+            pages = self._stored.pages(experiment_id, run_ids)
+        else:
+            clauses = [""] if run_ids is None else map(run_clause, sorted(run_ids))
+            pages = self._listing.traces(experiment_id, clauses)
         group: list[Trace] = []
         spans = 0
-        for page in self._listing.traces(experiment_id, clauses):
+        for page in pages:
             if isinstance(page, Failure):
                 yield page
                 continue
@@ -198,8 +204,8 @@ class TraceSource:
 
     def _stored_prompts(self, traces: list[Trace]) -> dict[str, set[str]] | None:
         """Return the links that a database holds, None where there is none that holds them."""
-        if self._engine is None or not hasattr(self._host.tracking, "link_prompts_to_trace"):
-            return None  # before MLflow 3.5 the tag is the link
+        if self._engine is None or not self._host.links_prompts:
+            return None  # the tag is the link
         found: dict[str, set[str]] = {}
         with closing(StoredRuns(self._engine)) as stored:
             for version, trace_id in stored.linked_prompts([trace.id for trace in traces]):

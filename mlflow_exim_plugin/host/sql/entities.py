@@ -1,0 +1,239 @@
+"""The kinds that are one document each, out of a database: what ``entity_rows`` writes, read back.
+
+Each is told as MLflow's own store tells it. MLflow itself is asked for two kinds where there are
+any: an MCP server shows the description and the icons of that version which MLflow takes for the
+latest, and skills have tables since MLflow 3.18 alone, whose store finds their files. It is asked
+for a scorer as well whose model is an endpoint of the gateway: it names that by its own rules.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.entities.datasets import sound_records
+from mlflow_exim_plugin.host.entities.judges import versions_of_scorer
+from mlflow_exim_plugin.host.entities.listing import each
+from mlflow_exim_plugin.host.open.workspaces import active
+from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, by_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.host.tables import TableReader, Value
+    from mlflow_exim_plugin.kinds.description import TableRows
+
+__all__ = ["StoredEntities", "entities_of"]
+
+_GATEWAY = "gateway:/"
+"""Begins the name of a judge's model that is an endpoint of the gateway."""
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+
+
+def entities_of(host: Host) -> StoredEntities | None:
+    """Return what reads the tables of a deployment, None where they are not at hand."""
+    return None if host.tables is None else StoredEntities(host, host.tables)
+
+
+class StoredEntities:
+    """Reads objects out of a database of any of MLflow's schemas.
+
+    Args:
+        host: The deployment.
+        tables: Its tables.
+    """
+
+    def __init__(self, host: Host, tables: TableReader) -> None:
+        self._host = host
+        self._tables = tables
+        self._finish: dict[Kind, Callable[[Entity], Entity]] = {
+            Kind.SCORER: self._scorer,
+            Kind.EVALUATION_DATASET: self._dataset,
+            Kind.MODEL_DEFINITION: self._model_definition,
+            Kind.GUARDRAIL: self._guardrail,
+        }
+
+    def tells(self, kind: Kind) -> bool:
+        """Whether objects of a kind are read here."""
+        return kind in _TOLD and (kind is not Kind.WEBHOOK or self._host.has_one_store)
+
+    def of(self, kind: Kind, experiment_id: str = "") -> Iterator[Entity | Failure]:
+        """Yield the objects of a kind, or why one cannot be read.
+
+        Args:
+            kind: The kind.
+            experiment_id: Their experiment, where they belong to one.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        described = KINDS[kind]
+        id_column = described.id_column
+        where: dict[str, Value] = {}
+        if described.of_experiment:
+            where["experiment_id"] = int(experiment_id)
+        elif self._host.workspaces:
+            where["workspace"] = active()
+        doing = f"reading each {kind.words}"
+        try:
+            rows = self._rows(_rows_of(kind), doing, where)
+        except ServerError:  # a broken one takes no other with it
+            rows = []
+            for identity in self._tables.values(described.table, id_column, **where):
+                try:
+                    rows += self._rows(_rows_of(kind), doing, where | {id_column: identity})
+                except ServerError as error:
+                    yield Failure(kind, str(identity), error.message)
+        by_id = {str(row[id_column]): row for row in rows if row.get(_DELETED) is None}
+
+        def read(identity: str) -> Entity:
+            return self._entity(kind, by_id[identity], experiment_id)
+
+        found = list(each(kind, by_id, read))
+        yield from (item for item in found if isinstance(item, Failure))
+        entities = [item for item in found if isinstance(item, Entity)]
+        yield from sorted(entities, key=lambda item: _rows_of(kind).sorting(item.document))
+
+    def datasets_of(self, experiment_ids: Collection[str]) -> Iterator[Entity | Failure]:
+        """Yield the evaluation datasets that are linked to one of some experiments."""
+        for item in self.of(Kind.EVALUATION_DATASET):
+            if isinstance(item, Failure) or set(experiment_ids) & {*item.document[_LINKED]}:
+                yield item
+
+    def secret_names(self) -> list[str]:
+        """Return the names of the gateway's secrets; what they hold is not read."""
+        where: dict[str, Value] = {"workspace": active()} if self._host.workspaces else {}
+        return self._tables.values("secrets", "secret_name", **where)
+
+    def _entity(self, kind: Kind, row: Mapping[str, Any], experiment_id: str) -> Entity:
+        doing = f"reading {kind.words} {row[KINDS[kind].id_column]}"
+        try:
+            document = _rows_of(kind).read(row, partial(self._below, doing))
+        except _MALFORMED as error:
+            raise ServerError(
+                f"{doing}: it is malformed: {type(error).__name__} {error}"
+            ) from error
+        document.pop("workspace", None)
+        if "experiment_id" in document:
+            document["experiment_id"] = str(document["experiment_id"])
+        entity = Entity(kind, document, experiment_id)
+        finish = self._finish.get(kind)
+        return finish(entity) if finish else entity
+
+    def _below(
+        self, doing: str, part: TableRows, owner: Mapping[str, Value]
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a part; records are read one by one."""
+        if part.table == _RECORDS:
+            return []
+        its = {name: value for name, value in owner.items() if self._tables.has(part.table, name)}
+        return self._rows(part, doing, its)
+
+    def _rows(
+        self, rows: TableRows, doing: str, where: Mapping[str, Value]
+    ) -> list[dict[str, Any]]:
+        names = dict.fromkeys((*rows.columns, *_BESIDE.get(rows.table, ())))
+        found = self._tables.found(rows.table, names, doing, **where)
+        return [{**where, **row} for row in found]
+
+    def _scorer(self, scorer: Entity) -> Entity:
+        document = scorer.document
+        if not document["online_configs"]:
+            del document["online_configs"]
+        if any(_GATEWAY in version["serialized_scorer"] for version in document["versions"]):
+            name = str(document["scorer_name"])
+            self._host.ask_mlflow(f"the model of scorer {name!r} is an endpoint of the gateway")
+            document["versions"] = versions_of_scorer(self._host, scorer.experiment_id, name)
+        return scorer
+
+    def _dataset(self, dataset: Entity) -> Entity:
+        doing, table = f"reading dataset {dataset.id}", "entity_associations"
+        (rows,) = (part for part in _rows_of(dataset.kind).parts if part.table == _RECORDS)
+        its: dict[str, Value] = {"dataset_id": dataset.id}
+        records: list[dict[str, Any] | Failure] = []
+        try:
+            records += self._records(rows, doing, its)
+        except ServerError:
+            for identity in self._tables.values(_RECORDS, "dataset_record_id", **its):
+                try:
+                    records += self._records(rows, doing, its | {"dataset_record_id": identity})
+                except ServerError as error:
+                    name = f"{dataset.id}/{identity}"
+                    records.append(Failure(Kind.DATASET_RECORD, name, error.message))
+        linked = self._tables.values(
+            table,
+            "destination_id",
+            source_type="evaluation_dataset",
+            source_id=dataset.id,
+            destination_type="experiment",
+        )
+        listed, issues = sound_records(dataset.id, records)
+        dataset.document |= {_LINKED: sorted(map(str, linked), key=by_number), "records": listed}
+        dataset.issues = tuple(issues)
+        return dataset
+
+    def _records(
+        self, rows: TableRows, doing: str, where: Mapping[str, Value]
+    ) -> list[dict[str, Any]]:
+        try:
+            return [
+                rows.read(row, partial(self._below, doing))
+                for row in self._rows(rows, doing, where)
+            ]
+        except _MALFORMED as error:
+            raise ServerError(
+                f"{doing}: it is malformed: {type(error).__name__} {error}"
+            ) from error
+
+    def _model_definition(self, definition: Entity) -> Entity:
+        secret = definition.document.get("secret_id")
+        if secret is not None:
+            for name in self._tables.values("secrets", "secret_name", secret_id=secret):
+                definition.document["secret_name"] = name
+        return definition
+
+    def _guardrail(self, guardrail: Entity) -> Entity:
+        """Tell its scorer as well, and the name of its endpoint in place of the id."""
+        document, doing = guardrail.document, f"reading guardrail {guardrail.id}"
+        scorer = document["scorer"]
+        its = {"scorer_id": scorer["scorer_id"]}
+        for row in self._tables.found("scorers", ("experiment_id", "scorer_name"), doing, **its):
+            scorer |= row | {"experiment_id": str(row["experiment_id"])}
+        its |= {"scorer_version": scorer["scorer_version"]}
+        for row in self._tables.found("scorer_versions", ("creation_time",), doing, **its):
+            scorer |= row
+        if (endpoint := document.pop("action_endpoint_id", None)) is not None:
+            for name in self._tables.values("endpoints", "name", endpoint_id=endpoint):
+                document["action_endpoint_id"] = name
+        return guardrail
+
+
+def _rows_of(kind: Kind) -> TableRows:
+    rows = KINDS[kind].rows
+    if rows is None:
+        raise ValueError(f"{kind} has no tables")
+    return rows
+
+
+_LINKED = "experiment_ids"
+_RECORDS = "evaluation_dataset_records"
+_DELETED = "deleted_timestamp"
+_BESIDE = {"webhooks": (_DELETED,)}
+"""Columns that are read and of which no field is made."""
+_TOLD = frozenset(
+    {
+        Kind.SCORER,
+        Kind.LABEL_SCHEMA,
+        Kind.ISSUE,
+        Kind.REVIEW_QUEUE,
+        Kind.EVALUATION_DATASET,
+        Kind.WEBHOOK,
+        Kind.MODEL_DEFINITION,
+        Kind.ENDPOINT,
+        Kind.GUARDRAIL,
+        Kind.BUDGET_POLICY,
+    }
+)
