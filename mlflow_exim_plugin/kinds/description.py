@@ -269,6 +269,7 @@ class Description:
         anew: What it sets anew in every object, for the report.
         parts_anew: The same of the parts.
         rows: Its rows in a database.
+        by_mlflow: Why rows alone do not tell what MLflow tells of it; empty where they do.
         unlike: Columns that differ between two deployments of the same object, by table.
         growth: How what a database has of it grows; None where it does not.
         secrets: Fields in whose texts, or in those below them, somebody's secrets may stand.
@@ -300,6 +301,7 @@ class Description:
     anew: str = ""
     parts_anew: str = ""
     rows: TableRows | None = None
+    by_mlflow: str = ""
     unlike: Mapping[str, str] = field(default_factory=dict)
     growth: Growth | None = None
     secrets: str = ""

@@ -87,6 +87,7 @@ MCP_SERVER = Description(
             ),
         ),
     ),
+    by_mlflow="it shows the description and icons of the version that MLflow takes for the latest",
     secrets="description tags access_endpoints[].url versions[].server_json versions[].source"
     " versions[].tools versions[].connect_options versions[].tags",
 )
@@ -126,6 +127,7 @@ SKILL = Description(
         | _SIGNED,
         parts=_parts("skill", _SKILL, same("version source_type source ref subpath digest status")),
     ),
+    by_mlflow="MLflow 3.18, which has the only one, shows its sources by their types",
     secrets="description tags versions[].source versions[].ref versions[].tags",
 )
 

@@ -10,10 +10,12 @@ from mlflow import MlflowClient
 from packaging.version import Version
 
 from mlflow_exim_plugin import diff, open_archive, pack, unpack, verify
+from mlflow_exim_plugin.host.open.host import Host
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.filled import copy_of_database, copy_of_server
 from tests.seed import MORE_ROWS_THAN_ONE_REPLY, Seeded, seed, seed_big
 from tests.servers import new_sqlite_database
+from tests.told import assert_told_as_by_mlflow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,12 +70,37 @@ def test_database_to_database(tmp_path: Path, preserve_ids: bool) -> None:
     uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("source/mlflow", "target")]
     copy_of_database(tmp_path / "source", fill_database)
     new_sqlite_database(tmp_path / "target.db")
+    with Host(uris[0], create=False) as host:
+        assert assert_told_as_by_mlflow(host) >= {"experiment", "run", "registered_model"}
 
     assert_round_trip(uris[0], uris[1], tmp_path, preserve_ids=preserve_ids)
     if preserve_ids:
         kept = ["*.artifact_*", "*.source", "*.storage_location"]
         same = diff(*uris, rules="exact", ignore=kept)
         assert same.equal, same.differences[:5]
+
+
+def test_traces_of_a_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    new_sqlite_database(tmp_path / "mlflow.db")
+    client = MlflowClient(uri, uri)
+    experiment_id = client.create_experiment("traced", str(tmp_path / "files"))
+    mlflow.set_tracking_uri(uri)
+    try:
+        for number, end in enumerate((client.end_trace, client.end_trace, None)):
+            tags = {"number": str(number), "größe": "a\nb"}
+            inputs = {"question": [number, 0.5, None]}
+            root = client.start_trace("t", inputs=inputs, tags=tags, experiment_id=experiment_id)
+            if end is not None:
+                end(root.request_id, outputs={"answer": 1}, status="ERROR" if number else "OK")
+        flush = getattr(mlflow, "flush_trace_async_logging", None)
+        if flush is not None:
+            flush()
+    finally:
+        mlflow.set_tracking_uri(None)
+
+    with Host(uri, create=False) as host:
+        assert "trace" in assert_told_as_by_mlflow(host)
 
 
 def test_large_histories(make_server: MakeServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from packaging.version import Version
 
 from mlflow_exim_plugin import diff, pack, verify
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.kinds import KINDS, Kind
 from tests.answers import answers
 from tests.compare import assert_count_law, assert_foreseen
@@ -21,6 +22,7 @@ from tests.matched import read, unmatched
 from tests.new_ids import unpack
 from tests.seed_entities import add_secrets
 from tests.servers import old_versions
+from tests.told import assert_told_as_by_mlflow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +97,8 @@ def test_everything_survives_in_another_database(
     assert unpacked.failures == []
     assert_equal(diff(source, target))
     assert_nothing_written(unpack(archive, tracking_uri=target))
+    with Host(mariadb_uri, create=False) as host:
+        assert_told_as_by_mlflow(host)
 
 
 @pytest.mark.timeout(900)

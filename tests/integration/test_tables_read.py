@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -12,27 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
+from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.host.api.histories import read_history
-from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.host.api.reading import Reader
-from mlflow_exim_plugin.host.entities import datasets, gateway, judges, registries
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, upgrade
-from mlflow_exim_plugin.host.sql.entities import entities_of
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
-from mlflow_exim_plugin.host.sql.logged_models import StoredLoggedModels, logged_models_of
-from mlflow_exim_plugin.host.sql.reading import StoredReader, reader_of
-from mlflow_exim_plugin.host.sql.traces import StoredTraceReader, StoredTraces
-from mlflow_exim_plugin.host.traces.listing import TraceListing
-from mlflow_exim_plugin.host.traces.reading import TraceReader
-from mlflow_exim_plugin.host.traces.search import TraceSearch
-from mlflow_exim_plugin.kinds import ENTITY_KINDS
-from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
+from mlflow_exim_plugin.host.sql.reading import reader_of
+from mlflow_exim_plugin.kinds import KINDS, VERSION_KINDS
+from mlflow_exim_plugin.schema.objects import Failure, Kind
 from tests import everything
 from tests.filled import copy_of_server
+from tests.told import assert_told_as_by_mlflow, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
@@ -41,112 +36,41 @@ RUN_IDS = [f"{number:032x}" for number in range(1, 4)]
 OF_0_9, OF_1_0, OF_1_1, OF_2_0 = "", "451aebb31d03", "df50e92ffc5e", "97727af70f4d"
 
 
-def told(reader: Reader) -> dict[str, Any]:
-    """All that a reader says of experiments, their runs, and the registry."""
-    experiments = reader.experiments()
-    found: dict[str, Any] = {f"experiment {e['experiment_id']}": e for e in experiments}
-    for experiment in experiments:
-        for run_id, header in reader.runs(experiment["experiment_id"]).items():
-            found[f"header {run_id}"] = header
-            found[f"run {run_id}"] = reader.run(run_id)
-    models, prompts = reader.registered_models()
-    for kind, names in ((Kind.REGISTERED_MODEL, models), (Kind.PROMPT, prompts)):
-        for name in names:
-            model = found[f"{kind} {name}"] = reader.registered_model(name)
-            aliases = {alias["alias"]: int(alias["version"]) for alias in model["aliases"]}
-            for version in reader.found_versions(name, aliases, kind):
-                assert not isinstance(version, Failure)
-                place = reader.download_uri(name, int(version["version"]))
-                found[f"{kind} {name}/{version['version']}"] = version | {"is at": place}
-    return found
-
-
 def test_a_full_store_is_told_as_by_mlflow(tmp_path: Path) -> None:
     copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
     with Host(f"sqlite:///{tmp_path}/mlflow.db", create=False) as host:
-        ours, theirs = reader_of(host), Reader(host)
-        assert isinstance(ours, StoredReader)
-        expected = told(theirs)
-        assert told(ours) == expected
-        assert {name.split()[0] for name in expected} >= {"experiment", "run", "prompt"}
+        kinds = assert_told_as_by_mlflow(host)
+    by_others = {Kind.MCP_SERVER, Kind.SKILL, Kind.WORKSPACE, *VERSION_KINDS.values()}
+    assert kinds >= set(map(str, {*KINDS} - by_others))
 
-        models, mlflows = logged_models_of(host), LoggedModels(host)
-        assert isinstance(models, StoredLoggedModels)
-        ids = models.ids_of_some([e["experiment_id"] for e in ours.experiments()])
-        assert ids == mlflows.ids_of_some([*ids])
-        deleted = models.deleted_ids()
-        assert sorted(deleted) == sorted(mlflows.deleted_ids())
-        for model_id in {*deleted, *set().union(*ids.values())}:
-            assert models.read(model_id) == mlflows.read(model_id)
-        assert deleted
-        assert any(ids.values())
-
-
-def traces_of(stored: StoredTraces | TraceListing, reader: TraceReader, host: Host) -> list[Any]:
-    """All that is told of the traces of a deployment."""
-    told = []
-    for experiment in Reader(host).experiments():
-        listed = (
-            stored.pages(experiment["experiment_id"], None)
-            if isinstance(stored, StoredTraces)
-            else stored.traces(experiment["experiment_id"])
-        )
-        for page in listed:
-            assert not isinstance(page, Failure)
-            pointing = reader.fill(page)
-            told += [
-                (t.id, t.experiment_id, t.document, t.spans, t.issues, t.id in pointing)
-                for t in page
-            ]
-    return told
+    loaded, why = packed(tmp_path / "mlflow.db")
+    assert "mlflow" in loaded
+    assert why == {
+        "the model of scorer 'safe' is an endpoint of the gateway",
+        f"MCP server: {KINDS[Kind.MCP_SERVER].by_mlflow}",
+    }
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DELETE FROM mcp_servers")
+        database.execute("DELETE FROM scorer_versions WHERE serialized_scorer LIKE '%gateway:/%'")
+        database.commit()
+    assert packed(tmp_path / "mlflow.db") == (set(), set())
 
 
-def test_traces_are_told_as_by_mlflow(tmp_path: Path) -> None:
-    copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
-    with Host(f"sqlite:///{tmp_path}/mlflow.db", create=False) as host:
-        assert host.tables is not None
-        stored = StoredTraces(host.tables)
-        expected = traces_of(TraceListing(TraceSearch(host)), TraceReader(host), host)
-        assert traces_of(stored, StoredTraceReader(host, stored), host) == expected
-        assert sum(len(document["assessments"]) for _, _, document, *_ in expected) > 5
-        assert sum(len(spans or ()) for _, _, _, spans, *_ in expected) > 5
-
-
-def test_entities_are_told_as_by_mlflow(tmp_path: Path) -> None:
-    copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
-    with Host(f"sqlite:///{tmp_path}/mlflow.db", create=False) as host:
-        stored = entities_of(host)
-        assert stored is not None
-        told = {kind for kind in ENTITY_KINDS if stored.tells(kind)}
-        active = [
-            experiment["experiment_id"]
-            for experiment in Reader(host).experiments()
-            if experiment["lifecycle_stage"] == "active"
-        ]
-        seen = set()
-        for kind in told:
-            for owner in active if ENTITY_KINDS[kind].of_experiment else [""]:
-                found = [as_told(item) for item in stored.of(kind, owner)]
-                assert found == [as_told(item) for item in by_mlflow(host, kind, owner)]
-                seen |= {kind} if found else set()
-        assert seen == told
-
-
-def by_mlflow(host: Host, kind: Kind, owner: str) -> Iterable[Entity | Failure]:
-    if kind is Kind.SCORER:
-        return judges.scorers(host, owner)
-    if kind is Kind.LABEL_SCHEMA:
-        return judges.label_schemas(host, owner, list)
-    if kind is Kind.ISSUE:
-        return [Entity(kind, issue, owner) for issue in judges.issues(host, owner)]
-    if kind is Kind.REVIEW_QUEUE:
-        return judges.review_queues(host, owner, judges.queue_documents(host, owner))
-    return (datasets.READS | gateway.READS | registries.READS)[kind](host)
-
-
-def as_told(item: Entity | Failure) -> tuple[Any, ...]:
-    assert isinstance(item, Entity)
-    return item.kind, item.experiment_id, item.document, item.issues
+def packed(path: Path) -> tuple[set[str], set[str]]:
+    """Pack a database by a command of its own; return what that loaded, and why as it says."""
+    command = ["pack", str(path.with_suffix(".tar.zst")), "--overwrite", "--no-artifacts"]
+    command += ["--tracking-uri", f"sqlite:///{path}", "--verbose"]
+    script = (
+        "import atexit, sys; from mlflow_exim_plugin.entrypoints import main\n"
+        "atexit.register(lambda: print(*{'mlflow', 'pandas'} & set(sys.modules)))\n"
+        f"sys.argv = ['mlflow-exim', *{command!r}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode in {ExitCode.DONE, ExitCode.PARTIAL}, done.stderr
+    why = re.findall("MLflow is loaded to read this database: (.*)", done.stderr)
+    return set(done.stdout.splitlines()[-1].split()), set(why)
 
 
 def fill_at(path: Path, revision: str) -> None:
@@ -223,11 +147,11 @@ def test_an_early_schema_is_told_as_mlflow_tells_it_when_it_has_migrated_it(
                 assert got == [row for key in ("loss0", "loss1") for row in rows[run_id][key]]
     if revision in {OF_0_9, OF_1_0}:
         # That migration tags one run of an experiment with its user, and means all of them.
-        users = [tags_of(found[f"run {run_id}"]).pop("mlflow.user") for run_id in RUN_IDS]
+        users = [tags_of(found[f"run/{run_id}"]).pop("mlflow.user") for run_id in RUN_IDS]
         assert users == ["bob", "ada", "ada"]
         for told_of in (found, expected):
             for run_id in RUN_IDS:
-                data = told_of[f"run {run_id}"]["data"]
+                data = told_of[f"run/{run_id}"]["data"]
                 data["tags"] = [tag for tag in data["tags"] if tag["key"] != "mlflow.user"]
     assert found == expected
     assert hashlib.sha256(old.read_bytes()).hexdigest() == before
@@ -248,15 +172,5 @@ def test_neither_mlflow_nor_pandas_is_loaded_for_what_is_read_from_tables(tmp_pa
     path = tmp_path / "mlflow.db"
     fill_at(path, OF_2_0)
     before = path.read_bytes()
-    command = ["pack", str(tmp_path / "a.tar.zst"), "--tracking-uri", f"sqlite:///{path}"]
-    script = (
-        "import atexit, sys; from mlflow_exim_plugin.entrypoints import main\n"
-        "atexit.register(lambda: print({'mlflow', 'pandas'} & set(sys.modules)))\n"
-        f"sys.argv = ['mlflow-exim', *{[*command, '--no-artifacts']!r}]; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "set()"
+    assert packed(path) == (set(), set())
     assert path.read_bytes() == before

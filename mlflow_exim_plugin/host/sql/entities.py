@@ -1,9 +1,8 @@
 """The kinds that are one document each, out of a database: what ``entity_rows`` writes, read back.
 
-Each is told as MLflow's own store tells it. MLflow itself is asked for two kinds where there are
-any: an MCP server shows the description and the icons of that version which MLflow takes for the
-latest, and skills have tables since MLflow 3.18 alone, whose store finds their files. It is asked
-for a scorer as well whose model is an endpoint of the gateway: it names that by its own rules.
+Each is told as MLflow's own store tells it. MLflow itself is asked for the kinds whose description
+says why (``by_mlflow``), where there are any, and for a scorer whose model is an endpoint of the
+gateway: it names that by rules which every release may change.
 """
 
 from __future__ import annotations
@@ -49,6 +48,10 @@ class StoredEntities:
     def __init__(self, host: Host, tables: TableReader) -> None:
         self._host = host
         self._tables = tables
+        self._listed: dict[Kind, Callable[[Mapping[str, Any]], bool]] = {
+            Kind.SCORER: self._has_versions,
+            Kind.WEBHOOK: lambda webhook: webhook.get(_DELETED) is None,
+        }
         self._finish: dict[Kind, Callable[[Entity], Entity]] = {
             Kind.SCORER: self._scorer,
             Kind.EVALUATION_DATASET: self._dataset,
@@ -58,7 +61,7 @@ class StoredEntities:
 
     def tells(self, kind: Kind) -> bool:
         """Whether objects of a kind are read here."""
-        return kind in _TOLD and (kind is not Kind.WEBHOOK or self._host.has_one_store)
+        return not KINDS[kind].by_mlflow and (kind is not Kind.WEBHOOK or self._host.has_one_store)
 
     def of(self, kind: Kind, experiment_id: str = "") -> Iterator[Entity | Failure]:
         """Yield the objects of a kind, or why one cannot be read.
@@ -87,7 +90,8 @@ class StoredEntities:
                     rows += self._rows(_rows_of(kind), doing, where | {id_column: identity})
                 except ServerError as error:
                     yield Failure(kind, str(identity), error.message)
-        by_id = {str(row[id_column]): row for row in rows if row.get(_DELETED) is None}
+        is_listed = self._listed.get(kind, bool)
+        by_id = {str(row[id_column]): row for row in rows if is_listed(row)}
 
         def read(identity: str) -> Entity:
             return self._entity(kind, by_id[identity], experiment_id)
@@ -107,6 +111,10 @@ class StoredEntities:
         """Return the names of the gateway's secrets; what they hold is not read."""
         where: dict[str, Value] = {"workspace": active()} if self._host.workspaces else {}
         return self._tables.values("secrets", "secret_name", **where)
+
+    def _has_versions(self, scorer: Mapping[str, Any]) -> bool:
+        its: dict[str, Value] = {"scorer_id": scorer["scorer_id"]}
+        return bool(self._tables.values("scorer_versions", "scorer_version", **its))
 
     def _entity(self, kind: Kind, row: Mapping[str, Any], experiment_id: str) -> Entity:
         doing = f"reading {kind.words} {row[KINDS[kind].id_column]}"
@@ -223,17 +231,3 @@ _RECORDS = "evaluation_dataset_records"
 _DELETED = "deleted_timestamp"
 _BESIDE = {"webhooks": (_DELETED,)}
 """Columns that are read and of which no field is made."""
-_TOLD = frozenset(
-    {
-        Kind.SCORER,
-        Kind.LABEL_SCHEMA,
-        Kind.ISSUE,
-        Kind.REVIEW_QUEUE,
-        Kind.EVALUATION_DATASET,
-        Kind.WEBHOOK,
-        Kind.MODEL_DEFINITION,
-        Kind.ENDPOINT,
-        Kind.GUARDRAIL,
-        Kind.BUDGET_POLICY,
-    }
-)

@@ -195,7 +195,8 @@ class EntityReader:
             if described.table and not self._host.may_have(described.table):
                 return
             if self._stored is not None and not self._stored.tells(kind):
-                self._host.ask_mlflow(f"its tables do not tell each {kind.words} as MLflow does")
+                why = described.by_mlflow or "its model registry is in another place"
+                self._host.ask_mlflow(f"{kind.words}: {why}")
             as_of_ms = time.time_ns() // 1_000_000
             for item in read():
                 found = True
