@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RowsOfRuns", "StoredRuns"]
 
-_IDS_AT_ONCE = 500
 _NAME_TAG = "mlflow.runName"
 _USER_TAG = "mlflow.user"
 _OF_1_0 = "451aebb31d03"
@@ -106,27 +105,6 @@ class StoredRuns:
             destination_type=destination,
             source_id=run_ids,
         )
-
-    def linked_traces(self, run_ids: list[str]) -> Iterator[tuple[str, str]]:
-        """Yield run and trace of the links between the two, by run."""
-        yield from self._trace_links("run", "destination_id", run_ids)
-
-    def linked_prompts(self, trace_ids: list[str]) -> Iterator[tuple[str, str]]:
-        """Yield prompt version and trace of the links between the two."""
-        yield from self._trace_links("prompt_version", "source_id", trace_ids)
-
-    def _trace_links(self, to: str, end: str, ids: list[str]) -> Iterator[tuple[str, str]]:
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            links = self._tables.rows(
-                "entity_associations",
-                _TRACE_LINK,
-                "reading links of traces",
-                limit=None,
-                source_type="trace",
-                destination_type=to,
-                **{end: ids[start : start + _IDS_AT_ONCE]},
-            )
-            yield from sorted(_tuples(links))
 
 
 @dataclass
@@ -289,7 +267,6 @@ _METRICS = pa.schema(
 )
 _DATASET_LINK = pa.schema({"input_uuid": _TEXT, "source_id": _TEXT, "destination_id": _TEXT})
 _MODEL_LINK = pa.schema({"source_id": _TEXT, "destination_id": _TEXT, "step": _NUMBER})
-_TRACE_LINK = pa.schema({"destination_id": _TEXT, "source_id": _TEXT})
 _INPUT_TAG = pa.schema({"input_uuid": _TEXT, "name": _TEXT, "value": _TEXT})
 _DATASET = pa.schema(
     {

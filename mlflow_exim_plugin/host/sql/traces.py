@@ -71,7 +71,7 @@ _ASSESSMENT = pa.schema(
     | {"created_timestamp": _NUMBER, "last_updated_timestamp": _NUMBER, "valid": pa.bool_()}
 )
 _SPAN = pa.schema({"trace_id": _TEXT, "content": _TEXT})
-_LINK = pa.schema({"source_id": _TEXT})
+_LINK = pa.schema({"destination_id": _TEXT, "source_id": _TEXT})
 _SOURCES = {name: name for name in ("SOURCE_TYPE_UNSPECIFIED", "LLM_JUDGE", "HUMAN", "CODE")} | {
     "AI_JUDGE": "LLM_JUDGE"
 }
@@ -126,16 +126,37 @@ class StoredTraces:
                 "trace_request_metadata", _PAIRS, doing, key=SOURCE_RUN, value=some
             )
             found.update(own.column("request_id").to_pylist())
-            linked = self._tables.rows(
+        found.update(trace_id for _, trace_id in self.linked_to_runs(run_ids))
+        return found
+
+    def linked_to_runs(self, run_ids: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield run and trace of the links between the two.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        yield from self._links("run", "destination_id", run_ids)
+
+    def linked_prompts(self, trace_ids: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield prompt version and trace of the links between the two.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        yield from self._links("prompt_version", "source_id", trace_ids)
+
+    def _links(self, to: str, end: str, ids: list[str]) -> Iterator[tuple[str, str]]:
+        for start in range(0, len(ids), _PAGE):
+            links = self._tables.rows(
                 "entity_associations",
                 _LINK,
-                doing,
+                "reading links of traces",
+                limit=None,
                 source_type="trace",
-                destination_type="run",
-                destination_id=some,
+                destination_type=to,
+                **{end: ids[start : start + _PAGE]},
             )
-            found.update(linked.column("source_id").to_pylist())
-        return found
+            yield from sorted(zip(*links.to_pydict().values(), strict=True))
 
     def read(self, trace_ids: list[str]) -> list[Trace | Failure]:
         """Return those traces of some that are there, in their order, or why one cannot be read."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.sql.runs import StoredRuns
 from mlflow_exim_plugin.host.sql.traces import StoredTraceReader, StoredTraces
 from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, expected_spans
 from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
@@ -65,7 +63,6 @@ class TraceSource:
     ) -> None:
         self._host = host
         self._listing = TraceListing(TraceSearch(host))
-        self._engine = host.engine
         self._stored = StoredTraces(host.tables) if host.tables is not None else None
         self._reader = StoredTraceReader(host, self._stored) if self._stored else TraceReader(host)
         self._pool = pool
@@ -91,13 +88,12 @@ class TraceSource:
         if not self._selection.traces or not self._contents:
             return
         run_ids = sorted(set().union(*chosen.values()))
-        if self._engine is not None:
+        if self._stored is not None:
             try:
                 if not self._host.may_have("trace_info"):
                     return
-                with closing(StoredRuns(self._engine)) as stored:
-                    for run_id, trace_id in stored.linked_traces(run_ids):
-                        self._links.setdefault(trace_id, []).append(run_id)
+                for run_id, trace_id in self._stored.linked_to_runs(run_ids):
+                    self._links.setdefault(trace_id, []).append(run_id)
             except ServerError as error:
                 yield Failure(Kind.TRACE, "links to runs", error.message)
             return
@@ -204,10 +200,9 @@ class TraceSource:
 
     def _stored_prompts(self, traces: list[Trace]) -> dict[str, set[str]] | None:
         """Return the links that a database holds, None where there is none that holds them."""
-        if self._engine is None or not self._host.links_prompts:
+        if self._stored is None or not self._host.links_prompts:
             return None  # the tag is the link
         found: dict[str, set[str]] = {}
-        with closing(StoredRuns(self._engine)) as stored:
-            for version, trace_id in stored.linked_prompts([trace.id for trace in traces]):
-                found.setdefault(trace_id, set()).add(version)
+        for version, trace_id in self._stored.linked_prompts([trace.id for trace in traces]):
+            found.setdefault(trace_id, set()).add(version)
         return found
