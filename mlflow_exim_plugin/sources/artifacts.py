@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
     from typing import Protocol
 
     from mlflow_exim_plugin.host.files.tree import RootResolver
@@ -82,6 +83,8 @@ class ArtifactReader:
         self._pool = pool
         self._contents = contents
         self._losses: list[Loss] = []
+        self._nothing: Future[Listing] = Future()
+        self._nothing.set_result(None)
 
     @property
     def takes_any(self) -> bool:
@@ -90,6 +93,8 @@ class ArtifactReader:
 
     def start(self, owner: str, root: str | None) -> Future[Listing]:
         """Begin to list the files below an owner's root."""
+        if not root or not self.takes_any:  # a thread that does nothing costs each run more
+            return self._nothing
         return self._pool.submit(self.listed, owner, root)
 
     def listed(self, owner: str, root: str | None) -> Listing:
