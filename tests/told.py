@@ -62,7 +62,7 @@ def _logged_models(host: Host, *, by_mlflow: bool = False) -> dict[str, Any]:
     models = LoggedModels(host) if by_mlflow else logged_models_of(host)
     assert by_mlflow is not isinstance(models, StoredLoggedModels)
     try:
-        ids = {model_id for e in _experiments(host) for model_id in models.ids(e)}
+        ids = set().union(*models.ids_of_some([*_experiments(host)]).values())
     except ServerError:  # before MLflow 3
         return {}
     ids |= set(models.deleted_ids())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
+from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.reading import Reader
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+TRACE = f"tr-{0xA6E27:031x}0"
+"""One of those of ``everything``."""
 RUN_IDS = [f"{number:032x}" for number in range(1, 4)]
 OF_0_9, OF_1_0, OF_1_1, OF_2_0 = "", "451aebb31d03", "df50e92ffc5e", "97727af70f4d"
 
@@ -53,7 +56,17 @@ def test_a_full_store_is_told_as_by_mlflow(tmp_path: Path) -> None:
         database.execute("DELETE FROM mcp_servers")
         database.execute("DELETE FROM scorer_versions WHERE serialized_scorer LIKE '%gateway:/%'")
         database.commit()
-    assert packed(tmp_path / "mlflow.db") == (set(), set())
+        assert packed(tmp_path / "mlflow.db") == (set(), set())
+
+        database.execute("UPDATE trace_info SET timestamp_ms = 'x' WHERE request_id = ?", (TRACE,))
+        database.execute("UPDATE label_schemas SET input_config = '{' WHERE name = 'Feedback'")
+        database.commit()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    report = pack(str(tmp_path / "b.tar.zst"), tracking_uri=uri, artifacts=False)
+    broken = [failure for failure in report.failures if failure.kind is not Kind.SPAN]
+    assert {failure.kind for failure in broken} == {Kind.TRACE, Kind.LABEL_SCHEMA}
+    assert [failure.id for failure in broken if failure.kind is Kind.TRACE] == [TRACE]
+    assert report.counts[Kind.LABEL_SCHEMA].written > 0
 
 
 def packed(path: Path) -> tuple[set[str], set[str]]:

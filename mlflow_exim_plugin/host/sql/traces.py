@@ -100,30 +100,37 @@ class StoredTraces:
             experiment_id: The experiment.
             run_ids: Those that come from one of these or are linked to it; None takes all.
         """
-        doing = f"listing the traces of experiment {experiment_id}"
         try:
-            owner = int(experiment_id)
-            found = self._tables.rows("trace_info", _LISTED, doing, experiment_id=owner)
-            of_runs = None if run_ids is None else self._of_runs(sorted(run_ids), doing)
+            ids = self._ids(experiment_id)
+            if run_ids is not None:
+                of_runs = self._of_runs(sorted(run_ids))
+                ids = [trace_id for trace_id in ids if trace_id in of_runs]
         except ServerError as error:
             yield Failure(Kind.TRACE, f"experiment {experiment_id}", error.message)
             return
-        found = found.sort_by([("timestamp_ms", "ascending"), ("request_id", "ascending")])
-        ids = found.column("request_id").to_pylist()
-        if of_runs is not None:
-            ids = [trace_id for trace_id in ids if trace_id in of_runs]
         for start in range(0, len(ids), _PAGE):
             read = self.read(ids[start : start + _PAGE])
             yield from (item for item in read if isinstance(item, Failure))
             if traces := [item for item in read if isinstance(item, Trace)]:
                 yield traces
 
-    def _of_runs(self, run_ids: list[str], doing: str) -> set[str]:
+    def _ids(self, experiment_id: str) -> list[str]:
+        """Return the ids of an experiment's traces, the oldest first."""
+        doing, owner = f"listing the traces of experiment {experiment_id}", int(experiment_id)
+        try:
+            found = self._tables.rows("trace_info", _LISTED, doing, experiment_id=owner)
+        except ServerError:  # one without a time, which is named when it is read
+            return self._tables.values("trace_info", "request_id", experiment_id=owner)
+        found = found.sort_by([("timestamp_ms", "ascending"), ("request_id", "ascending")])
+        ids: list[str] = found.column("request_id").to_pylist()
+        return ids
+
+    def _of_runs(self, run_ids: list[str]) -> set[str]:
         found: set[str] = set()
         for start in range(0, len(run_ids), _PAGE):
             some = run_ids[start : start + _PAGE]
             own = self._tables.rows(
-                "trace_request_metadata", _PAIRS, doing, key=SOURCE_RUN, value=some
+                "trace_request_metadata", _PAIRS, _DOING, key=SOURCE_RUN, value=some
             )
             found.update(own.column("request_id").to_pylist())
         found.update(trace_id for _, trace_id in self.linked_to_runs(run_ids))
