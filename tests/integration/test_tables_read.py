@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
-from mlflow_exim_plugin import pack
+from mlflow_exim_plugin import copy, pack
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.reading import Reader
@@ -67,6 +67,14 @@ def test_a_full_store_is_told_as_by_mlflow(tmp_path: Path) -> None:
     assert {failure.kind for failure in broken} == {Kind.TRACE, Kind.LABEL_SCHEMA}
     assert [failure.id for failure in broken if failure.kind is Kind.TRACE] == [TRACE]
     assert report.counts[Kind.LABEL_SCHEMA].written > 0
+
+
+def test_a_full_postgresql_is_told_as_by_mlflow(tmp_path: Path, postgres_uri: str) -> None:
+    copy_of_server(tmp_path, everything.fill, env=everything.SERVER_ENV)
+    source = f"sqlite:///{tmp_path}/mlflow.db"
+    copy(source, postgres_uri, artifact_location=str(tmp_path), artifacts=False)
+    with Host(postgres_uri, create=False) as host:
+        assert assert_told_as_by_mlflow(host) >= {"run", "trace", "evaluation_dataset", "endpoint"}
 
 
 def packed(path: Path) -> tuple[set[str], set[str]]:
