@@ -115,6 +115,7 @@ class WorkspaceSink:
         self._loaded: set[str] = set()
         self._current: list[KnownExperiment] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
+        self._before: list[str] | None = None
         self._source_tags = target.source_tags
         self._run_writer = RunWriter(target)
         artifact_runs = ArtifactRuns(target)
@@ -230,13 +231,8 @@ class WorkspaceSink:
         if found:
             _, document, ours = min(found, key=lambda entry: entry[0])
             return _known(document, origin, ours=ours)
-        # Runs that hold files of other objects are in an experiment of their own.
-        ids = [
-            i
-            for i, there in documents.items()
-            if not isinstance(i, Planned) and there["name"] != ARTIFACT_RUNS
-        ]
-        for info, _ in self._reader.run_tags(ids, f"{searched(OF_GROUP)} = '{origin}'"):
+        of_group = f"{searched(OF_GROUP)} = '{origin}'"
+        for info, _ in self._reader.run_tags(self._joined(documents), of_group):
             return _known(documents[str(info.experiment_id)], origin, ours=False)
         # The first servers keep no tags of experiments by which one without runs would be known.
         namesake = self._experiments().get(experiment.name)
@@ -250,6 +246,21 @@ class WorkspaceSink:
         ):
             return _known(namesake, origin, ours=False)
         return None
+
+    def _joined(self, documents: dict[str, dict[str, Any]]) -> list[str]:
+        """Return the experiments that runs of others may have joined, before this unpack began."""
+        if self._before is None:
+            # Runs that hold files of other objects are in an experiment of their own.
+            self._before = [
+                there["experiment_id"]
+                for name, there in self._experiments().items()
+                if name != ARTIFACT_RUNS and not isinstance(there["experiment_id"], Planned)
+            ]
+            if not self._host.generation.lists_experiments:
+                any_group = f"{searched(OF_GROUP)} LIKE '%'"
+                if next(self._reader.run_tags(self._before, any_group), None) is None:
+                    self._before = []
+        return [identity for identity in self._before if identity in documents]
 
     def _new_target(
         self, experiment: Experiment, origin: str, report: Report
