@@ -105,7 +105,9 @@ class TableReader:
             found = self._rows(table, known, where, limit)
             return found if known.names == columns.names else _completed(found, columns)
 
-    def found(self, table: str, names: Iterable[str], doing: str, **where: Value) -> list[Found]:
+    def found(
+        self, table: str, names: Iterable[str], doing: str, **where: Value | Sequence[str]
+    ) -> list[Found]:
         """Return rows in any order, with those of some columns that are there, of their own types.
 
         JSON is text.
@@ -114,7 +116,7 @@ class TableReader:
             table: Name of the table.
             names: Names of the columns.
             doing: What is being done, for messages.
-            where: Value of a column.
+            where: Value of a column, or some of which it has one.
 
         Raises:
             ServerError: The database refused, or a value is not of its column's type.

@@ -170,8 +170,12 @@ class TableRows:
 
     def sorting(self, document: Any) -> list[tuple[bool, Any]]:
         """Return what documents are sorted by: those without a field first."""
-        values = [_at(document, name) for name in self.order]
-        return [(value is not None, value) for value in values]
+        return [_first_without(_at(document, name)) for name in self.order]
+
+    def row_sorting(self, row: Mapping[str, Any]) -> list[tuple[bool, Any]]:
+        """Return what rows are sorted by, to come as their documents would."""
+        columns = {path: name for name, path in self.columns.items() if isinstance(path, str)}
+        return [_first_without(row.get(columns[name])) for name in self.order]
 
     def key_below(self, owner: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns that rows below an owner's have of it."""
@@ -363,6 +367,10 @@ def as_json(path: str, *, none: Any = "null") -> Source:
 
 TAG: Mapping[str, Source] = {"key": "key", "value": default("value", value="")}
 """Columns of a tag."""
+
+
+def _first_without(value: Any) -> tuple[bool, Any]:
+    return value is not None, value
 
 
 def _put(document: dict[str, Any], path: str, value: Any) -> None:

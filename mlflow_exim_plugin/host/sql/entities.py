@@ -63,12 +63,15 @@ class StoredEntities:
         """Whether objects of a kind are read here."""
         return not KINDS[kind].by_mlflow and (kind is not Kind.WEBHOOK or self._host.has_one_store)
 
-    def of(self, kind: Kind, experiment_id: str = "") -> Iterator[Entity | Failure]:
+    def of(
+        self, kind: Kind, experiment_id: str = "", ids: Collection[str] | None = None
+    ) -> Iterator[Entity | Failure]:
         """Yield the objects of a kind, or why one cannot be read.
 
         Args:
             kind: The kind.
             experiment_id: Their experiment, where they belong to one.
+            ids: Only those of these ids; None takes all.
 
         Raises:
             ServerError: The database refused.
@@ -91,21 +94,23 @@ class StoredEntities:
                 except ServerError as error:
                     yield Failure(kind, str(identity), error.message)
         is_listed = self._listed.get(kind, bool)
+        rows.sort(key=_rows_of(kind).row_sorting)
         by_id = {str(row[id_column]): row for row in rows if is_listed(row)}
-
-        def read(identity: str) -> Entity:
-            return self._entity(kind, by_id[identity], experiment_id)
-
-        found = list(each(kind, by_id, read))
-        yield from (item for item in found if isinstance(item, Failure))
-        entities = [item for item in found if isinstance(item, Entity)]
-        yield from sorted(entities, key=lambda item: _rows_of(kind).sorting(item.document))
+        wanted = [identity for identity in by_id if ids is None or identity in ids]
+        yield from each(
+            kind, wanted, lambda identity: self._entity(kind, by_id[identity], experiment_id)
+        )
 
     def datasets_of(self, experiment_ids: Collection[str]) -> Iterator[Entity | Failure]:
         """Yield the evaluation datasets that are linked to one of some experiments."""
-        for item in self.of(Kind.EVALUATION_DATASET):
-            if isinstance(item, Failure) or set(experiment_ids) & {*item.document[_LINKED]}:
-                yield item
+        ids = {
+            str(dataset_id)
+            for experiment_id in experiment_ids
+            for dataset_id in self._tables.values(
+                _LINKS, "source_id", **_TO_EXPERIMENT, destination_id=experiment_id
+            )
+        }
+        yield from self.of(Kind.EVALUATION_DATASET, ids=ids)
 
     def secret_names(self) -> list[str]:
         """Return the names of the gateway's secrets; what they hold is not read."""
@@ -121,9 +126,7 @@ class StoredEntities:
         try:
             document = _rows_of(kind).read(row, partial(self._below, doing))
         except _MALFORMED as error:
-            raise ServerError(
-                f"{doing}: it is malformed: {type(error).__name__} {error}"
-            ) from error
+            raise _malformed(doing, error) from error
         document.pop("workspace", None)
         if "experiment_id" in document:
             document["experiment_id"] = str(document["experiment_id"])
@@ -134,7 +137,7 @@ class StoredEntities:
     def _below(
         self, doing: str, part: TableRows, owner: Mapping[str, Value]
     ) -> list[dict[str, Any]]:
-        """Return the rows of a part; records are read one by one."""
+        """Return the rows of a part; records are read by themselves."""
         if part.table == _RECORDS:
             return []
         its = {name: value for name, value in owner.items() if self._tables.has(part.table, name)}
@@ -158,43 +161,38 @@ class StoredEntities:
         return scorer
 
     def _dataset(self, dataset: Entity) -> Entity:
-        doing, table = f"reading dataset {dataset.id}", "entity_associations"
-        (rows,) = (part for part in _rows_of(dataset.kind).parts if part.table == _RECORDS)
-        its: dict[str, Value] = {"dataset_id": dataset.id}
-        records: list[dict[str, Any] | Failure] = []
-        try:
-            records += self._records(rows, doing, its)
-        except ServerError:
-            for identity in self._tables.values(_RECORDS, "dataset_record_id", **its):
-                try:
-                    records += self._records(rows, doing, its | {"dataset_record_id": identity})
-                except ServerError as error:
-                    name = f"{dataset.id}/{identity}"
-                    records.append(Failure(Kind.DATASET_RECORD, name, error.message))
+        doing = f"reading dataset {dataset.id}"
         linked = self._tables.values(
-            table,
-            "destination_id",
-            source_type="evaluation_dataset",
-            source_id=dataset.id,
-            destination_type="experiment",
+            _LINKS, "destination_id", **_TO_EXPERIMENT, source_id=dataset.id
         )
-        listed, issues = sound_records(dataset.id, records)
-        dataset.document |= {_LINKED: sorted(map(str, linked), key=by_number), "records": listed}
+        listed, issues = sound_records(dataset.id, self._records(dataset.id, doing))
+        experiment_ids = sorted(map(str, linked), key=by_number)
+        dataset.document |= {"experiment_ids": experiment_ids, "records": listed}
         dataset.issues = tuple(issues)
         return dataset
 
-    def _records(
-        self, rows: TableRows, doing: str, where: Mapping[str, Value]
-    ) -> list[dict[str, Any]]:
+    def _records(self, dataset_id: str, doing: str) -> Iterator[dict[str, Any] | Failure]:
+        """Yield the records of a dataset, some read at a time: they may be more than fit."""
+        ids = self._tables.values(_RECORDS, _RECORD_ID, dataset_id=dataset_id)
+        for start in range(0, len(ids), _PAGE_RECORDS):
+            some = ids[start : start + _PAGE_RECORDS]
+            try:
+                yield from self._some_records(some, doing)
+            except ServerError:
+                for identity in some:
+                    try:
+                        yield from self._some_records([identity], doing)
+                    except ServerError as error:
+                        name = f"{dataset_id}/{identity}"
+                        yield Failure(Kind.DATASET_RECORD, name, error.message)
+
+    def _some_records(self, ids: list[str], doing: str) -> list[dict[str, Any]]:
+        (rows,) = (r for r in _rows_of(Kind.EVALUATION_DATASET).parts if r.table == _RECORDS)
+        found = self._tables.found(_RECORDS, rows.columns, doing, **{_RECORD_ID: ids})
         try:
-            return [
-                rows.read(row, partial(self._below, doing))
-                for row in self._rows(rows, doing, where)
-            ]
+            return [rows.read(row, partial(self._below, doing)) for row in found]
         except _MALFORMED as error:
-            raise ServerError(
-                f"{doing}: it is malformed: {type(error).__name__} {error}"
-            ) from error
+            raise _malformed(doing, error) from error
 
     def _model_definition(self, definition: Entity) -> Entity:
         secret = definition.document.get("secret_id")
@@ -219,6 +217,10 @@ class StoredEntities:
         return guardrail
 
 
+def _malformed(doing: str, error: Exception) -> ServerError:
+    return ServerError(f"{doing}: it is malformed: {type(error).__name__} {error}")
+
+
 def _rows_of(kind: Kind) -> TableRows:
     rows = KINDS[kind].rows
     if rows is None:
@@ -226,8 +228,13 @@ def _rows_of(kind: Kind) -> TableRows:
     return rows
 
 
-_LINKED = "experiment_ids"
-_RECORDS = "evaluation_dataset_records"
+_LINKS = "entity_associations"
+_TO_EXPERIMENT: dict[str, Value] = {
+    "source_type": "evaluation_dataset",
+    "destination_type": "experiment",
+}
+_RECORDS, _RECORD_ID = "evaluation_dataset_records", "dataset_record_id"
+_PAGE_RECORDS = 100
 _DELETED = "deleted_timestamp"
 _BESIDE = {"webhooks": (_DELETED,)}
 """Columns that are read and of which no field is made."""
