@@ -259,7 +259,11 @@ def plain(value: Any) -> Any:
 def _plain_field(name: str, value: Any) -> Any:
     if isinstance(value, str) and value[:1] == "{" and name in {"tags", "schema", "profile"}:
         return json.loads(value)
-    if isinstance(value, str) and value.isdecimal() and re.search(rf"{_TIMES}|^step$", name):
+    if (
+        isinstance(value, str)
+        and value.isdecimal()
+        and re.search(rf"{_TIMES}|^timestamp$|^step$", name)
+    ):
         return int(value)  # a text before MLflow 1.23
     return plain(value)
 

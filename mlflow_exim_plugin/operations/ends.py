@@ -538,8 +538,13 @@ def _end_of(location: str | None, opening: Opening, among: Collection[str]) -> _
         )
     raise NotFoundError(
         f"there is no {', '.join(end.name for end in ends)} at {redact_url(location)}",
-        f"write {', '.join(end.looks_like for end in ends)}",
+        _zip_hint(path) or f"write {', '.join(end.looks_like for end in ends)}",
     )
+
+
+def _zip_hint(path: Path | None) -> str:
+    is_zip = path is not None and path.suffix == ".zip"
+    return f"write zip://FOLDER::{path} for a folder in it" if is_zip else ""
 
 
 def _starts_as_archive(path: Path) -> bool:
@@ -551,7 +556,8 @@ def _starts_as_archive(path: Path) -> bool:
         )
     magic = struct.unpack("<I", start[:4])[0] if len(start) >= 4 else 0
     if magic != _ZSTD_MAGIC and magic not in _SKIPPABLE_MAGICS:
-        raise NotFoundError(f"{path} is no archive: it does not start with a zstd frame")
+        what = f"{path} is no archive: it does not start with a zstd frame"
+        raise NotFoundError(what, _zip_hint(path))
     return True
 
 

@@ -67,6 +67,10 @@ def test_a_folder_that_is_no_store_says_what_was_looked_for(tmp_path: Path) -> N
     with pytest.raises(NotFoundError, match=r"there is no \*/meta.yaml") as caught:
         open_source(str(tmp_path))
     assert caught.value.hint == f"did you mean {tmp_path / 'mlruns'}?"
+    (tmp_path / "runs.zip").touch()
+    with pytest.raises(NotFoundError, match="it does not start with a zstd frame") as caught:
+        open_source(str(tmp_path / "runs.zip"))
+    assert caught.value.hint == f"write zip://FOLDER::{tmp_path}/runs.zip for a folder in it"
     with pytest.raises(NotFoundError, match=r"there is no \*/meta.yaml") as caught:
         open_source((tmp_path / "empty").as_uri())
     assert caught.value.hint == ""
