@@ -109,7 +109,7 @@ def _runs(server: _Server, experiment_id: str, experiments: list[str]) -> None:
     asked: dict[str, Any] = {"experiment_ids": [experiment_id], "run_view_type": _ALL}
     in_order = {"max_results": 7, "order_by": ["attributes.run_id ASC"]}
     runs = list(server.pages("runs", server.post, path, **asked, **in_order))
-    if not runs:  # before MLflow 1.28 no order by ids, in 1.0 one page alone
+    if len(runs) in {0, 7}:  # before MLflow 1.28 no order by ids, in 1.0 one page alone
         runs = list(server.pages("runs", server.post, path, **asked, max_results=50_000))
     for run in runs:
         run_id = run["info"]["run_id"]

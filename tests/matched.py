@@ -259,11 +259,8 @@ def plain(value: Any) -> Any:
 def _plain_field(name: str, value: Any) -> Any:
     if isinstance(value, str) and value[:1] == "{" and name in {"tags", "schema", "profile"}:
         return json.loads(value)
-    if (
-        isinstance(value, str)
-        and value.isdecimal()
-        and re.search(rf"{_TIMES}|^timestamp$|^step$", name)
-    ):
+    is_number = re.search(rf"{_TIMES}|^timestamp$|^step$", name)
+    if isinstance(value, str) and is_number and re.fullmatch("-?[0-9]+", value):
         return int(value)  # a text before MLflow 1.23
     return plain(value)
 
@@ -332,13 +329,13 @@ _WORDS = {
     "spans are": "^spans$",
     "assessments?": "^assessments",
     "links?": "^links",
-    "MLflow does not have them|target has no logged models|shows no deleted": r"^\*$",
+    "does not have them|has no logged models|shows no deleted|is one of the first": r"^\*$",
     "its source is .* of run": "^(source|run_id)$",
     "its source is": "^source$",
     "inputs and outputs": "^(inputs|outputs)",
     "dataset inputs": r"^inputs\.dataset_inputs",
     "alias": "^aliases",
-    "tags .* reads differently": r"^tags\.",
+    "tags .* reads differently|no tags of experiments": r"^tags\.",
     "its id": "^id$",
 }
 """Words of a line, and the fields that they speak of."""
@@ -385,6 +382,9 @@ def _speaks(line: tuple[str, str, str], difference: Difference, source: Deployme
         return False
     if of_kind in ("param", "tag") and path.endswith(f"s.{identity.partition('/')[2]}"):
         return True
+    if of_kind == "metric_history" and "refuses" in what:
+        key = identity.partition("/")[2]
+        return path == f"histories.{key}" or path.startswith(f"data.metrics.{key}.")
     if found := re.match(r"metric (\S+) at step", what):
         return path.startswith(f"data.metrics.{found[1]}.")
     if found := re.match(r"the target (?:cannot keep|makes) (\w+)", what):
@@ -401,7 +401,8 @@ def _is_of(identity: str, kind: str, name: str, source: Deployment) -> bool:
     return (
         identity == "*"
         or any(
-            identity in (known, known.replace(" ", "/")) or identity.startswith(f"{known}/")
+            identity.replace(" ", "/") == known.replace(" ", "/")
+            or identity.startswith(f"{known}/")
             for known in (own, name)
         )
         or f" {identity} " in f" {name} "
@@ -417,6 +418,8 @@ def _leads_nowhere(line: tuple[str, str, str], source: Deployment) -> bool:
         for (of_kind, name), document in source.objects.items()
         if of_kind == kind and _is_of(identity, of_kind, name, source)
     ]
+    if what == "it is there already":
+        return True
     if "gone from the source" in what or re.search("keeps the (old|source.s) id", what):
         return any(set(_ids_in(repr(document))) - known for document in documents)
     if "files that mention its old ids" in what:
