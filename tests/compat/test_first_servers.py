@@ -16,6 +16,7 @@ from mlflow_exim_plugin import open_archive, pack, unpack, verify
 from mlflow_exim_plugin.schema.objects import Kind, key_values
 from tests.first_seed import FILES, MODEL, SOURCE, TAGS_OF_SOURCE, fill, register, rows, told
 from tests.first_servers import VERSIONS, FirstServer, start_first_server
+from tests.proxy import FaultyProxy, Request
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def test_a_run_that_ends_every_search_costs_itself(version: str, tmp_path: Path)
         bad = {server.run_id: run_ids[0], "key": "broken", "value": "two\nlines"}
         server.call("runs/log-parameter", bad)
         report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
+        if server.age >= (0, 8):
+            compare_lies_about_deleted_runs(server, run_ids, str(tmp_path / "b.tar.zst"))
     finally:
         server.stop()
 
@@ -149,3 +152,19 @@ def test_a_run_that_ends_every_search_costs_itself(version: str, tmp_path: Path)
             envelope = archive.run(run_id)
             assert {entry.path for entry in envelope.info.artifacts} == set(FILES)
             assert archive.metric_history(run_id, "loss").num_rows == 3
+
+
+def compare_lies_about_deleted_runs(server: FirstServer, run_ids: list[str], url: str) -> None:
+    """Nothing but a search tells of them: it is believed where it refuses what makes no sense."""
+    bad = Kind.RUN, run_ids[0]
+
+    def lies(request: Request) -> bytes | None:
+        return b"{}" if request.method == "POST" and request.path.endswith("/runs/search") else None
+
+    with FaultyProxy(server.url, lies) as proxy:
+        report = pack(url, tracking_uri=proxy.url)
+    lied = [(f.kind, f.reason) for f in report.failures if (f.kind, f.id) != bad]
+    assert [kind for kind, reason in lied if "deleted runs" in reason] == [Kind.RUN]
+    server.call("runs/restore", {"run_id": run_ids[2]})
+    report = pack(url, tracking_uri=server.url, overwrite=True)
+    assert [(f.kind, f.id) for f in report.failures] == [bad]

@@ -171,7 +171,24 @@ def test_a_part_that_is_not_found_is_doubted(made: Made, tmp_path: Path) -> None
     lost = {kind for kind, count in made.whole.items() if written(report).get(kind, 0) < count}
     assert lost == {"logged_model", "trace", "registered_model", "model_version"}
     named = {str(failure.kind) for failure in report.failures}
-    assert named == set().union(*parts.values()) - {"model_version"}  # nobody names any
+    kinds = set().union(*parts.values()) - {"model_version"}  # nobody names any
+    assert named == kinds
+
+    hidden = not_found, lambda request: 404 if request.path == "/version" else None
+    (tmp_path / "a.tar.zst").unlink()
+    report = packed(made, tmp_path, lambda request: hidden[0](request) or hidden[1](request))
+    assert report.ok
+    reasons = [line.reason for line in report.unpacked if "it tells no version" in line.reason]
+    assert kinds <= set(reasons[0].partition(": ")[2].split(", "))
+
+
+def test_a_newer_search_of_traces_that_is_not_found_is_doubted(made: Made, tmp_path: Path) -> None:
+    """The older one does not know of assessments."""
+    end = "3.0/mlflow/traces/search"
+
+    report = packed(made, tmp_path, lambda request: 404 if is_for(request, end) else None)
+
+    assert {failure.kind for failure in report.failures} == {Kind.TRACE}
 
 
 @pytest.mark.parametrize("body", [b"{}", b"<html>"])

@@ -6,7 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.answers import UnbelievableError, object_of
+from mlflow_exim_plugin.host.answers import (
+    NO_TOKEN,
+    UnbelievableError,
+    answered,
+    doubted,
+    object_of,
+)
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed, sifted
 from mlflow_exim_plugin.host.api.together import AT_ONCE, listed_of_each
 from mlflow_exim_plugin.host.documents import (
@@ -317,19 +323,25 @@ class Reader:
 
     def _deleted_in(self, experiment_id: str, reason: str) -> Iterator[Malformed]:
         """Yield the deleted runs of an experiment of such a server, which names the others."""
-        body = {
-            "experiment_ids": [experiment_id],
-            "run_view_type": "DELETED_ONLY",
-            "max_results": _MOST_RUNS,
-        }
         doing = "searching deleted runs"
-        try:
-            with self.host.call(
-                "POST", self.host.generation.runs, doing=doing, body=body
-            ) as response:
+
+        def search(experiment_id: str, **more: str) -> list[dict[str, Any]]:
+            body = {
+                "experiment_ids": [experiment_id],
+                "run_view_type": "DELETED_ONLY",
+                "max_results": _MOST_RUNS,
+                **more,
+            }
+            runs = self.host.generation.runs
+            with self.host.call("POST", runs, doing=doing, body=body) as response:
                 raise_for_status(response)
-                with translated(doing):
-                    listed = object_of(response.content).get("runs") or []
+                return object_of(response.content).get("runs") or []
+
+        try:
+            with translated(doing):
+                ask = partial(search, experiment_id)
+                # Some refuse such an id, others such a filter.
+                listed = answered(ask) or doubted(ask, partial(search, NO_TOKEN, filter=NO_TOKEN))
         except ServerError as error:
             yield Malformed("", f"deleted runs cannot be listed: {error.message}")
             return

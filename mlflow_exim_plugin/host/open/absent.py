@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.errors import ServerError
 
-__all__ = ["is_absent", "is_mlflows_word", "is_refused", "method"]
+__all__ = ["Absence", "is_absent", "is_refused", "judged", "method"]
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
@@ -35,6 +36,55 @@ def method(store: Any, name: str) -> Callable[..., Any]:
         raise NotImplementedError(f"this MLflow has no {name}")
     method_of_store: Callable[..., Any] = found
     return method_of_store
+
+
+@dataclass(frozen=True)
+class Absence:
+    """What is made of a part of a deployment that could not be asked.
+
+    Attributes:
+        is_said: Whether it says that it does not have it at all.
+        failure: What is wrong, empty where it is believed.
+        is_open: Whether it is believed for no more than that nothing speaks against it.
+    """
+
+    is_said: bool
+    failure: str = ""
+    is_open: bool = False
+
+
+def judged(
+    error: ServerError | None,
+    since: str,
+    version: Callable[[], str | None],
+    *,
+    of_files: bool = False,
+) -> Absence:
+    """Return whether a deployment has a part, has it not, or is not believed.
+
+    A proxy says that a path is not found in the same words as a server from before it.
+
+    Args:
+        error: What was answered; None for a status alone that says that nothing is there.
+        since: MLflow that has the part first.
+        version: Asks for the deployment's MLflow: empty where it does not say, None where it is
+            one from before the part in any case.
+        of_files: Whether it is a server on a folder of files, which does not have the part.
+    """
+    if error is not None and not is_absent(error, of_files=of_files):
+        return Absence(is_said=False, failure=error.message)
+    if of_files or (error is not None and _is_mlflows_word(error)) or (told := version()) is None:
+        return Absence(is_said=True)
+    if not told or _release(told) < _release(since):
+        return Absence(is_said=True, is_open=not told)
+    answer = f": {error.message}" if error is not None else ""
+    what = f"it says that it has none, and MLflow {told} has them{answer}"
+    return Absence(is_said=True, failure=what)
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
 
 
 def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
@@ -62,7 +112,7 @@ def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
 
 
-def is_mlflows_word(error: ServerError) -> bool:
+def _is_mlflows_word(error: ServerError) -> bool:
     """Whether it is MLflow that says of an absence why, and no proxy before it can be meant."""
     cause = error.__cause__
     return (

@@ -22,13 +22,14 @@ import requests
 from mlflow_exim_plugin.errors import EximError, ServerError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
-from mlflow_exim_plugin.host.open.absent import is_mlflows_word, is_refused
+from mlflow_exim_plugin.host.open.absent import Absence, is_refused, judged
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.stores import StoreOpener, cut_nothing_off
 from mlflow_exim_plugin.host.tables import TableReader
+from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.redaction import conceal, redact_url
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.read_only import ReadOnlyDatabase
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
+    from mlflow_exim_plugin.schema.objects import Kind
 
 __all__ = ["Host"]
 
@@ -72,6 +74,7 @@ class Host:
         generation: What a server answers otherwise than those of today.
         unread: Tables and columns of a database of a newer schema, which are left out.
         unmapped: Tables and columns of a database that no kind is made of and that hold something.
+        unproven: Kinds that a server says it does not have, and nothing else tells.
         workspaces: REST's ``Workspace`` of each in a database, none where it has the default one
             alone. A server is asked for its own.
 
@@ -108,6 +111,7 @@ class Host:
         self.workspaces: list[dict[str, Any]] = []
         self.unread: list[str] = []
         self.unmapped: list[str] = []
+        self.unproven: set[Kind] = set()
         self._has_rows: dict[str, bool] = {}
         self._said: set[str] = set()
         self._given_up: set[str] = set()
@@ -302,22 +306,32 @@ class Host:
             return ""
         return told if re.fullmatch(r"\d+\.\d+[\w.]*", told) else ""
 
-    def doubt(self, since: str, error: ServerError | None = None) -> str:
-        """Return why it is not believed that a server lacks something, empty where it is.
-
-        A proxy says that a path is not found in the same words as a server from before it.
+    def absence(
+        self,
+        kind: Kind,
+        error: ServerError | None = None,
+        *,
+        since: str = "",
+        of_files: bool = False,
+    ) -> Absence:
+        """Return whether it has a kind, has it not, or is not believed.
 
         Args:
-            since: MLflow that has it first.
-            error: What was answered.
+            kind: What was asked for.
+            error: What was answered; None for a status alone.
+            since: MLflow that had first what was asked, where that is not when the kind came.
+            of_files: Whether a server on a folder of files has none of it.
         """
-        if error is not None and is_mlflows_word(error):
-            return ""
-        version = self.server_version
-        if not version or self.is_server_of_files or _release(version) < _release(since):
-            return ""
-        told = f": {error.message}" if error is not None else ""
-        return f"it says that it has none, and MLflow {version} has them{told}"
+        is_old = not self.is_http or self.generation.lists_experiments
+        found = judged(
+            error,
+            since or KINDS[kind].since,
+            lambda: None if is_old else self.server_version,
+            of_files=of_files and self.is_server_of_files,
+        )
+        if found.is_open:
+            self.unproven.add(kind)
+        return found
 
     @property
     def engine(self) -> Engine | None:
@@ -581,8 +595,3 @@ def _not_found() -> requests.Response:
 
 def _is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in {"http", "https"}
-
-
-def _release(version: str) -> tuple[int, int]:
-    major, minor = re.findall(r"\d+", version)[:2]
-    return int(major), int(minor)

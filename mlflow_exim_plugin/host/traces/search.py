@@ -27,7 +27,6 @@ from mlflow_exim_plugin.host.traces.documents import (
     document_of_v2,
     document_of_v3,
 )
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Trace
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ _PAGE = 500
 _OLDEST_FIRST = "timestamp_ms ASC"
 _ABSENT = {404, 405}
 """A server from before an endpoint says this; 501 is said of what should be there and is not."""
+_V3_SINCE = "3.2"
+"""MLflow whose search of traces has their assessments too."""
 _OK = 200
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 
@@ -203,8 +204,7 @@ class TraceSearch:
                 return self._page_of_store(query, token)
             found = answered(lambda: self._page_of_server(query, token))
             if found is None:  # from before traces
-                if doubt := self.host.doubt(KINDS[Kind.TRACE].since):
-                    raise ServerError(f"{query.doing}: {doubt}")
+                self._believe(query, Kind.TRACE)
                 return PagedList([], None)
             if not found and query.is_doubted:
                 found = doubted(
@@ -214,10 +214,21 @@ class TraceSearch:
             return found or PagedList([], None)
 
     def _page_of_server(self, query: Query, token: str | None) -> PagedList[Trace | Failure] | None:
-        if self._has_v3 and (found := self._page_v3(query, token)) is not None:
-            return found
-        self._has_v3 = False
+        if self._has_v3:
+            if (found := self._page_v3(query, token)) is not None:
+                return found
+            self._believe(query, Kind.ASSESSMENT, since=_V3_SINCE)
+            self._has_v3 = False
         return self._page_v2(query, token)
+
+    def _believe(self, query: Query, kind: Kind, since: str = "") -> None:
+        """Take it that the server does not have a search.
+
+        Raises:
+            ServerError: Its version has it.
+        """
+        if failure := self.host.absence(kind, since=since).failure:
+            raise ServerError(f"{query.doing}: {failure}")
 
     def _page_v3(self, query: Query, token: str | None) -> PagedList[Trace | Failure] | None:
         body: dict[str, Any] = {

@@ -17,7 +17,6 @@ from mlflow_exim_plugin.host.entities.judges import (
     scorers,
 )
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.entities import entities_of
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Artifact, Entity, Experiment, Failure, Kind, Unpacked
@@ -132,10 +131,9 @@ class EntityReader:
         try:
             names = self._secret_names() if self._host.may_have("secrets") else []
         except ServerError as error:
-            if not is_absent(error, of_files=self._of_files):
-                yield Failure(Kind.MODEL_DEFINITION, "secrets", error.message)
-            elif doubt := self._host.doubt(KINDS[Kind.MODEL_DEFINITION].since, error):
-                yield Failure(Kind.MODEL_DEFINITION, "secrets", doubt)
+            absence = self._host.absence(Kind.MODEL_DEFINITION, error, of_files=True)
+            if absence.failure:
+                yield Failure(Kind.MODEL_DEFINITION, "secrets", absence.failure)
             return
         if names:
             yield Unpacked(
@@ -206,13 +204,14 @@ class EntityReader:
                         item.artifacts = self._files(item, described.files)
                 yield item
         except ServerError as error:
-            if is_absent(error, of_files=self._of_files) and not found:
+            absence = self._host.absence(kind, error, of_files=True)
+            is_all = not experiment_id
+            if absence.is_said and not found:
                 self._absent.add(kind)
-                if doubt := self._host.doubt(KINDS[kind].since, error):
-                    yield Failure(kind, "all", doubt)
-                return
-            where = f"experiment {experiment_id}" if experiment_id else "all"
-            yield Failure(kind, where, error.message)
+                is_all = True
+            if found or absence.failure:
+                where = "all" if is_all else f"experiment {experiment_id}"
+                yield Failure(kind, where, absence.failure or error.message)
 
     def _files(self, entity: Entity, files: PartFiles) -> Iterator[Artifact | Failure]:
         for part in entity.document[files.at]:

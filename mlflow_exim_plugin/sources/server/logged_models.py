@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.together import listed_of_each
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
     Failure,
@@ -117,12 +115,11 @@ class LoggedModelReader:
                 wanted |= listed
                 self._answered = True
             else:
-                self._absent = is_absent(listed) and not self._answered
-                name, doubt = f"experiment {experiment_id}", listed.message
-                if self._absent:
-                    name, doubt = "all", self._host.doubt(KINDS[Kind.LOGGED_MODEL].since, listed)
-                if doubt:
-                    yield Failure(Kind.LOGGED_MODEL, name, doubt)
+                absence = self._host.absence(Kind.LOGGED_MODEL, listed)
+                self._absent = absence.is_said and not self._answered
+                if self._answered or absence.failure:
+                    where = "all" if self._absent else f"experiment {experiment_id}"
+                    yield Failure(Kind.LOGGED_MODEL, where, absence.failure or listed.message)
         if self._absent and not (self._led_to or wanted):
             return
         if whole and self._selection.deleted:

@@ -19,7 +19,6 @@ from mlflow_exim_plugin.host.sql.histories import StoredHistories
 from mlflow_exim_plugin.host.sql.logged_models import logged_models_of
 from mlflow_exim_plugin.host.sql.reading import reader_of
 from mlflow_exim_plugin.host.sql.runs import RowsOfRuns, StoredRuns
-from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.lineage import is_or_was
 from mlflow_exim_plugin.schema.objects import (
     VERSION_KINDS,
@@ -209,13 +208,13 @@ class ServerSource:
         except ServerError as error:
             if selection.models:
                 raise
-            is_lacking = is_absent(error) and not self._reader.has_registry
-            doubt = is_lacking and self._host.doubt(KINDS[Kind.REGISTERED_MODEL].since, error)
-            if is_lacking and not doubt:
+            absence = self._host.absence(Kind.REGISTERED_MODEL, error)
+            if absence.failure or self._reader.has_registry:
+                reason = absence.failure or error.message
+                yield Failure(Kind.REGISTERED_MODEL, "all", reason)
+            elif not absence.is_open:
                 reason = "this server has no model registry"
                 yield Unpacked("registered models and prompts", 0, at_least=False, reason=reason)
-            else:
-                yield Failure(Kind.REGISTERED_MODEL, "all", doubt or error.message)
         else:
             models = [
                 (name, kind)
@@ -295,6 +294,10 @@ class ServerSource:
             yield from files.said()
         yield from entities.of_workspace()
         yield from entities.left_out()
+        if unproven := sorted(self._host.unproven):
+            reason = f"a proxy may say so, and it tells no version: {', '.join(unproven)}"
+            what = "kinds that the server says it does not have"
+            yield Unpacked(what, 0, at_least=True, reason=reason)
         if unread := self._host.unread:
             reason = f"this MLflow does not know them: {', '.join(unread)}"
             what = "tables and columns of a newer schema"
