@@ -19,6 +19,7 @@ wants them together, so they meet as with ``merge`` under any policy.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
+    "LONGEST_NAME",
     "NOT_DELETED",
     "Meetings",
     "TargetName",
@@ -49,6 +51,11 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+LONGEST_NAME = 256
+"""So many characters of the name of an experiment or registered model MLflow's databases hold."""
+_DIGEST = 8
+_NUMBER = 8
+"""Room for the number that a name may get."""
 NOT_DELETED = "its lifecycle_stage is active, it is deleted at the source"
 """What is said of an object that is not deleted though it should be."""
 
@@ -80,6 +87,7 @@ class TargetNames(Generic[_T]):
         keeps: In what else than the parts that join it differs from the object.
         kind_of: Its kind, where two kinds share their names.
         is_deleted: Whether it is deleted, so that nothing can join it.
+        longest: How many characters of a name it holds, 0 for any number.
     """
 
     find: Callable[[str], _T | None]
@@ -88,6 +96,7 @@ class TargetNames(Generic[_T]):
     keeps: Callable[[_T], Iterable[str]] = lambda _: ()
     kind_of: Callable[[_T], Kind] | None = None
     is_deleted: Callable[[_T], bool] = lambda _: False
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,11 @@ def find_name(
     met = names.meetings.at(kind, name) if names.meetings else ""
     if met and (there := names.find(met)) is not None:
         return _joined(item, identity, TargetName(met, there), names, report)
+    subject = "it" if identity == name else repr(name)
+    if names.longest < len(name) and names.longest:
+        name = cut_name(name)
+        what = f"{subject} is too long for a name at the target, where it is {name!r}"
+        report.lost(Loss(kind, identity, what))
     free, number = name, 1
     while (found := names.find(free)) is not None:
         if names.is_same(found):
@@ -153,7 +167,6 @@ def find_name(
     if isinstance(item, Experiment) and item.is_unused_default:
         return TargetName(name, namesake, reason="nobody used it, and the target has its own")
     if policy is OnConflict.RENAME:
-        subject = "it" if identity == name else repr(name)
         report.lost(Loss(kind, identity, f"{subject} is named {free!r} at the target"))
         return TargetName(free)
     its_kind = names.kind_of(namesake) if names.kind_of else kind
@@ -249,9 +262,20 @@ def experiment_keeps(
 
 
 def is_numbered(kind: Kind, name: str, found: str) -> bool:
-    """Whether a name is another one, or that with the number that ``rename`` gives."""
-    beginning = KINDS[kind].numbered.format(name, 2).rpartition("2")[0]
-    return found == name or found.startswith(beginning)
+    """Whether a name is another one, be it cut, or that with the number that ``rename`` gives."""
+    numbered = KINDS[kind].numbered
+    return any(
+        found == own or found.startswith(numbered.format(own, 2).rpartition("2")[0])
+        for own in {name, cut_name(name)}
+    )
+
+
+def cut_name(name: str) -> str:
+    """Return what a name is called where it is too long: no other name is called so."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
+    return f"{name[: LONGEST_NAME - _NUMBER - _DIGEST - 1]}~{digest}"
 
 
 def names_of(

@@ -25,6 +25,9 @@ pytestmark = [
 ]
 
 
+LONG = "long" * 70
+
+
 @pytest.mark.parametrize("preserve_ids", [True, False])
 def test_long_texts_are_cut_or_left_out_by_name(
     postgres_uri: str, make_sqlite: Callable[[], str], tmp_path: Path, *, preserve_ids: bool
@@ -36,6 +39,14 @@ def test_long_texts_are_cut_or_left_out_by_name(
     run_id = client.create_run(experiment_id).info.run_id
     trace_id = started_trace(store, experiment_id)
     client.create_registered_model("net")
+    client.create_experiment(LONG, str(tmp_path / "long"))
+    client.create_experiment(LONG + "other", str(tmp_path / "other"))
+    client.create_registered_model(LONG)
+    client.create_model_version(LONG, f"runs:/{run_id}/model", run_id)
+    client.set_registered_model_alias(LONG, "champion", "1")
+    logged = client.create_logged_model(
+        experiment_id, LONG * 2, tags={"a": "b"}, params={LONG: "1", "depth": "3"}
+    ).model_id
     dataset_id = store.create_dataset("d", {}, [experiment_id]).dataset_id
     store.upsert_dataset_records(dataset_id, [{"inputs": {"a": 1}}])
     with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
@@ -86,6 +97,20 @@ def test_long_texts_are_cut_or_left_out_by_name(
     of_model = [loss.what for loss in report.losses if loss.id == "net"]
     assert any("description" in what for what in of_model)
     assert any("tag" in what for what in of_model)
+    cut = {e.name for e in there.search_experiments() if e.name.startswith("long")}
+    assert {len(name) for name in cut} == {248}
+    assert sorted(loss.id for loss in report.losses if "too long for a name" in loss.what) == [
+        *(LONG, LONG, LONG + "other"),
+    ]
+    (name,) = [model.name for model in there.search_registered_models() if model.name != "net"]
+    version = there.get_model_version_by_alias(name, "champion")
+    assert (name in cut, int(version.version), len(cut)) == (True, 1, 2)
+    (kept_model,) = there.search_logged_models([experiment.experiment_id])
+    assert kept_model.name == (LONG * 2)[:500]
+    assert (kept_model.params, kept_model.tags["a"]) == ({"depth": "3"}, "b")
+    of_logged = " ".join(f"{loss.id} {loss.what}" for loss in report.losses if logged in loss.id)
+    assert "name" in of_logged
+    assert LONG[:20] in of_logged
     kept = experiment.tags["long"]
     assert kept == "v" * 6000 or (kept == "v" * 5000 and "of 6000 characters" in said["a"])
     again = copy(source, postgres_uri, **more)

@@ -74,6 +74,8 @@ _COLLATION = {
 }
 """How to ask a database what it tells apart, where that may be less than all."""
 _KEYS = ("key", "tag_key", "param_key")
+_NAMES = {("runs", "name"), ("logged_models", "name")}
+"""Names by which nothing is known."""
 
 
 @dataclass
@@ -301,7 +303,7 @@ class TableWriter:
                 if limit.problem_of(limit.cut(value)):
                     continue  # no matter of its length
                 what = f"{table}.{name} {problem}: {_shown(row, name)}"
-                if name in MAY_BE_CUT or (table, name) == ("runs", "name"):
+                if name in MAY_BE_CUT or (table, name) in _NAMES:
                     fitting = fitting | {name: limit.cut(value)}
                     notes.append(f"cut, {what}")
                 elif number:

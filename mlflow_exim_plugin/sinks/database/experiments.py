@@ -180,6 +180,7 @@ class ExperimentTables:
             meetings=self._meetings,
             keeps=lambda number: self._keeps(experiment, number),
             is_deleted=self._is_deleted,
+            longest=self._target.longest_name,
         )
         policy = self._target.options.on_conflict
         named = find_name(experiment, experiment.name, names, policy, report)

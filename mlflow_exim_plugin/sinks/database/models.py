@@ -111,6 +111,7 @@ class ModelTables:
             meetings=self._meetings,
             keeps=lambda _: ["tags and text"],
             kind_of=self._kind_there,
+            longest=self._target.longest_name,
         )
         named = find_name(item, item.name, names, self._target.options.on_conflict, report)
         if named.is_left:

@@ -19,6 +19,7 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database.metrics import MetricRows
 from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
 from mlflow_exim_plugin.sinks.places import LeftOut
+from mlflow_exim_plugin.sinks.policy import LONGEST_NAME
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
@@ -327,6 +328,12 @@ class DatabaseTarget:
                 raise ServerError(f"the target cannot hold it as it is: {note}")
             report.lost(Loss(kind, identity, f"the target cannot hold all of it: {note}"))
         return fitting
+
+    @property
+    def longest_name(self) -> int:
+        """How long a name is cut to that is longer: 0 where it is not."""
+        is_kept = self.options.is_strict or self.tables.backend == "sqlite"
+        return 0 if is_kept else LONGEST_NAME
 
     def require(self, rows: Rows) -> None:
         """Refuse an object that the database cannot hold as it is.

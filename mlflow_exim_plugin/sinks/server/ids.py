@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
@@ -72,12 +72,14 @@ class KnownModel(KnownRun):
         folder: Empty, or ends with a slash.
         notes_versions: Whether the source model names the versions that were made of it.
         metric_count: How many metrics it has at the target, where that was looked up.
+        refused: Params and tags that the target does not take.
     """
 
     holder: str = ""
     folder: str = ""
     notes_versions: bool = False
     metric_count: int | None = None
+    refused: set[tuple[Kind, str]] = field(default_factory=set)
 
 
 class IdMap:

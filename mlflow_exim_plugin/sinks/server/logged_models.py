@@ -36,8 +36,11 @@ from mlflow_exim_plugin.sinks.counting import read_through
 from mlflow_exim_plugin.sinks.server.ids import KnownModel, Planned
 from mlflow_exim_plugin.sinks.server.mentions import Mentions
 from mlflow_exim_plugin.sinks.server.target import attempt
+from mlflow_exim_plugin.sinks.server.texts import TextWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.server.artifact_runs import ArtifactRuns
     from mlflow_exim_plugin.sinks.server.ids import IdMap
@@ -48,6 +51,8 @@ __all__ = ["LoggedModelWriter"]
 
 VERSIONS_TAG = "mlflow.modelVersions"
 _FOLDER = "mlflow_exim/logged_models"
+_LONGEST_NAME = 500
+"""So many characters of a logged model's name MLflow's databases hold."""
 _PENDING = "LOGGED_MODEL_PENDING"
 _ABSENT = "the target has no logged models"
 _DELETED = "its copy was deleted at the target"
@@ -97,6 +102,7 @@ class LoggedModelWriter:
         self._ids = target.ids
         self._source_tags = target.source_tags
         self._options = target.options
+        self._texts = TextWriter(target.host, target.options)
         self._waiting: list[_WaitingModel] = []
         self._absent = target.absent
         self._has_answered = False
@@ -211,7 +217,7 @@ class LoggedModelWriter:
             self._plan(model, known, there, report)
             return
         if there is not None:
-            self._continue(model, LoggedModel(there))
+            self._continue(model, known, LoggedModel(there), report)
         self._put_source_tags(model, known, report)
         whole = self._put_files(model, known, report)
         metrics = _metrics(model.document)
@@ -267,18 +273,27 @@ class LoggedModelWriter:
             known = KnownModel(planned, f"{planned}/artifacts")
             self._ids.logged_models[model.id] = known
             return known
-        tags = self._tags(model) | {ORIGIN: chained(model.id, model.tags), OF_GROUP: group}
+        marks = {ORIGIN: chained(model.id, model.tags), OF_GROUP: group}
+        create = partial(self._models.create, experiment_id)
+        params, tags = _params(model), self._tags(model)
+        is_whole = True
         try:
-            created = self._models.create(experiment_id, model.info, run_id, _params(model), tags)
+            created = create(model.info, run_id, params, tags | marks)
         except ServerError as error:
-            if not is_absent(error):
+            if is_absent(error):
+                self._absent.add(Kind.LOGGED_MODEL)
+                return None
+            if self._options.is_strict or not self._host.refused(error):
                 raise
-            self._absent.add(Kind.LOGGED_MODEL)
-            return None
+            name = str(model.info.get("name") or "")[:_LONGEST_NAME]
+            created = create(model.info | {"name": name}, run_id, {}, marks)
+            is_whole = False
         self._say_without_run(model, old_run, run_id, report)
         info = created["info"]
         known = KnownModel(info["model_id"], str(info.get("artifact_uri") or ""))
         self._ids.logged_models[model.id] = known
+        if not is_whole:
+            self._add(model, known, params, tags, report)
         return known
 
     def _is_known_absent(self) -> bool:
@@ -329,14 +344,38 @@ class LoggedModelWriter:
         known.old_artifact_uri = str(model.info.get("artifact_uri") or "")
         known.notes_versions = VERSIONS_TAG in model.tags
 
-    def _continue(self, model: LoggedModel, there: LoggedModel) -> None:
+    def _continue(
+        self, model: LoggedModel, known: KnownModel, there: LoggedModel, report: Report
+    ) -> None:
         """Add what an interrupted unpack or an older archive left out."""
         present = _params(there)
-        if missing := {k: v for k, v in _params(model).items() if k not in present}:
-            self._models.add_params(there.id, missing)
+        missing = {k: v for k, v in _params(model).items() if k not in present}
         tags = {k: v for k, v in self._tags(model).items() if there.tags.get(k) != v}
-        if tags:
-            self._models.set_tags(there.id, tags)
+        self._add(model, known, missing, tags, report)
+
+    def _add(
+        self,
+        model: LoggedModel,
+        known: KnownModel,
+        params: dict[str, str],
+        tags: dict[str, str],
+        report: Report,
+    ) -> None:
+        """Add params and tags; one that is refused costs no more than itself."""
+        for kind, texts, add in (
+            (Kind.PARAM, params, partial(self._models.add_params, known.id)),
+            (Kind.TAG, tags, partial(self._models.set_tags, known.id)),
+        ):
+            if not texts:
+                continue
+            try:
+                add(texts)
+            except ServerError as error:
+                if self._options.is_strict or not self._host.refused(error):
+                    raise
+                taken, whole = self._texts.put(kind, model.id, texts, _one_by_one(add), report)
+                if whole:
+                    known.refused |= {(kind, key) for key in texts.keys() - taken.keys()}
 
     def _tags(self, model: LoggedModel) -> dict[str, str]:
         ours = TAGS | {VERSIONS_TAG}
@@ -441,10 +480,12 @@ class LoggedModelWriter:
         """
         there = LoggedModel(self._models.read(known.id))
         for part, sent, found in (
-            ("param", _params(model), _params(there)),
-            ("tag", self._tags(model), there.tags),
+            (Kind.PARAM, _params(model), _params(there)),
+            (Kind.TAG, self._tags(model), there.tags),
         ):
             for key, value in sent.items():
+                if (part, key) in known.refused:
+                    continue
                 if key not in found:
                     raise ServerError(f"its {part} {key} did not arrive")
                 if found[key] != value:
@@ -511,6 +552,10 @@ class LoggedModelWriter:
                 self._writer.log_tags(run.id, mark)
         reason = f"{_ABSENT}; folder {folder} of run {run.id} holds its files"
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)
+
+
+def _one_by_one(add: Callable[[dict[str, str]], None]) -> Callable[[str, str], None]:
+    return lambda key, value: add({key: value})
 
 
 def _is_deleted(model: LoggedModel) -> bool:

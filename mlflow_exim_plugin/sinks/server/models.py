@@ -31,7 +31,13 @@ from mlflow_exim_plugin.schema.provenance import (
     newest,
     origins,
 )
-from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name, is_numbered
+from mlflow_exim_plugin.sinks.policy import (
+    LONGEST_NAME,
+    Meetings,
+    TargetNames,
+    find_name,
+    is_numbered,
+)
 from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.sinks.server.version_sources import VersionSource, VersionSources
@@ -129,6 +135,7 @@ class ModelWriter:
         self._meetings = Meetings()
         self._planned: dict[str, _ModelCopy] = {}
         self._names: dict[str, Kind] | None = None
+        self._longest_name = 0
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
         """Find or create a registered model or prompt.
@@ -181,13 +188,21 @@ class ModelWriter:
             meetings=self._meetings,
             keeps=lambda _: ["tags and text"],
             kind_of=lambda kind: kind,
+            longest=self._longest_name,
         )
         named = find_name(item, item.name, names, self._options.on_conflict, report)
         if named.is_left:
             self._skipped = named.reason
             return None
         if named.there is None:
-            return self._create(item, named.name, origin, report)
+            try:
+                return self._create(item, named.name, origin, report)
+            except ServerError as error:
+                is_long = len(named.name) > LONGEST_NAME and self._host.refused(error)
+                if self._options.is_strict or not is_long:
+                    raise
+                self._longest_name = LONGEST_NAME
+                return self._found_or_made(item, origin, report)
         report.skipped(item.kind, item.name, named.reason)
         if (planned := self._planned.get(named.name)) is not None:
             return _ModelCopy(

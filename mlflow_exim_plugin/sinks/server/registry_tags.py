@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -113,10 +114,9 @@ def _first(attempts: list[_Given], create: Callable[..., _Made]) -> tuple[_Made,
     given, *others = attempts
     try:
         return create(*given), given
-    except ServerError as refusal:
-        if not others:
-            raise
-        try:
+    except ServerError as error:
+        refusal = error
+    if others:
+        with suppress(ServerError):
             return _first(others, create)
-        except ServerError:
-            raise refusal from None
+    raise refusal
