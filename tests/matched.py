@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, DELETED_MODEL, ORIGIN, is_provenance
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, LOGGED_MODEL, ORIGIN, is_provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,8 +171,8 @@ class _Names:
     def learn(self, kind: str, id_field: str, naming: str, document: dict[str, Any]) -> None:
         identity = str(_at(document, id_field) or "")
         for key, value in (document.get("tags") or {}).items():
-            if key.startswith(DELETED_MODEL):  # no other tag is left of its origin
-                self._names[value.split()[0]] = key.removeprefix(DELETED_MODEL)
+            if key.startswith(LOGGED_MODEL):  # no other tag is left of its origin
+                self._names[value.split()[0]] = key.removeprefix(LOGGED_MODEL)
         if secret := document.get("secret_id"):
             self._names[secret] = document["secret_name"]
         if kind == "experiment":

@@ -18,7 +18,7 @@ __all__ = [
     "ARTIFACT_RUNS",
     "AS_OF_MS",
     "CONTENT",
-    "DELETED_MODEL",
+    "LOGGED_MODEL",
     "OF_GROUP",
     "ORIGIN",
     "PLACEHOLDER",
@@ -45,9 +45,10 @@ AS_OF_MS = "mlflow_exim.as_of_ms"
 """When the source was read, ms since the Unix epoch; an older archive never overwrites."""
 PLACEHOLDER = "mlflow_exim.placeholder"
 """Marks a model version that only holds a number and is about to be deleted."""
-DELETED_MODEL = "mlflow_exim.deleted_model."
-"""Begins the experiment tags that remember deleted logged models, which no server lists: after it
-the id at the source, as value the id at the target, ``AS_OF_MS`` and ``CONTENT``."""
+LOGGED_MODEL = "mlflow_exim.logged_model."
+"""Begins the experiment tags that remember logged models that are deleted, or that no run would
+lead to if they were: no server lists those. After it the id at the source, as value the id at the
+target, ``AS_OF_MS`` and ``CONTENT``."""
 ARTIFACT_RUNS = "mlflow_exim.model_versions"
 """Experiment whose runs hold the files of versions and logged models without a run for them."""
 
@@ -74,7 +75,7 @@ def with_dots(key: str) -> str:
 
 def is_provenance(key: str) -> bool:
     """Whether a tag says where its object came from; such tags are put anew, never copied."""
-    return key in TAGS or key.startswith(DELETED_MODEL)
+    return key in TAGS or key.startswith(LOGGED_MODEL)
 
 
 def experiment_origin(document: dict[str, Any]) -> str:

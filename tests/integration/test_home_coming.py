@@ -194,14 +194,20 @@ def test_traces_and_datasets_come_home_without_marks(
 
 
 @pytest.mark.skipif(not hasattr(MlflowClient, "create_logged_model"), reason="MLflow 2")
+@pytest.mark.parametrize("made_by_a_run", [True, False])
 def test_a_logged_model_that_was_deleted_at_home_stays_so(
-    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+    make_store: Callable[[str], str],
+    make_sqlite: Callable[[], str],
+    tmp_path: Path,
+    *,
+    made_by_a_run: bool,
 ) -> None:
     a, b = make_store("a"), make_sqlite()
     client = MlflowClient(a, a)
     (experiment,) = [e for e in client.search_experiments() if e.name == "sync"]
     (model,) = client.search_logged_models([experiment.experiment_id])
-    client.log_outputs(model.source_run_id, [LoggedModelOutput(model.model_id, 0)])
+    if made_by_a_run:
+        client.log_outputs(model.source_run_id, [LoggedModelOutput(model.model_id, 0)])
     to(a, b, tmp_path)
     client.delete_logged_model(model.model_id)
     before = rows_of(a)

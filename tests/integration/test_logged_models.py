@@ -150,7 +150,7 @@ def test_a_database_names_its_deleted_models(
     experiment = there.get_experiment_by_name("e")
     assert there.search_logged_models([experiment.experiment_id]) == []
     (new_id,) = there._tracking_client.store._get_deleted_logged_models()
-    assert experiment.tags[f"mlflow_exim.deleted_model.{model.model_id}"].startswith(new_id)
+    assert experiment.tags[f"mlflow_exim.logged_model.{model.model_id}"].startswith(new_id)
 
 
 def test_the_same_documents_from_server_and_database(served: Source) -> None:
@@ -284,7 +284,8 @@ def test_what_the_user_deleted_stays_deleted(served: Source, sqlite_uri: str) ->
     client = MlflowClient(sqlite_uri, sqlite_uri)
     experiment = client.get_experiment_by_name("models")
     there = {m.name: m for m in client.search_logged_models([experiment.experiment_id])}
-    client.delete_logged_model(there["second of a run"].model_id)
+    for role in ("second of a run", "without a run"):
+        client.delete_logged_model(there[role].model_id)
     before = rows_of(sqlite_uri)
 
     report = unpack(served.archive, tracking_uri=sqlite_uri)
@@ -292,8 +293,8 @@ def test_what_the_user_deleted_stays_deleted(served: Source, sqlite_uri: str) ->
     assert_nothing_written(report)
     assert rows_of(sqlite_uri) == before
     reasons = {skip.id: skip.reason for skip in report.skips}
-    second = served.made.models["second of a run"]
-    assert reasons[second] == "its copy was deleted at the target"
+    for role in ("second of a run", "without a run"):
+        assert reasons[served.made.models[role]] == "its copy was deleted at the target"
 
 
 def test_a_later_archive_completes(
@@ -322,7 +323,7 @@ def test_a_later_archive_completes(
     assert [report.failures for report in reports] == [[], []]
     store = MlflowClient(server.url)._tracking_client.store
     experiment = MlflowClient(server.url).get_experiment_by_name("e")
-    new_id = experiment.tags[f"mlflow_exim.deleted_model.{model_id}"].split(" ")[0]
+    new_id = experiment.tags[f"mlflow_exim.logged_model.{model_id}"].split(" ")[0]
     model = store.get_logged_model(new_id, allow_deleted=True)
     assert sorted(metric.value for metric in model.metrics) == [1.0, 2.0]
     assert (model.params, model.tags["t"], str(model.status)) == ({"p": "1"}, "1", "READY")

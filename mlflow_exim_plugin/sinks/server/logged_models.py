@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,16 +23,15 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import (
     AS_OF_MS,
     CONTENT,
-    DELETED_MODEL,
     OF_GROUP,
     ORIGIN,
     TAGS,
     chained,
-    newest,
 )
 from mlflow_exim_plugin.schema.runs import with_changed_entries
 from mlflow_exim_plugin.sinks.counting import read_through
 from mlflow_exim_plugin.sinks.server.ids import KnownModel, Planned
+from mlflow_exim_plugin.sinks.server.known_models import KnownModels
 from mlflow_exim_plugin.sinks.server.mentions import Mentions
 from mlflow_exim_plugin.sinks.server.target import attempt
 from mlflow_exim_plugin.sinks.server.texts import TextWriter
@@ -88,12 +86,15 @@ class LoggedModelWriter:
         run_writer: Uploads files, keeps deleted runs open while they are written to.
         artifact_runs: Hold the files where the target has no logged models.
 
+    Attributes:
+        known: Those that are there.
     """
 
     def __init__(
         self, target: ServerTarget, run_writer: RunWriter, artifact_runs: ArtifactRuns
     ) -> None:
         self._host = target.host
+        self.known = KnownModels(target)
         self._models = LoggedModels(target.host)
         self._writer = target.writer
         self._reader = target.reader
@@ -105,43 +106,11 @@ class LoggedModelWriter:
         self._texts = TextWriter(target.host, target.options)
         self._waiting: list[_WaitingModel] = []
         self._absent = target.absent
-        self._has_answered = False
-        self._unfollowed: set[str] = set()
-        self._lock = threading.Lock()
-
-    def load(self, experiment_id: str, tags: dict[str, str]) -> None:
-        """Recognise what earlier unpacks wrote to an experiment.
-
-        Args:
-            experiment_id: The experiment at the target.
-            tags: Its tags, which remember the models that were deleted after they were written.
-        """
-        if Kind.LOGGED_MODEL in self._absent:
-            return
-        for key, value in tags.items():
-            if key.startswith(DELETED_MODEL):
-                model_id, as_of_ms, content = value.split(" ", 2)
-                known = KnownModel(model_id, "", content, int(as_of_ms), is_deleted=True)
-                self._ids.logged_models[key.removeprefix(DELETED_MODEL)] = known
-        try:
-            for document in self._models.documents(experiment_id):
-                model = LoggedModel(document)
-                root, count = model.info.get("artifact_uri"), len(_metrics(document))
-                known = KnownModel.of_tags(model.id, root, model.tags, metric_count=count)
-                self._ids.meet(experiment_id, model.id, model.tags, known)
-                if origin := newest(model.tags.get(ORIGIN, "")):
-                    self._ids.logged_models[origin] = known
-        except ServerError as error:
-            if not is_absent(error):
-                raise
-            self._absent.add(Kind.LOGGED_MODEL)
-        self._has_answered = True
-        self._unfollowed.add(experiment_id)
 
     def is_settled(self, model: LoggedModel, report: Report) -> bool:
         """Whether nothing is to be done for a model, which is then counted as skipped."""
         known = self._ids.logged_models.get(model.id)
-        if known is None or not known.content:
+        if known is None or not (known.content or known.is_deleted):
             return False
         self._describe(model, known)
         if known.is_deleted:
@@ -170,25 +139,6 @@ class LoggedModelWriter:
             return False
         report.skipped(Kind.LOGGED_MODEL, model.id, reason)
         return True
-
-    def follow(self, experiment_id: str) -> None:
-        """Find once the models that someone deleted: only the runs that made them know them."""
-        with self._lock:
-            if experiment_id not in self._unfollowed or Kind.LOGGED_MODEL in self._absent:
-                return
-            self._unfollowed.remove(experiment_id)
-            listed = {known.id for known in self._ids.logged_models.values()}
-            for model_id in self._reader.made_models(experiment_id) - listed:
-                try:
-                    model = LoggedModel(self._models.read(model_id))
-                except NotFoundError:
-                    continue  # this deployment does not give deleted models
-                if _is_deleted(model):
-                    root = model.info.get("artifact_uri")
-                    known = KnownModel.of_tags(model_id, root, model.tags, is_deleted=True)
-                    self._ids.meet(experiment_id, model_id, model.tags, known)
-                    if origin := newest(model.tags.get(ORIGIN, "")):
-                        self._ids.logged_models[origin] = known
 
     def write(self, model: LoggedModel, experiment_id: str, group: str, report: Report) -> None:
         """Write one model, or go on with one that is unfinished.
@@ -266,7 +216,7 @@ class LoggedModelWriter:
         old_run = str(model.info.get("source_run_id") or "")
         run_id = self._ids.get(Kind.RUN, old_run) if old_run else None
         if self._options.dry_run:
-            if self._is_known_absent():
+            if self.known.are_absent():
                 return None
             self._say_without_run(model, old_run, run_id, report)
             planned = Planned(model.id)
@@ -295,17 +245,6 @@ class LoggedModelWriter:
         if not is_whole:
             self._add(model, known, params, tags, report)
         return known
-
-    def _is_known_absent(self) -> bool:
-        """Ask a target without making anything whether it has logged models."""
-        if not self._has_answered:
-            try:
-                next(self._models.documents("0"), None)
-            except ServerError as error:
-                if is_absent(error):
-                    self._absent.add(Kind.LOGGED_MODEL)
-            self._has_answered = True
-        return Kind.LOGGED_MODEL in self._absent
 
     def _say_without_run(
         self, model: LoggedModel, old_run: str, run_id: str | None, report: Report
@@ -508,13 +447,10 @@ class LoggedModelWriter:
             tags = {AS_OF_MS: str(entry.as_of_ms), CONTENT: entry.mark}
             self._models.set_tags(known.id, tags)
             known.content, known.as_of_ms = entry.mark, entry.as_of_ms
-        if not entry.is_deleted:
-            return
-        # No server lists a deleted model, so its experiment remembers it.
-        value = f"{known.id} {entry.as_of_ms} {entry.mark}"
-        key = f"{DELETED_MODEL}{entry.source_id}"
-        self._writer.set_experiment_tag(entry.experiment_id, key, value)
-        if not known.is_deleted:
+        self.known.remember(
+            entry.source_id, known, entry.experiment_id, is_deleted=entry.is_deleted
+        )
+        if entry.is_deleted and not known.is_deleted:
             self._models.delete(known.id)
             known.is_deleted = True
             self._read_back_deleted(entry, report)

@@ -343,7 +343,7 @@ class WorkspaceSink:
             self._ids.meet(target.id, info.run_id, tags, known)
             if ORIGIN in tags:
                 self._ids.runs[newest(tags[ORIGIN])] = known
-        self._logged_model_writer.load(target.id, self._tags_of(target.id))
+        self._logged_model_writer.known.load(target.id, self._tags_of(target.id))
 
     def _tags_of(self, experiment_id: str) -> dict[str, str]:
         return next(
@@ -396,6 +396,7 @@ class WorkspaceSink:
 
     def _write_run(self, run: Run, target: KnownExperiment, report: Report) -> None:
         self._trace_writer.saw_run(run)
+        self._logged_model_writer.known.saw_run(run, target.id)
         if self._is_at_home(run, target, self._ids.runs, report):
             return
         if not self._run_writer.is_settled(run, report):
@@ -409,7 +410,7 @@ class WorkspaceSink:
         if is_at_home():
             return
         if model.id not in self._ids.logged_models:
-            self._logged_model_writer.follow(target.id)
+            self._logged_model_writer.known.follow(model, target.id, is_home=not target.ours)
             if is_at_home():
                 return
         if self._logged_model_writer.is_settled(model, report):
