@@ -10,6 +10,8 @@ from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.counting import skip_whole
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.errors import ServerError
+    from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.kinds import Kind
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.schema.report import Report
@@ -20,9 +22,14 @@ ABSENT = "the target's MLflow does not have them"
 
 
 class AbsentKinds:
-    """What a deployment was found not to have; safe to use from several threads."""
+    """What a deployment was found not to have; safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        host: The deployment.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._lock = threading.Lock()
         self._reasons: dict[Kind, str] = {}
         self._left: Counter[Kind] = Counter()
@@ -40,6 +47,18 @@ class AbsentKinds:
         """Remember that there are none of some kinds."""
         with self._lock:
             self._reasons |= dict.fromkeys(kinds, reason)
+
+    def learn(self, kind: Kind, error: ServerError) -> bool:
+        """Remember that there are none of a kind where an error says so and is believed.
+
+        Returns:
+            Whether that is so.
+        """
+        absence = self._host.absence(kind, error)
+        is_absent = absence.is_said and not absence.failure
+        if is_absent:
+            self.add(kind)
+        return is_absent
 
     def leave(self, item: StreamObject, report: Report) -> None:
         """Leave an object of such a kind out, with its parts."""

@@ -10,6 +10,7 @@ import requests
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack, unpack
+from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
 from tests.integration.test_workspaces import ENABLED
 from tests.proxy import FaultyProxy, Request
@@ -85,6 +86,32 @@ def test_what_a_server_swallows_is_named(
     for query in (f"metadata.`mlflow.sourceRun` = '{run.info.run_id}'", "prompt = 'p/1'"):
         (trace,) = target.search_traces([experiment], query, include_spans=False)
         assert trace.info.trace_id == trace_id
+
+
+def test_a_part_of_the_target_that_is_not_found_is_doubted(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    """Its version has it: what is refused now fails, and comes with the next unpack."""
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    store = client._tracking_client.store
+    experiment_id = client.create_experiment("e", str(tmp_path / "files"))
+    started_trace(store, experiment_id)
+    client.create_logged_model(experiment_id, "m")
+    store.create_dataset("d", {}, [experiment_id])
+    archive = str(tmp_path / "a.tar.zst")
+    pack(archive, tracking_uri=sqlite_uri)
+    server = make_server()
+    hidden = ("/mlflow/logged-models", "/traces/search", "/datasets/create")
+
+    with FaultyProxy(server.url, lambda r: 404 if r.path.endswith(hidden) else None) as proxy:
+        report = unpack(archive, tracking_uri=proxy.url)
+
+    assert_count_law(report)
+    kinds = {Kind.LOGGED_MODEL, Kind.TRACE, Kind.EVALUATION_DATASET}
+    assert {failure.kind for failure in report.failures} == kinds
+    assert not [loss for loss in report.losses if "not have" in loss.what]
+    again = unpack(archive, tracking_uri=server.url)
+    assert {kind for kind in kinds if again.counts[kind].written} == kinds
 
 
 def test_a_workspace_that_a_server_swallows_is_named(

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["Query", "TraceSearch", "content", "json_reply", "location_of"]
+__all__ = ["SINCE_V3", "Query", "TraceSearch", "content", "json_reply", "location_of"]
 
 _PAGE = 500
 _OLDEST_FIRST = "timestamp_ms ASC"
 _ABSENT = {404, 405}
 """A server from before an endpoint says this; 501 is said of what should be there and is not."""
-_V3_SINCE = "3.2"
+SINCE_V3 = "3.2"
 """MLflow whose search of traces has their assessments too."""
 _OK = 200
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
@@ -217,7 +217,7 @@ class TraceSearch:
         if self._has_v3:
             if (found := self._page_v3(query, token)) is not None:
                 return found
-            self._believe(query, Kind.ASSESSMENT, since=_V3_SINCE)
+            self._believe(query, Kind.ASSESSMENT, since=SINCE_V3)
             self._has_v3 = False
         return self._page_v2(query, token)
 

@@ -27,8 +27,9 @@ from mlflow_exim_plugin.host.traces.documents import (
     info_for_rest,
 )
 from mlflow_exim_plugin.host.traces.files import DATA_FILE
-from mlflow_exim_plugin.host.traces.search import json_reply, location_of
+from mlflow_exim_plugin.host.traces.search import SINCE_V3, json_reply, location_of
 from mlflow_exim_plugin.host.traces.spans import as_dict_v3, as_otlp, data_file_v2
+from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +43,7 @@ __all__ = ["MAX_LINKS", "TraceCalls", "TraceIntake"]
 MAX_LINKS = 100
 """Traces that one call links to a run."""
 _ABSENT = {404, 405, 501}
+_MLFLOWS_WORD = {501}
 _NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
@@ -292,8 +294,12 @@ class TraceCalls:
         if self.host.is_http:
             body = {"locations": [location_of(experiment_id)], "max_results": 1}
             search = "/api/3.0/mlflow/traces/search"
-            if self.host.call("POST", search, doing=doing, body=body).status_code not in _ABSENT:
+            status = self.host.call("POST", search, doing=doing, body=body).status_code
+            if status not in _ABSENT:
                 return TraceIntake.WITH_ID
+            absence = self.host.absence(Kind.ASSESSMENT, since=SINCE_V3)
+            if absence.failure and status not in _MLFLOWS_WORD:
+                raise ServerError(f"{doing}: {absence.failure}")
             params = [("experiment_ids", experiment_id), ("max_results", "1")]
             old = self.host.call("GET", "/api/2.0/mlflow/traces", doing=doing, params=params)
             return TraceIntake.NONE if old.status_code in _ABSENT else TraceIntake.WITHOUT_ID

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.objects import Kind, LoggedModel, linked_models
 from mlflow_exim_plugin.schema.provenance import LOGGED_MODEL, ORIGIN, newest, origins
 from mlflow_exim_plugin.sinks.server.ids import KnownModel
@@ -72,9 +71,8 @@ class KnownModels:
                 if origin := newest(model.tags.get(ORIGIN, "")):
                     self._ids.logged_models[origin] = known
         except ServerError as error:
-            if not is_absent(error):
+            if not self._absent.learn(Kind.LOGGED_MODEL, error):
                 raise
-            self._absent.add(Kind.LOGGED_MODEL)
         self._has_answered = True
         self._unfollowed.add(experiment_id)
 
@@ -84,8 +82,7 @@ class KnownModels:
             try:
                 next(self._models.documents("0"), None)
             except ServerError as error:
-                if is_absent(error):
-                    self._absent.add(Kind.LOGGED_MODEL)
+                self._absent.learn(Kind.LOGGED_MODEL, error)
             self._has_answered = True
         return Kind.LOGGED_MODEL in self._absent
 

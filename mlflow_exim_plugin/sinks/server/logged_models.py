@@ -12,7 +12,6 @@ from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.histories import read_history
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.objects import (
     Failure,
     Kind,
@@ -230,8 +229,7 @@ class LoggedModelWriter:
         try:
             created = create(model.info, run_id, params, tags | marks)
         except ServerError as error:
-            if is_absent(error):
-                self._absent.add(Kind.LOGGED_MODEL)
+            if self._absent.learn(Kind.LOGGED_MODEL, error):
                 return None
             if self._options.is_strict or not self._host.refused(error):
                 raise

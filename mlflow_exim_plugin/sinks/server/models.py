@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG
-from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.objects import (
     Kind,
@@ -168,7 +167,7 @@ class ModelWriter:
             try:
                 self._all_names()
             except ServerError as error:
-                if not is_absent(error):
+                if not self._absent.learn(Kind.REGISTERED_MODEL, error):
                     raise
                 self._absent.add(*_KINDS)
         return item.kind in self._absent

@@ -40,7 +40,7 @@ class ServerSink:
         self._options = options
         self._workspaces = Workspaces(host)
         self._ids = IdMap()
-        self._absent = AbsentKinds()
+        self._absent = AbsentKinds(host)
         self._workspace: dict[str, Any] | None = None
         self._closed = ""
         self._sink: WorkspaceSink | CountingSink = self._new_sink()

@@ -52,14 +52,13 @@ class EntityWriter:
         try:
             self._put(writer, entity, to, report)
         except ServerError as error:
-            if not is_absent(error):
+            if not self._absent.learn(entity.kind, error):
                 for kind, count in parts_of(entity):
                     reason = f"its {entity.kind.words} could not be written"
                     report.failed(Failure(kind, f"{entity.id}/*", reason, count))
                 name = str(entity.document.get(KINDS[entity.kind].name) or entity.id)
                 self._refusals[entity.kind, entity.id] = (name, error.message)
                 raise
-            self._absent.add(entity.kind)
             self._absent.leave(entity, report)
 
     def _put(self, writer: FamilyWriter, entity: Entity, to: Destination, report: Report) -> None:
