@@ -118,14 +118,17 @@ class KnownModels:
             if origin := newest(model.tags.get(ORIGIN, "")):
                 self._ids.logged_models[origin] = known
 
-    def remember(
-        self, source_id: str, known: KnownModel, experiment_id: str, *, is_deleted: bool
-    ) -> None:
+    def remember(self, source_id: str, value: str, experiment_id: str, *, is_deleted: bool) -> None:
         """Let its experiment remember a model that is deleted, or that no run would lead to then.
+
+        Args:
+            source_id: Its id at the source.
+            value: As the tag has it, see ``LOGGED_MODEL``.
+            experiment_id: The experiment at the target.
+            is_deleted: Whether it is deleted at the source.
 
         Raises:
             ServerError: The target refuses.
         """
         if is_deleted or (experiment_id, source_id) not in self._led_to:
-            value = f"{known.id} {known.as_of_ms} {known.content}"
             self._writer.set_experiment_tag(experiment_id, f"{LOGGED_MODEL}{source_id}", value)

@@ -266,15 +266,14 @@ class LoggedModelWriter:
         if left:
             self._waiting.append(_WaitingModel(model.id, known, "", left))
         mark = self._options.mark(model.digest) if whole else ""
-        self._count(_WaitingModel(model.id, known, "", [], mark), report)
+        self._count(_WaitingModel(model.id, known, "", [], mark), known.content, report)
 
-    def _count(self, entry: _WaitingModel, report: Report) -> None:
-        known = entry.known
-        if known.content and known.content == entry.mark:
+    def _count(self, entry: _WaitingModel, was: str, report: Report) -> None:
+        if was and was == entry.mark:
             report.skipped(Kind.LOGGED_MODEL, entry.source_id, "it is there already")
         else:
             report.written(Kind.LOGGED_MODEL)
-            report.completed(Kind.LOGGED_MODEL, int(bool(known.content)))
+            report.completed(Kind.LOGGED_MODEL, int(bool(was)))
 
     def _describe(self, model: LoggedModel, known: KnownModel) -> None:
         """Remember of a model what versions that were made of it ask for."""
@@ -440,18 +439,20 @@ class LoggedModelWriter:
     def _complete(self, entry: _WaitingModel, report: Report) -> None:
         """Mark a model whole, delete it where it is deleted at the source, and count it."""
         known = entry.known
-        self._count(entry, report)
+        was = known.content
+        value = f"{known.id} {entry.as_of_ms} {entry.mark}"
+        self.known.remember(
+            entry.source_id, value, entry.experiment_id, is_deleted=entry.is_deleted
+        )
         if entry.mark:
             tags = {AS_OF_MS: str(entry.as_of_ms), CONTENT: entry.mark}
             self._models.set_tags(known.id, tags)
             known.content, known.as_of_ms = entry.mark, entry.as_of_ms
-        self.known.remember(
-            entry.source_id, known, entry.experiment_id, is_deleted=entry.is_deleted
-        )
         if entry.is_deleted and not known.is_deleted:
             self._models.delete(known.id)
             known.is_deleted = True
             self._read_back_deleted(entry, report)
+        self._count(entry, was, report)
 
     def _read_back_deleted(self, entry: _WaitingModel, report: Report) -> None:
         try:
