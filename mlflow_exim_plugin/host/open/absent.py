@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.errors import ServerError
 
-__all__ = ["Absence", "is_absent", "is_refused", "judged", "method"]
+__all__ = ["Absence", "is_absent", "is_refused", "judged", "method", "release"]
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
@@ -75,14 +75,15 @@ def judged(
         return Absence(is_said=False, failure=error.message)
     if of_files or (error is not None and _is_mlflows_word(error)) or (told := version()) is None:
         return Absence(is_said=True)
-    if not told or _release(told) < _release(since):
+    if not told or release(told) < release(since):
         return Absence(is_said=True, is_open=not told)
     answer = f": {error.message}" if error is not None else ""
     what = f"it says that it has none, and MLflow {told} has them{answer}"
     return Absence(is_said=True, failure=what)
 
 
-def _release(version: str) -> tuple[int, int]:
+def release(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version."""
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
 

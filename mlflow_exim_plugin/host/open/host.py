@@ -22,7 +22,7 @@ import requests
 from mlflow_exim_plugin.errors import EximError, ServerError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
-from mlflow_exim_plugin.host.open.absent import Absence, is_refused, judged
+from mlflow_exim_plugin.host.open.absent import Absence, is_refused, judged, release
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
@@ -353,7 +353,7 @@ class Host:
     @property
     def links_prompts(self) -> bool:
         """Whether this MLflow keeps which traces use a prompt; before 3.5 a tag alone says it."""
-        return _release(self.mlflow_version) >= (3, 5)
+        return release(self.mlflow_version) >= (3, 5)
 
     @property
     def has_one_store(self) -> bool:
