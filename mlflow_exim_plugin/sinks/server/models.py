@@ -37,8 +37,8 @@ from mlflow_exim_plugin.sinks.policy import (
     find_name,
     is_numbered,
 )
-from mlflow_exim_plugin.sinks.server.registry_tags import RegistryTags
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.texts import RegistryTags
 from mlflow_exim_plugin.sinks.server.version_sources import VersionSource, VersionSources
 
 if TYPE_CHECKING:
