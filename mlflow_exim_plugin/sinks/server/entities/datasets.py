@@ -76,6 +76,7 @@ class DatasetWriter(FamilyWriter):
         # Once a dataset has outputs that are no object, MLflow takes no objects any more (500).
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
         refused: list[tuple[dict[str, Any], ServerError]] = []
+        arrived = True
         if not is_home:
             self._put_source_tags(entity, dataset_id, {}, report)
         if not dry_run:
@@ -83,6 +84,9 @@ class DatasetWriter(FamilyWriter):
                 datasets.link_experiments(host, dataset_id, unlinked)
             add = partial(datasets.add_records, host, dataset_id)
             refused = send_halving(_batches(missing), add)
+            not_sent = {id(record) for record, _ in refused}
+            sent = [record for record in missing if id(record) not in not_sent]
+            arrived = self._arrived(entity, dataset_id, sent, report)
         for record, error in refused:
             name = f"{entity.id}/{record['dataset_record_id']}"
             report.failed(Failure(Kind.DATASET_RECORD, name, error.message))
@@ -95,7 +99,7 @@ class DatasetWriter(FamilyWriter):
         if there is not None and not unlinked and not written:
             report.skipped(entity.kind, entity.id, "it is there already")
             return
-        if not (refused or dry_run or is_home):
+        if arrived and not (refused or dry_run or is_home):
             datasets.set_dataset_tags(
                 host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
             )
@@ -143,6 +147,29 @@ class DatasetWriter(FamilyWriter):
                     f"{changed} of its records are other there and stay as they are",
                 )
             )
+
+    def _arrived(
+        self, entity: Entity, dataset_id: str, sent: list[dict[str, Any]], report: Report
+    ) -> bool:
+        """Whether all records are there; name those that are not, and what is not kept of others.
+
+        MLflow 3.4 takes outputs of records and knows none.
+        """
+        if not sent:
+            return True
+        found, _ = datasets.dataset_records(self._target.host, dataset_id)
+        there = {_key(record): record for record in found}
+        pairs = [(record, there.get(_key(record))) for record in sent]
+        gone = [record for record, copy in pairs if copy is None]
+        said = {"": gone} | {
+            f"{name} of ": [r for r, copy in pairs if copy and r.get(name) and not copy.get(name)]
+            for name in ("outputs", "expectations")
+        }
+        for what, lost in said.items():
+            if lost:
+                whole = f"{what}{len(lost)} of its records did not arrive"
+                report.lost(Loss(entity.kind, entity.id, whole))
+        return not gone
 
     def _known(self) -> dict[str, dict[str, Any]]:
         if self._by_origin is None:
