@@ -1,4 +1,4 @@
-"""Kinds that a deployment does not have: their objects are left out, each kind is named once."""
+"""What a deployment lacks: objects of a kind are left out and named once, long names are cut."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.objects import Loss
 from mlflow_exim_plugin.sinks.counting import skip_whole
+from mlflow_exim_plugin.sinks.policy import LONGEST_NAME
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.errors import ServerError
@@ -26,6 +27,9 @@ class AbsentKinds:
 
     Args:
         host: The deployment.
+
+    Attributes:
+        longest_name: How many characters of a name it was found to hold, 0 before.
     """
 
     def __init__(self, host: Host) -> None:
@@ -33,6 +37,7 @@ class AbsentKinds:
         self._lock = threading.Lock()
         self._reasons: dict[Kind, str] = {}
         self._left: Counter[Kind] = Counter()
+        self.longest_name = 0
 
     def __contains__(self, kind: Kind) -> bool:
         return kind in self._reasons
@@ -59,6 +64,17 @@ class AbsentKinds:
         if is_absent:
             self.add(kind)
         return is_absent
+
+    def learn_length(self, name: str, error: ServerError) -> bool:
+        """Remember how long a name may be where one was refused that is longer.
+
+        Returns:
+            Whether that is so.
+        """
+        is_too_long = len(name) > LONGEST_NAME and self._host.refused(error)
+        if is_too_long:
+            self.longest_name = LONGEST_NAME
+        return is_too_long
 
     def leave(self, item: StreamObject, report: Report) -> None:
         """Leave an object of such a kind out, with its parts."""

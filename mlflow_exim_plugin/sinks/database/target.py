@@ -116,7 +116,10 @@ class DatabaseTarget:
         """What the database can keep: a kind whose table it lacks is one that it does not know."""
         tables = {kind: of.table for kind, of in KINDS.items() if of.table} | _TABLES
         lacks = {kind for kind, table in tables.items() if not self.tables.has(table)}
-        return Capabilities(keeps_infinities=False, lacks=frozenset(lacks))
+        longest_name = 0 if self.tables.backend == "sqlite" else LONGEST_NAME
+        return Capabilities(
+            keeps_infinities=False, lacks=frozenset(lacks), longest_name=longest_name
+        )
 
     def commit(self, report: Report) -> None:
         """Make everything since the last commit visible at once, and look whether it is.
@@ -332,8 +335,7 @@ class DatabaseTarget:
     @property
     def longest_name(self) -> int:
         """How long a name is cut to that is longer: 0 where it is not."""
-        is_kept = self.options.is_strict or self.tables.backend == "sqlite"
-        return 0 if is_kept else LONGEST_NAME
+        return 0 if self.options.is_strict else self.capabilities.longest_name
 
     def require(self, rows: Rows) -> None:
         """Refuse an object that the database cannot hold as it is.

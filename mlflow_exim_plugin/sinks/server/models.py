@@ -31,7 +31,6 @@ from mlflow_exim_plugin.schema.provenance import (
     origins,
 )
 from mlflow_exim_plugin.sinks.policy import (
-    LONGEST_NAME,
     Meetings,
     TargetNames,
     find_name,
@@ -134,7 +133,6 @@ class ModelWriter:
         self._meetings = Meetings()
         self._planned: dict[str, _ModelCopy] = {}
         self._names: dict[str, Kind] | None = None
-        self._longest_name = 0
 
     def begin(self, item: RegisteredModel, report: Report) -> None:
         """Find or create a registered model or prompt.
@@ -187,7 +185,7 @@ class ModelWriter:
             meetings=self._meetings,
             keeps=lambda _: ["tags and text"],
             kind_of=lambda kind: kind,
-            longest=self._longest_name,
+            longest=self._absent.longest_name,
         )
         named = find_name(item, item.name, names, self._options.on_conflict, report)
         if named.is_left:
@@ -197,10 +195,8 @@ class ModelWriter:
             try:
                 return self._create(item, named.name, origin, report)
             except ServerError as error:
-                is_long = len(named.name) > LONGEST_NAME and self._host.refused(error)
-                if self._options.is_strict or not is_long:
+                if self._options.is_strict or not self._absent.learn_length(named.name, error):
                     raise
-                self._longest_name = LONGEST_NAME
                 return self._found_or_made(item, origin, report)
         report.skipped(item.kind, item.name, named.reason)
         if (planned := self._planned.get(named.name)) is not None:

@@ -14,6 +14,7 @@ from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, Strea
 from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
 from mlflow_exim_plugin.sinks.counting import CountingSink, skip_whole
 from mlflow_exim_plugin.sinks.server.ids import IdMap
+from mlflow_exim_plugin.sinks.server.texts import LONGEST_TEXTS
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
@@ -48,7 +49,14 @@ class ServerSink:
     @property
     def capabilities(self) -> Capabilities:
         """What the deployment can keep; a kind is known to be absent once one of it came."""
-        return Capabilities(keeps_ids=False, keeps_infinities=False, lacks=self._absent.kinds)
+        return Capabilities(
+            keeps_ids=False,
+            keeps_times=False,
+            keeps_infinities=False,
+            lacks=self._absent.kinds,
+            longest_name=self._absent.longest_name,
+            longest_texts=LONGEST_TEXTS,
+        )
 
     def reach(self) -> None:
         """List the target once, before anything is written.

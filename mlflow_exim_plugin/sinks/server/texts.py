@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Owner = ModelVersion | RegisteredModel
 
-__all__ = ["RegistryTags", "TextWriter"]
+__all__ = ["LONGEST_TEXTS", "RegistryTags", "TextWriter"]
 
 _Made = TypeVar("_Made")
 _Given = TypeVar("_Given", bound="tuple[object, ...]")
-_MOST_CHARACTERS = (8000, 6000, 5000, 500, 250)
+LONGEST_TEXTS = (8000, 6000, 5000, 500, 250)
 """What one MLflow or another holds of a param or tag."""
 _CHARACTERS = 5000
 """What MLflow's databases hold of most tags and descriptions of registered models."""
@@ -84,7 +84,7 @@ class TextWriter:
         self, key: str, text: str, put: Callable[[str, str], None], taken: dict[str, str]
     ) -> ServerError | None:
         """Put a text as it is or, where it may be cut, without its end; return the last refusal."""
-        shorter = [] if self._is_strict else [most for most in _MOST_CHARACTERS if most < len(text)]
+        shorter = [] if self._is_strict else [most for most in LONGEST_TEXTS if most < len(text)]
         last: ServerError | None = None
         for most in [len(text), *shorter]:
             try:

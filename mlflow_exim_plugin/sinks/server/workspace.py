@@ -39,7 +39,6 @@ from mlflow_exim_plugin.schema.provenance import (
 from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
-    LONGEST_NAME,
     NOT_DELETED,
     Meetings,
     TargetNames,
@@ -113,7 +112,6 @@ class WorkspaceSink:
         self._absent = absent
         self._targets: dict[str, KnownExperiment | str] = {}
         self._meetings = Meetings()
-        self._longest_name = 0
         self._loaded: set[str] = set()
         self._current: list[KnownExperiment] = []
         self._by_name: dict[str, dict[str, Any]] | None = None
@@ -286,7 +284,7 @@ class WorkspaceSink:
                 experiment, key_values(there.get("tags")), is_deleted=_is_deleted(there)
             ),
             is_deleted=_is_deleted,
-            longest=self._longest_name,
+            longest=self._absent.longest_name,
         )
         named = find_name(experiment, name, names, self._options.on_conflict, report)
         if named.is_left:
@@ -307,10 +305,8 @@ class WorkspaceSink:
             try:
                 new_id = self._writes.create(experiment.name, named.name, location, marked, report)
             except ServerError as error:
-                is_long = len(named.name) > LONGEST_NAME and self._host.refused(error)
-                if self._options.is_strict or not is_long:
+                if self._options.is_strict or not self._absent.learn_length(named.name, error):
                     raise
-                self._longest_name = LONGEST_NAME
                 return self._new_target(experiment, origin, report)
             self._put_source_tags(new_id, experiment, {}, report)
         self._experiments()[named.name] = {
