@@ -77,23 +77,6 @@ def test_a_copy_knows_what_was_unpacked_and_an_unpack_what_was_copied(
     assert again.counts[Kind.RUN].written == 0
 
 
-def test_everything_goes_from_server_to_server(
-    everything: tuple[str, str], make_server: MakeServer
-) -> None:
-    from tests.everything import SERVER_ENV  # MLflow 2 cannot import them
-    from tests.seed_entities import add_secrets
-
-    uri, _ = everything
-    target = make_server(env=SERVER_ENV)
-    add_secrets(target.url)
-    report = copy(uri, target.url)
-    assert report.failures == []
-    assert_count_law(report)
-    result = diff(uri, target.url)
-    assert result.equal, result.differences[:5]
-    assert_all_was_there(copy(uri, target.url))
-
-
 def test_a_run_that_went_on_is_completed(
     make_sqlite: Callable[[], str], make_server: MakeServer
 ) -> None:
