@@ -9,6 +9,7 @@ brings it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -196,6 +197,28 @@ def test_an_unpack_loses_nothing_in_silence(url: str, tmp_path: Path) -> None:
     assert stopped < UNPACKS
 
 
+def test_a_version_that_is_made_unheard_is_made_once(url: str, tmp_path: Path) -> None:
+    """What hangs on it is made up for when it is found there."""
+    archive = tmp_path / "a.tar.zst"
+    pack(str(archive), tracking_uri=url)
+    made = itertools.count()
+
+    def cut(request: Request) -> bytes | int | None:
+        is_it = request.path.endswith("/model-versions/create") and b'"net"' in request.body
+        return FAULTS["half an answer"] if is_it and next(made) == 1 else None
+
+    with opened("http", tmp_path / "target") as target:
+        with FaultyProxy(target.url, cut) as proxy:
+            failures = target.put(archive, proxy.url).failures
+        assert [(str(failure.kind), failure.id) for failure in failures] == [
+            ("model_version", "net/2")
+        ]
+        assert target.put(archive).ok
+        client = MlflowClient(target.url)
+        assert len(client.search_model_versions("name = 'net'")) == 2
+        assert client.get_registered_model("net").aliases == {"champion": "2"}
+
+
 def _lacking(source: Snapshot, url: str) -> set[tuple[str, str, str]]:
     """Return kind, id and field of what a server has otherwise than the source."""
     return {(kind, id_, name) for kind, id_, name, _, _ in differences(source, snapshot(url))}
@@ -205,6 +228,7 @@ def _is_named(lacking: tuple[str, str, str], report: Report) -> bool:
     """Whether a line is of this very object, or of a part of it where no more is lacking."""
     kind, identity, name = lacking
     part = name.partition(" ")[2]
+    owner, _, number = identity.rpartition("/")  # of a version that another has there
     skips = [skip for skip in report.skips if skip.reason != "it is there already"]
     lines = [(line.kind, line.id, line.reason) for line in (*report.failures, *skips)]
     lines += [(loss.kind, loss.id, loss.what) for loss in report.losses]
@@ -213,5 +237,6 @@ def _is_named(lacking: tuple[str, str, str], report: Report) -> bool:
         or (id_ == "*" and of == kind)
         or (id_.startswith(f"{identity}/") and not part)
         or re.search(rf"(?<!\w){re.escape(identity)}(?!\w)", what)
+        or (owner and id_.startswith(f"{owner}/") and re.search(rf"number {number}\b", what))
         for of, id_, what in lines
     )

@@ -68,7 +68,8 @@ class _ModelCopy:
         name: Name at the target.
         origin: What identifies it at the source.
         ours: True when an unpack made it.
-        versions: ServerTarget version number by source version number.
+        versions: Version number at the target by that at the source.
+        unfinished: Versions that were begun and not written to the end, by that at the source.
         next_version: Number the target gives next.
         as_of_ms: When the source was read of which the target took the aliases.
         aliases_taken: Digest of them.
@@ -89,6 +90,7 @@ class _ModelCopy:
     as_of_ms: int = 0
     aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
+    unfinished: set[int] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
     own: dict[str, int] = field(default_factory=dict)
     later: dict[str, int] = field(default_factory=dict)
@@ -245,6 +247,7 @@ class ModelWriter:
         if reason := self._ids.left.reason(version):
             report.skipped(version.kind, version.id, reason)
             return
+        model.unfinished.add(version.version)
         source = self._sources.source(model.origin, version, report)
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
@@ -273,6 +276,7 @@ class ModelWriter:
             what = f"its source is {self._prompt_source}, it was {source.uri}"
             report.lost(Loss(version.kind, version.id, what))
         self._complete(model, version, number, report)
+        model.unfinished.remove(version.version)
         report.written(version.kind)
 
     def _make(
@@ -348,7 +352,9 @@ class ModelWriter:
                 aliases[alias] = target_number
         if dry_run:
             return
-        if self._arrived(model, aliases, report) and model.ours and is_later:
+        # Where a version failed, what follows from it is made up for the next time.
+        is_whole = self._arrived(model, aliases, report) and not model.unfinished
+        if is_whole and model.ours and is_later:
             for key, value in ((AS_OF_MS, str(model.source.as_of_ms)), (CONTENT, taken)):
                 self._writer.set_model_tag(model.name, self._tags.name_of(key), value)
 
@@ -533,7 +539,11 @@ class ModelWriter:
 
 def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
     """Say that a version is there, and in what its copy has become different."""
-    there = model.documents.get(model.versions[version.version], {})
+    number = model.versions[version.version]
+    there = model.documents.get(number, {})
+    is_there = "it is there already"
+    if number != version.version:
+        is_there += f", as number {number}"
     differing = [
         what
         for what in ("description", "current_stage")
@@ -546,8 +556,8 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
         if key not in TAGS and of_target.get(key) != value
     ]
     if not there or not differing:
-        return "it is there already"
-    return f"it is there already and keeps its own {', '.join(differing)}"
+        return is_there
+    return f"{is_there} and keeps its own {', '.join(differing)}"
 
 
 def _ids_of(value: str) -> list[str]:

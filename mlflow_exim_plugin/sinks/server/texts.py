@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.answers import is_no_answer
 from mlflow_exim_plugin.schema.objects import Failure, Loss
 from mlflow_exim_plugin.schema.provenance import without_dots
 
@@ -181,13 +182,16 @@ def _kept(what: str, value: str) -> str:
 
 
 def _first(attempts: list[_Given], create: Callable[..., _Made]) -> tuple[_Made, _Given]:
-    """Return what the first that is not refused gave, and it; raises what refused the first."""
+    """Return what the first that is not refused gave, and it; raises what refused the first.
+
+    Nothing is tried after an answer that is none: what was asked for may have been done.
+    """
     given, *others = attempts
     try:
         return create(*given), given
     except ServerError as error:
         refusal = error
-    if others:
+    if others and not is_no_answer(refusal):
         with suppress(ServerError):
             return _first(others, create)
     raise refusal
