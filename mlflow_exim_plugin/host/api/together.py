@@ -66,25 +66,26 @@ def each_alone(
 
 def asked_of_each(
     about: Sequence[str],
-    ask: Callable[[str], _Found],
+    ask: Callable[[str], _Found | None],
     require_refusal: Callable[[], None],
     mapped: Mapped = map,
-) -> Iterator[tuple[str, _Found | ServerError]]:
+) -> Iterator[tuple[str, _Found | ServerError | None]]:
     """Ask the same about many, and again about those of which there is nothing.
 
     What lies for a while has lied to a question that is to be refused too, which comes between.
 
     Args:
         about: What is asked about.
-        ask: Asks about one and does not fail; gives what is false where there is nothing.
+        ask: Asks about one and does not fail; None is nothing.
         require_refusal: Asks what is to be refused; a ``ServerError`` says that nobody did.
         mapped: Asks about many.
 
     Yields:
         Each, and what there is of it or why it is not believed that there is nothing.
     """
-    found: dict[str, _Found | ServerError] = dict(zip(about, mapped(ask, about), strict=True))
-    if empty := [one for one, answer in found.items() if not answer]:
+    found: dict[str, _Found | ServerError | None] = {}
+    found |= zip(about, mapped(ask, about), strict=True)
+    if empty := [one for one, answer in found.items() if answer is None]:
         try:
             require_refusal()
         except ServerError as error:

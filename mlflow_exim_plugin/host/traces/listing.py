@@ -154,42 +154,49 @@ class TraceListing:
             run_ids: The runs.
             mapped: Asks about many.
         """
-        for run_id, found in self._linked(experiment_ids, run_clause, "run", run_ids, mapped):
-            yield run_id, _names(item for item in found if not _comes_from(item, run_id))
+
+        def is_link(trace: Trace, run_id: str) -> bool:
+            return bool(trace.info["trace_metadata"].get(SOURCE_RUN) != run_id)
+
+        return self._linked(experiment_ids, run_ids, run_clause, is_link, mapped)
 
     def using(
         self, experiment_ids: list[str], versions: list[str], mapped: Mapped = map
     ) -> Iterator[tuple[str, list[str | Failure]]]:
         """Yield versions of prompts, each a ``NAME/NUMBER``, with the traces linked to them."""
-        found = self._linked(experiment_ids, prompt_clause, "prompt", versions, mapped)
-        for version, of_it in found:
-            yield version, _names(of_it)
+        return self._linked(experiment_ids, versions, prompt_clause, lambda *_: True, mapped)
 
     def _linked(
         self,
         experiment_ids: list[str],
-        clause: Callable[[str], str],
-        kind: str,
         names: list[str],
+        clause: Callable[[str], str],
+        is_link: Callable[[Trace, str], bool],
         mapped: Mapped,
-    ) -> Iterator[tuple[str, list[Trace | Failure]]]:
+    ) -> Iterator[tuple[str, list[str | Failure]]]:
         query = Query(tuple(experiment_ids), is_doubted=False)
 
-        def ask(name: str) -> list[Trace | Failure]:
-            found: list[Trace | Failure] = []
-            for some in self._new(query.where(clause(name)), set(), _Trouble(self._most_named)):
-                if isinstance(some, Failure):
-                    found.append(Failure(Kind.TRACE, f"links to {kind} {name}", some.reason))
-                else:
-                    found += some
-            return found
+        def failed(name: str, reason: str) -> Failure:
+            kind = "run" if clause is run_clause else "prompt"
+            return Failure(Kind.TRACE, f"links to {kind} {name}", reason)
+
+        def ask(name: str) -> list[str | Failure] | None:
+            found: list[str | Failure] = []
+            some = False
+            for listed in self._new(query.where(clause(name)), set(), _Trouble(self._most_named)):
+                some = True
+                if isinstance(listed, Failure):
+                    found.append(failed(name, listed.reason))
+                else:  # ids alone: all answers are kept until the last one is there
+                    found += [trace.id for trace in listed if is_link(trace, name)]
+            return found if some else None
 
         refused = partial(self._search.require_refusal, query)
-        for name, found in asked_of_each(names, ask, refused, mapped):
-            if isinstance(found, ServerError):
-                yield name, [Failure(Kind.TRACE, f"links to {kind} {name}", found.message)]
+        for name, links in asked_of_each(names, ask, refused, mapped):
+            if isinstance(links, ServerError):
+                yield name, [failed(name, links.message)]
             else:
-                yield name, found
+                yield name, links or []
 
     def _new(
         self, query: Query, seen: set[int | str], trouble: _Trouble
@@ -318,14 +325,6 @@ def run_clause(run_id: str) -> str:
 def prompt_clause(version: str) -> str:
     """Return the filter for the traces that are linked to a version of a prompt."""
     return f'prompt = "{version}"' if "'" in version else f"prompt = '{version}'"
-
-
-def _comes_from(item: Trace | Failure, run_id: str) -> bool:
-    return isinstance(item, Trace) and item.info["trace_metadata"].get(SOURCE_RUN) == run_id
-
-
-def _names(found: Iterable[Trace | Failure]) -> list[str | Failure]:
-    return [item.id if isinstance(item, Trace) else item for item in found]
 
 
 def _compact(trace_id: str) -> int | str:
