@@ -100,7 +100,7 @@ def start_first_server(
         )
         return FirstServer(started, version)
     python = _python(version)
-    port, port_lock = servers._claim_port()
+    port, port_lock = servers.claim_port()
     of_files = of_files or by_age(version) < (1, 0)
     store = str(directory / "mlruns") if of_files else f"sqlite:///{directory}/mlflow.db"
     # One that is below the server's own folder is where nobody else finds it.

@@ -32,12 +32,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "CACHE",
     "Server",
+    "claim_port",
+    "is_listened_to",
     "locked",
     "mlflow_python",
     "new_sqlite_database",
     "old_versions",
     "start_server",
+    "wait_for_port",
 ]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-exim-tests"
@@ -72,7 +76,7 @@ class Server:
         """Kill the server and its workers, which outlive it when only the parent is told to end."""
         with suppress(ProcessLookupError):  # it may have ended by itself
             os.killpg(self.pid, signal.SIGKILL)
-        while self.is_running or _is_listened_to(self._port):
+        while self.is_running or is_listened_to(self._port):
             time.sleep(0.01)  # neither it nor its workers are ours to wait for
         self._port_lock.close()
 
@@ -133,7 +137,7 @@ def start_server(
         backend_store_uri = f"sqlite:///{database}"
     artifacts = artifacts_destination or str(directory / "artifacts")
     python = mlflow_python(mlflow_version)
-    port, port_lock = _claim_port()
+    port, port_lock = claim_port()
     arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     arguments += ["--backend-store-uri", backend_store_uri]
     if serve_artifacts:
@@ -305,7 +309,24 @@ def _wait_until_healthy(server: Server, port: int) -> None:
     raise RuntimeError(f"mlflow server did not answer in time:\n{server.log}")
 
 
-def _is_listened_to(port: int) -> bool:
+def wait_for_port(port: int, process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait until a server listens.
+
+    Args:
+        port: Of 127.0.0.1.
+        process: The server's, which may end instead.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not is_listened_to(port):
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(f"the server ended at once: {process.args!r}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing listens to port {port}")
+        time.sleep(0.02)
+
+
+def is_listened_to(port: int) -> bool:
+    """Whether somebody takes connections to a port of 127.0.0.1."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
@@ -313,7 +334,7 @@ def _is_listened_to(port: int) -> bool:
     return True
 
 
-def _claim_port() -> tuple[int, IO[str]]:
+def claim_port() -> tuple[int, IO[str]]:
     """Find a free port and keep it from the other test processes while the file is open."""
     claims = Path(tempfile.gettempdir()) / "mlflow-exim-test-ports"
     claims.mkdir(exist_ok=True)
