@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.frames import SeekTable, decompress_frame
+from mlflow_exim_plugin.errors import EximError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["FrameReader"]
 
@@ -17,6 +19,7 @@ CACHE_BYTES = 32 << 20
 """Decompressed frames kept for later reads."""
 REQUEST_BYTES = 8 << 20
 """Most that one request asks for, compressed and decompressed, when it is several frames."""
+REQUESTS_AT_ONCE = 8
 
 
 class FrameReader:
@@ -50,17 +53,58 @@ class FrameReader:
             position += len(piece)
             yield piece
 
-    def frames(self, first: int, last: int, *, grow: bool = False) -> Iterator[bytes]:
+    def spans(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | EximError]:
+        """Return the bytes of many spans of the tar stream, or why one cannot be read.
+
+        Those in the same frame or the next are read together, and a few such groups at once.
+        """
+        groups: list[list[int]] = []
+        group_start, next_frame = 0, -1
+        for number in sorted(range(len(wanted)), key=wanted.__getitem__):
+            start, end = wanted[number]
+            first, last = self.table.frame_at(start), self.table.frame_at(max(start, end - 1))
+            if first <= next_frame and end - group_start <= REQUEST_BYTES:
+                groups[-1].append(number)
+                next_frame = max(next_frame, last + 1)
+            else:
+                groups.append([number])
+                group_start, next_frame = start, last + 1
+        found: list[bytes | EximError] = [b""] * len(wanted)
+
+        def read(group: list[int]) -> None:
+            start, end = wanted[group[0]][0], max(wanted[number][1] for number in group)
+            try:
+                data = b"".join(self.span(start, end))
+            except EximError as error:
+                if len(group) > 1:  # each alone: only what is damaged is lost
+                    for number in group:
+                        read([number])
+                else:
+                    found[group[0]] = error
+                return
+            for number in group:
+                found[number] = data[wanted[number][0] - start : wanted[number][1] - start]
+
+        if len(groups) < 2:
+            for group in groups:
+                read(group)
+            return found
+        with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(groups)), "exim-read") as pool:
+            for done in [pool.submit(read, group) for group in groups]:
+                done.result()
+        return found
+
+    def frames(self, first: int, last: int, at_once: int = 0) -> Iterator[bytes]:
         """Yield the frames ``[first, last)``, one request for as many as 8 MiB hold.
 
         Args:
             first: Number of the first frame.
             last: Number after the last one.
-            grow: Begin with requests for one frame and double them, for a reader that may stop
-                or seek elsewhere.
+            at_once: Begin with requests for so many and double them, for a reader that may stop or
+                seek elsewhere; 0 for one that takes all.
         """
         frame = first
-        most_frames = 1 if grow else last - first
+        most_frames = at_once or last - first
         while frame < last:
             data = self._cached(frame)
             if data is not None:

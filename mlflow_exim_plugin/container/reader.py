@@ -24,11 +24,13 @@ from mlflow_exim_plugin.container.frames import (
     SeekTable,
 )
 from mlflow_exim_plugin.container.member import Member
+from mlflow_exim_plugin.container.member_stream import MemberStream, wrong_digest
 from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
+    EximError,
     InvalidArchiveError,
     NotFoundError,
     TruncatedArchiveError,
@@ -45,11 +47,11 @@ from mlflow_exim_plugin.schema.stored_tables import StoredTable
 from mlflow_exim_plugin.storage.ranges import open_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from pyarrow import Schema
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Self
 
     from mlflow_exim_plugin.storage.ranges import RangeSource
 
@@ -193,6 +195,10 @@ class ArchiveReader:
         """
         return self.member_at(self._position_of(path))
 
+    def place_of(self, text: str) -> int:
+        """Return the place of the first path that does not sort before a text."""
+        return bisect_left(self._paths, text)
+
     def position(self, path: str) -> int | None:
         """Return a member's place among the sorted paths, None when there is no such member."""
         position = bisect_left(self._paths, path)
@@ -221,16 +227,41 @@ class ArchiveReader:
             UsageError: More than 1 GiB at once.
             StoreError: The store refused or died.
         """
+        member, start, end = self._span_of(path, start, end)
+        return _checked(member, b"".join(self.frames.span(start, end)))
+
+    def read_many(self, wanted: Sequence[tuple[str, int, int | None]]) -> list[bytes | EximError]:
+        """Return what :meth:`read` does for each of many, or raises.
+
+        What lies beside each other is fetched with one request, and a few requests at once.
+
+        Args:
+            wanted: Path, start and end of each.
+        """
+        found: list[bytes | EximError] = [b""] * len(wanted)
+        spans = {}
+        for number, (path, start, end) in enumerate(wanted):
+            try:
+                spans[number] = self._span_of(path, start, end)
+            except EximError as error:
+                found[number] = error
+        read = self.frames.spans([(start, end) for _, start, end in spans.values()])
+        for (number, (member, *_)), data in zip(spans.items(), read, strict=True):
+            try:
+                found[number] = data if isinstance(data, EximError) else _checked(member, data)
+            except DigestMismatchError as error:
+                found[number] = error
+        return found
+
+    def _span_of(self, path: str, start: int, end: int | None) -> tuple[Member, int, int]:
+        """Return a member, and where a slice of its bytes lies in the tar stream."""
         position = self._position_of(path)
         member = self.member_at(position)
         start, end, _ = slice(start, end).indices(member.size_bytes)
         if end - start > MAX_READ_BYTES:
             raise UsageError(f"{path}: {end - start} bytes in one read", "use open_member")
         offset = self._checked_offset(position)
-        data = b"".join(self.frames.span(offset + start, offset + end))
-        if len(data) == member.size_bytes and sha256_of(data).hexdigest() != member.sha256:
-            raise _wrong_digest(path)
-        return data
+        return member, offset + start, offset + max(start, end)
 
     def read_document(self, path: str) -> Any:
         """Return the value of a member that is a JSON document.
@@ -289,9 +320,7 @@ class ArchiveReader:
             InvalidArchiveError: The index is wrong.
         """
         position = self._position_of(path)
-        stream = _MemberStream(
-            self.frames, self.member_at(position), self._checked_offset(position)
-        )
+        stream = MemberStream(self.frames, self.member_at(position), self._checked_offset(position))
         return io.BufferedReader(stream, _STREAM_BUFFER_BYTES)
 
     def _position_of(self, path: str) -> int:
@@ -409,7 +438,7 @@ class _Manifests:
         count = len(self._index) - self._index.tag_count
         content = self._content(row, bag.MANIFEST, count)
         if hashlib.sha256(content).hexdigest() != tags.digest(row):
-            raise _wrong_digest(bag.MANIFEST)
+            raise wrong_digest(bag.MANIFEST)
         payload = bag.parse_manifest(content, bag.MANIFEST)
         for path in payload.paths:
             bag.check_payload_path(path)
@@ -434,76 +463,10 @@ class _Manifests:
             )
 
 
-class _MemberStream(io.RawIOBase):
-    """A member's bytes; reads ahead while it is read in order."""
-
-    def __init__(self, frames: FrameReader, member: Member, offset: int) -> None:
-        self._frames = frames
-        self._member = member
-        self._offset = offset
-        self._position = 0
-        self._pieces: Iterator[bytes] = iter(())
-        self._piece = b""
-        self._piece_start = 0
-        self._digest = hashlib.sha256()
-        self._hashed_bytes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence not in {io.SEEK_SET, io.SEEK_CUR, io.SEEK_END}:
-            raise UsageError(f"{whence} is no way to seek")
-        start = (0, self._position, self._member.size_bytes)[whence]
-        if start + offset < 0:
-            raise UsageError(f"cannot seek to {start + offset}")
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer).cast("B")
-        size_bytes = self._member.size_bytes
-        count = 0
-        if self._position < size_bytes and view:
-            piece = self._piece_at(self._offset + self._position)
-            start = self._offset + self._position - self._piece_start
-            count = min(len(view), len(piece) - start, size_bytes - self._position)
-            view[:count] = piece[start : start + count]
-        self._check(view[:count])
-        self._position += count
-        return count
-
-    def _piece_at(self, tar_offset: int) -> bytes:
-        """Return the frame that holds a byte of the tar stream."""
-        table = self._frames.table
-        piece_end = self._piece_start + len(self._piece)
-        if self._piece and self._piece_start <= tar_offset < piece_end:
-            return self._piece
-        if not self._piece or tar_offset != piece_end:
-            last = table.frame_at(self._offset + self._member.size_bytes - 1) + 1
-            self._pieces = self._frames.frames(table.frame_at(tar_offset), last, grow=True)
-        self._piece_start = table.tar_offsets[table.frame_at(tar_offset)]
-        self._piece = b""  # should the next one be damaged, start anew after it
-        self._piece = next(self._pieces)
-        return self._piece
-
-    def _check(self, data: memoryview) -> None:
-        """Hash what is read in order; at the end it must be what the manifest says."""
-        if self._position != self._hashed_bytes:
-            return
-        self._digest.update(data)
-        self._hashed_bytes += len(data)
-        if (
-            self._hashed_bytes == self._member.size_bytes
-            and self._digest.hexdigest() != self._member.sha256
-        ):
-            raise _wrong_digest(self._member.path)
+def _checked(member: Member, data: bytes) -> bytes:
+    if len(data) == member.size_bytes and sha256_of(data).hexdigest() != member.sha256:
+        raise wrong_digest(member.path)
+    return data
 
 
 def _read_footer(tail: _Tail, table: SeekTable, expected_root: str | None) -> Footer:
@@ -568,7 +531,3 @@ def _no_archive(source: RangeSource) -> InvalidArchiveError:
         "is cut short, or something was appended: no seek table at its end",
         "copy it again; `tar -xf` may still extract what is there",
     )
-
-
-def _wrong_digest(path: str) -> DigestMismatchError:
-    return refuse(DigestMismatchError, "E029", path, "is not what its manifest says")

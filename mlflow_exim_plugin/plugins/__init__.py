@@ -1,0 +1,1 @@
+"""What other programs load: thin adapters on what is below."""
