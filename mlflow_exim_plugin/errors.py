@@ -16,6 +16,7 @@
     |- ServerError                a tracking server or registry refused             exit 9
     |- ServerLostError            it does not answer at all: going on is no use     exit 9
     |- StoreError                 a file system or object store refused or died     exit 9
+    |  '- ReplacedError           what was read is no more what is at its name
     '- MissingDependencyError     an optional package is needed                     exit 1
 
 Codes are append-only: a released code never changes its meaning.
@@ -44,6 +45,7 @@ __all__ = [
     "MissingDependencyError",
     "NotFoundError",
     "PartialTransferError",
+    "ReplacedError",
     "ServerError",
     "ServerLostError",
     "StoreError",
@@ -90,6 +92,7 @@ class ErrorCode(str, Enum):
     SERVER = "server"
     SERVER_LOST = "server_lost"
     STORE = "store"
+    REPLACED = "replaced"
     MISSING_DEPENDENCY = "missing_dependency"
 
 
@@ -226,6 +229,12 @@ class StoreError(EximError, OSError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ReplacedError(StoreError):
+    """What is at the name is not the file any more that was opened there."""
+
+    code = ErrorCode.REPLACED
 
 
 class MissingDependencyError(EximError, ImportError):

@@ -362,6 +362,7 @@ class Bytes:
     """An archive in memory, as the reader wants it."""
 
     name = "memory"
+    at_once = 1
 
     def __init__(self, data: bytes) -> None:
         self._data = data

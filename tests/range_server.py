@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from contextlib import contextmanager
@@ -15,34 +16,47 @@ __all__ = ["RangeServer", "serving"]
 
 
 class RangeServer(BaseHTTPRequestHandler):
-    """A static file with ranges, and a list of what was asked."""
+    """A static file with ranges, and a list of what was asked.
+
+    Attributes:
+        data: The file.
+        etag: What it is called; nothing when empty.
+        has_ranges: Whether parts of it are given.
+        has_ranges_from_the_end: Whether they may be named by their length alone.
+        statuses: What is answered first, one after the other.
+        asked: The requests, each with the bytes that were sent.
+    """
 
     data = b""
+    etag = ""
     has_ranges = True
+    has_ranges_from_the_end = True
+    statuses: list[int]
     asked: list[tuple[str, int]]
 
-    def do_HEAD(self) -> None:
-        self.asked.append(("HEAD", 0))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.data)))
-        if self.has_ranges:
-            self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-
     def do_GET(self) -> None:
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        body = self.data
-        if wanted and self.has_ranges:
-            body = self.data[int(wanted[1]) : int(wanted[2]) + 1]
-            self.send_response(206)
-            span = f"bytes {wanted[1]}-{int(wanted[1]) + len(body) - 1}/{len(self.data)}"
-            self.send_header("Content-Range", span)
-        else:
-            self.send_response(200)
-        self.asked.append(("GET", len(body)))
-        self.send_header("Content-Length", str(len(body)))
+        status, start, end = 200, 0, len(self.data)
+        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if wanted and self.has_ranges and (wanted[1] or self.has_ranges_from_the_end):
+            status = 206
+            if wanted[1]:
+                start, end = int(wanted[1]), min(int(wanted[2]) + 1, end)
+            else:
+                start = max(end - int(wanted[2]), 0)
+        if self.headers.get("If-Match", self.etag) != self.etag:
+            status, start, end = 412, 0, 0
+        if self.statuses:
+            status, start, end = self.statuses.pop(0), 0, 0
+        self.asked.append(("GET", end - start))
+        self.send_response(status)
+        self.send_header("Content-Length", str(end - start))
+        if self.etag:
+            self.send_header("ETag", self.etag)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(self.data)}")
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # of a whole file nothing was wanted
+            self.wfile.write(self.data[start:end])
 
     def log_message(self, *_args: object) -> None:
         """Keep quiet."""
@@ -51,7 +65,7 @@ class RangeServer(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[tuple[str, type[RangeServer]]]:
     """Start a server; its file is set on the class."""
-    handler = type("Handler", (RangeServer,), {"asked": []})
+    handler = type("Handler", (RangeServer,), {"asked": [], "statuses": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -44,6 +44,7 @@ from mlflow_exim_plugin.schema.canonical import (
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, expands_too_much
 from mlflow_exim_plugin.schema.stored_tables import StoredTable
+from mlflow_exim_plugin.storage.pinned import TAIL_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 
 if TYPE_CHECKING:
@@ -61,11 +62,6 @@ MAX_READ_BYTES = 1 << 30
 """Most that :meth:`ArchiveReader.read` returns at once."""
 MAX_MANIFEST_BYTES = 512 << 20
 
-# The first read takes this share of the file: an archive of small members has about 0.2 % of
-# manifest, so that the end of most archives comes with one request.
-_TAIL_SHARE = 400
-_MIN_TAIL_BYTES = 128 << 10
-_MAX_TAIL_BYTES = 4 << 20
 _EXTRA_BYTES = 64 << 10
 # Generous, so that a path that is too long is named as what it is.
 _MAX_MANIFEST_LINE_BYTES = 8 * MAX_PATH_BYTES
@@ -377,10 +373,8 @@ class _Tail:
 
     def __init__(self, source: RangeSource) -> None:
         self._source = source
-        size_bytes = source.size_bytes
-        guess = min(max(size_bytes // _TAIL_SHARE, _MIN_TAIL_BYTES), _MAX_TAIL_BYTES)
-        self._start = max(size_bytes - guess, 0)
-        self._data = source.read_range(self._start, size_bytes)
+        self._start = max(source.size_bytes - TAIL_BYTES, 0)
+        self._data = source.read_range(self._start, source.size_bytes)
 
     @property
     def is_whole(self) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.errors import EximError, InvalidArchiveError
 from mlflow_exim_plugin.schema.parquet_pages import pages_of
 from mlflow_exim_plugin.schema.rules import EXPANSION, Finding, expands_too_much
 from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS
@@ -148,8 +148,8 @@ class StoredTable:
         try:
             yield
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            if isinstance(error, InvalidArchiveError):
-                raise
+            if isinstance(error, EximError):
+                raise  # damage has its name by now, and a store that refuses is none
             raise self._broken(f"{place}is not a Parquet file: {error}") from None
 
     def _broken(self, message: str, code: str = "") -> InvalidArchiveError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fsspec.config import conf
 from fsspec.core import url_to_fs
 
 from mlflow_exim_plugin.errors import (
@@ -38,8 +39,24 @@ def file_system(url: str, storage_options: Mapping[str, Any] | None = None) -> t
         MissingDependencyError: The protocol needs a package that is not installed.
     """
     with store_errors(url, "open"):
-        found, path = url_to_fs(url, **(storage_options or {}))
+        found, path = url_to_fs(url, **_options_of(url, storage_options or {}))
     return found, str(path)
+
+
+def _options_of(url: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a file system: those that were given, and what ours need."""
+    if scheme_of(url).extra != "s3":
+        return given
+    from botocore.config import Config
+
+    name = "response_checksum_validation"
+    if name not in Config.OPTION_DEFAULTS:  # of a client that checks nothing by itself
+        return given
+    # To a range some servers give the checksum of the whole object. Archives have their own.
+    of_s3 = dict(given.get("s3", {}))
+    told = {**conf.get("s3", {}), **of_s3, **given}.get("config_kwargs", {})
+    of_s3["config_kwargs"] = {name: "when_required", **told}
+    return {**{key: value for key, value in given.items() if key != "config_kwargs"}, "s3": of_s3}
 
 
 @contextlib.contextmanager

@@ -1,15 +1,15 @@
-"""Ranges of files on any fsspec store."""
+"""Ranges of files on any fsspec store, each of the one version that was opened."""
 
 from __future__ import annotations
 
 import os
 import stat
-import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import NotFoundError, StoreError
-from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.storage.file_systems import file_system, raise_for, store_errors
+from mlflow_exim_plugin.errors import StoreError
+from mlflow_exim_plugin.storage.file_systems import file_system, raise_for
+from mlflow_exim_plugin.storage.pinned import Changed, FileVersion, PinnedSource
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
@@ -23,81 +23,97 @@ class RangeSource(Protocol):
 
     Attributes:
         name: What to call it in messages, without credentials.
-        size_bytes: Size of the file when it was opened.
-        requests: How many ranges were asked for.
+        requests: How many requests were made.
         bytes_read: How many bytes they gave.
+        at_once: How many ranges it is worth to ask for at once.
     """
 
     name: str
-    size_bytes: int
     requests: int
     bytes_read: int
+    at_once: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
 
     def read_range(self, start: int, end: int) -> bytes:
         """Return exactly the bytes ``[start, end)``.
 
         Raises:
-            StoreError: The store refused, died, or the file has become shorter.
+            ReplacedError: Another file is at the name now.
+            StoreError: The store refused or died.
         """
 
     def close(self) -> None:
         """Let go of the file; closing twice is no error."""
 
 
-class _CountedSource:
-    """What all sources share: the checks around a read and the counters."""
-
-    def __init__(self, name: str, size_bytes: int) -> None:
-        self.name = name
-        self.size_bytes = size_bytes
-        self.requests = 0
-        self.bytes_read = 0
-        self._lock = threading.Lock()
-
-    def read_range(self, start: int, end: int) -> bytes:
-        if not 0 <= start <= end <= self.size_bytes:
-            raise StoreError(f"{self.name}: {self.size_bytes} bytes hold no range {start} to {end}")
-        if start == end:
-            return b""
-        data = self._fetch(start, end)
-        with self._lock:
-            self.requests += 1
-            self.bytes_read += len(data)
-        if len(data) == end - start:
-            return data
-        if len(data) == self.size_bytes:
-            raise StoreError(
-                f"{self.name}: the server does not support range requests",
-                "download the archive and open the local copy",
-            )
-        raise StoreError(
-            f"{self.name}: asked for {end - start} bytes at {start}, got {len(data)}",
-            "the file may have changed while it was read",
-        )
-
-    def _fetch(self, start: int, end: int) -> bytes:
-        raise NotImplementedError
+_SOURCES = {
+    protocol: (f"mlflow_exim_plugin.storage.{module}", name)
+    for module, name, protocols in (
+        ("bucket_ranges", "S3Source", ("s3", "s3a")),
+        ("bucket_ranges", "GoogleSource", ("gs", "gcs")),
+        ("bucket_ranges", "AzureSource", ("abfs", "abfss", "az")),
+        ("web_ranges", "HttpSource", ("http", "https")),
+        ("web_ranges", "WebdavSource", ("webdav", "dav")),
+        ("ssh_ranges", "SshSource", ("sftp", "ssh")),
+    )
+    for protocol in protocols
+}
+"""Of the file systems whose clients can be asked for one version."""
 
 
-class _LocalSource(_CountedSource):
-    def __init__(self, path: str) -> None:
+def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> RangeSource:
+    """Open a local path or any fsspec URL for ranged reads.
+
+    What it returns can be pickled, and then reads the same version elsewhere.
+
+    Args:
+        url: Local path or URL, chained ones (``simplecache::s3://...``) included.
+        storage_options: For the file system, see fsspec.
+
+    Raises:
+        NotFoundError: No such file, or a directory.
+        StoreError: The store refused or died, or the protocol is unknown.
+        MissingDependencyError: The protocol needs a package that is not installed.
+    """
+    if local_path(url) is not None:
+        return _LocalSource(url, storage_options, None)
+    store, _ = file_system(url, storage_options)
+    protocols = [store.protocol] if isinstance(store.protocol, str) else store.protocol
+    module, name = next((_SOURCES[p] for p in protocols if p in _SOURCES), ("", ""))
+    kind = getattr(import_module(module), name) if module else _PlainSource
+    source: RangeSource = kind(url, storage_options, None)
+    return source
+
+
+class _LocalSource(PinnedSource):
+    at_once = 1
+
+    def _begin(self) -> tuple[FileVersion, bytes]:
+        self.name = local_path(self._url) or self._url
         self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._descriptor = os.open(self.name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             status = os.fstat(self._descriptor)
         except (OSError, ValueError) as error:
             self.close()
-            raise_for(error, path, "open")
+            raise_for(error, self.name, "open")
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise NotFoundError(f"{path} is not a file")
-        super().__init__(path, status.st_size)
+            raise self._no_file()
+        return self._now(), b""
 
-    def _fetch(self, start: int, end: int) -> bytes:
-        try:
-            return b"".join(self._pieces(start, end))
-        except OSError as error:
-            raise_for(error, self.name, "read")
+    def _get(self, start: int, end: int) -> bytes:
+        data = b"".join(self._pieces(start, end))
+        if self._now() != self.version:  # written to; a file that takes its name is another one
+            raise Changed
+        return data
+
+    def _now(self) -> FileVersion:
+        status = os.fstat(self._descriptor)
+        return FileVersion(status.st_size, str(status.st_mtime_ns))
 
     def _pieces(self, start: int, end: int) -> Iterator[bytes]:
         while start < end:  # one call gives at most 2 GiB
@@ -113,57 +129,49 @@ class _LocalSource(_CountedSource):
             yield piece
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = getattr(self, "_descriptor", -1), -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __del__(self) -> None:
         # Readers live long inside file systems and stores that nobody closes.
         self.close()
 
 
-class _FsspecSource(_CountedSource):
-    def __init__(self, store: Any, path: str, url: str) -> None:
-        self._store = store
-        self._path = path
-        self._url = url
-        with store_errors(url, "open"):
-            info = store.info(path)
-        if info.get("type") == "directory":
-            raise NotFoundError(f"{redact_url(url)} is not a file")
-        size_bytes = info.get("size")
-        if not isinstance(size_bytes, int):
+_MARKS = (
+    *("ETag", "etag", "generation", "mtime", "modified", "LastModified", "last_modified"),
+    *("created", "md5", "sha256"),
+)
+"""What file systems call that by which a file differs from the one that it replaced."""
+
+
+class _PlainSource(PinnedSource):
+    """A file of a file system that gives no more than fsspec asks of all."""
+
+    def _begin(self) -> tuple[FileVersion, bytes]:
+        self._store, self._path = file_system(self._url, self._storage_options)
+        return self._now(), b""
+
+    def _get(self, start: int, end: int) -> bytes:
+        data = bytes(self._store.cat_file(self._path, start=start, end=end))
+        if len(data) == self.size_bytes != end - start:
             raise StoreError(
-                f"{redact_url(url)}: the store does not tell the file's size",
+                f"{self.name}: the server does not support range requests",
                 "download the archive and open the local copy",
             )
-        # A versioned bucket lets us read one and the same object however long we stay open; without
-        # it, frame checksums and digests find the mixture of two objects.
-        version = info.get("VersionId")
-        self._pin = {"version_id": version} if version and version != "null" else {}
-        super().__init__(redact_url(url), size_bytes)
+        if self.version.mark and self._now() != self.version:
+            raise Changed
+        return data
 
-    def _fetch(self, start: int, end: int) -> bytes:
-        with store_errors(self._url, "read"):
-            return bytes(self._store.cat_file(self._path, start=start, end=end, **self._pin))
-
-    def close(self) -> None:
-        """Nothing is held open: fsspec shares its sessions between files."""
-
-
-def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> RangeSource:
-    """Open a local path or any fsspec URL for ranged reads.
-
-    Args:
-        url: Local path or URL, chained ones (``simplecache::s3://...``) included.
-        storage_options: For the file system, see fsspec.
-
-    Raises:
-        NotFoundError: No such file, or a directory.
-        StoreError: The store refused or died, or the protocol is unknown.
-        MissingDependencyError: The protocol needs a package that is not installed.
-    """
-    path = local_path(url)
-    if path is not None:
-        return _LocalSource(path)
-    return _FsspecSource(*file_system(url, storage_options), url)
+    def _now(self) -> FileVersion:
+        info = self._store.info(self._path)
+        if info.get("type") == "directory":
+            raise self._no_file()
+        if not isinstance(size_bytes := info.get("size"), int):
+            raise StoreError(
+                f"{self.name}: the store does not tell the file's size",
+                "download the archive and open the local copy",
+            )
+        return FileVersion(
+            size_bytes, next((str(info[mark]) for mark in _MARKS if mark in info), "")
+        )

@@ -43,6 +43,7 @@ ArchiveExistsError       ConflictError        archive_exists      8
 ServerError              EximError            server              9
 ServerLostError          EximError            server_lost         9
 StoreError               EximError            store               9
+ReplacedError            StoreError           replaced            9
 MissingDependencyError   EximError            missing_dependency  1
 """
 

@@ -1,4 +1,4 @@
-"""The stores that are here, and an S3 server on loopback."""
+"""The stores that are here, and servers of the others on loopback."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import fsspec
 import pytest
 
 from mlflow_exim_plugin.errors import StoreError
-from tests.contract.store import MEGABYTE, Folder, StoreContract
+from tests import far_stores
+from tests.contract.store import MEGABYTE, Folder, ReadingContract, StoreContract
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Bucket
+    from tests.far_stores import FarStore
 
 PART_BYTES = 5 * MEGABYTE
 
@@ -72,3 +75,77 @@ class TestS3(StoreContract):
         nowhere = Folder("s3://nobucket", folder.options)
         with pytest.raises(StoreError), nowhere.output("a") as file:
             file.write(b"x")
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestRcloneS3(ReadingContract):
+    """A server that knows no conditions, and answers ranges with the checksum of the whole."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
+        with far_stores.rclone_s3(tmp_path_factory.mktemp("s3")) as store:
+            yield store
+
+    @pytest.fixture
+    def folder(self, store: FarStore) -> Folder:
+        return BucketFolder(store.new_folder(), store.options)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestAzure(ReadingContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
+        with far_stores.azure(tmp_path_factory.mktemp("azure")) as store:
+            yield store
+
+    @pytest.fixture
+    def folder(self, store: FarStore) -> Folder:
+        return Folder(store.new_folder(), store.options)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+class TestGoogle(ReadingContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
+        with far_stores.google(tmp_path_factory.mktemp("google")) as store:
+            yield store
+
+    @pytest.fixture
+    def folder(self, store: FarStore) -> Folder:
+        return Folder(store.new_folder(), store.options)
+
+
+@pytest.mark.integration
+# fsspec keeps the connection for later.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+class TestSSH(ReadingContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
+        with far_stores.sftp(tmp_path_factory.mktemp("ssh")) as store:
+            yield store
+
+    @pytest.fixture
+    def folder(self, store: FarStore) -> Folder:
+        return Folder(store.new_folder(), store.options)
+
+
+@pytest.mark.integration
+class TestWebDAV(ReadingContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
+        with far_stores.webdav(tmp_path_factory.mktemp("webdav")) as store:
+            yield store
+
+    @pytest.fixture
+    def folder(self, store: FarStore) -> Folder:
+        return Folder(store.new_folder(), store.options)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.errors import NotFoundError, StoreError
+from mlflow_exim_plugin.errors import NOTICE, NotFoundError, ReplacedError, StoreError
+from mlflow_exim_plugin.storage import retries
+from mlflow_exim_plugin.storage.ranges import RangeSource, open_range
+from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.range_server import RangeServer, serving
 from tests.unit.container.crafting import build
 
@@ -43,7 +47,7 @@ def http() -> Iterator[tuple[str, type[RangeServer]]]:
         yield running
 
 
-def test_opening_and_reading_one_envelope_costs_three_requests(
+def test_opening_and_reading_one_envelope_costs_two_requests(
     http: tuple[str, type[RangeServer]],
 ) -> None:
     url, server = http
@@ -54,19 +58,105 @@ def test_opening_and_reading_one_envelope_costs_three_requests(
     server.data = build(members, level=1)
     with ArchiveReader.open(url) as reader:
         assert reader.read("data/runs/02500/run.json") == b'{"run_id": "2500"}'
-    assert [method for method, _ in server.asked] == ["HEAD", "GET", "GET"]
-    assert sum(size for _, size in server.asked) < 0.005 * len(server.data)
+    assert len(server.asked) == 2
+    assert sum(size for _, size in server.asked) < (1 << 20) + (128 << 10)
 
 
-def test_a_server_without_ranges_is_named(http: tuple[str, type[RangeServer]]) -> None:
+def test_a_small_archive_comes_with_the_first_request(http: tuple[str, type[RangeServer]]) -> None:
     url, server = http
-    server.data = build({"data/a": os.urandom(1 << 20)})
+    members = {f"data/{n}": os.urandom(9000) for n in range(100)}
+    server.data = build(members)
+    for server.has_ranges in (True, False):
+        server.asked.clear()
+        with ArchiveReader.open(url) as reader:
+            assert all(reader.read(path) == data for path, data in members.items())
+            assert verify_archive(reader) == []
+        assert server.asked == [("GET", len(server.data))]
+
+
+def test_a_server_of_no_ranges_is_asked_for_the_whole_file_once(
+    http: tuple[str, type[RangeServer]], caplog: pytest.LogCaptureFixture
+) -> None:
+    url, server = http
+    server.data = build({"data/a": os.urandom(5 << 20)})
     server.has_ranges = False
-    with pytest.raises(StoreError, match="range"):
-        ArchiveReader.open(url)
+    with ArchiveReader.open(url) as reader:
+        asked = len(server.asked)
+        assert verify_archive(reader) == []
+        assert len(server.asked) == asked
+    assert [record.levelno for record in caplog.records] == [NOTICE]
+    assert "all of it is fetched" in caplog.text
+
+
+def test_a_server_that_knows_no_ranges_from_the_end(http: tuple[str, type[RangeServer]]) -> None:
+    url, server = http
+    server.data = build({"data/a": os.urandom(5 << 20)})
+    server.has_ranges_from_the_end = False
+    with ArchiveReader.open(url) as reader:
+        opened = len(server.asked)
+        assert len(reader.read("data/a", 0, 10)) == 10
+    assert server.asked[1:opened] == [("GET", 1), ("GET", 1 << 20)]
+    assert len(server.asked) == opened + 1
+
+
+@pytest.mark.parametrize("etag", ['"one"', 'W/"one"'])
+def test_a_file_that_is_replaced_on_a_web_server(
+    http: tuple[str, type[RangeServer]], etag: str
+) -> None:
+    url, server = http
+    server.data, server.etag = bytes(5 << 20), etag
+    source = open_range(url)
+    kept = pickle.dumps(source)
+
+    def elsewhere() -> RangeSource:
+        again: RangeSource = pickle.loads(kept)  # noqa: S301 - our own bytes
+        return again
+
+    assert elsewhere().read_range(0, 5) == source.read_range(0, 5) == bytes(5)
+    server.etag = etag.replace("one", "two")
+    for read in (lambda: source.read_range(0, 5), elsewhere):
+        with pytest.raises(ReplacedError, match="it was replaced while being read") as caught:
+            read()
+        assert (caught.value.exit_code, caught.value.code) == (9, "replaced")
+
+
+def test_a_server_that_is_busy_is_asked_again(http: tuple[str, type[RangeServer]]) -> None:
+    url, server = http
+    server.data = os.urandom(2 << 20)
+    server.statuses = [503, 429]
+    source = open_range(url)
+    server.statuses = [500]
+    assert source.read_range(5, 10) == server.data[5:10]
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said", "asked"),
+    [([503] * 9, "503 Service Unavailable", 6), ([403], "403 Forbidden", 1)],
+)
+def test_what_a_server_refuses_is_one_line(
+    http: tuple[str, type[RangeServer]],
+    monkeypatch: pytest.MonkeyPatch,
+    statuses: list[int],
+    said: str,
+    asked: int,
+) -> None:
+    monkeypatch.setattr(retries, "_BACKOFF_SECONDS", 0.01)
+    url, server = http
+    server.data = bytes(2 << 20)
+    source = open_range(url)
+    server.asked.clear()
+    server.statuses = statuses
+    with pytest.raises(StoreError) as caught:
+        source.read_range(5, 10)
+    assert caught.value.message == f"cannot read {url}: {said}"
+    assert len(server.asked) == asked
 
 
 def test_missing_http_file(http: tuple[str, type[RangeServer]]) -> None:
-    url, _ = http
+    url, server = http
+    server.statuses = [404]
+    with pytest.raises(NotFoundError):
+        ArchiveReader.open(url)
     with pytest.raises((NotFoundError, StoreError)):
         ArchiveReader.open(url.replace("127.0.0.1", "127.0.0.1:1/"))

@@ -33,6 +33,8 @@ PAYLOAD = {"data/a.txt": b"alpha", "data/b/c.json": b'{"c": 1}', "data/b/d.bin":
 class MemorySource:
     """A RangeSource over bytes."""
 
+    at_once = 1
+
     def __init__(self, data: bytes) -> None:
         self.name = "memory"
         self.data = data

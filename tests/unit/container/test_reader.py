@@ -111,7 +111,7 @@ def test_one_request_opens_a_small_archive_and_one_more_reads_a_member() -> None
 
 
 def test_two_requests_open_an_archive_with_a_large_manifest() -> None:
-    source = MemorySource(build({f"data/{rng.random()}": b"%d" % n for n in range(20_000)}))
+    source = MemorySource(build({f"data/{rng.random()}": b"%d" % n for n in range(50_000)}))
     reader = ArchiveReader.from_source(source)
     assert source.requests == 2
     reader.read(reader.paths("data/")[500])

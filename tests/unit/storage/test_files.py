@@ -17,6 +17,7 @@ from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
     MissingDependencyError,
+    ReplacedError,
     StoreError,
 )
 from mlflow_exim_plugin.storage.output import atomic_output
@@ -59,7 +60,7 @@ def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(bytes(100))
     source = open_range(str(path))
     os.truncate(path, 50)
-    with pytest.raises(StoreError, match="asked for"):
+    with pytest.raises(ReplacedError, match="it was replaced while being read"):
         source.read_range(0, 100)
     source.close()
 

@@ -1,0 +1,60 @@
+"""Ranges of files behind SSH: many requests on their way, on open files of one connection."""
+
+from __future__ import annotations
+
+import contextlib
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.storage.file_systems import file_system
+from mlflow_exim_plugin.storage.pinned import Changed, FileVersion, PinnedSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SshSource"]
+
+
+class SshSource(PinnedSource):
+    """A file of an SSH server, by its size and the time of its change."""
+
+    at_once = 2
+    """The second fills the line while the first waits for an answer; there is one connection."""
+
+    def _begin(self) -> tuple[FileVersion, bytes]:
+        self._channels: list[Any] = []
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        self._store, self._path = file_system(self._url, self._storage_options)
+        if self._store.isdir(self._path):
+            raise self._no_file()
+        with self._opened() as file:
+            return _version_of(file), b""
+
+    def _get(self, start: int, end: int) -> bytes:
+        with self._opened() as file:
+            data: bytes = next(file.readv([(start, end - start)]))
+            if _version_of(file) != self.version:
+                raise Changed
+            return data
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Give the file, open on a channel of its own: paramiko's are for one thread at a time."""
+        try:
+            file = self._free.get_nowait()
+        except Empty:
+            channel = self._store.client.open_sftp()
+            self._channels.append(channel)
+            file = channel.open(self._path, "rb")
+        yield file
+        self._free.put(file)  # after an error nobody knows what is still on its way
+
+    def close(self) -> None:
+        """Close its channels; the connection is fsspec's."""
+        for channel in self._channels:
+            channel.close()
+
+
+def _version_of(file: Any) -> FileVersion:
+    attributes = file.stat()
+    return FileVersion(attributes.st_size or 0, str(attributes.st_mtime))
