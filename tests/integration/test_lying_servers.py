@@ -459,6 +459,18 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(
     assert "waiting 5 s" in caplog.text
 
 
+def test_a_server_that_asks_for_an_hour_is_not_waited_for_where_it_is_asked_just_once(
+    made: Made, tmp_path: Path
+) -> None:
+    def busy(request: Request) -> int | None:
+        return 503 if request.path.endswith("/workspaces") else None
+
+    with FaultyProxy(made.url, busy) as proxy:
+        proxy.refusal = [("Retry-After", "3600")]
+        with pytest.raises(ServerError, match="3600 s"):
+            pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+
+
 def test_files_on_the_disk_of_a_server_come_through_it(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

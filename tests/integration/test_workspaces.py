@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import diff, open_archive, pack, verify
+from mlflow_exim_plugin import copy, diff, open_archive, pack, verify
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.workspaces import Workspaces
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
-from tests.compare import as_default, assert_count_law
+from tests import everything
+from tests.compare import as_default, assert_count_law, assert_foreseen
 from tests.filled import copy_of_server
 from tests.new_ids import unpack
 from tests.servers import Server, start_server
@@ -125,14 +127,41 @@ def test_each_goes_back_into_the_one_of_its_name(
         report = unpack(archive, tracking_uri=target.url)
         assert report.ok, report.failures
         assert_count_law(report)
-        for kind in (Kind.WORKSPACE, Kind.RUN, Kind.REGISTERED_MODEL, Kind.MODEL_VERSION):
-            assert before.counts[kind].written == report.counts[kind].written
+        assert_foreseen(before, report)
         assert contents(target.url) == contents(source.url)
         result = diff(source.url, target.url)
         assert result.equal, result.differences
         again = unpack(archive, tracking_uri=target.url)
         assert not any(counts.written for counts in again.counts.values())
         assert_count_law(again)
+
+
+def test_a_dry_run_into_a_new_workspace_says_what_the_run_will_say(tmp_path: Path) -> None:
+    """Of every kind, and where the default workspace, which is asked, has the same objects."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        copy_of_server(folder, everything.fill, env=everything.SERVER_ENV)
+    _move_to_workspace("team-a", source / "mlflow.db")
+    with closing(sqlite3.connect(target / "mlflow.db")) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("DELETE FROM trace_info")  # whose ids are of all workspaces
+    env = {**everything.SERVER_ENV, **ENABLED}
+    with start_server(source, env=env) as one, start_server(target, env=env) as two:
+        planned, done = (copy(one.url, two.url, dry_run=dry_run) for dry_run in (True, False))
+        assert done.counts[Kind.WORKSPACE].written == 1
+        assert done.counts[Kind.RUN].written > 0
+        assert_foreseen(planned, done)
+
+
+def _move_to_workspace(name: str, database: Path) -> None:
+    """Move all that a database has into a workspace of its own."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        for (table,) in connection.execute(tables).fetchall():
+            columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+            if "workspace" in {column for _, column, *_ in columns}:
+                connection.execute(f"UPDATE {table} SET workspace = ?", (name,))
+        connection.execute("INSERT INTO workspaces (name) VALUES (?)", (name,))
 
 
 def test_a_target_without_workspaces_takes_the_default_one_and_names_the_others(

@@ -22,11 +22,12 @@ import requests
 from mlflow_exim_plugin.errors import EximError, ServerError
 from mlflow_exim_plugin.host.answers import NO_ANSWER, AskedStore, answered, object_of
 from mlflow_exim_plugin.host.errors import chain, raise_for_status, translated
-from mlflow_exim_plugin.host.open.absent import Absence, is_refused, judged, release
+from mlflow_exim_plugin.host.open.absent import Absence, is_refused, judged
 from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfToday
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
+from mlflow_exim_plugin.host.open.sessions import BUSY, sent_through
 from mlflow_exim_plugin.host.open.stores import StoreOpener, cut_nothing_off
 from mlflow_exim_plugin.host.tables import TableReader
 from mlflow_exim_plugin.kinds import KINDS
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 _log = logging.getLogger(__name__)
-_BUSY = frozenset({408, 429, 502, 503, 504})
 _WITHOUT_CALL = frozenset({404, 405, 501})
 _OF_REGISTRY = frozenset({"registered_models", "webhooks"})
 """Tables of which the registry's database has the rows."""
@@ -130,7 +130,7 @@ class Host:
             else:
                 stores = self.tracking, self.registry
                 if self.is_http:
-                    self._be_patient()
+                    self._retries = self._opened.enter_context(patient(self._address))
                     self._meet(registry_too=self._registry_uri == self.tracking_uri)
                 if create and self.generation.lists_experiments:
                     self._take_500()  # so it refuses what it is sent
@@ -148,12 +148,14 @@ class Host:
         """Give up what was opened to read a database."""
         self._opened.close()
 
-    def _be_patient(self) -> None:
-        from mlflow.utils.request_utils import _TRANSIENT_FAILURE_RESPONSE_CODES
+    @property
+    def _address(self) -> str:
+        return str(self.tracking.get_host_creds().host).rstrip("/")
 
-        codes = frozenset(_TRANSIENT_FAILURE_RESPONSE_CODES), _BUSY
-        address = str(self.tracking.get_host_creds().host).rstrip("/")
-        self._retries = self._opened.enter_context(patient(address, codes))
+    def send_through(self, between: Callable[[Any], Any]) -> None:
+        """Let an adapter stand for the usual one in all calls to a server while it is open."""
+        if self.is_http:
+            self._opened.enter_context(sent_through(self._address, between))
 
     def _meet(self, *, registry_too: bool) -> None:
         """Find out what kind of server it is, and take stores that can speak to it."""
@@ -351,11 +353,6 @@ class Host:
         return None if self.engine is None else TableReader(self.engine, by_arrow=False)
 
     @property
-    def links_prompts(self) -> bool:
-        """Whether this MLflow keeps which traces use a prompt; before 3.5 a tag alone says it."""
-        return release(self.mlflow_version) >= (3, 5)
-
-    @property
     def has_one_store(self) -> bool:
         """Whether tracking and registry are of one database."""
         if self._databases:
@@ -532,7 +529,7 @@ class Host:
                 method=method,
                 params=params,
                 extra_headers=headers,
-                retry_codes=_BUSY if retries else frozenset(),
+                retry_codes=BUSY if retries else frozenset(),
                 **payload,
             )
             if response.status_code in {401, 403}:
@@ -563,7 +560,7 @@ class Host:
             if any(isinstance(e, requests.exceptions.RetryError) for e in chain(error)):
                 self._given_up.add(endpoint)
             raise
-        if response.status_code not in _BUSY:
+        if response.status_code not in BUSY:
             self._given_up.discard(endpoint)
         return response
 

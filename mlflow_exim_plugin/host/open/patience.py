@@ -12,9 +12,10 @@ from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util import Retry
 
 from mlflow_exim_plugin.errors import NOTICE
+from mlflow_exim_plugin.host.open.sessions import sent_through
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["patient"]
 
@@ -63,43 +64,23 @@ class _Patience(Retry):
 
 
 @contextlib.contextmanager
-def patient(address: str, retry_codes: Iterable[frozenset[int]]) -> Iterator[list[Retry]]:
-    """Let MLflow's calls to one server wait with patience; those to others stay as they are.
+def patient(address: str) -> Iterator[list[Retry]]:
+    """Let MLflow's calls to one server wait with patience.
 
     Args:
         address: URL that all of them begin with.
-        retry_codes: Statuses after which a call is tried again, as calls will name them.
 
     Yields:
         How each of them is tried again, which may be changed.
-
-    Source: ``mlflow.utils.rest_utils.http_request``, which keeps one session for each way to retry.
     """
-    from mlflow.environment_variables import (
-        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
-        MLFLOW_HTTP_REQUEST_BACKOFF_JITTER,
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-        MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER,
-    )
-    from mlflow.utils.request_utils import _get_request_session
-
     ways: list[Retry] = []
-    with contextlib.ExitStack() as mounted:
-        for codes in retry_codes:
-            session = _get_request_session(
-                MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
-                MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),
-                MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
-                codes,
-                True,  # noqa: FBT003 - MLflow's own way to call it
-                MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
-            )
-            usual: Any = session.get_adapter(address)
-            adapter = copy.copy(usual)
-            adapter.max_retries = _Patience()
-            vars(adapter.max_retries).update(vars(usual.max_retries))
-            ways.append(adapter.max_retries)
-            session.mount(address, adapter)
-            mounted.callback(adapter.close)
-            mounted.callback(session.adapters.pop, address, None)
+
+    def with_patience(usual: Any) -> Any:
+        adapter = copy.copy(usual)
+        adapter.max_retries = _Patience()
+        vars(adapter.max_retries).update(vars(usual.max_retries))
+        ways.append(adapter.max_retries)
+        return adapter
+
+    with sent_through(address, with_patience):
         yield ways

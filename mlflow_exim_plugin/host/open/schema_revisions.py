@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
-__all__ = ["at_revision", "is_known", "latest_revision", "revision_of", "upgrade"]
+__all__ = [
+    "at_revision",
+    "is_known",
+    "latest_revision",
+    "links_prompts",
+    "revision_of",
+    "upgrade",
+]
 
 _SAID = re.compile(r"""^(revision|down_revision) *= *("[^"]*"|'[^']*'|None)""", re.MULTILINE)
 
@@ -64,6 +71,13 @@ def upgrade(engine: Engine) -> None:
 
 
 @cache
+def links_prompts() -> bool:
+    """Whether this MLflow has a table say which traces use a prompt; before, a tag alone did."""
+    kinds = _mlflow() / "entities" / "entity_type.py"
+    return kinds.exists() and "PROMPT_VERSION =" in kinds.read_text(encoding="utf-8")
+
+
+@cache
 def _before() -> dict[str, str | None]:
     """Return the revision before each one, as MLflow's migrations say it.
 
@@ -78,11 +92,15 @@ def _before() -> dict[str, str | None]:
 
 
 def _folder() -> Path:
-    """Return where MLflow's migrations are, without loading MLflow, which takes seconds."""
+    return _mlflow() / "store" / "db_migrations"
+
+
+def _mlflow() -> Path:
+    """Return where MLflow is, without loading it, which takes seconds."""
     found = importlib.util.find_spec("mlflow")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
-    return Path(found.submodule_search_locations[0]) / "store" / "db_migrations"
+    return Path(found.submodule_search_locations[0])
 
 
 def _config(engine: Engine | None = None) -> Config:

@@ -13,6 +13,7 @@ import requests
 
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.planned import Foresight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ class Workspaces:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._planned: set[str] = set()
 
     def to_read(self) -> list[dict[str, Any] | None]:
         """Return the workspaces to read: all of them, or the one that the user chose.
@@ -88,6 +90,12 @@ class Workspaces:
             ServerError: The server refused.
         """
         self._host.post_json(_ENDPOINT, document)
+
+    def plan(self, name: str) -> None:
+        """Let the server answer for a workspace that is not there as if it were, and empty."""
+        if not self._planned:
+            self._host.send_through(lambda usual: Foresight(usual, self._planned, DEFAULT))
+        self._planned.add(name)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.open.workspaces import Workspaces, entered
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, StreamObject
 from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
-from mlflow_exim_plugin.sinks.counting import CountingSink, skip_whole
+from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.server.ids import IdMap
 from mlflow_exim_plugin.sinks.server.texts import LONGEST_TEXTS
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
@@ -44,7 +44,7 @@ class ServerSink:
         self._absent = AbsentKinds(host)
         self._workspace: dict[str, Any] | None = None
         self._closed = ""
-        self._sink: WorkspaceSink | CountingSink = self._new_sink()
+        self._sink = self._new_sink()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -64,9 +64,8 @@ class ServerSink:
         Raises:
             ServerError: It cannot be listed: then every object would fail for this one reason.
         """
-        if isinstance(self._sink, WorkspaceSink):
-            with entered(self._workspace):
-                self._sink.reach()
+        with entered(self._workspace):
+            self._sink.reach()
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.
@@ -117,8 +116,7 @@ class ServerSink:
             return
         elif self._options.dry_run:
             report.written(Kind.WORKSPACE)
-            self._sink = CountingSink()  # there is nothing to look at yet
-            return
+            self._workspaces.plan(workspace.id)
         else:
             try:
                 self._make(workspace, report)

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.open.schema_revisions import links_prompts
 from mlflow_exim_plugin.host.sql.traces import StoredTraceReader, StoredTraces
 from mlflow_exim_plugin.host.traces.files import ATTACHMENTS, expected_spans
 from mlflow_exim_plugin.host.traces.listing import TraceListing, run_clause
@@ -200,7 +201,7 @@ class TraceSource:
 
     def _stored_prompts(self, traces: list[Trace]) -> dict[str, set[str]] | None:
         """Return the links that a database holds, None where there is none that holds them."""
-        if self._stored is None or not self._host.links_prompts:
+        if self._stored is None or not links_prompts():
             return None  # the tag is the link
         found: dict[str, set[str]] = {}
         for version, trace_id in self._stored.linked_prompts([trace.id for trace in traces]):
