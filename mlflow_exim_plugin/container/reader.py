@@ -48,7 +48,7 @@ from mlflow_exim_plugin.storage.pinned import TAIL_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from pyarrow import Schema
@@ -103,7 +103,10 @@ class ArchiveReader:
         index = _read_index(tail, table, self.footer)
         self._fill(index, FrameReader(tail.read, table))
         # A file that was read whole needs no more requests.
-        self.frames = FrameReader(tail.read if tail.is_whole else source.read_range, table)
+        if tail.is_whole:
+            self.frames = FrameReader(tail.read, table)
+        else:
+            self.frames = FrameReader(source.read_range, table, source.at_once)
 
     @classmethod
     def open(
@@ -164,6 +167,7 @@ class ArchiveReader:
 
     def close(self) -> None:
         """Let go of the file."""
+        self.frames.close()
         self._source.close()
 
     def __len__(self) -> int:
@@ -258,6 +262,18 @@ class ArchiveReader:
             raise UsageError(f"{path}: {end - start} bytes in one read", "use open_member")
         offset = self._checked_offset(position)
         return member, offset + start, offset + max(start, end)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Say which members will be read, so that those far away are on their way by then.
+
+        Args:
+            paths: Their paths; what is no member is passed over.
+        """
+        places = (place for path in paths if (place := self.position(path)) is not None)
+        self.frames.expect(
+            (self._offsets[place], self._offsets[place] + self._sizes_bytes[place])
+            for place in places
+        )
 
     def read_document(self, path: str) -> Any:
         """Return the value of a member that is a JSON document.

@@ -18,11 +18,11 @@ __all__ = ["SshSource"]
 class SshSource(PinnedSource):
     """A file of an SSH server, by its size and the time of its change."""
 
-    at_once = 2
-    """The second fills the line while the first waits for an answer; there is one connection."""
+    at_once = 3
+    """The others fill the line while one waits for an answer; there is one connection."""
 
     def _begin(self) -> tuple[FileVersion, bytes]:
-        self._channels: list[Any] = []
+        self._files: list[Any] = []
         self._free: SimpleQueue[Any] = SimpleQueue()
         self._store, self._path = file_system(self._url, self._storage_options)
         if self._store.isdir(self._path):
@@ -43,16 +43,17 @@ class SshSource(PinnedSource):
         try:
             file = self._free.get_nowait()
         except Empty:
-            channel = self._store.client.open_sftp()
-            self._channels.append(channel)
-            file = channel.open(self._path, "rb")
+            file = self._store.client.open_sftp().open(self._path, "rb")
+            self._files.append(file)
         yield file
         self._free.put(file)  # after an error nobody knows what is still on its way
 
     def close(self) -> None:
         """Close its channels; the connection is fsspec's."""
-        for channel in self._channels:
-            channel.close()
+        files, self._files = self._files, []
+        for file in files:
+            file.close()
+            file.sftp.close()
 
 
 def _version_of(file: Any) -> FileVersion:

@@ -102,7 +102,9 @@ class _ObjectCheck:
     def run(self) -> None:
         """Go through the archive once."""
         self._check_header()
-        for path in self._reader.paths("data/"):
+        paths = self._reader.paths("data/")
+        self._reader.expect(path for path in paths if layout.object_at(path))
+        for path in paths:
             at = layout.object_at(path)
             if at is not None:
                 self._trees.setdefault(at.tree, _TreeNames())

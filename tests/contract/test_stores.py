@@ -139,6 +139,7 @@ class TestSSH(ReadingContract):
 
 
 @pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 class TestWebDAV(ReadingContract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -238,6 +238,7 @@ class Archive:
         for tree in self.trees:
             for (of_kind, segment), paths in tree.entities.items():
                 if of_kind is kind and wanted in (None, segment):
+                    self.reader.expect(paths)
                     for path in paths:
                         yield self.document(EntityEnvelope, path)
 
@@ -345,7 +346,9 @@ class Archive:
             for segment in sorted(tree.experiments, key=by_number):
                 if wanted in (None, segment):
                     found = members(tree, segment)
-                    yield from found.values() if isinstance(found, dict) else found
+                    paths = found.values() if isinstance(found, dict) else found
+                    self.reader.expect(paths)
+                    yield from paths
 
     def document(self, model: type[_Parsed], path: str) -> _Parsed:
         """Read and check one envelope.

@@ -44,7 +44,7 @@ from mlflow_exim_plugin.schema.runs import RunHeader
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.metric_rows import RunRows
@@ -125,6 +125,9 @@ class _TreeStream:
 
     def choose(self, wanted: Wanted) -> Iterator[Failure]:
         """Choose what is taken; yields what is damaged so that it cannot be chosen."""
+        tree = self._tree
+        versions = (path for paths in tree.versions.values() for path in paths)
+        self._archive.reader.expect([*tree.experiments.values(), *tree.models.values(), *versions])
         for segment, experiment in self._all_experiments():
             if isinstance(experiment, Failure):
                 yield experiment
@@ -206,9 +209,16 @@ class _TreeStream:
 
     def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
         tree, segment = self._tree, self._segments[experiment.id]
-        for path in tree.runs.get(segment, {}).values():
+        runs = [
+            path
+            for of_run, path in tree.runs.get(segment, {}).items()
+            if self._may_take(decode_segment(of_run), plan.chosen[experiment.id])
+        ]
+        logged_models = tree.logged_models.get(segment, ())
+        self._archive.reader.expect([*runs, *logged_models])
+        for path in runs:
             yield from self._run(path, plan)
-        for path in tree.logged_models.get(segment, ()):
+        for path in logged_models:
             yield from self._logged_model(path, plan)
         whole = plan.takes_whole(experiment.id)
         for kind in _BEFORE_TRACES if whole else ():
@@ -217,6 +227,10 @@ class _TreeStream:
             yield from self._traces(path, plan, whole=whole)
         for kind in _AFTER_TRACES if whole else ():
             yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
+
+    def _may_take(self, run_id: str | None, chosen: Container[str]) -> bool:
+        """Whether a run may be taken whose place in the archive says this id."""
+        return self._selection.takes_all_runs or run_id is None or run_id in chosen
 
     def _all_experiments(self) -> Iterator[tuple[str, Experiment | Failure]]:
         """Yield the experiments; one whose document is damaged takes all in it with it."""
