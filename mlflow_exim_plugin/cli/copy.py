@@ -42,7 +42,7 @@ def copy(
     artifacts_destination: str | None,
     **asked: Any,
 ) -> None:
-    """Copy from SOURCE to TARGET, each an MLflow tracking URI, without an archive between them.
+    """Copy from SOURCE, an MLflow tracking URI or an archive, to TARGET, an MLflow tracking URI.
 
     SOURCE is only read. What was copied or unpacked before is recognised. The exit code is 3 when
     an object could not be read or written; the report names it and the rest is copied.

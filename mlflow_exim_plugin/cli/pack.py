@@ -19,7 +19,8 @@ from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Wor
 @click.option(
     "--tracking-uri",
     metavar="URI",
-    help="MLflow tracking URI; MLFLOW_TRACKING_URI or MLflow's own default without it.",
+    help="MLflow tracking URI, or path or URL of another archive, a part of which is taken; "
+    "MLFLOW_TRACKING_URI or MLflow's own default without it.",
 )
 @asks(selection=Selection, opening=Opening, work=Work, reading=Reading, packing=Packing)
 @output_options
@@ -34,8 +35,10 @@ def pack(
 ) -> None:
     """Pack a tracking server and its model registry into ARCHIVE, a path or any fsspec URL.
 
-    The source is only read. At ARCHIVE there is a complete archive afterwards, or none. The exit
-    code is 3 when an object could not be packed; the report names it and the rest is packed.
+    The source is only read; it may be another archive, of which members that are taken whole are
+    copied as they are, neither decompressed nor compared with their digests. At ARCHIVE there is a
+    complete archive afterwards, or none. The exit code is 3 when an object could not be packed; the
+    report names it and the rest is packed.
 
     Example:
 

@@ -128,6 +128,14 @@ class FrameReader:
                 self._keep(frame, data)
             yield data
 
+    def own(self, start: int, end: int) -> tuple[int, int] | None:
+        """Return the frames that hold a span of the tar stream and nothing else, if any do."""
+        offsets = self.table.tar_offsets
+        if start >= end:
+            return None
+        first, last = self.table.frame_at(start), self.table.frame_at(end - 1) + 1
+        return (first, last) if (offsets[first], offsets[last]) == (start, end) else None
+
     def compressed(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
         """Yield number and compressed bytes of the frames ``[first, last)``, past the cache."""
         for frame in range(first, last):

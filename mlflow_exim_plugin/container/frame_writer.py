@@ -81,6 +81,27 @@ class FrameWriter:
             self._put_oldest()
         self._compressing.append((self._pool.submit(compress_frame, data, self._level), len(data)))
 
+    def copy_frame(self, frame: bytes, size_bytes: int) -> None:
+        """Make a frame of another archive, as it is, the next one.
+
+        Args:
+            frame: It.
+            size_bytes: Its decompressed size.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        self.tar_bytes += size_bytes
+        self.frame_count += 1
+        if not self._compressing:
+            self._put(frame, size_bytes)
+            return
+        while self._is_full():
+            self._put_oldest()
+        ready: Future[bytes] = Future()
+        ready.set_result(frame)
+        self._compressing.append((ready, size_bytes))
+
     def hash_along(self, digest: _Hash, data: bytes) -> None:
         """Update a digest while frames are compressed; :meth:`finish_hashing` waits for it."""
         if self._hasher is None:

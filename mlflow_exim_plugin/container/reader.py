@@ -275,6 +275,17 @@ class ArchiveReader:
             for place in places
         )
 
+    def own_frames(self, path: str) -> tuple[int, int] | None:
+        """Return the first frame of a member and the one after its last, if nothing else is there.
+
+        Raises:
+            NotFoundError: No such member.
+            InvalidArchiveError: The index is wrong.
+        """
+        position = self._position_of(path)
+        start = self._checked_offset(position)
+        return self.frames.own(start, start + self._sizes_bytes[position])
+
     def read_document(self, path: str) -> Any:
         """Return the value of a member that is a JSON document.
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.storage.output import Writable
 
 __all__ = ["ArchiveWriter", "Member", "Readable"]
@@ -210,6 +211,50 @@ class ArchiveWriter:
             source.is_cut = True
         member = self._add_bytes(path, data)
         return source.judged(member)
+
+    def copy(self, path: str, reader: ArchiveReader, source_path: str) -> Member:
+        """Add a member of another archive.
+
+        Where its frames hold nothing else they are taken as they are: not decompressed, and so not
+        compared with its digest, which is the manifest's there. Anything else is compared.
+
+        Args:
+            path: Relative to the base directory.
+            reader: The other archive.
+            source_path: Path of the member there.
+
+        Raises:
+            InvalidArchiveError: The member is damaged; nothing is added.
+            NotFoundError: The other archive has no such member.
+            UnsafePathError: The path is not allowed, or collides with one that is there.
+            UsageError: The path is the bag's own, or the archive is closed.
+            StoreError: One of the two files cannot be read or written.
+        """
+        member = reader.member(source_path)
+        digest = bytes.fromhex(member.sha256)
+        is_payload = path.startswith(bag.PAYLOAD)
+        own = reader.own_frames(source_path)
+        # What is small is read before it is taken in, so that nothing is left of a damaged one.
+        data = b""
+        if own is None and member.size_bytes <= IN_MEMORY_BYTES:
+            data = reader.read(source_path)
+        self._check_new(path)
+        if is_payload and member.size_bytes and digest in self._originals:
+            return self._add_link(path, self._originals[digest])
+        if own is None and member.size_bytes > IN_MEMORY_BYTES:
+            with reader.open_member(source_path) as stream:
+                return self._add_large(path, member.size_bytes, _CheckedStream(stream))
+        if own is None:
+            return self._add_bytes(path, data)
+        if is_payload:
+            self._originals[digest] = len(self._paths)
+        self._put(tar_header(self._full_name(path), member.size_bytes))
+        self._cut()
+        offset = self._position
+        for number, frame in reader.frames.compressed(*own):
+            self._frames.copy_frame(frame, reader.frames.table.size_bytes(number))
+        self._end_member(member.size_bytes)
+        return self._row(path, offset, member.size_bytes, digest)
 
     def add_link(self, path: str, target_path: str) -> Member:
         """Add a member with the content of an earlier one, as a hard link.

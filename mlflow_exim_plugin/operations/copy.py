@@ -1,4 +1,4 @@
-"""``copy``: from one deployment to another."""
+"""``copy``: from one deployment, or an archive, to another deployment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
-from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.digest import Digests
@@ -32,13 +32,13 @@ def copy(
     writing: Writing = Writing(),
     work: Work = Work(),
 ) -> Report:
-    """Copy from one tracking server or store to another, without an archive between them.
+    """Copy from a tracking server, store or archive to another server or store.
 
     The source is only read. What was copied or unpacked before is recognised and not doubled; runs
     and logged models are read whole to tell whether they changed.
 
     Args:
-        source: MLflow tracking URI to read.
+        source: MLflow tracking URI to read, or path or fsspec URL of an archive.
         target: MLflow tracking URI to write.
         source_opening: How the source is opened; each option is a keyword of its own too, here
             ``source_registry_uri`` and so on, below without the ``source_``.
@@ -52,7 +52,7 @@ def copy(
         Counts, failures and losses; ``ok`` is false when an object failed.
 
     Raises:
-        UsageError: Source and target are the same, or one is an archive.
+        UsageError: Source and target are the same, or the target is an archive.
         NotFoundError: The source, or a name or id in the selection, is not there.
         UnsupportedFormatError: The schema of a database can not be read, or not be written.
         ConflictError: ``fail`` was asked for and a name is taken; nothing was written.
@@ -65,7 +65,7 @@ def copy(
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         open_target(target, to, writing, selection, work) as written,
-        open_source(source, from_, reading, jobs=work.jobs, among=DEPLOYMENTS) as read,
+        open_source(source, from_, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)) as read,
     ):
         stages = to_deployment(read.system(work.script), writing)
         stages.append(Digests())
@@ -73,12 +73,11 @@ def copy(
 
 
 def _check_ends(source: str, target: str) -> None:
-    """Refuse a copy onto itself, and archives, for which there are other verbs."""
+    """Refuse a copy onto itself, and into an archive, for which there is another verb."""
     if _file_or_uri(source) == _file_or_uri(target):
         raise UsageError(f"source and target are both {redact_url(source)}")
-    for end, verb in ((source, "unpack"), (target, "pack")):
-        if end.endswith(ARCHIVE_SUFFIX):
-            raise UsageError(f"{redact_url(end)} is an archive", f"use {verb}")
+    if target.endswith(ARCHIVE_SUFFIX):
+        raise UsageError(f"{redact_url(target)} is an archive", "use pack")
 
 
 def _file_or_uri(uri: str) -> str:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.storage.new_folder import NewFolder
 
 __all__ = [
+    "ARCHIVES",
     "DEPLOYMENTS",
     "OpenSource",
     "OpenTarget",
@@ -56,6 +57,8 @@ __all__ = [
 
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
+ARCHIVES = "archive"
+"""The kind of end that is an archive."""
 
 _STORE_FILES = ("*/meta.yaml", ".trash/*/meta.yaml", "models/*/meta.yaml", "[0-9]*/*/meta.yaml")
 _LOOKED_INTO = 20
@@ -75,6 +78,7 @@ class OpenSource:
         archive: The archive that it is, None for a deployment.
         mlflow_version: Version of the MLflow client that reads a deployment.
         read_as: What kind of source was found, where that had to be found out.
+        taken_from: Which archive, and which ones that was taken from.
     """
 
     stream: SearchableSource
@@ -83,7 +87,24 @@ class OpenSource:
     archive: Archive | None = None
     mlflow_version: str = ""
     read_as: str | None = None
+    taken_from: tuple[dict[str, Any], ...] = ()
     _told: dict[str, System] = field(default_factory=dict)
+
+    def for_archive(self) -> OpenSource:
+        """Return this for a sink that writes an archive: what may stay as it is comes as it is."""
+        if self.archive is None:
+            return self
+        summary = self.archive.summary
+        here = {
+            "archive": self.name,
+            "root": self.archive.reader.root,
+            "selection": summary.mlflow.selection,
+        }
+        return replace(
+            self,
+            stream=ArchiveSource(self.archive, as_stored=True),
+            taken_from=(here, *summary.info.taken_from),
+        )
 
     def system(self, script: str) -> System:
         """Return where and when the objects were read, by which command: each time the same."""
@@ -228,7 +249,7 @@ class _NewArchive:
                 "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
             },
         ) as writer:
-            yield ArchiveSink(writer, system, _plain(self.selection))
+            yield ArchiveSink(writer, system, _plain(self.selection), source.taken_from)
 
 
 @contextlib.contextmanager
@@ -498,7 +519,7 @@ def _is_export(location: str, _: Opening) -> bool:
 
 _ENDS = (
     _End("database", "sqlite:///…, postgresql://…", _is_database, _read_deployment),
-    _End("archive", f"a name ending {ARCHIVE_SUFFIX}", _is_archive, _read_archive),
+    _End(ARCHIVES, f"a name ending {ARCHIVE_SUFFIX}", _is_archive, _read_archive),
     _End("folder", "the folder of a file store", _is_store_folder, _read_folder),
     _End("export", "the folder of an export", _is_export, _read_export),
     _End("server", "http://…", _is_server, _read_deployment),

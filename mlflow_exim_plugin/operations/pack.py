@@ -1,4 +1,4 @@
-"""``pack``: from a deployment into an archive."""
+"""``pack``: from a deployment, or another archive, into an archive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, open_target
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
 from mlflow_exim_plugin.stages.lineage import ExportTags
 
@@ -33,7 +33,8 @@ def pack(
 
     Args:
         archive: Path or fsspec URL of the archive to write.
-        tracking_uri: MLflow tracking URI; MLflow's own default without it.
+        tracking_uri: MLflow tracking URI, or path or fsspec URL of another archive, of which the
+            members that are taken whole are copied as they are; MLflow's own default without it.
         opening: How the two are opened; each option is a keyword of its own too, here and below.
         selection: What to take; everything without it.
         reading: How the source is read.
@@ -54,7 +55,10 @@ def pack(
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
     with (
         open_target(archive, opening, packing, selection, work) as target,
-        open_source(tracking_uri, opening, reading, jobs=work.jobs, among=DEPLOYMENTS) as source,
+        open_source(
+            tracking_uri, opening, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)
+        ) as source,
     ):
         stages = [ExportTags(source.system(work.script))] if packing.export_source_tags else []
-        return deliver(source, target, selection, stages, work)
+        read = source if work.dry_run else source.for_archive()
+        return deliver(read, target, selection, stages, work)

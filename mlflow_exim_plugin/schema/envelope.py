@@ -495,6 +495,9 @@ class ArchiveInfo(Document):
     not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
     read_as: str | None = None
     """What kind of source it was, where that had to be found out."""
+    taken_from: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    """Archives that the objects were taken from, the last one first: ``archive``, ``root`` and the
+    ``selection`` that it was packed with."""
 
 
 class ExperimentName(Document):

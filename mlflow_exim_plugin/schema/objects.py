@@ -45,6 +45,8 @@ __all__ = [
     "ModelVersion",
     "RegisteredModel",
     "Run",
+    "StoredMember",
+    "StoredTracePart",
     "StreamItem",
     "StreamObject",
     "Trace",
@@ -129,6 +131,38 @@ class Unpacked:
     reason: str
 
 
+@dataclass(frozen=True)
+class StoredMember:
+    """A member of an archive, which another archive may take as it is.
+
+    Attributes:
+        reader: The container that it lies in.
+        path: Its path there.
+        parts: Of an envelope, the members of the object's files.
+    """
+
+    reader: Any
+    path: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredTracePart:
+    """A part of an experiment's traces, which another archive may take as it is.
+
+    Attributes:
+        envelope: Its envelope, with the members of its tables and attachments.
+        counts: How many traces, spans, assessments and attachments it has.
+        attachment_bytes: Size of these.
+        issues: What it says to be missing.
+    """
+
+    envelope: StoredMember
+    counts: dict[Kind, int]
+    attachment_bytes: int
+    issues: tuple[Failure | Loss, ...]
+
+
 @dataclass
 class Artifact:
     """One file of a run, logged model, model version or trace.
@@ -138,12 +172,14 @@ class Artifact:
         size_bytes: Size as listed; the bytes that come are the truth.
         open: Opens the bytes from the start; raises an ``EximError``.
         sha256: Hex digest, known when the source is an archive.
+        stored: The member that it is, where it goes from archive to archive.
     """
 
     path: str
     size_bytes: int
     open: Callable[[], BinaryIO]
     sha256: str | None = None
+    stored: StoredMember | None = None
 
 
 @dataclass(kw_only=True)
@@ -155,12 +191,15 @@ class _Read:
         as_of_ms: When the source was read, ms since the Unix epoch.
         issues: What the source knows to be missing of it, such as a parent that is gone.
         source_tags: What a copy is told of its source; see ``schema.lineage``.
+        stored: Its envelope, where that may stand in another archive as it is; who changes the
+            document takes it away.
     """
 
     digest: str | None = None
     as_of_ms: int = 0
     issues: tuple[Failure | Loss, ...] = ()
     source_tags: dict[str, str] = field(default_factory=dict)
+    stored: StoredMember | None = None
 
 
 class _WithInfo:
@@ -183,11 +222,16 @@ class Experiment(_Read):
         document: REST's ``Experiment``.
         is_unused_default: Whether it is what MLflow makes by itself, and nothing of it comes.
         is_renamed: Whether its name was asked for, and is not that of the source.
+        metrics_files: The files of its runs' metric rows, where another archive takes them as they
+            are; then no run has ``histories``.
+        trace_parts: Its traces, where another archive takes them as they are.
     """
 
     document: dict[str, Any]
     is_unused_default: bool = False
     is_renamed: bool = False
+    metrics_files: tuple[StoredMember, ...] = ()
+    trace_parts: tuple[StoredTracePart, ...] = ()
     kind: Kind = field(default=Kind.EXPERIMENT, init=False)
 
     @property
@@ -216,12 +260,14 @@ class Run(_Read, _WithInfo):
         artifacts: The run's files in path order.
         doubles: All doubles in its document, where the source knows them: to look for them takes
             longer than all else that a digest costs.
+        metrics: What its envelope says of its rows, where the experiment has ``metrics_files``.
     """
 
     document: dict[str, Any]
     histories: Iterable[RunRows | Failure] = ()
     artifacts: Iterable[Artifact | Failure] = ()
     doubles: list[float] | None = None
+    metrics: dict[str, Any] | None = None
     kind: Kind = field(default=Kind.RUN, init=False)
 
     @property

@@ -80,4 +80,4 @@ def _takes_tags(item: StreamItem) -> TypeGuard[Tagged]:
 def _with_tags(run: Run, added: dict[str, str]) -> Run:
     tags = [{"key": k, "value": v} for k, v in sorted((added | run.tags).items())]
     data = {**run.document.get("data", {}), "tags": tags}
-    return replace(run, document={**run.document, "data": data})
+    return replace(run, document={**run.document, "data": data}, stored=None)

@@ -271,7 +271,7 @@ def test_ends_that_are_none(
         copy(sqlite_uri, f"sqlite:///{Path(sqlite_uri).name}")
     with pytest.raises(UsageError, match="is an archive"):
         copy(sqlite_uri, str(tmp_path / "a.tar.zst"))
-    with pytest.raises(UsageError, match="is an archive"):
+    with pytest.raises(NotFoundError):
         copy(str(tmp_path / "a.tar.zst"), sqlite_uri)
     with pytest.raises(NotFoundError):
         copy(f"sqlite:///{tmp_path}/none.db", sqlite_uri)

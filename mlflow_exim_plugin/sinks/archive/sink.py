@@ -7,7 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, StoreError
+from mlflow_exim_plugin.errors import (
+    EximError,
+    InvalidArchiveError,
+    NotFoundError,
+    StoreError,
+)
 from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
 from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
@@ -32,8 +37,9 @@ from mlflow_exim_plugin.sinks.counting import count_parts
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from mlflow_exim_plugin.container.member import Member
     from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.schema.report import Report
 
@@ -47,6 +53,7 @@ class ArchiveSink:
         writer: Open archive.
         system: Part ``system`` of every envelope.
         selection: What was asked for, kept in ``archive.json``.
+        taken_from: The archives that the objects come from, the last one first; kept there too.
     """
 
     capabilities = Capabilities()
@@ -54,11 +61,16 @@ class ArchiveSink:
     """Members come one after the other; the frames are compressed in parallel below."""
 
     def __init__(
-        self, writer: ArchiveWriter, system: System, selection: dict[str, Any] | None = None
+        self,
+        writer: ArchiveWriter,
+        system: System,
+        selection: dict[str, Any] | None = None,
+        taken_from: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._writer = writer
         self._system = system.to_json()
         self._selection = selection or {}
+        self._taken_from = taken_from
         self._workspaces: list[_Workspace] = [_Workspace("", layout.TREE)]
         self._experiment: _OpenExperiment | None = None
         self._model: _OpenModel | None = None
@@ -77,6 +89,7 @@ class ArchiveSink:
         if isinstance(item, Experiment):
             self._finish_open(report)
             self._experiment = _OpenExperiment(item, self._workspace.tree, self._writer, report)
+            self._copy_tables(item, report)
         elif isinstance(item, Run):
             self._write_run(item, report)
         elif isinstance(item, LoggedModel):
@@ -87,6 +100,8 @@ class ArchiveSink:
             self._finish_open(report)
             tree = self._workspace.tree
             folder = layout.model_folder(item.name, self._model_folders, kind=item.kind, tree=tree)
+            if item.stored is not None:  # its versions may have to stay there
+                folder = item.stored.path.removesuffix("model.json")
             self._model_folders.add(folder.casefold())
             self._model = _OpenModel(item, folder)
         elif isinstance(item, ModelVersion):
@@ -113,6 +128,8 @@ class ArchiveSink:
         }
         if report.read_as:
             info["read_as"] = report.read_as
+        if self._taken_from:
+            info["taken_from"] = [*self._taken_from]
         default, *others = self._workspaces
         part = {"selection": self._selection, **default.listing()}
         if others:
@@ -133,6 +150,39 @@ class ArchiveSink:
         if self._writer.is_taken(path):  # before its rows are in a table
             raise InvalidArchiveError(f"{item.kind} {item.id!r} is there already, but for case")
 
+    def _copy_tables(self, experiment: Experiment, report: Report) -> None:
+        """Take the metric rows and traces of an experiment as they are in another archive."""
+        for part in experiment.trace_parts:
+            for path in (*part.envelope.parts, part.envelope.path):
+                self._writer.copy(path, part.envelope.reader, path)
+            for kind, count in part.counts.items():
+                if count:
+                    report.written(kind, count)
+            report.add_bytes(part.attachment_bytes)
+            for issue in part.issues:
+                report.issue(issue)
+        for file in experiment.metrics_files:
+            self._writer.copy(file.path, file.reader, file.path)
+
+    def _copied(
+        self,
+        path: str,
+        item: Run | LoggedModel | ModelVersion | Entity,
+        artifacts: list[dict[str, Any]],
+        issues: list[Failure | Loss],
+        report: Report,
+    ) -> bool:
+        """Take an envelope as it is in another archive, if that says nothing else of the object."""
+        stored = item.stored
+        if stored is None or stored.path != path or issues != [*item.issues]:
+            return False
+        if tuple(entry["member"] for entry in artifacts) != stored.parts:
+            return False
+        self._writer.copy(path, stored.reader, stored.path)
+        for issue in issues:
+            report.issue(issue)
+        return True
+
     def _write_run(self, run: Run, report: Report) -> None:
         opened = self._opened(run)
         run_id = run.id
@@ -150,20 +200,20 @@ class ArchiveSink:
             ranges += opened.metrics.append(rows)
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, run_id, run.artifacts, issues, report)
-        info: dict[str, Any] = {}
-        metrics = None
+        metrics = run.metrics
         if digest.rows:
-            metrics = digest.hexdigest()
-            info["metrics"] = {
-                "digest": metrics,
+            metrics = {
+                "digest": digest.hexdigest(),
                 "keys": digest.keys,
                 "rows": digest.rows,
                 "parts": _joined(ranges),
             }
-            report.written(Kind.METRIC_HISTORY, digest.keys)
-            report.add_rows(digest.rows)
-        document = {"run": run.document}
-        self._add_object(path, document, issues, report, artifacts, metrics, info, run.doubles)
+        if metrics is not None:
+            report.written(Kind.METRIC_HISTORY, metrics["keys"])
+            report.add_rows(metrics["rows"])
+        if not self._copied(path, run, artifacts, issues, report):
+            document = {"run": run.document}
+            self._add_object(path, document, issues, report, artifacts, metrics, run.doubles)
         opened.runs.append(run_id)
         self._run_count += 1
         report.written(Kind.RUN)
@@ -176,7 +226,8 @@ class ArchiveSink:
         issues = [*model.issues]
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, model.id, model.artifacts, issues, report)
-        self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)
+        if not self._copied(path, model, artifacts, issues, report):
+            self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)
         opened.logged_models.append(model.id)
         report.written(Kind.LOGGED_MODEL)
 
@@ -234,7 +285,8 @@ class ArchiveSink:
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, version.id, version.artifacts, issues, report)
         path = layout.version_member(self._model.folder, version.version)
-        self._add_object(path, {"model_version": version.document}, issues, report, artifacts)
+        if not self._copied(path, version, artifacts, issues, report):
+            self._add_object(path, {"model_version": version.document}, issues, report, artifacts)
         self._model.versions.append(version.version)
         report.written(version.kind)
 
@@ -249,11 +301,14 @@ class ArchiveSink:
         path = layout.entity_member(
             entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
         )
+        if entity.stored is not None:
+            path = entity.stored.path
         path, issues = self._writer.free_path(path), [*entity.issues]
         place = partial(layout.artifact_member, path.removesuffix(".json") + "/")
         artifacts = self._write_artifacts(place, entity.id, entity.artifacts, issues, report)
         document = {str(entity.kind): entity.document}
-        self._add_object(path, document, issues, report, artifacts)
+        if not self._copied(path, entity, artifacts, issues, report):
+            self._add_object(path, document, issues, report, artifacts)
         report.written(entity.kind)
         count_parts(entity, report)
 
@@ -264,16 +319,19 @@ class ArchiveSink:
         issues: list[Failure | Loss],
         report: Report,
         artifacts: list[dict[str, Any]] | None = None,
-        metrics: str | None = None,
-        more: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
         doubles: list[float] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         """Write an object's envelope and report what is wrong with it."""
+        rows = metrics["digest"] if metrics else None
         try:
-            digest = content_digest(document, metrics, _contents(artifacts or ()), doubles=doubles)
+            digest = content_digest(document, rows, _contents(artifacts or ()), doubles=doubles)
         except ValueError as error:  # a text that UTF-8 cannot hold, a bare NaN
             raise InvalidArchiveError(f"it is not as the format wants it: {error}") from error
         info = {"content_digest": digest, **(more or {})}
+        if metrics:
+            info["metrics"] = metrics
         if artifacts:
             info["artifacts"] = artifacts
         self._add(path, info | _named(issues), document, doubles)
@@ -295,13 +353,10 @@ class ArchiveSink:
                 continue
             name = f"{owner}/{artifact.path}"
             member_path = self._writer.free_path(place(artifact.path))
-            try:
-                stream = artifact.open()
-            except EximError as error:
-                issues.append(Failure(Kind.ARTIFACT, name, error.message))
+            member = self._write_artifact(member_path, artifact)
+            if isinstance(member, EximError):
+                issues.append(Failure(Kind.ARTIFACT, name, member.message))
                 continue
-            with stream:
-                member = self._writer.add_stream(member_path, artifact.size_bytes, stream)
             if member.is_cut:
                 what = f"it grew while it was being read: its first {member.size_bytes} bytes"
                 issues.append(Loss(Kind.ARTIFACT, name, what))
@@ -319,6 +374,20 @@ class ArchiveSink:
             report.written(Kind.ARTIFACT)
             report.add_bytes(member.size_bytes)
         return written
+
+    def _write_artifact(self, path: str, artifact: Artifact) -> Member | EximError:
+        """Write one file; return why it cannot be read. That nothing can be written is raised."""
+        if (stored := artifact.stored) is not None:
+            try:
+                return self._writer.copy(path, stored.reader, stored.path)
+            except (InvalidArchiveError, NotFoundError) as error:
+                return error
+        try:
+            stream = artifact.open()
+        except EximError as error:
+            return error
+        with stream:
+            return self._writer.add_stream(path, artifact.size_bytes, stream)
 
     def _finish_open(self, report: Report) -> None:
         """Write the envelope of the experiment or model whose parts have all come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from mlflow_exim_plugin.schema.objects import (
     Failure,
     Kind,
     LoggedModel,
+    Loss,
     ModelVersion,
     RegisteredModel,
     Run,
@@ -40,13 +42,15 @@ from mlflow_exim_plugin.schema.objects import (
     by_number,
     model_behind,
 )
-from mlflow_exim_plugin.schema.runs import RunHeader
+from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
+from mlflow_exim_plugin.sources.archive.stored import StoredParts
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
     from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.schema.envelope import Info, RunInfo, VersionInfo
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.runs import Listed
     from mlflow_exim_plugin.sources.archive.archive import Archive, Tree
@@ -64,11 +68,14 @@ class ArchiveSource:
     Args:
         archive: Open archive.
         contents: False reads no metric rows.
+        as_stored: Gives what may stand in another archive as it is, and what this one says to be
+            missing; only for a sink that writes archives.
     """
 
-    def __init__(self, archive: Archive, *, contents: bool = True) -> None:
+    def __init__(self, archive: Archive, *, contents: bool = True, as_stored: bool = False) -> None:
         self._archive = archive
         self._contents = contents
+        self._as_stored = as_stored
 
     def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
@@ -77,8 +84,9 @@ class ArchiveSource:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
         wanted = Wanted(selection)
+        stored = StoredParts(self._archive, selection) if self._as_stored else None
         streams = [
-            _TreeStream(self._archive, tree, selection, contents=self._contents)
+            _TreeStream(self._archive, tree, selection, stored, contents=self._contents)
             for tree in self._archive.trees
         ]
         for stream in streams:
@@ -86,6 +94,8 @@ class ArchiveSource:
         wanted.require()
         for stream in streams:
             yield from stream.items()
+        if stored is not None:
+            yield from stored.rest()
 
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments in the archive."""
@@ -112,16 +122,24 @@ class _TreeStream:
     """The stream of one workspace."""
 
     def __init__(
-        self, archive: Archive, tree: Tree, selection: Selection, *, contents: bool
+        self,
+        archive: Archive,
+        tree: Tree,
+        selection: Selection,
+        stored: StoredParts | None,
+        *,
+        contents: bool,
     ) -> None:
         self._archive = archive
+        self._stored = stored
         self._contents = contents
         self._tree = tree
         self._selection = selection
         self._experiments: dict[str, Experiment] = {}
         self._segments: dict[str, str] = {}
         self._models: list[RegisteredModel] = []
-        self._versions: dict[tuple[Kind, str], list[VersionEnvelope]] = {}
+        self._taken_models: set[str] = set()
+        self._versions: dict[tuple[Kind, str], list[tuple[VersionEnvelope, str]]] = {}
 
     def choose(self, wanted: Wanted) -> Iterator[Failure]:
         """Choose what is taken; yields what is damaged so that it cannot be chosen."""
@@ -148,7 +166,7 @@ class _TreeStream:
         behind = {
             str(v.mlflow.model_version["run_id"])
             for listed in self._versions.values()
-            for v in listed
+            for v, _ in listed
             if v.mlflow.model_version.get("run_id")
         }
         yield from self._plan.make(behind if self._selection.models else set())
@@ -170,16 +188,19 @@ class _TreeStream:
         tree, plan = self._tree, self._plan
         for experiment in self._experiments.values():
             if experiment.id in plan.chosen:
-                yield experiment
                 yield from self._of_experiment(experiment, plan)
         for model in self._models:
             yield model
-            for version in self._versions[model.kind, model.name]:
+            for version, path in self._versions[model.kind, model.name]:
+                files = version.info.artifacts
+                if self._stored and not files:
+                    files = self._stored.files_left_behind(version, plan, self._taken_models)
                 yield ModelVersion(
                     dict(version.mlflow.model_version),
-                    self._artifacts(version.info.artifacts),
+                    self._artifacts(files),
                     VERSION_KINDS[model.kind],
                     as_of_ms=version.system.export_time_ms,
+                    **self._as_it_is(path, version.info, VERSION_KINDS[model.kind]),
                 )
         for kind in _AFTER_MODELS:
             for item in self._entities(kind, tree.entities.get((kind, ""), ()), ""):
@@ -194,7 +215,7 @@ class _TreeStream:
             for path in self._tree.logged_models.get(segment, ())
         }
         for listed in self._versions.values():
-            for version in listed:
+            for version, _ in listed:
                 model_id = model_behind(version.mlflow.model_version)
                 if model_id and (owner := owners.get(encode_segment(model_id))):
                     self._plan.logged_models.add(model_id)
@@ -209,21 +230,30 @@ class _TreeStream:
 
     def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
         tree, segment = self._tree, self._segments[experiment.id]
-        runs = [
-            path
-            for of_run, path in tree.runs.get(segment, {}).items()
-            if self._may_take(decode_segment(of_run), plan.chosen[experiment.id])
-        ]
+        whole = plan.takes_whole(experiment.id)
+        chosen, all_runs = plan.chosen[experiment.id], tree.runs.get(segment, {})
+        runs = [path for of, path in all_runs.items() if self._may_take(decode_segment(of), chosen)]
         logged_models = tree.logged_models.get(segment, ())
         self._archive.reader.expect([*runs, *logged_models])
+        parts = tree.traces.get(segment, ()) if self._selection.traces else ()
+        traces = None
+        if self._stored and len(chosen) == len(all_runs) and self._contents:
+            folder = tree.experiments[segment].removesuffix("experiment.json")
+            files = self._stored.metrics_files(folder, all_runs.values()) or ()
+            experiment = replace(experiment, metrics_files=files)
+        if self._stored and whole and (traces := self._stored.traces(parts)):
+            experiment = replace(experiment, trace_parts=traces)
+        yield experiment
+        if self._stored and whole:
+            info = self._archive.document(ExperimentEnvelope, tree.experiments[segment]).info
+            yield from self._stored.failed_runs(info)
         for path in runs:
-            yield from self._run(path, plan)
+            yield from self._run(path, plan, as_rows=not experiment.metrics_files)
         for path in logged_models:
             yield from self._logged_model(path, plan)
-        whole = plan.takes_whole(experiment.id)
         for kind in _BEFORE_TRACES if whole else ():
             yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
-        for path in tree.traces.get(segment, ()) if self._selection.traces else ():
+        for path in parts if traces is None else ():
             yield from self._traces(path, plan, whole=whole)
         for kind in _AFTER_TRACES if whole else ():
             yield from self._entities(kind, tree.entities.get((kind, segment), ()), experiment.id)
@@ -239,7 +269,13 @@ class _TreeStream:
             path = tree.experiments[segment]
             try:
                 envelope = self._archive.document(ExperimentEnvelope, path)
-                yield segment, Experiment(dict(envelope.mlflow.experiment))
+                yield (
+                    segment,
+                    Experiment(
+                        dict(envelope.mlflow.experiment),
+                        issues=self._told(Kind.EXPERIMENT, envelope.info),
+                    ),
+                )
             except InvalidArchiveError as error:
                 yield segment, Failure(Kind.EXPERIMENT, path, error.message)
                 folder = path.rpartition("/")[0]
@@ -284,19 +320,31 @@ class _TreeStream:
                 dict(envelope.mlflow.registered_model),
                 kind,
                 as_of_ms=envelope.system.export_time_ms,
+                issues=self._told(kind, envelope.info),
+                stored=self._stored.member(path) if self._stored else None,
             )
             if not self._selection.takes_model(model.name):
                 continue
             listed = self._versions[kind, model.name] = []
             for member in members:
                 try:
-                    listed.append(self._archive.document(VersionEnvelope, member))
+                    listed.append((self._archive.document(VersionEnvelope, member), member))
                 except InvalidArchiveError as error:
                     yield Failure(version_kind, member, error.message)
-            listed.sort(key=lambda version: int(version.mlflow.model_version["version"]))
+            listed.sort(key=lambda found: int(found[0].mlflow.model_version["version"]))
             yield model
 
-    def _run(self, path: str, plan: Plan) -> Iterator[Run | Failure]:
+    def _as_it_is(self, path: str, info: VersionInfo | RunInfo, kind: Kind) -> dict[str, Any]:
+        """Return what is told of an object where it goes into another archive."""
+        if self._stored is None:
+            return {}
+        stored = self._stored.envelope(path, info.artifacts)
+        return {"stored": stored, "issues": self._stored.issues(kind, info)}
+
+    def _told(self, kind: Kind, info: Info) -> tuple[Failure | Loss, ...]:
+        return self._stored.issues(kind, info) if self._stored else ()
+
+    def _run(self, path: str, plan: Plan, *, as_rows: bool) -> Iterator[Run | Failure]:
         try:
             envelope = self._archive.document(RunEnvelope, path)
         except InvalidArchiveError as error:
@@ -308,12 +356,18 @@ class _TreeStream:
             run.experiment_id, ()
         ):
             return
+        run = replace(run, **self._as_it_is(path, envelope.info, Kind.RUN))
         if envelope.info.metrics and self._contents:
-            run.histories = self._histories(run.id, envelope.info.metrics)
+            if as_rows:
+                run.histories = self._histories(run.id, envelope.info.metrics)
+                run.stored = None
+            else:
+                run.metrics = envelope.info.metrics.to_json()
         run.artifacts = self._artifacts(envelope.info.artifacts)
         plan.link(run.document)
-        if (loss := plan.loss_of(run)) is not None:
-            run.issues = (loss,)
+        if (loss := plan.loss_of(run)) is not None and not _is_said(run):
+            run.issues = (*run.issues, loss)
+            run.stored = None
         yield run
 
     def _logged_model(self, path: str, plan: Plan) -> Iterator[LoggedModel | Failure]:
@@ -327,8 +381,10 @@ class _TreeStream:
             self._artifacts(envelope.info.artifacts),
             digest=envelope.info.content_digest,
             as_of_ms=envelope.system.export_time_ms,
+            **self._as_it_is(path, envelope.info, Kind.LOGGED_MODEL),
         )
         if plan.takes_logged_model(model):
+            self._taken_models.add(model.id)
             yield model
 
     def _traces(self, path: str, plan: Plan, *, whole: bool) -> Iterator[Trace | Failure]:
@@ -371,6 +427,7 @@ class _TreeStream:
                 self._artifacts(info.artifacts),
                 digest=info.content_digest,
                 as_of_ms=system.export_time_ms,
+                **self._as_it_is(path, info, kind),
             )
 
     def _histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows | Failure]:
@@ -388,10 +445,17 @@ class _TreeStream:
                 entry.size_bytes,
                 partial(self._archive.reader.open_member, entry.member),
                 entry.sha256,
+                self._stored.member(entry.member) if self._stored else None,
             )
             for entry in entries
             if always or self._selection.takes_artifact(entry.path)
         ]
+
+
+def _is_said(run: Run) -> bool:
+    """Whether it is said already that the parent of a run stayed behind, in an earlier archive."""
+    parent = run.tags.get(PARENT, "")
+    return any(isinstance(said, Loss) and parent in said.what.split() for said in run.issues)
 
 
 class _ArchiveCatalog:

@@ -1,0 +1,201 @@
+"""What of an archive may stand in another one as it is, so that nothing of it is made anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.schema.envelope import RunEnvelope, TracePartEnvelope
+from mlflow_exim_plugin.schema.objects import (
+    Failure,
+    Kind,
+    Loss,
+    StoredMember,
+    StoredTracePart,
+    Unpacked,
+    model_behind,
+)
+from mlflow_exim_plugin.schema.tables import METRICS
+from mlflow_exim_plugin.storage.urls import path_of_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator
+
+    from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.schema.envelope import (
+        ArchiveInfo,
+        ArtifactEntry,
+        ExperimentInfo,
+        Info,
+        VersionEnvelope,
+    )
+    from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.stages.select import Plan
+
+__all__ = ["StoredParts"]
+
+_KINDS = {str(kind): kind for kind in Kind}
+
+
+class StoredParts:
+    """Tells what of an archive another one may take as it is, and what was told of it.
+
+    Args:
+        archive: Open archive.
+        selection: What is taken of it.
+    """
+
+    def __init__(self, archive: Archive, selection: Selection) -> None:
+        self._archive = archive
+        self._selection = selection
+        self._said: set[Failure | Loss] = set()
+
+    def member(self, path: str) -> StoredMember:
+        """Return a member, to be taken as it is."""
+        return StoredMember(self._archive.reader, path)
+
+    def envelope(self, path: str, artifacts: Iterable[ArtifactEntry]) -> StoredMember | None:
+        """Return an envelope to be taken as it is, None where not all of its files come."""
+        if not self._selection.takes_all_artifacts:
+            return None
+        members = tuple(entry.member for entry in artifacts)
+        return StoredMember(self._archive.reader, path, members)
+
+    def issues(self, kind: Kind, info: Info) -> tuple[Failure | Loss, ...]:
+        """Return what an envelope says to be missing of its object."""
+        found = tuple(_issues(kind, info))
+        self._said.update(found)
+        return found
+
+    def failed_runs(self, info: ExperimentInfo) -> Iterator[Failure]:
+        """Yield the runs of an experiment that were not packed."""
+        reasons = {
+            f.id: f.reason for f in self._archive.summary.info.failures if f.kind == str(Kind.RUN)
+        }
+        for run_id in info.failed_runs:
+            failure = Failure(Kind.RUN, run_id, reasons.get(run_id, "it was not packed"))
+            self._said.add(failure)
+            yield failure
+
+    def rest(self) -> Iterator[Failure | Loss | Unpacked]:
+        """Yield what the archive says of all that was packed, and of no object that was taken."""
+        info = self._archive.summary.info
+        for seen in info.not_packed:
+            yield Unpacked(seen.kind, seen.seen, seen.at_least, seen.reason)
+        if self._selection.takes_all_runs:
+            yield from (told for told in _issues(Kind.RUN, info) if told not in self._said)
+
+    def files_left_behind(
+        self, version: VersionEnvelope, plan: Plan, models: Container[str]
+    ) -> tuple[ArtifactEntry, ...]:
+        """Return the files of a version that those of its run or logged model hold, which stays.
+
+        Args:
+            version: Its envelope.
+            plan: Which runs are taken.
+            models: Ids of the logged models that are.
+        """
+        document = version.mlflow.model_version
+        source, run_id = str(document.get("source") or ""), str(document.get("run_id") or "")
+        model_id = model_behind(document)
+        try:
+            if model_id and model_id not in models:
+                model = self._archive.logged_model(model_id)
+                uri = str(model.mlflow.logged_model["info"].get("artifact_uri") or "")
+                found = _below(source, (f"models:/{model_id}", uri), model.info.artifacts)
+                if found:
+                    return found
+            if run_id and not model_id and not plan.holds(run_id):
+                run = self._archive.run(run_id)
+                uri = str(run.mlflow.run["info"].get("artifact_uri") or "")
+                return _below(source, (f"runs:/{run_id}", uri), run.info.artifacts)
+        except (NotFoundError, InvalidArchiveError):
+            pass  # the archive never had them, or they are lost: its envelopes say so
+        return ()
+
+    def metrics_files(self, folder: str, runs: Iterable[str]) -> tuple[StoredMember, ...] | None:
+        """Return the files of an experiment's metric rows, if each row belongs to one of its runs.
+
+        Args:
+            folder: Of the experiment.
+            runs: Envelopes of all its runs, all of which are taken.
+        """
+        reader = self._archive.reader
+        files = reader.paths(f"{folder}metrics/")
+        if not files:
+            return None
+        rows: Counter[str] = Counter()
+        try:
+            for path in runs:
+                metrics = self._archive.document(RunEnvelope, path).info.metrics
+                for part in metrics.parts if metrics else ():
+                    rows[part.member] += part.rows
+            for path in files:
+                with closing(reader.open_table(path, METRICS, "E059")) as table:
+                    if rows[path] != table.num_rows:
+                        return None
+        except (InvalidArchiveError, NotFoundError):
+            return None  # then each run is read by itself, and what is damaged is named
+        return tuple(map(self.member, files)) if len(rows) == len(files) else None
+
+    def traces(self, paths: Iterable[str]) -> tuple[StoredTracePart, ...] | None:
+        """Return the parts of an experiment's traces, None where one of them cannot be taken so."""
+        found = []
+        try:
+            for path in paths:
+                envelope = self._archive.document(TracePartEnvelope, path)
+                info, tables = envelope.info, envelope.info.tables
+                members = [entry.member for entry in info.attachments]
+                members += [entry.member for entry in tables.values()]
+                for member in members:
+                    self._require_sound(member)
+                counts = {
+                    Kind.TRACE: envelope.mlflow.traces,
+                    Kind.SPAN: tables["spans"].rows if "spans" in tables else 0,
+                    Kind.ASSESSMENT: tables["assessments"].rows if "assessments" in tables else 0,
+                    Kind.ARTIFACT: len(info.attachments),
+                }
+                size_bytes = sum(entry.size_bytes for entry in info.attachments)
+                stored = StoredMember(self._archive.reader, path, tuple(members))
+                issues = self.issues(Kind.TRACE, info)
+                found.append(StoredTracePart(stored, counts, size_bytes, issues))
+        except (InvalidArchiveError, NotFoundError):
+            return None
+        return tuple(found)
+
+    def _require_sound(self, path: str) -> None:
+        """Read a member that would be read when it is copied."""
+        reader = self._archive.reader
+        if reader.own_frames(path) is None:
+            with reader.open_member(path) as stream:
+                while stream.read(1 << 20):
+                    pass
+
+
+def _below(
+    source: str, roots: Iterable[str], entries: Iterable[ArtifactEntry]
+) -> tuple[ArtifactEntry, ...]:
+    """Return the files below a place that is below one of some roots, by their paths from there."""
+    place = (path_of_uri(source) or source).rstrip("/") + "/"
+    for root in filter(None, roots):
+        above = (path_of_uri(root) or root).rstrip("/") + "/"
+        if place.startswith(above):
+            folder = place.removeprefix(above)
+            return tuple(
+                entry.model_copy(update={"path": entry.path.removeprefix(folder)})
+                for entry in entries
+                if entry.path.startswith(folder)
+            )
+    return ()
+
+
+def _issues(kind: Kind, info: Info | ArchiveInfo) -> Iterator[Failure | Loss]:
+    """Yield what is told to be missing of an object of a kind, or of all."""
+    for named in info.failures:
+        count = getattr(named, "count", 1)
+        count = count if isinstance(count, int) else 1
+        yield Failure(_KINDS.get(named.kind, kind), named.id, named.reason, count)
+    for named in info.lossy:
+        yield Loss(_KINDS.get(named.kind, kind), named.id, named.what)
