@@ -21,7 +21,7 @@ except ImportError:  # Windows deletes nothing that is open, which says the same
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["held", "remove_held", "remove_left", "temporary_folder"]
+__all__ = ["held", "locked", "remove_held", "remove_left", "temporary_folder", "unheld"]
 
 _PREFIX = "mlflow-exim-"
 _LOCK = ".lock"
@@ -44,6 +44,32 @@ def held(path: Path) -> Iterator[None]:
             _HELD.pop(path, None)
         os.close(descriptor)
         _remove(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, text: str) -> Iterator[None]:
+    """Write a small file and lock it; the file stays."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        _lock(descriptor)
+        os.write(descriptor, text.encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unheld(path: Path) -> Iterator[str | None]:
+    """Read a small file and keep it locked meanwhile; None if another does, or it has gone."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        yield None
+        return
+    try:
+        yield path.read_text("utf-8") if _lock(descriptor) else None
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import uuid
 from pathlib import Path
@@ -18,15 +17,16 @@ from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
 from mlflow_exim_plugin.storage.leftovers import held, remove_left
-from mlflow_exim_plugin.storage.schemes import Publication, publication_of
+from mlflow_exim_plugin.storage.ranges import open_range
+from mlflow_exim_plugin.storage.upload.parts import Parts
+from mlflow_exim_plugin.storage.upload.publication import upload_to
+from mlflow_exim_plugin.storage.upload.under_way import remove_noted
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
 __all__ = ["OutputFile", "Writable", "atomic_output"]
-
-_log = logging.getLogger(__name__)
 
 
 class Writable(Protocol):
@@ -67,7 +67,7 @@ def atomic_output(
     """Write a file that appears at its name complete or not at all.
 
     On any exception in the block, ``KeyboardInterrupt`` included, nothing appears and an older
-    file stays. A killed process may leave ``.NAME.partial-<id>`` beside a local target, which the
+    file stays. What a killed process leaves, ``.NAME.partial-<id>`` or the parts of an upload, the
     next one to that name removes.
 
     Args:
@@ -85,13 +85,7 @@ def atomic_output(
     if path is not None:
         writing = _local_output(path, overwrite=overwrite)
     else:
-        store, path = file_system(url, storage_options)
-        with store_errors(url, "write"):
-            if not overwrite and store.exists(path):
-                raise ArchiveExistsError(f"{redact_url(url)} exists", EXISTS_HINT)
-        commits = publication_of(store.protocol) is Publication.COMMIT
-        write = _object_output if commits else _moved_output
-        writing = write(store, path, url, overwrite=overwrite)
+        writing = _far_output(url, storage_options, overwrite=overwrite)
     with writing as output:
         yield output
 
@@ -157,66 +151,34 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _object_output(store: Any, path: str, url: str, *, overwrite: bool) -> Generator[OutputFile]:
-    # The handle is ours alone: used as a context manager, or left to the garbage collector, it
-    # would commit what it has.
+def _far_output(
+    url: str, storage_options: Mapping[str, Any] | None, *, overwrite: bool
+) -> Generator[OutputFile]:
+    store, path = file_system(url, storage_options)
     with store_errors(url, "write"):
-        file = store.open(path, "wb" if overwrite else "xb")
+        upload = upload_to(store, path, url, overwrite=overwrite)
+        if not overwrite and store.exists(path):
+            raise ArchiveExistsError(f"{redact_url(url)} exists", EXISTS_HINT)
+        remove_noted(url, upload.remove)
+    parts = Parts(upload, url)
     try:
-        yield OutputFile(file, url)
+        yield (output := OutputFile(parts, url))
         with store_errors(url, "write"):
-            file.close()
+            parts.publish(overwrite=overwrite)
     except BaseException:
-        _abandon(file)
+        parts.abandon()
         raise
+    _read_back(url, storage_options, output.bytes_written, parts.end)
 
 
-def _abandon(file: Any) -> None:
-    """Drop an upload so that neither close() nor __del__ can commit it."""
-    # adlfs has no discard: blocks that were never committed expire by themselves.
-    if hasattr(file, "discard"):
-        _try(file.discard)
-    file.closed = True
-
-
-def _try(cleanup: Callable[..., object], *args: object) -> None:
-    """Clean up after an error, which is the one to show whatever happens here."""
-    try:
-        cleanup(*args)
-    except Exception as error:  # noqa: BLE001 - stores have no common base of errors
-        _log.debug("cleaning up after a failed write: %s", error)
-
-
-@contextlib.contextmanager
-def _moved_output(store: Any, path: str, url: str, *, overwrite: bool) -> Generator[OutputFile]:
-    folder, slash, name = path.rpartition("/")
-    partial = f"{folder}{slash}.{name[:150]}.partial-{uuid.uuid4().hex}"
-    with store_errors(url, "write"):
-        file = store.open(partial, "wb")
-    try:
-        yield OutputFile(file, url)
-        with store_errors(url, "write"):
-            file.close()
-            _move_into_place(store, partial, path, overwrite=overwrite)
-    except BaseException:
-        _try(file.close)
-        _try(store.rm_file, partial)
-        raise
-
-
-def _move_into_place(store: Any, partial: str, path: str, *, overwrite: bool) -> None:
-    """Rename on a store that may not rename over a file: the old one steps aside first."""
-    aside = f"{partial}.replaced"
-    has_old = store.exists(path)
-    if has_old:
-        if not overwrite:
-            raise FileExistsError(path)
-        store.mv(path, aside)
-    try:
-        store.mv(partial, path)
-    except BaseException:
-        if has_old:
-            store.mv(aside, path)
-        raise
-    if has_old:
-        store.rm_file(aside)
+def _read_back(
+    url: str, storage_options: Mapping[str, Any] | None, size_bytes: int, end: bytes
+) -> None:
+    """See that the store has what it took: its size, and its last bytes."""
+    with contextlib.closing(open_range(url, storage_options)) as source:
+        start = size_bytes - len(end)
+        if source.size_bytes != size_bytes or source.read_range(start, size_bytes) != end:
+            raise StoreError(
+                f"{redact_url(url)}: the store took {size_bytes} bytes, and has others",
+                "pack again, to another name; what is there is no archive",
+            )

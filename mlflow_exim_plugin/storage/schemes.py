@@ -16,8 +16,12 @@ class Publication(Enum):
     """How a file that is written gets its name, so that it is complete there or not there."""
 
     LINK = "written under another name beside, which is linked or renamed to the final one"
-    COMMIT = "an object that appears whole when it is closed, and never before"
-    MOVE = "written under another name, and moved to the final one"
+    PARTS_OF_S3 = "parts that one call makes an object, unless there is one"
+    BLOCKS_OF_AZURE = "blocks that one call makes a blob, unless there is one"
+    COMMIT = "an object that appears whole when fsspec's file is closed, and never before"
+    RENAME_OF_SSH = "written under another name, which SSH's server renames"
+    MOVE_OF_WEBDAV = "written under another name, which WebDAV's MOVE renames"
+    RENAME = "written under another name, which fsspec's file system renames"
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,15 @@ class Scheme:
     Attributes:
         name: Before ``://``; empty for a plain path.
         extra: The extra of this package that brings the file system; empty where it needs none.
-        publication: How a file gets its name.
+        publication: How a file gets its name; None where it depends on whether fsspec's file
+            system renames.
         opens_artifacts: Whether fsspec opens what MLflow keeps there, by the same URLs and with
             the same credentials.
     """
 
     name: str
     extra: str = ""
-    publication: Publication = Publication.MOVE
+    publication: Publication | None = None
     opens_artifacts: bool = False
 
     @property
@@ -54,18 +59,20 @@ _SCHEMES = {
         Scheme("", publication=Publication.LINK),
         Scheme("file", publication=Publication.LINK),
         Scheme("local", publication=Publication.LINK),
-        Scheme("memory", opens_artifacts=True),
-        Scheme("s3", "s3", Publication.COMMIT, opens_artifacts=True),
-        Scheme("s3a", "s3", Publication.COMMIT),
+        Scheme("memory", publication=Publication.RENAME, opens_artifacts=True),
+        Scheme("s3", "s3", Publication.PARTS_OF_S3, opens_artifacts=True),
+        Scheme("s3a", "s3", Publication.PARTS_OF_S3),
         Scheme("gs", "gcs", Publication.COMMIT, opens_artifacts=True),
         Scheme("gcs", "gcs", Publication.COMMIT),
-        Scheme("abfs", "azure", Publication.COMMIT, opens_artifacts=True),
-        Scheme("abfss", "azure", Publication.COMMIT, opens_artifacts=True),
-        Scheme("az", "azure", Publication.COMMIT),
+        Scheme("abfs", "azure", Publication.BLOCKS_OF_AZURE, opens_artifacts=True),
+        Scheme("abfss", "azure", Publication.BLOCKS_OF_AZURE, opens_artifacts=True),
+        Scheme("az", "azure", Publication.BLOCKS_OF_AZURE),
         Scheme("adl", "azure"),
         Scheme("dbfs"),
-        Scheme("sftp", "sftp"),
-        Scheme("ssh", "sftp"),
+        Scheme("sftp", "sftp", Publication.RENAME_OF_SSH),
+        Scheme("ssh", "sftp", Publication.RENAME_OF_SSH),
+        Scheme("webdav", "webdav", Publication.MOVE_OF_WEBDAV),
+        Scheme("dav", "webdav", Publication.MOVE_OF_WEBDAV),
     )
 }
 
@@ -83,8 +90,10 @@ def is_far(url: str) -> bool:
     return "::" in url or (scheme.name in _SCHEMES and not scheme.is_local)
 
 
-def publication_of(protocols: str | Iterable[str]) -> Publication:
-    """Return how a file gets its name in a file system that fsspec gives these protocols."""
+def publication_of(protocols: str | Iterable[str]) -> Publication | None:
+    """Return how a file gets its name in a file system that fsspec gives these protocols.
+
+    None: that depends on whether the file system renames.
+    """
     names = [protocols] if isinstance(protocols, str) else protocols
-    known = (_SCHEMES[name].publication for name in names if name in _SCHEMES)
-    return next(known, Publication.MOVE)
+    return next((_SCHEMES[name].publication for name in names if name in _SCHEMES), None)

@@ -78,5 +78,5 @@ def test_it_may_lie_in_a_bucket(filled_folder: Store, s3_bucket: Bucket, tmp_pat
 def test_a_far_folder_that_is_no_store_is_said(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe_file("memory://far/nothing/a.txt", b"x")
 
-    with pytest.raises(NotFoundError, match="there is no database, folder, server at memory"):
+    with pytest.raises(NotFoundError, match="there is no database, archive, folder, server at"):
         pack(str(tmp_path / "a.tar.zst"), tracking_uri="memory://far/nothing")

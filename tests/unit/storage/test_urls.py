@@ -47,9 +47,10 @@ def test_a_scheme_says_what_brings_it(url: str, package: str) -> None:
 
 
 def test_a_file_gets_its_name_as_its_file_system_can() -> None:
-    assert publication_of(("s3", "s3a")) is Publication.COMMIT
-    assert publication_of("abfs") is Publication.COMMIT
+    assert publication_of(("s3", "s3a")) is Publication.PARTS_OF_S3
+    assert publication_of("abfs") is Publication.BLOCKS_OF_AZURE
     assert publication_of(("file", "local")) is Publication.LINK
-    assert publication_of("webdav") is Publication.MOVE
+    assert publication_of("webdav") is Publication.MOVE_OF_WEBDAV
+    assert publication_of("hf") is None
     assert scheme_of("a/b").is_local
     assert not scheme_of("sftp://h/a").is_local

@@ -1,0 +1,1 @@
+"""How files come to stores that are not this machine."""

@@ -1,0 +1,86 @@
+"""Blobs of Azure in blocks, by the client that fsspec's file system has."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from fsspec.asyn import sync
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mlflow_exim_plugin.storage.upload.parts import Upload
+
+__all__ = ["azure_upload"]
+
+
+def azure_upload(store: Any, path: str) -> Upload:
+    """Return how a blob comes to Azure: at once, or in blocks that one call makes a blob.
+
+    Blocks that belong to no blob are not to be seen, cannot be removed, and expire within a week,
+    or when the next blob of that name is written.
+
+    Args:
+        store: An ``adlfs.AzureBlobFileSystem``.
+        path: Container and name.
+    """
+    return _AzureUpload(store, path)
+
+
+class _AzureUpload:
+    def __init__(self, store: Any, path: str) -> None:
+        self.parallel = 12
+        self.part_bytes: int | None = None
+        self._store = store
+        self._container, self._blob, _ = store.split_path(path)
+        self._mine = uuid.uuid4().hex[:16]
+        self._blocks: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def put(self, data: bytes, *, overwrite: bool) -> None:
+        # Beside blocks that another has not made a blob yet, only blocks can come.
+        if data:
+            self.send(1, data)
+        self.publish(overwrite=overwrite)
+
+    def begin(self) -> str | None:
+        return None
+
+    def send(self, number: int, data: bytes) -> None:
+        block = base64.b64encode(f"{self._mine}{number:06d}".encode()).decode()
+        self._call(lambda blob: blob.stage_block(block, data, length=len(data)))
+        with self._lock:
+            self._blocks[number] = block
+
+    def publish(self, *, overwrite: bool) -> None:
+        from azure.core import MatchConditions
+        from azure.storage.blob import BlobBlock
+
+        blocks = [BlobBlock(self._blocks[number]) for number in sorted(self._blocks)]
+        condition = {} if overwrite else {"match_condition": MatchConditions.IfMissing}
+        self._call(lambda blob: blob.commit_block_list(blocks, **condition))
+        self._store.invalidate_cache()
+
+    def abandon(self) -> None:
+        """Leave the blocks, which nobody sees."""
+
+    def remove(self, left: str) -> None:
+        raise NotImplementedError(left)
+
+    def _call(self, what: Callable[[Any], Awaitable[Any]]) -> None:
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+        async def called() -> None:
+            client = self._store.service_client.get_blob_client(self._container, self._blob)
+            async with client as blob:
+                await what(blob)
+
+        try:
+            sync(self._store.loop, called)
+        except ResourceExistsError as error:
+            raise FileExistsError(self._blob) from error
+        except ResourceNotFoundError as error:
+            raise FileNotFoundError(self._container) from error

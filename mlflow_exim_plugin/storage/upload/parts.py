@@ -1,0 +1,146 @@
+"""A file that is sent to a store in parts, while the next of them are written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.storage.upload.under_way import note
+
+__all__ = ["Parts", "Upload"]
+
+_log = logging.getLogger(__name__)
+
+_PART_BYTES = 8 << 20
+_PARTS_OF_A_SIZE = 1000
+_DOUBLINGS = 6
+"""Parts of S3 are 10,000 at most: the longer a file is, the longer its parts are."""
+_UNDER_WAY_BYTES = 96 << 20
+_END_BYTES = 1 << 16
+_PATIENCE_S = 1.0
+"""How long an upload that is given up waits for the parts that are on their way."""
+
+
+class Upload(Protocol):
+    """A file on its way to a store: nothing of it is at its name before it is published.
+
+    What a store raises goes through, as it is.
+
+    Attributes:
+        parallel: How many parts may be on their way at once; 1 is one after the other.
+        part_bytes: How long each part but the last must be; None leaves it to the sender.
+    """
+
+    parallel: int
+    part_bytes: int | None
+
+    def put(self, data: bytes, *, overwrite: bool) -> None:
+        """Write all of a small file, and publish it.
+
+        Raises:
+            FileExistsError: Something is at its name, and is not to be overwritten.
+        """
+
+    def begin(self) -> str | None:
+        """Begin a file of parts; what is told removes it for :meth:`remove`, if a file is left."""
+
+    def send(self, number: int, data: bytes) -> None:
+        """Write a part; the first is number 1."""
+
+    def publish(self, *, overwrite: bool) -> None:
+        """Let the file that has all its parts be at its name.
+
+        Raises:
+            FileExistsError: Something is at its name, and is not to be overwritten.
+        """
+
+    def abandon(self) -> None:
+        """Remove what was begun."""
+
+    def remove(self, left: str) -> None:
+        """Remove what another began and left."""
+
+
+class Parts:
+    """Cuts what is written into parts, of which some are on their way to the store.
+
+    What a store raises goes through, as it is, with the next call.
+
+    Args:
+        upload: Takes the parts.
+        url: Of the file that is written.
+
+    Attributes:
+        end: The last bytes that were written.
+    """
+
+    def __init__(self, upload: Upload, url: str) -> None:
+        self._upload = upload
+        self._url = url
+        self._pieces: list[bytes] = []
+        self._piece_bytes = 0
+        self._number = 0
+        self._under_way: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(upload.parallel, "mlflow-exim-upload")
+        self._noted = contextlib.ExitStack()
+        self.end = b""
+
+    def write(self, data: bytes) -> None:
+        """Append the bytes."""
+        self._pieces.append(data)
+        self._piece_bytes += len(data)
+        while self._piece_bytes >= (size_bytes := self._next_bytes()):
+            whole = b"".join(self._pieces)
+            self._pieces = [whole[size_bytes:]]
+            self._piece_bytes = len(self._pieces[0])
+            self._send(whole[:size_bytes])
+
+    def publish(self, *, overwrite: bool) -> None:
+        """Send what is left, wait for all parts, and let the file be at its name."""
+        rest = b"".join(self._pieces)
+        if not self._number:
+            self._keep_end(rest)
+            self._upload.put(rest, overwrite=overwrite)
+        else:
+            if rest:
+                self._send(rest)
+            while self._under_way:
+                self._under_way.popleft().result()
+            self._upload.publish(overwrite=overwrite)
+        self._noted.close()
+        self._pool.shutdown()
+
+    def abandon(self) -> None:
+        """Remove what was sent; if that fails, what is left stays noted."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # A part that comes after its upload was removed would stay.
+        waited = wait(self._under_way, timeout=_PATIENCE_S)
+        try:
+            self._upload.abandon()
+        except Exception as error:  # noqa: BLE001 - stores have no common base of errors
+            _log.debug("%s: what was sent is not removed: %s", redact_url(self._url), error)
+        else:
+            if not any(future.running() for future in waited.not_done):
+                self._noted.close()
+
+    def _next_bytes(self) -> int:
+        return self._upload.part_bytes or _PART_BYTES << min(
+            self._number // _PARTS_OF_A_SIZE, _DOUBLINGS
+        )
+
+    def _send(self, data: bytes) -> None:
+        if not self._number and (left := self._upload.begin()):
+            self._noted.enter_context(note(self._url, left))
+        self._number += 1
+        at_once = max(1, min(self._upload.parallel, _UNDER_WAY_BYTES // len(data)))
+        while len(self._under_way) >= at_once:
+            self._under_way.popleft().result()
+        self._keep_end(data)
+        self._under_way.append(self._pool.submit(self._upload.send, self._number, data))
+
+    def _keep_end(self, data: bytes) -> None:
+        self.end = (self.end + data)[-_END_BYTES:] if len(data) < _END_BYTES else data[-_END_BYTES:]

@@ -1,0 +1,101 @@
+"""Objects of S3 in parts, by the client that fsspec's file system has."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlflow_exim_plugin.storage.upload.parts import Upload
+
+__all__ = ["s3_upload"]
+
+
+def s3_upload(store: Any, path: str) -> Upload:
+    """Return how an object comes to S3 or its like: at once, or in parts made one by one call.
+
+    Args:
+        store: An ``s3fs.S3FileSystem``.
+        path: Bucket and key.
+    """
+    return _S3Upload(store, path)
+
+
+class _S3Upload:
+    def __init__(self, store: Any, path: str) -> None:
+        bucket, key, _ = store.split_path(path)
+        self.parallel = 12
+        self._store = store
+        self._where = {"Bucket": bucket, "Key": key}
+        self._upload: dict[str, str] = {}
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        # Cloudflare's wants parts of one length.
+        fixed = getattr(store, "fixed_upload_size", False)
+        self.part_bytes: int | None = store.default_block_size if fixed else None
+
+    def put(self, data: bytes, *, overwrite: bool) -> None:
+        self._commit("put_object", {"Body": data}, overwrite=overwrite)
+
+    def begin(self) -> str | None:
+        upload = self._store.call_s3("create_multipart_upload", **self._where)
+        self._upload = {"UploadId": upload["UploadId"]}
+        return str(upload["UploadId"])
+
+    def send(self, number: int, data: bytes) -> None:
+        part = self._store.call_s3(
+            "upload_part", **self._where, **self._upload, PartNumber=number, Body=data
+        )
+        told = {name: part[name] for name in part if name == "ETag" or name.startswith("Checksum")}
+        told.pop("ChecksumType", None)
+        with self._lock:
+            self._parts[number] = {"PartNumber": number, **told}
+
+    def publish(self, *, overwrite: bool) -> None:
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        self._commit(
+            "complete_multipart_upload",
+            {**self._upload, "MultipartUpload": {"Parts": parts}},
+            overwrite=overwrite,
+        )
+
+    def abandon(self) -> None:
+        if self._upload:
+            self.remove(self._upload["UploadId"])
+
+    def remove(self, left: str) -> None:
+        try:
+            self._store.call_s3("abort_multipart_upload", **self._where, UploadId=left)
+        except FileNotFoundError:  # it has gone
+            return
+
+    def _commit(self, operation: str, what: Mapping[str, Any], *, overwrite: bool) -> None:
+        # Some servers and clients know no conditions: between this look and the end another's
+        # object may come.
+        there = {} if overwrite else self._unless_there(operation)
+        if not overwrite and self._is_there():
+            raise FileExistsError(self._where["Key"])
+        try:
+            self._store.call_s3(operation, **self._where, **what, **there)
+        except OSError as error:
+            if error.errno != errno.ENOSYS or not there:
+                raise
+            self._store.call_s3(operation, **self._where, **what)
+        finally:
+            self._store.invalidate_cache()
+
+    def _is_there(self) -> bool:
+        try:
+            self._store.call_s3("head_object", **self._where)
+        except (FileNotFoundError, PermissionError):  # some may write, and not read
+            return False
+        return True
+
+    def _unless_there(self, operation: str) -> dict[str, str]:
+        model = self._store.s3.meta.service_model.operation_model(
+            "PutObject" if operation == "put_object" else "CompleteMultipartUpload"
+        )
+        return {"IfNoneMatch": "*"} if "IfNoneMatch" in model.input_shape.members else {}

@@ -1,0 +1,102 @@
+"""What is on its way to a store when its process is killed, and stores that cannot publish."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+
+from mlflow_exim_plugin.errors import StoreError
+from mlflow_exim_plugin.storage.output import atomic_output
+from mlflow_exim_plugin.storage.upload.under_way import note, remove_noted
+from tests import far_stores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Bucket
+
+KILLED = """
+import json, os, signal, sys
+from mlflow_exim_plugin.storage.output import atomic_output
+with atomic_output(sys.argv[1], storage_options=json.loads(sys.argv[2])) as file:
+    file.write(bytes(20 << 20))
+    file.write(bytes(20 << 20))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_a_writer(url: str, options: dict[str, Any]) -> None:
+    command = [sys.executable, "-c", KILLED, url, json.dumps(options)]
+    assert subprocess.run(command, check=False).returncode == -9
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_parts_of_a_killed_writer_go_with_the_next_to_that_name(s3_bucket: Bucket) -> None:
+    options = {"endpoint_url": s3_bucket.endpoint_url, "use_listings_cache": False}
+    store, bucket = fsspec.core.url_to_fs(s3_bucket.url, **options)
+
+    def under_way() -> list[str]:
+        uploads = store.call_s3("list_multipart_uploads", Bucket=bucket).get("Uploads") or []
+        return sorted(upload["Key"] for upload in uploads)
+
+    for name in ("a", "b"):
+        kill_a_writer(f"{s3_bucket.url}/{name}", options)
+    foreign = store.call_s3("create_multipart_upload", Bucket=bucket, Key="a")["UploadId"]
+    assert under_way() == ["a", "a", "b"]
+    with atomic_output(f"{s3_bucket.url}/a", storage_options=options) as file:
+        file.write(b"whole")
+    assert under_way() == ["a", "b"]
+    assert store.cat_file(f"{bucket}/a") == b"whole"
+    store.call_s3("abort_multipart_upload", Bucket=bucket, Key="a", UploadId=foreign)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_file_of_a_killed_writer_goes_with_the_next_to_that_name(tmp_path: Path) -> None:
+    (folder := tmp_path / "ssh").mkdir()
+    with far_stores.sftp(folder) as store:
+        assert store.root is not None
+        kill_a_writer(f"{store.url}a", store.options)
+        left = [path.name for path in store.root.iterdir()]
+        assert len(left) == 1
+        assert left[0].startswith(".a.partial-")
+        with atomic_output(f"{store.url}a", storage_options=store.options) as file:
+            file.write(b"whole")
+        assert [path.name for path in store.root.iterdir()] == ["a"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    removed: list[str] = []
+    with note("s3://bucket/a", "upload 1"):
+        remove_noted("s3://bucket/a", removed.append)
+    assert removed == []
+    assert list((tmp_path / "state").rglob("*.json")) == []
+
+
+def test_a_note_keeps_no_password(tmp_path: Path) -> None:
+    with note("sftp://user:secret@host/a", ".a.partial-1"):
+        (file,) = (tmp_path / "state").rglob("*.json")
+        assert "secret" not in file.read_text("utf-8")
+
+
+def test_a_store_that_cannot_publish_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """A cache in front of a store renames by a copy, of which half could be seen."""
+    url = f"simplecache::{(tmp_path / 'a').as_uri()}"
+    with pytest.raises(StoreError, match="neither commit"), atomic_output(url):
+        pass
+    assert not (tmp_path / "a").exists()
