@@ -21,13 +21,26 @@ except ImportError:  # Windows deletes nothing that is open, which says the same
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["held", "locked", "remove_held", "remove_left", "temporary_folder", "unheld"]
+__all__ = [
+    "held",
+    "locked",
+    "partial_prefix",
+    "remove_held",
+    "remove_left",
+    "temporary_folder",
+    "unheld",
+]
 
 _PREFIX = "mlflow-exim-"
 _LOCK = ".lock"
 _HELD: dict[Path, int] = {}
 """What this process has made and not removed yet, each with the open file that locks it."""
 _TURN = threading.Lock()
+
+
+def partial_prefix(name: str) -> str:
+    """Return what the names begin with under which a file is written before it has its own."""
+    return f".{name[:150]}.partial-"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
-from mlflow_exim_plugin.storage.leftovers import held, remove_left
+from mlflow_exim_plugin.storage.leftovers import held, partial_prefix, remove_left
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.storage.upload.parts import Parts
 from mlflow_exim_plugin.storage.upload.publication import upload_to
@@ -98,7 +98,7 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
             raise StoreError(f"{path} is not a regular file")
         if target.exists() and not overwrite:
             raise ArchiveExistsError(f"{path} exists", EXISTS_HINT)
-        beside = f".{target.name[:150]}.partial-"
+        beside = partial_prefix(target.name)
         remove_left(file for file in target.parent.iterdir() if file.name.startswith(beside))
         partial = target.with_name(f"{beside}{uuid.uuid4().hex}")
         file = partial.open("xb")
@@ -164,7 +164,7 @@ def _far_output(
     try:
         yield (output := OutputFile(parts, url))
         with store_errors(url, "write"):
-            parts.publish(overwrite=overwrite)
+            parts.publish()
     except BaseException:
         parts.abandon()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from uuid import uuid4
 
 import fsspec
@@ -17,6 +17,7 @@ from tests.contract.store import MEGABYTE, Folder, ReadingContract, StoreContrac
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tests.conftest import Bucket
@@ -84,80 +85,50 @@ class TestS3(StoreContract):
 
 
 @pytest.mark.integration
+# What fsspec's clients keep open for later.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-class TestRcloneS3(StoreContract):
-    """A server that knows no conditions, and answers ranges with the checksum of the whole."""
+class Served:
+    """A server of tests/far_stores.py for all laws, and a folder of it for each."""
+
+    serve: ClassVar[staticmethod[[Path], AbstractContextManager[FarStore]]]
+    kind: ClassVar[type[Folder]] = Folder
 
     @pytest.fixture(scope="class")
     @classmethod
     def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
-        with far_stores.rclone_s3(tmp_path_factory.mktemp("s3")) as store:
-            yield store
-
-    @pytest.fixture
-    def folder(self, store: FarStore) -> Folder:
-        return BucketFolder(store.new_folder(), store.options)
-
-
-@pytest.mark.integration
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-class TestAzure(StoreContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
-        with far_stores.azure(tmp_path_factory.mktemp("azure")) as store:
-            yield store
-
-    @pytest.fixture
-    def folder(self, store: FarStore) -> Folder:
-        return Folder(store.new_folder(), store.options)
-
-
-@pytest.mark.integration
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-class TestGoogle(ReadingContract):
-    """The emulator has no conditions, and an upload is never given up: so it is only read."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
-        with far_stores.google(tmp_path_factory.mktemp("google")) as store:
-            yield store
-
-    @pytest.fixture
-    def folder(self, store: FarStore) -> Folder:
-        return Folder(store.new_folder(), store.options)
-
-
-@pytest.mark.integration
-# fsspec keeps the connection for later.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-class TestSSH(StoreContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
-        with far_stores.sftp(tmp_path_factory.mktemp("ssh")) as store:
-            yield store
-
-    @pytest.fixture
-    def folder(self, store: FarStore) -> Folder:
-        return Folder(store.new_folder(), store.options)
-
-
-@pytest.mark.integration
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-class TestWebDAV(StoreContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarStore]:
-        with far_stores.webdav(tmp_path_factory.mktemp("webdav")) as store:
+        with cls.serve(tmp_path_factory.mktemp("store")) as store:
             yield store
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            gc.collect()  # its client leaves sockets open
+            gc.collect()  # a client may leave sockets open
 
     @pytest.fixture
     def folder(self, store: FarStore) -> Folder:
-        return Folder(store.new_folder(), store.options)
+        return self.kind(store.new_folder(), store.options)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestRcloneS3(Served, StoreContract):
+    """A server that knows no conditions, and answers ranges with the checksum of the whole."""
+
+    serve = staticmethod(far_stores.rclone_s3)
+    kind = BucketFolder
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestAzure(Served, StoreContract):
+    serve = staticmethod(far_stores.azure)
+
+
+class TestGoogle(Served, ReadingContract):
+    """The emulator has no conditions, and an upload is never given up: so it is only read."""
+
+    serve = staticmethod(far_stores.google)
+
+
+class TestSSH(Served, StoreContract):
+    serve = staticmethod(far_stores.sftp)
+
+
+class TestWebDAV(Served, StoreContract):
+    serve = staticmethod(far_stores.webdav)

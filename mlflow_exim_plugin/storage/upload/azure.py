@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["azure_upload"]
 
 
-def azure_upload(store: Any, path: str) -> Upload:
+def azure_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
     """Return how a blob comes to Azure: at once, or in blocks that one call makes a blob.
 
     Blocks that belong to no blob are not to be seen, cannot be removed, and expire within a week,
@@ -26,25 +26,27 @@ def azure_upload(store: Any, path: str) -> Upload:
     Args:
         store: An ``adlfs.AzureBlobFileSystem``.
         path: Container and name.
+        overwrite: Whether something may be at its name.
     """
-    return _AzureUpload(store, path)
+    return _AzureUpload(store, path, overwrite=overwrite)
 
 
 class _AzureUpload:
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
         self.parallel = 12
         self.part_bytes: int | None = None
         self._store = store
+        self._overwrite = overwrite
         self._container, self._blob, _ = store.split_path(path)
         self._mine = uuid.uuid4().hex[:16]
         self._blocks: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def put(self, data: bytes, *, overwrite: bool) -> None:
+    def put(self, data: bytes) -> None:
         # Beside blocks that another has not made a blob yet, only blocks can come.
         if data:
             self.send(1, data)
-        self.publish(overwrite=overwrite)
+        self.publish()
 
     def begin(self) -> str | None:
         return None
@@ -55,12 +57,12 @@ class _AzureUpload:
         with self._lock:
             self._blocks[number] = block
 
-    def publish(self, *, overwrite: bool) -> None:
+    def publish(self) -> None:
         from azure.core import MatchConditions
         from azure.storage.blob import BlobBlock
 
         blocks = [BlobBlock(self._blocks[number]) for number in sorted(self._blocks)]
-        condition = {} if overwrite else {"match_condition": MatchConditions.IfMissing}
+        condition = {} if self._overwrite else {"match_condition": MatchConditions.IfMissing}
         self._call(lambda blob: blob.commit_block_list(blocks, **condition))
         self._store.invalidate_cache()
 

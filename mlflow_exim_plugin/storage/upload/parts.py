@@ -38,7 +38,7 @@ class Upload(Protocol):
     parallel: int
     part_bytes: int | None
 
-    def put(self, data: bytes, *, overwrite: bool) -> None:
+    def put(self, data: bytes) -> None:
         """Write all of a small file, and publish it.
 
         Raises:
@@ -51,7 +51,7 @@ class Upload(Protocol):
     def send(self, number: int, data: bytes) -> None:
         """Write a part; the first is number 1."""
 
-    def publish(self, *, overwrite: bool) -> None:
+    def publish(self) -> None:
         """Let the file that has all its parts be at its name.
 
         Raises:
@@ -99,18 +99,18 @@ class Parts:
             self._piece_bytes = len(self._pieces[0])
             self._send(whole[:size_bytes])
 
-    def publish(self, *, overwrite: bool) -> None:
+    def publish(self) -> None:
         """Send what is left, wait for all parts, and let the file be at its name."""
         rest = b"".join(self._pieces)
         if not self._number:
             self._keep_end(rest)
-            self._upload.put(rest, overwrite=overwrite)
+            self._upload.put(rest)
         else:
             if rest:
                 self._send(rest)
             while self._under_way:
                 self._under_way.popleft().result()
-            self._upload.publish(overwrite=overwrite)
+            self._upload.publish()
         self._noted.close()
         self._pool.shutdown()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractFileSystem
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.storage.leftovers import partial_prefix
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
 
 if TYPE_CHECKING:
@@ -18,48 +20,60 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
-__all__ = ["PARTIAL", "upload_to"]
+__all__ = ["upload_to"]
 
-PARTIAL = ".partial-"
-"""In the names of files that are being written, before what is theirs alone."""
 _NO_PUBLICATION = "pack into a local file, and copy that there by the store's own means"
 
 
-class _ObjectFile:
+class _OneStream:
+    """A file whose parts go through fsspec's open file, one after the other.
+
+    Args:
+        store: fsspec's file system.
+        path: Of the file in it.
+    """
+
+    def __init__(self, store: Any, path: str) -> None:
+        self.parallel = 1
+        self.part_bytes: int | None = None
+        self._store = store
+        self._path = path
+        self._file: Any = None
+
+    def put(self, data: bytes) -> None:
+        self.begin()
+        self.send(1, data)
+        self.publish()
+
+    def begin(self) -> str | None:
+        raise NotImplementedError
+
+    def send(self, number: int, data: bytes) -> None:
+        del number
+        self._file.write(data)
+
+    def publish(self) -> None:
+        self._file.close()
+
+
+class _ObjectFile(_OneStream):
     """An object that appears whole when fsspec's file is closed, and never before.
 
     Args:
         store: fsspec's file system.
         path: Of the object in it.
-        overwrite: Whether something may be at its name.
+        mode: ``xb`` if nothing may be at its name, ``wb`` if something may.
     """
 
-    def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
-        self.parallel = 1
-        self.part_bytes: int | None = None
-        self._store = store
-        self._path = path
-        self._mode = "wb" if overwrite else "xb"
-        self._file: Any = None
-
-    def put(self, data: bytes, *, overwrite: bool) -> None:
-        self.begin()
-        self.send(1, data)
-        self.publish(overwrite=overwrite)
+    def __init__(self, store: Any, path: str, mode: str) -> None:
+        super().__init__(store, path)
+        self._mode = mode
 
     def begin(self) -> str | None:
         # The handle is ours alone: used as a context manager, or left to the garbage collector, it
         # would commit what it has.
         self._file = self._store.open(self._path, self._mode)
         return None
-
-    def send(self, number: int, data: bytes) -> None:
-        del number
-        self._file.write(data)
-
-    def publish(self, *, overwrite: bool) -> None:
-        del overwrite  # said when it was opened
-        self._file.close()
 
     def abandon(self) -> None:
         if self._file is None:
@@ -74,29 +88,20 @@ class _ObjectFile:
         raise NotImplementedError(left)
 
 
-class _RenamedFile:
+class _RenamedFile(_OneStream):
     """A file that is written under another name beside, and renamed.
 
     Args:
         store: fsspec's file system.
         path: Of the file in it.
-        rename: Gives a file another name: from, to, and whether to overwrite.
+        rename: Gives a file another name: from, to.
     """
 
-    def __init__(self, store: Any, path: str, rename: Callable[[str, str, bool], None]) -> None:
+    def __init__(self, store: Any, path: str, rename: Callable[[str, str], None]) -> None:
+        super().__init__(store, path)
         folder, name = posixpath.split(path)
-        self.parallel = 1
-        self.part_bytes: int | None = None
-        self._store = store
-        self._path = path
-        self._partial = posixpath.join(folder, f".{name[:150]}{PARTIAL}{uuid.uuid4().hex}")
+        self._partial = posixpath.join(folder, f"{partial_prefix(name)}{uuid.uuid4().hex}")
         self._rename = rename
-        self._file: Any = None
-
-    def put(self, data: bytes, *, overwrite: bool) -> None:
-        self.begin()
-        self.send(1, data)
-        self.publish(overwrite=overwrite)
 
     def begin(self) -> str | None:
         self._file = self._store.open(self._partial, "wb")
@@ -104,13 +109,9 @@ class _RenamedFile:
             self._file.set_pipelined(True)
         return self._partial
 
-    def send(self, number: int, data: bytes) -> None:
-        del number
-        self._file.write(data)
-
-    def publish(self, *, overwrite: bool) -> None:
-        self._file.close()
-        self._rename(self._partial, self._path, overwrite)
+    def publish(self) -> None:
+        super().publish()
+        self._rename(self._partial, self._path)
 
     def abandon(self) -> None:
         if self._file is None:
@@ -140,14 +141,14 @@ def upload_to(store: Any, path: str, url: str, *, overwrite: bool) -> Upload:
     if publication is Publication.PARTS_OF_S3:
         from mlflow_exim_plugin.storage.upload.s3 import s3_upload
 
-        return s3_upload(store, path)
+        return s3_upload(store, path, overwrite=overwrite)
     if publication is Publication.BLOCKS_OF_AZURE:
         from mlflow_exim_plugin.storage.upload.azure import azure_upload
 
-        return azure_upload(store, path)
+        return azure_upload(store, path, overwrite=overwrite)
     if publication is Publication.COMMIT:
-        return _ObjectFile(store, path, overwrite=overwrite)
-    if (rename := _rename_of(store, publication)) is None:
+        return _ObjectFile(store, path, "wb" if overwrite else "xb")
+    if (rename := _rename_of(store, publication, overwrite=overwrite)) is None:
         raise StoreError(
             f"cannot write {redact_url(url)}: its store can neither commit a file as a whole nor "
             "rename one",
@@ -157,16 +158,16 @@ def upload_to(store: Any, path: str, url: str, *, overwrite: bool) -> Upload:
 
 
 def _rename_of(
-    store: Any, publication: Publication | None
-) -> Callable[[str, str, bool], None] | None:
+    store: Any, publication: Publication | None, *, overwrite: bool
+) -> Callable[[str, str], None] | None:
     if publication is Publication.MOVE_OF_WEBDAV:
-        return lambda old, new, overwrite: _move(store, old, new, overwrite=overwrite)
+        return partial(_move, store, overwrite=overwrite)
     if publication is Publication.RENAME_OF_SSH and hasattr(store, "ftp"):
-        return lambda old, new, overwrite: _rename_by_ssh(store, old, new, overwrite=overwrite)
+        return partial(_rename_by_ssh, store, overwrite=overwrite)
     # fsspec's own `mv` is a copy of which half can be seen. In memory there is no half.
     if type(store).mv is AbstractFileSystem.mv and publication is None:
         return None
-    return lambda old, new, overwrite: _step_aside(store, old, new, overwrite=overwrite)
+    return partial(_step_aside, store, overwrite=overwrite)
 
 
 def _move(store: Any, old: str, new: str, *, overwrite: bool) -> None:

@@ -14,20 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["s3_upload"]
 
 
-def s3_upload(store: Any, path: str) -> Upload:
+def s3_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
     """Return how an object comes to S3 or its like: at once, or in parts made one by one call.
 
     Args:
         store: An ``s3fs.S3FileSystem``.
         path: Bucket and key.
+        overwrite: Whether something may be at its name.
     """
-    return _S3Upload(store, path)
+    return _S3Upload(store, path, overwrite=overwrite)
 
 
 class _S3Upload:
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
         bucket, key, _ = store.split_path(path)
         self.parallel = 12
+        self._overwrite = overwrite
         self._store = store
         self._where = {"Bucket": bucket, "Key": key}
         self._upload: dict[str, str] = {}
@@ -37,8 +39,8 @@ class _S3Upload:
         fixed = getattr(store, "fixed_upload_size", False)
         self.part_bytes: int | None = store.default_block_size if fixed else None
 
-    def put(self, data: bytes, *, overwrite: bool) -> None:
-        self._commit("put_object", {"Body": data}, overwrite=overwrite)
+    def put(self, data: bytes) -> None:
+        self._commit("put_object", {"Body": data})
 
     def begin(self) -> str | None:
         upload = self._store.call_s3("create_multipart_upload", **self._where)
@@ -54,12 +56,10 @@ class _S3Upload:
         with self._lock:
             self._parts[number] = {"PartNumber": number, **told}
 
-    def publish(self, *, overwrite: bool) -> None:
+    def publish(self) -> None:
         parts = [self._parts[number] for number in sorted(self._parts)]
         self._commit(
-            "complete_multipart_upload",
-            {**self._upload, "MultipartUpload": {"Parts": parts}},
-            overwrite=overwrite,
+            "complete_multipart_upload", {**self._upload, "MultipartUpload": {"Parts": parts}}
         )
 
     def abandon(self) -> None:
@@ -72,11 +72,11 @@ class _S3Upload:
         except FileNotFoundError:  # it has gone
             return
 
-    def _commit(self, operation: str, what: Mapping[str, Any], *, overwrite: bool) -> None:
+    def _commit(self, operation: str, what: Mapping[str, Any]) -> None:
         # Some servers and clients know no conditions: between this look and the end another's
         # object may come.
-        there = {} if overwrite else self._unless_there(operation)
-        if not overwrite and self._is_there():
+        there = {} if self._overwrite else self._unless_there(operation)
+        if not self._overwrite and self._is_there():
             raise FileExistsError(self._where["Key"])
         try:
             self._store.call_s3(operation, **self._where, **what, **there)
