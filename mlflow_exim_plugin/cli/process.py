@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -33,6 +34,8 @@ _DEFAULTS = {
 
 _LAST_S = 1.5
 """So long an interrupted command has to end in good order."""
+_HEARD_S = 0.1
+"""So long a main thread has to hear a signal."""
 
 
 class OwnProcess:
@@ -97,8 +100,10 @@ class _Redacting(logging.Formatter):
 @contextlib.contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
     """Let whoever ends the process find it as after Ctrl-C: nothing half done, no copies left."""
+    begun = threading.Event()
 
     def interrupt(_number: int, _frame: object) -> None:
+        begun.set()
         # A thread that waits for a server that hangs cannot be ended, and would be waited for.
         ending = threading.Timer(_LAST_S, _end)
         ending.daemon = True
@@ -113,11 +118,46 @@ def _ended_as_interrupted() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             changed.append(signal.SIGINT)
     before = {number: signal.signal(number, interrupt) for number in changed}
+    with _woken(begun) if changed else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _woken(begun: threading.Event) -> Iterator[None]:
+    """Let a signal be heard by a main thread that waits, whatever other libraries made of it.
+
+    Polars, which MLflow loads where it is installed, has a call that waits go on after a signal.
+
+    Args:
+        begun: Set when the signal was heard.
+    """
+    if not hasattr(signal, "siginterrupt"):  # Windows
+        yield
+        return
+    main = threading.get_ident()
+    told, tells = socket.socketpair()
+    tells.settimeout(0)
+
+    def wake() -> None:
+        while number := told.recv(1):
+            if not begun.wait(_HEARD_S):
+                signal.siginterrupt(number[0], True)  # noqa: FBT003 - its only way
+                signal.pthread_kill(main, number[0])
+
+    before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    waking = threading.Thread(target=wake, name="exim-signals", daemon=True)
+    waking.start()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        tells.close()
+        waking.join()
+        told.close()
 
 
 def _end() -> None:
