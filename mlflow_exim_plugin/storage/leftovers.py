@@ -39,8 +39,12 @@ _TURN = threading.Lock()
 
 
 def partial_prefix(name: str) -> str:
-    """Return what the names begin with under which a file is written before it has its own."""
-    return f".{name[:150]}.partial-"
+    """Return what names begin with under which a file or folder is written before it has its own.
+
+    A long name is cut: with what is added it must stay below 255 bytes.
+    """
+    start = os.fsencode(name)[:150].decode(errors="ignore")
+    return f".{start}.partial-"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
-from mlflow_exim_plugin.storage.leftovers import held, remove_left
+from mlflow_exim_plugin.storage.leftovers import held, partial_prefix, remove_left
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def new_folder(url: str, storage_options: Mapping[str, Any] | None = None) -> Ge
         return
     target = Path(local)
     with store_errors(url, "write"):
-        remove_left(target.absolute().parent.glob(f".{target.name}.partial-*/.lock"))
-        beside = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.absolute().parent)
-        )
+        around, prefix = target.absolute().parent, partial_prefix(target.name)
+        begun = (path for path in around.iterdir() if path.name.startswith(prefix))
+        remove_left(path / ".lock" for path in begun)
+        beside = Path(tempfile.mkdtemp(prefix=prefix, dir=around))
         beside.chmod(0o755)
     with held(beside):
         yield NewFolder(store, str(beside), url)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.file_systems import file_system, raise_for
 from mlflow_exim_plugin.storage.pinned import Changed, FileVersion, PinnedSource
+from mlflow_exim_plugin.storage.schemes import reader_of
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
@@ -49,21 +50,6 @@ class RangeSource(Protocol):
         """Let go of the file; closing twice is no error."""
 
 
-_SOURCES = {
-    protocol: (f"mlflow_exim_plugin.storage.{module}", name)
-    for module, name, protocols in (
-        ("bucket_ranges", "S3Source", ("s3", "s3a")),
-        ("bucket_ranges", "GoogleSource", ("gs", "gcs")),
-        ("bucket_ranges", "AzureSource", ("abfs", "abfss", "az")),
-        ("web_ranges", "HttpSource", ("http", "https")),
-        ("web_ranges", "WebdavSource", ("webdav", "dav")),
-        ("ssh_ranges", "SshSource", ("sftp", "ssh")),
-    )
-    for protocol in protocols
-}
-"""Of the file systems whose clients can be asked for one version."""
-
-
 def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> RangeSource:
     """Open a local path or any fsspec URL for ranged reads.
 
@@ -81,9 +67,9 @@ def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> Ra
     if local_path(url) is not None:
         return _LocalSource(url, storage_options, None)
     store, _ = file_system(url, storage_options)
-    protocols = [store.protocol] if isinstance(store.protocol, str) else store.protocol
-    module, name = next((_SOURCES[p] for p in protocols if p in _SOURCES), ("", ""))
-    kind = getattr(import_module(module), name) if module else _PlainSource
+    module, _, name = reader_of(store.protocol).partition(".")
+    own = f"mlflow_exim_plugin.storage.{module}"
+    kind = getattr(import_module(own), name) if module else _PlainSource
     source: RangeSource = kind(url, storage_options, None)
     return source
 

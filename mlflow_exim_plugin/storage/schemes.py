@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Publication", "Scheme", "is_far", "publication_of", "scheme_of"]
+__all__ = ["Publication", "Scheme", "is_far", "publication_of", "reader_of", "scheme_of"]
 
 
 class Publication(Enum):
@@ -33,14 +33,19 @@ class Scheme:
         extra: The extra of this package that brings the file system; empty where it needs none.
         publication: How a file gets its name; None where it depends on whether fsspec's file
             system renames.
+        reader: Module and class that ask its client for ranges of one version of a file; empty
+            where there is no more than fsspec's file system.
         opens_artifacts: Whether fsspec opens what MLflow keeps there, by the same URLs and with
             the same credentials.
+        may_be_server: Whether a server of MLflow has URLs like that too.
     """
 
     name: str
     extra: str = ""
     publication: Publication | None = None
+    reader: str = ""
     opens_artifacts: bool = False
+    may_be_server: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -53,6 +58,8 @@ class Scheme:
         return f"mlflow-exim-plugin[{self.extra}]" if self.extra else self.name
 
 
+_S3, _GOOGLE, _AZURE = (f"bucket_ranges.{name}Source" for name in ("S3", "Google", "Azure"))
+_SSH, _WEBDAV, _HTTP = "ssh_ranges.SshSource", "web_ranges.WebdavSource", "web_ranges.HttpSource"
 _SCHEMES = {
     scheme.name: scheme
     for scheme in (
@@ -60,19 +67,21 @@ _SCHEMES = {
         Scheme("file", publication=Publication.LINK),
         Scheme("local", publication=Publication.LINK),
         Scheme("memory", publication=Publication.RENAME, opens_artifacts=True),
-        Scheme("s3", "s3", Publication.PARTS_OF_S3, opens_artifacts=True),
-        Scheme("s3a", "s3", Publication.PARTS_OF_S3),
-        Scheme("gs", "gcs", Publication.COMMIT, opens_artifacts=True),
-        Scheme("gcs", "gcs", Publication.COMMIT),
-        Scheme("abfs", "azure", Publication.BLOCKS_OF_AZURE, opens_artifacts=True),
-        Scheme("abfss", "azure", Publication.BLOCKS_OF_AZURE, opens_artifacts=True),
-        Scheme("az", "azure", Publication.BLOCKS_OF_AZURE),
+        Scheme("s3", "s3", Publication.PARTS_OF_S3, _S3, opens_artifacts=True),
+        Scheme("s3a", "s3", Publication.PARTS_OF_S3, _S3),
+        Scheme("gs", "gcs", Publication.COMMIT, _GOOGLE, opens_artifacts=True),
+        Scheme("gcs", "gcs", Publication.COMMIT, _GOOGLE),
+        Scheme("abfs", "azure", Publication.BLOCKS_OF_AZURE, _AZURE, opens_artifacts=True),
+        Scheme("abfss", "azure", Publication.BLOCKS_OF_AZURE, _AZURE, opens_artifacts=True),
+        Scheme("az", "azure", Publication.BLOCKS_OF_AZURE, _AZURE),
         Scheme("adl", "azure"),
         Scheme("dbfs"),
-        Scheme("sftp", "sftp", Publication.RENAME_OF_SSH),
-        Scheme("ssh", "sftp", Publication.RENAME_OF_SSH),
-        Scheme("webdav", "webdav", Publication.MOVE_OF_WEBDAV),
-        Scheme("dav", "webdav", Publication.MOVE_OF_WEBDAV),
+        Scheme("sftp", "sftp", Publication.RENAME_OF_SSH, _SSH),
+        Scheme("ssh", "sftp", Publication.RENAME_OF_SSH, _SSH),
+        Scheme("webdav", "webdav", Publication.MOVE_OF_WEBDAV, _WEBDAV),
+        Scheme("dav", "webdav", Publication.MOVE_OF_WEBDAV, _WEBDAV),
+        Scheme("http", "http", reader=_HTTP, may_be_server=True),
+        Scheme("https", "http", reader=_HTTP, may_be_server=True),
     )
 }
 
@@ -85,9 +94,10 @@ def scheme_of(url: str) -> Scheme:
 
 
 def is_far(url: str) -> bool:
-    """Whether a URL is of a store that is known here, and not of this machine."""
+    """Whether a URL is of a store that is known here, and not of this machine or a server."""
     scheme = scheme_of(url)
-    return "::" in url or (scheme.name in _SCHEMES and not scheme.is_local)
+    is_known = scheme.name in _SCHEMES and not scheme.may_be_server
+    return "::" in url or (is_known and not scheme.is_local)
 
 
 def publication_of(protocols: str | Iterable[str]) -> Publication | None:
@@ -95,5 +105,16 @@ def publication_of(protocols: str | Iterable[str]) -> Publication | None:
 
     None: that depends on whether the file system renames.
     """
+    known = _known(protocols)
+    return known.publication if known else None
+
+
+def reader_of(protocols: str | Iterable[str]) -> str:
+    """Return what reads ranges in a file system that fsspec gives these protocols, see `Scheme`."""
+    known = _known(protocols)
+    return known.reader if known else ""
+
+
+def _known(protocols: str | Iterable[str]) -> Scheme | None:
     names = [protocols] if isinstance(protocols, str) else protocols
-    return next((_SCHEMES[name].publication for name in names if name in _SCHEMES), None)
+    return next((_SCHEMES[name] for name in names if name in _SCHEMES), None)

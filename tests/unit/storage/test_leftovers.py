@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import pytest
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.leftovers import remove_held, temporary_folder
+from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -22,10 +25,17 @@ KILLED = """
 import os, signal, sys
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.leftovers import temporary_folder
+from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
-with temporary_folder() as folder, atomic_output(sys.argv[1]) as file:
+with (
+    temporary_folder() as folder,
+    atomic_output(sys.argv[1]) as file,
+    new_folder(sys.argv[2]) as files,
+):
     (folder / "copy.db").write_bytes(b"half")
     file.write(b"half")
+    with files.open("a/b") as one:
+        one.write(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -42,9 +52,17 @@ def test_what_a_killed_process_left_goes_with_the_next(
     (out := tmp_path / "out").mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    subprocess.run([sys.executable, "-c", KILLED, str(out / "a.zst")], check=False)
+    folder = out / ("ö" * 125)  # no name may be longer than 255 bytes
+    command = [sys.executable, "-c", KILLED, str(out / "a.zst"), str(folder)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert len(names(temporary)) == 1
-    assert len(names(out)) == 1
+    assert len(names(out)) == 2
+
+    with new_folder(str(folder)) as files, files.open("c") as one:
+        one.write(b"whole")
+    assert names(folder) == ["c"]
+    assert len(names(out)) == 2
+    shutil.rmtree(folder)
 
     (temporary / "mlflow-exim-of another").mkdir()  # it has no lock: nobody knows whose it is
     with temporary_folder() as mine, atomic_output(str(out / "a.zst")) as file:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_exim_plugin.host.open.locations import is_database, store_folder
-from mlflow_exim_plugin.storage.schemes import Publication, publication_of, scheme_of
+from mlflow_exim_plugin.storage.schemes import Publication, is_far, publication_of, scheme_of
 from mlflow_exim_plugin.storage.urls import local_path, path_of_uri
 
 
@@ -39,6 +39,7 @@ def test_a_location_is_a_database_a_folder_or_neither() -> None:
     [
         ("s3://bucket/a", "mlflow-exim-plugin[s3]"),
         ("simplecache::abfss://c@account/a", "mlflow-exim-plugin[azure]"),
+        ("https://host/a", "mlflow-exim-plugin[http]"),
         ("hf://datasets/a", "hf"),
     ],
 )
@@ -54,3 +55,5 @@ def test_a_file_gets_its_name_as_its_file_system_can() -> None:
     assert publication_of("hf") is None
     assert scheme_of("a/b").is_local
     assert not scheme_of("sftp://h/a").is_local
+    assert is_far("sftp://h/a")
+    assert not is_far("http://h/a")
