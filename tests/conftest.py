@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from sqlalchemy import Engine, event
 
 from tests.databases import initialise, new_mariadb_database, new_postgres_database
+from tests.forked_server import write_later
 from tests.servers import Server, new_sqlite_database, start_server
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Bucket:
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the user's: no servers, no credentials, no files left in the checkout."""
     gc.set_threshold(20_000, 20, 20)  # MLflow's modules are large and stay
+    event.listen(Engine, "connect", write_later)
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("MLFLOW_", "_MLFLOW_", "DATABRICKS_", "AWS_")):

@@ -37,7 +37,7 @@ def main() -> None:
             del sys.modules[name]
     from sqlalchemy import Engine, event
 
-    event.listen(Engine, "connect", _write_later)
+    event.listen(Engine, "connect", write_later)
     gc.freeze()  # what is shared stays shared
     gc.set_threshold(20_000, 20, 20)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: no zombies
@@ -50,7 +50,7 @@ def main() -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
-def _write_later(connection: Any, _: Any) -> None:
+def write_later(connection: Any, _: Any) -> None:
     """Do not wait for the disk: a test ends before the power does."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
