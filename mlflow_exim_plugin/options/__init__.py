@@ -1,0 +1,38 @@
+"""What can be asked: groups of options, each option declared once with what it says of itself.
+
+The command line, the keywords of the Python functions and the reference are made from the fields of
+these classes. A function takes whole groups; ``flat`` lets it take their fields as keywords too.
+"""
+
+from __future__ import annotations
+
+from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
+from mlflow_exim_plugin.options.groups import (
+    Comparing,
+    OnConflict,
+    Opening,
+    Packing,
+    Reading,
+    Rename,
+    Work,
+    Writing,
+)
+from mlflow_exim_plugin.options.selection import Selection, matches, parse_time_ms
+
+__all__ = [
+    "Comparing",
+    "OnConflict",
+    "Opening",
+    "Option",
+    "Packing",
+    "Reading",
+    "Rename",
+    "Selection",
+    "Work",
+    "Writing",
+    "flat",
+    "flat_fields",
+    "matches",
+    "option_of",
+    "parse_time_ms",
+]

@@ -1,0 +1,168 @@
+"""Which objects to take: the options, and what they mean for one object."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.options.declared import AGAIN, asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlflow_exim_plugin.schema.runs import RunHeader
+
+__all__ = ["Selection", "matches", "parse_time_ms"]
+
+
+def parse_time_ms(text: str, *, end: bool = False) -> int:
+    """Read a time as ms since the Unix epoch; without a zone it is UTC.
+
+    Args:
+        text: ISO 8601 date or time, or a whole number of ms.
+        end: A bare date means the last millisecond of that day.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    if re.fullmatch(r"-?\d{11,}", text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a time", "write 2026-01-31 or 2026-01-31T12:00:00 (UTC)"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    start_ms = round(moment.timestamp() * 1000)
+    is_whole_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text)
+    return start_ms + 86_400_000 - 1 if end and is_whole_day else start_ms
+
+
+def matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether one of some names is meant by one of some globs.
+
+    A name that is spelled out wins over reading it as a glob: names may hold brackets.
+    """
+    return any(
+        pattern == name or fnmatch.fnmatchcase(name, pattern)
+        for pattern in patterns
+        for name in names
+    )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which objects to take; empty takes everything."""
+
+    experiments: tuple[str, ...] = asked(
+        f"Experiment to take, by name, id or glob.{AGAIN}",
+        default=(),
+        flag="-e/--experiment",
+        metavar="NAME",
+    )
+    runs: tuple[str, ...] = asked(
+        f"Run to take with its ancestors, by id or glob.{AGAIN}",
+        default=(),
+        flag="-r/--run-id",
+        metavar="ID",
+    )
+    models: tuple[str, ...] = asked(
+        "Registered model or prompt to take with all versions and their runs, by name or glob."
+        f"{AGAIN}",
+        default=(),
+        flag="-m/--model",
+        metavar="NAME",
+    )
+    filter: str = asked(
+        "Take only runs that match, in MLflow's search language.", default="", metavar="EXPRESSION"
+    )
+    since_ms: int | None = asked(
+        "Take only runs that started at this time (UTC) or later, such as 2026-01-31.",
+        default=None,
+        flag="--since",
+        metavar="TIME",
+        read=parse_time_ms,
+    )
+    until_ms: int | None = asked(
+        "Take only runs that started at this time (UTC) or earlier; a date means its end.",
+        default=None,
+        flag="--until",
+        metavar="TIME",
+        read=functools.partial(parse_time_ms, end=True),
+    )
+    deleted: bool = asked("Take deleted experiments and runs too.", default=True)
+    traces: bool = asked("Take traces.", default=True)
+    artifacts: bool = asked("Take artifacts.", default=True)
+    include: tuple[str, ...] = asked(
+        f"Take only artifacts whose path matches.{AGAIN}", default=(), metavar="GLOB"
+    )
+    exclude: tuple[str, ...] = asked(
+        f"Leave out artifacts whose path matches.{AGAIN}", default=(), metavar="GLOB"
+    )
+
+    @property
+    def is_narrow(self) -> bool:
+        """True when objects are named: then what is not named stays behind."""
+        return bool(self.experiments or self.runs or self.models)
+
+    @property
+    def takes_all_runs(self) -> bool:
+        """True when no run is left out, whatever is in it."""
+        is_timed = self.since_ms is not None or self.until_ms is not None
+        return self.deleted and not (self.is_narrow or self.filter or is_timed)
+
+    @property
+    def takes_all_artifacts(self) -> bool:
+        """True when no artifact is left out."""
+        return self.artifacts and not self.include and not self.exclude
+
+    def takes_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
+        """Whether an experiment is taken with all its runs that match."""
+        if lifecycle_stage == "deleted" and not self.deleted:
+            return False
+        if not self.is_narrow:
+            return True
+        return matches(self.experiments, (experiment_id, name))
+
+    def takes_run(self, header: RunHeader, *, in_experiment: bool) -> bool:
+        """Whether a run is taken.
+
+        Args:
+            header: The run.
+            in_experiment: Whether its experiment is taken as a whole.
+        """
+        if header.lifecycle_stage == "deleted" and not self.deleted:
+            return False
+        if self.since_ms is not None and header.start_time_ms < self.since_ms:
+            return False
+        if self.until_ms is not None and header.start_time_ms > self.until_ms:
+            return False
+        return in_experiment or matches(self.runs, (header.run_id,))
+
+    def takes_model(self, name: str) -> bool:
+        """Whether a registered model is taken with all its versions."""
+        if self.models:
+            return matches(self.models, (name,))
+        return not self.is_narrow
+
+    def takes_artifact(self, path: str) -> bool:
+        """Whether an artifact is taken."""
+        if not self.artifacts or (self.include and not matches(self.include, (path,))):
+            return False
+        return not matches(self.exclude, (path,))
+
+    def server_filter(self) -> str:
+        """Return the run filter to send to a server: the user's and the time window."""
+        clauses = [self.filter] if self.filter else []
+        if self.since_ms is not None:
+            clauses.append(f"attributes.start_time >= {self.since_ms}")
+        if self.until_ms is not None:
+            clauses.append(f"attributes.start_time <= {self.until_ms}")
+        return " and ".join(clauses)
