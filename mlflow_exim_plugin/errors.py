@@ -24,14 +24,16 @@ Codes are append-only: a released code never changes its meaning.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from enum import Enum, IntEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "NOTICE",
@@ -55,6 +57,9 @@ __all__ = [
     "UsageError",
 ]
 
+
+_LOOKED_AT = 10_000
+"""Names that one is compared with before an error names those that are like it."""
 
 NOTICE = logging.CRITICAL + 10
 """Level of the log for what a person is told at once, such as that a server is waited for."""
@@ -149,6 +154,19 @@ class NotFoundError(EximError, FileNotFoundError):
 
     code = ErrorCode.NOT_FOUND
     exit_code = ExitCode.NOT_FOUND
+
+    @classmethod
+    def among(cls, what: str, wanted: str, known: Iterable[str]) -> NotFoundError:
+        """Return one that names what is called much like it.
+
+        Args:
+            what: What there is not, such as ``the archive has no run``.
+            wanted: How it was called.
+            known: What there is.
+        """
+        near = difflib.get_close_matches(wanted, list(islice(known, _LOOKED_AT)), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+        return cls(f"{what} {wanted!r}", hint)
 
 
 class InvalidArchiveError(EximError, ValueError):

@@ -250,10 +250,13 @@ class Wanted:
             "run": list(selection.runs),
             "registered model or prompt": list(selection.models),
         }
+        self._known: dict[str, list[str]] = {}
 
     def saw(self, kind: str, names: Iterable[str]) -> None:
         """Note what is there."""
         known = list(names)
+        if kind != "run":  # there may be a million
+            self._known.setdefault(kind, []).extend(known)
         self._missing[kind] = [p for p in self._missing[kind] if not matches((p,), known)]
 
     def require(self) -> None:
@@ -263,5 +266,8 @@ class Wanted:
             NotFoundError: Names the patterns without a match.
         """
         for kind, missing in self._missing.items():
+            if len(missing) == 1:
+                known = self._known.get(kind, ())
+                raise NotFoundError.among(f"no {kind} matches", missing[0], known)
             if missing:
                 raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")

@@ -12,7 +12,7 @@ from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
-from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError
+from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
     ArtifactEntry,
@@ -31,16 +31,20 @@ from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import HISTORY
+from mlflow_exim_plugin.sources.archive.frames import frame_of, stages_of
 from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pandas as pd
+    import pyarrow.dataset as ds
     from typing_extensions import Self
 
 __all__ = ["Archive", "Tree", "open_archive"]
 
 _Parsed = TypeVar("_Parsed", bound=Document)
+_NO_EXPERIMENT = "the archive has no experiment"
 
 
 @dataclass
@@ -313,6 +317,78 @@ class Archive:
                 message, "run `verify` to see all damage", [Finding("E061", run_id, message)]
             )
 
+    def search_runs(
+        self,
+        experiment_ids: Sequence[str] | None = None,
+        filter_string: str = "",
+        run_view_type: int | str = "active_only",
+        max_results: int = 100_000,
+        *,
+        experiment_names: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return runs as ``mlflow.search_runs`` would at the source, the last started first.
+
+        Columns, types and values are the same. MLflow is imported for a filter alone. What MLflow
+        does with ``order_by``, pandas does with ``sort_values``.
+
+        Args:
+            experiment_ids: Experiments by id; without these and names all that are not deleted.
+            filter_string: In MLflow's search language.
+            run_view_type: MLflow's ``ViewType``, or ``active_only``, ``deleted_only`` or ``all``.
+            max_results: No more rows than these.
+            experiment_names: Experiments by name.
+
+        Raises:
+            NotFoundError: The archive has no such experiment.
+            UsageError: Ids and names are both given, or the filter is not in MLflow's language.
+            MissingDependencyError: pandas is not installed.
+            InvalidArchiveError: A run is damaged.
+        """
+        stages = stages_of(run_view_type)
+        runs = [
+            dict(envelope.mlflow.run)
+            for experiment_id in self._chosen_experiments(experiment_ids, experiment_names)
+            for envelope in self.runs(experiment_id)
+            if envelope.mlflow.run["info"].get("lifecycle_stage", "active") in stages
+        ]
+        if filter_string:
+            from mlflow_exim_plugin.host.documents import matching_runs
+
+            runs = matching_runs(runs, filter_string)
+        return frame_of(runs, max_results)
+
+    def metrics(self, experiment: str) -> ds.Dataset:
+        """Return the metric rows of an experiment's runs, to be read by pyarrow, DuckDB or Polars.
+
+        Only what a query needs is fetched. It can be read while the archive is open.
+
+        Args:
+            experiment: Its id or name.
+
+        Returns:
+            Rows sorted by run, key, step and timestamp: ``run_id``; ``key``; ``step`` int64;
+            ``timestamp`` int64, ms since the Unix epoch, UTC; ``value`` float64, NaN and
+            infinities allowed. Their digests are not checked, unlike those of `metric_history`.
+
+        Raises:
+            NotFoundError: The archive has no such experiment.
+            InvalidArchiveError: A table is not as the format has it.
+
+        Source: spec/v1/tables.md.
+        """
+        listed = [e.mlflow.experiment for e in self.experiments()]
+        by_name = {e["name"]: e["experiment_id"] for e in listed}
+        ids = {e["experiment_id"] for e in listed}
+        if experiment not in ids and experiment not in by_name:
+            raise NotFoundError.among(_NO_EXPERIMENT, experiment, ids | by_name.keys())
+        segment = encode_segment(experiment if experiment in ids else by_name[experiment])
+        return self._tables.dataset(
+            path
+            for tree in self.trees
+            if (document := tree.experiments.get(segment))
+            for path in self.reader.paths(f"{document.rpartition('/')[0]}/metrics/")
+        )
+
     def artifacts(self, run_id: str) -> tuple[ArtifactEntry, ...]:
         """Return the artifacts of a run."""
         return self.run(run_id).info.artifacts
@@ -327,6 +403,22 @@ class Archive:
             if entry.path == path:
                 return self.reader.open_member(entry.member)
         raise NotFoundError(f"run {run_id!r} has no artifact {path!r}")
+
+    def _chosen_experiments(
+        self, ids: Sequence[str] | None, names: Sequence[str] | None
+    ) -> Iterator[str]:
+        """Yield the ids of experiments; without ids and names of all that are not deleted."""
+        if ids and names:
+            raise UsageError("ids and names of experiments exclude each other")
+        listed = [e.mlflow.experiment for e in self.experiments()]
+        if not ids and not names:
+            listed = [e for e in listed if e.get("lifecycle_stage", "active") == "active"]
+        field, wanted = ("name", names) if names else ("experiment_id", ids)
+        asked = {wanted} if isinstance(wanted, str) else set(wanted or ())
+        known = {e[field] for e in listed}
+        for missing in sorted(asked - known):
+            raise NotFoundError.among(_NO_EXPERIMENT, missing, known)
+        yield from (e["experiment_id"] for e in listed if not asked or e[field] in asked)
 
     def _model_folder(self, name: str) -> tuple[Tree, tuple[Kind, str]]:
         # Names that differ in case alone have numbered folders, so the envelope decides.

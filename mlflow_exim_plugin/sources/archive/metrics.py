@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
+
+import pyarrow as pa
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.metric_rows import RowBatch, RunRows
@@ -11,7 +13,9 @@ from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow.dataset as ds
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import MetricsRange
@@ -33,6 +37,7 @@ class MetricsTables:
         self._reader = reader
         self._open: OrderedDict[str, StoredTable] = OrderedDict()
         self._group: tuple[str, int, RowBatch] | None = None
+        self._read_by_arrow: list[BinaryIO] = []
 
     def rows(self, run_id: str, part: MetricsRange) -> Iterator[RunRows]:
         """Yield the rows of one range, at most a row group at a time.
@@ -58,8 +63,28 @@ class MetricsTables:
                 yield rows
             start = end
 
+    def dataset(self, members: Iterable[str]) -> ds.Dataset:
+        """Return the rows of some of the files, which can be read until this is closed.
+
+        Raises:
+            InvalidArchiveError: One is not as the format has it.
+        """
+        import pyarrow.dataset as ds
+
+        parquet, parts = ds.ParquetFileFormat(), []
+        for member in members:
+            # What Arrow finds no column of it fills with nulls, so the columns are looked at here.
+            self._reader.open_table(member, METRICS, "E059").close()
+            stream = self._reader.open_member(member)
+            self._read_by_arrow.append(stream)
+            parts.append(parquet.make_fragment(pa.PythonFile(stream, "r")))
+        return ds.FileSystemDataset(parts, METRICS, parquet)
+
     def close(self) -> None:
         """Close the files that are open."""
+        for stream in self._read_by_arrow:
+            stream.close()
+        self._read_by_arrow.clear()
         for file in self._open.values():
             file.close()
         self._open.clear()
