@@ -67,10 +67,16 @@ class FarStore:
 
 
 @contextlib.contextmanager
-def rclone_s3(folder: Path) -> Iterator[FarStore]:
-    """Serve a folder of this machine as S3 does; its folders are the buckets."""
+def rclone_s3(folder: Path, *, etag_hash: str = "MD5") -> Iterator[FarStore]:
+    """Serve a folder of this machine as S3 does; its folders are the buckets.
+
+    Args:
+        folder: What is served.
+        etag_hash: What ETags are made of. MD5 takes a look at the whole object after it is written.
+    """
     program = shutil.which("rclone") or f"{sysconfig.get_path('scripts')}/rclone"
     arguments = ["--auth-key", "testing,testingtesting", "--vfs-cache-mode", "off", "-q"]
+    arguments += ["--etag-hash", etag_hash]
     with _running([program, "serve", "s3", str(folder), *arguments, "--addr"], folder) as port:
         options = {
             "key": "testing",

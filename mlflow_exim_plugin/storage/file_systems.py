@@ -25,6 +25,8 @@ __all__ = ["EXISTS_HINT", "file_system", "raise_for", "store_errors"]
 
 EXISTS_HINT = "choose another name, or pass --overwrite"
 _DETAIL_LIMIT = 500
+_CONNECTIONS = 32
+"""The client of S3 has ten by itself: fewer than ranges or parts are on their way."""
 
 
 def file_system(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
@@ -49,13 +51,13 @@ def _options_of(url: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return given
     from botocore.config import Config
 
-    name = "response_checksum_validation"
-    if name not in Config.OPTION_DEFAULTS:  # of a client that checks nothing by itself
-        return given
-    # To a range some servers give the checksum of the whole object. Archives have their own.
+    needed: dict[str, Any] = {"max_pool_connections": _CONNECTIONS}
+    if (name := "response_checksum_validation") in Config.OPTION_DEFAULTS:
+        # To a range some servers give the checksum of the whole object. Archives have their own.
+        needed[name] = "when_required"
     of_s3 = dict(given.get("s3", {}))
     told = {**conf.get("s3", {}), **of_s3, **given}.get("config_kwargs", {})
-    of_s3["config_kwargs"] = {name: "when_required", **told}
+    of_s3["config_kwargs"] = {**needed, **told}
     return {**{key: value for key, value in given.items() if key != "config_kwargs"}, "s3": of_s3}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
@@ -144,15 +145,13 @@ class _TreeStream:
     def choose(self, wanted: Wanted) -> Iterator[Failure]:
         """Choose what is taken; yields what is damaged so that it cannot be chosen."""
         tree = self._tree
-        versions = (path for paths in tree.versions.values() for path in paths)
-        self._archive.reader.expect([*tree.experiments.values(), *tree.models.values(), *versions])
-        for segment, experiment in self._all_experiments():
-            if isinstance(experiment, Failure):
-                yield experiment
-            else:
-                self._experiments[experiment.id] = experiment
-                self._segments[experiment.id] = segment
-        for model in self._all_models():
+        named = self._where_named_runs_lie()
+        has_models = self._selection.models or not self._selection.is_narrow
+        models = [*tree.models.values(), *chain(*tree.versions.values())] if has_models else []
+        segments = tree.experiments if named is None else named
+        self._archive.reader.expect([*(tree.experiments[s] for s in segments), *models])
+        yield from self._load_experiments(segments)
+        for model in self._all_models() if has_models else ():
             if isinstance(model, Failure):
                 yield model
             else:
@@ -170,8 +169,32 @@ class _TreeStream:
             if v.mlflow.model_version.get("run_id")
         }
         yield from self._plan.make(behind if self._selection.models else set())
+        ancestors = {encode_segment(e) for e in self._plan.chosen if e not in self._segments}
+        yield from self._load_experiments(ancestors & tree.experiments.keys())
         if self._selection.models:
             self._take_models()
+
+    def _where_named_runs_lie(self) -> set[str] | None:
+        """Return the segments of their experiments where runs are all that is named.
+
+        None for a glob, or an id that a run had elsewhere: that may be a run of any experiment.
+        """
+        asked = self._selection
+        if not asked.runs or asked.experiments or asked.models:
+            return None
+        named = {encode_segment(run_id) for run_id in asked.runs}
+        known = (runs.keys() for tree in self._archive.trees for runs in tree.runs.values())
+        if not named <= set().union(*(named & runs for runs in known)):
+            return None
+        return {segment for segment, runs in self._tree.runs.items() if named & runs.keys()}
+
+    def _load_experiments(self, segments: Iterable[str]) -> Iterator[Failure]:
+        for segment, experiment in self._all_experiments(segments):
+            if isinstance(experiment, Failure):
+                yield experiment
+            else:
+                self._experiments[experiment.id] = experiment
+                self._segments[experiment.id] = segment
 
     def _run_ids(self, segment: str) -> set[str]:
         """Return the ids of an experiment's runs, as far as their places tell them."""
@@ -186,9 +209,9 @@ class _TreeStream:
 
     def _in_tree(self) -> Iterator[StreamItem]:
         tree, plan = self._tree, self._plan
-        for experiment in self._experiments.values():
-            if experiment.id in plan.chosen:
-                yield from self._of_experiment(experiment, plan)
+        for experiment_id in sorted(self._experiments, key=lambda e: by_number(self._segments[e])):
+            if experiment_id in plan.chosen:
+                yield from self._of_experiment(self._experiments[experiment_id], plan)
         for model in self._models:
             yield model
             for version, path in self._versions[model.kind, model.name]:
@@ -262,10 +285,12 @@ class _TreeStream:
         """Whether a run may be taken whose place in the archive says this id."""
         return self._selection.takes_all_runs or run_id is None or run_id in chosen
 
-    def _all_experiments(self) -> Iterator[tuple[str, Experiment | Failure]]:
+    def _all_experiments(
+        self, segments: Iterable[str]
+    ) -> Iterator[tuple[str, Experiment | Failure]]:
         """Yield the experiments; one whose document is damaged takes all in it with it."""
         tree = self._tree
-        for segment in sorted(tree.experiments, key=by_number):
+        for segment in sorted(segments, key=by_number):
             path = tree.experiments[segment]
             try:
                 envelope = self._archive.document(ExperimentEnvelope, path)

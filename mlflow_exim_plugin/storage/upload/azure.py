@@ -33,7 +33,7 @@ def azure_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
 
 class _AzureUpload:
     def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
-        self.parallel = 12
+        self.parallel = 14
         self.part_bytes: int | None = None
         self._store = store
         self._overwrite = overwrite

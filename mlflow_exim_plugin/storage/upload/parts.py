@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from mlflow_exim_plugin.redaction import redact_url
@@ -15,11 +14,13 @@ __all__ = ["Parts", "Upload"]
 
 _log = logging.getLogger(__name__)
 
-_PART_BYTES = 8 << 20
+_PART_BYTES = 5 << 20
+"""The least that S3 takes: what counts is how many are on their way, which take memory."""
 _PARTS_OF_A_SIZE = 1000
-_DOUBLINGS = 6
+_DOUBLINGS = 7
 """Parts of S3 are 10,000 at most: the longer a file is, the longer its parts are."""
-_UNDER_WAY_BYTES = 96 << 20
+_UNDER_WAY_BYTES = 70 << 20
+"""Python's sockets keep a second copy of what waits there."""
 _END_BYTES = 1 << 16
 _PATIENCE_S = 1.0
 """How long an upload that is given up waits for the parts that are on their way."""
@@ -84,7 +85,7 @@ class Parts:
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
         self._number = 0
-        self._under_way: deque[Future[None]] = deque()
+        self._under_way: set[Future[None]] = set()
         self._pool = ThreadPoolExecutor(upload.parallel, "mlflow-exim-upload")
         self._noted = contextlib.ExitStack()
         self.end = b""
@@ -108,8 +109,7 @@ class Parts:
         else:
             if rest:
                 self._send(rest)
-            while self._under_way:
-                self._under_way.popleft().result()
+            self._wait_until(0)
             self._upload.publish()
         self._noted.close()
         self._pool.shutdown()
@@ -137,10 +137,16 @@ class Parts:
             self._noted.enter_context(note(self._url, left))
         self._number += 1
         at_once = max(1, min(self._upload.parallel, _UNDER_WAY_BYTES // len(data)))
-        while len(self._under_way) >= at_once:
-            self._under_way.popleft().result()
+        self._wait_until(at_once - 1)
         self._keep_end(data)
-        self._under_way.append(self._pool.submit(self._upload.send, self._number, data))
+        self._under_way.add(self._pool.submit(self._upload.send, self._number, data))
+
+    def _wait_until(self, under_way: int) -> None:
+        """Wait until at most so many are under way, whichever of them come first."""
+        while len(self._under_way) > under_way:
+            done, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
 
     def _keep_end(self, data: bytes) -> None:
         self.end = (self.end + data)[-_END_BYTES:] if len(data) < _END_BYTES else data[-_END_BYTES:]

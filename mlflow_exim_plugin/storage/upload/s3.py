@@ -28,7 +28,7 @@ def s3_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
 class _S3Upload:
     def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
         bucket, key, _ = store.split_path(path)
-        self.parallel = 12
+        self.parallel = 14
         self._overwrite = overwrite
         self._store = store
         self._where = {"Bucket": bucket, "Key": key}
