@@ -45,8 +45,16 @@ NOBODY_REFUSED = "it says that there is nothing, and the same to a question with
 _Answer = TypeVar("_Answer")
 _READS = ("get_", "list_", "search_", "_load_")
 _LISTS = ("list_", "search_")
-_WITHOUT_SENSE = ("page_token", "filter_string", "experiment_id")
-"""Parameters that a server refuses to read nonsense in; the first ones had no pages of versions."""
+_WITHOUT_SENSE = {
+    "page_token": NO_TOKEN,
+    "filter_string": NO_TOKEN,
+    "experiment_id": NO_TOKEN,
+    "max_results": 2**31 - 1,
+}
+"""Parameters with what a server refuses to read in them.
+
+The first ones had no pages of runs or versions, and took a filter that says nothing for none.
+"""
 _QUESTIONS = 3
 NO_ANSWER = (
     json.JSONDecodeError,
@@ -86,7 +94,7 @@ def _asking(call: Callable[..., Any], *, is_list: bool) -> Callable[..., Any]:
         if not is_list or not isinstance(found, list) or found:
             return found
         known = inspect.signature(call)
-        nonsense = {name: NO_TOKEN for name in _WITHOUT_SENSE if name in known.parameters}
+        nonsense = {n: value for n, value in _WITHOUT_SENSE.items() if n in known.parameters}
         refused = known.bind(*arguments, **named).arguments | nonsense
         return doubted(
             lambda: call(*arguments, **named), (lambda: call(**refused)) if nonsense else None

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, ViewType
 
 from mlflow_exim_plugin import pack, unpack
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.schema.objects import key_values
 from tests.answers import answers
@@ -84,6 +85,9 @@ def test_mlflow_1_0_takes_what_it_holds(sqlite_uri: str, tmp_path: Path) -> None
         runs = server.call("runs/search", search)["runs"]
         again = unpack(archive, tracking_uri=server.url)
         assert len(server.call("runs/search", search)["runs"]) == len(runs) == 2
+        with Host(server.url, create=False) as host:  # it gives none, and that is believed
+            default = [ids["Default"]]
+            assert host.tracking.search_runs(default, "", ViewType.ALL, 9, [], None) == []
 
     assert report.failures == []
     assert there["gone"]["lifecycle_stage"] == "deleted"
