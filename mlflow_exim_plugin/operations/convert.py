@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import InvalidArchiveError, PartialTransferError, UsageError
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import open_new_export, open_source, open_target
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.targets import open_new_export, open_target
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, flat
 from mlflow_exim_plugin.redaction import redact_url
 

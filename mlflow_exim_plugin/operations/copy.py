@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
-from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.digest import Digests

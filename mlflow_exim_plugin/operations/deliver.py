@@ -14,7 +14,8 @@ from mlflow_exim_plugin.transfer import transfer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlflow_exim_plugin.operations.ends import OpenSource, OpenTarget
+    from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.operations.targets import OpenTarget
     from mlflow_exim_plugin.schema.envelope import System
     from mlflow_exim_plugin.transfer import Stage
 

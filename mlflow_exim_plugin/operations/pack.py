@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, open_target
+from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
 from mlflow_exim_plugin.stages.lineage import ExportTags
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
-from mlflow_exim_plugin.operations.ends import open_source, open_target
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
 from mlflow_exim_plugin.stages.digest import Digests
 

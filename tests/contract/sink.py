@@ -10,7 +10,8 @@ import pytest
 
 from mlflow_exim_plugin.errors import PartialTransferError
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import open_source, open_target
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, Writing
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Run, StreamItem
 from mlflow_exim_plugin.stages.digest import Digests

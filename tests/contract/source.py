@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pytest
 
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import open_source, open_target
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from mlflow_exim_plugin.operations.deliver import deliver
-from mlflow_exim_plugin.operations.ends import open_source, open_target
+from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, ModelVersion, Run
 from tests.compare import assert_count_law

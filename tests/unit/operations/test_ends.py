@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
@@ -74,3 +76,30 @@ def test_a_folder_that_is_no_store_says_what_was_looked_for(tmp_path: Path) -> N
     with pytest.raises(NotFoundError, match=r"there is no \*/meta.yaml") as caught:
         open_source((tmp_path / "empty").as_uri())
     assert caught.value.hint == ""
+
+
+def test_a_place_above_a_store_is_told_where_that_lies(tmp_path: Path) -> None:
+    path = tmp_path / "mlruns.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("sub/mlruns/0/meta.yaml", "")
+        packed.writestr("sub/mlruns/7/0123/meta.yaml", "")
+    (tmp_path / "0").mkdir()
+    asked = {
+        f"zip://sub::{path}": f"zip://sub/mlruns::{path}",
+        f"zip://sub/mlruns/0::{path}": "",
+        f"memory://{tmp_path}/": f"memory://{tmp_path}/moved",
+    }
+    store = fsspec.filesystem("memory")
+    store.pipe_file(f"memory://{tmp_path}/moved/models/m/meta.yaml", b"")
+
+    for among in ((), ("database", "server", "folder")):
+        for location, meant in asked.items():
+            with pytest.raises(NotFoundError) as caught, open_source(location, among=among):
+                pass
+            hint = f"did you mean {meant}?"
+            assert (
+                (caught.value.hint == hint) if meant else ("did you mean" not in caught.value.hint)
+            )
+    # A level lower is one.
+    with open_source(f"zip://sub/mlruns::{path}"):
+        pass

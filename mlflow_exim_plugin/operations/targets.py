@@ -1,0 +1,245 @@
+"""Opening what is to be written: a new archive or export, a deployment, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_exim_plugin.container.paths import base_directory_for
+from mlflow_exim_plugin.container.writer import ArchiveWriter
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.host.open.locations import is_database
+from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, Writing
+from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.storage.new_folder import new_folder
+from mlflow_exim_plugin.storage.output import atomic_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from mlflow_exim_plugin.host.open.host import Host
+    from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.sinks.sink import Sink
+    from mlflow_exim_plugin.storage.new_folder import NewFolder
+
+__all__ = ["OpenTarget", "open_new_export", "open_target"]
+
+
+class OpenTarget(Protocol):
+    """A target that is open; each transfer into it has a sink of its own."""
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether what is to be refused must be known before the first object is written."""
+
+    @property
+    def files_at(self) -> str | None:
+        """Where the files of new experiments go, without secrets; None for an archive."""
+
+    def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
+        """Give a sink for what comes from a source."""
+
+
+def open_target(
+    location: str | None, opening: Opening, how: Packing | Writing, selection: Selection, work: Work
+) -> AbstractContextManager[OpenTarget]:
+    """Open what is to be written.
+
+    Args:
+        location: Path or fsspec URL of an archive, or a tracking URI; None is MLflow's default.
+        opening: How it is opened.
+        how: ``Packing`` for an archive, ``Writing`` for a deployment.
+        selection: What will come.
+        work: How much is done at once, and whether at all.
+
+    Raises:
+        ArchiveExistsError: There is a file at the archive's name, which is to stay.
+        StoreError: The archive cannot be written.
+        UsageError: Ids are to be kept and the target is none that can keep them.
+        ServerError: MLflow cannot open the store.
+    """
+    if isinstance(how, Packing):
+        if work.dry_run:
+            return contextlib.nullcontext(_Nothing())
+        return _new_archive(str(location), opening, how, selection, work)
+    asked = replace(
+        how,
+        dry_run=work.dry_run,
+        marks_content=selection.takes_all_artifacts,
+        sends_files=selection.artifacts,
+        is_strict=work.strict,
+    )
+    return _written_deployment(location, opening, asked, work)
+
+
+class _Nothing:
+    """Stands for the archive of a dry run."""
+
+    looks_first = False
+    files_at = None
+
+    def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
+        from mlflow_exim_plugin.sinks.counting import CountingSink
+
+        del source, dry_run
+        return contextlib.nullcontext(CountingSink())
+
+
+@dataclass(frozen=True)
+class _NewArchive:
+    file: Any
+    location: str
+    packing: Packing
+    selection: Selection
+    work: Work
+    looks_first = False
+    files_at = None
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
+
+        del dry_run
+        system = source.system(self.work.script)
+        with ArchiveWriter(
+            self.file,
+            base_directory=base_directory_for(self.location),
+            level=self.packing.level,
+            bag_info={
+                "Source-Organization": source.name,
+                "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
+            },
+        ) as writer:
+            yield ArchiveSink(writer, system, _plain(self.selection), source.taken_from)
+
+
+@contextlib.contextmanager
+def _new_archive(
+    location: str, opening: Opening, packing: Packing, selection: Selection, work: Work
+) -> Iterator[OpenTarget]:
+    options = opening.storage_options
+    with atomic_output(location, overwrite=packing.overwrite, storage_options=options) as file:
+        yield _NewArchive(file, location, packing, selection, work)
+
+
+@dataclass(frozen=True)
+class _NewExport:
+    folder: NewFolder
+    work: Work
+    looks_first = False
+    files_at = None
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        from mlflow_exim_plugin.sinks.exports.sink import ExportSink
+
+        del dry_run
+        yield ExportSink(self.folder, source.system(self.work.script))
+
+
+@contextlib.contextmanager
+def open_new_export(location: str, opening: Opening, work: Work) -> Iterator[OpenTarget]:
+    """Open a folder that an export is to be written to.
+
+    Args:
+        location: Path or fsspec URL of a folder that is empty or not there.
+        opening: How it is opened.
+        work: How much is done at once, and whether at all.
+
+    Raises:
+        ArchiveExistsError: There is something.
+        StoreError: It cannot be written.
+    """
+    if work.dry_run:
+        yield _Nothing()
+        return
+    with new_folder(location, opening.storage_options) as folder:
+        yield _NewExport(folder, work)
+
+
+@dataclass(frozen=True)
+class _Deployment:
+    host: Host
+    writing: Writing
+    work: Work
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether it is a database that is written to directly."""
+        can = self.host.engine is not None and self.host.has_one_store
+        return can and self.writing.preserve_ids is not False
+
+    @property
+    def looks_first(self) -> bool:
+        # ... and of a database, what it cannot hold.
+        return self.writing.on_conflict == "fail" or (self.work.strict and self.keeps_ids)
+
+    @property
+    def files_at(self) -> str:
+        root = self.writing.artifact_location
+        if self.writing.keeps_locations and self.keeps_ids:
+            return "where the source has them"
+        if root is None and self.host.is_http:
+            return f"where {self.host.display_uri} keeps them"
+        return redact_url(root or str(getattr(self.host.tracking, "artifact_root_uri", "")))
+
+    @contextlib.contextmanager
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+        writing = replace(self.writing, dry_run=dry_run)
+        sink: Any
+        if self.keeps_ids:
+            from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
+
+            ids = source.names.experiment_ids
+            sink = DatabaseSink(self.host, writing, source_ids=ids, jobs=self.work.jobs)
+        else:
+            from mlflow_exim_plugin.sinks.server.sink import ServerSink
+
+            sink = ServerSink(self.host, writing, jobs=self.work.jobs)
+        with closing(sink):
+            sink.reach()
+            yield sink
+
+
+@contextlib.contextmanager
+def _written_deployment(
+    location: str | None, opening: Opening, writing: Writing, work: Work
+) -> Iterator[OpenTarget]:
+    from mlflow_exim_plugin.host.open.host import Host
+
+    if location is None:
+        import mlflow
+
+    uri = location or str(mlflow.get_tracking_uri())
+    if writing.artifact_location is None and is_database(uri) and not uri.startswith("sqlite"):
+        raise UsageError(
+            f"{redact_url(uri)} does not say where its server keeps files, and this folder is none "
+            "that others can read",
+            "give the server's artifact root as --artifact-location, or its http://… as target",
+        )
+    with Host(
+        location,
+        opening.registry_uri,
+        create=not work.dry_run,
+        artifacts_destination=opening.artifacts_destination,
+    ) as host:
+        target = _Deployment(host, writing, work)
+        if writing.preserve_ids and not target.keeps_ids:
+            raise UsageError(
+                f"{host.display_uri} cannot keep ids: MLflow's API makes its own",
+                "write to the database of the server, or leave --preserve-ids out",
+            )
+        yield target
+
+
+def _plain(selection: Selection) -> dict[str, Any]:
+    """Return what was asked for, without what was left at its default."""
+    default = asdict(Selection())
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(selection).items()
+        if value != default[key]
+    }
