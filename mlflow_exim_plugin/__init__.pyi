@@ -5,9 +5,12 @@ from typing import Any
 
 from mlflow_exim_plugin.comparison.result import Comparison as Comparison
 from mlflow_exim_plugin.comparison.result import Difference as Difference
+from mlflow_exim_plugin.operations.leftovers import Leftover as Leftover
+from mlflow_exim_plugin.operations.leftovers import Leftovers as Leftovers
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
 from mlflow_exim_plugin.operations.verify import Verification as Verification
 from mlflow_exim_plugin.operations.verify import verify as verify
+from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
 from mlflow_exim_plugin.options.groups import OnConflict as OnConflict
 from mlflow_exim_plugin.options.groups import Opening as Opening
@@ -149,6 +152,18 @@ def diff(
     found: Callable[[Any], None] | None = ...,
     progress: Callable[[str, int], None] | None = ...,
 ) -> Comparison: ...
+def leftovers(
+    url: str | None = ...,
+    *,
+    opening: Opening = ...,
+    clearing: Clearing = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    clear: bool = ...,
+    older_than_s: int | None = ...,
+    removing: Callable[[Any], None] | None = ...,
+) -> Leftovers: ...
 def lineage(
     location: str,
     *,

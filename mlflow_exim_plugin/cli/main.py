@@ -19,6 +19,7 @@ _MODULES = {
     "find": "lineage",
     "cat": "look",
     "verify": "verify",
+    "leftovers": "leftovers",
 }
 
 

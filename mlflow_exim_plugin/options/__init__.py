@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
 from mlflow_exim_plugin.options.groups import (
+    Clearing,
     Comparing,
     OnConflict,
     Opening,
@@ -20,6 +21,7 @@ from mlflow_exim_plugin.options.groups import (
 from mlflow_exim_plugin.options.selection import Selection, matches, parse_time_ms
 
 __all__ = [
+    "Clearing",
     "Comparing",
     "OnConflict",
     "Opening",

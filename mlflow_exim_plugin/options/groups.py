@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
+    "Clearing",
     "Comparing",
     "OnConflict",
     "Opening",
@@ -330,3 +332,41 @@ class Comparing:
 
     def __post_init__(self) -> None:
         _at_least_one(self.jobs)
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _age_s(text: str) -> int:
+    """Read an age such as 12h or 7d in seconds."""
+    found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no age", "write 90m, 12h or 7d")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+@dataclass(frozen=True)
+class Clearing:
+    """What is removed of what interrupted packs left.
+
+    Attributes:
+        removing: Called with each ``Leftover`` that is about to be removed.
+    """
+
+    clear: bool = asked(
+        "Remove what processes left that are no more. What one on this machine writes stays.",
+        default=False,
+    )
+    older_than_s: int | None = asked(
+        "With --clear, remove also what nothing on this machine tells of, if it is so old, such as "
+        "12h or 7d. Another machine may be at it.",
+        default=None,
+        flag="--older-than",
+        metavar="AGE",
+        read=_age_s,
+    )
+    removing: Callable[[Any], None] | None = for_programs(None)
+
+    def __post_init__(self) -> None:
+        if self.older_than_s is not None and not self.clear:
+            raise UsageError("an age says what to clear, and nothing is to be", "add --clear")

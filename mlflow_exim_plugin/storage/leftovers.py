@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "held",
+    "is_held",
     "locked",
+    "partial_name",
+    "partial_of",
     "partial_prefix",
     "remove_held",
     "remove_left",
@@ -33,6 +38,7 @@ __all__ = [
 
 _PREFIX = "mlflow-exim-"
 _LOCK = ".lock"
+_PARTIAL = re.compile(r"\.(.+)\.partial-(?:[0-9a-f]{32}|[0-9a-z_]{8})")
 _HELD: dict[Path, int] = {}
 """What this process has made and not removed yet, each with the open file that locks it."""
 _TURN = threading.Lock()
@@ -45,6 +51,20 @@ def partial_prefix(name: str) -> str:
     """
     start = os.fsencode(name)[:150].decode(errors="ignore")
     return f".{start}.partial-"
+
+
+def partial_name(name: str) -> str:
+    """Return a name of its own for a file that is written before it has this one."""
+    return f"{partial_prefix(name)}{uuid.uuid4().hex}"
+
+
+def partial_of(partial: str) -> str | None:
+    """Return the name that a file or folder was to have which is called so; None if it is no such.
+
+    Of a long name that is its beginning.
+    """
+    found = _PARTIAL.fullmatch(partial)
+    return found[1] if found else None
 
 
 @contextlib.contextmanager
@@ -96,6 +116,18 @@ def temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with held(folder):
         yield folder
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a file or folder; who cannot be asked is taken to."""
+    try:
+        descriptor = os.open(path / _LOCK if path.is_dir() else path, os.O_RDWR)
+    except OSError:
+        return path.exists()
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_left(files: Iterable[Path]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
-from mlflow_exim_plugin.storage.leftovers import held, partial_prefix, remove_left
+from mlflow_exim_plugin.storage.leftovers import held, partial_name, partial_prefix, remove_left
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.storage.upload.parts import Parts
 from mlflow_exim_plugin.storage.upload.publication import upload_to
@@ -100,7 +99,7 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
             raise ArchiveExistsError(f"{path} exists", EXISTS_HINT)
         beside = partial_prefix(target.name)
         remove_left(file for file in target.parent.iterdir() if file.name.startswith(beside))
-        partial = target.with_name(f"{beside}{uuid.uuid4().hex}")
+        partial = target.with_name(partial_name(target.name))
         file = partial.open("xb")
     with held(partial):
         try:

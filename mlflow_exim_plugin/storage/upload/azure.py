@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
-__all__ = ["azure_upload"]
+__all__ = ["azure_upload", "blocks_of_azure"]
+
+_BLOCK = re.compile(rb"[0-9a-f]{16}[0-9]{6}")
+"""Name of a block: of the process that writes, and its number."""
 
 
 def azure_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
@@ -29,6 +33,47 @@ def azure_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
         overwrite: Whether something may be at its name.
     """
     return _AzureUpload(store, path, overwrite=overwrite)
+
+
+def blocks_of_azure(store: Any, path: str) -> list[tuple[str, int | None, int]]:
+    """Return the names at a path or below it that have blocks of ours, and no blob.
+
+    Args:
+        store: An ``adlfs.AzureBlobFileSystem``.
+        path: Container, and name or what it begins with.
+
+    Returns:
+        Container and name, ms since the Unix epoch when they were begun, None where that is not
+        told, size of the blocks in bytes.
+    """
+    container, prefix, _ = store.split_path(path)
+
+    async def listed() -> list[tuple[str, int | None, int]]:
+        found = []
+        client = store.service_client.get_container_client(container)
+        async with client as folder:
+            uncommitted = folder.list_blobs(
+                name_starts_with=prefix or None, include=["uncommittedblobs"]
+            )
+            async for blob in uncommitted:
+                if blob.size:  # one that is there
+                    continue
+                _, blocks = await folder.get_blob_client(blob.name).get_block_list("uncommitted")
+                ours = [block.size for block in blocks if _is_ours(block.id)]
+                begun = blob.last_modified
+                begun_ms = round(begun.timestamp() * 1000) if begun else None
+                if ours:
+                    found.append((f"{container}/{blob.name}", begun_ms, sum(ours)))
+        return found
+
+    return list(sync(store.loop, listed))
+
+
+def _is_ours(block: str) -> bool:
+    try:
+        return _BLOCK.fullmatch(base64.b64decode(block)) is not None
+    except ValueError:
+        return False
 
 
 class _AzureUpload:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from fsspec.spec import AbstractFileSystem
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.storage.leftovers import partial_prefix
+from mlflow_exim_plugin.storage.leftovers import partial_name
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class _RenamedFile(_OneStream):
     def __init__(self, store: Any, path: str, rename: Callable[[str, str], None]) -> None:
         super().__init__(store, path)
         folder, name = posixpath.split(path)
-        self._partial = posixpath.join(folder, f"{partial_prefix(name)}{uuid.uuid4().hex}")
+        self._partial = posixpath.join(folder, partial_name(name))
         self._rename = rename
 
     def begin(self) -> str | None:

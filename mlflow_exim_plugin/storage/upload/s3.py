@@ -7,11 +7,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
-__all__ = ["s3_upload"]
+__all__ = ["s3_upload", "uploads_of_s3"]
 
 
 def s3_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
@@ -23,6 +23,50 @@ def s3_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
         overwrite: Whether something may be at its name.
     """
     return _S3Upload(store, path, overwrite=overwrite)
+
+
+def uploads_of_s3(store: Any, path: str) -> Iterator[tuple[str, str, int, int]]:
+    """Yield the uploads without an end at a path or below it, whoever began them.
+
+    Args:
+        store: An ``s3fs.S3FileSystem``.
+        path: Bucket, and key or what it begins with.
+
+    Yields:
+        Bucket and key, id, ms since the Unix epoch when it was begun, size of its parts in bytes.
+    """
+    bucket, key, _ = store.split_path(path)
+    wanted: dict[str, str] = {"Bucket": bucket, **({"Prefix": key} if key else {})}
+    while True:
+        try:
+            page = store.call_s3("list_multipart_uploads", **wanted)
+        except FileNotFoundError:  # as some servers say that there is none
+            store.call_s3("head_bucket", Bucket=bucket)
+            return
+        for upload in page.get("Uploads") or ():
+            begun_ms = round(upload["Initiated"].timestamp() * 1000)
+            where = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            try:
+                size_bytes = sum(part["Size"] for part in _parts(store, where))
+            except FileNotFoundError:  # it was ended meanwhile
+                continue
+            yield f"{bucket}/{upload['Key']}", upload["UploadId"], begun_ms, size_bytes
+        if not page.get("IsTruncated"):
+            return
+        wanted |= {
+            "KeyMarker": page["NextKeyMarker"],
+            "UploadIdMarker": page["NextUploadIdMarker"],
+        }
+
+
+def _parts(store: Any, where: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    marker: dict[str, int] = {}
+    while True:
+        page = store.call_s3("list_parts", **where, **marker)
+        yield from page.get("Parts") or ()
+        if not page.get("IsTruncated"):
+            return
+        marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
 
 class _S3Upload:

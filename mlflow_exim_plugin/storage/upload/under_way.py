@@ -11,16 +11,17 @@ import json
 import logging
 import os
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.storage.leftovers import locked, unheld
+from mlflow_exim_plugin.storage.leftovers import is_held, locked, unheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["note", "remove_noted"]
+__all__ = ["Note", "note", "notes", "remove_noted"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,59 @@ def note(url: str, left: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a process of this machine noted that it writes.
+
+    Attributes:
+        path: Of the note.
+        url: Of the file that is written, without user and password.
+        left: What removes it at the store.
+        begun_ms: When it was begun, in ms since the Unix epoch.
+        is_held: Whether its process lives.
+    """
+
+    path: Path
+    url: str
+    left: str
+    begun_ms: int
+    is_held: bool
+
+    def take_back(self, remove: Callable[[str], None]) -> bool:
+        """Remove what is noted, and the note; False if its process lives, or another was faster.
+
+        Args:
+            remove: Removes it at the store; what it raises goes through, and the note stays.
+        """
+        with unheld(self.path) as text:
+            if text is None:
+                return False
+            remove(self.left)
+            self.path.unlink(missing_ok=True)
+        return True
+
+
+def notes(url: str | None = None) -> list[Note]:
+    """Return what is noted on this machine.
+
+    Args:
+        url: Of the one file that is asked for.
+    """
+    found = []
+    for path in sorted(_folder().glob(f"{_name_of(url)}-*.json" if url else "*.json")):
+        try:
+            told = json.loads(path.read_text("utf-8"))
+            begun_ms = path.stat().st_mtime_ns // 1_000_000
+            one = Note(path, str(told["url"]), str(told["left"]), begun_ms, is_held(path))
+        except FileNotFoundError:  # it is done
+            continue
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            _log.debug("%s is no note that can be read: %s", path, error)
+            continue
+        found.append(one)
+    return found
+
+
 def remove_noted(url: str, remove: Callable[[str], None]) -> None:
     """Remove what processes of this machine that are no more have begun to write to a URL.
 
@@ -61,19 +115,15 @@ def remove_noted(url: str, remove: Callable[[str], None]) -> None:
         url: Of a file.
         remove: Removes it at the store.
     """
-    for path in _folder().glob(f"{_name_of(url)}-*.json"):
-        with unheld(path) as text:
-            if text is None:
-                continue
-            try:
-                remove(str(json.loads(text)["left"]))
-                path.unlink(missing_ok=True)
-            except Exception as error:  # noqa: BLE001 - stores have no common base of errors
-                _log.warning(
-                    "%s: what a process that is no more has left there is not removed: %s",
-                    redact_url(url),
-                    error,
-                )
+    for found in notes(url):
+        try:
+            found.take_back(remove)
+        except Exception as error:  # noqa: BLE001 - stores have no common base of errors
+            _log.warning(
+                "%s: what a process that is no more has left there is not removed: %s",
+                redact_url(url),
+                error,
+            )
 
 
 def _name_of(url: str) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fsspec
 import pytest
@@ -15,25 +12,12 @@ from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.upload.under_way import note, remove_noted
 from tests import far_stores
+from tests.killed import kill_a_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Bucket
-
-KILLED = """
-import json, os, signal, sys
-from mlflow_exim_plugin.storage.output import atomic_output
-with atomic_output(sys.argv[1], storage_options=json.loads(sys.argv[2])) as file:
-    file.write(bytes(20 << 20))
-    file.write(bytes(20 << 20))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def kill_a_writer(url: str, options: dict[str, Any]) -> None:
-    command = [sys.executable, "-c", KILLED, url, json.dumps(options)]
-    assert subprocess.run(command, check=False).returncode == -9
 
 
 @pytest.fixture(autouse=True)
