@@ -12,6 +12,7 @@ from mlflow_exim_plugin.operations.verify import Verification as Verification
 from mlflow_exim_plugin.operations.verify import verify as verify
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
+from mlflow_exim_plugin.options.groups import Extracting as Extracting
 from mlflow_exim_plugin.options.groups import OnConflict as OnConflict
 from mlflow_exim_plugin.options.groups import Opening as Opening
 from mlflow_exim_plugin.options.groups import Packing as Packing
@@ -20,6 +21,8 @@ from mlflow_exim_plugin.options.groups import Rename as Rename
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
 from mlflow_exim_plugin.options.selection import Selection as Selection
+from mlflow_exim_plugin.schema.report import ExtractedFile as ExtractedFile
+from mlflow_exim_plugin.schema.report import Extraction as Extraction
 from mlflow_exim_plugin.schema.report import Report as Report
 from mlflow_exim_plugin.sources.archive.archive import Archive as Archive
 from mlflow_exim_plugin.sources.archive.archive import open_archive as open_archive
@@ -152,6 +155,36 @@ def diff(
     found: Callable[[Any], None] | None = ...,
     progress: Callable[[str, int], None] | None = ...,
 ) -> Comparison: ...
+def extract(
+    archive: str,
+    folder: str,
+    *,
+    opening: Opening = ...,
+    selection: Selection = ...,
+    extracting: Extracting = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    overwrite: bool = ...,
+    members: bool = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Extraction: ...
 def leftovers(
     url: str | None = ...,
     *,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Stage: TypeAlias = Callable[[Iterator[StreamItem]], Iterator[StreamItem]]
 
-__all__ = ["transfer"]
+__all__ = ["stopped", "transfer"]
 
 
 def transfer(
@@ -87,7 +87,7 @@ def transfer(
             what = f"its document is not as MLflow has it: {type(error).__name__} {error}"
             report.failed(Failure(item.kind, _named(item), what))
         if strict and report.failures:
-            raise _stopped(report)
+            raise stopped(report)
         if progress:
             progress(report)
 
@@ -116,14 +116,14 @@ def transfer(
                     settle(item, partial(sink.write, item, report))
                     continue
                 if strict and report.failures:
-                    raise _stopped(report)
+                    raise stopped(report)
         drain(0)
         sink.finish(report)
         sink.capabilities.say_what_is_new(report)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if strict and report.failures:
-        raise _stopped(report)
+        raise stopped(report)
     return report
 
 
@@ -131,7 +131,8 @@ def _named(item: StreamObject) -> str:
     return item.name if isinstance(item, Experiment) else item.id
 
 
-def _stopped(report: Report) -> PartialTransferError:
+def stopped(report: Report) -> PartialTransferError:
+    """Return the error for a transfer that ends at the first object that failed."""
     failure = report.failures[0]
     error = PartialTransferError(
         f"stopped at {failure.kind} {failure.id}: {failure.reason}",

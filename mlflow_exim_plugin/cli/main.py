@@ -18,6 +18,7 @@ _MODULES = {
     "show": "look",
     "find": "lineage",
     "cat": "look",
+    "extract": "extract",
     "verify": "verify",
     "leftovers": "leftovers",
 }

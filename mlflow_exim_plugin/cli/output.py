@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StatusLine",
     "growing_text",
+    "named",
     "run_transfer",
     "say",
     "show_error",
@@ -123,8 +124,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
         say(f"Files of new experiments: {report.files_at}")
     for seen in summary["not_packed"]:
         say(f"Not packed: {_amount(seen)} ({seen['reason']})")
-    _named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
-    _named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
+    named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
+    named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
     if report.root:
         say(f"Root sha256:{report.root}")
 
@@ -138,7 +139,8 @@ def _amount(seen: dict[str, Any]) -> str:
     return f"{more}{seen['seen']} {kind}{plural}"
 
 
-def _named(title: str, entries: list[tuple[str, str, str]]) -> None:
+def named(title: str, entries: list[tuple[str, str, str]]) -> None:
+    """Print what failed or is kept differently: kind, id and reason of each."""
     for kind, identity, what in entries[:_NAMED]:
         name = "all" if identity == "*" else identity
         say(f"{title}: {kind.replace('_', ' ')} {name}: {what}")

@@ -11,9 +11,13 @@ import hashlib
 import re
 import unicodedata
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import UnsafePathError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "ARCHIVE_SUFFIX",
@@ -27,6 +31,7 @@ __all__ = [
     "encode_path",
     "encode_segment",
     "is_device_name",
+    "numbered",
 ]
 
 ARCHIVE_SUFFIX = ".tar.zst"
@@ -111,9 +116,14 @@ def collision_key(path: str) -> str:
 
 
 class PathRegister:
-    """The member paths of one archive; no two may meet on any file system."""
+    """The paths of one tree, such as the members of an archive; no two may meet.
 
-    def __init__(self) -> None:
+    Args:
+        key: What a path looks like to the file system of the tree; to any of them without it.
+    """
+
+    def __init__(self, key: Callable[[str], str] = collision_key) -> None:
+        self._key = key
         self._files: dict[str, int] = {}
         self._folders: set[str] = set()
 
@@ -122,7 +132,7 @@ class PathRegister:
 
     def row(self, path: str) -> int | None:
         """Return the number given to :meth:`add` for this path or one that collides with it."""
-        return self._files.get(collision_key(path))
+        return self._files.get(self._key(path))
 
     def add(self, path: str, row: int) -> None:
         """Take in a checked path.
@@ -131,7 +141,7 @@ class PathRegister:
             UnsafePathError: E007 when it equals another but for case or normalization, E008 when
                 one would have to be a file and a folder at once.
         """
-        key = collision_key(path)
+        key = self._key(path)
         if key in self._files:
             raise refuse(
                 UnsafePathError,
@@ -154,7 +164,7 @@ class PathRegister:
 
     def remove(self, path: str) -> None:
         """Forget a path that was taken in but came to nothing."""
-        del self._files[collision_key(path)]
+        del self._files[self._key(path)]
 
     def free_path(self, path: str) -> str:
         """Return ``path``, or the nearest one that collides with nothing here.
@@ -162,7 +172,7 @@ class PathRegister:
         ``~2``, ``~3``... go before the suffix of the last segment; when an ancestor is a file
         here, that ancestor gets the number.
         """
-        if self._is_free(collision_key(path)):
+        if self._is_free(self._key(path)):
             return path
         segments = path.split("/")
         for depth in range(1, len(segments) + 1):
@@ -171,7 +181,7 @@ class PathRegister:
             candidate = segments[depth - 1]
             while self._is_taken("/".join([*segments[: depth - 1], candidate]), as_file=is_last):
                 number += 1
-                candidate = _numbered(segments[depth - 1], number)
+                candidate = numbered(segments[depth - 1], number)
             segments[depth - 1] = candidate
         return "/".join(segments)
 
@@ -186,11 +196,11 @@ class PathRegister:
         return True
 
     def _is_taken(self, path: str, *, as_file: bool) -> bool:
-        key = collision_key(path)
+        key = self._key(path)
         return key in self._files or (as_file and key in self._folders)
 
 
-def _numbered(segment: str, number: int) -> str:
+def numbered(segment: str, number: int) -> str:
     """Return ``stem~number.suffix``, its stem cut where the segment would grow too long."""
     stem, dot, suffix = segment.rpartition(".")
     if not stem:

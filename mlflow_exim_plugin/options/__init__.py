@@ -10,6 +10,7 @@ from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, optio
 from mlflow_exim_plugin.options.groups import (
     Clearing,
     Comparing,
+    Extracting,
     OnConflict,
     Opening,
     Packing,
@@ -18,11 +19,12 @@ from mlflow_exim_plugin.options.groups import (
     Work,
     Writing,
 )
-from mlflow_exim_plugin.options.selection import Selection, matches, parse_time_ms
+from mlflow_exim_plugin.options.selection import Selection, is_glob, matches, parse_time_ms
 
 __all__ = [
     "Clearing",
     "Comparing",
+    "Extracting",
     "OnConflict",
     "Opening",
     "Option",
@@ -34,6 +36,7 @@ __all__ = [
     "Writing",
     "flat",
     "flat_fields",
+    "is_glob",
     "matches",
     "option_of",
     "parse_time_ms",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Clearing",
     "Comparing",
+    "Extracting",
     "OnConflict",
     "Opening",
     "Packing",
@@ -124,6 +125,17 @@ class Packing:
     export_source_tags: bool = asked(
         "Give packed runs their ids, times, users and mlflow. tags again as tags "
         "mlflow_export_import.*.",
+        default=False,
+    )
+
+
+@dataclass(frozen=True)
+class Extracting:
+    """How files are written to a folder."""
+
+    overwrite: bool = asked("Replace files that are there with other content.", default=False)
+    members: bool = asked(
+        "Take members of the archive, as `ls --members` lists them, by their paths there.",
         default=False,
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.runs import RunHeader
 
-__all__ = ["Selection", "matches", "parse_time_ms"]
+__all__ = ["Selection", "is_glob", "matches", "parse_time_ms"]
 
 
 def parse_time_ms(text: str, *, end: bool = False) -> int:
@@ -57,9 +57,19 @@ def matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
     )
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern may mean several names."""
+    return any(char in pattern for char in "*?[")
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which objects to take; empty takes everything."""
+    """Which objects to take; empty takes everything.
+
+    Attributes:
+        alone: Whether what is named comes without what it needs at a target: a run without its
+            ancestors, a version with its files in place of its run.
+    """
 
     experiments: tuple[str, ...] = asked(
         f"Experiment to take, by name, id or glob.{AGAIN}",
@@ -106,6 +116,7 @@ class Selection:
     exclude: tuple[str, ...] = asked(
         f"Leave out artifacts whose path matches.{AGAIN}", default=(), metavar="GLOB"
     )
+    alone: bool = False
 
     @property
     def is_narrow(self) -> bool:

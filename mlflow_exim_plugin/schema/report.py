@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Unpacked
 
-__all__ = ["Counts", "Report", "plain"]
+__all__ = ["Counts", "ExtractedFile", "Extraction", "Report", "plain"]
 
 
 @dataclass
@@ -145,6 +145,58 @@ class Report:
                 "skips": [plain(s) for s in self.skips],
                 "not_packed": [asdict(u) for u in self.unpacked],
             }
+
+
+@dataclass(frozen=True)
+class ExtractedFile:
+    """One file in the folder that files were extracted to.
+
+    Attributes:
+        path: Its path below that folder, with ``/``.
+        size_bytes: Its size.
+        sha256: Hex digest of its bytes.
+        kind: Kind of the object that it belongs to, None for a member of the archive.
+        id: Id of that object.
+        artifact: Path below the object's artifact root, or of the member.
+        was_there: Whether it was there before, with these bytes.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+    kind: Kind | None
+    id: str
+    artifact: str
+    was_there: bool = False
+
+
+class Extraction(Report):
+    """What an extraction did.
+
+    Attributes:
+        files: Every file that is in the folder now.
+    """
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        super().__init__(dry_run=dry_run)
+        self.files: list[ExtractedFile] = []
+
+    def extracted(self, file: ExtractedFile) -> None:
+        """Count a file that is in the folder now."""
+        if file.was_there:
+            self.skipped(Kind.ARTIFACT, f"{file.id}/{file.artifact}", "it is there already")
+        else:
+            self.written(Kind.ARTIFACT)
+            self.add_bytes(file.size_bytes)
+        with self._lock:
+            self.files.append(file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        files = sorted(self.files, key=lambda file: file.path)
+        return super().to_dict() | {
+            "files": [asdict(f) | {"kind": f.kind and str(f.kind)} for f in files]
+        }
 
 
 def plain(entry: Failure | Loss) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.absent import is_refused
-from mlflow_exim_plugin.options import matches
+from mlflow_exim_plugin.options import is_glob, matches
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
     Entity,
@@ -91,7 +91,7 @@ class Plan:
         self._whole = set(taken)
         names = [name for e in taken for name in (e, experiments[e].name)]
         self._wanted.saw("experiment", names)
-        globs = [p for p in selection.runs if any(c in p for c in "*?[")]
+        globs = list(filter(is_glob, selection.runs))
         self.chosen.update((experiment_id, set()) for experiment_id in taken)
         to_list = list(experiments) if globs else taken
         for experiment_id, listed in self._list(to_list, selection.server_filter()):
@@ -110,7 +110,8 @@ class Plan:
                 headers[found.run_id] = found
                 self._wanted.saw("run", [run_id])
         self._wanted.saw("run", headers)
-        self._add_ancestors(headers)
+        if not selection.alone:
+            self._add_ancestors(headers)
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
 
@@ -139,7 +140,9 @@ class Plan:
     def link(self, run: dict[str, Any]) -> None:
         """Take the logged models that a run has as inputs and outputs along; REST's ``Run``."""
         inputs, outputs = linked_models(run)
-        self.logged_models.update(inputs, (model_id for model_id, _ in outputs))
+        self.logged_models.update(model_id for model_id, _ in outputs)
+        if not self._selection.alone:
+            self.logged_models.update(inputs)
 
     def takes_logged_model(self, model: LoggedModel) -> bool:
         """Whether a logged model of a chosen experiment is taken."""

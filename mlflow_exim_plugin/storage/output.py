@@ -25,7 +25,7 @@ from mlflow_exim_plugin.storage.urls import local_path
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-__all__ = ["OutputFile", "Writable", "atomic_output"]
+__all__ = ["OutputFile", "Writable", "atomic_output", "publish_new"]
 
 
 class Writable(Protocol):
@@ -111,7 +111,7 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
                 if overwrite:
                     partial.replace(target)
                 else:
-                    _publish_new(partial, target)
+                    publish_new(partial, target)
                 _sync_folder(target.parent)
         finally:
             # Closing flushes, which fails again on a full disk; what counts is on its way.
@@ -119,7 +119,7 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
                 file.close()
 
 
-def _publish_new(partial: Path, target: Path) -> None:
+def publish_new(partial: Path, target: Path) -> None:
     """Give ``partial`` its final name; FileExistsError when another process was faster."""
     try:
         os.link(partial, target)

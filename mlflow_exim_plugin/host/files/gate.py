@@ -6,6 +6,7 @@ put below, and a place of files may be one that a server would then show to whoe
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -17,13 +18,14 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["REFUSED", "path_problem", "place_problem", "require_path"]
+__all__ = ["REFUSED", "local_path_problem", "path_problem", "place_problem", "require_path"]
 
 REFUSED = "mlflow-exim-refused:/source"
 """Stands where a place of files was refused: nothing that MLflow opens."""
 
 _SEPARATOR = re.compile(r"[/\\]")
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
+_NOT_ON_WINDOWS = re.compile('[<>:"|?*\\\\\x00-\x1f]')
 _PROMPT_SOURCE = re.compile(r"[A-Za-z0-9_-]+")
 """Prompts have no files: their source is a word that MLflow puts there."""
 _ELSEWHERE = {
@@ -40,13 +42,30 @@ def path_problem(path: str) -> str:
     Args:
         path: As a source names it, with ``/`` between its segments.
     """
-    if not all(segment not in {"", "."} for segment in path.split("/")):
-        return "it has an empty segment"
-    if any(_ABSOLUTE.match(read) for read in _readings(path)):
-        return "it is absolute"
+    if problem := _outside(path):
+        return problem
     if any(is_device_name(segment) for segment in path.split("/")):
         return "it has the name of a device"
-    return _way_out(path)
+    return ""
+
+
+def local_path_problem(path: str, *, on_windows: bool = os.name == "nt") -> str:
+    """Return why a file may not be put below a folder of this machine, empty where it may.
+
+    Args:
+        path: As a source names it, with ``/`` between its segments.
+        on_windows: Whether the machine runs Windows, which takes some names for others.
+    """
+    if problem := _outside(path):
+        return problem
+    for segment in path.split("/") if on_windows else ():
+        if is_device_name(segment):
+            return f"Windows takes {segment!r} for a device"
+        if found := _NOT_ON_WINDOWS.search(segment):
+            return f"Windows has no {found.group()!r} in the names of files"
+        if segment[-1] in ". ":
+            return f"Windows drops what {segment!r} ends with"
+    return ""
 
 
 def require_path(path: str) -> None:
@@ -72,6 +91,15 @@ def place_problem(place: str, kind: Kind = Kind.MODEL_VERSION) -> str:
     if scheme not in _ELSEWHERE:
         return "a server could take it for a folder of its own disk"
     return _way_out(place)
+
+
+def _outside(path: str) -> str:
+    """Return why a path is not one of a file below a folder."""
+    if any(segment in {"", "."} for segment in path.split("/")):
+        return "it has an empty segment"
+    if any(_ABSOLUTE.match(read) for read in _readings(path)):
+        return "it is absolute"
+    return _way_out(path)
 
 
 def _way_out(path: str) -> str:

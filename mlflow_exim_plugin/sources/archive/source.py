@@ -38,6 +38,7 @@ from mlflow_exim_plugin.schema.objects import (
     ModelVersion,
     RegisteredModel,
     Run,
+    StoredMember,
     StreamItem,
     Trace,
     by_number,
@@ -45,6 +46,7 @@ from mlflow_exim_plugin.schema.objects import (
 )
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 from mlflow_exim_plugin.sources.archive.stored import StoredParts
+from mlflow_exim_plugin.sources.archive.version_files import files_behind, files_left_behind
 from mlflow_exim_plugin.stages.select import Plan, Wanted, within
 
 if TYPE_CHECKING:
@@ -168,10 +170,11 @@ class _TreeStream:
             for v, _ in listed
             if v.mlflow.model_version.get("run_id")
         }
-        yield from self._plan.make(behind if self._selection.models else set())
+        takes_behind = self._selection.models and not self._selection.alone
+        yield from self._plan.make(behind if takes_behind else set())
         ancestors = {encode_segment(e) for e in self._plan.chosen if e not in self._segments}
         yield from self._load_experiments(ancestors & tree.experiments.keys())
-        if self._selection.models:
+        if takes_behind:
             self._take_models()
 
     def _where_named_runs_lie(self) -> set[str] | None:
@@ -215,9 +218,7 @@ class _TreeStream:
         for model in self._models:
             yield model
             for version, path in self._versions[model.kind, model.name]:
-                files = version.info.artifacts
-                if self._stored and not files:
-                    files = self._stored.files_left_behind(version, plan, self._taken_models)
+                files = version.info.artifacts or self._files_behind(version, plan)
                 yield ModelVersion(
                     dict(version.mlflow.model_version),
                     self._artifacts(files),
@@ -229,6 +230,14 @@ class _TreeStream:
             for item in self._entities(kind, tree.entities.get((kind, ""), ()), ""):
                 if isinstance(item, Failure) or self._takes(item, plan):
                     yield item
+
+    def _files_behind(self, version: VersionEnvelope, plan: Plan) -> tuple[ArtifactEntry, ...]:
+        """Return the files of a version that has none of its own, where its run does not come."""
+        if self._selection.alone and self._selection.models:
+            return files_behind(self._archive, version)
+        if self._stored:
+            return files_left_behind(self._archive, version, plan, self._taken_models)
+        return ()
 
     def _take_models(self) -> None:
         """Take the logged models behind the versions of the models that were named."""
@@ -464,13 +473,14 @@ class _TreeStream:
     def _artifacts(
         self, entries: tuple[ArtifactEntry, ...], *, always: bool = False
     ) -> list[Artifact | Failure]:
+        as_stored = self._stored or self._selection.alone
         return [
             Artifact(
                 entry.path,
                 entry.size_bytes,
                 partial(self._archive.reader.open_member, entry.member),
                 entry.sha256,
-                self._stored.member(entry.member) if self._stored else None,
+                StoredMember(self._archive.reader, entry.member) if as_stored else None,
             )
             for entry in entries
             if always or self._selection.takes_artifact(entry.path)

@@ -15,13 +15,11 @@ from mlflow_exim_plugin.schema.objects import (
     StoredMember,
     StoredTracePart,
     Unpacked,
-    model_behind,
 )
 from mlflow_exim_plugin.schema.tables import METRICS
-from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.envelope import (
@@ -29,10 +27,8 @@ if TYPE_CHECKING:
         ArtifactEntry,
         ExperimentInfo,
         Info,
-        VersionEnvelope,
     )
     from mlflow_exim_plugin.sources.archive.archive import Archive
-    from mlflow_exim_plugin.stages.select import Plan
 
 __all__ = ["StoredParts"]
 
@@ -86,34 +82,6 @@ class StoredParts:
             yield Unpacked(seen.kind, seen.seen, seen.at_least, seen.reason)
         if self._selection.takes_all_runs:
             yield from (told for told in _issues(Kind.RUN, info) if told not in self._said)
-
-    def files_left_behind(
-        self, version: VersionEnvelope, plan: Plan, models: Container[str]
-    ) -> tuple[ArtifactEntry, ...]:
-        """Return the files of a version that those of its run or logged model hold, which stays.
-
-        Args:
-            version: Its envelope.
-            plan: Which runs are taken.
-            models: Ids of the logged models that are.
-        """
-        document = version.mlflow.model_version
-        source, run_id = str(document.get("source") or ""), str(document.get("run_id") or "")
-        model_id = model_behind(document)
-        try:
-            if model_id and model_id not in models:
-                model = self._archive.logged_model(model_id)
-                uri = str(model.mlflow.logged_model["info"].get("artifact_uri") or "")
-                found = _below(source, (f"models:/{model_id}", uri), model.info.artifacts)
-                if found:
-                    return found
-            if run_id and not model_id and not plan.holds(run_id):
-                run = self._archive.run(run_id)
-                uri = str(run.mlflow.run["info"].get("artifact_uri") or "")
-                return _below(source, (f"runs:/{run_id}", uri), run.info.artifacts)
-        except (NotFoundError, InvalidArchiveError):
-            pass  # the archive never had them, or they are lost: its envelopes say so
-        return ()
 
     def metrics_files(self, folder: str, runs: Iterable[str]) -> tuple[StoredMember, ...] | None:
         """Return the files of an experiment's metric rows, if each row belongs to one of its runs.
@@ -172,23 +140,6 @@ class StoredParts:
             with reader.open_member(path) as stream:
                 while stream.read(1 << 20):
                     pass
-
-
-def _below(
-    source: str, roots: Iterable[str], entries: Iterable[ArtifactEntry]
-) -> tuple[ArtifactEntry, ...]:
-    """Return the files below a place that is below one of some roots, by their paths from there."""
-    place = (path_of_uri(source) or source).rstrip("/") + "/"
-    for root in filter(None, roots):
-        above = (path_of_uri(root) or root).rstrip("/") + "/"
-        if place.startswith(above):
-            folder = place.removeprefix(above)
-            return tuple(
-                entry.model_copy(update={"path": entry.path.removeprefix(folder)})
-                for entry in entries
-                if entry.path.startswith(folder)
-            )
-    return ()
 
 
 def _issues(kind: Kind, info: Info | ArchiveInfo) -> Iterator[Failure | Loss]:

@@ -216,6 +216,8 @@ def test_every_option_can_come_from_the_environment(
     assert option.name is not None
 
     arguments = [MINIMAL for p in command.params if isinstance(p, click.Argument)]
+    others = [p for p in command.params if isinstance(p, click.Option) and p is not option]
+    arguments += [word for p in others if p.required for word in (p.opts[0], "x")]
     group = click.Context(exim, info_name="exim", **exim.context_settings)
     context = command.make_context(command.name, arguments, parent=group)
 

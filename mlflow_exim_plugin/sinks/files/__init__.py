@@ -1,0 +1,1 @@
+"""Sink ``files``: the artifacts of what comes, as files of a folder of this machine."""
