@@ -138,7 +138,8 @@ class FaultyProxy:
             self.after(request)
             data = self.bend(request, data)
             kept = [(n, v) for n, v in reply.getheaders() if n.lower() not in _HOP_BY_HOP]
-            _send(handler, reply.status, kept, data, cut=action == CUT_BODY)
+            length = reply.getheader("Content-Length", "0") if request.method == "HEAD" else ""
+            _send(handler, reply.status, kept, data, length, cut=action == CUT_BODY)
         finally:
             connection.close()
 
@@ -159,13 +160,14 @@ def _send(
     status: int,
     headers: list[tuple[str, str]],
     body: bytes,
+    length: str = "",
     *,
     cut: bool = False,
 ) -> None:
     handler.send_response(status)
     for name, value in headers:
         handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Content-Length", length or str(len(body)))
     handler.end_headers()
     if handler.command != "HEAD":
         handler.wfile.write(body[: len(body) // 2] if cut else body)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
+from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
 from mlflow_exim_plugin.storage.leftovers import held, partial_name, partial_prefix, remove_left
@@ -163,21 +163,40 @@ def _far_output(
     try:
         yield (output := OutputFile(parts, url))
         with store_errors(url, "write"):
-            parts.publish()
+            is_there = _published(parts, url, storage_options, output.bytes_written)
     except BaseException:
         parts.abandon()
         raise
-    _read_back(url, storage_options, output.bytes_written, parts.end)
+    if not is_there:
+        raise StoreError(
+            f"{redact_url(url)}: the store took {output.bytes_written} bytes, and has others",
+            "pack again, to another name; what is there is no archive",
+        )
 
 
-def _read_back(
-    url: str, storage_options: Mapping[str, Any] | None, size_bytes: int, end: bytes
-) -> None:
-    """See that the store has what it took: its size, and its last bytes."""
-    with contextlib.closing(open_range(url, storage_options)) as source:
-        start = size_bytes - len(end)
-        if source.size_bytes != size_bytes or source.read_range(start, size_bytes) != end:
-            raise StoreError(
-                f"{redact_url(url)}: the store took {size_bytes} bytes, and has others",
-                "pack again, to another name; what is there is no archive",
+def _published(
+    parts: Parts, url: str, storage_options: Mapping[str, Any] | None, size_bytes: int
+) -> bool:
+    """Let the file be at its name; whether it is what was written that is there then."""
+
+    def is_there() -> bool:
+        # The end of an archive has its root, and so tells it from all others.
+        with contextlib.closing(open_range(url, storage_options)) as source:
+            start = size_bytes - len(parts.end)
+            return (
+                source.size_bytes == size_bytes
+                and source.read_range(start, size_bytes) == parts.end
             )
+
+    try:
+        parts.publish()
+    except Exception:
+        # Of a call whose answer was lost clients make another one, and hear that the file exists.
+        is_ours = False
+        with contextlib.suppress(EximError):
+            is_ours = is_there()
+        if not is_ours:
+            raise
+        parts.close()
+        return True
+    return is_there()

@@ -111,6 +111,10 @@ class Parts:
                 self._send(rest)
             self._wait_until(0)
             self._upload.publish()
+        self.close()
+
+    def close(self) -> None:
+        """Forget what is under way, once the file is at its name."""
         self._noted.close()
         self._pool.shutdown()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,16 @@ import pytest
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.output import atomic_output
-from mlflow_exim_plugin.storage.upload.under_way import note, remove_noted
+from mlflow_exim_plugin.storage.upload.under_way import note, notes, remove_noted
 from tests import far_stores
 from tests.killed import kill_a_writer
+from tests.proxy import FaultyProxy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Bucket
+    from tests.proxy import Request
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +88,45 @@ def test_a_store_that_cannot_publish_is_refused_before_anything_is_written(tmp_p
     with pytest.raises(StoreError, match="neither commit"), atomic_output(url):
         pass
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("size_bytes", [100, 12 << 20], ids=["at once", "in parts"])
+@pytest.mark.parametrize("kind", ["s3", "azure"])
+def test_a_file_whose_last_answer_was_lost_is_there(
+    kind: str, size_bytes: int, tmp_path: Path, s3_bucket: Bucket
+) -> None:
+    """The client asks again, and hears that there is a file: it is the one that was written."""
+    with contextlib.ExitStack() as stack:
+        if kind == "s3":
+            url, near, options = s3_bucket.url, s3_bucket.endpoint_url, {}
+        else:
+            (folder := tmp_path / "azure").mkdir()
+            store = stack.enter_context(far_stores.azure(folder))
+            url, options = store.new_folder(), store.options
+            near = f"http://127.0.0.1:{store.port}"
+        proxy = stack.enter_context(FaultyProxy(near))
+        told = json.dumps(options | ({"endpoint_url": near} if kind == "s3" else {}))
+        options = json.loads(told.replace(near, proxy.url))
+        written = os.urandom(size_bytes)
+        lost: list[str] = []
+
+        def lose(request: Request) -> None:
+            is_last = (
+                "uploadId" in request.path
+                if request.method == "POST"
+                else ("comp=blocklist" in request.path or request.path.endswith("/a"))
+            )
+            if is_last and request.method in {"POST", "PUT"} and not lost:
+                lost.append(request.path)
+                raise OSError("the answer is lost")
+
+        proxy.after = lose
+        with atomic_output(f"{url}/a", storage_options=options) as file:
+            file.write(written)
+        assert len(lost) == 1
+        reading, path = fsspec.core.url_to_fs(f"{url}/a", **options)
+        assert reading.cat_file(path) == written
+        assert notes() == []
