@@ -45,8 +45,9 @@ class OwnProcess:
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         # Nearly nothing needs to be looked for as garbage, and each search goes through MLflow. Of
-        # packing 10,000 small runs the three full searches were 0.5 s out of 3.2.
-        gc.set_threshold(100_000, 50, 100)
+        # packing 10,000 small runs the three full searches were 0.5 s out of 3.2. What the imports
+        # leave alone is some 300,000 objects.
+        gc.set_threshold(500_000, 50, 100)
         # Python looks through all that is left before it ends: half a second for MLflow alone.
         atexit.register(gc.freeze)
         sys.meta_path.insert(0, _WithoutPandas())

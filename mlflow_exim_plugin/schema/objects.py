@@ -258,8 +258,9 @@ class Run(_Read, _WithInfo):
         document: ``info``, ``data``, ``inputs``, ``outputs``.
         histories: Its metric rows, sorted, keys never going backwards.
         artifacts: The run's files in path order.
-        doubles: All doubles in its document, where the source knows them: to look for them takes
-            longer than all else that a digest costs.
+        doubles: All doubles in its document, where that was made of columns of known types, and so
+            holds nothing else that JSON does not: to look for them takes longer than all else that
+            a digest costs.
         metrics: What its envelope says of its rows, where the experiment has ``metrics_files``.
     """
 

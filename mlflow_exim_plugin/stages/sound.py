@@ -14,6 +14,7 @@ from mlflow_exim_plugin.schema.objects import (
     Loss,
     ModelVersion,
     RegisteredModel,
+    Run,
     StreamItem,
     StreamObject,
     Unpacked,
@@ -58,6 +59,8 @@ def _problem(item: StreamObject) -> str:
             check(item.document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is malformed: {error}"
+    if isinstance(item, Run) and item.doubles is not None:
+        return ""  # of columns of known types: to write it out to see takes as long as to store it
     problem = problem_of_json(item.document)
     return f"it is not as the format wants it: {problem}" if problem else ""
 
