@@ -33,6 +33,7 @@ class Request:
     method: str
     path: str
     body: bytes
+    authorization: str = ""
 
 
 class FaultyProxy:
@@ -107,7 +108,8 @@ class FaultyProxy:
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = _body(handler)
         with self._lock:
-            request = Request(len(self.seen) + 1, handler.command, handler.path, body)
+            said = handler.headers.get("Authorization", "")
+            request = Request(len(self.seen) + 1, handler.command, handler.path, body, said)
             self.seen.append(request)
             action = self.rule(request)
         if isinstance(action, bytes):

@@ -7,6 +7,7 @@ a time into a temporary folder.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
@@ -25,7 +26,7 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
 )
-from mlflow_exim_plugin.host.answers import answered
+from mlflow_exim_plugin.host.answers import answered, object_of
 from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.local import LocalFiles
@@ -54,10 +55,6 @@ _REOPENINGS = 2
 
 class RootResolver(Protocol):
     """What is asked where the files of an artifact root are."""
-
-    @property
-    def tracking_uri(self) -> str:
-        """Its tracking URI."""
 
     @property
     def roots(self) -> ArtifactRoots | None:
@@ -125,19 +122,23 @@ class ArtifactTree:
         self.problems: dict[str, str] = self._files.problems
         self.renamed: dict[str, str] = self._files.renamed
         self._scheme = scheme_of(root)
-        self._proxied: str | None = None
+        self._proxied: Any = None  # how a server is asked for them: its URL, who asks
         if urlsplit(root).scheme == "mlflow-artifacts":
+            if not isinstance(deployment, Host) or not deployment.is_http:
+                raise ServerError(f"only its server knows where {root} is")
             with translated(f"opening artifact root {root}"):
                 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
-                self._proxied = MlflowArtifactsRepository.resolve_uri(root, deployment.tracking_uri)
+                self._proxied = copy.copy(deployment.tracking.get_host_creds())
+                address = str(self._proxied.host)
+                self._proxied.host = MlflowArtifactsRepository.resolve_uri(root, address)
 
     @cached_property
     def _repository(self) -> Any:
         with translated(f"opening artifact root {self.root}"):
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-            return get_artifact_repository(self._proxied or self.root)
+            return get_artifact_repository(self.root)
 
     @property
     def is_remote(self) -> bool:
@@ -206,32 +207,31 @@ class ArtifactTree:
                 yield entry.path, int(entry.file_size or 0)
 
     def _entries(self, folder: str | None) -> list[Any]:
-        doing = f"listing artifacts of {self.root}"
-        try:
-            with translated(doing):
-                return list(answered(lambda: self._repository.list_artifacts(folder)))
-        except ServerError:
-            if self._proxied is None:
-                raise
-            with translated(doing):
-                return list(self._allowed_entries(self._proxied, folder or ""))
+        with translated(f"listing artifacts of {self.root}"):
+            if self._proxied is not None:
+                return answered(lambda: [*self._proxied_entries(folder or "")])
+            return list(answered(lambda: self._repository.list_artifacts(folder)))
 
-    def _allowed_entries(self, proxied: str, folder: str) -> Iterator[Any]:
+    def _proxied_entries(self, folder: str) -> Iterator[Any]:
         """Yield the entries of a folder whose names MLflow's client allows, and name the others.
 
-        Its own listing refuses the whole folder for one of them.
+        Its own listing refuses the whole folder for one of them, and knows no credentials of
+        plugins.
+
+        Source: ``mlflow.store.artifact.http_artifact_repo.HttpArtifactRepository``.
         """
         from mlflow.entities import FileInfo
         from mlflow.exceptions import MlflowException
-        from mlflow.store.artifact.http_artifact_repo import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
         from mlflow.utils.uri import validate_path_is_safe
 
-        url, endpoint, root = proxied.partition("/mlflow-artifacts/artifacts")
+        endpoint = "/mlflow-artifacts/artifacts"
+        asked = copy.copy(self._proxied)
+        asked.host, _, root = asked.host.partition(endpoint)
         params = {"path": posixpath.join(root.strip("/"), folder)}
-        response = http_request(get_default_host_creds(url), endpoint, "GET", params=params)
+        response = http_request(asked, endpoint, "GET", params=params)
         raise_for_status(response)
-        for entry in response.json()["files"]:
+        for entry in object_of(response.content).get("files", []):
             path = posixpath.join(folder, entry["path"])
             try:
                 validate_path_is_safe(entry["path"])
@@ -325,7 +325,7 @@ class ArtifactTree:
 
         with translated(f"reading artifact {path}"):
             response = http_request(
-                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._proxied,
                 self._endpoint(path),
                 "GET",
                 stream=True,
@@ -355,7 +355,7 @@ class ArtifactTree:
 
         with translated(f"writing artifact {path}"):
             response = http_request(
-                self._repository._host_creds,  # noqa: SLF001 - credentials of this very root
+                self._proxied,
                 self._endpoint(path),
                 "PUT",
                 data=data,

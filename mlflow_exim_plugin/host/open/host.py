@@ -116,7 +116,7 @@ class Host:
         self._said: set[str] = set()
         self._given_up: set[str] = set()
         self._retries: list[Any] = []
-        self.is_http = _is_http(self.tracking_uri)
+        self.is_http = False
         self.generation = TODAY
         if not create:
             require_local_store(self.tracking_uri)
@@ -129,6 +129,7 @@ class Host:
                 self._own_engine = self._engine_of(self.tracking_uri)
             else:
                 stores = self.tracking, self.registry
+                self.is_http = _is_rest(self.tracking_uri, self.tracking)
                 if self.is_http:
                     self._retries = self._opened.enter_context(patient(self._address))
                     self._meet(registry_too=self._registry_uri == self.tracking_uri)
@@ -257,7 +258,7 @@ class Host:
             from mlflow_exim_plugin.host.open.read_only import drop_default_experiment
 
             drop_default_experiment(store.engine)
-        return AskedStore(store) if _is_http(given) else store
+        return AskedStore(store) if _is_rest(given, store) else store
 
     def _for_mlflow(self, uri: str) -> str:
         if (database := self._databases.get(uri)) is None:
@@ -590,5 +591,10 @@ def _not_found() -> requests.Response:
     return response
 
 
-def _is_http(uri: str) -> bool:
-    return urlsplit(uri).scheme in {"http", "https"}
+def _is_rest(uri: str, store: Any) -> bool:
+    """Whether a store asks an MLflow server, whatever scheme a plugin has for that.
+
+    What Databricks answers is another API.
+    """
+    scheme = urlsplit(uri).scheme.partition("-")[0]
+    return hasattr(store, "get_host_creds") and scheme not in {"", "databricks", "uc"}
