@@ -34,6 +34,8 @@ _MODEL_STATUS = {
     2: "LOGGED_MODEL_READY",
     3: "LOGGED_MODEL_UPLOAD_FAILED",
 }
+_NUMBERED = ("_id", "version")
+"""Ends of the names of fields that may be written as numbers: ids were once."""
 
 
 class Fields:
@@ -65,8 +67,8 @@ class Fields:
             UnreadableError: It is no text.
         """
         value = next((self._found[n] for n in names if self._found.get(n) is not None), None)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)  # ids were numbers once
+        if names[0].endswith(_NUMBERED) and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if value is not None and not isinstance(value, str):
             raise UnreadableError(f"{self._place} is damaged: its {names[0]} is no text")
         return value
