@@ -225,6 +225,7 @@ def _written_deployment(
         opening.registry_uri,
         create=not work.dry_run,
         artifacts_destination=opening.artifacts_destination,
+        artifact_root=writing.artifact_location,
     ) as host:
         target = _Deployment(host, writing, work)
         if writing.preserve_ids and not target.keeps_ids:

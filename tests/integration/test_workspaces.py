@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import copy, diff, open_archive, pack, verify
-from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.workspaces import Workspaces
 from mlflow_exim_plugin.options import Selection
@@ -83,6 +83,11 @@ def fill(uri: str) -> None:
             client.create_model_version("shared model", source, run.info.run_id)
 
 
+def fill_others(uri: str) -> None:
+    with as_default(uri):
+        mlflow.create_workspace("others")
+
+
 def contents(uri: str) -> dict[str, Any]:
     """What is in each workspace, by the names that are the same everywhere."""
     client = MlflowClient(uri, uri)
@@ -90,7 +95,8 @@ def contents(uri: str) -> dict[str, Any]:
     found = {}
     for document in workspaces.documents():
         with as_user_in(document):
-            experiment = client.get_experiment_by_name("shared name")
+            if (experiment := client.get_experiment_by_name("shared name")) is None:
+                continue
             (run,) = client.search_runs([experiment.experiment_id])
             (version,) = client.search_model_versions("name = 'shared model'")
             mlflow.set_tracking_uri(uri)
@@ -162,6 +168,47 @@ def _move_to_workspace(name: str, database: Path) -> None:
             if "workspace" in {column for _, column, *_ in columns}:
                 connection.execute(f"UPDATE {table} SET workspace = ?", (name,))
         connection.execute("INSERT INTO workspaces (name) VALUES (?)", (name,))
+
+
+@pytest.mark.parametrize("preserve_ids", [True, False])
+def test_into_a_database_that_has_workspaces(tmp_path: Path, *, preserve_ids: bool) -> None:
+    """A place that its server could take for its own disk comes from nobody else."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    copy_of_server(source, fill, env=ENABLED)
+    copy_of_server(target, fill_others, env=ENABLED)
+    settings = "default_artifact_root, trace_archival_location, trace_archival_retention"
+    with closing(sqlite3.connect(source / "mlflow.db")) as connection, connection:
+        values = "('file:///etc', 's3://cold', '30d')"
+        connection.execute(f"UPDATE workspaces SET ({settings}) = {values}")
+    uris = [f"sqlite:///{folder}/mlflow.db" for folder in (source, target)]
+    how: dict[str, Any] = {
+        "source_artifacts_destination": str(source / "artifacts"),
+        "artifact_location": str(tmp_path / "files"),
+        "preserve_ids": preserve_ids,
+    }
+
+    planned, report = (copy(*uris, **how, dry_run=dry_run) for dry_run in (True, False))
+
+    assert report.failures == []
+    assert_count_law(report)
+    assert_foreseen(planned, report)
+    assert report.counts[Kind.WORKSPACE].written == len(TEAMS)
+    left = [loss.what for loss in report.losses if loss.kind is Kind.WORKSPACE]
+    assert [what.partition(" is left out")[0] for what in left] == [
+        "its default_artifact_root 'file:///etc'"
+    ] * len(TEAMS)
+    with closing(sqlite3.connect(target / "mlflow.db")) as connection:
+        rows = connection.execute(f"SELECT {settings} FROM workspaces WHERE name LIKE 'team%'")
+        assert rows.fetchall() == [(None, "s3://cold", "30d")] * len(TEAMS)
+    with start_server(target, env=ENABLED) as two, start_server(source, env=ENABLED) as one:
+        assert contents(two.url) == contents(one.url)
+    again = copy(*uris, **how)
+    assert not any(again.counts[kind].written for kind in (Kind.WORKSPACE, Kind.RUN))
+    if not preserve_ids:
+        with closing(sqlite3.connect(target / "mlflow.db")) as connection, connection:
+            connection.execute("UPDATE experiments SET experiment_id = 99 WHERE experiment_id = 0")
+        with pytest.raises(ServerError, match="never started"):
+            copy(*uris, **how)
 
 
 def test_a_target_without_workspaces_takes_the_default_one_and_names_the_others(

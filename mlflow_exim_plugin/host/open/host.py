@@ -28,7 +28,7 @@ from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_o
 from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
 from mlflow_exim_plugin.host.open.sessions import BUSY, sent_through
-from mlflow_exim_plugin.host.open.stores import StoreOpener, cut_nothing_off
+from mlflow_exim_plugin.host.open.stores import StoreOpener, asks_server, cut_nothing_off
 from mlflow_exim_plugin.host.tables import TableReader
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.redaction import conceal, redact_url
@@ -67,6 +67,8 @@ class Host:
         force: Whether a database of a newer schema is read as far as it is known.
         artifacts_destination: Where the server of a database keeps the files of
             ``mlflow-artifacts:``; unknown without it.
+        artifact_root: Where the files of new experiments go in a database that is used by
+            workspaces.
         roots: How artifact roots are found when it is read.
 
     Attributes:
@@ -94,10 +96,12 @@ class Host:
         snapshot: bool = False,
         force: bool = False,
         artifacts_destination: str | None = None,
+        artifact_root: str | None = None,
         roots: ArtifactRoots | None = None,
     ) -> None:
         self.roots = roots
         self._artifacts_destination = artifacts_destination
+        self._artifact_root = artifact_root
         self.mlflow_version = metadata.version("mlflow")
         self.tracking_uri, self._registry_uri = both_uris(tracking_uri, registry_uri)
         conceal(self.tracking_uri)
@@ -129,7 +133,7 @@ class Host:
                 self._own_engine = self._engine_of(self.tracking_uri)
             else:
                 stores = self.tracking, self.registry
-                self.is_http = _is_rest(self.tracking_uri, self.tracking)
+                self.is_http = asks_server(self.tracking_uri, self.tracking)
                 if self.is_http:
                     self._retries = self._opened.enter_context(patient(self._address))
                     self._meet(registry_too=self._registry_uri == self.tracking_uri)
@@ -245,7 +249,12 @@ class Host:
             return found
 
     def _opened_store(self, which: str) -> Any:
-        opener = StoreOpener(self._opened, reads=self._reads, has_workspaces=bool(self.workspaces))
+        opener = StoreOpener(
+            self._opened,
+            reads=self._reads,
+            has_workspaces=bool(self.workspaces),
+            artifact_root=self._artifact_root,
+        )
         given = self.tracking_uri if which == "tracking" else self._registry_uri
         uri = self._for_mlflow(given)
         with translated(f"opening the {which} store"):
@@ -258,7 +267,7 @@ class Host:
             from mlflow_exim_plugin.host.open.read_only import drop_default_experiment
 
             drop_default_experiment(store.engine)
-        return AskedStore(store) if _is_rest(given, store) else store
+        return AskedStore(store) if asks_server(given, store) else store
 
     def _for_mlflow(self, uri: str) -> str:
         if (database := self._databases.get(uri)) is None:
@@ -589,12 +598,3 @@ def _not_found() -> requests.Response:
     response = requests.Response()
     response.status_code, response.raw = 404, io.BytesIO()
     return response
-
-
-def _is_rest(uri: str, store: Any) -> bool:
-    """Whether a store asks an MLflow server, whatever scheme a plugin has for that.
-
-    What Databricks answers is another API.
-    """
-    scheme = urlsplit(uri).scheme.partition("-")[0]
-    return hasattr(store, "get_host_creds") and scheme not in {"", "databricks", "uc"}

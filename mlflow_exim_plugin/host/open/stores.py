@@ -11,13 +11,14 @@ import contextlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.host.open.locations import is_database, store_folder
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-__all__ = ["StoreOpener", "cut_nothing_off"]
+__all__ = ["StoreOpener", "asks_server", "cut_nothing_off"]
 
 
 class StoreOpener:
@@ -27,12 +28,22 @@ class StoreOpener:
         held: Closed when they are no longer needed.
         reads: Whether nothing will be written.
         has_workspaces: Whether a database is used by workspaces, those of each calling thread.
+        artifact_root: Below which such a database has the files of new experiments, None for
+            MLflow's own default: no experiment has a place of its own there.
     """
 
-    def __init__(self, held: ExitStack, *, reads: bool, has_workspaces: bool) -> None:
+    def __init__(
+        self,
+        held: ExitStack,
+        *,
+        reads: bool,
+        has_workspaces: bool,
+        artifact_root: str | None = None,
+    ) -> None:
         self._held = held
         self._reads = reads
         self._has_workspaces = has_workspaces
+        self._artifact_root = artifact_root
 
     def tracking(self, uri: str) -> Any:
         """Return MLflow's tracking store, which hides less than the client does."""
@@ -50,7 +61,8 @@ class StoreOpener:
                 WorkspaceAwareSqlAlchemyStore,
             )
 
-            return _in_workspaces(WorkspaceAwareSqlAlchemyStore)(uri, FILES)
+            root = self._artifact_root or FILES
+            return _in_workspaces(WorkspaceAwareSqlAlchemyStore)(uri, root)
         return TrackingServiceClient(uri).store
 
     def registry(self, uri: str, tracking_uri: str) -> Any:
@@ -92,6 +104,15 @@ def _in_workspaces(store: Any) -> Any:
     """
     own = {"_workspaces_enabled": staticmethod(lambda: True)}
     return type(store.__name__, (store,), own | {"_initialize_store_state": lambda _: None})
+
+
+def asks_server(uri: str, store: Any) -> bool:
+    """Whether a store asks an MLflow server, whatever scheme a plugin has for that.
+
+    What Databricks answers is another API.
+    """
+    scheme = urlsplit(uri).scheme.partition("-")[0]
+    return hasattr(store, "get_host_creds") and scheme not in {"", "databricks", "uc"}
 
 
 def cut_nothing_off(*stores: Any) -> None:

@@ -36,7 +36,7 @@ _WITHOUT_WORKSPACES = {
 
 
 class Workspaces:
-    """Lists the workspaces of a server.
+    """Lists the workspaces of a deployment, and makes others.
 
     Args:
         host: The deployment.
@@ -83,13 +83,27 @@ class Workspaces:
                 listed: list[dict[str, Any]] = response.json().get("workspaces", [])
         return listed
 
+    def first(self) -> dict[str, Any] | None:
+        """Return the workspace in which what names none lies; None where its server knows."""
+        return {"name": _chosen() or DEFAULT} if self._host.workspaces else None
+
     def create(self, document: dict[str, Any]) -> None:
         """Create a workspace from REST's ``Workspace``.
 
         Raises:
             ServerError: The server refused.
         """
-        self._host.post_json(_ENDPOINT, document)
+        if self._host.is_http:
+            self._host.post_json(_ENDPOINT, document)
+            return
+        with translated(f"making workspace {document['name']!r}"):
+            from mlflow.entities.workspace import Workspace
+            from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore
+
+            store = SqlAlchemyStore(self._host.tracking_uri)
+            store.create_workspace(Workspace.from_dict(document))
+            made = store.get_workspace(document["name"]).to_dict()
+        self._host.workspaces.append({k: v for k, v in made.items() if v is not None})
 
     def plan(self, name: str) -> None:
         """Let the server answer for a workspace that is not there as if it were, and empty."""

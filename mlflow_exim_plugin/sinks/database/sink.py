@@ -35,6 +35,7 @@ from mlflow_exim_plugin.sinks.database.models import ModelTables
 from mlflow_exim_plugin.sinks.database.runs import RunTables
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
 from mlflow_exim_plugin.sinks.database.traces import TraceTables
+from mlflow_exim_plugin.sinks.workspaces import as_it_is_there, document_for, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -233,11 +234,7 @@ class DatabaseSink:
             return
         there = tables.one("workspaces", name=name)
         if there is not None:
-            wanted = workspace.document
-            differing = sorted(k for k in wanted if k in there and wanted[k] != there[k])
-            reason = "it is there already"
-            if differing:
-                reason += f" and keeps its own {', '.join(differing)}"
+            reason = as_it_is_there(row_of(workspace.document), there)
             report.skipped(Kind.WORKSPACE, name, reason)
             return
         if not self._may_have_workspaces():
@@ -245,7 +242,7 @@ class DatabaseSink:
             reason = "the target is used without workspaces, and its server would not start again"
             report.failed(Failure(Kind.WORKSPACE, name, reason))
             return
-        self._target.add([("workspaces", workspace.document)])
+        self._target.add([("workspaces", row_of(document_for(workspace, report)))])
         self._target.count(Kind.WORKSPACE, report)
 
     def _may_have_workspaces(self) -> bool:

@@ -6,17 +6,18 @@ Every object carries the tags of ``schema.provenance``, by which a later unpack 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.open.workspaces import Workspaces, entered
-from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, StreamObject
+from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, StreamObject
 from mlflow_exim_plugin.sinks.absent_kinds import AbsentKinds
 from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.server.ids import IdMap
 from mlflow_exim_plugin.sinks.server.texts import LONGEST_TEXTS
 from mlflow_exim_plugin.sinks.server.workspace import WorkspaceSink
 from mlflow_exim_plugin.sinks.sink import Capabilities
+from mlflow_exim_plugin.sinks.workspaces import as_it_is_there, document_for, say_lost
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
@@ -42,7 +43,7 @@ class ServerSink:
         self._workspaces = Workspaces(host)
         self._ids = IdMap()
         self._absent = AbsentKinds(host)
-        self._workspace: dict[str, Any] | None = None
+        self._workspace = self._workspaces.first()
         self._closed = ""
         self._sink = self._new_sink()
 
@@ -62,8 +63,16 @@ class ServerSink:
         """List the target once, before anything is written.
 
         Raises:
-            ServerError: It cannot be listed: then every object would fail for this one reason.
+            ServerError: It cannot be listed: then every object would fail for this one reason. Or
+                the server of a database of workspaces would not start any more, as its default
+                experiment could not be made.
         """
+        tables = self._host.tables if self._workspace else None
+        if tables is not None and not tables.values("experiments", "name", experiment_id=0):
+            raise ServerError(
+                "its server was never started: it has no default experiment",
+                "start `mlflow server` on it once, or leave --new-ids out",
+            )
         with entered(self._workspace):
             self._sink.reach()
 
@@ -103,18 +112,20 @@ class ServerSink:
     def _enter(self, workspace: Entity, report: Report) -> None:
         """Finish the workspace before, and write what follows into this one."""
         self.finish(report)
-        self._workspace, self._closed = None, ""
-        with entered(None):
+        self._workspace, self._closed = self._workspaces.first(), ""
+        with entered(self._workspace):
             listed = {document["name"]: document for document in self._workspaces.documents()}
         there = listed.get(workspace.id)
         if there is not None:
-            report.skipped(Kind.WORKSPACE, workspace.id, _as_it_is_there(workspace, there))
+            reason = as_it_is_there(workspace.document, there)
+            report.skipped(Kind.WORKSPACE, workspace.id, reason)
         elif not listed:
             self._closed = f"the target has no workspaces, and it is in {workspace.id!r}"
             reason = "the target runs without workspaces: start it with --enable-workspaces"
             report.failed(Failure(Kind.WORKSPACE, workspace.id, reason))
             return
         elif self._options.dry_run:
+            document_for(workspace, report)
             report.written(Kind.WORKSPACE)
             self._workspaces.plan(workspace.id)
         else:
@@ -132,26 +143,15 @@ class ServerSink:
         Raises:
             ServerError: The target refused, or took it and has not got it.
         """
-        self._workspaces.create(workspace.document)
+        document = document_for(workspace, report)
+        self._workspaces.create(document)
         listed = {document["name"]: document for document in self._workspaces.documents()}
         there = listed.get(workspace.id)
         if there is None:
             raise ServerError("it did not arrive")
         report.written(Kind.WORKSPACE)
-        for name in _differing(workspace, there):
-            report.lost(Loss(Kind.WORKSPACE, workspace.id, f"its {name} did not arrive"))
+        say_lost(document, there, report)
 
     def _new_sink(self) -> WorkspaceSink:
         with entered(self._workspace):
             return WorkspaceSink(self._host, self._options, self._ids, self._absent, self.parallel)
-
-
-def _differing(workspace: Entity, there: dict[str, Any]) -> list[str]:
-    names = {*workspace.document, *there}
-    return sorted(n for n in names if (workspace.document.get(n) or "") != (there.get(n) or ""))
-
-
-def _as_it_is_there(workspace: Entity, there: dict[str, Any]) -> str:
-    differing = _differing(workspace, there)
-    reason = "it is there already"
-    return f"{reason} and keeps its own {', '.join(differing)}" if differing else reason

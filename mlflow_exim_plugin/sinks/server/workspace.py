@@ -299,9 +299,11 @@ class WorkspaceSink:
         if self._options.dry_run:
             new_id: str = Planned(experiment.id)
         else:
-            location = self._options.artifact_location
-            if location and not self._reader.host.is_http:
+            location, host = self._options.artifact_location, self._reader.host
+            if location and not host.is_http:
                 make_root(location)
+            if host.workspaces:  # there experiments lie below the folder of their workspace
+                location = None
             try:
                 new_id = self._writes.create(experiment.name, named.name, location, marked, report)
             except ServerError as error:
