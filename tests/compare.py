@@ -297,7 +297,8 @@ def assert_foreseen(planned: Report, done: Report) -> None:
     assert was == is_
     assert of_plan - of_run == Counter()
     unforeseen = of_run - of_plan
-    assert [line for line in unforeseen if not SERVERS_OWN.search(line)] == []
+    lines = [line for line in unforeseen if not SERVERS_OWN.search(line)]
+    assert lines == [], lines
 
 
 def _foreseeable(report: Report) -> tuple[dict[str, Any], Counter[str]]:

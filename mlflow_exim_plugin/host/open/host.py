@@ -67,8 +67,7 @@ class Host:
         force: Whether a database of a newer schema is read as far as it is known.
         artifacts_destination: Where the server of a database keeps the files of
             ``mlflow-artifacts:``; unknown without it.
-        artifact_root: Where the files of new experiments go in a database that is used by
-            workspaces.
+        artifact_root: Where new experiments have their files in a database of workspaces.
         roots: How artifact roots are found when it is read.
 
     Attributes:
@@ -249,12 +248,8 @@ class Host:
             return found
 
     def _opened_store(self, which: str) -> Any:
-        opener = StoreOpener(
-            self._opened,
-            reads=self._reads,
-            has_workspaces=bool(self.workspaces),
-            artifact_root=self._artifact_root,
-        )
+        how = {"reads": self._reads, "has_workspaces": bool(self.workspaces)}
+        opener = StoreOpener(self._opened, **how, artifact_root=self._artifact_root)
         given = self.tracking_uri if which == "tracking" else self._registry_uri
         uri = self._for_mlflow(given)
         with translated(f"opening the {which} store"):

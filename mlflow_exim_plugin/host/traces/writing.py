@@ -18,6 +18,7 @@ from urllib.parse import quote
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
+from mlflow_exim_plugin.host.open.workspaces import Workspaces, active, entered
 from mlflow_exim_plugin.host.traces.documents import (
     ARTIFACT_LOCATION,
     assessment_for_rest,
@@ -69,6 +70,7 @@ class TraceCalls:
         self._form: TraceIntake | None = None
         self.takes_otlp = True
         self.takes_tags: bool | None = None
+        self._others: list[dict[str, Any]] | None = None
 
     def form(self, experiment_id: str) -> TraceIntake:
         """Return how the deployment takes traces."""
@@ -99,6 +101,18 @@ class TraceCalls:
             if response.status_code not in _ABSENT:
                 trace = json_reply(response, doing)["trace"]
                 found[trace_id] = _located(trace["trace_info"])[1]
+        return found
+
+    def elsewhere(self, trace_ids: list[str]) -> dict[str, str]:
+        """Return by id the other workspaces that have traces: no two have one of the same id."""
+        if self._others is None:
+            with entered(None):  # the active one may be only planned
+                listed = Workspaces(self.host).documents()
+            self._others = [document for document in listed if document["name"] != active()]
+        found: dict[str, str] = {}
+        for document in self._others:
+            with entered(document):
+                found |= dict.fromkeys(self.existing(trace_ids), str(document["name"]))
         return found
 
     def log_spans(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.host.api.halving import send_halving
 from mlflow_exim_plugin.host.entities import judges
+from mlflow_exim_plugin.host.traces.writing import TraceCalls
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss
 from mlflow_exim_plugin.sinks.policy import (
@@ -268,6 +269,7 @@ class QueueWriter(FamilyWriter):
 
     def __init__(self, target: ServerTarget) -> None:
         super().__init__(target)
+        self._traces = TraceCalls(target.host)
         self._there: dict[str, dict[str, dict[str, Any]]] = {}
 
     def write(self, entity: Entity, to: Destination, report: Report) -> None:
@@ -302,10 +304,10 @@ class QueueWriter(FamilyWriter):
             if named.is_ours:
                 say_kept(entity, "it", names.keeps(queue), report)
         self._target.ids.know(Kind.REVIEW_QUEUE, entity.id, queue["queue_id"])
-        added = self._add_items(entity, queue["queue_id"], report)
+        added = self._add_items(entity, to.experiment_id, queue["queue_id"], report)
         named.count(entity.kind, name, report, changed=added)
 
-    def _add_items(self, entity: Entity, queue_id: str, report: Report) -> bool:
+    def _add_items(self, entity: Entity, experiment_id: str, queue_id: str, report: Report) -> bool:
         """Add the items that are not there and complete those that are pending there."""
         dry_run = self._target.options.dry_run
         host, items = self._target.host, entity.document.get("items", [])
@@ -318,6 +320,10 @@ class QueueWriter(FamilyWriter):
             self._target.ids.get(Kind.TRACE, item["item_id"]) or item["item_id"]: item
             for item in items
         }
+        for trace_id in self._gone([*wanted.keys() - there.keys()], experiment_id):
+            what = f"its item {trace_id} is not kept: its experiment has no such trace"
+            report.lost(Loss(entity.kind, str(entity.document["name"]), what))
+            del wanted[trace_id]
         if dry_run:
             return any(
                 trace_id not in there or there[trace_id]["status"] == "PENDING" != item["status"]
@@ -342,6 +348,16 @@ class QueueWriter(FamilyWriter):
                 Loss(entity.kind, name, f"its item {trace_id} is not kept: {refusal.message}")
             )
         return changed
+
+    def _gone(self, trace_ids: list[str], experiment_id: str) -> list[str]:
+        """Return those of some traces that did not come along, and that the target has not got."""
+        came = set(self._target.ids.all(Kind.TRACE).values())
+        doubtful = sorted(set(trace_ids) - came)
+        found: dict[str, tuple[str, Any]] = {}
+        if not isinstance(experiment_id, Planned):
+            for start in range(0, len(doubtful), _ITEMS):
+                found |= self._traces.existing(doubtful[start : start + _ITEMS])
+        return [i for i in doubtful if found.get(i, ("",))[0] != experiment_id]
 
     def _queues(self, experiment_id: str) -> dict[str, dict[str, Any]]:
         """Return the queues by name in lower case: MLflow takes no two that differ in case."""

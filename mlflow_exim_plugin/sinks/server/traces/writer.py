@@ -55,6 +55,7 @@ __all__ = ["TraceWriter"]
 _GROUP = 50
 _GROUP_SPANS = 2_000
 _FINALIZED = "mlflow.trace.infoFinalized"
+_ELSEWHERE = "the target has a trace of this id in its workspace {}"
 
 
 class TraceWriter:
@@ -181,8 +182,13 @@ class TraceWriter:
             else:
                 jobs.append(self._resumed(trace, experiment_id, digest, there[trace.id][1]))
         if self._options.dry_run:
+            elsewhere = self._calls.elsewhere([job.trace.id for job in jobs if not job.document])
             for job in jobs:
-                self._count(job, report)
+                if workspace := elsewhere.get(job.trace.id):
+                    reason = _ELSEWHERE.format(workspace)
+                    report.failed(Failure(Kind.TRACE, job.trace.id, reason))
+                else:
+                    self._count(job, report)
             return
         for job in jobs:
             self._plan(job)
@@ -377,7 +383,9 @@ class TraceWriter:
                 raise
             except EximError as error:
                 if not self._start_shortened(job, report, is_last=is_last):
-                    report.failed(Failure(Kind.TRACE, job.trace.id, error.message))
+                    workspace = self._calls.elsewhere([job.trace.id]).get(job.trace.id)
+                    reason = _ELSEWHERE.format(workspace) if workspace else error.message
+                    report.failed(Failure(Kind.TRACE, job.trace.id, reason))
                     return False
         self._ids.know(Kind.TRACE, job.trace.id, job.trace.id)
         report.written(Kind.TRACE)
