@@ -255,6 +255,13 @@ class Writing:
         default=None,
         flag="--preserve-ids/--new-ids",
     )
+    takes_edits: bool = asked(
+        "Let a database that keeps ids follow where what came before has another name, text, tag, "
+        "alias or stage at the source now, or is deleted there; else what it has stays and is "
+        "named. Through MLflow's API runs and aliases follow in any case.",
+        default=False,
+        flag="--take-edits",
+    )
     dry_run: bool = False
     marks_content: bool = True
     sends_files: bool = True

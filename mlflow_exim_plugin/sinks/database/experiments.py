@@ -14,6 +14,7 @@ from mlflow_exim_plugin.schema.provenance import (
     kinship,
     origins,
 )
+from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
 from mlflow_exim_plugin.sinks.places import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
@@ -111,10 +112,11 @@ class ExperimentTables:
             if self._is_deleted(found) and not experiment.is_deleted:
                 report.skipped(Kind.EXPERIMENT, experiment.name, DELETED_THERE)
                 return DELETED_THERE
-            reason = "it is there already"
-            if keeps := ", ".join(self._keeps(experiment, found)):
-                reason += f" and keeps its own {keeps}"
-            report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+            if is_copy or not self._takes_edits(experiment, found, report):
+                reason = "it is there already"
+                if keeps := ", ".join(self._keeps(experiment, found)):
+                    reason += f" and keeps its own {keeps}"
+                report.skipped(Kind.EXPERIMENT, experiment.name, reason)
             into = self._known(experiment, found)
             into.is_copy = is_copy
             return into
@@ -122,6 +124,28 @@ class ExperimentTables:
         if namesake is not None and self._is_untouched_default(namesake, experiment):
             return self._new(experiment, experiment.name, report)
         return self._named_or_new(experiment, report)
+
+    def _takes_edits(self, experiment: Experiment, number: int, report: Report) -> bool:
+        """Let an experiment follow its edits at the source; return whether there was any."""
+        target, there = self._target, self.there[number]
+        if not target.options.takes_edits:
+            return False
+        name = str(there["name"])
+        if experiment.name != name and self._named(experiment.name) is None:
+            name = experiment.name
+        tags = key_values(experiment.document.get("tags")) | experiment.source_tags
+        place = str(there["artifact_location"])
+        rows = experiment_rows(experiment, number, name, place, target.workspace, tags)
+        rows = target.fit(Kind.EXPERIMENT, experiment.name, rows, report)
+        compared = target.compare(Kind.EXPERIMENT, rows, {"experiment_id": number})
+        if compared is None or compared.state is not State.EARLIER:
+            return False
+        target.require(rows)
+        target.grow(Kind.EXPERIMENT, experiment.name, compared, report)
+        self.there[number] = there | compared.update
+        self._names = None
+        target.count(Kind.EXPERIMENT, report)
+        return True
 
     def _same(self, experiment: Experiment) -> int | None:
         """Return the number of the target's experiment that is this very one."""

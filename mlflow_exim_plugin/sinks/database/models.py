@@ -24,10 +24,13 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database.files import complete_missing, put_files
+from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.policy import Meetings, TargetNames, find_name
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.sql.writer import Rows
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.database.states import RowComparison
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget
 
 __all__ = ["ModelTables"]
@@ -36,6 +39,7 @@ _EXPERIMENT_IDS = "_mlflow_experiment_ids"
 _FOLLOWED = {"", "runs", "models"}
 """Schemes of sources that lead to where files are now; prompts have none."""
 _TOMBSTONE = "Deleted_Internal"
+_EDITED_OF_VERSIONS = ("description", "current_stage", "last_updated_time")
 
 
 @dataclass
@@ -127,8 +131,25 @@ class ModelTables:
         rows = self._target.fit(item.kind, item.name, rows, report)
         compared = self._target.compare(item.kind, rows, self._owner(item.name))
         if compared is not None:
-            self._target.leave(item.kind, item.name, compared, report)
+            self._settle(item, item.name, rows, compared, report)
         return self._known(item, item.name)
+
+    def _settle(
+        self,
+        item: RegisteredModel | ModelVersion,
+        identity: str,
+        rows: Rows,
+        compared: RowComparison,
+        report: Report,
+    ) -> None:
+        """Let what is there follow its edits at the source, or leave it as it is."""
+        target = self._target
+        if compared.state is not State.EARLIER:
+            target.leave(item.kind, identity, compared, report)
+            return
+        target.require(rows)
+        target.grow(item.kind, identity, compared, report)
+        target.count(item.kind, report)
 
     def _owner(self, name: str) -> dict[str, Any]:
         return self._target.owned("registered_models", name=name)
@@ -223,6 +244,9 @@ class ModelTables:
             if self._complete(version, there, report):
                 target.count(version.kind, report)
                 return
+            if target.options.takes_edits:
+                self._take_edits(version, model.name, number, there, report)
+                return
             report.skipped(version.kind, version.id, self._as_it_is_there(version, there, report))
             return
         if reason := target.left.reason(version):
@@ -257,6 +281,27 @@ class ModelTables:
         else:
             put_files(target, version.id, folder or "", files, report)
         target.count(version.kind, report)
+
+    def _take_edits(
+        self,
+        version: ModelVersion,
+        name: str,
+        number: int,
+        there: dict[str, Any],
+        report: Report,
+    ) -> None:
+        """Let a version follow: its text, stage and tags; all else of it is as it was made."""
+        target = self._target
+        tags = key_values(version.document.get("tags")) | version.source_tags
+        places = (there["source"], there["storage_location"])
+        rows = version_rows(version, name, number, target.workspace, places, tags)
+        (table, row), *others = target.fit(version.kind, version.id, rows, report)
+        own = there | {column: row[column] for column in _EDITED_OF_VERSIONS}
+        rows = [(table, own), *others]
+        key = target.owned(table, name=name, version=number)
+        compared = target.compare(version.kind, rows, key)
+        assert compared is not None  # noqa: S101 - it is there
+        self._settle(version, version.id, rows, compared, report)
 
     def _complete(self, version: ModelVersion, there: dict[str, Any], report: Report) -> bool:
         """Send the files of its own that a version lacks; return whether there were any."""
@@ -340,6 +385,8 @@ class ModelTables:
         rows = []
         for alias, number in model.source.aliases.items():
             at_target = model.numbers.get(number)
+            if self._follows(model, alias, at_target, there):
+                continue
             if alias in there or at_target is None:
                 if at_target is None or there.get(alias) != at_target:
                     what = f"alias {alias!r} of version {number} is not set"
@@ -354,6 +401,19 @@ class ModelTables:
             rows.append(("registered_model_aliases", row))
         target.require(rows)
         target.add(rows)
+
+    def _follows(
+        self, model: _ModelRows, alias: str, number: int | None, there: dict[str, int]
+    ) -> bool:
+        """Move an alias that leads elsewhere, where edits are taken; return whether it was."""
+        target = self._target
+        moves = target.options.takes_edits and model.is_same and alias in there
+        if not moves or number is None or there[alias] == number:
+            return False
+        if not target.options.dry_run:
+            key = self._owner(model.name) | {"alias": alias}
+            target.tables.update("registered_model_aliases", {"version": number}, **key)
+        return True
 
 
 def _origin_of_row(there: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.kinds import KINDS
+from mlflow_exim_plugin.kinds.description import GrowingRows, Growth
 from mlflow_exim_plugin.schema.lineage import is_source_tag
 from mlflow_exim_plugin.schema.provenance import is_provenance
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlflow_exim_plugin.host.sql.writer import Rows, TableWriter
-    from mlflow_exim_plugin.kinds.description import GrowingRows, Growth
     from mlflow_exim_plugin.schema.objects import Kind
 
 __all__ = ["RowComparison", "State", "comparable", "compare_rows"]
@@ -63,6 +63,7 @@ class RowComparison:
         was_open: Whether it goes on, to the target.
         comes_open: Whether it goes on, to the source.
         goes_on: Whether rows are added to it after its end too.
+        takes_edits: Whether what is set at the source is taken for the later one.
     """
 
     own_table: str
@@ -80,6 +81,7 @@ class RowComparison:
     was_open: bool = False
     comes_open: bool = False
     goes_on: bool = False
+    takes_edits: bool = False
 
     @property
     def may_grow(self) -> bool:
@@ -101,6 +103,9 @@ class RowComparison:
         if self.leads:
             return State.LATER if self.comes_open or self.goes_on else State.OTHER
         is_deleted_here = self.update.get("lifecycle_stage") == "active"
+        if self.takes_edits and not is_deleted_here:
+            has_more = self.update or self.changed or self.missing or self.lacks
+            return State.EARLIER if has_more else State.OTHER
         if is_deleted_here or not (self.was_open or self.goes_on):
             return State.OTHER
         if self.lacks:
@@ -127,7 +132,19 @@ class RowComparison:
         return sum(its == table for its, *_ in (*self.missing, *self.changed))
 
 
-def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any]) -> RowComparison:
+_OF_EDITS = Growth(lambda _: 0, end=0, fixed=frozenset(), parts={})
+"""Of a kind that does not grow: all of it can be edited."""
+_SET = GrowingRows(("key",), is_set=True)
+
+
+def compare_rows(
+    tables: TableWriter,
+    kind: Kind,
+    rows: Rows,
+    key: dict[str, Any],
+    *,
+    takes_edits: bool = False,
+) -> RowComparison:
     """Compare an object that is there with what comes of it.
 
     Args:
@@ -135,15 +152,17 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
         kind: The object's kind.
         rows: Its rows, its own first.
         key: Columns that say in its tables which rows are its.
+        takes_edits: Whether what was set at the source, also after its end, is taken for the later
+            one.
     """
-    growth = KINDS[kind].growth
+    growth = KINDS[kind].growth or (_OF_EDITS if takes_edits else None)
     wanted: dict[str, list[dict[str, Any]]] = {}
     for table, row in rows:
         wanted.setdefault(table, []).append(row)
     own_table, own = rows[0]
     own_key = {name: value for name, value in key.items() if name in own}
     (there,) = tables.select(own_table, **own_key)
-    compared = RowComparison(own_table, own_key, there)
+    compared = RowComparison(own_table, own_key, there, takes_edits=takes_edits)
     for column in own:
         if _is_compared(tables, own_table, column) and comparable(own[column]) != comparable(
             there[column]
@@ -154,6 +173,8 @@ def compare_rows(tables: TableWriter, kind: Kind, rows: Rows, key: dict[str, Any
         _note_stages(compared, growth, own)
         if compared.grows:
             parts = {name: part for name, part in growth.parts.items() if tables.has(name)}
+        if growth is _OF_EDITS:
+            parts = {table: _SET for table, part in wanted.items() if "key" in part[0]}
     for table in dict.fromkeys([*wanted, *parts]):
         coming, part = wanted.get(table, []), parts.get(table)
         owners = _owners(tables, table, part, coming, key)
@@ -194,7 +215,7 @@ def _note_own(compared: RowComparison, growth: Growth | None, column: str, value
         compared.kept.append(column)
     elif column in growth.fixed:
         compared.contradicts = True
-    elif value is not None:
+    elif value is not None or compared.takes_edits:
         compared.update[column] = value
 
 
@@ -202,7 +223,9 @@ def _note_stages(compared: RowComparison, growth: Growth, own: dict[str, Any]) -
     here, coming = growth.stage(compared.there), growth.stage(own)
     compared.was_open, compared.comes_open = here < growth.end, coming < growth.end
     compared.goes_on = growth.goes_on
-    compared.grows = compared.was_open or compared.comes_open or growth.goes_on
+    compared.grows = (
+        compared.was_open or compared.comes_open or growth.goes_on or compared.takes_edits
+    )
     compared.lacks, compared.leads = here < coming, here > coming
 
 
@@ -252,7 +275,9 @@ def _compare_part(
                 compared.contradicts = True
         elif all(comparable(row[c]) == comparable(other[c]) for c in rows.columns):
             continue
-        elif name in growth.keeps or (part.is_set and not compared.was_open):
+        elif name in growth.keeps or (
+            part.is_set and not (compared.was_open or compared.takes_edits)
+        ):
             compared.kept.append(f"{table} {name}")
         elif part.is_set or (part.until and not (row[part.until] and other[part.until])):
             key = rows.owner | {column: other[column] for column in part.key}

@@ -229,7 +229,8 @@ class DatabaseTarget:
                 return RowComparison(own_table, its, own)  # this very unpack wrote it
             if not self.is_there(own_table, **its):
                 return None
-            return compare_rows(self.tables, kind, rows, key)
+            takes_edits = self.options.takes_edits
+            return compare_rows(self.tables, kind, rows, key, takes_edits=takes_edits)
 
     def leave(
         self, kind: Kind, identity: str, compared: RowComparison, report: Report, place: str = ""

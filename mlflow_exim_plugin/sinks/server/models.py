@@ -499,9 +499,25 @@ class ModelWriter:
         self, model: _ModelCopy, version: ModelVersion, number: int, report: Report
     ) -> None:
         """Do what cannot be done when a version is made; an interrupted unpack may lack it."""
-        if self._options.dry_run:
-            return
         there = model.documents.get(number, {})
+        if not self._options.dry_run:
+            self._complete_tags(model, version, number, there, report)
+        stage = version.document.get("current_stage")
+        current = there.get("current_stage", "None")
+        if stage and stage != "None" and (model.ours or not there) and current == "None":
+            set_stage = partial(self._writer.set_stage, model.name, number, stage)
+            unset = Loss(version.kind, version.id, f"stage {stage} is not set")
+            if self._options.dry_run or attempt(set_stage, unset, report):
+                model.stages[number] = stage
+
+    def _complete_tags(
+        self,
+        model: _ModelCopy,
+        version: ModelVersion,
+        number: int,
+        there: dict[str, Any],
+        report: Report,
+    ) -> None:
         added = key_values(there.get("tags")).keys() if there else {PROMPT_TAG}
         added -= key_values(version.document.get("tags")).keys()
         if model.kind is Kind.PROMPT and PROMPT_TAG in added:
@@ -511,13 +527,6 @@ class ModelWriter:
                 report,
             )
         self._put_version_tags(model, version, number, key_values(there.get("tags")), report)
-        stage = version.document.get("current_stage")
-        current = there.get("current_stage", "None")
-        if stage and stage != "None" and (model.ours or not there) and current == "None":
-            set_stage = partial(self._writer.set_stage, model.name, number, stage)
-            unset = Loss(version.kind, version.id, f"stage {stage} is not set")
-            if attempt(set_stage, unset, report):
-                model.stages[number] = stage
 
     def _put_model_tags(
         self, item: RegisteredModel, name: str, there: dict[str, str], report: Report
@@ -548,6 +557,7 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
         what
         for what in ("description", "current_stage")
         if (version.document.get(what) or "") != (there.get(what) or "")
+        and not (what == "current_stage" and number in model.stages)
     ]
     of_source, of_target = (key_values(d.get("tags")) for d in (version.document, there))
     differing += [
