@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
@@ -161,6 +162,8 @@ def test_errors_of_stores_show_no_credentials() -> None:
 def test_unknown_protocols_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="nosuch"):
         open_range("nosuch://bucket/a")
+    for protocol in ("gs", "gcs"):  # as another test may have loaded it
+        monkeypatch.delitem(_registry, protocol, raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingDependencyError) as caught:
         open_range("gs://bucket/a")
