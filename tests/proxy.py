@@ -49,6 +49,7 @@ class FaultyProxy:
         after: Called when the server has done a request and before the client hears of it.
         bend: Gives what the client hears in place of a body.
         refusal: Headers of the statuses that the rule answers with.
+        refused: Body of these.
         strip: Parameter that the server does not hear of, empty for none.
     """
 
@@ -59,6 +60,7 @@ class FaultyProxy:
         self.after: Callable[[Request], object] = lambda _: None
         self.bend: Callable[[Request, bytes], bytes] = lambda _, data: data
         self.refusal: list[tuple[str, str]] = []
+        self.refused = b"refused by the proxy"
         self.strip = ""
         self.seen: list[Request] = []
         self._target = urlsplit(target).netloc
@@ -121,7 +123,7 @@ class FaultyProxy:
         if action is not None and action > 0:
             # Plain text, as MLflow's basic-auth app and any proxy before a server give it.
             named = [("Content-Type", "text/plain"), *self.refusal]
-            _send(handler, action, named, b"refused by the proxy")
+            _send(handler, action, named, self.refused)
             return
         connection = http.client.HTTPConnection(self._target, timeout=120)
         try:

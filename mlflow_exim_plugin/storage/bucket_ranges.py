@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync
 
-from mlflow_exim_plugin.storage.file_systems import file_system
+from mlflow_exim_plugin.storage.file_systems import file_system, status_of
 from mlflow_exim_plugin.storage.pinned import (
     TAIL_BYTES,
     Changed,
@@ -43,9 +43,9 @@ class S3Source(PinnedSource):
         if version_id := self._pinned.kept_as or version_id:
             self._where["VersionId"] = version_id
         try:
-            answer, tail = self._ask(Range=f"bytes=-{TAIL_BYTES}")
+            answer, tail = self._ask(TAIL_BYTES, Range=f"bytes=-{TAIL_BYTES}")
         except OSError as error:
-            if _status(error) != _OUT_OF_RANGE:
+            if status_of(error) != _OUT_OF_RANGE:
                 raise
             # The object is empty, or the server knows no range that is longer than the object.
             answer, tail = self._store.call_s3("head_object", **self._where), b""
@@ -61,20 +61,24 @@ class S3Source(PinnedSource):
     def _get(self, start: int, end: int) -> bytes:
         pin = {"IfMatch": self.version.mark} if self.version.mark else {}
         try:
-            answer, data = self._ask(Range=f"bytes={start}-{end - 1}", **pin)
+            answer, data = self._ask(end - start, Range=f"bytes={start}-{end - 1}", **pin)
         except OSError as error:
-            if _status(error) in {_PRECONDITION_FAILED, _OUT_OF_RANGE}:
+            if status_of(error) in {_PRECONDITION_FAILED, _OUT_OF_RANGE}:
                 raise Changed from error
             raise
         if answer.get("ETag", "") != self.version.mark:  # some servers know no conditions
             raise Changed
         return data
 
-    def _ask(self, **request: str) -> tuple[Mapping[str, Any], bytes]:
-        answer = self._store.call_s3("get_object", **self._where, **request)
-        limit = seconds_for(answer["ContentLength"])
-        data: bytes = sync(self._store.loop, answer["Body"].read, timeout=limit)
+    def _ask(self, size_bytes: int, **request: str) -> tuple[Mapping[str, Any], bytes]:
+        answer, data = sync(
+            self._store.loop, self._answer, request, timeout=seconds_for(size_bytes)
+        )
         return answer, data
+
+    async def _answer(self, request: Mapping[str, str]) -> tuple[Mapping[str, Any], bytes]:
+        answer = await self._store._call_s3("get_object", **self._where, **request)  # noqa: SLF001
+        return answer, await answer["Body"].read()
 
 
 class GoogleSource(PinnedSource):
@@ -155,10 +159,3 @@ class AzureSource(PinnedSource):
 
     def _client(self) -> Any:
         return self._store.service_client.get_blob_client(self._container, self._blob)
-
-
-def _status(error: BaseException | None) -> int | None:
-    """Return the status that an error of S3's client stands for."""
-    response = getattr(getattr(error, "__cause__", None), "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return int(status) if status is not None else None

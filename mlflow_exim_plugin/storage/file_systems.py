@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fsspec.config import conf
@@ -21,10 +23,11 @@ from mlflow_exim_plugin.storage.schemes import scheme_of
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-__all__ = ["EXISTS_HINT", "file_system", "raise_for", "store_errors"]
+__all__ = ["EXISTS_HINT", "file_system", "raise_for", "status_of", "store_errors"]
 
 EXISTS_HINT = "choose another name, or pass --overwrite"
 _DETAIL_LIMIT = 500
+_REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _CONNECTIONS = 32
 """The client of S3 has ten by itself: fewer than ranges or parts are on their way."""
 
@@ -91,7 +94,37 @@ def raise_for(error: Exception, url: str, action: str) -> NoReturn:
         detail = error.strerror
     if isinstance(error, NotImplementedError):
         detail = "this kind of store cannot do that"
-    raise StoreError(f"cannot {action} {name}: {detail or type(error).__name__}") from error
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        detail = "it does not answer in time"
+    raise StoreError(
+        f"cannot {action} {name}: {detail or type(error).__name__}", _hint_of(error)
+    ) from error
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """Return the status of HTTP that an error of a store's client stands for; None without one."""
+    for one in (error, getattr(error, "__cause__", None)):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):  # botocore's
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            told = (getattr(one, name, None) for name in ("status_code", "status", "code"))
+            status = next((value for value in told if isinstance(value, int)), None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _hint_of(error: Exception) -> str:
+    status = status_of(error)
+    # Amazon calls a token that has expired a bad request, its client a refusal.
+    if status in _REFUSED or (isinstance(error, PermissionError) and status is not None):
+        return "renew or check the credentials of the store, and run the same command again"
+    if isinstance(error, TimeoutError | asyncio.TimeoutError | ConnectionError) or (
+        status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        return "run the same command again when the store is well"
+    return ""
 
 
 def _hides_a_refusal(error: FileNotFoundError) -> bool:

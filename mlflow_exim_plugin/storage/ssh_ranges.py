@@ -12,7 +12,10 @@ from mlflow_exim_plugin.storage.pinned import Changed, FileVersion, PinnedSource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SshSource"]
+__all__ = ["SILENCE_SECONDS", "SshSource"]
+
+SILENCE_SECONDS = 60.0
+"""After which a server that says nothing is given up."""
 
 
 class SshSource(PinnedSource):
@@ -43,7 +46,9 @@ class SshSource(PinnedSource):
         try:
             file = self._free.get_nowait()
         except Empty:
-            file = self._store.client.open_sftp().open(self._path, "rb")
+            channel = self._store.client.open_sftp()
+            channel.get_channel().settimeout(SILENCE_SECONDS)
+            file = channel.open(self._path, "rb")
             self._files.append(file)
         yield file
         self._free.put(file)  # after an error nobody knows what is still on its way

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync
 
+from mlflow_exim_plugin.storage.pinned import seconds_for
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -98,7 +100,7 @@ class _AzureUpload:
 
     def send(self, number: int, data: bytes) -> None:
         block = base64.b64encode(f"{self._mine}{number:06d}".encode()).decode()
-        self._call(lambda blob: blob.stage_block(block, data, length=len(data)))
+        self._call(lambda blob: blob.stage_block(block, data, length=len(data)), len(data))
         with self._lock:
             self._blocks[number] = block
 
@@ -117,7 +119,8 @@ class _AzureUpload:
     def remove(self, left: str) -> None:
         raise NotImplementedError(left)
 
-    def _call(self, what: Callable[[Any], Awaitable[Any]]) -> None:
+    def _call(self, what: Callable[[Any], Awaitable[Any]], size_bytes: int = 0) -> None:
+        """Make a call, and wait as long as so many bytes may take."""
         from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
         async def called() -> None:
@@ -126,7 +129,7 @@ class _AzureUpload:
                 await what(blob)
 
         try:
-            sync(self._store.loop, called)
+            sync(self._store.loop, called, timeout=seconds_for(size_bytes))
         except ResourceExistsError as error:
             raise FileExistsError(self._blob) from error
         except ResourceNotFoundError as error:

@@ -7,7 +7,8 @@ import logging
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.errors import NOTICE
+from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.upload.under_way import note
 
 __all__ = ["Parts", "Upload"]
@@ -126,7 +127,16 @@ class Parts:
         try:
             self._upload.abandon()
         except Exception as error:  # noqa: BLE001 - stores have no common base of errors
-            _log.debug("%s: what was sent is not removed: %s", redact_url(self._url), error)
+            self._noted.__exit__(type(error), error, error.__traceback__)  # the note stays
+            shown = redact_url(self._url)
+            _log.log(
+                NOTICE,
+                "%s: what was sent cannot be removed: %s. `mlflow exim leftovers %s --clear` does, "
+                "and so does the next pack to that name.",
+                shown,
+                redact_text(str(error), self._url),
+                shown,
+            )
         else:
             if not any(future.running() for future in waited.not_done):
                 self._noted.close()

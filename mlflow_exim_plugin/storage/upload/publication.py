@@ -13,6 +13,7 @@ from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.leftovers import partial_name
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
+from mlflow_exim_plugin.storage.ssh_ranges import SILENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,7 @@ class _RenamedFile(_OneStream):
         self._file = self._store.open(self._partial, "wb")
         if hasattr(self._file, "set_pipelined"):  # SSH's waits for an answer to each 32 kB
             self._file.set_pipelined(True)
+            self._store.ftp.get_channel().settimeout(SILENCE_SECONDS)
         return self._partial
 
     def publish(self) -> None:

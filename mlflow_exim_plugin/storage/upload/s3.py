@@ -6,6 +6,10 @@ import errno
 import threading
 from typing import TYPE_CHECKING, Any
 
+from fsspec.asyn import sync
+
+from mlflow_exim_plugin.storage.pinned import seconds_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -78,27 +82,28 @@ class _S3Upload:
         self._where = {"Bucket": bucket, "Key": key}
         self._upload: dict[str, str] = {}
         self._parts: dict[int, dict[str, Any]] = {}
+        self._size_bytes = 0
         self._lock = threading.Lock()
         # Cloudflare's wants parts of one length.
         fixed = getattr(store, "fixed_upload_size", False)
         self.part_bytes: int | None = store.default_block_size if fixed else None
 
     def put(self, data: bytes) -> None:
+        self._size_bytes = len(data)
         self._commit("put_object", {"Body": data})
 
     def begin(self) -> str | None:
-        upload = self._store.call_s3("create_multipart_upload", **self._where)
+        upload = self._call("create_multipart_upload")
         self._upload = {"UploadId": upload["UploadId"]}
         return str(upload["UploadId"])
 
     def send(self, number: int, data: bytes) -> None:
-        part = self._store.call_s3(
-            "upload_part", **self._where, **self._upload, PartNumber=number, Body=data
-        )
+        part = self._call("upload_part", len(data), **self._upload, PartNumber=number, Body=data)
         told = {name: part[name] for name in part if name == "ETag" or name.startswith("Checksum")}
         told.pop("ChecksumType", None)
         with self._lock:
             self._parts[number] = {"PartNumber": number, **told}
+            self._size_bytes += len(data)
 
     def publish(self) -> None:
         parts = [self._parts[number] for number in sorted(self._parts)]
@@ -112,7 +117,7 @@ class _S3Upload:
 
     def remove(self, left: str) -> None:
         try:
-            self._store.call_s3("abort_multipart_upload", **self._where, UploadId=left)
+            self._call("abort_multipart_upload", UploadId=left)
         except FileNotFoundError:  # it has gone
             return
 
@@ -123,20 +128,25 @@ class _S3Upload:
         if not self._overwrite and self._is_there():
             raise FileExistsError(self._where["Key"])
         try:
-            self._store.call_s3(operation, **self._where, **what, **there)
+            self._call(operation, self._size_bytes, **what, **there)
         except OSError as error:
             if error.errno != errno.ENOSYS or not there:
                 raise
-            self._store.call_s3(operation, **self._where, **what)
+            self._call(operation, self._size_bytes, **what)
         finally:
             self._store.invalidate_cache()
 
     def _is_there(self) -> bool:
         try:
-            self._store.call_s3("head_object", **self._where)
+            self._call("head_object")
         except (FileNotFoundError, PermissionError):  # some may write, and not read
             return False
         return True
+
+    def _call(self, operation: str, size_bytes: int = 0, **what: Any) -> Any:
+        """Make a call, and wait as long as so many bytes may take."""
+        call, limit = self._store._call_s3, seconds_for(size_bytes)  # noqa: SLF001 - has no limit
+        return sync(self._store.loop, call, operation, timeout=limit, **self._where, **what)
 
     def _unless_there(self, operation: str) -> dict[str, str]:
         model = self._store.s3.meta.service_model.operation_model(
