@@ -51,7 +51,12 @@ def ls(archive: str, experiment: str | None, members: bool, output: str, opening
 @archive_argument
 @click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
 @click.option("-r", "--run-id", metavar="ID", help="Run.")
-@click.option("-m", "--model", metavar="NAME", help="Registered model or prompt and its versions.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME",
+    help="Registered model or prompt with its versions, or MODEL/3, MODEL@ALIAS, MODEL/latest.",
+)
 @click.option("--logged-model", metavar="ID", help="Logged model.")
 @click.option("--trace", metavar="ID", help="Trace with its spans and assessments.")
 @click.option(

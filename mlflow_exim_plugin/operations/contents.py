@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.options import Selection
+from mlflow_exim_plugin.options import Selection, version_asked
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
     Failure,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.schema.envelope import VersionEnvelope
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.sources.archive.archive import Archive
     from mlflow_exim_plugin.sources.source import Source
@@ -118,6 +119,9 @@ def document_of(source: OpenSource, **asked: str | None) -> dict[str, Any]:
         return _in_archive(source.archive, kind, wanted)
     if not kind:
         return contents(source)
+    if kind == "model" and version_asked(wanted):
+        of_version = _objects(source.names, Selection(models=(wanted,), traces=False))
+        return next(dict(item.document) for item in of_version if isinstance(item, ModelVersion))
     found: dict[str, Any] = {}
     for item in _objects(source.names):
         names = {item.id, item.name} if isinstance(item, Experiment) else {item.id}
@@ -143,6 +147,8 @@ def _in_archive(archive: Archive, kind: str, wanted: str) -> dict[str, Any]:
         case "run_id":
             return archive.run(wanted).to_json()
         case "model":
+            if version := _version_in(archive, wanted):
+                return version.to_json()
             document = archive.model(wanted).to_json()
             return document | {"versions": [v.to_json() for v in archive.versions(wanted)]}
         case "logged_model":
@@ -152,6 +158,28 @@ def _in_archive(archive: Archive, kind: str, wanted: str) -> dict[str, Any]:
             return {**found.document, "spans": found.spans}
         case _:
             return archive.summary.to_json()
+
+
+def _version_in(archive: Archive, wanted: str) -> VersionEnvelope | None:
+    """Return the version that ``MODEL/3``, ``MODEL@ALIAS`` or ``MODEL/latest`` is, if it is one."""
+    if (asked := version_asked(wanted)) is None:
+        return None
+    for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT):
+        for envelope in archive.models(kind):
+            model, numbers = (
+                RegisteredModel(envelope.mlflow.registered_model),
+                envelope.mlflow.versions,
+            )
+            if model.name == asked[0]:
+                found = Selection(models=(wanted,)).versions_asked(
+                    model.name, numbers, model.aliases
+                )
+                texts = map(str, (found or {}).values())
+                versions = {
+                    v.mlflow.model_version["version"]: v for v in archive.versions(model.name)
+                }
+                return next((versions[text] for text in texts if text in versions), None)
+    return None
 
 
 def _of_archive(archive: Archive) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.options import (
     flat,
     is_glob,
     matches,
+    version_asked,
 )
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind
 from mlflow_exim_plugin.schema.report import Extraction
@@ -147,6 +148,8 @@ def _take_members(
 
 
 def _names_one(selection: Selection) -> bool:
-    """Whether one run, and nothing else, was named."""
+    """Whether one run, or one version of a model, and nothing else was named."""
     named = (*selection.experiments, *selection.runs, *selection.models)
-    return len(named) == len(selection.runs) == 1 and not is_glob(named[0])
+    if len(named) != 1 or selection.experiments or is_glob(named[0]):
+        return False
+    return bool(selection.runs or version_asked(named[0]))

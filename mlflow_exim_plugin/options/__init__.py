@@ -19,7 +19,13 @@ from mlflow_exim_plugin.options.groups import (
     Work,
     Writing,
 )
-from mlflow_exim_plugin.options.selection import Selection, is_glob, matches, parse_time_ms
+from mlflow_exim_plugin.options.selection import (
+    Selection,
+    is_glob,
+    matches,
+    parse_time_ms,
+    version_asked,
+)
 
 __all__ = [
     "Clearing",
@@ -40,4 +46,5 @@ __all__ = [
     "matches",
     "option_of",
     "parse_time_ms",
+    "version_asked",
 ]

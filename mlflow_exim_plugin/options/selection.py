@@ -13,11 +13,14 @@ from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options.declared import AGAIN, asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from mlflow_exim_plugin.schema.runs import RunHeader
 
-__all__ = ["Selection", "is_glob", "matches", "parse_time_ms"]
+__all__ = ["Selection", "is_glob", "matches", "parse_time_ms", "version_asked"]
+
+_LATEST = "latest"
+_OF_VERSION = re.compile(rf"(.+)(/(?:[1-9][0-9]{{0,17}}|{_LATEST})|@[^/@]+)")
 
 
 def parse_time_ms(text: str, *, end: bool = False) -> int:
@@ -62,6 +65,16 @@ def is_glob(pattern: str) -> bool:
     return any(char in pattern for char in "*?[")
 
 
+def version_asked(pattern: str) -> tuple[str, str] | None:
+    """Return the model, a name or glob, and which version of it a pattern asks for.
+
+    Returns:
+        The version as a number, ``latest`` or ``@ALIAS``; None where all versions are meant.
+    """
+    found = _OF_VERSION.fullmatch(pattern)
+    return (found[1], found[2].removeprefix("/")) if found else None
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which objects to take; empty takes everything.
@@ -84,8 +97,8 @@ class Selection:
         metavar="ID",
     )
     models: tuple[str, ...] = asked(
-        "Registered model or prompt to take with all versions and their runs, by name or glob."
-        f"{AGAIN}",
+        "Registered model or prompt to take with all versions and their runs, by name or glob; "
+        f"MODEL/3, MODEL@ALIAS and MODEL/latest take one version.{AGAIN}",
         default=(),
         flag="-m/--model",
         metavar="NAME",
@@ -158,10 +171,40 @@ class Selection:
         return in_experiment or matches(self.runs, (header.run_id,))
 
     def takes_model(self, name: str) -> bool:
-        """Whether a registered model is taken with all its versions."""
+        """Whether a registered model is taken, with all its versions or some."""
         if self.models:
-            return matches(self.models, (name,))
+            bases = (asked[0] for asked in map(version_asked, self.models) if asked)
+            return matches((*self.models, *bases), (name,))
         return not self.is_narrow
+
+    def versions_asked(
+        self, name: str, numbers: Collection[int], aliases: Mapping[str, int]
+    ) -> dict[str, int] | None:
+        """Return which versions of a registered model are taken, by what asks for them.
+
+        Args:
+            name: Of the model.
+            numbers: Its versions.
+            aliases: Version by alias.
+
+        Returns:
+            None where all are taken.
+        """
+        if not self.models or matches(self.models, (name,)):
+            return None
+        found: dict[str, int] = {}
+        for pattern in self.models:
+            asked = version_asked(pattern)
+            if asked is None or not matches(asked[:1], (name,)):
+                continue
+            which = asked[1]
+            if which == _LATEST:
+                number = max(numbers, default=0)
+            else:
+                number = int(which) if which.isdecimal() else aliases.get(which[1:], 0)
+            if number in numbers:
+                found[pattern] = number
+        return found
 
     def takes_artifact(self, path: str) -> bool:
         """Whether an artifact is taken."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.absent import is_refused
-from mlflow_exim_plugin.options import is_glob, matches
+from mlflow_exim_plugin.options import is_glob, matches, version_asked
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
     Entity,
@@ -15,6 +16,7 @@ from mlflow_exim_plugin.schema.objects import (
     Kind,
     LoggedModel,
     Loss,
+    RegisteredModel,
     Run,
     StreamItem,
     Trace,
@@ -25,12 +27,15 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.runs import Listed
 
-__all__ = ["Catalog", "Plan", "Wanted", "within"]
+__all__ = ["Catalog", "Plan", "Wanted", "take_versions", "within"]
+
+MODELS = "registered model or prompt"
+"""What :class:`Wanted` calls them, and their versions."""
 
 
 class Catalog(Protocol):
@@ -240,6 +245,41 @@ def within(
         yield item
 
 
+def take_versions(
+    model: RegisteredModel, ids: Iterable[str], selection: Selection, wanted: Wanted
+) -> tuple[RegisteredModel, Callable[[str], bool]] | None:
+    """Return a registered model, without the aliases of what stays, and which versions come.
+
+    Args:
+        model: One that ``selection`` takes.
+        ids: Those of its versions, also of what cannot be read; the last segment is the number.
+        selection: What was asked for.
+        wanted: Told what is there.
+
+    Returns:
+        What tells by its id whether a version comes; that also holds for an id without a number.
+        None where versions are asked for and the model has none of them.
+    """
+    numbers = set(filter(None, map(_number_of, ids)))
+    asked = selection.versions_asked(model.name, numbers, model.aliases)
+    if asked is None:
+        wanted.saw(MODELS, [model.name])
+        return model, lambda _: True
+    wanted.saw(MODELS, asked)
+    if not asked:
+        return None
+    taken = {*asked.values()}
+    if listed := model.document.get("aliases"):
+        aliases = [entry for entry in listed if int(entry["version"]) in taken]
+        model = replace(model, document={**model.document, "aliases": aliases})
+    return model, lambda identity: _number_of(identity) in {None, *taken}
+
+
+def _number_of(version: str) -> int | None:
+    number = version.rpartition("/")[2]
+    return int(number) if number.isdecimal() else None
+
+
 class Wanted:
     """Names that were asked for and not seen yet, in whichever workspace they may be.
 
@@ -251,7 +291,7 @@ class Wanted:
         self._missing = {
             "experiment": list(selection.experiments),
             "run": list(selection.runs),
-            "registered model or prompt": list(selection.models),
+            MODELS: list(selection.models),
         }
         self._known: dict[str, list[str]] = {}
 
@@ -261,6 +301,12 @@ class Wanted:
         if kind != "run":  # there may be a million
             self._known.setdefault(kind, []).extend(known)
         self._missing[kind] = [p for p in self._missing[kind] if not matches((p,), known)]
+
+    def saw_unread(self, model: str) -> None:
+        """Note a registered model that is there and cannot be read, whatever is asked of it."""
+        asked = self._missing[MODELS]
+        bases = {pattern: (version_asked(pattern) or (pattern,))[0] for pattern in asked}
+        self.saw(MODELS, [model, *(p for p, base in bases.items() if matches((base,), (model,)))])
 
     def require(self) -> None:
         """Refuse a name that matched nothing, so that a misspelling does not pass as success.

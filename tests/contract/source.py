@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
+from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.operations.deliver import deliver
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.targets import open_target
@@ -140,6 +141,31 @@ class SourceContract:
         assert Kind.REGISTERED_MODEL not in {kind for kind, _, _ in of_run}
         listed = [id_ for kind, id_, _ in of_model if kind is Kind.REGISTERED_MODEL]
         assert listed == [name]
+
+    def test_a_version_comes_with_its_run_and_no_other_version(self, readable: Readable) -> None:
+        with open_source(readable.location, readable.opening) as opened:
+            whole = list(opened.stream.stream(Selection(traces=False, artifacts=False)))
+            model = next(m for m in whole if isinstance(m, RegisteredModel) and m.aliases)
+            runs = {
+                version.version: {str(version.document.get("run_id") or "")} - {""}
+                for version in whole
+                if isinstance(version, ModelVersion) and version.name == model.name
+            }
+            (alias, aliased), latest = min(model.aliases.items()), max(runs)
+            asked = {"/1": 1, f"@{alias}": aliased, "/latest": latest}
+            for which, number in asked.items():
+                taken = list(opened.stream.stream(Selection(models=(model.name + which,))))
+                (found,) = (m for m in taken if isinstance(m, RegisteredModel))
+                (version,) = (v for v in taken if isinstance(v, ModelVersion))
+                assert version.id == f"{model.name}/{number}"
+                of_number = {a: n for a, n in model.aliases.items() if n == number}
+                assert found.aliases == of_number
+                assert runs[number] <= {run.id for run in taken if isinstance(run, Run)}
+                experiments = {e.id for e in taken if isinstance(e, Experiment)}
+                assert experiments >= {r.experiment_id for r in taken if isinstance(r, Run)}
+            for which in ("/999", "@nobody"):
+                with pytest.raises(NotFoundError, match=model.name + which):
+                    list(opened.stream.stream(Selection(models=(model.name + which,))))
 
     def test_a_stream_can_be_left_at_any_object(self, readable: Readable) -> None:
         threads = set(threading.enumerate())

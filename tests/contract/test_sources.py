@@ -103,6 +103,7 @@ def fill(uri: str, files: Path) -> None:
         for role in ("a", "c"):
             run_id = made.runs[role]
             client.create_model_version(name, f"runs:/{run_id}/model", run_id)
+        client.set_registered_model_alias(name, "champion", "1")
 
 
 def files_in(folder: Path) -> dict[str, str]:

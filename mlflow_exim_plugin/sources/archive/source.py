@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
-from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.schema.envelope import (
@@ -47,7 +46,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 from mlflow_exim_plugin.sources.archive.stored import StoredParts
 from mlflow_exim_plugin.sources.archive.version_files import files_behind, files_left_behind
-from mlflow_exim_plugin.stages.select import Plan, Wanted, within
+from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -153,12 +152,11 @@ class _TreeStream:
         segments = tree.experiments if named is None else named
         self._archive.reader.expect([*(tree.experiments[s] for s in segments), *models])
         yield from self._load_experiments(segments)
-        for model in self._all_models() if has_models else ():
+        for model in self._all_models(wanted) if has_models else ():
             if isinstance(model, Failure):
                 yield model
             else:
                 self._models.append(model)
-        wanted.saw("registered model or prompt", [model.name for model in self._models])
         catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
         self._plan = Plan(catalog, self._selection, self._experiments, wanted)
         if self._selection.takes_all_runs:
@@ -335,7 +333,7 @@ class _TreeStream:
                 count += 1  # at least
         return count
 
-    def _all_models(self) -> Iterator[RegisteredModel | Failure]:
+    def _all_models(self, wanted: Wanted) -> Iterator[RegisteredModel | Failure]:
         """Yield the models and prompts that are taken and put their versions by kind and name."""
         tree = self._tree
         for key in sorted(tree.models, key=lambda key: key[0] is not Kind.PROMPT):
@@ -359,8 +357,13 @@ class _TreeStream:
             )
             if not self._selection.takes_model(model.name):
                 continue
+            by_folder = {member.removesuffix("/version.json"): member for member in members}
+            found = take_versions(model, by_folder, self._selection, wanted)
+            if found is None:
+                continue
+            model, takes = found
             listed = self._versions[kind, model.name] = []
-            for member in members:
+            for member in (by_folder[folder] for folder in by_folder if takes(folder)):
                 try:
                     listed.append((self._archive.document(VersionEnvelope, member), member))
                 except InvalidArchiveError as error:
@@ -423,6 +426,8 @@ class _TreeStream:
 
     def _traces(self, path: str, plan: Plan, *, whole: bool) -> Iterator[Trace | Failure]:
         """Yield the traces of a part; one that is damaged alone, what cannot be read together."""
+        from mlflow_exim_plugin.container.trace_parts import read_part
+
         read, expected = 0, 1
         try:
             envelope = self._archive.document(TracePartEnvelope, path)

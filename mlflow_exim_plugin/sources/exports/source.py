@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from mlflow_exim_plugin.sources.exports.layout import ExportLayout
 from mlflow_exim_plugin.sources.exports.registry import ExportedRegistry
 from mlflow_exim_plugin.sources.exports.tracking import ExportedTracking
 from mlflow_exim_plugin.sources.file_tree import FileTree
-from mlflow_exim_plugin.stages.select import Plan, Wanted
+from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions
 from mlflow_exim_plugin.stages.sound import sound
 
 if TYPE_CHECKING:
@@ -110,6 +111,21 @@ class Export:
         return ", ".join(sorted(self.layout.mlflow_versions))
 
 
+def _taken(of: ExportedModel, selection: Selection, wanted: Wanted) -> ExportedModel | None:
+    """Return a model with those of its versions that are taken, None where it has none of them."""
+    ids = [version.id for version in of.versions.values()]
+    ids += [failure.id for failure in of.failures]
+    if (found := take_versions(of.model, ids, selection, wanted)) is None:
+        return None
+    model, takes = found
+    return replace(
+        of,
+        model=model,
+        versions={number: v for number, v in of.versions.items() if takes(v.id)},
+        failures=[failure for failure in of.failures if takes(failure.id)],
+    )
+
+
 class ExportSource:
     """Reads an export.
 
@@ -154,8 +170,12 @@ class ExportSource:
 
     def _stream(self, selection: Selection) -> Iterator[StreamItem]:
         tracking, wanted = self._tracking, Wanted(selection)
-        models = [m for m in self._registry.models.values() if selection.takes_model(m.model.name)]
-        wanted.saw("registered model or prompt", [m.model.name for m in models])
+        models = [
+            taken
+            for model in self._registry.models.values()
+            if selection.takes_model(model.model.name)
+            and (taken := _taken(model, selection, wanted))
+        ]
         plan = Plan(tracking, selection, tracking.experiments, wanted)
         named = [v for m in models for v in m.versions.values()] if selection.models else []
         if selection.takes_all_runs:

@@ -36,7 +36,7 @@ from mlflow_exim_plugin.sources.folder.metrics import Rows
 from mlflow_exim_plugin.sources.folder.registry import RegistryFolder
 from mlflow_exim_plugin.sources.folder.store import TrackingFolder
 from mlflow_exim_plugin.sources.folder.traces import TracesFolder
-from mlflow_exim_plugin.stages.select import Plan, Wanted
+from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ class FolderDeployment:
             return ""
 
 
+_TakenModel = tuple[RegisteredModel, "Callable[[str], bool]"]
+"""A model, and what tells by its id whether a version of it is taken."""
+
+
 class FolderSource:
     """Reads an ``mlruns`` folder.
 
@@ -178,10 +182,10 @@ class FolderSource:
                 failures.append(model)
             elif selection.takes_model(model.name):
                 models.append(model)
-        wanted.saw("registered model or prompt", [model.name for model in models])
-        models.sort(key=lambda model: (model.kind is not Kind.PROMPT, model.name))
+        taken = [found for model in models if (found := self._taken(model, selection, wanted))]
+        taken.sort(key=lambda found: (found[0].kind is not Kind.PROMPT, found[0].name))
         plan = Plan(self._store, selection, dict(experiments), wanted)
-        named = self._versions_of(models) if selection.models else []
+        named = self._versions_of(taken) if selection.models else []
         if selection.takes_all_runs:
             plan.take_all({e: set(self._store.run_ids(e)) for e in experiments})
         else:
@@ -192,10 +196,19 @@ class FolderSource:
         if not selection.is_narrow:
             yield from chain(self._store.failures, failures)
         yield from self._unread_of(plan, selection)
-        yield from self._chosen(plan, selection, experiments, models, named)
+        yield from self._chosen(plan, selection, experiments, taken, named)
 
-    def _versions_of(self, models: list[RegisteredModel]) -> list[ModelVersion]:
-        versions = [v for model in models for v in self._registry.versions(model)]
+    def _taken(
+        self, model: RegisteredModel, selection: Selection, wanted: Wanted
+    ) -> _TakenModel | None:
+        """Return a model and which of its versions are taken; they are looked at if asked for."""
+        listed = self._registry.versions(model) if selection.models else ()
+        return take_versions(model, [version.id for version in listed], selection, wanted)
+
+    def _versions_of(self, models: list[_TakenModel]) -> list[ModelVersion]:
+        versions = [
+            v for model, takes in models for v in self._registry.versions(model) if takes(v.id)
+        ]
         return [version for version in versions if isinstance(version, ModelVersion)]
 
     def _unread_of(self, plan: Plan, selection: Selection) -> Iterator[Failure]:
@@ -209,7 +222,7 @@ class FolderSource:
         plan: Plan,
         selection: Selection,
         experiments: Mapping[str, Experiment],
-        models: list[RegisteredModel],
+        models: list[_TakenModel],
         named: list[ModelVersion],
     ) -> Iterator[StreamItem]:
         """Yield what was chosen, in dependency order."""
@@ -232,9 +245,11 @@ class FolderSource:
                     yield model
                 if selection.traces:
                     yield from self._traces(experiment.id, plan, selection)
-            for registered in models:
+            for registered, takes in models:
                 yield registered
                 for version in self._registry.versions(registered):
+                    if not takes(version.id):
+                        continue
                     if isinstance(version, ModelVersion) and registered.kind is not Kind.PROMPT:
                         root = self._registry.root(version)
                         version.artifacts = files.of_version(version, root, plan, logged)

@@ -41,7 +41,7 @@ from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
-from mlflow_exim_plugin.stages.select import Plan, Wanted, within
+from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
 from mlflow_exim_plugin.stages.sound import sound
 
 if TYPE_CHECKING:
@@ -226,12 +226,18 @@ class ServerSource:
             if not models:
                 raise self._no_server(unlisted)
             yield Failure(Kind.EXPERIMENT, "all", unlisted.message)
-        wanted.saw("registered model or prompt", [name for name, _ in models])
-        versions = {}
-        for name, kind in models if selection.models else ():
-            # Where it fails it is read again in its turn, and the failure named.
-            with suppress(ServerError):
-                versions[name] = self._versions(name, kind)
+        versions: dict[str, _Versions] = {}
+        for name, kind in list(models) if selection.models else ():
+            try:
+                of_model = _taken(self._versions(name, kind), selection, wanted)
+            except ServerError:
+                # It is read again in its turn, and the failure named.
+                wanted.saw_unread(name)
+                continue
+            if of_model is None:
+                models.remove((name, kind))
+            else:
+                versions[name] = of_model
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         unread_runs, self._reader.unread = self._reader.unread, []
@@ -285,7 +291,7 @@ class ServerSource:
                     yield from entities.after_traces(experiment)
             for name, kind in models:
                 known = versions.get(name)
-                for of_model in self._model(name, kind, known):
+                for of_model in self._model(name, kind, known, selection):
                     if of_model.kind is Kind.MODEL_VERSION and isinstance(of_model, ModelVersion):
                         of_model.artifacts = self._version_files(
                             of_model, files, plan, logged_models
@@ -416,12 +422,16 @@ class ServerSource:
         name: str,
         kind: Kind,
         known: _Versions | None,
+        selection: Selection,
     ) -> Iterator[RegisteredModel | ModelVersion | Failure]:
         try:
-            model, versions = known or self._versions(name, kind)
+            found = known or _taken(self._versions(name, kind), selection, Wanted(selection))
         except ServerError as error:
             yield Failure(kind, name, error.message)
             return
+        if found is None:
+            return
+        model, versions = found
         yield model
         for document in versions:
             if isinstance(document, Failure):
@@ -512,6 +522,21 @@ def _tables(
 
 def _latest_steps(document: dict[str, Any]) -> dict[str, int]:
     return {m["key"]: int(m.get("step", 0)) for m in document["data"]["metrics"]}
+
+
+def _taken(found: _Versions, selection: Selection, wanted: Wanted) -> _Versions | None:
+    """Return a model with those of its versions that are taken, None where it has none of them."""
+    model, listed = found
+
+    def identity(version: dict[str, Any] | Failure) -> str:
+        if isinstance(version, Failure):
+            return version.id
+        return f"{model.name}/{version['version']}"
+
+    taken = take_versions(model, map(identity, listed), selection, wanted)
+    if taken is None:
+        return None
+    return taken[0], [version for version in listed if taken[1](identity(version))]
 
 
 def _sound(versions: dict[str, _Versions]) -> Iterator[dict[str, Any]]:
