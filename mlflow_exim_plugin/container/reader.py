@@ -43,7 +43,6 @@ from mlflow_exim_plugin.schema.canonical import (
 )
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, expands_too_much
-from mlflow_exim_plugin.schema.stored_tables import StoredTable
 from mlflow_exim_plugin.storage.pinned import TAIL_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from pyarrow import Schema
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.schema.stored_tables import StoredTable
     from mlflow_exim_plugin.storage.ranges import RangeSource
 
 __all__ = ["ArchiveReader"]
@@ -328,6 +328,8 @@ class ArchiveReader:
             NotFoundError: No such member.
             InvalidArchiveError: It is not as the format has it.
         """
+        from mlflow_exim_plugin.schema.stored_tables import StoredTable
+
         stored_bytes = self.stored_bytes(path)
         return StoredTable(self.open_member(path), path, schema, code, stored_bytes)
 

@@ -1,17 +1,17 @@
-"""An archive read in place: its objects, each by its envelope."""
+"""An archive read in place: its objects, each by its envelope.
+
+Arrow is imported where tables are read: to look at documents takes less time than that import.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
@@ -27,19 +27,20 @@ from mlflow_exim_plugin.schema.envelope import (
     VersionEnvelope,
     check_document,
 )
-from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
-from mlflow_exim_plugin.schema.tables import HISTORY
 from mlflow_exim_plugin.sources.archive.frames import frame_of, stages_of
-from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.dataset as ds
     from typing_extensions import Self
+
+    from mlflow_exim_plugin.schema.metric_rows import RunRows
+    from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
 
 __all__ = ["Archive", "Tree", "open_archive"]
 
@@ -106,7 +107,6 @@ class Archive:
 
     def __init__(self, reader: ArchiveReader) -> None:
         self.reader = reader
-        self._tables = MetricsTables(reader)
         trees: dict[str, Tree] = {layout.TREE: Tree()}
         for path in reader.paths("data/"):
             if found := layout.object_at(path):
@@ -146,8 +146,15 @@ class Archive:
 
     def close(self) -> None:
         """Close the container."""
-        self._tables.close()
+        if "_tables" in vars(self):
+            self._tables.close()
         self.reader.close()
+
+    @cached_property
+    def _tables(self) -> MetricsTables:
+        from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
+
+        return MetricsTables(self.reader)
 
     @property
     def summary(self) -> ArchiveEnvelope:
@@ -211,6 +218,8 @@ class Archive:
             NotFoundError: The archive has no such trace.
             InvalidArchiveError: Its part, or it itself, is damaged.
         """
+        from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
+
         for path in self._in_experiments(None, lambda tree, e: tree.traces.get(e, ())):
             envelope = self.document(TracePartEnvelope, path)
             if holds_trace(self.reader, envelope, trace_id):
@@ -226,6 +235,8 @@ class Archive:
         Raises:
             InvalidArchiveError: A part or a trace is damaged.
         """
+        from mlflow_exim_plugin.container.trace_parts import read_part
+
         for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
             for stored in read_part(self.reader, self.document(TracePartEnvelope, path), path):
                 stored.check(path)
@@ -289,6 +300,11 @@ class Archive:
 
         Source: spec/v1/archive.md, "Metric histories".
         """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from mlflow_exim_plugin.schema.tables import HISTORY
+
         metrics = self.run(run_id).info.metrics
         tables = [part.table for part in self.histories(run_id, metrics)] if metrics else []
         table = pa.concat_tables(tables) if tables else HISTORY.empty_table()
@@ -306,6 +322,8 @@ class Archive:
             DigestMismatchError: The rows differ from what the envelope says.
             InvalidArchiveError: A table is missing or not as the format has it.
         """
+        from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
+
         digest = MetricsDigest()
         for part in metrics.parts:
             for rows in self._tables.rows(run_id, part):

@@ -16,7 +16,6 @@ from mlflow_exim_plugin.schema.objects import (
     StoredTracePart,
     Unpacked,
 )
-from mlflow_exim_plugin.schema.tables import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,6 +89,8 @@ class StoredParts:
             folder: Of the experiment.
             runs: Envelopes of all its runs, all of which are taken.
         """
+        from mlflow_exim_plugin.schema.tables import METRICS
+
         reader = self._archive.reader
         files = reader.paths(f"{folder}metrics/")
         if not files:
