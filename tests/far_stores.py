@@ -23,7 +23,7 @@ from tests.slow_network import slow_network
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FarStore", "azure", "google", "rclone_s3", "sftp", "webdav"]
+__all__ = ["FarStore", "azure", "google", "rclone_google", "rclone_s3", "sftp", "webdav"]
 
 AZURITE = "azurite@3"
 _AZURE_ACCOUNT = "devstoreaccount1"
@@ -74,10 +74,7 @@ def rclone_s3(folder: Path, *, etag_hash: str = "MD5") -> Iterator[FarStore]:
         folder: What is served.
         etag_hash: What ETags are made of. MD5 takes a look at the whole object after it is written.
     """
-    program = shutil.which("rclone") or f"{sysconfig.get_path('scripts')}/rclone"
-    arguments = ["--auth-key", "testing,testingtesting", "--vfs-cache-mode", "off", "-q"]
-    arguments += ["--etag-hash", etag_hash]
-    with _running([program, "serve", "s3", str(folder), *arguments, "--addr"], folder) as port:
+    with _rclone(folder, "--auth-key", "testing,testingtesting", "--etag-hash", etag_hash) as port:
         options = {
             "key": "testing",
             "secret": "testingtesting",
@@ -86,6 +83,26 @@ def rclone_s3(folder: Path, *, etag_hash: str = "MD5") -> Iterator[FarStore]:
             "skip_instance_cache": True,
         }
         yield FarStore("s3://", port, options, folder)
+
+
+@contextlib.contextmanager
+def rclone_google(folder: Path) -> Iterator[FarStore]:
+    """Serve a folder of this machine to who speaks Google's XML API, which is S3's, as nobody.
+
+    Buckets are made by S3's URLs: fsspec speaks the other API of Google's.
+    """
+    with _rclone(folder) as port:
+        endpoint = f"http://127.0.0.1:{port}"
+        options = {"anon": True, "endpoint_url": endpoint, "skip_instance_cache": True}
+        yield FarStore("s3://", port, options, folder)
+
+
+@contextlib.contextmanager
+def _rclone(folder: Path, *arguments: str) -> Iterator[int]:
+    program = shutil.which("rclone") or f"{sysconfig.get_path('scripts')}/rclone"
+    command = [program, "serve", "s3", str(folder), "--vfs-cache-mode", "off", "-q"]
+    with _running([*command, *arguments, "--addr"], folder) as port:
+        yield port
 
 
 @contextlib.contextmanager

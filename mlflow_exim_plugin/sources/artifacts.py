@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import ServerError, StoreError
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, model_behind
+from mlflow_exim_plugin.sources.read_ahead import ReadAhead
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
@@ -31,33 +30,14 @@ if TYPE_CHECKING:
             """Whether files at a URI are those of a model that was taken."""
 
 
-__all__ = ["ArtifactReader", "Budget", "Listing"]
+__all__ = ["ArtifactReader", "Listing"]
 
-_PREFETCH_FILE_BYTES = 256 << 10
 _POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _POINTER_BYTES = range(len(_POINTER) + 83, len(_POINTER) + 96)
 """Sizes of what Git LFS leaves in the place of a file that it did not fetch, of up to a TB."""
 
 Listing = tuple[str, ArtifactTree, list[tuple[str, int]]] | Failure | None
 """Owner, tree, path and size of each file; or why they cannot be listed; None without a root."""
-
-
-class Budget:
-    """Bytes that may still be read ahead.
-
-    Args:
-        size_bytes: So many.
-    """
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left = size_bytes
-
-    def take(self, size_bytes: int) -> bool:
-        """Whether so many more may be; then they are taken."""
-        if size_bytes > self._left:
-            return False
-        self._left -= size_bytes
-        return True
 
 
 class ArtifactReader:
@@ -126,16 +106,12 @@ class ArtifactReader:
         roots.moved = roots.bare = 0
         roots.unsure.clear()
 
-    def files(self, owner: str, root: str | None, ahead_bytes: int) -> list[Artifact | Failure]:
-        """Return the files below an owner's root, of which so many bytes may be read ahead."""
-        return self.take(self.listed(owner, root), self.budget(ahead_bytes))
+    def files(self, owner: str, root: str | None) -> list[Artifact | Failure]:
+        """Return the files below an owner's root that are taken."""
+        return self.take(self.listed(owner, root))
 
-    def budget(self, size_bytes: int) -> Budget:
-        """Return a budget of so many bytes, of none where nothing is to be read."""
-        return Budget(size_bytes if self._contents else 0)
-
-    def take(self, listing: Listing, budget: Budget) -> list[Artifact | Failure]:
-        """Return the files of a listing that are taken."""
+    def take(self, listing: Listing) -> list[Artifact | Failure]:
+        """Return the files of a listing that are taken; from afar, some are read at once."""
         if listing is None:
             return []
         if isinstance(listing, Failure):
@@ -149,17 +125,17 @@ class ArtifactReader:
         for path, name in tree.renamed.items():
             what = f"its name {name} is no UTF-8, and kept escaped"
             self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
-        for path, size_bytes in files:
-            if not self._selection.takes_artifact(path):
-                continue
+        taken = [file for file in files if self._selection.takes_artifact(file[0])]
+        if tree.is_remote and self._contents and taken:
+            ahead = ReadAhead(tree, taken, self._pool)
+            for number, (path, size_bytes) in enumerate(taken):
+                artifacts.append(Artifact(path, size_bytes, partial(ahead.open, number)))
+            return artifacts
+        for path, size_bytes in taken:
             artifact = Artifact(path, size_bytes, partial(tree.open, path, size_bytes))
             if self._contents and not tree.is_remote and _is_pointer(artifact):
                 what = "it is a pointer of Git LFS, and not the file: git lfs pull brings that"
                 self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
-            is_small = tree.is_remote and size_bytes <= _PREFETCH_FILE_BYTES
-            if is_small and budget.take(size_bytes):
-                ahead = self._pool.submit(_read_all, artifact.open)
-                artifact.open = _Prefetched(ahead, artifact.open)
             artifacts.append(artifact)
         return artifacts
 
@@ -193,21 +169,7 @@ class ArtifactReader:
             return [Failure(Kind.ARTIFACT, f"{version.id}/", error.message)]
         if listing is not None and not isinstance(listing, Failure) and not listing[2]:
             listing = Failure(Kind.ARTIFACT, f"{version.id}/", "no files are where its source says")
-        return self.take(listing, Budget(0))
-
-
-class _Prefetched:
-    """Opens bytes that were read ahead, once; later openings read again."""
-
-    def __init__(self, bytes_ahead: Future[bytes], again: Any) -> None:
-        self._ahead: Future[bytes] | None = bytes_ahead
-        self._again = again
-
-    def __call__(self) -> Any:
-        if self._ahead is None:
-            return self._again()
-        data, self._ahead = self._ahead.result(), None
-        return io.BytesIO(data)
+        return self.take(listing)
 
 
 def _is_pointer(artifact: Artifact) -> bool:
@@ -218,12 +180,6 @@ def _is_pointer(artifact: Artifact) -> bool:
             return stream.read(len(_POINTER)) == _POINTER
     except StoreError:  # said when it is its turn
         return False
-
-
-def _read_all(opener: Any) -> bytes:
-    with opener() as stream:
-        chunks = iter(lambda: stream.read(1 << 20), b"")
-        return b"".join(itertools.takewhile(bool, chunks))
 
 
 def _lies_in(uri: str, run_id: str, artifact_uri: str) -> bool:

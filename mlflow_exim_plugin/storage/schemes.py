@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Publication", "Scheme", "is_far", "publication_of", "reader_of", "scheme_of"]
+__all__ = [
+    "Objects",
+    "Publication",
+    "Scheme",
+    "is_far",
+    "publication_of",
+    "reader_of",
+    "scheme_of",
+]
 
 
 class Publication(Enum):
@@ -22,6 +30,14 @@ class Publication(Enum):
     RENAME_OF_SSH = "written under another name, which SSH's server renames"
     MOVE_OF_WEBDAV = "written under another name, which WebDAV's MOVE renames"
     RENAME = "written under another name, which fsspec's file system renames"
+
+
+class Objects(Enum):
+    """Which service of objects lies behind a scheme, as obstore knows it."""
+
+    S3 = "Amazon's S3 and its like"
+    GOOGLE = "Google Cloud Storage"
+    AZURE = "Azure's blobs"
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Scheme:
         opens_artifacts: Whether fsspec opens what MLflow keeps there, by the same URLs and with
             the same credentials.
         may_be_server: Whether a server of MLflow has URLs like that too.
+        objects: Which service of objects it is; None where it is none.
     """
 
     name: str
@@ -46,6 +63,7 @@ class Scheme:
     reader: str = ""
     opens_artifacts: bool = False
     may_be_server: bool = False
+    objects: Objects | None = None
 
     @property
     def is_local(self) -> bool:
@@ -67,12 +85,30 @@ _SCHEMES = {
         Scheme("file", publication=Publication.LINK),
         Scheme("local", publication=Publication.LINK),
         Scheme("memory", publication=Publication.RENAME, opens_artifacts=True),
-        Scheme("s3", "s3", Publication.PARTS_OF_S3, _S3, opens_artifacts=True),
+        Scheme("s3", "s3", Publication.PARTS_OF_S3, _S3, opens_artifacts=True, objects=Objects.S3),
         Scheme("s3a", "s3", Publication.PARTS_OF_S3, _S3),
-        Scheme("gs", "gcs", Publication.COMMIT, _GOOGLE, opens_artifacts=True),
+        Scheme(
+            "gs", "gcs", Publication.COMMIT, _GOOGLE, opens_artifacts=True, objects=Objects.GOOGLE
+        ),
         Scheme("gcs", "gcs", Publication.COMMIT, _GOOGLE),
-        Scheme("abfs", "azure", Publication.BLOCKS_OF_AZURE, _AZURE, opens_artifacts=True),
-        Scheme("abfss", "azure", Publication.BLOCKS_OF_AZURE, _AZURE, opens_artifacts=True),
+        Scheme(
+            "abfs",
+            "azure",
+            Publication.BLOCKS_OF_AZURE,
+            _AZURE,
+            opens_artifacts=True,
+            objects=Objects.AZURE,
+        ),
+        Scheme(
+            "abfss",
+            "azure",
+            Publication.BLOCKS_OF_AZURE,
+            _AZURE,
+            opens_artifacts=True,
+            objects=Objects.AZURE,
+        ),
+        Scheme("wasb", "azure", objects=Objects.AZURE),
+        Scheme("wasbs", "azure", objects=Objects.AZURE),
         Scheme("az", "azure", Publication.BLOCKS_OF_AZURE, _AZURE),
         Scheme("adl", "azure"),
         Scheme("dbfs"),

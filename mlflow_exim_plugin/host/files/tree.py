@@ -1,19 +1,24 @@
 """Artifact trees of one deployment: list, open as a stream, put.
 
-Listing is MLflow's own ``ArtifactRepository``. Bytes are streamed where the root allows it (local
-paths, the artifact proxy, any scheme that fsspec can open); elsewhere MLflow downloads one file at
-a time into a temporary folder.
+What lies in buckets is listed, read and written by obstore, where it is installed and can be set up
+for them. Everything else is listed by MLflow's own ``ArtifactRepository``; bytes are streamed where
+the root allows it (local paths, the artifact proxy, any scheme that fsspec can open); elsewhere
+MLflow downloads one file at a time into a temporary folder.
 """
 
 from __future__ import annotations
 
+import contextvars
 import copy
+import functools
 import hashlib
 import io
+import logging
 import os
 import posixpath
 import shutil
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
@@ -31,26 +36,40 @@ from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.local import LocalFiles
 from mlflow_exim_plugin.host.files.served import ServedFiles
+from mlflow_exim_plugin.host.files.streams import (
+    BrokenReplyError,
+    MeasuredStream,
+    RejoinedStream,
+    ResumingStream,
+    TemporaryFile,
+    TranslatedStream,
+)
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.host import Host
+from mlflow_exim_plugin.storage import objects
 from mlflow_exim_plugin.storage.file_systems import file_system
 from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
 
-__all__ = ["ArtifactTree", "RootResolver"]
+__all__ = ["SMALL_BYTES", "ArtifactTree", "RootResolver"]
 
+_log = logging.getLogger(__name__)
+
+SMALL_BYTES = objects.SMALL_BYTES
+"""What is sent while others are: it is read first."""
 _SPOOLED_BYTES = 8 << 20
 """What waits in memory of a file that comes from one server and goes to another."""
 _CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 """What an object store is asked for at once; s3fs' own default is 50 MiB."""
 _MAX_DEPTH = 64
-_REOPENINGS = 2
+_CALLS_AT_ONCE = 4
+"""Of one process to servers, for their files; as many as jobs are, if nobody says otherwise."""
 
 
 class RootResolver(Protocol):
@@ -122,6 +141,7 @@ class ArtifactTree:
         self.problems: dict[str, str] = self._files.problems
         self.renamed: dict[str, str] = self._files.renamed
         self._scheme = scheme_of(root)
+        self._has_odd_keys = False
         self._proxied: Any = None  # how a server is asked for them: its URL, who asks
         if urlsplit(root).scheme == "mlflow-artifacts":
             if not isinstance(deployment, Host) or not deployment.is_http:
@@ -139,6 +159,26 @@ class ArtifactTree:
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
             return get_artifact_repository(self.root)
+
+    @property
+    def _objects(self) -> objects.ObjectFolder | None:
+        """The same by obstore, None where the files are no objects that it serves."""
+        return None if self._has_odd_keys else self._object_folder
+
+    @cached_property
+    def _object_folder(self) -> objects.ObjectFolder | None:
+        if self._given is not None or self._scheme.objects is None:
+            return None
+        return objects.object_folder(self.root)
+
+    @property
+    def at_once(self) -> int:
+        """How many files it is worth to send at once."""
+        if self._local is not None:
+            return 1
+        if self._proxied is not None:
+            return _CALLS_AT_ONCE
+        return 1 if self._objects is None else objects.AT_ONCE
 
     @property
     def is_remote(self) -> bool:
@@ -174,10 +214,22 @@ class ArtifactTree:
     def _reached(self) -> Iterator[tuple[str, int]]:
         if self._given is not None:
             yield from self._given.walk()
+        elif self._objects is not None:
+            yield from self._object_files(self._objects)
         elif self._local is None:
-            yield from self._listed(None, 0)
+            yield from self._listed()
         elif os.path.lexists(self._local):
             yield from self._files.walk()
+
+    def _object_files(self, folder: objects.ObjectFolder) -> Iterator[tuple[str, int]]:
+        try:
+            found = folder.files()
+        except objects.OddKeyError as error:
+            _log.debug("%s: not by obstore: %s", self.root, error)
+            self._has_odd_keys = True
+            yield from self._listed()
+        else:
+            yield from found
 
     def _require_root(self) -> None:
         """Refuse to take a root that is not there for an empty one.
@@ -190,21 +242,52 @@ class ArtifactTree:
         if missing := self._roots.missing(self._local, self.root):
             raise StoreError(*missing)
 
-    def _listed(self, folder: str | None, depth: int) -> Iterator[tuple[str, int]]:
-        try:
-            if depth > _MAX_DEPTH:
-                raise ServerError(f"it is nested deeper than {_MAX_DEPTH}")  # noqa: TRY301
-            entries = self._entries(folder)
-        except ServerError as error:
-            if folder is None:
-                raise
-            self.problems[f"{folder}/"] = error.message
-            return
-        for entry in sorted(entries, key=lambda entry: entry.path):
-            if entry.is_dir:
-                yield from self._listed(entry.path, depth + 1)
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        """Yield the files that MLflow lists, folder by folder; a server is asked for many at once.
+
+        Raises:
+            ServerError: The root cannot be listed.
+        """
+        level: list[str | None] = [None]
+        entries: dict[str | None, list[Any]] = {}
+        for depth in range(_MAX_DEPTH + 2):
+            for folder, found in zip(level, self._entries_of(level, depth), strict=True):
+                if isinstance(found, list):
+                    entries[folder] = sorted(found, key=lambda entry: str(entry.path))
+                elif folder is None:
+                    raise found
+                else:
+                    self.problems[f"{folder}/"] = found.message
+            level = [e.path for f in level for e in entries.get(f, ()) if e.is_dir]
+            if not level:
+                break
+        waiting = [iter(entries[None])]
+        while waiting:
+            if (entry := next(waiting[-1], None)) is None:
+                waiting.pop()
+            elif entry.is_dir:
+                waiting.append(iter(entries.pop(entry.path, ())))  # it may list itself
             else:
                 yield entry.path, int(entry.file_size or 0)
+
+    def _entries_of(
+        self, folders: list[str | None], depth: int
+    ) -> Iterator[list[Any] | ServerError]:
+        """Yield the entries of each folder, or why they cannot be listed."""
+
+        def listed(folder: str | None) -> list[Any] | ServerError:
+            try:
+                if depth > _MAX_DEPTH:
+                    raise ServerError(f"it is nested deeper than {_MAX_DEPTH}")  # noqa: TRY301
+                return self._entries(folder)
+            except ServerError as error:
+                return error
+
+        if self._proxied is None or len(folders) == 1:
+            yield from map(listed, folders)
+            return
+        here = contextvars.copy_context()
+        yield from _callers().map(lambda folder: here.copy().run(listed, folder), folders)
 
     def _entries(self, folder: str | None) -> list[Any]:
         with translated(f"listing artifacts of {self.root}"):
@@ -251,6 +334,8 @@ class ArtifactTree:
         Raises:
             ServerError: The file is gone or the store refused.
         """
+        if not self._by_server and (folder := self._objects) is not None:
+            return folder.open(path, size_bytes)
         stream = self._opened(path)
         # Some kinds of stores list files without their sizes.
         if (
@@ -259,24 +344,28 @@ class ArtifactTree:
             or not (size_bytes or self._proxied or self._by_server)
         ):
             return stream
-        return cast("BinaryIO", _MeasuredStream(stream, path, size_bytes, self.files))
+        return cast("BinaryIO", MeasuredStream(stream, path, size_bytes, self.files))
+
+    def read(self, path: str, size_bytes: int) -> Future[bytes] | None:
+        """Begin to read a small file, None where only :meth:`open` does."""
+        if self._by_server or (folder := self._objects) is None:
+            return None
+        return folder.read(path, size_bytes)
 
     def _opened(self, path: str) -> BinaryIO:
         if self._by_server and self._served is not None:
             served = self._served
-            return cast("BinaryIO", _ResumingStream(lambda: served.bytes_of(path)))
+            return cast("BinaryIO", ResumingStream(lambda: served.bytes_of(path)))
         if self._given is not None or self._local is not None:
             return self._files.open(path)
         if self._proxied is not None:
-            return cast("BinaryIO", _ResumingStream(lambda: self._http_stream(path)))
+            return cast("BinaryIO", ResumingStream(lambda: self._http_stream(path)))
         if self._scheme.opens_artifacts and (stream := self._fsspec_open(path)) is not None:
             return stream
         return self._downloaded(path)
 
     def put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
         """Write one file; one that is there is replaced by the whole of it or stays.
-
-        Every file of any object goes through here, to whatever target.
 
         Args:
             path: Path below the root.
@@ -285,9 +374,48 @@ class ArtifactTree:
 
         Raises:
             ServerError: The store refused.
-            StoreError: The path would lead out of the root.
+            StoreError: It did, or the path would lead out of the root.
+        """
+        self.send(path, stream, size_bytes).result()
+
+    def send(self, path: str, stream: BinaryIO, size_bytes: int) -> Future[None]:
+        """Begin to write one file, as :meth:`put` does; what is small goes while others do.
+
+        Every file of any object goes through here, to whatever target.
+
+        Args:
+            path: Path below the root.
+            stream: The bytes; it is read to its end before this returns.
+            size_bytes: Their number, as the source lists it.
+
+        Raises:
+            EximError: What the stream raises; of a file that is not small, what the store does.
         """
         require_path(path)
+        folder = None if self._local is not None or self._proxied is not None else self._objects
+        if folder is not None and (refusal := folder.refusal(path)):
+            _log.debug("%s/%s: not written by obstore: %s", self.root, path, refusal)
+            folder = None
+        if size_bytes <= SMALL_BYTES and (folder is not None or self._proxied is not None):
+            if len(data := _beginning(stream)) <= SMALL_BYTES:
+                if folder is not None:
+                    return folder.put(path, data)
+                here = contextvars.copy_context()
+                return _callers().submit(
+                    here.run, self._http_put, path, io.BytesIO(data), len(data)
+                )
+            stream = cast("BinaryIO", RejoinedStream(data, stream))
+        if folder is not None:
+            folder.put_stream(path, stream, size_bytes)
+        elif self._proxied is not None:
+            self._http_put(path, stream, size_bytes)
+        else:
+            self._put(path, stream)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _put(self, path: str, stream: BinaryIO) -> None:
         if self._local is not None:
             target = _inside(self._local, path)
             # Beside it first: no piece may stand for the whole, and the stream may be of this file.
@@ -306,9 +434,6 @@ class ArtifactTree:
                 raise
             except OSError as error:
                 raise StoreError(f"{path}: {error.strerror or error}") from error
-            return
-        if self._proxied is not None:
-            self._http_put(path, stream, size_bytes)
             return
         with tempfile.TemporaryDirectory(prefix="mlflow-exim-") as folder:
             local = Path(folder) / posixpath.basename(path)
@@ -337,7 +462,7 @@ class ArtifactTree:
                 with translated(f"reading artifact {path}"):
                     yield from response.iter_content(_CHUNK_BYTES)
             except (ServerError, ServerLostError) as error:
-                raise _BrokenReplyError(error.message) from error
+                raise BrokenReplyError(error.message) from error
 
     def _http_put(self, path: str, stream: BinaryIO, size_bytes: int) -> None:
         if not size_bytes or not stream.seekable():
@@ -377,135 +502,17 @@ class ArtifactTree:
             return None
         with translated(f"reading artifact {path}"):
             stream = store.open(location, "rb", block_size=_BLOCK_BYTES)
-        return cast("BinaryIO", _TranslatedStream(stream, f"reading artifact {path}"))
+        return cast("BinaryIO", TranslatedStream(stream, f"reading artifact {path}"))
 
     def _downloaded(self, path: str) -> BinaryIO:
         folder = tempfile.mkdtemp(prefix="mlflow-exim-")
         try:
             with translated(f"reading artifact {path}"):
                 local = self._repository.download_artifacts(path, folder)
-            return _TemporaryFile(local, folder)
+            return TemporaryFile(local, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-
-
-class _MeasuredStream(io.RawIOBase):
-    """A stream that has as many bytes as were listed, unless the file itself has changed."""
-
-    def __init__(
-        self,
-        stream: BinaryIO,
-        path: str,
-        size_bytes: int,
-        files: Callable[[], Iterable[tuple[str, int]]],
-    ) -> None:
-        self._stream = stream
-        self._path = path
-        self._listed = size_bytes
-        self._files = files
-        self._came = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self._came += len(data)
-        if not data and len(buffer) and self._came != self._listed:
-            now = dict(self._files()).get(self._path)
-            if now != self._came:
-                raise ServerError(
-                    f"artifact {self._path}: {self._came} bytes came, {self._listed} are listed"
-                )
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _TranslatedStream(io.RawIOBase):
-    """A stream whose errors, of any type a store may raise, become ours."""
-
-    def __init__(self, stream: Any, doing: str) -> None:
-        self._stream = stream
-        self._doing = doing
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with translated(self._doing):
-            data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _TemporaryFile(io.FileIO):
-    """A file that takes its folder with it when it is closed."""
-
-    def __init__(self, path: str, folder: str) -> None:
-        super().__init__(path, "rb")
-        self._folder = folder
-
-    def close(self) -> None:
-        super().close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class _BrokenReplyError(ServerError):
-    """The server began to send a file and did not come to its end."""
-
-
-class _ResumingStream(io.RawIOBase):
-    """Bytes of an HTTP reply that starts again after a broken connection.
-
-    Servers before 3.17 ignore ``Range``, so a new reply is read up to where the old one broke.
-    """
-
-    def __init__(self, start: Callable[[], Iterator[bytes]]) -> None:
-        self._start = start
-        self._chunks = start()
-        self._position = 0
-        self._reopenings = 0
-        # The first bytes are asked for at once: what is not there must fail when it is opened.
-        self._rest = memoryview(self._next())
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(self._next())
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        self._position += count
-        return count
-
-    def _next(self) -> bytes:
-        while True:
-            try:
-                return next((chunk for chunk in self._chunks if chunk), b"")
-            except _BrokenReplyError:
-                if self._reopenings == _REOPENINGS:
-                    raise  # of this file alone: whether the server is gone, the next call says
-            self._reopenings += 1
-            self._chunks = self._start()
-            skip = self._position
-            while skip:
-                chunk = next(self._chunks, b"")
-                if not chunk:
-                    raise ServerError("the artifact became shorter while it was being read")
-                if len(chunk) > skip:
-                    return chunk[skip:]
-                skip -= len(chunk)
 
 
 def _run_folder(deployment: RootResolver, uri: str) -> str:
@@ -524,3 +531,18 @@ def _inside(root: Path, path: str) -> Path:
     if os.path.commonpath([base, os.path.realpath((root / path).parent)]) != base:
         raise StoreError(f"artifact path {path!r} is refused: a link leads out of its folder")
     return root / path
+
+
+def _beginning(stream: BinaryIO) -> bytes:
+    """Return all of a stream that is small, and a little more than that of another."""
+    pieces: list[bytes] = []
+    left = SMALL_BYTES + 1
+    while left and (piece := stream.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+@functools.cache
+def _callers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_CALLS_AT_ONCE, "exim-call")

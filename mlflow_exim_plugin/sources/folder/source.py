@@ -68,8 +68,6 @@ __all__ = ["FolderDeployment", "FolderSource"]
 
 _RUNS_AT_ONCE = 200
 _ROWS_AT_ONCE = 250_000
-_PREFETCH_BYTES = 16 << 20
-_MODEL_BYTES = 256 << 10
 _log = logging.getLogger(__name__)
 
 
@@ -241,7 +239,7 @@ class FolderSource:
                 for model in logged.of_experiment(experiment.id):
                     if isinstance(model, LoggedModel):
                         root = model.info.get("artifact_uri")
-                        model.artifacts = files.files(model.id, root, _MODEL_BYTES)
+                        model.artifacts = files.files(model.id, root)
                     yield model
                 if selection.traces:
                     yield from self._traces(experiment.id, plan, selection)
@@ -290,14 +288,13 @@ class FolderSource:
         of_run: dict[str, RunRows] = {}
         if self._contents:
             of_run = {found.run_id: found for found in rows.by_run()}
-        budget = files.budget(_PREFETCH_BYTES)
         for run in group:
             if isinstance(run, Run):
                 if run.id in of_run:
                     run.histories = (of_run.pop(run.id),)
                 elif not self._contents:
                     run.histories = ()
-                run.artifacts = files.take(listings[run.id](), budget)
+                run.artifacts = files.take(listings[run.id]())
                 if (loss := plan.loss_of(run)) is not None:
                     run.issues = (*run.issues, loss)
             yield run

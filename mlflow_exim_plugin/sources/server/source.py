@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,12 +57,12 @@ __all__ = ["ServerSource"]
 
 _RUNS_AHEAD = 100
 _STORED_RUNS_AHEAD = 1000
+_FILES_AHEAD = 32
+"""Of so many runs the first files are on their way."""
 _BYTES_AHEAD = 2 << 20
 """So much is read of runs at once, without their histories; Python makes ten times that of it."""
 _ROWS_OF_KEY = 25_000
 """So many rows are expected of a key at most: its last step may be any number."""
-_PREFETCH_BYTES = 16 << 20
-_MODEL_BYTES = 256 << 10
 
 _Item = TypeVar("_Item")
 
@@ -264,12 +265,7 @@ class ServerSource:
         entities = EntityReader(self._host, selection, plan)
         with workers(self._jobs, "exim-read") as pool:
             files = ArtifactReader(self._host, selection, pool, contents=self._contents)
-            logged_models = LoggedModelReader(
-                self._host,
-                selection,
-                plan,
-                lambda owner, root: files.files(owner, root, _MODEL_BYTES),
-            )
+            logged_models = LoggedModelReader(self._host, selection, plan, files.files)
             yield from logged_models.complete(_sound(versions), self._reader, pool)
             traces = TraceSource(
                 self._host, pool, self._jobs, selection, plan, contents=self._contents
@@ -337,14 +333,21 @@ class ServerSource:
         self, started: _Group, losses: dict[str, Loss], files: ArtifactReader
     ) -> Iterator[Run | Failure]:
         rows = started.reading.finish()
-        budget = files.budget(_PREFETCH_BYTES)
-        for run in started.runs:
-            if isinstance(run, Run):
-                run.histories = rows.pop(run.id)
-                run.artifacts = files.take(started.listings[run.id].result(), budget)
-                if run.id in losses:
-                    run.issues = (losses[run.id],)
-            yield run
+        coming, ready = deque(started.runs), deque[Run | Failure]()
+        started.runs.clear()  # what was used is not to stay in memory
+        while coming or ready:
+            # Files of the next runs begin to come while those of this one are written.
+            while (
+                coming and len(ready) < _FILES_AHEAD and (not ready or started.is_listed(coming[0]))
+            ):
+                run = coming.popleft()
+                if isinstance(run, Run):
+                    run.histories = rows.pop(run.id)
+                    run.artifacts = files.take(started.listings.pop(run.id).result())
+                    if run.id in losses:
+                        run.issues = (losses[run.id],)
+                ready.append(run)
+            yield ready.popleft()
 
     def _documents(
         self, run_ids: list[str], pool: ThreadPoolExecutor
@@ -484,6 +487,10 @@ class _Group:
     runs: list[Run | Failure]
     reading: HistoriesAhead
     listings: dict[str, Future[Listing]]
+
+    def is_listed(self, run: Run | Failure) -> bool:
+        """Whether a run's files have been listed."""
+        return isinstance(run, Failure) or self.listings[run.id].done()
 
 
 def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:

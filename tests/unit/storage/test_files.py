@@ -53,7 +53,8 @@ def test_a_forgotten_source_leaves_no_open_file(tmp_path: Path) -> None:
     for _ in range(50):
         open_range(str(tmp_path / "a")).read_range(0, 4)
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    # Sockets that other tests left may be closed meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
