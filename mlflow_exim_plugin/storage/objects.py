@@ -49,7 +49,7 @@ _RANGES_AT_ONCE = 8
 _FIRST_BYTES = 1 << 20
 """Of what comes by ranges: it tells which version of the object they are to be of."""
 _UPLOADS_AT_ONCE = 2
-_PARTS_AT_ONCE = 4
+_PARTS_AT_ONCE = 6
 _MOST_PARTS = 9000
 """Stores take 10,000."""
 _LINE_BYTES = 400

@@ -84,9 +84,9 @@ def test_they_come_in_their_order_some_before_their_turn(
                 reading.open(number)
         else:
             assert reading.open(number).read() == name.encode().ljust(KILOBYTE)
-        assert room._left >= 0
+        assert room.left_bytes >= 0
     assert sorted(files.opened) == sorted([*NAMES[:100], "gone", *NAMES[101:]])
-    assert room._left == room.size_bytes
+    assert room.left_bytes == room.size_bytes
     assert reading.open(7).read().strip() == b"7"
 
 
@@ -98,7 +98,7 @@ def test_what_nobody_asked_for_goes(room: Room, pool: ThreadPoolExecutor) -> Non
     assert min(reading._begun) == 299 - read_ahead._KEPT
     del reading
     gc.collect()
-    assert room._left == room.size_bytes
+    assert room.left_bytes == room.size_bytes
 
 
 def test_a_source_that_is_closed_still_opens(room: Room) -> None:
@@ -106,7 +106,7 @@ def test_a_source_that_is_closed_still_opens(room: Room) -> None:
         reading = ahead(Files(owns_threads=False), NAMES, pool)
     for number, name in enumerate(NAMES):
         assert reading.open(number).read().strip() == name.encode()
-    assert room._left == room.size_bytes
+    assert room.left_bytes == room.size_bytes
 
 
 def test_what_is_large_is_not_read_whole(room: Room, pool: ThreadPoolExecutor) -> None:
@@ -114,4 +114,4 @@ def test_what_is_large_is_not_read_whole(room: Room, pool: ThreadPoolExecutor) -
     reading = ReadAhead(cast("Any", files), [("large", 9 << 20), ("a", 1)], pool)
     assert files.opened == ["a"]
     assert len(reading.open(0).read()) == 9 << 20
-    assert room._left == room.size_bytes - 1
+    assert room.left_bytes == room.size_bytes - 1
