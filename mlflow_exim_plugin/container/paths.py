@@ -17,7 +17,7 @@ from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import UnsafePathError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "ARCHIVE_SUFFIX",
@@ -26,11 +26,13 @@ __all__ = [
     "PathRegister",
     "base_directory_for",
     "check_member_path",
+    "check_member_paths",
     "collision_key",
     "decode_segment",
     "encode_path",
     "encode_segment",
     "is_device_name",
+    "may_collide",
     "numbered",
 ]
 
@@ -53,6 +55,8 @@ _DEVICE = re.compile(_DEVICE_SEGMENT)
 _ASCII = r"[ !#-$&-)+-.0-9;=@A-Z\[\]^_`a-z{}~]"
 _PLAIN_SEGMENT = rf"(?! |{_DEVICE_SEGMENT}){_ASCII}{{1,{MAX_SEGMENT_BYTES}}}(?<![ .])"
 _PLAIN_PATH = re.compile(rf"{_PLAIN_SEGMENT}(?:/{_PLAIN_SEGMENT})*")
+_PLAIN_BYTES = bytes(byte for byte in range(128) if re.match(_ASCII + "|/", chr(byte)))
+_ANY_DEVICE = re.compile(r"/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9]) *[./]")
 _SHORTENED = re.compile(r"~(?=[0-9a-f]{64}\Z)")
 _ORDINARY = re.compile(r"[0-9A-Za-z_-]+")
 _ESCAPED_BYTES = re.compile(rf"(?:{_ESCAPE}[0-9A-F]{{2}})+")
@@ -75,6 +79,30 @@ def check_member_path(path: str) -> None:
     if problem is not None:
         code, message = problem
         raise refuse(UnsafePathError, code, ascii(path)[:300], message)
+
+
+def check_member_paths(paths: Sequence[str]) -> None:
+    """Do what :func:`check_member_path` does for each of many, ten times as fast if all are plain.
+
+    Raises:
+        UnsafePathError: For the first that breaks a rule.
+    """
+    if not _are_plain(paths):
+        for path in paths:
+            check_member_path(path)
+
+
+def _are_plain(paths: Sequence[str]) -> bool:
+    """Whether paths are surely allowed: a few passes in C over all of them as one text."""
+    if max(map(len, paths), default=0) > MAX_SEGMENT_BYTES:
+        return False
+    text = f"/{'/'.join(paths)}/"
+    return (
+        text.isascii()
+        and not text.encode().translate(None, _PLAIN_BYTES)
+        and not any(edge in text for edge in ("//", "/ ", " /", "./"))
+        and not _ANY_DEVICE.search(text.lower())
+    )
 
 
 def _path_problem(path: str) -> tuple[str, str] | None:
@@ -113,6 +141,22 @@ def collision_key(path: str) -> str:
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def may_collide(paths: Sequence[str]) -> bool:
+    """Whether two of some different paths may meet; a register can tell which."""
+    if all(map(str.isascii, paths)):
+        keys = "\0".join(paths).lower().split("\0")
+    else:
+        keys = list(map(collision_key, paths))
+    known = set(keys)
+    folders = {key.rpartition("/")[0] for key in keys} - {""}
+    for folder in list(folders):
+        above = folder.rpartition("/")[0]
+        while above and above not in folders:
+            folders.add(above)
+            above = above.rpartition("/")[0]
+    return len(known) < len(paths) or not folders.isdisjoint(known)
 
 
 class PathRegister:

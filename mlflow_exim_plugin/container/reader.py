@@ -25,7 +25,7 @@ from mlflow_exim_plugin.container.frames import (
 )
 from mlflow_exim_plugin.container.member import Member
 from mlflow_exim_plugin.container.member_stream import MemberStream, wrong_digest
-from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister
+from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister, may_collide
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex
 from mlflow_exim_plugin.errors import (
@@ -370,9 +370,10 @@ class ArchiveReader:
         manifests = _Manifests(index, frames, self.footer)
         tags = manifests.tags()
         payload = manifests.payload(tags)
-        register = PathRegister()
-        for number, path in enumerate([*tags.paths, *payload.paths]):
-            register.add(path, number)
+        if may_collide(paths := [*tags.paths, *payload.paths]):
+            register = PathRegister()
+            for number, path in enumerate(paths):
+                register.add(path, number)
         # All payload paths begin alike, so they lie in one piece among the sorted tag files.
         split = bisect_left(tags.paths, bag.PAYLOAD)
         before, after = slice(split), slice(split, len(tags.paths))
@@ -463,8 +464,7 @@ class _Manifests:
         if hashlib.sha256(content).hexdigest() != tags.digest(row):
             raise wrong_digest(bag.MANIFEST)
         payload = bag.parse_manifest(content, bag.MANIFEST)
-        for path in payload.paths:
-            bag.check_payload_path(path)
+        bag.check_payload_paths(payload.paths)
         self._check_count(bag.MANIFEST, len(payload.paths), count)
         return payload
 

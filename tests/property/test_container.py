@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mlflow_exim_plugin.container.paths import (
+    PathRegister,
     base_directory_for,
     check_member_path,
+    check_member_paths,
     collision_key,
     decode_segment,
     encode_path,
     encode_segment,
+    may_collide,
 )
 from mlflow_exim_plugin.errors import UnsafePathError
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import build, is_accepted, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.property
 
@@ -66,6 +73,39 @@ def test_decoding_anything_never_fails_and_is_exact(segment: str) -> None:
 def test_encoded_paths_are_allowed_and_different(first: str, second: str) -> None:
     check_member_path(f"data/{encode_path(first)}")
     assert (encode_path(first) == encode_path(second)) == (first == second)
+
+
+# Few letters, so that paths meet; with what the quick way over many of them looks for.
+segments = st.sampled_from(
+    [
+        *("a", "A", "b", "a b", " a", "a ", "a.", ".a", "..", "", "con", "Con.d", "com1", "comic"),
+        *("x!", "\u00e9", "e\u0301", "a:b", "lpt0 ", "nul /", "\n", "\0", "p" * 240, "q" * 241),
+    ]
+)
+listed = st.lists(st.lists(segments, min_size=1, max_size=4).map("/".join), max_size=6, unique=True)
+
+
+def registered(paths: list[str]) -> None:
+    register = PathRegister()
+    for path in paths:
+        register.add(path, 0)
+
+
+@settings(max_examples=3000)
+@given(listed)
+def test_many_paths_are_checked_as_each_of_them(paths: list[str]) -> None:
+    def refusal(check: Callable[[], object]) -> str:
+        try:
+            check()
+        except UnsafePathError as error:
+            return error.message
+        return ""
+
+    one_by_one = refusal(lambda: list(map(check_member_path, paths)))
+    assert refusal(lambda: check_member_paths(paths)) == one_by_one
+    if not one_by_one:
+        meeting = refusal(lambda: registered(paths))
+        assert may_collide(paths) == bool(meeting)
 
 
 @settings(max_examples=500)
