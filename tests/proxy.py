@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["CUT", "CUT_BODY", "FaultyProxy", "Request"]
+__all__ = ["CUT", "CUT_BODY", "SWALLOWED", "FaultyProxy", "Reply", "Request"]
 
 CUT = -1
 """Close the connection without an answer."""
 CUT_BODY = -2
 """Send the head and half of the body, then close the connection."""
+SWALLOWED = -3
+"""Say that all is well, and let nobody hear of it."""
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
@@ -36,18 +38,29 @@ class Request:
     authorization: str = ""
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
 class FaultyProxy:
     """Forwards everything, except where its rule says otherwise.
 
     Args:
         target: URL of the server.
         rule: Returns None to forward, a status to answer with, a body to answer with status 200,
-            ``CUT`` or ``CUT_BODY``.
+            ``CUT``, ``CUT_BODY`` or ``SWALLOWED``.
 
     Attributes:
         seen: What came, in order.
         after: Called when the server has done a request and before the client hears of it.
         bend: Gives what the client hears in place of a body.
+        reply: Gives what the client hears in place of an answer.
+        range: Gives what the server hears in place of a range, nothing for none.
         refusal: Headers of the statuses that the rule answers with.
         refused: Body of these.
         strip: Parameter that the server does not hear of, empty for none.
@@ -59,6 +72,8 @@ class FaultyProxy:
         self.rule = rule
         self.after: Callable[[Request], object] = lambda _: None
         self.bend: Callable[[Request, bytes], bytes] = lambda _, data: data
+        self.reply: Callable[[Request, Reply], Reply] = lambda _, reply: reply
+        self.range: Callable[[Request, str], str] = lambda _, asked: asked
         self.refusal: list[tuple[str, str]] = []
         self.refused = b"refused by the proxy"
         self.strip = ""
@@ -78,6 +93,7 @@ class FaultyProxy:
                     self.close_connection = True
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer  # noqa: N815
+            do_PROPFIND = do_MKCOL = do_MOVE = _answer  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
@@ -117,6 +133,9 @@ class FaultyProxy:
         if isinstance(action, bytes):
             _send(handler, 200, [("Content-Type", "application/json")], action)
             return
+        if action == SWALLOWED:
+            _send(handler, 200, [], b"")
+            return
         if action == CUT:
             handler.close_connection = True
             return
@@ -132,6 +151,9 @@ class FaultyProxy:
                 for name, value in handler.headers.items()
                 if name.lower() not in _HOP_BY_HOP
             }
+            for name in [name for name in headers if name.lower() in {"range", "x-ms-range"}]:
+                if asked := self.range(request, headers.pop(name)):
+                    headers[name] = asked
             path = handler.path
             if self.strip:
                 path = re.sub(rf"{self.strip}=[^&]*&?", "", path)

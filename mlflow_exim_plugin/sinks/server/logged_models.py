@@ -302,16 +302,24 @@ class LoggedModelWriter:
             (Kind.PARAM, params, partial(self._models.add_params, known.id)),
             (Kind.TAG, tags, partial(self._models.set_tags, known.id)),
         ):
-            if not texts:
-                continue
-            try:
-                add(texts)
-            except ServerError as error:
-                if self._options.is_strict or not self._host.refused(error):
-                    raise
-                taken, whole = self._texts.put(kind, model.id, texts, _one_by_one(add), report)
-                if whole:
-                    known.refused |= {(kind, key) for key in texts.keys() - taken.keys()}
+            together = partial(self._together, add)
+            left_out, whole = self._texts.put_together(
+                kind, model.id, texts, together, _one_by_one(add), report
+            )
+            if whole:
+                known.refused |= {(kind, key) for key in left_out}
+
+    def _together(
+        self, add: Callable[[dict[str, str]], None], texts: dict[str, str]
+    ) -> dict[str, ServerError]:
+        """Add texts, and return those that are refused: all of them or none."""
+        try:
+            add(texts)
+        except ServerError as error:
+            if self._options.is_strict or not self._host.refused(error):
+                raise
+            return dict.fromkeys(texts, error)
+        return {}
 
     def _tags(self, model: LoggedModel) -> dict[str, str]:
         ours = TAGS | {VERSIONS_TAG}

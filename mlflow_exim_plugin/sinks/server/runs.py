@@ -29,7 +29,7 @@ from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.sinks.server.texts import TextWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mlflow_exim_plugin.schema.report import Report
 
@@ -286,37 +286,22 @@ class RunWriter:
     def _fill(self, run: Run, known: KnownRun, report: Report, *, is_new: bool) -> bool:
         """Write params, tags, rows, datasets and files; return whether all arrived."""
         params, tags = run.params, self._tags(run)
-        refused = self._writer.log_params(known.id, params)
-        put = partial(self._writer.log_param, known.id)
-        whole = self._put_again(Kind.PARAM, run, params, refused, put, report)
-        refused = self._writer.log_tags(known.id, tags)
-        put = partial(self._writer.set_run_tag, known.id)
-        self._put_again(Kind.TAG, run, tags, refused, put, report)
+        whole = True
+        for kind, texts, together, alone in (
+            (Kind.PARAM, params, self._writer.log_params, self._writer.log_param),
+            (Kind.TAG, tags, self._writer.log_tags, self._writer.set_run_tag),
+        ):
+            put = partial(together, known.id), partial(alone, known.id)
+            left_out, is_all = self._texts.put_together(kind, run.id, texts, *put, report)
+            for key in left_out:
+                texts.pop(key)
+            whole &= is_all or kind is Kind.TAG
         source_tags = self._put_source_tags(run, known, report)
         self._log_datasets(run, known, report)
         whole &= self._log_histories(run, known, report, is_new=is_new)
         whole &= self.put_artifacts(run.id, known.artifact_uri, "", run.artifacts, report)
         self._finish_info(run, known)
         return self._read_back(run, known, params, tags, source_tags, report) and whole
-
-    def _put_again(
-        self,
-        kind: Kind,
-        run: Run,
-        sent: dict[str, str],
-        refused: dict[str, ServerError],
-        put: Callable[[str, str], None],
-        report: Report,
-    ) -> bool:
-        """Put what was refused by itself; return whether there is no more to be had.
-
-        What is left out is taken out of what was sent; what is cut is seen when it is read back.
-        """
-        texts = {key: sent[key] for key in refused}
-        taken, whole = self._texts.put(kind, run.id, texts, put, report)
-        for key in refused.keys() - taken.keys():
-            sent.pop(key)
-        return whole
 
     def _may_cut(self, name: str | None) -> bool:
         """Whether a name that was refused is tried again without its end."""

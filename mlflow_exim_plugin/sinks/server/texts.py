@@ -44,6 +44,37 @@ class TextWriter:
         self._host = host
         self._is_strict = options.is_strict
 
+    def put_together(
+        self,
+        kind: Kind,
+        owner: str,
+        texts: dict[str, str],
+        together: Callable[[dict[str, str]], Mapping[str, ServerError]],
+        alone: Callable[[str, str], None],
+        report: Report,
+    ) -> tuple[set[str], bool]:
+        """Put texts at once, and those that are refused so once more, each by itself.
+
+        Args:
+            kind: What they are.
+            owner: Id of what they belong to.
+            texts: They, by key.
+            together: Puts them and returns those that were refused.
+            alone: Puts one.
+            report: Told of those of which the target takes nothing.
+
+        Returns:
+            Keys of those of which it takes nothing, and whether there is no more to be had. What is
+            cut is seen when it is read back.
+
+        Raises:
+            ServerLostError: It does not answer any more.
+        """
+        refused = together(texts) if texts else {}
+        again = {key: texts[key] for key in refused}
+        taken, whole = self.put(kind, owner, again, alone, report)
+        return refused.keys() - taken.keys(), whole
+
     def put(
         self,
         kind: Kind,
