@@ -76,7 +76,7 @@ def compare(
                     side,
                     source.stream(selection),
                     result,
-                    hides_carriers=result.rules.maps_ids,
+                    hides_marks=result.rules.maps_ids,
                     progress=progress,
                 )
             for difference in _Comparer(index, result).differences():

@@ -118,7 +118,7 @@ class ComparisonIndex:
         stream: Iterator[StreamItem],
         result: Comparison,
         *,
-        hides_carriers: bool,
+        hides_marks: bool,
         progress: Callable[[str, int], None] | None = None,
     ) -> None:
         """Take one side in.
@@ -127,13 +127,13 @@ class ComparisonIndex:
             side: ``A`` or ``B``.
             stream: Of its source.
             result: Told what cannot be read, is not carried or is left out.
-            hides_carriers: Whether what an unpack has added for itself is left out.
+            hides_marks: Whether what an unpack has added for itself is left out.
             progress: Called with the side and the objects so far.
 
         Raises:
             ServerLostError: The side does not answer any more.
         """
-        reading = _IndexReader(self, side, result, hides_carriers=hides_carriers)
+        reading = _IndexReader(self, side, result, hides_marks=hides_marks)
         self.database.execute("BEGIN")
         with closed_after(stream), ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
             for item in stream:
@@ -230,13 +230,13 @@ class _IndexReader:
     """Takes the objects of one stream in."""
 
     def __init__(
-        self, index: ComparisonIndex, side: int, result: Comparison, *, hides_carriers: bool
+        self, index: ComparisonIndex, side: int, result: Comparison, *, hides_marks: bool
     ) -> None:
         self.objects = 0
         self._index = index
         self._side = side
         self._result = result
-        self._hides_carriers = hides_carriers
+        self._hides_marks = hides_marks
         self._identities = Identities()
         self._owners: dict[tuple[Kind, str], int] = {}
         self._artifact_runs: set[str] = set()
@@ -245,7 +245,7 @@ class _IndexReader:
     def take(self, item: StreamObject, hashers: ThreadPoolExecutor) -> None:
         identity = self._identities.of(item)
         owner = self._owners.get(identity.owner) if identity.owner else None
-        is_ours = self._is_carrier(item)
+        is_ours = self._is_of_an_unpack(item)
         document = item.document
         if isinstance(item, Trace):
             document = document | {"experiment_id": item.experiment_id, "spans": item.spans}
@@ -286,8 +286,8 @@ class _IndexReader:
             what = f"experiment {ARTIFACT_RUNS}, whose {runs}"
             self._result.left_out.append((SIDES[self._side], what))
 
-    def _is_carrier(self, item: StreamObject) -> bool:
-        if not self._hides_carriers:
+    def _is_of_an_unpack(self, item: StreamObject) -> bool:
+        if not self._hides_marks:
             return False
         if isinstance(item, Experiment) and item.name == ARTIFACT_RUNS:
             self._artifact_runs.add(item.id)

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow_exim_plugin.container.paths import is_device_name
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,25 @@ def _outside(path: str) -> str:
     if any(_ABSOLUTE.match(read) for read in _readings(path)):
         return "it is absolute"
     return _way_out(path)
+
+
+def moved(uri: str, old_root: str, new_root: str) -> str | None:
+    """Return a URI below an old root as it is below the new one, None for another URI."""
+    for root, found in ((old_root, uri), (_path(old_root), _path(uri))):
+        if root and (rest := below(found, root.rstrip("/"))) is not None:
+            return new_root.rstrip("/") + rest
+    return None
+
+
+def below(place: str, root: str) -> str | None:
+    """Return the rest of a place behind a root, None where it is not there or leads out of it."""
+    rest = place.removeprefix(root)
+    is_below = place.startswith(root) and (not rest or rest.startswith("/"))
+    return rest if is_below and not (rest.strip("/") and path_problem(rest.strip("/"))) else None
+
+
+def _path(uri: str) -> str:
+    return path_of_uri(uri) or uri
 
 
 def _way_out(path: str) -> str:

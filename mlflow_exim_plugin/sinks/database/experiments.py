@@ -16,7 +16,7 @@ from mlflow_exim_plugin.schema.provenance import (
 )
 from mlflow_exim_plugin.sinks.database.states import State
 from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
-from mlflow_exim_plugin.sinks.places import DELETED_THERE
+from mlflow_exim_plugin.sinks.left_out import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
     Meetings,

@@ -167,8 +167,8 @@ class ModelTables:
             if wanted[0] in str(tag["value"]).split():
                 return str(tag["name"])
         there = self._there(item.name)
-        is_home = there is not None and _origin_of_row(there) in wanted
-        return item.name if is_home else None
+        is_original = there is not None and _origin_of_row(there) in wanted
+        return item.name if is_original else None
 
     def _kind_there(self, there: dict[str, Any]) -> Kind:
         its = self._owner(there["name"])
@@ -233,10 +233,10 @@ class ModelTables:
         origin = f"{model_origin(model.source.document)}/{version.version}"
         tags = key_values(version.document.get("tags")) | version.source_tags
         own = (model.own[was] for was in origins(origin, tags) if was in model.own)
-        home = next(own, None) or model.copies.get(origin)
-        number = home or version.version
+        original = next(own, None) or model.copies.get(origin)
+        number = original or version.version
         there = model.there.get(number)
-        if there is not None and (model.is_same or home):
+        if there is not None and (model.is_same or original):
             if there["current_stage"] == _TOMBSTONE:
                 report.skipped(version.kind, version.id, "its copy was deleted at the target")
                 return

@@ -60,9 +60,11 @@ class RunTables:
         with target.lock:
             copy = target.copy_of(run.id, "tags", "key", "run_uuid") if into.is_copy else None
             came_from = origins(run.id, run.tags)
-            if copy is None and (home := target.home_of("runs", "run_uuid", came_from, into)):
-                report.skipped(Kind.RUN, run.id, f"it is there already, as {home}")
-                target.ids[Kind.RUN][run.id] = home
+            if copy is None and (
+                original := target.original_of("runs", "run_uuid", came_from, into)
+            ):
+                report.skipped(Kind.RUN, run.id, f"it is there already, as {original}")
+                target.ids[Kind.RUN][run.id] = original
                 return
             if copy is not None:
                 run = as_copy(run, copy, target)
@@ -166,8 +168,8 @@ class RunTables:
                 report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {copy}")
                 return
             came_from = origins(model.id, model.tags)
-            if home := target.home_of("logged_models", "model_id", came_from, into):
-                report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {home}")
+            if original := target.original_of("logged_models", "model_id", came_from, into):
+                report.skipped(Kind.LOGGED_MODEL, model.id, f"it is there already, as {original}")
                 return
             metrics, waiting = self._by_run(metrics)
             rows += metrics

@@ -18,7 +18,7 @@ from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
 from mlflow_exim_plugin.sinks.database.metrics import MetricRows
 from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
-from mlflow_exim_plugin.sinks.places import LeftOut
+from mlflow_exim_plugin.sinks.left_out import LeftOut
 from mlflow_exim_plugin.sinks.policy import LONGEST_NAME
 from mlflow_exim_plugin.sinks.sink import Capabilities
 
@@ -287,7 +287,9 @@ class DatabaseTarget:
             }
         return self._copies[table].get(identity)
 
-    def home_of(self, table: str, column: str, wanted: list[str], into: TargetExperiment) -> str:
+    def original_of(
+        self, table: str, column: str, wanted: list[str], into: TargetExperiment
+    ) -> str:
         """Return the id of what an object was made of, where its experiment has that; else nothing.
 
         Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, origins
-from mlflow_exim_plugin.sinks.places import LeftOut
+from mlflow_exim_plugin.sinks.left_out import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

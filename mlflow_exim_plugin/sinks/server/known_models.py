@@ -86,13 +86,13 @@ class KnownModels:
             self._has_answered = True
         return Kind.LOGGED_MODEL in self._absent
 
-    def follow(self, model: LoggedModel, experiment_id: str, *, is_home: bool) -> None:
+    def follow(self, model: LoggedModel, experiment_id: str, *, is_original: bool) -> None:
         """Find a model that someone deleted: only the runs that made such ones know them.
 
         Args:
             model: The model.
             experiment_id: The experiment at the target.
-            is_home: Whether that is no copy: the model may be one of its own, under its own id.
+            is_original: Whether that is no copy: the model may be one of its own, under its own id.
         """
         if Kind.LOGGED_MODEL in self._absent:
             return
@@ -102,7 +102,7 @@ class KnownModels:
                 listed = {known.id for known in self._ids.logged_models.values()}
                 for model_id in self._reader.made_models(experiment_id) - listed:
                     self._meet_deleted(model_id, experiment_id)
-        for model_id in origins(model.id, model.tags) if is_home else ():
+        for model_id in origins(model.id, model.tags) if is_original else ():
             if _IS_ID.fullmatch(model_id):
                 self._meet_deleted(model_id, experiment_id)
 

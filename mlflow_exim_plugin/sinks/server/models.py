@@ -76,7 +76,7 @@ class _ModelCopy:
         own: Numbers of the versions that the target has, by their origins.
         later: Numbers of those that were made of others, by the origins of these.
         stages: Those that were set, by number of the version.
-        is_at_home: Whether it is the target's own model that came back.
+        is_original: Whether it is the target's own model that came back.
     """
 
     source: RegisteredModel
@@ -95,7 +95,7 @@ class _ModelCopy:
     own: dict[str, int] = field(default_factory=dict)
     later: dict[str, int] = field(default_factory=dict)
     stages: dict[int, str] = field(default_factory=dict)
-    is_at_home: bool = False
+    is_original: bool = False
 
     def number_of(self, came_from: list[str]) -> int | None:
         """Return the number of a version by all that it was, None where it is not at the target."""
@@ -230,11 +230,11 @@ class ModelWriter:
         came_from = origins(
             f"{model.origin}/{version.version}", key_values(version.document.get("tags"))
         )
-        home = model.number_of(came_from)
-        if version.version not in model.versions and home is not None:
-            model.versions[version.version] = home
-            self._ids.know(version.kind, version.id, f"{model.name}/{home}")
-            report.skipped(version.kind, version.id, f"it is there already, as number {home}")
+        original = model.number_of(came_from)
+        if version.version not in model.versions and original is not None:
+            model.versions[version.version] = original
+            self._ids.know(version.kind, version.id, f"{model.name}/{original}")
+            report.skipped(version.kind, version.id, f"it is there already, as number {original}")
             return
         if version.version in model.versions:
             number = model.versions[version.version]
@@ -341,7 +341,7 @@ class ModelWriter:
                 continue
             what = f"alias {alias!r} of version {source_number} is not set"
             kept = Loss(model.kind, model.source.name, what)
-            may_set = is_later if model.ours else there is None and not model.is_at_home
+            may_set = is_later if model.ours else there is None and not model.is_original
             if target_number is None or not may_set:
                 report.lost(kept)
                 continue
@@ -408,7 +408,7 @@ class ModelWriter:
         model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
         model.aliases_taken = tags.get(CONTENT, "")
         model.tags = tags
-        model.is_at_home = model_origin(document) in origins(
+        model.is_original = model_origin(document) in origins(
             origin, key_values(item.document.get("tags"))
         )
         for version in self._reader.model_versions(name, there.aliases, item.kind):

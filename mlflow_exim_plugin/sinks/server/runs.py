@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, OR
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import read_through
-from mlflow_exim_plugin.sinks.places import DELETED_THERE
+from mlflow_exim_plugin.sinks.left_out import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import NOT_DELETED
 from mlflow_exim_plugin.sinks.server.histories import HistoryLog
 from mlflow_exim_plugin.sinks.server.ids import KnownRun, Planned

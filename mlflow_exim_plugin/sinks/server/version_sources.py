@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.files.gate import REFUSED, place_problem
+from mlflow_exim_plugin.host.files.gate import REFUSED, below, moved, place_problem
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.schema.objects import Artifact, Kind, Loss, model_behind
 from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS
-from mlflow_exim_plugin.sinks.places import below, moved
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import ModelVersion

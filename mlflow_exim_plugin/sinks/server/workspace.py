@@ -37,7 +37,7 @@ from mlflow_exim_plugin.schema.provenance import (
     searched,
 )
 from mlflow_exim_plugin.sinks.counting import skip_whole
-from mlflow_exim_plugin.sinks.places import DELETED_THERE
+from mlflow_exim_plugin.sinks.left_out import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
     Meetings,
@@ -395,7 +395,7 @@ class WorkspaceSink:
     def _write_run(self, run: Run, target: KnownExperiment, report: Report) -> None:
         self._trace_writer.saw_run(run)
         self._logged_model_writer.known.saw_run(run, target.id)
-        if self._is_at_home(run, target, self._ids.runs, report):
+        if self._is_original(run, target, self._ids.runs, report):
             return
         if not self._run_writer.is_settled(run, report):
             self._open(target)
@@ -404,12 +404,12 @@ class WorkspaceSink:
     def _write_logged_model(
         self, model: LoggedModel, target: KnownExperiment, report: Report
     ) -> None:
-        is_at_home = partial(self._is_at_home, model, target, self._ids.logged_models, report)
-        if is_at_home():
+        is_original = partial(self._is_original, model, target, self._ids.logged_models, report)
+        if is_original():
             return
         if model.id not in self._ids.logged_models:
-            self._logged_model_writer.known.follow(model, target.id, is_home=not target.ours)
-            if is_at_home():
+            self._logged_model_writer.known.follow(model, target.id, is_original=not target.ours)
+            if is_original():
                 return
         if self._logged_model_writer.is_settled(model, report):
             return
@@ -421,7 +421,7 @@ class WorkspaceSink:
             self._ids.refused.add(model.id)
             raise
 
-    def _is_at_home(
+    def _is_original(
         self,
         item: Run | LoggedModel,
         target: KnownExperiment,

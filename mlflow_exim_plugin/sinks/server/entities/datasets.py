@@ -50,8 +50,8 @@ class DatasetWriter(FamilyWriter):
         there = next((self._known()[i] for i in came_from if i in self._known()), None)
         followed, losses = follow(entity, self._target.ids.get)
         experiment_ids = followed.get("experiment_ids", [])
-        # What comes home gets no marks: it is no copy.
-        is_home = there is not None and there["dataset_id"] in came_from
+        # What comes back gets no marks: it is no copy.
+        is_original = there is not None and there["dataset_id"] in came_from
         dataset_id, tags, unlinked = "", {}, []
         present: dict[bytes, dict[str, Any]] = {}
         if there is not None:
@@ -77,7 +77,7 @@ class DatasetWriter(FamilyWriter):
         missing.sort(key=lambda record: not isinstance(record.get("outputs"), dict))
         refused: list[tuple[dict[str, Any], ServerError]] = []
         arrived = True
-        if not is_home:
+        if not is_original:
             self._put_source_tags(entity, dataset_id, {}, report)
         if not dry_run:
             if unlinked:
@@ -99,7 +99,7 @@ class DatasetWriter(FamilyWriter):
         if there is not None and not unlinked and not written:
             report.skipped(entity.kind, entity.id, "it is there already")
             return
-        if arrived and not (refused or dry_run or is_home):
+        if arrived and not (refused or dry_run or is_original):
             datasets.set_dataset_tags(
                 host, dataset_id, {CONTENT: content, AS_OF_MS: str(entity.as_of_ms)}
             )

@@ -98,7 +98,7 @@ class TraceLinks:
             for version in self._link_prompts(trace_id, versions):
                 made.setdefault(version, []).append(trace_id)
         for version, trace_ids in made.items():
-            ((_, found),) = self._listing.using(self._homes(trace_ids), [version])
+            ((_, found),) = self._listing.using(self._experiments_of(trace_ids), [version])
             self._require(trace_ids, found, f"its link to version {version} of a prompt")
 
     def _link(self, run_id: str, trace_ids: list[str]) -> None:
@@ -118,7 +118,7 @@ class TraceLinks:
                 what = f"links to run {run_id} are not restored: {error.message}"
                 self._note(trace_id, what)
             return
-        ((_, found),) = self._listing.linked_to(self._homes(trace_ids), [new])
+        ((_, found),) = self._listing.linked_to(self._experiments_of(trace_ids), [new])
         self._require(trace_ids, found, f"its link to run {run_id}")
 
     def _rename_prompts(self, trace_id: str, text: str) -> None:
@@ -159,7 +159,7 @@ class TraceLinks:
     def _note(self, trace_id: str, what: str) -> None:
         self._notes.add(Kind.TRACE, self._sources[trace_id], what)
 
-    def _homes(self, trace_ids: list[str]) -> list[str]:
+    def _experiments_of(self, trace_ids: list[str]) -> list[str]:
         return sorted({self._experiments[trace_id] for trace_id in trace_ids})
 
     def _require(self, trace_ids: list[str], found: Iterable[str | Failure], what: str) -> None:

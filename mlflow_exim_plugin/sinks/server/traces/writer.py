@@ -555,7 +555,7 @@ class TraceWriter:
     def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str | None]]:
         """Return target id and ``CONTENT`` by source id of the traces that an unpack wrote.
 
-        What none wrote stands under its own id, without ``CONTENT``: it may come home.
+        What none wrote stands under its own id, without ``CONTENT``: it may come back.
         """
         with self._lock:
             if experiment_id not in self._origins:
