@@ -13,7 +13,6 @@ from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_sourc
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.stages.digest import Digests
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -69,7 +68,6 @@ def copy(
         open_source(source, from_, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)) as read,
     ):
         stages = to_deployment(read.system(work.script), writing)
-        stages.append(Digests())
         return deliver(read, written, selection, stages, work)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.options import Rename, Selection, Work, Writing
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.stages.default_experiment import marks_unused_default
+from mlflow_exim_plugin.stages.digest import Digests
 from mlflow_exim_plugin.stages.lineage import ImportTags
 from mlflow_exim_plugin.stages.rename import Renaming
 from mlflow_exim_plugin.transfer import transfer
@@ -61,4 +62,4 @@ def to_deployment(system: System, writing: Writing) -> list[Stage]:
     stages: list[Stage] = [ImportTags(system)] if writing.import_source_tags else []
     if writing.experiment_name is not None or writing.rename is not None:
         stages.append(Renaming(writing.rename or Rename(), writing.experiment_name))
-    return [*stages, marks_unused_default]
+    return [*stages, marks_unused_default, Digests()]

@@ -8,7 +8,6 @@ from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
-from mlflow_exim_plugin.stages.digest import Digests
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -56,6 +55,4 @@ def unpack(
         open_target(tracking_uri, opening, writing, selection, work) as target,
     ):
         stages = to_deployment(source.system(work.script), writing)
-        if source.archive is None:
-            stages.append(Digests())
         return deliver(source, target, selection, stages, work)
