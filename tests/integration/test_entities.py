@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import GatewayEndpointModelConfig, GatewayModelLinkageType
+from mlflow.store.tracking.abstract_store import AbstractStore
 
 from mlflow_exim_plugin import pack, verify
 from mlflow_exim_plugin.errors import ConflictError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.options import OnConflict, Selection, Writing
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Entity, Failure, Kind, StreamItem, Trace
+from mlflow_exim_plugin.schema.objects import (
+    ENTITY_KINDS,
+    Entity,
+    Experiment,
+    Failure,
+    Kind,
+    StreamItem,
+    Trace,
+)
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
@@ -326,6 +335,21 @@ def test_a_reference_that_is_not_there_is_said(source: JudgedSource, target: str
     assert len(said) == len(full.document["experiment_ids"]) == 2
     assert all("its link to experiment" in what for what in said)
     assert_count_law(report)
+
+
+@pytest.mark.skipif(
+    not hasattr(AbstractStore, "list_scorers_across_experiments"),
+    reason="this MLflow lists the scorers of one experiment",
+)
+def test_an_experiment_without_scorers_costs_no_call_for_them(source: JudgedSource) -> None:
+    with FaultyProxy(source.server.url) as proxy:
+        found = list(ServerSource(Host(proxy.url, create=False)).stream(Selection()))
+        calls = [r.path for r in proxy.seen if r.path.partition("?")[0].endswith("/scorers/list")]
+    having = {i.experiment_id for i in found if isinstance(i, Entity) and i.kind is Kind.SCORER}
+    assert having
+    assert len(having) < sum(isinstance(item, Experiment) for item in found)
+    asked = {call.partition("experiment_id=")[2].partition("&")[0] for call in calls}
+    assert asked == having | {""}
 
 
 def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str) -> None:

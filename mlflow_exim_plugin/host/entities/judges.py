@@ -5,10 +5,17 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
+from mlflow_exim_plugin.host.answers import (
+    NO_TOKEN,
+    UnbelievableError,
+    answered,
+    doubted,
+    object_of,
+)
 from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
-from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_absent, method
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind
 
@@ -24,6 +31,7 @@ __all__ = [
     "create_issue",
     "create_label_schema",
     "create_review_queue",
+    "experiments_with_scorers",
     "find_label_schema",
     "issue_document",
     "issues",
@@ -42,6 +50,7 @@ __all__ = [
     "versions_of_scorer",
 ]
 
+_SCORERS = "/api/3.0/mlflow/scorers/list"
 DEFAULT_SCHEMA = "Feedback"
 """Name of the label schema that MLflow adds to an experiment by itself."""
 
@@ -227,6 +236,33 @@ def scorer_names(host: Host, experiment_id: str) -> set[str]:
     """Return the names of an experiment's scorers."""
     with translated(f"listing the scorers of experiment {experiment_id}"):
         return {s.scorer_name for s in method(host.tracking, "list_scorers")(experiment_id)}
+
+
+def experiments_with_scorers(host: Host) -> set[str] | None:
+    """Return the ids of the experiments that have scorers, by one call for all.
+
+    None: it does not tell. Servers before MLflow 3.17 have to be asked for each.
+    """
+    if not host.is_http:
+        return None
+
+    def ask(**params: str) -> list[dict[str, Any]]:
+        doing = "listing the scorers of all experiments"
+        with host.call("GET", _SCORERS, doing=doing, params=[*params.items()]) as response:
+            raise_for_status(response)
+            listed = object_of(response.content).get("scorers", [])
+        if not all(isinstance(scorer, dict) and "experiment_id" in scorer for scorer in listed):
+            raise UnbelievableError("what comes is no list of scorers")
+        return list(listed)
+
+    try:
+        with translated("listing the scorers of all experiments"):
+            found = answered(ask) or doubted(ask, lambda: ask(experiment_id=NO_TOKEN))
+    except ServerLostError:
+        raise
+    except ServerError:
+        return None
+    return {str(scorer["experiment_id"]) for scorer in found}
 
 
 def register_scorer(host: Host, experiment_id: str, name: str, serialized: str) -> dict[str, Any]:

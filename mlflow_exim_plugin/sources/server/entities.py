@@ -11,6 +11,7 @@ from mlflow_exim_plugin.host.entities import datasets, gateway, registries
 from mlflow_exim_plugin.host.entities.gateway import secret_names
 from mlflow_exim_plugin.host.entities.judges import (
     all_issues,
+    experiments_with_scorers,
     label_schemas,
     queue_documents,
     review_queues,
@@ -61,6 +62,8 @@ class EntityReader:
         self._of_files = host.is_server_of_files
         self._stored = entities_of(host)
         self._issues: dict[str, list[dict[str, Any]]] | None = None
+        self._scoring: set[str] | None = None
+        self._has_asked = False
         self._queues: dict[str, list[dict[str, Any]]] = {}
         self._unlisted = 0
         self._has_schemas = False
@@ -74,7 +77,7 @@ class EntityReader:
         if experiment.is_deleted:
             self._deleted += 1  # MLflow lists neither scorers nor label schemas nor queues of it
         else:
-            yield from self._read_of(Kind.SCORER, partial(scorers, self._host), experiment.id)
+            yield from self._read_of(Kind.SCORER, self._scorers, experiment.id)
             yield from self._read_of(Kind.LABEL_SCHEMA, self._label_schemas, experiment.id)
         yield from self._read_of(Kind.ISSUE, self._issues_of, experiment.id)
 
@@ -147,6 +150,12 @@ class EntityReader:
         if self._stored is not None:
             return self._stored.secret_names()
         return sorted(secret_names(self._host))
+
+    def _scorers(self, experiment_id: str) -> Iterable[Entity | Failure]:
+        if not self._has_asked:  # else each of many experiments without any costs three calls
+            self._has_asked, self._scoring = True, experiments_with_scorers(self._host)
+        has_some = self._scoring is None or experiment_id in self._scoring
+        return scorers(self._host, experiment_id) if has_some else ()
 
     def _label_schemas(self, experiment_id: str) -> Iterator[Entity | Failure]:
         def of_queues() -> list[dict[str, Any]]:
