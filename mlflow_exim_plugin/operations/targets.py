@@ -169,7 +169,7 @@ class _Deployment:
     @property
     def keeps_ids(self) -> bool:
         """Whether it is a database that is written to directly."""
-        can = self.host.engine is not None and self.host.has_one_store
+        can = self.host.engine is not None and self.host.registry_engine is not None
         return can and self.writing.preserve_ids is not False
 
     @property

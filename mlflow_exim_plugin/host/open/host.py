@@ -7,7 +7,6 @@ MLflow's stores, or through its ``http_request`` where a store would build a Pyt
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import re
 import threading
@@ -27,7 +26,7 @@ from mlflow_exim_plugin.host.open.first_stores import FirstRegistry, NothingOfTo
 from mlflow_exim_plugin.host.open.generations import SEARCH, TODAY, generation_of
 from mlflow_exim_plugin.host.open.locations import both_uris, is_database, require_local_store
 from mlflow_exim_plugin.host.open.patience import patient
-from mlflow_exim_plugin.host.open.sessions import BUSY, sent_through
+from mlflow_exim_plugin.host.open.sessions import BUSY, not_found, sent_through
 from mlflow_exim_plugin.host.open.stores import StoreOpener, asks_server, cut_nothing_off
 from mlflow_exim_plugin.host.tables import TableReader
 from mlflow_exim_plugin.kinds import KINDS
@@ -365,6 +364,16 @@ class Host:
         found = getattr(self.registry, "engine", None)
         return self.engine is not None and getattr(found, "url", None) == self.engine.url
 
+    @cached_property
+    def registry_engine(self) -> Engine | None:
+        """The engine of the registry's database, None where that is none of this process."""
+        if self._databases and self._registry_uri in self._databases:
+            return self._engine_of(self._registry_uri)
+        from sqlalchemy import Engine
+
+        found = getattr(self.registry, "engine", None)
+        return found if isinstance(found, Engine) else None
+
     def may_have(self, table: str) -> bool:
         """Whether there may be any of what a table of a database keeps; elsewhere nobody can tell.
 
@@ -525,7 +534,7 @@ class Host:
         from mlflow.utils.rest_utils import http_request
 
         if not self.generation.has(endpoint):
-            return _not_found()
+            return not_found()
         payload: dict[str, Any] = {"data": data} if body is None else {"json": body}
         with translated(doing):
             response: requests.Response = http_request(
@@ -576,7 +585,7 @@ class Host:
         from mlflow.utils.rest_utils import http_request
 
         if not self.generation.has(endpoint):
-            return _not_found()
+            return not_found()
         with translated(f"GET {endpoint}"):
             response: requests.Response = http_request(
                 host_creds=self.tracking.get_host_creds(),
@@ -586,10 +595,3 @@ class Host:
                 stream=stream,
             )
         return response
-
-
-def _not_found() -> requests.Response:
-    """Return what a server says of a path that it does not know; the first ones send a page."""
-    response = requests.Response()
-    response.status_code, response.raw = 404, io.BytesIO()
-    return response

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any
+
+import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import requests
-
-__all__ = ["BUSY", "sent_through"]
+__all__ = ["BUSY", "not_found", "sent_through"]
 
 BUSY = frozenset({408, 429, 502, 503, 504})
 """Statuses after which a call of ours is tried again."""
@@ -62,3 +63,10 @@ def _sessions() -> Iterator[requests.Session]:
             True,  # noqa: FBT003 - MLflow's own way to call it
             MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
         )
+
+
+def not_found() -> requests.Response:
+    """Return what a server says of a path that it does not know; the first ones send a page."""
+    response = requests.Response()
+    response.status_code, response.raw = 404, io.BytesIO()
+    return response

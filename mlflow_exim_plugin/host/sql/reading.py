@@ -189,6 +189,8 @@ class StoredReader(Reader):
         self, name: str, aliases: dict[str, int], kind: Kind = Kind.REGISTERED_MODEL
     ) -> list[dict[str, Any]]:
         """Return every version of a registered model or prompt, by number."""
+        if not self.host.has_one_store:
+            return super().model_versions(name, aliases, kind)
         found = []
         for version in self.found_versions(name, aliases, kind):
             if isinstance(version, Failure):

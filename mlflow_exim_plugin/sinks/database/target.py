@@ -12,6 +12,7 @@ from mlflow_exim_plugin.errors import InvalidArchiveError, ServerError
 from mlflow_exim_plugin.host.files.gate import path_problem
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT
+from mlflow_exim_plugin.host.sql.two_databases import TwoDatabases
 from mlflow_exim_plugin.host.sql.writer import TableWriter
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
@@ -97,7 +98,11 @@ class DatabaseTarget:
     def __init__(self, host: Host, engine: Engine, options: Writing) -> None:
         self.host = host
         self.options = options
-        self.tables = TableWriter(engine, only_looks=options.dry_run)
+        registry = None if host.has_one_store else host.registry_engine
+        if registry is None:
+            self.tables = TableWriter(engine, only_looks=options.dry_run)
+        else:
+            self.tables = TwoDatabases(engine, registry, only_looks=options.dry_run)
         self.metrics = MetricRows(self.tables)
         self.lock = threading.RLock()
         self.workspace = DEFAULT
