@@ -102,6 +102,17 @@ class FrameWriter:
         ready.set_result(frame)
         self._compressing.append((ready, size_bytes))
 
+    def go_on(self, entries: bytes) -> None:
+        """Begin behind frames that are in the file already.
+
+        Args:
+            entries: Theirs in the seek table.
+        """
+        table = SeekTable(entries + SeekTable.entry(b"", 0) * 2)
+        self._entries = bytearray(entries)
+        self.tar_bytes, self.frame_count = table.tar_bytes, table.frame_count
+        self.bytes_written = table.file_offsets[table.frame_count]
+
     def hash_along(self, digest: _Hash, data: bytes) -> None:
         """Update a digest while frames are compressed; :meth:`finish_hashing` waits for it."""
         if self._hasher is None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.container.earlier import Earlier, EarlierMember
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.storage.output import Writable
 
@@ -76,6 +77,8 @@ class ArchiveWriter:
         workers: Threads that compress; 0 for none, None for one a core up to 4.
         required_features: What a reader must know to read the archive right.
         bag_info: Fields for bag-info.txt.
+        earlier: What is safe of an earlier attempt, in the same file. As long as the same members
+            come again they are there already; from the first other one on the file is written anew.
 
     Raises:
         UsageError: A level, number of workers or field that cannot be.
@@ -91,6 +94,7 @@ class ArchiveWriter:
         workers: int | None = None,
         required_features: Sequence[str] = (),
         bag_info: Mapping[str, str] | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         check_member_path(base_directory)
         if "/" in base_directory:
@@ -113,6 +117,7 @@ class ArchiveWriter:
         self._link_targets: dict[int, int] = {}
         self._root = ""
         self._is_open = True
+        self._earlier = earlier if earlier and earlier.members else None
 
     @property
     def root(self) -> str:
@@ -248,6 +253,8 @@ class ArchiveWriter:
             return self._add_bytes(path, data)
         if is_payload:
             self._originals[digest] = len(self._paths)
+        if kept := self._kept(path, member.size_bytes, digest):
+            return kept
         self._put(tar_header(self._full_name(path), member.size_bytes))
         self._cut()
         offset = self._position
@@ -255,6 +262,25 @@ class ArchiveWriter:
             self._frames.copy_frame(frame, reader.frames.table.size_bytes(number))
         self._end_member(member.size_bytes)
         return self._row(path, offset, member.size_bytes, digest)
+
+    def kept(self, path: str, size_bytes: int) -> Member | None:
+        """Add a member that is safe from an earlier attempt; None where its content is needed.
+
+        Args:
+            path: Relative to the base directory.
+            size_bytes: The size announced.
+
+        Raises:
+            UnsafePathError: The path is not allowed, or collides with one that is there.
+            StoreError: The file cannot be written.
+        """
+        if self._earlier is None:
+            return None
+        one = self._earlier.members[len(self._paths)]
+        if (one.path, one.size_bytes) != (path, size_bytes) or path not in self._earlier.listed:
+            return None
+        self._check_new(path)
+        return self._keep(one)
 
     def add_link(self, path: str, target_path: str) -> Member:
         """Add a member with the content of an earlier one, as a hard link.
@@ -304,6 +330,8 @@ class ArchiveWriter:
 
     def _add_bytes(self, path: str, data: bytes) -> Member:
         digest = sha256_of(data).digest()
+        if kept := self._kept(path, len(data), digest):
+            return kept
         is_payload = path.startswith(bag.PAYLOAD)
         if data and is_payload:
             original = self._originals.get(digest)
@@ -333,6 +361,7 @@ class ArchiveWriter:
 
     def _add_large(self, path: str, size_bytes: int, source: _CheckedStream) -> Member:
         digest = hashlib.sha256()
+        self._kept(path, -1, b"")
         self._put(tar_header(self._full_name(path), size_bytes))
         self._cut()
         offset = self._position
@@ -352,7 +381,39 @@ class ArchiveWriter:
         self._end_member(size_bytes)
         return source.judged(self._row(path, offset, size_bytes, digest.digest()))
 
+    def _kept(self, path: str, size_bytes: int, digest: bytes) -> Member | None:
+        """Return the member if it is there from an earlier attempt; else that ends here."""
+        if self._earlier is None:
+            return None
+        one = self._earlier.members[len(self._paths)]
+        if (one.path, one.size_bytes, one.digest) == (path, size_bytes, digest):
+            return self._keep(one)
+        self._go_on(one.start)
+        return None
+
+    def _keep(self, one: EarlierMember) -> Member:
+        row = len(self._paths)
+        if one.original is not None:
+            self._link_targets[row] = one.original
+        elif one.path.startswith(bag.PAYLOAD) and 0 < one.size_bytes <= IN_MEMORY_BYTES:
+            self._originals.setdefault(one.digest, row)
+        member = self._row(one.path, one.offset, one.size_bytes, one.digest)
+        if self._earlier and row + 1 == len(self._earlier.members):
+            self._go_on(self._earlier.end)
+        return member
+
+    def _go_on(self, tar_offset: int) -> None:
+        """Write from here on, behind what is kept."""
+        if self._earlier is not None:
+            entries, begun = self._earlier.go_on(tar_offset)
+            self._frames.go_on(entries)
+            self._group += begun
+            self._earlier = None
+
     def _add_link(self, path: str, original: int) -> Member:
+        digest = self._digest(original)
+        if kept := self._kept(path, self._sizes_bytes[original], digest):
+            return kept
         target = self._full_name(self._paths[original])
         self._put(tar_header(self._full_name(path), 0, target))
         self._end_member(0)

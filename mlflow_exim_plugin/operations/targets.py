@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.errors import NOTICE, UsageError
 from mlflow_exim_plugin.host.open.locations import is_database
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, Writing
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.schema.envelope import System
 from mlflow_exim_plugin.storage.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
@@ -20,12 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from mlflow_exim_plugin.container.earlier import Earlier
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.storage.new_folder import NewFolder
 
 __all__ = ["OpenTarget", "open_new_export", "open_target"]
+
+_log = logging.getLogger(__name__)
+
+_TIMES = ("export_time", "export_time_ms", "_export_time")
+"""What two attempts say differently of themselves."""
 
 
 class OpenTarget(Protocol):
@@ -103,17 +111,39 @@ class _NewArchive:
         from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 
         del dry_run
-        system = source.system(self.work.script)
+        base_directory = base_directory_for(self.location)
+        system, earlier = self._begun(source.system(self.work.script), base_directory)
         with ArchiveWriter(
             self.file,
-            base_directory=base_directory_for(self.location),
+            base_directory=base_directory,
             level=self.packing.level,
             bag_info={
                 "Source-Organization": source.name,
                 "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
             },
+            earlier=earlier,
         ) as writer:
             yield ArchiveSink(writer, system, _plain(self.selection), source.taken_from)
+
+    def _begun(self, system: System, base_directory: str) -> tuple[System, Earlier | None]:
+        """Return what an earlier attempt said of itself and left, if it was of the same source."""
+        if self.file.earlier is None:
+            return system, None
+        from mlflow_exim_plugin.container.earlier import Earlier
+
+        earlier = Earlier(self.file.earlier, base_directory)
+        now = system.to_json()
+        said = now | {name: earlier.system.get(name, now[name]) for name in _TIMES}
+        if not earlier.members or said != earlier.system:
+            earlier.go_on(0)
+            return system, None
+        _log.log(
+            NOTICE,
+            "%s: %d members are there already.",
+            redact_url(self.location),
+            len(earlier.members),
+        )
+        return System.model_validate(said), earlier
 
 
 @contextlib.contextmanager
@@ -121,7 +151,12 @@ def _new_archive(
     location: str, opening: Opening, packing: Packing, selection: Selection, work: Work
 ) -> Iterator[OpenTarget]:
     options = opening.storage_options
-    with atomic_output(location, overwrite=packing.overwrite, storage_options=options) as file:
+    with atomic_output(
+        location,
+        overwrite=packing.overwrite,
+        resume=packing.resume,
+        storage_options=options,
+    ) as file:
         yield _NewArchive(file, location, packing, selection, work)
 
 

@@ -122,6 +122,11 @@ class Packing:
 
     level: int = asked("zstd compression level.", default=3, least=1, most=22)
     overwrite: bool = asked("Replace an archive that is there.", default=False)
+    resume: bool = asked(
+        "Go on where a pack into this file was broken off, and leave what was packed if this one "
+        "is.",
+        default=False,
+    )
     export_source_tags: bool = asked(
         "Give packed runs their ids, times, users and mlflow. tags again as tags "
         "mlflow_export_import.*.",

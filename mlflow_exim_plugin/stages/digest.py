@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mlflow_exim_plugin.container.watched import WatchedStream
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, LoggedModel, Run
+from mlflow_exim_plugin.stages.watched import WatchedStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "held",
+    "held_on",
     "is_held",
     "locked",
     "partial_name",
@@ -81,6 +82,29 @@ def held(path: Path) -> Iterator[None]:
             _HELD.pop(path, None)
         os.close(descriptor)
         _remove(path)
+
+
+@contextlib.contextmanager
+def held_on(path: Path) -> Iterator[None]:
+    """Hold a file that may be another's who is no more; after an exception it stays, if it has any.
+
+    Raises:
+        BlockingIOError: Somebody has it, or this file system knows no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if not _lock(descriptor):
+            raise BlockingIOError(f"{path} is in use")
+        try:
+            yield
+        except BaseException:
+            if os.fstat(descriptor).st_size:
+                raise
+            _remove(path)
+            raise
+        _remove(path)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -10,12 +10,19 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError
+from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError, UsageError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
-from mlflow_exim_plugin.storage.leftovers import held, partial_name, partial_prefix, remove_left
+from mlflow_exim_plugin.storage.leftovers import (
+    held,
+    held_on,
+    is_held,
+    partial_name,
+    partial_prefix,
+    remove_left,
+)
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.storage.upload.parts import Parts
 from mlflow_exim_plugin.storage.upload.publication import upload_to
@@ -39,13 +46,15 @@ class OutputFile:
     """The file :func:`atomic_output` gives: it can be written, only its context commits it.
 
     Attributes:
-        bytes_written: Size so far.
+        bytes_written: Size so far, beside what was there.
+        earlier: The file itself where an earlier attempt left something in it.
     """
 
-    def __init__(self, file: Any, url: str) -> None:
+    def __init__(self, file: Any, url: str, earlier: IO[bytes] | None = None) -> None:
         self._file = file
         self._url = url
         self.bytes_written = 0
+        self.earlier = earlier
 
     def write(self, data: bytes) -> int:
         """Append all the bytes.
@@ -61,7 +70,11 @@ class OutputFile:
 
 @contextlib.contextmanager
 def atomic_output(
-    url: str, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
+    url: str,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Generator[OutputFile]:
     """Write a file that appears at its name complete or not at all.
 
@@ -73,16 +86,24 @@ def atomic_output(
         url: Local path or fsspec URL; its folder must exist.
         overwrite: Replace what is there; without it that is an error, found before anything is
             written and again, where the store can, at the end.
+        resume: Go on with what a process that is no more left of a local file, which is given as
+            ``earlier``; after an exception what is written stays for another attempt.
         storage_options: For the file system, see fsspec.
 
     Raises:
         ArchiveExistsError: The target exists and ``overwrite`` is false.
+        UsageError: Nothing can be resumed on a store.
         StoreError: The disk is full, the folder is missing, the store refused or died.
         MissingDependencyError: The protocol needs a package that is not installed.
     """
     path = local_path(url)
     if path is not None:
-        writing = _local_output(path, overwrite=overwrite)
+        writing = _local_output(path, overwrite=overwrite, resume=resume)
+    elif resume:
+        raise UsageError(
+            f"what was begun at {redact_url(url)} cannot be resumed",
+            "only a file of this machine can; leave --resume out to begin anew",
+        )
     else:
         writing = _far_output(url, storage_options, overwrite=overwrite)
     with writing as output:
@@ -90,7 +111,7 @@ def atomic_output(
 
 
 @contextlib.contextmanager
-def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
+def _local_output(path: str, *, overwrite: bool, resume: bool) -> Generator[OutputFile]:
     with store_errors(path, "write"):
         target = Path(os.path.realpath(path))  # a symbolic link is written through, not replaced
         if target.exists() and not target.is_file():
@@ -98,12 +119,16 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
         if target.exists() and not overwrite:
             raise ArchiveExistsError(f"{path} exists", EXISTS_HINT)
         beside = partial_prefix(target.name)
-        remove_left(file for file in target.parent.iterdir() if file.name.startswith(beside))
-        partial = target.with_name(partial_name(target.name))
-        file = partial.open("xb")
-    with held(partial):
+        left = [file for file in target.parent.iterdir() if file.name.startswith(beside)]
+        begun = _largest(left) if resume else None
+        remove_left(file for file in left if file != begun)
+        partial = begun or target.with_name(partial_name(target.name))
+        file = partial.open("r+b" if begun else "xb")
+    with contextlib.ExitStack() as stack:
+        with store_errors(path, "write"):
+            stack.enter_context(held_on(partial) if resume else held(partial))
         try:
-            yield OutputFile(file, path)
+            yield OutputFile(file, path, file if begun else None)
             with store_errors(path, "write"):
                 file.flush()
                 os.fsync(file.fileno())
@@ -117,6 +142,12 @@ def _local_output(path: str, *, overwrite: bool) -> Generator[OutputFile]:
             # Closing flushes, which fails again on a full disk; what counts is on its way.
             with contextlib.suppress(OSError):
                 file.close()
+
+
+def _largest(files: list[Path]) -> Path | None:
+    """Return the file that holds most of those that nobody is at."""
+    free = [(file.stat().st_size, file) for file in files if file.is_file() and not is_held(file)]
+    return max(free, default=(0, None))[1]
 
 
 def publish_new(partial: Path, target: Path) -> None:

@@ -377,6 +377,8 @@ class ArchiveSink:
 
     def _write_artifact(self, path: str, artifact: Artifact) -> Member | EximError:
         """Write one file; return why it cannot be read. That nothing can be written is raised."""
+        if (kept := self._writer.kept(path, artifact.size_bytes)) is not None:
+            return kept
         if (stored := artifact.stored) is not None:
             try:
                 return self._writer.copy(path, stored.reader, stored.path)

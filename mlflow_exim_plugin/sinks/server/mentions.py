@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mlflow_exim_plugin.container.watched import WatchedStream
 from mlflow_exim_plugin.schema.objects import Artifact, Failure
+from mlflow_exim_plugin.stages.watched import WatchedStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
