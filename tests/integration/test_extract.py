@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
-from mlflow_exim_plugin import extract, open_archive
+from mlflow_exim_plugin import extract, open_archive, unpack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import PartialTransferError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
@@ -36,11 +37,14 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> Callable[[list[str]], Hostile]:
-    def make(paths: list[str]) -> Hostile:
+def hostile(tmp_path: Path) -> Callable[..., Hostile]:
+    def make(paths: list[str], root: str = "mlflow-artifacts:") -> Hostile:
         with open_archive(EVERYTHING) as archive:
             known = {*archive.reader.paths()} - GENERATED
-            members = {path: archive.reader.read(path) for path in known}
+            members = {
+                path: archive.reader.read(path).replace(b"mlflow-artifacts:", root.encode())
+                for path in known
+            }
         runs = {path: json.loads(data) for path, data in members.items() if "/run.json" in path}
         name, run = next((p, r) for p, r in runs.items() if len(r["info"].get("artifacts", ())) > 1)
         first, second = run["info"]["artifacts"][:2]
@@ -109,8 +113,34 @@ def test_files_are_those_that_mlflow_downloads(
     assert models > 2
 
 
+def test_what_was_packed_on_windows_arrives(
+    hostile: Callable[..., Hostile], tmp_path: Path, sqlite_uri: str
+) -> None:
+    """Its roots are drives, and a source may have names with backslashes."""
+    refused = {"C:\\Temp\\x": "absolute", "..\\x": "leads out"}
+    fine = {"sub\\note.txt", "a\\b\\c.bin", "Case", "case"}
+    root = "file:///C:/Users/Ada%20B/mlruns"
+    archive, run_id = hostile([*refused, *fine], root)
+
+    extracted = extract(archive, str(tmp_path / "out"), runs=run_id)
+    unpacked = unpack(
+        archive, tracking_uri=sqlite_uri, runs=run_id, artifact_location=str(tmp_path / "files")
+    )
+
+    for report in (extracted, unpacked):
+        assert_count_law(report)
+        told = {failure.id.partition("/")[2]: failure.reason for failure in report.failures}
+        assert told.keys() == refused.keys()
+        assert all(refused[path] in reason for path, reason in told.items())
+    assert files_in(tmp_path / "out").keys() == {*fine, "neighbour.txt"}
+    (files,) = {path.parent for path in (tmp_path / "files").rglob("neighbour.txt")}
+    assert files_in(files) == files_in(tmp_path / "out")
+    info = MlflowClient(sqlite_uri).get_run(run_id).info
+    assert info.artifact_uri.endswith(str(files))
+
+
 def test_nothing_leaves_the_folder_and_neighbours_arrive(
-    hostile: Callable[[list[str]], Hostile], tmp_path: Path
+    hostile: Callable[..., Hostile], tmp_path: Path
 ) -> None:
     folder, outside = tmp_path / "deep" / "out", tmp_path / "outside"
     folder.mkdir(parents=True)
