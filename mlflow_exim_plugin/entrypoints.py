@@ -1,4 +1,4 @@
-"""What MLflow and the shell load: the ``exim`` command of ``mlflow``, a script, a store scheme.
+"""What MLflow and the shell load: the ``exim`` command, a script, the stores of ``exim:``.
 
 MLflow has no entry point for commands, but every ``import mlflow`` loads the tracking stores that
 plugins offer. Loading this module for that also arms the hook that adds ``exim`` to ``mlflow.cli``
@@ -13,18 +13,25 @@ import logging
 import sys
 from contextlib import contextmanager
 from importlib.machinery import PathFinder, SourceFileLoader
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
     import click
 
     from mlflow_exim_plugin.cli.process import OwnProcess
 
-__all__ = ["main", "tracking_store"]
+__all__ = [
+    "artifact_repository",
+    "main",
+    "model_registry_store",
+    "tracking_store",
+    "workspace_store",
+]
 
 _HOST_MODULE = "mlflow.cli"
 # Each after those that it imports itself, so that the broken one is named.
@@ -38,26 +45,67 @@ def main() -> None:
         exim.main(prog_name="mlflow-exim", obj=process)
 
 
-def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None) -> NoReturn:
-    """Refuse ``exim:`` as a tracking URI: an archive cannot be served in place.
+def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
+    """Return MLflow's tracking store on an archive, which only reads.
 
     Args:
-        store_uri: The tracking URI that MLflow was given.
-        artifact_uri: Where MLflow would keep artifacts.
+        store_uri: Address of the archive, ``exim:…``.
+        artifact_uri: Where MLflow would keep artifacts; an archive has its own.
 
     Raises:
-        MlflowException: Always, with the code ``NOT_IMPLEMENTED``.
+        MlflowException: The archive is not there, or cannot be read.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import NOT_IMPLEMENTED
+    from mlflow_exim_plugin.plugins.stores import open_tracking_store
 
     del artifact_uri
-    message = (
-        f"{store_uri!r}: an archive cannot be used as a tracking store. Unpack it into a database "
-        "(`mlflow exim unpack ARCHIVE --tracking-uri sqlite:///mlflow.db`) and use that, or look "
-        "inside with `mlflow exim ls ARCHIVE`."
-    )
-    raise MlflowException(message, error_code=NOT_IMPLEMENTED)
+    return open_tracking_store(store_uri)
+
+
+def model_registry_store(store_uri: str, **options: Any) -> Any:
+    """Return MLflow's model registry store on an archive, which only reads.
+
+    Args:
+        store_uri: Address of the archive, ``exim:…``.
+        options: What else MLflow gives to a registry.
+
+    Raises:
+        MlflowException: The archive is not there, or cannot be read.
+    """
+    from mlflow_exim_plugin.plugins.stores import open_registry_store
+
+    del options
+    return open_registry_store(store_uri)
+
+
+def workspace_store(workspace_uri: str, **options: Any) -> Any:
+    """Return MLflow's store of the workspaces of an archive, which only reads.
+
+    Args:
+        workspace_uri: Address of the archive, ``exim:…``.
+        options: What else MLflow gives to such a store.
+
+    Raises:
+        MlflowException: The archive is not there, or cannot be read.
+    """
+    from mlflow_exim_plugin.plugins.stores import open_workspace_store
+
+    del options
+    return open_workspace_store(workspace_uri)
+
+
+def artifact_repository(artifact_uri: str, **options: Any) -> Any:
+    """Return MLflow's artifact repository on an archive, which only reads.
+
+    Args:
+        artifact_uri: Address of a folder in the archive, ``exim:…!/…``.
+        options: What else MLflow gives to a repository.
+
+    Raises:
+        MlflowException: The archive is not there, or cannot be read.
+    """
+    from mlflow_exim_plugin.plugins.artifact_repository import ArchiveArtifactRepository
+
+    return ArchiveArtifactRepository(artifact_uri, **options)
 
 
 def _load_commands() -> tuple[click.Group, OwnProcess]:

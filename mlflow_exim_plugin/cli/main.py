@@ -19,6 +19,7 @@ _MODULES = {
     "find": "lineage",
     "cat": "look",
     "extract": "extract",
+    "serve": "look",
     "verify": "verify",
     "leftovers": "leftovers",
 }
@@ -43,7 +44,7 @@ class _Exim(click.Group):
 @click.group(cls=_Exim, context_settings={"auto_envvar_prefix": "MLFLOW_EXIM"})
 @click.version_option(__version__, prog_name="mlflow-exim", allow_from_autoenv=False)
 def exim() -> None:
-    """Pack, unpack, copy, convert, compare, verify and look into MLflow archives.
+    """Pack, unpack, copy, convert, compare, serve, verify and look into MLflow archives.
 
     Every option can also be set by an environment variable, such as MLFLOW_EXIM_PACK_JOBS for
     `pack --jobs`: what may be given several times as a JSON list, or one a line.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.operations.live.cache import CACHE_VARIABLE
 from mlflow_exim_plugin.options import Option, option_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def refuse_unknown(exim: click.Context) -> None:
     given = sorted(name for name in os.environ if name.startswith(prefix))
     if not given or not isinstance(exim.command, click.Group):
         return
-    known = set()
+    known = {CACHE_VARIABLE}
     for name in exim.command.list_commands(exim):
         command = exim.command.get_command(exim, name)
         options = command.params if command else []

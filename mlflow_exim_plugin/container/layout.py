@@ -41,10 +41,12 @@ __all__ = [
     "TREE",
     "ObjectPath",
     "artifact_member",
+    "attachment_folder",
     "attachment_member",
     "entity_member",
     "experiment_folder",
     "experiment_member",
+    "files_at",
     "logged_model_folder",
     "logged_model_member",
     "metrics_member",
@@ -144,6 +146,36 @@ def table_of(path: str) -> str | None:
             return None
 
 
+def files_at(path: str) -> tuple[Kind, str, str] | None:
+    """Return whose files a path leads to; None where it leads to nobody's.
+
+    Args:
+        path: Of a folder of files, or of one below it, by the names that the files have.
+
+    Returns:
+        Kind of the object; its envelope, for a trace its folder of attachments; the rest.
+    """
+    tree, segments = _in_tree(path)
+
+    def envelope(length: int, name: str) -> str:
+        return f"{tree}{'/'.join(segments[:length])}{name}"
+
+    match segments:
+        case ["experiments", _, "runs", _, "artifacts", *rest]:
+            return Kind.RUN, run_member(envelope(4, "/")), "/".join(rest)
+        case ["experiments", _, "logged_models", _, "artifacts", *rest]:
+            return Kind.LOGGED_MODEL, logged_model_member(envelope(4, "/")), "/".join(rest)
+        case ["experiments", _, "traces", "attachments", _, *rest]:
+            return Kind.TRACE, envelope(5, ""), "/".join(rest)
+        case [folder, _, "versions", _, "artifacts", *rest] if folder in _REGISTRY_KINDS:
+            kind = VERSION_KINDS[_REGISTRY_KINDS[folder]]
+            return kind, envelope(4, "/version.json"), "/".join(rest)
+        case [folder, _, "artifacts", *rest] if (False, folder) in _ENTITY_FOLDERS:
+            return _ENTITY_FOLDERS[False, folder], envelope(2, ".json"), "/".join(rest)
+        case _:
+            return None
+
+
 def _in_tree(path: str) -> tuple[str, list[str]]:
     """Split a path into the tree it lies in and the segments below."""
     segments = path.split("/")
@@ -202,9 +234,14 @@ def trace_table_member(experiment: str, table: str, part: int) -> str:
     return f"{experiment}traces/{table}-{part:05d}.parquet"
 
 
+def attachment_folder(experiment: str, trace_id: str) -> str:
+    """Folder of the attachments of a trace, without a final slash."""
+    return f"{experiment}traces/attachments/{encode_segment(trace_id)}"
+
+
 def attachment_member(experiment: str, trace_id: str, path: str) -> str:
     """Member of an attachment of a trace."""
-    return f"{experiment}traces/attachments/{encode_segment(trace_id)}/{encode_path(path)}"
+    return f"{attachment_folder(experiment, trace_id)}/{encode_path(path)}"
 
 
 def entity_member(kind: Kind, identity: str, *, tree: str = TREE, experiment: str = "") -> str:

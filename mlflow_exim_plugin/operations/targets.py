@@ -225,15 +225,15 @@ class _Deployment:
     def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
         writing = replace(self.writing, dry_run=dry_run)
         sink: Any
-        if self.keeps_ids:
+        host, ids, jobs = self.host, source.names.experiment_ids, self.work.jobs
+        if self.keeps_ids and host.engine is not None:
             from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
 
-            ids = source.names.experiment_ids
-            sink = DatabaseSink(self.host, writing, source_ids=ids, jobs=self.work.jobs)
+            sink = DatabaseSink(host.engine, writing, source_ids=ids, host=host, jobs=jobs)
         else:
             from mlflow_exim_plugin.sinks.server.sink import ServerSink
 
-            sink = ServerSink(self.host, writing, jobs=self.work.jobs)
+            sink = ServerSink(host, writing, jobs=jobs)
         with closing(sink):
             sink.reach()
             yield sink

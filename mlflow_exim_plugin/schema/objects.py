@@ -393,11 +393,13 @@ class ModelVersion(_Read):
     Attributes:
         document: REST's ``ModelVersion``.
         artifacts: Its files, only where no packed run or logged model holds them.
+        files_at: Where its files stay while it moves, if that is not its source.
     """
 
     document: dict[str, Any]
     artifacts: Iterable[Artifact | Failure] = ()
     kind: Kind = Kind.MODEL_VERSION
+    files_at: str | None = None
 
     @property
     def id(self) -> str:

@@ -194,9 +194,25 @@ def test_an_unknown_mlflow_keeps_working_without_the_command() -> None:
     assert "`mlflow exim` is not available with this MLflow" in done.stderr
 
 
-def test_an_archive_is_no_tracking_store_yet() -> None:
-    with pytest.raises(MlflowException, match=r"mlflow exim unpack ARCHIVE") as refusal:
-        MlflowClient("exim:///backup.tar.zst").search_experiments()
+def test_an_archive_that_is_not_there_is_said_by_mlflow() -> None:
+    with pytest.raises(MlflowException, match=r"backup\.tar\.zst") as refusal:
+        MlflowClient("exim:///no/backup.tar.zst").search_experiments()
 
-    assert refusal.value.error_code == "NOT_IMPLEMENTED"
-    assert "exim:///backup.tar.zst" in str(refusal.value)
+    assert refusal.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def test_a_broken_dependency_costs_archives_alone(broken_zstandard: Path) -> None:
+    told = python(
+        "import mlflow\n"
+        "from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository\n"
+        "for open_it in (mlflow.MlflowClient, get_artifact_repository):\n"
+        "    try:\n"
+        "        open_it('exim:///backup.tar.zst')\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__)\n"
+        "print(mlflow.MlflowClient('sqlite:///mlflow.db').search_experiments()[0].name)",
+        broken_zstandard,
+    )
+
+    assert told.splitlines()[-1] == "Default"
+    assert len(told.splitlines()) == 3

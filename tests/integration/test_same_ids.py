@@ -513,7 +513,7 @@ def test_a_run_that_is_taken_back_meanwhile_is_not_counted(
     engine.dispose()
     with Host(postgres_uri, create=True) as host:
         assert host.engine is not None
-        sink = DatabaseSink(host, Writing(), source_ids=list)
+        sink = DatabaseSink(host.engine, Writing(), source_ids=list, host=host)
         experiment, document = Reader(host).experiments()[1], Reader(host).run(run_id)
         report = Report()
 

@@ -62,6 +62,7 @@ __all__ = [
     "ReadOnly",
     "ReadOnlyDatabase",
     "drop_default_experiment",
+    "lend",
     "require_current_schema",
 ]
 
@@ -259,10 +260,8 @@ class ReadOnlyDatabase:
         lock: threading.RLock | None = None,
     ) -> str:
         """Return a URI that MLflow's stores open by ``connect``, while this database is open."""
-        token = uuid.uuid4().hex
-        _LENT[token] = (connect, lock)
-        self._held.callback(_LENT.pop, token)
-        lent = url.update_query_dict({"plugin": ReadOnly.NAME, _TOKEN: token})
+        lent = lend(url, connect, lock)
+        self._held.callback(_LENT.pop, str(lent.query[_TOKEN]))
         return lent.render_as_string(hide_password=False)
 
     def _folder(self, size_bytes: int) -> Path:
@@ -439,6 +438,13 @@ def _workspaces_of(
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def lend(url: URL, connect: Callable[[], Any], lock: Any = None) -> URL:
+    """Return a URL that SQLAlchemy opens by ``connect`` in this process, until it ends."""
+    token = uuid.uuid4().hex
+    _LENT[token] = (connect, lock)
+    return url.update_query_dict({"plugin": ReadOnly.NAME, _TOKEN: token})
 
 
 def drop_default_experiment(copy: Engine) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.sql.writer import Rows, TableWriter
     from mlflow_exim_plugin.schema.objects import Trace
 
-__all__ = ["TraceForm", "put_span_file"]
+__all__ = ["TraceForm", "put_span_file", "span_file"]
 
 _UNSPECIFIED = "STATE_UNSPECIFIED"
 _OLD_UNSPECIFIED = "TRACE_STATUS_UNSPECIFIED"
@@ -142,12 +142,17 @@ def put_span_file(host: Host, trace: Trace, location: str) -> None:
         ServerError: The artifact store refused.
         StoreError: It could not be written.
     """
+    data = span_file(trace)
+    ArtifactTree(host, location).put(DATA_FILE, io.BytesIO(data), len(data))
+
+
+def span_file(trace: Trace) -> bytes:
+    """Return the file that MLflow keeps the spans of a trace in that has no rows for them."""
     spans = trace.spans or ()
     payload: dict[str, Any] = {"spans": [as_dict_v3(span, trace.id) for span in spans]}
     if not hasattr(mlflow.entities, "TraceState"):
         payload = data_file_v2(spans, trace.id)
-    data = json.dumps(payload, ensure_ascii=False).encode("utf-8")
-    ArtifactTree(host, location).put(DATA_FILE, io.BytesIO(data), len(data))
+    return json.dumps(payload, ensure_ascii=False).encode("utf-8")
 
 
 def _state(state: str | None) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.sql.writer import TableWriter
     from mlflow_exim_plugin.schema.metric_rows import Piece
 
-__all__ = ["LatestMetrics", "MetricRows", "differs_from_before"]
+__all__ = ["LatestMetrics", "MetricRows", "differs_from_before", "stored_rows"]
 
 _ROWS_HELD = 100_000
 _GROUP = ["run_uuid", "key"]
@@ -77,8 +77,7 @@ class MetricRows:
             return
         rows = pa.concat_tables(tables).rename_columns(["run_uuid", *HISTORY.names])
         self._note_infinities(rows)
-        rows = _as_kept(rows)
-        rows = rows.filter(differs_from_before(rows, rows.column_names))
+        rows = stored_rows(rows)
         latest = self._latest.of(rows, unfinished=set(self._waiting))
         self._tables.add_table("metrics", rows)
         if latest.num_rows:
@@ -168,8 +167,8 @@ def _moment(row: dict[str, Any]) -> tuple[int, int, float]:
     return row["step"], row["timestamp"], row["value"]
 
 
-def _as_kept(rows: pa.Table) -> pa.Table:
-    """Return rows as a database keeps them, NaN as a flag beside a zero, in order."""
+def stored_rows(rows: pa.Table) -> pa.Table:
+    """Return rows as a database keeps them: each once, NaN as a flag beside a zero, in order."""
     value = rows.column("value")
     is_negative_zero = pc.and_(pc.equal(value, 0.0), pc.less(pc.divide(1.0, value), 0.0))
     moved = pc.or_(pc.or_(pc.is_nan(value), pc.is_inf(value)), is_negative_zero)
@@ -179,7 +178,8 @@ def _as_kept(rows: pa.Table) -> pa.Table:
     is_nan = pc.is_nan(kept.column("value"))
     value = pc.if_else(is_nan, 0.0, kept.column("value"))
     at = kept.column_names.index("value")
-    return kept.set_column(at, "value", value).append_column("is_nan", is_nan).combine_chunks()
+    kept = kept.set_column(at, "value", value).append_column("is_nan", is_nan).combine_chunks()
+    return kept.filter(differs_from_before(kept, kept.column_names))
 
 
 def _without_last_moment(rows: pa.Table) -> tuple[pa.Table, pa.Table]:

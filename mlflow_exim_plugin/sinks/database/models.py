@@ -331,7 +331,7 @@ class ModelTables:
         """Return the source of a version at the target, and where its files are."""
         source = version.document.get("source")
         if source is None or self._target.keeps_locations:
-            return source, source
+            return source, version.files_at or source
         scheme = urlsplit(source).scheme
         new = self._target.moved(source)
         if not new and (problem := place_problem(source, version.kind)):

@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import ServerError, ServerLostError, UsageError
+from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.host.types import require_types
 from mlflow_exim_plugin.schema.objects import (
     Entity,
@@ -40,6 +40,8 @@ from mlflow_exim_plugin.sinks.workspaces import as_it_is_there, document_for, ro
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sqlalchemy import Engine
+
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Writing
     from mlflow_exim_plugin.schema.report import Report
@@ -54,23 +56,23 @@ class DatabaseSink:
     """Writes a stream to one database.
 
     Args:
-        host: The deployment, a database.
+        engine: The database, with MLflow's schema.
         options: How to write.
         source_ids: Gives the ids of all experiments that may come.
+        host: The deployment that files are sent to; None where all stay where the source has them.
         jobs: How many runs or logged models may be written at once.
     """
 
     def __init__(
         self,
-        host: Host,
+        engine: Engine,
         options: Writing,
         *,
         source_ids: Callable[[], Iterable[str]],
+        host: Host | None = None,
         jobs: int = 4,
     ) -> None:
-        if host.engine is None:
-            raise UsageError(f"{host.display_uri} is no database")
-        self._target = DatabaseTarget(host, host.engine, options)
+        self._target = DatabaseTarget(engine, options, host)
         # Threads help where each file costs a call; for rows alone they only wait for each other.
         self.parallel = 1 if options.dry_run or self._target.has_local_files else jobs
         self._experiments = ExperimentTables(self._target, source_ids)

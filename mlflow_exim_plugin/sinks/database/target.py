@@ -82,9 +82,9 @@ class DatabaseTarget:
     """A database that is written to.
 
     Args:
-        host: The deployment.
-        engine: Its database.
+        engine: The database.
         options: How to write.
+        host: The deployment that files are sent to; None where all stay where the source has them.
 
     Attributes:
         tables: The database's tables.
@@ -95,10 +95,10 @@ class DatabaseTarget:
         left: Runs and logged models that were left out.
     """
 
-    def __init__(self, host: Host, engine: Engine, options: Writing) -> None:
-        self.host = host
+    def __init__(self, engine: Engine, options: Writing, host: Host | None = None) -> None:
+        self._host = host
         self.options = options
-        registry = None if host.has_one_store else host.registry_engine
+        registry = None if host is None or host.has_one_store else host.registry_engine
         if registry is None:
             self.tables = TableWriter(engine, only_looks=options.dry_run)
         else:
@@ -115,6 +115,12 @@ class DatabaseTarget:
         self._written: Counter[Kind] = Counter()
         self._completed: Counter[Kind] = Counter()
         self._rows = self._bytes = 0
+
+    @property
+    def host(self) -> Host:
+        """The deployment that files are sent to."""
+        assert self._host is not None  # noqa: S101 - who sends none asks for none
+        return self._host
 
     @cached_property
     def capabilities(self) -> Capabilities:

@@ -1,0 +1,269 @@
+"""An archive as a deployment that reads: what it answers is what its source answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.operations.live import archive as live
+from mlflow_exim_plugin.operations.live.cache import CACHE_VARIABLE
+from tests.answers import answers
+from tests.compare import as_default, snapshot
+from tests.integration.test_same_ids import without_secrets
+from tests.live import served, with_owners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Bucket
+    from tests.sources import Source
+
+pytestmark = pytest.mark.integration
+NAME_OF_MODEL = "name" if hasattr(mlflow, "create_external_model") else "artifact_path"
+
+
+@pytest.fixture(scope="module")
+def live_url(
+    everything: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The archive with every kind, served."""
+    _, archive = everything
+    folder = tmp_path_factory.mktemp("live")
+    with served(archive, folder) as url:
+        yield url
+    assert not list((folder / "home").iterdir())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own; what was opened before is opened again."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    monkeypatch.setattr(live, "_OPEN", {})
+    return folder
+
+
+@pytest.mark.timeout(900)
+def test_every_read_is_answered_as_by_the_source(
+    everything_answers: dict[str, Any], live_url: str
+) -> None:
+    asked, told = with_owners(everything_answers, answers(live_url))
+
+    assert sorted(asked) == sorted(told)
+    assert sum(status == 200 for status, _ in asked.values()) > 400
+    differing = {
+        question: (asked[question], told[question])
+        for question in asked
+        if without_secrets(asked[question]) != without_secrets(told[question])
+    }
+    assert not differing, [*differing, *list(differing.values())[:3]]
+
+
+def asked_of(uri: str) -> dict[str, Any]:
+    """Return what a client gets to see: filters, orders, pages and samples of histories."""
+    client = MlflowClient(uri, uri)
+    store = client._tracking_client.store
+    found: dict[str, Any] = {}
+
+    def pages(name: str, ask: Any) -> list[Any]:
+        listed, tokens, token = [], 0, None
+        while token or not tokens:
+            page = ask(token)
+            listed += [plain(entity) for entity in page]
+            token, tokens = page.token, tokens + 1
+        found[name] = (tokens, listed)
+        return listed
+
+    for order in (["name DESC"], ["last_update_time ASC", "experiment_id"], None):
+        pages(
+            f"experiments by {order}",
+            lambda token, order=order: client.search_experiments(
+                ViewType.ALL, max_results=2, order_by=order, page_token=token
+            ),
+        )
+    found["named"] = [plain(e) for e in client.search_experiments(filter_string="name ILIKE '%A%'")]
+    ids = [e["experiment_id"] for e in found["experiments by None"][1]]
+    for condition, order in (
+        ("", None),
+        ("attributes.status = 'FINISHED'", ["attributes.start_time DESC"]),
+        ("attributes.run_name LIKE '%a%' AND metrics.loss < 100", ["metrics.loss DESC"]),
+        ("tags.`mlflow.user` != 'nobody'", ["params.lr ASC", "attributes.run_id"]),
+    ):
+        pages(
+            f"runs with {condition} by {order}",
+            lambda token, condition=condition, order=order: client.search_runs(
+                ids, condition, ViewType.ALL, 3, order, token
+            ),
+        )
+    runs = [client.get_run(run["info"]["run_id"]) for run in found["runs with  by None"][1]]
+    keys: dict[str, list[str]] = {}
+    for run in runs:
+        for key in run.data.metrics:
+            keys.setdefault(key, []).append(run.info.run_id)
+            pages(
+                f"history {run.info.run_id} {key}",
+                lambda token, run=run, key=key: store.get_metric_history(
+                    run.info.run_id, key, max_results=3, page_token=token
+                ),
+            )
+    for key, of in keys.items():
+        found[f"bulk {key}"] = list(map(plain, store.get_metric_history_bulk(of, key, 50)))
+        for most, start, end in ((3, None, None), (1, None, None), (5, 0, 2)):
+            sample = store.get_metric_history_bulk_interval(of, key, most, start, end)
+            found[f"sample {key} {most} {start}"] = list(map(plain, sample))
+    found["no history"] = store.get_metric_history(runs[0].info.run_id, "no such metric")
+    missing: dict[str, Callable[[], Any]] = {
+        "no run": lambda: client.get_run("f" * 32),
+        "no run's history": lambda: client.get_metric_history("f" * 32, "loss"),
+        "a bad filter": lambda: client.search_runs(ids, "colour = 1 and"),
+        "no experiment": lambda: client.get_experiment("987654"),
+        "no model": lambda: client.get_registered_model("no such model"),
+    }
+    for name, ask in missing.items():
+        try:
+            found[name] = plain(ask())
+        except MlflowException as refusal:
+            found[name] = f"{refusal.error_code} {refusal}"
+    pages(
+        "models",
+        lambda token: client.search_registered_models(max_results=1, page_token=token),
+    )
+    return found
+
+
+def plain(entity: Any) -> Any:
+    """Return an entity of MLflow's as plain data without places of files."""
+    if isinstance(entity, list | tuple):
+        return sorted(map(plain, entity), key=repr)  # within an entity lists have no order
+    if isinstance(entity, dict):
+        return {name: plain(value) for name, value in sorted(entity.items())}
+    if isinstance(entity, float):
+        return repr(entity)  # a NaN is no other NaN
+    if type(entity).__module__.startswith("mlflow."):
+        fields = {name: value for name, value in entity if name != "artifact_uri"}
+        return plain(fields)
+    return entity
+
+
+def test_a_client_sees_what_it_sees_at_the_source(sqlite_source: Source, cache: Path) -> None:
+    uri = f"exim://{sqlite_source.archive}"
+
+    asked, told = asked_of(sqlite_source.uri), asked_of(uri)
+
+    assert sorted(asked) == sorted(told)
+    assert {name: told[name] for name in asked if asked[name] != told[name]} == {}
+    seen = snapshot(uri)
+    for part, there in vars(sqlite_source.snapshot).items():
+        places = {name: _without_places(of) for name, of in there.items()}
+        assert {name: _without_places(of) for name, of in vars(seen)[part].items()} == places
+    kept = {path.name[:5] for path in cache.iterdir() if not path.name.startswith(".")}
+    assert kept == {"empty", live.open_live(sqlite_source.archive).archive.reader.root[:5]}
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_places(v) for k, v in value.items() if k != "artifact_uri"}
+    return value
+
+
+def writes(client: MlflowClient, file: Path) -> dict[str, Callable[[], Any]]:
+    """Return calls that write, of each kind."""
+    experiment = client.search_experiments(ViewType.ALL)[0]
+    run = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    run_id = run[0].info.run_id if run else "0" * 32
+    model = client.search_registered_models()[0]
+    return {
+        "create_experiment": lambda: client.create_experiment("new"),
+        "create_run": lambda: client.create_run("0"),
+        "log_metric": lambda: client.log_metric(run_id, "loss", 1.0),
+        "log_batch": lambda: client.log_batch(run_id, tags=[RunTag("key", "value")]),
+        "set_tag": lambda: client.set_tag(run_id, "key", "value"),
+        "delete_run": lambda: client.delete_run(run_id),
+        "rename": lambda: client.rename_experiment(experiment.experiment_id, "other"),
+        "register": lambda: client.create_registered_model("new"),
+        "alias": lambda: client.set_registered_model_alias(model.name, "champion", "1"),
+        "log_artifact": lambda: client.log_artifact(run_id, str(file)),
+    }
+
+
+@pytest.mark.usefixtures("cache")
+def test_whoever_writes_is_told_that_it_is_an_archive(
+    sqlite_source: Source, live_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("x")
+    for address in (f"exim://{sqlite_source.archive}", live_url):
+        started = time.process_time()
+        for name, write in writes(MlflowClient(address, address), file).items():
+            # Of what a server says about files MLflow makes no error of its own.
+            kinds = (MlflowException, requests.HTTPError)
+            with pytest.raises(kinds, match="archive, which is read only") as refusal:
+                write()
+            assert "PERMISSION_DENIED" in f"{vars(refusal.value)} {refusal.value}", name
+        assert time.process_time() - started < 30  # no client tries again
+    session = requests.Session()
+    for method, path in (
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/x.txt"),
+        ("DELETE", "/api/2.0/mlflow-artifacts/artifacts/x.txt"),
+        ("POST", "/ajax-api/2.0/mlflow/upload-artifact"),
+        ("POST", "/ajax-api/3.0/jobs"),
+        ("POST", "/v1/traces"),
+        ("PATCH", "/api/2.0/mlflow/registered-models/update"),
+    ):
+        answer = session.request(method, live_url + path, data=b"x")
+        assert answer.status_code == 403, (method, path)
+        assert "archive, which is read only" in answer.json()["message"]
+
+
+class Doubles(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    def predict(self, context: Any, model_input: list[float]) -> list[float]:
+        del context
+        return [2 * number for number in model_input]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_model_is_loaded_by_its_ranges_alone(
+    sqlite_uri: str, s3_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment_id = client.create_experiment("churn", (tmp_path / "files").as_uri())
+    large = os.urandom(24 << 20)
+    with as_default(sqlite_uri), mlflow.start_run(experiment_id=experiment_id) as run:
+        (tmp_path / "large.bin").write_bytes(large)
+        mlflow.log_artifact(str(tmp_path / "large.bin"))
+        mlflow.log_text("hello", "notes/a b%20.txt")
+        logged = mlflow.pyfunc.log_model(
+            **{NAME_OF_MODEL: "model"},
+            python_model=Doubles(),
+            pip_requirements=["mlflow"],
+            registered_model_name="churn",
+        )
+    client.set_registered_model_alias("churn", "champion", "1")
+    url = f"{s3_bucket.url}/a b.tar.zst"
+    assert pack(url, tracking_uri=sqlite_uri).ok
+    shutil.rmtree(tmp_path / "files")  # nothing but the archive has them
+
+    address = f"exim:{url}"
+    with as_default(address):
+        for name in ("models:/churn@champion", "models:/churn/1", logged.model_uri):
+            assert mlflow.pyfunc.load_model(name).predict([1.5]) == [3.0]
+        source = live.open_live(url).archive.reader._source
+        assert source.bytes_read < 4 << 20
+        folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/"))
+        assert (folder / "notes" / "a b%20.txt").read_text() == "hello"
+        assert (folder / "large.bin").read_bytes() == large
+        assert len(mlflow.search_runs([experiment_id])) == 1
+        uri = client.get_run(run.info.run_id).info.artifact_uri
+        assert address in str(mlflow.get_run(run.info.run_id).info.artifact_uri) != uri
