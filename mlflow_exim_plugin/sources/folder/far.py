@@ -27,14 +27,10 @@ class FarStoreFiles(StoreFiles):
         super().__init__(tree.location)
         self._tree = tree
 
-    def content(self, path: str) -> bytes:
-        """Return a file's bytes.
-
-        Raises:
-            UnreadableError: It is not there, or cannot be read.
-        """
+    def _content(self, place: str, *, path: str, folder: int | None = None) -> bytes:
+        del path, folder
         try:
-            return self._tree.read(path)
+            return self._tree.read(place.removeprefix(f"{self.root}/"))
         except (NotFoundError, StoreError) as error:
             raise UnreadableError(error.message, error.hint) from error
 

@@ -5,6 +5,7 @@ Absent, empty and unreadable are three answers: ``None``, nothing, and a ``Store
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -136,9 +137,21 @@ class StoreFiles:
         Raises:
             UnreadableError: It is not there, is no file, leads out of the store, or cannot be read.
         """
-        place = self.place(path)
+        return self._content(self.place(path), path=self.place(path))
+
+    def _content(self, place: str, *, path: str, folder: int | None = None) -> bytes:
+        """Return a file's bytes, see ``content``.
+
+        Args:
+            place: What it is called.
+            path: The same, or its path in the open folder.
+            folder: That.
+        """
         try:
-            number = self._opened(place)
+            try:
+                number = os.open(path, _OPENING | _NO_LINK, dir_fd=folder)
+            except OSError as error:
+                number = self._opened_by_link(place, error)
             try:
                 found = os.fstat(number)
                 if not stat.S_ISREG(found.st_mode):
@@ -186,12 +199,30 @@ class StoreFiles:
             issues: Gain what cannot be read.
         """
         found = {}
-        for key in self.keys(kind, owner, path, issues):
+        for key, content in self.contents(kind, owner, path, issues):
             try:
-                found[key] = self.text(f"{path}/{key}")
-            except UnreadableError as error:
-                issues.append(Failure(kind, f"{owner}/{key}", error.message))
+                found[key] = content.decode()
+            except UnicodeDecodeError:
+                reason = f"{self.place(f'{path}/{key}')} is no UTF-8 text"
+                issues.append(Failure(kind, f"{owner}/{key}", reason))
         return found
+
+    def contents(
+        self, kind: Kind, owner: str, path: str, issues: list[Failure | Loss]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield path and bytes of each file below a folder that can be a key, see ``texts``."""
+        place = self.place(path)
+        with _opened_folder(place) as folder:
+            for key in self.keys(kind, owner, path, issues):
+                name = f"{place}/{key}"
+                try:
+                    content = self._content(
+                        name, path=name if folder is None else key, folder=folder
+                    )
+                except UnreadableError as error:
+                    issues.append(Failure(kind, f"{owner}/{key}", error.message))
+                else:
+                    yield key, content
 
     def keys(
         self, kind: Kind, owner: str, path: str, issues: list[Failure | Loss]
@@ -237,24 +268,29 @@ class StoreFiles:
         place = self.place(path)
         try:
             with os.scandir(place) as entries:
-                return [(entry.name, _is_folder(entry, follows)) for entry in entries]
+                found = list(entries)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
                 return None
             raise UnreadableError(f"{place}: {error.strerror or error}") from error
+        try:
+            return [(entry.name, entry.is_dir(follow_symlinks=follows)) for entry in found]
+        except OSError:
+            return [(entry.name, _is_folder(entry, follows)) for entry in found]
 
-    def _opened(self, place: str) -> int:
-        """Open a file, and one that a link leads to where it may be followed.
+    def _opened_by_link(self, place: str, refusal: OSError) -> int:
+        """Open the file that a link leads to, where it may be followed.
+
+        Args:
+            place: The link.
+            refusal: Why it was not opened.
 
         Raises:
-            OSError: It cannot be opened.
-            UnreadableError: It is out of the store.
+            OSError: It is no link, or cannot be opened.
+            UnreadableError: What it leads to is out of the store.
         """
-        try:
-            return os.open(place, _OPENING | _NO_LINK)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
+        if refusal.errno != errno.ELOOP:
+            raise refusal
         target, root = os.path.realpath(place), os.path.realpath(self.root)
         if not self._follows_links and not target.startswith(root.rstrip("/") + "/"):
             reason = f"it is a link to {target}, out of the store; --follow-links takes such files"
@@ -282,6 +318,20 @@ def _flat(text: str) -> dict[str, Any] | None:
         else:
             found[key] = word
     return found if end == len(text) and found else None
+
+
+@contextlib.contextmanager
+def _opened_folder(place: str) -> Iterator[int | None]:
+    """Open a folder, whose files are then found without its path; None where that cannot be."""
+    try:
+        number = os.open(place, _OPENING)
+    except OSError:
+        number = None
+    try:
+        yield number
+    finally:
+        if number is not None:
+            os.close(number)
 
 
 def _is_folder(entry: os.DirEntry[str], follows: bool) -> bool:

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.schema.runs import in_ms
 from mlflow_exim_plugin.schema.tables import METRICS, in_one_piece, sort_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mlflow_exim_plugin.schema.metric_rows import RunRows
 
@@ -25,6 +25,8 @@ __all__ = ["MetricFile", "Rows", "latest_of_model", "sorted_rows"]
 _LARGE_BYTES = 256 << 10
 """From here on Arrow's reader is faster than a loop, which also knows what to do with bad lines."""
 _NAMED_LINES = 3
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+"""Whole numbers of 64 bits."""
 _TYPES = (pa.int64(), pa.float64(), pa.int64())
 
 
@@ -43,13 +45,16 @@ class MetricFile:
         size_bytes: Size of the file.
     """
 
+    steps: Sequence[int]
+    timestamps: Sequence[int]
+    values: Sequence[float]
+
     def __init__(self, content: bytes, *, of_0x: bool = False) -> None:
         self._of_0x = of_0x
-        self.steps, self.timestamps, self.values = array("q"), array("q"), array("d")
         self.problem = ""
         self.size_bytes = len(content)
         is_large = len(content) >= _LARGE_BYTES and content.endswith(b"\n")
-        if not is_large or not self._read_plain(content):
+        if not (self._read_plain(content) if is_large else self._read_row(content)):
             self._read_lines(content)
         if of_0x:
             self.timestamps = in_ms(self.timestamps)
@@ -57,11 +62,27 @@ class MetricFile:
     @property
     def latest(self) -> tuple[int, int, float]:
         """Step, timestamp and value of the row that MLflow calls the latest."""
-        if self._of_0x:
+        if self._of_0x or len(self.steps) == 1:
             return self.steps[-1], self.timestamps[-1], self.values[-1]
         return max(zip(self.steps, self.timestamps, self.values, strict=True))
 
+    def _read_row(self, content: bytes) -> bool:
+        """Read a file of one row of three fields; returns whether it is one."""
+        if not content.endswith(b"\n") or content.count(b"\n") > 1 or b"\r" in content:
+            return False
+        try:
+            timestamp, value, step = content.split()
+            row = int(step), int(timestamp), float(value)
+        except ValueError:
+            return False
+        if not (_LEAST <= row[0] <= _MOST and _LEAST <= row[1] <= _MOST):
+            return False
+        # To make an array takes as long as all that was done so far.
+        self.steps, self.timestamps, self.values = row[:1], row[1:2], row[2:]
+        return True
+
     def _read_lines(self, content: bytes) -> None:
+        steps, timestamps, values = array("q"), array("q"), array("d")
         bad: list[int] = []
         lines = content.splitlines()
         ends = content.endswith((b"\n", b"\r"))
@@ -78,10 +99,11 @@ class MetricFile:
             except (ValueError, IndexError, OverflowError):
                 bad.append(number)
                 continue
-            self.steps.append(row[0])
-            self.timestamps.append(row[1])
-            self.values.append(value)
-        self.problem = _problem(bad, len(self.steps))
+            steps.append(row[0])
+            timestamps.append(row[1])
+            values.append(value)
+        self.steps, self.timestamps, self.values = steps, timestamps, values
+        self.problem = _problem(bad, len(steps))
         if lines and not ends and not self.problem:
             self.problem = f"line {len(lines)} has no end and may be cut; it is read as it stands"
 

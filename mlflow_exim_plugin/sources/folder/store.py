@@ -383,14 +383,10 @@ class TrackingFolder:
         self, owner: str, path: str, issues: list[Failure | Loss], *, of_0x: bool
     ) -> Iterator[tuple[str, MetricFile]]:
         """Yield the metric files that have rows, by key, and name what is wrong with any."""
-        for key in self._files.keys(Kind.METRIC_HISTORY, owner, path, issues):
-            try:
-                file = MetricFile(self._files.content(f"{path}/{key}"), of_0x=of_0x)
-                problem = f"{self._files.place(f'{path}/{key}')}: {file.problem}"
-            except UnreadableError as error:
-                issues.append(Failure(Kind.METRIC_HISTORY, f"{owner}/{key}", error.message))
-                continue
+        for key, content in self._files.contents(Kind.METRIC_HISTORY, owner, path, issues):
+            file = MetricFile(content, of_0x=of_0x)
             if file.problem:
+                problem = f"{self._files.place(f'{path}/{key}')}: {file.problem}"
                 issues.append(Failure(Kind.METRIC_HISTORY, f"{owner}/{key}", problem))
             if file.steps:
                 yield key, file
@@ -400,14 +396,10 @@ class TrackingFolder:
     ) -> list[dict[str, Any]]:
         """Return REST's ``Metric`` for the latest row of each key and dataset."""
         found: list[dict[str, Any]] = []
-        for key in self._files.keys(Kind.METRIC_HISTORY, model_id, path, issues):
-            where = self._files.place(f"{path}/{key}")
-            try:
-                latest, problem = latest_of_model(self._files.content(f"{path}/{key}"))
-            except UnreadableError as error:
-                latest, problem = {}, error.message
+        for key, content in self._files.contents(Kind.METRIC_HISTORY, model_id, path, issues):
+            latest, problem = latest_of_model(content)
             if problem:
-                reason = f"{where}: {problem}"
+                reason = f"{self._files.place(f'{path}/{key}')}: {problem}"
                 issues.append(Failure(Kind.METRIC_HISTORY, f"{model_id}/{key}", reason))
             for (dataset_name, dataset_digest), row in latest.items():
                 step, timestamp, value, run_id = row
