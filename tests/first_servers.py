@@ -130,8 +130,12 @@ def start_first_server(
     ]
     if by_age(version) >= (2, 20):
         command = [str(python), "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", store, "--default-artifact-root", files]
-        command += ["--no-serve-artifacts"]
+        command += ["--backend-store-uri", store]
+        command += (
+            ["--artifacts-destination", files]
+            if hands_files_out
+            else ["--default-artifact-root", files, "--no-serve-artifacts"]
+        )
     executed = servers._execute(command, directory, environment, directory / "server.log")
     url = f"http://127.0.0.1:{port}"
     server = Server(url, directory, store, executed.pid, executed, port, port_lock)

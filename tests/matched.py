@@ -327,6 +327,7 @@ _WORDS = {
     "digests": "digest$",
     "secret": r"(^|definition\.)secret_(id|name)$",
     "spans are": "^spans$",
+    "links of spans": r"^spans\[\]\.links",
     "assessments?": "^assessments",
     "links?": "^links",
     "does not have them|has no logged models|shows no deleted|is one of the first": r"^\*$",

@@ -39,13 +39,15 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["MAX_LINKS", "TraceCalls", "TraceIntake"]
+__all__ = ["MAX_LINKS", "TraceCalls", "TraceIntake", "unknown_assessment"]
 
 MAX_LINKS = 100
 """Traces that one call links to a run."""
 _ABSENT = {404, 405, 501}
 _MLFLOWS_WORD = {501}
 _NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+_UNKNOWN_VALUE = "Unknown assessment type"
+"""Of a server to which what an assessment says is none of what it reads."""
 
 
 class TraceIntake(Enum):
@@ -374,3 +376,9 @@ def _entries(values: dict[str, str]) -> list[dict[str, str]]:
 def _check(response: requests.Response, doing: str) -> None:
     if response.status_code != 200:
         json_reply(response, doing)  # raises with the server's reason
+
+
+def unknown_assessment(error: ServerError, assessment: dict[str, Any]) -> str:
+    """Return why a deployment has no such assessments, empty where it refused another thing."""
+    is_unknown = _UNKNOWN_VALUE in error.message and "issue" in assessment
+    return "the target's MLflow has no assessments that name an issue" if is_unknown else ""

@@ -23,7 +23,7 @@ from mlflow_exim_plugin.host.traces.listing import TraceListing
 from mlflow_exim_plugin.host.traces.reading import TraceReader
 from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.host.traces.spans import fits_otlp
-from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake
+from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake, unknown_assessment
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest, origins
 from mlflow_exim_plugin.schema.traces import trace_digest
@@ -468,6 +468,9 @@ class TraceWriter:
                 report.written(Kind.ASSESSMENT)
             except ServerError as error:
                 name = f"{job.trace.id}/{assessment.get('assessment_id')}"
+                if reason := unknown_assessment(error, assessment):
+                    report.skipped(Kind.ASSESSMENT, name, reason)
+                    continue
                 report.failed(Failure(Kind.ASSESSMENT, name, error.message))
                 job.whole = False
 
