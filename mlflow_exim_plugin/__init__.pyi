@@ -12,15 +12,19 @@ from mlflow_exim_plugin.operations.verify import Verification as Verification
 from mlflow_exim_plugin.operations.verify import verify as verify
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
+from mlflow_exim_plugin.options.groups import Drawing as Drawing
 from mlflow_exim_plugin.options.groups import Extracting as Extracting
 from mlflow_exim_plugin.options.groups import OnConflict as OnConflict
 from mlflow_exim_plugin.options.groups import Opening as Opening
 from mlflow_exim_plugin.options.groups import Packing as Packing
+from mlflow_exim_plugin.options.groups import Publishing as Publishing
 from mlflow_exim_plugin.options.groups import Reading as Reading
 from mlflow_exim_plugin.options.groups import Rename as Rename
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
 from mlflow_exim_plugin.options.selection import Selection as Selection
+from mlflow_exim_plugin.pages.plot import Picture as Picture
+from mlflow_exim_plugin.pages.report import ReportPage as ReportPage
 from mlflow_exim_plugin.schema.report import ExtractedFile as ExtractedFile
 from mlflow_exim_plugin.schema.report import Extraction as Extraction
 from mlflow_exim_plugin.schema.report import Report as Report
@@ -251,6 +255,45 @@ def pack(
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
 ) -> Report: ...
+def plot(
+    archive: str,
+    output: str,
+    *,
+    opening: Opening = ...,
+    drawing: Drawing = ...,
+    publishing: Publishing = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    runs: str | Sequence[str] = ...,
+    keys: str | Sequence[str] = ...,
+    by: str = ...,
+    logarithmic: bool = ...,
+    overwrite: bool = ...,
+) -> Picture: ...
+def report(
+    archive: str,
+    output: str,
+    *,
+    opening: Opening = ...,
+    selection: Selection = ...,
+    publishing: Publishing = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    overwrite: bool = ...,
+) -> ReportPage: ...
 def unpack(
     archive: str,
     *,

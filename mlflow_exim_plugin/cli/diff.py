@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import asks, output_options
+from mlflow_exim_plugin.cli.options import asks, output_options_and
 from mlflow_exim_plugin.cli.output import StatusLine, say, show_json
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Comparing, Opening, Reading, Selection
@@ -35,7 +35,7 @@ _NAMED = 20
     reading=Reading,
     comparing=Comparing,
 )
-@output_options
+@output_options_and("html")
 @click.pass_context
 def diff(
     ctx: click.Context, /, a: str, b: str, output: str, comparing: Comparing, **asked: Any
@@ -47,6 +47,8 @@ def diff(
     Both sides are only read. Of an archive the digests in its manifest are taken, which `verify`
     checks.
 
+    With --output html the result is a page to be looked at in a browser, which fetches nothing.
+
     The exit code is 0 when both are equal under the rules, 1 when they differ, and 3 when something
     could not be read, whatever else was found.
 
@@ -55,8 +57,6 @@ def diff(
       mlflow exim diff http://old-server:5000 backup.tar.zst --rules exact
     """
     from mlflow_exim_plugin.operations.diff import diff as run_diff
-
-    as_json = output == "json"
 
     def reading(side: str, objects: int) -> str:
         return f"reading {side.upper()}: {objects:,} objects"
@@ -67,10 +67,14 @@ def diff(
             progress.clear()
             say(_line(difference))
 
-        comparing = replace(comparing, found=None if as_json else show, progress=progress)
+        comparing = replace(comparing, found=show if output == "text" else None, progress=progress)
         result = run_diff(a, b, comparing=comparing, **asked)
-    if as_json:
+    if output == "json":
         show_json(result.to_dict())
+    elif output == "html":
+        from mlflow_exim_plugin.pages.diff import diff_page
+
+        click.echo(diff_page(result), nl=False)
     else:
         _show(result)
     if result.unreadable:
@@ -130,10 +134,4 @@ def _show(result: Comparison) -> None:
     for name, times in (*sorted(rules.applied.items()), *sorted(rules.ignored.items())):
         if times:
             say(f"  not counted: {times} × {name}")
-    if result.equal:
-        verdict = f"Equal under the rules {rules.name!r}"
-    elif result.total:
-        verdict = f"Different: {result.total} difference{'' if result.total == 1 else 's'}"
-    else:
-        verdict = "No difference in what could be read"
-    say(f"{verdict}: {result.a} and {result.b}")
+    say(f"{result.verdict}: {result.a} and {result.b}")

@@ -1,4 +1,4 @@
-"""``mlflow exim ls``, ``show``, ``cat`` and ``serve``: look inside an archive where it lies."""
+"""``mlflow exim ls``, ``show``, ``cat``, ``serve``, ``report``, ``plot``: look into an archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import click
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options, verbose_option
 from mlflow_exim_plugin.cli.output import say, show_json, size_text
-from mlflow_exim_plugin.options import Opening, Reading
+from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.options import Drawing, Opening, Publishing, Reading, Selection
+from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.schema.report import plain
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.ends import OpenSource
@@ -191,6 +194,97 @@ def serve(
         live = open_live(address.archive, cache=cache, storage_options=opening.storage_options)
         app = mlflow_app(address, has_workspaces=len(live.archive.trees) > 1)
         run(ReadOnlyApp(app, live), listener, tell)
+
+
+@click.command(cls=Command)
+@archive_argument
+@click.option(
+    "-o", "--output-file", required=True, metavar="FILE", help="The page, a path or fsspec URL."
+)
+@asks(
+    "registry_uri",
+    "artifacts_destination",
+    "traces",
+    "artifacts",
+    "include",
+    "exclude",
+    opening=Opening,
+    selection=Selection,
+    publishing=Publishing,
+)
+@output_options
+@click.pass_context
+def report(
+    ctx: click.Context, /, archive: str, output_file: str, output: str, **asked: Any
+) -> None:
+    """Tell what ARCHIVE holds on one HTML page, which can be mailed and fetches nothing.
+
+    It says where the archive is from, what failed or was left out, and shows the runs of each
+    experiment as a table with their main curves, and models with their versions. The exit code is 3
+    when something of the archive could not be read.
+
+    Example:
+
+      mlflow exim report backup.tar.zst -o backup.html
+    """
+    from mlflow_exim_plugin.pages.report import report as write_report
+
+    done = write_report(archive, output_file, **asked)
+    if output == "json":
+        show_json(
+            {
+                "ok": done.ok,
+                "size_bytes": done.size_bytes,
+                "experiments": done.experiments,
+                "runs": done.runs,
+                "unreadable": [plain(failure) for failure in done.unreadable],
+            }
+        )
+    else:
+        for failure in done.unreadable:
+            say(
+                f"Unreadable: {failure.kind.value.replace('_', ' ')} {failure.id}: {failure.reason}"
+            )
+        held = f"{done.experiments:,} experiments, {done.runs:,} runs"
+        say(f"Wrote {redact_url(output_file)}: {held}, {size_text(done.size_bytes)}")
+    if not done.ok:
+        ctx.exit(ExitCode.PARTIAL)
+
+
+@click.command(cls=Command)
+@archive_argument
+@click.option(
+    "-o",
+    "--output-file",
+    required=True,
+    metavar="FILE",
+    help="The picture, a path or fsspec URL that ends in .svg or .png.",
+)
+@asks(
+    "registry_uri",
+    "artifacts_destination",
+    opening=Opening,
+    drawing=Drawing,
+    publishing=Publishing,
+)
+@output_options
+def plot(archive: str, output_file: str, output: str, **asked: Any) -> None:
+    """Draw metrics of runs of ARCHIVE as one picture.
+
+    Example:
+
+      mlflow exim plot backup.tar.zst -r "depth*" -k loss -o loss.svg
+    """
+    from mlflow_exim_plugin.pages.plot import plot as draw
+
+    picture = draw(archive, output_file, **asked)
+    if output == "json":
+        show_json(picture.to_dict())
+        return
+    for curve in picture.curves:
+        gaps = f", {curve.gaps:,} of them NaN or infinite and drawn as gaps" if curve.gaps else ""
+        say(f"{curve.key} of {curve.run_id}: {curve.rows:,} points{gaps}")
+    say(f"Wrote {redact_url(output_file)}")
 
 
 def _list_members(archive: Archive, *, as_json: bool) -> None:

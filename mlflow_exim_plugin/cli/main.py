@@ -18,6 +18,8 @@ _MODULES = {
     "show": "look",
     "find": "lineage",
     "cat": "look",
+    "report": "look",
+    "plot": "look",
     "extract": "extract",
     "serve": "look",
     "verify": "verify",

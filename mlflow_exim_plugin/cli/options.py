@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import Field
 
-__all__ = ["archive_argument", "asks", "output_options", "refuse_unknown", "verbose_option"]
+__all__ = [
+    "archive_argument",
+    "asks",
+    "output_options",
+    "output_options_and",
+    "refuse_unknown",
+    "verbose_option",
+]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
-_OUTPUT = click.option(
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    is_eager=True,  # what is wrong with other arguments is said in this format
-    help="Format of the result on standard output.",
-)
 
 _VERBOSE = click.option(
     "--verbose", is_flag=True, help="Log what is done, and show the tracebacks of errors."
@@ -57,7 +56,20 @@ def _archive_location(ctx: click.Context, param: click.Parameter, location: str)
 
 def output_options(command: _Command) -> _Command:
     """Add the options that say how results are shown; ``Command`` sees to ``--verbose`` itself."""
-    return _OUTPUT(verbose_option(command))
+    return output_options_and()(command)
+
+
+def output_options_and(*more: str) -> Callable[[_Command], _Command]:
+    """Return what adds them with further formats."""
+    output = click.option(
+        "--output",
+        type=click.Choice(["text", "json", *more]),
+        default="text",
+        show_default=True,
+        is_eager=True,  # what is wrong with other arguments is said in this format
+        help="Format of the result on standard output.",
+    )
+    return lambda command: output(verbose_option(command))
 
 
 def verbose_option(command: _Command) -> _Command:

@@ -86,6 +86,15 @@ class Comparison:
         """True when nothing differs and nothing was unreadable."""
         return not self.total and not self.unreadable
 
+    @property
+    def verdict(self) -> str:
+        """What was found, in a few words."""
+        if self.equal:
+            return f"Equal under the rules {self.rules.name!r}"
+        if self.total:
+            return f"Different: {self.total} difference{'' if self.total == 1 else 's'}"
+        return "No difference in what could be read"
+
     def of(self, kind: Kind) -> KindCounts:
         """Return the counts of a kind."""
         return self.counts.setdefault(kind, KindCounts())

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Clearing",
     "Comparing",
+    "Drawing",
     "Extracting",
     "OnConflict",
     "Opening",
     "Packing",
+    "Publishing",
     "Reading",
     "Rename",
     "Work",
@@ -132,6 +134,34 @@ class Packing:
         "mlflow_export_import.*.",
         default=False,
     )
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """How a file to be looked at is written."""
+
+    overwrite: bool = asked("Replace a file that is there.", default=False)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn."""
+
+    runs: tuple[str, ...] = asked(
+        f"Run to draw, by id, beginning of an id, name or glob.{AGAIN}",
+        default=(),
+        flag="-r/--run-id",
+        metavar="RUN",
+    )
+    keys: tuple[str, ...] = asked(
+        f"Metric to draw, by key or glob.{AGAIN}", default=(), flag="-k/--key", metavar="KEY"
+    )
+    by: str = asked(
+        "What is drawn from left to right: steps, or seconds since a run's first row.",
+        default="step",
+        choices=("step", "time"),
+    )
+    logarithmic: bool = asked("Draw values on a logarithmic axis.", default=False)
 
 
 @dataclass(frozen=True)

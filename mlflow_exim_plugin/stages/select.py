@@ -96,6 +96,7 @@ class Plan:
         self._whole = set(taken)
         names = [name for e in taken for name in (e, experiments[e].name)]
         self._wanted.saw("experiment", names)
+        self._wanted.knows("experiment", (e.name for e in experiments.values()))
         globs = list(filter(is_glob, selection.runs))
         self.chosen.update((experiment_id, set()) for experiment_id in taken)
         to_list = list(experiments) if globs else taken
@@ -298,8 +299,6 @@ class Wanted:
     def saw(self, kind: str, names: Iterable[str]) -> None:
         """Note what is there."""
         known = list(names)
-        if kind != "run":  # there may be a million
-            self._known.setdefault(kind, []).extend(known)
         self._missing[kind] = [p for p in self._missing[kind] if not matches((p,), known)]
 
     def saw_unread(self, model: str) -> None:
@@ -307,6 +306,11 @@ class Wanted:
         asked = self._missing[MODELS]
         bases = {pattern: (version_asked(pattern) or (pattern,))[0] for pattern in asked}
         self.saw(MODELS, [model, *(p for p, base in bases.items() if matches((base,), (model,)))])
+
+    def knows(self, kind: str, names: Iterable[str]) -> None:
+        """Note what there is, taken or not, to say what may have been meant."""
+        if self._missing[kind]:
+            self._known.setdefault(kind, []).extend(names)
 
     def require(self) -> None:
         """Refuse a name that matched nothing, so that a misspelling does not pass as success.

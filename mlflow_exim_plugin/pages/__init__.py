@@ -1,0 +1,1 @@
+"""What is looked at: pages, each one HTML file that fetches nothing, and pictures."""
