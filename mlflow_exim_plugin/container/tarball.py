@@ -36,6 +36,14 @@ _FIXED_TIME = b"%011o\0" % 0
 _FIXED_END = b"ustar\x0000" + bytes(64 + 16 + 155 + 12)
 _USTAR = b"%b" + _FIXED_OWNER + b"%b" + _FIXED_TIME + b"%06o\0 %b%b" + _FIXED_END
 _FIXED_SUM = sum(_FIXED_OWNER + _FIXED_TIME + _BLANK_CHECKSUM + _FIXED_END)
+_METADATA = {
+    "mode": (slice(100, 108), 0o644),
+    "uid": (slice(108, 116), 0),
+    "gid": (slice(116, 124), 0),
+    "mtime": (slice(136, 148), 0),
+}
+"""Fields that say nothing of a member's content, and what they should be."""
+_OWNER_NAMES = slice(265, 329)
 _OCTAL = re.compile(rb" *[0-7]+[ \0]+")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) (path|linkpath|size)=")
 
@@ -80,13 +88,13 @@ class TarEntry:
         name: Full name in the stream, base directory included.
         size_bytes: Size of the data that follow.
         link_name: Full name of a hard link's target; empty for a regular file.
-        header: The header blocks themselves.
+        oddity: What the header says beyond that and should not (W001); mostly empty.
     """
 
     name: str
     size_bytes: int
     link_name: str
-    header: bytes
+    oddity: str = ""
 
 
 def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:
@@ -108,8 +116,8 @@ def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:
         return None
     _check_block(block)
     records: dict[bytes, bytes] = {}
-    header = block
-    if block[156:157] == _PAX:
+    is_pax = block[156:157] == _PAX
+    if is_pax:
         size_bytes = _octal(block[124:136])
         if size_bytes > _MAX_PAX_BYTES:
             raise _bad_header("a pax header of more than 8 KiB")
@@ -117,7 +125,6 @@ def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:
         records = _pax_records(body, size_bytes)
         block = read(BLOCK_BYTES)
         _check_block(block)
-        header += body + block
     kind = block[156:157]
     if kind not in {_REGULAR, _LINK}:
         raise refuse(InvalidArchiveError, "E036", "<tar stream>", f"a member of type {kind!r}")
@@ -130,8 +137,9 @@ def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:
     size_bytes = int(records[b"size"]) if b"size" in records else _octal(block[124:136])
     if (kind == _LINK) != bool(link_name) or (kind == _LINK and size_bytes):
         raise _bad_header("a link needs a target and no data, a regular file no target")
+    oddity = "a pax header without records" if is_pax and not records else _oddity(block, records)
     try:
-        return TarEntry(name.decode("utf-8"), size_bytes, link_name.decode("utf-8"), header)
+        return TarEntry(name.decode("utf-8"), size_bytes, link_name.decode("utf-8"), oddity)
     except UnicodeDecodeError as error:
         raise refuse(
             InvalidArchiveError, "E009", "<tar stream>", "a member's name is not UTF-8"
@@ -144,6 +152,23 @@ def _check_block(block: bytes) -> None:
     summed = sum(block) - sum(block[_CHECKSUM]) + sum(_BLANK_CHECKSUM)
     if block[257:265] != b"ustar\x0000" or _octal(block[_CHECKSUM]) != summed:
         raise _bad_header("no ustar header with a right checksum")
+
+
+def _oddity(block: bytes, records: dict[bytes, bytes]) -> str:
+    """Return what a member's header and its pax records say that no header should."""
+    if block[100:124] != _FIXED_OWNER or block[136:148] != _FIXED_TIME:
+        for name, (field, wanted) in _METADATA.items():
+            if not _OCTAL.fullmatch(block[field]) or _octal(block[field]) != wanted:
+                return f"its {name} is {block[field]!r}"
+    if any(block[_OWNER_NAMES]):
+        return "it names a user or group"
+    for key, value in records.items():
+        is_needed = len(value) > _NAME_BYTES or not value.isascii()
+        if key == b"size":
+            is_needed = int(value) >= _OCTAL_SIZE_LIMIT
+        if not is_needed:
+            return f"its pax record {key.decode()} is not needed"
+    return ""
 
 
 def _octal(field: bytes) -> int:

@@ -17,7 +17,6 @@ from mlflow_exim_plugin.container.tarball import (
     BLOCK_BYTES,
     padding_bytes,
     read_entry,
-    tar_header,
 )
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.rules import Finding
@@ -228,8 +227,8 @@ class _TarWalk:
             self._findings.add("E030", ascii(path)[:300], "is in the tar stream, in no manifest")
         elif self._seen[position] != _MISSING:
             self._findings.add("E038", path, "is in the tar stream again")
-        if entry.header != tar_header(entry.name, entry.size_bytes, entry.link_name):
-            self._findings.add("W001", ascii(path)[:300], "its tar header has other metadata")
+        if entry.oddity:
+            self._findings.add("W001", ascii(path)[:300], entry.oddity)
         if entry.link_name:
             self._take_link(entry, position)
         elif position is None:

@@ -36,6 +36,24 @@ def raw_header(path: str, **fields: object) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8")
 
 
+def other_field(start: int, content: bytes) -> bytes:
+    """Return a good header with other bytes from ``start`` on, and their checksum."""
+    header = bytearray(raw_header("data/a.txt"))
+    header[start : start + len(content)] = content
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def with_prefix() -> bytes:
+    """Return a good header that says its folder in the field ``prefix``."""
+    header = bytearray(other_field(345, f"{BASE}/data".encode()))
+    header[0:100] = b"a.txt".ljust(100, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
 def zstd(data: bytes, *, checksum: bool = True, content_size: bool = True) -> bytes:
     compressor = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=content_size)
     return compressor.compress(data)
@@ -268,6 +286,9 @@ BROKEN: dict[str, list[Forgery]] = {
         with_header(raw_header("data/a.txt", mtime=1)),
         with_header(raw_header("data/a.txt", mode=0o4777)),
         with_header(raw_header("data/a.txt", uname="root")),
+        with_header(raw_header("data/a.txt", pax_headers={"path": f"{BASE}/data/a.txt"})),
+        with_header(raw_header("data/a.txt", pax_headers={"size": "5"})),
+        with_header(other_field(100, b"garbage!")),
     ],
     "W002": [Forgery(payload={"data/x": bytes(5 << 20)})],
 }
@@ -298,6 +319,19 @@ def test_a_forgery_without_changes_is_good() -> None:
 @pytest.mark.parametrize(("code", "forgery"), CASES)
 def test_broken_rule_is_found(code: str, forgery: Forgery) -> None:
     assert codes_of(forgery.data()) - ALSO_BROKEN.get(code, set()) == {code}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(other_field(100, b"000644 \0"), id="mode with a space"),
+        pytest.param(other_field(329, b"0000000\0" * 2), id="device numbers"),
+        pytest.param(other_field(500, b"\1" * 12), id="end of the block"),
+        pytest.param(with_prefix(), id="a prefix in place of a pax record"),
+    ],
+)
+def test_what_the_text_does_not_name_in_a_tar_header_means_nothing(header: bytes) -> None:
+    assert codes_of(with_header(header).data()) == set()
 
 
 def test_good_links_are_accepted() -> None:
