@@ -1,6 +1,6 @@
 """Writes the parts of the spec that are the code's own words: codes, schemas and tables.
 
-python spec/generate.py           rewrite spec/v1/codes.md, spec/v1/tables.md, spec/v1/schema
+python spec/generate.py           rewrite codes.md, tables.md, unassigned.txt and schema in spec/v1
 python spec/generate.py --check   fail when one of them is not current
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from mlflow_exim_plugin.container.unicode import UNASSIGNED  # noqa: E402
 from mlflow_exim_plugin.schema import envelope, tables, traces  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
 
@@ -120,7 +121,8 @@ def schema(name: str) -> str:
 
 def generated() -> dict[str, str]:
     """Return every generated file by its path below ``spec/v1``."""
-    files = {"codes.md": codes(), "tables.md": parquet_tables()}
+    unassigned = "\n".join(UNASSIGNED.split()) + "\n"
+    files = {"codes.md": codes(), "tables.md": parquet_tables(), "unassigned.txt": unassigned}
     files.update({f"schema/{name}.schema.json": schema(name) for name in DOCUMENTS})
     return files
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.refusal import refuse
+from mlflow_exim_plugin.container.unicode import SPACES, folded, normalized
 from mlflow_exim_plugin.errors import UnsafePathError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = [
     "base_directory_for",
     "check_member_path",
     "check_member_paths",
-    "collision_key",
     "decode_segment",
     "encode_path",
     "encode_segment",
@@ -49,7 +48,8 @@ _ESCAPE = "!"
 # Characters no segment holds: Windows refuses "*:<>?| and takes \ for a separator; BagIt readers
 # disagree about %; the line and paragraph separators end a manifest line for str.splitlines.
 _FORBIDDEN = re.compile('["%*/:<>?\\\\|\x00-\x1f\x7f-\x9f\u2028\u2029]')
-_DEVICE_SEGMENT = r"(?i:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|/|\Z)"
+_DEVICE_NAME = r"(?ai:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])"
+_DEVICE_SEGMENT = rf"{_DEVICE_NAME} *(?:\.|/|\Z)"
 _DEVICE = re.compile(_DEVICE_SEGMENT)
 # The fast way for nearly every path: printable ASCII, only characters and edges that are allowed.
 _ASCII = r"[ !#-$&-)+-.0-9;=@A-Z\[\]^_`a-z{}~]"
@@ -117,11 +117,11 @@ def _path_problem(path: str) -> tuple[str, str] | None:
             return "E001", f"segment {segment!r} is not allowed in a member path"
         if found := _FORBIDDEN.search(segment):
             return "E002", f"character {found.group()!a} is not allowed in a member path"
-        if segment[0].isspace() or segment[-1].isspace() or segment[-1] == ".":
+        if segment[0] in SPACES or segment[-1] in SPACES or segment[-1] == ".":
             return "E003", "a segment begins or ends with white space or ends with a dot"
         if _DEVICE.match(segment):
             return "E004", "a segment is a device name on Windows"
-    if unicodedata.normalize("NFC", path) != path:
+    if normalized(path) != path:
         return "E005", "the path is not in Unicode normalization form C"
     if len(encoded) > MAX_PATH_BYTES:
         return "E006", f"{len(encoded)} bytes, at most {MAX_PATH_BYTES} are allowed"
@@ -136,19 +136,12 @@ def is_device_name(segment: str) -> bool:
     return _DEVICE.match(segment) is not None
 
 
-def collision_key(path: str) -> str:
-    """Return what a path looks like to a file system that ignores case and normalization."""
-    if path.isascii():
-        return path.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
 def may_collide(paths: Sequence[str]) -> bool:
     """Whether two of some different paths may meet; a register can tell which."""
     if all(map(str.isascii, paths)):
         keys = "\0".join(paths).lower().split("\0")
     else:
-        keys = list(map(collision_key, paths))
+        keys = list(map(folded, paths))
     known = set(keys)
     folders = {key.rpartition("/")[0] for key in keys} - {""}
     for folder in list(folders):
@@ -166,7 +159,7 @@ class PathRegister:
         key: What a path looks like to the file system of the tree; to any of them without it.
     """
 
-    def __init__(self, key: Callable[[str], str] = collision_key) -> None:
+    def __init__(self, key: Callable[[str], str] = folded) -> None:
         self._key = key
         self._files: dict[str, int] = {}
         self._folders: set[str] = set()
@@ -326,7 +319,7 @@ def base_directory_for(url: str) -> str:
     name = re.split(r"[/\\]", url.rstrip("/\\"))[-1]
     name = re.sub(r"(?i)(?:\.tar)?(?:\.zst|\.zstd)\Z|\.tzst\Z|\.tar\Z", "", name)
     name = name.encode("utf-8", "replace").decode("utf-8")
-    name = unicodedata.normalize("NFC", _FORBIDDEN.sub("_", name))
+    name = normalized(_FORBIDDEN.sub("_", name))
     name = _trimmed(_cut(_trimmed(name), MAX_SEGMENT_BYTES - 1))
     if _DEVICE.match(name):
         name = f"_{name}"
@@ -334,7 +327,7 @@ def base_directory_for(url: str) -> str:
 
 
 def _trimmed(name: str) -> str:
-    return re.sub(r"\A\s+|[\s.]+\Z", "", name)
+    return name.lstrip(SPACES).rstrip(f"{SPACES}.")
 
 
 def _escape(name: str) -> str:
@@ -344,11 +337,11 @@ def _escape(name: str) -> str:
     if _ORDINARY.fullmatch(name) and not _DEVICE.match(name):
         return name
     escaped = "".join(_hex(char) if _must_escape(char) else char for char in name)
-    if escaped[-1].isspace() or escaped[-1] == ".":
+    if escaped[-1] in SPACES or escaped[-1] == ".":
         escaped = escaped[:-1] + _hex(escaped[-1])
-    if escaped[0].isspace() or _DEVICE.match(escaped):
+    if escaped[0] in SPACES or _DEVICE.match(escaped):
         escaped = _hex(escaped[0]) + escaped[1:]
-    if unicodedata.normalize("NFC", escaped) != escaped:
+    if normalized(escaped) != escaped:
         # Checked on the result: an escape's last letter can combine with the mark after it.
         escaped = "".join(char if char.isascii() else _hex(char) for char in escaped)
     # Only a shortened name may end like one.

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.container.paths import PathRegister, collision_key
+from mlflow_exim_plugin.container.paths import PathRegister
+from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.errors import EximError, StoreError, UnsafePathError, UsageError
 from mlflow_exim_plugin.host.files.gate import local_path_problem
 from mlflow_exim_plugin.redaction import redact_url
@@ -179,7 +180,7 @@ def file_folder(url: str, *, overwrite: bool, dry_run: bool) -> Iterator[FileFol
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is no folder")
     if dry_run:
-        key = collision_key if sys.platform in {"win32", "darwin"} else str
+        key = folded if sys.platform in {"win32", "darwin"} else str
         yield FileFolder(path, None, overwrite=overwrite, key=key)
         return
     was_there = path.exists()
@@ -203,7 +204,7 @@ def _key_in(folder: Path) -> Callable[[str], str]:
         names = (_PROBE.upper(), _PROBED.lower(), _PROBED)
         is_loose = any((folder / name).exists() for name in names)
         (folder / _PROBE).unlink()
-    return collision_key if is_loose else str
+    return folded if is_loose else str
 
 
 def _is_there(place: Path, file: Artifact, *, overwrite: bool) -> bool:

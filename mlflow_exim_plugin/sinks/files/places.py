@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.container.paths import collision_key, encode_segment, numbered
+from mlflow_exim_plugin.container.paths import encode_segment, numbered
+from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import (
     Entity,
@@ -75,7 +76,7 @@ class Places:
 
     def keep(self, folder: str, path: str) -> None:
         """Keep the name of what lies below a folder from being given to another folder there."""
-        self._taken.add(collision_key(folder + path.partition("/")[0]))
+        self._taken.add(folded(folder + path.partition("/")[0]))
 
     def _of_run(self, run: Run) -> str:
         name = str(run.info.get("run_name") or "")
@@ -94,7 +95,7 @@ class Places:
         """Return a folder that nothing else has, called as what is in it, as far as that may be."""
         label = encode_segment(_UNREADABLE.sub("_", name))
         found, number = label, 1
-        while (key := collision_key(parent + found)) in self._taken:
+        while (key := folded(parent + found)) in self._taken:
             number += 1
             found = numbered(label, number)
         self._taken.add(key)

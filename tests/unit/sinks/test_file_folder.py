@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlflow_exim_plugin.container.paths import collision_key
+from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.host.files.gate import local_path_problem
 from mlflow_exim_plugin.schema.objects import Artifact
@@ -39,7 +39,7 @@ def test_names_that_windows_has(path: str) -> None:
 
 def test_names_that_are_one_where_case_and_form_do_not_count(tmp_path: Path) -> None:
     (tmp_path / ".partial").mkdir()
-    folder = FileFolder(tmp_path, tmp_path / ".partial", overwrite=True, key=collision_key)
+    folder = FileFolder(tmp_path, tmp_path / ".partial", overwrite=True, key=folded)
     paths = ["Model/a", "model/A", "MODEL/b", "Caf\u00e9", "cafe\u0301", "Stra\u00dfe", "STRASSE"]
     paths += ["model", "Model/B/c"]
 
