@@ -203,10 +203,18 @@ class UnsafePathError(InvalidArchiveError):
 
 
 class UnsupportedFormatError(EximError):
-    """Written by a newer format: another major version or an unknown required feature."""
+    """Written by a newer format: another major version or an unknown required feature.
+
+    Attributes:
+        findings: The spec's codes of an archive that asks for a newer reader; none for a database.
+    """
 
     code = ErrorCode.UNSUPPORTED_FORMAT
     exit_code = ExitCode.UNSUPPORTED_FORMAT
+
+    def __init__(self, message: str, hint: str = "", findings: Sequence[Any] = ()) -> None:
+        super().__init__(message, hint)
+        self.findings = tuple(findings)
 
 
 class ConflictError(EximError):

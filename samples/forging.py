@@ -138,7 +138,7 @@ class Forgery:
         start = sum(map(len, frames))
         footer = {
             "format": "mlflow-exim-archive",
-            "version": [1, 1],
+            "version": [1, 2],
             "required_features": [],
             "algorithm": "sha256",
             "root": hashlib.sha256(tag_manifest).hexdigest(),

@@ -18,12 +18,15 @@ import io
 import json
 import math
 import os
+import random
 import shutil
+import string
 import struct
 import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import orjson
 import pyarrow as pa
@@ -63,8 +66,11 @@ from mlflow_exim_plugin.schema.tables import (  # noqa: E402
     metrics_writer,
     sort_history,
 )
+from mlflow_exim_plugin.sinks.archive import tables as sink_tables  # noqa: E402
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink  # noqa: E402
 from mlflow_exim_plugin.sources.archive.archive import Archive  # noqa: E402
+from mlflow_exim_plugin.verification.archive import verify_archive  # noqa: E402
+from mlflow_exim_plugin.verification.objects import verify_objects  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -332,6 +338,58 @@ def models() -> list[StreamObject]:
     ]
 
 
+SIGNALLING_NAN = struct.unpack("<d", bytes.fromhex("010000000000f07f"))[0]
+"""A NaN that arithmetic, and in some languages mere reading, turns into another one."""
+
+
+def parts() -> list[Any]:
+    """Rows and traces that fill more than one file, when a file ends early."""
+    return [
+        experiment("1", "iris"),
+        run("1" * 32, "1", [("a", step, NOW_MS + step, 1 / (step + 3)) for step in range(5)]),
+        run(
+            "2" * 32,
+            "1",
+            [
+                *(("a", step, NOW_MS, value) for step, value in enumerate((SIGNALLING_NAN, math.nan))),
+                *(("loss", step, NOW_MS + step, step / 7) for step in range(12)),
+            ],
+        ),
+        run("3" * 32, "1", [("zeta", 0, NOW_MS, -0.0)]),
+        *(mlflow3.trace(f"tr-{number:032x}", [mlflow3.span(number)]) for number in range(1, 6)),
+    ]
+
+
+def archive_of_parts(base_directory: str) -> bytes:
+    """Return the archive of ``parts``, a metrics file full with 8 rows, a part with 2 traces."""
+    with mock.patch.multiple(sink_tables, ROWS_PER_PART=8, _TRACES_PER_PART=2):
+        return archive(parts(), base_directory)
+
+
+LARGE_TAIL_MEMBERS = 9000
+
+
+def large_tail() -> bytes:
+    """Return an archive whose manifests alone are over 4 MiB; too large to be stored.
+
+    It is ``minimal`` and 9000 empty members in ``data/large/``, which no envelope names (W020).
+    A path has four names of 220 letters and digits, drawn with Python's ``random.Random(19)``.
+    """
+    draw = random.Random(19)  # noqa: S311 - the same on every machine
+    letters = string.ascii_lowercase + string.digits
+    file = io.BytesIO()
+    with ArchiveWriter(file, base_directory="large", workers=0) as writer:
+        sink = ArchiveSink(writer, SYSTEM)
+        report = Report()
+        for item in minimal():
+            sink.write(item, report)
+        for _ in range(LARGE_TAIL_MEMBERS):
+            names = ("".join(draw.choices(letters, k=220)) for _ in range(4))
+            writer.add("data/large/" + "/".join(names), b"")
+        sink.finish(report)
+    return file.getvalue()
+
+
 GOOD: dict[str, Callable[[], list[Any]]] = {
     "minimal": minimal,
     "experiments": experiments,
@@ -343,6 +401,7 @@ GOOD: dict[str, Callable[[], list[Any]]] = {
 def good() -> dict[str, bytes]:
     """Return the good samples by name."""
     samples = {name: archive(stream(), name) for name, stream in GOOD.items()}
+    samples["parts"] = archive_of_parts("parts")
     samples["unknown_fields"] = unknown_fields().data()
     samples["minor_version"] = minor_version().data()
     return samples
@@ -658,6 +717,13 @@ def ghost_run(document: dict[str, Any]) -> None:
     document["info"]["num_total_runs"] += 1
 
 
+def unnamed_failure(document: dict[str, Any]) -> None:
+    """Count an artifact that failed, and name none."""
+    counts = document["info"]["counts"]["artifact"]
+    counts["found"] += 1
+    counts["failed"] += 1
+
+
 def coarse() -> Forgery:
     """An artifact of 5 MiB in one frame."""
     data = bytes(5 << 20)
@@ -772,6 +838,7 @@ def broken() -> dict[str, Forgery]:
         "E063": traces(lambda rows: rows["spans"][0].update(trace_id="somebody else's")),
         "E064": traces(lambda rows: rows["traces"][0].update(content_digest="sha256:" + "0" * 64)),
         "E065": metrics(long_key()),
+        "E066": edited(ARCHIVE, unnamed_failure),
         "W001": plain(
             members=in_member(NOTE, header=tar_header(f"{BASE}/{NOTE}", size=6, mtime=1))
         ),
@@ -887,6 +954,7 @@ def metrics_vectors() -> list[dict[str, Any]]:
             ("a", 1, 5, nan_bits),
         ],
         [("b", 2**63 - 1, -1, math.inf), ("é", -5, 7, -math.inf), ("a", 0, 0, 1.0)],
+        [("a", 0, 0, SIGNALLING_NAN), ("a", 1, 0, math.nan)],
     ]
     vectors = []
     for rows in cases:
@@ -908,6 +976,7 @@ def vectors() -> dict[str, Any]:
         "canonical.json": canonical_vectors(),
         "content_digests.json": content_vectors(),
         "metrics_digests.json": metrics_vectors(),
+        "trace_digests.json": mlflow3.trace_vectors(contents(archive(GOOD["mlflow3"](), BASE))),
     }
 
 
@@ -940,7 +1009,9 @@ def expected_content(data: bytes) -> dict[str, Any]:
         documents = {
             path: json.loads(reader.read(path)) for path in reader.paths() if path.endswith(".json")
         }
+        found = [*verify_archive(reader), *verify_objects(reader)]
         return {
+            "codes": sorted({finding.code for finding in found}),
             "root": reader.root,
             "members": {
                 member.path: [member.size_bytes, member.sha256] for member in reader.members()

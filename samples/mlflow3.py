@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -27,7 +28,17 @@ from mlflow_exim_plugin.schema.traces import TABLES, traces_writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["OTEL_ID", "PART", "TRACE_ID", "everything", "logged_model", "trace", "with_tables"]
+__all__ = [
+    "OTEL_ID",
+    "PART",
+    "TRACE_ID",
+    "everything",
+    "logged_model",
+    "span",
+    "trace",
+    "trace_vectors",
+    "with_tables",
+]
 
 NOW_MS = 1_790_000_000_123
 RUN = "5" * 32
@@ -259,6 +270,27 @@ def with_tables(
         document["info"]["content_digest"] = content_digest(document["mlflow"], traces=digests)
 
     return envelope
+
+
+def trace_vectors(members: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Rows of the tables as they are stored, attachments, and the digest of each trace.
+
+    Args:
+        members: Members by path of the archive whose traces they are.
+    """
+    info = json.loads(members[PART])["info"]
+    rows = {name: _rows(members[of["member"]]) for name, of in info["tables"].items()}
+    attachments = info.get("attachments", [])
+    vectors = []
+    for row in rows["traces"]:
+        mine = {
+            name: [r for r in rows[name] if r["trace_id"] == row["trace_id"]]
+            for name in ("spans", "assessments")
+        }
+        listed = [e for e in attachments if e["trace_id"] == row["trace_id"]]
+        digest = row.pop("content_digest")
+        vectors.append({"trace": row, **mine, "attachments": listed, "content_digest": digest})
+    return vectors
 
 
 def _rows(data: bytes) -> list[dict[str, Any]]:

@@ -61,14 +61,15 @@ def codes() -> str:
         "breaks it is invalid. `W` is a SHOULD: an archive that breaks it is valid. Codes are",
         "append-only: none is ever removed, renumbered or given another meaning. Gaps are free for",
         "later rules. Every code has a [sample](../../samples/README.md) that breaks it alone.",
+        "`since` is the version of the format that has the code first.",
         "",
-        "| code | name | requirement | section |",
-        "|---|---|---|---|",
+        "| code | name | requirement | section | since |",
+        "|---|---|---|---|---|",
     ]
     for rule in RULES.values():
         sentence = rule.sentence.replace("|", "\\|")
         section = f"[{rule.anchor}](archive.md#{rule.anchor})"
-        lines.append(f"| {rule.code} | `{rule.slug}` | {sentence} | {section} |")
+        lines.append(f"| {rule.code} | `{rule.slug}` | {sentence} | {section} | {rule.since} |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +86,21 @@ def parquet_tables() -> str:
     for name, columns in traces.TABLES.items():
         lines += _columns(f"traces/{name}-NNNNN.parquet", columns, _of_traces(name))
         lines.append("")
+    lines += [
+        "## Types",
+        "",
+        "| Arrow type | in Parquet |",
+        "|---|---|",
+        "| string | BYTE_ARRAY with the logical type STRING, UTF-8 |",
+        "| int64 | INT64 without a logical type, or with INT(64, signed) |",
+        "| double | DOUBLE |",
+        "| bool | BOOLEAN |",
+        "| map<string, string> | a group MAP, its keys required, its values optional |",
+        "",
+        "A column that may not be null is REQUIRED, one that may is OPTIONAL. The size of a row",
+        "group, for its limits, is that of its values decoded: 8 bytes a number, a bit a bool, and",
+        "of each text its bytes and 4, however often a dictionary or page has it.",
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -113,7 +129,7 @@ def schema(name: str) -> str:
     """Return the JSON Schema of one document."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$comment": "Informative, made by spec/generate.py: archive.md and codes.md decide.",
+        "$comment": "Made by spec/generate.py from the code. Other fields may be there.",
         **DOCUMENTS[name].model_json_schema(mode="validation"),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -77,7 +77,8 @@ def bag_info_content(fields: Mapping[str, str], payload_bytes: int, payload_coun
     lines = []
     for label, value in fields.items():
         is_line = len(f"{label}{value}x".splitlines()) == 1
-        if not is_line or not label or ":" in label or label != label.strip() or label == _OXUM:
+        is_label = label == label.strip() and ":" not in label and label
+        if not is_line or not is_label or label.casefold() == _OXUM.casefold():
             raise UsageError(f"bag-info field {label!r} cannot be written as one line")
         lines.append(f"{label}: {value}\n")
     lines.append(f"{_OXUM}: {payload_bytes}.{payload_count}\n")
@@ -94,7 +95,8 @@ def payload_oxum(bag_info: bytes) -> str | None:
         InvalidArchiveError: E009, not UTF-8.
     """
     lines = _text(bag_info, BAG_INFO).split("\n")
-    values = [line.partition(":")[2].strip() for line in lines if line.startswith(f"{_OXUM}:")]
+    fields = [line.partition(":") for line in lines]
+    values = [value.strip() for label, _, value in fields if label.casefold() == _OXUM.casefold()]
     return values[0] if len(values) == 1 else None
 
 

@@ -2,7 +2,8 @@
 
 ::
 
-    exim.json                                            what this is, how to read it without us
+    exim.json                                            what this is
+    README.txt                                           the same for people, and how to read it
     data/archive.json                                    what was packed, what failed
     data/experiments/<id>/experiment.json
     data/experiments/<id>/metrics/part-<n>.parquet       rows of many runs
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHIVE",
     "HEADER",
+    "README",
     "TRACE_TABLES",
     "TREE",
     "ObjectPath",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 HEADER = "exim.json"
+README = "README.txt"
 ARCHIVE = "data/archive.json"
 TREE = "data/"
 """Tree of the default workspace; those of others are below ``workspaces/``."""

@@ -1,9 +1,10 @@
-"""A member as a stream that can be read from any place."""
+"""What is known of a member, and its bytes as a stream that can be read from any place."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.refusal import refuse
@@ -15,9 +16,33 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from mlflow_exim_plugin.container.frame_reader import FrameReader
-    from mlflow_exim_plugin.container.member import Member
 
-__all__ = ["MemberStream", "wrong_digest"]
+__all__ = ["Member", "MemberStream", "wrong_digest"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of the archive.
+
+    Attributes:
+        path: Path relative to the base directory.
+        size_bytes: Size as stored.
+        sha256: Digest of the stored bytes, lower-case hex.
+        complete: False when the source gave other bytes than announced; only a writer says so.
+        received_bytes: How many bytes the source really gave, when not complete; those after
+            them are zeros.
+        error: Why it is not complete, one line.
+        is_cut: True when not complete only because the source went on behind the size announced:
+            the member holds its beginning.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+    complete: bool = True
+    received_bytes: int | None = None
+    error: str = ""
+    is_cut: bool = False
 
 
 class MemberStream(io.RawIOBase):

@@ -23,8 +23,7 @@ from mlflow_exim_plugin.container.frames import (
     ZSTD_MAGIC,
     SeekTable,
 )
-from mlflow_exim_plugin.container.member import Member
-from mlflow_exim_plugin.container.member_stream import MemberStream, wrong_digest
+from mlflow_exim_plugin.container.member_stream import Member, MemberStream, wrong_digest
 from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister, may_collide
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex

@@ -26,7 +26,9 @@ def refuse(kind: type[_Refusal], code: str, place: str, message: str, hint: str 
 
 
 def unsupported(code: str, message: str) -> UnsupportedFormatError:
-    """Return the error for an archive from the future; it names the rule in its message."""
+    """Return the error for an archive from the future; it carries one finding."""
     return UnsupportedFormatError(
-        f"{message} ({code})", "upgrade mlflow-exim-plugin to read this archive"
+        f"{message} ({code})",
+        "upgrade mlflow-exim-plugin to read this archive",
+        [Finding(code, "<footer>", message)],
     )

@@ -3,8 +3,8 @@
 Python's own tables grow. A path that is sound today would be refused by a later Python that knows a
 new letter's parts or its other case. So what Unicode 13.0 left unassigned stands for itself, for
 ever: a text is cut there, and its pieces are normalized and folded each alone. What 13.0 assigned
-all later versions treat alike (Unicode's stability policies). 13.0 is that of the oldest Python that
-this package runs on. Source: spec/v1/archive.md, section "Unicode".
+all later versions treat alike (Unicode's stability policies). 13.0 is that of the oldest Python
+that this package runs on. Source: spec/v1/archive.md, section "Unicode".
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from mlflow_exim_plugin.container.frames import (
     SKIPPABLE_HEADER_BYTES,
     compress_frame,
 )
-from mlflow_exim_plugin.container.member import Member
+from mlflow_exim_plugin.container.member_stream import Member
 from mlflow_exim_plugin.container.paths import PathRegister, check_member_path
 from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header

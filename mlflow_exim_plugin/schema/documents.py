@@ -1,4 +1,4 @@
-"""How REST's documents are put, wherever they come from: numbers, keyed entries, and order.
+"""How REST's documents are put, wherever they come from: numbers, keyed entries, order, schemas.
 
 Lists of keyed entries are sorted: their order means nothing to MLflow, and the same object must
 give the same document from every source.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "SCHEMAS",
     "dataset_identity",
     "json_number",
     "metric_identity",
@@ -60,3 +61,53 @@ def without_empty(document: dict[str, Any]) -> dict[str, Any]:
     is written to without one keeps nothing. Only REST's client does not tell the two apart.
     """
     return {k: v for k, v in document.items() if v != "" or k in GIVEN_BY_CALLERS}
+
+
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
+
+
+def _object(*required: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "object", "required": [*required], "properties": fields}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+_KEYED = _list(_object("key", key=_TEXT))
+_LINKED = _list(_object("model_id", model_id=_TEXT))
+
+SCHEMAS = {
+    "experiment": _object("experiment_id", "name", experiment_id=_TEXT, name=_TEXT, tags=_KEYED),
+    "run": _object(
+        "info",
+        info=_object(
+            "run_id",
+            "experiment_id",
+            run_id=_TEXT,
+            experiment_id=_TEXT,
+            start_time={"type": "integer"},
+            end_time={"type": "integer"},
+        ),
+        data=_object(metrics=_KEYED, params=_KEYED, tags=_KEYED),
+        inputs=_object(model_inputs=_LINKED),
+        outputs=_object(model_outputs=_LINKED),
+    ),
+    "logged_model": _object(
+        "info",
+        info=_object("model_id", "experiment_id", model_id=_TEXT, experiment_id=_TEXT, tags=_KEYED),
+        data=_object(metrics=_KEYED, params=_KEYED),
+    ),
+    "model": _object(
+        "name",
+        name=_TEXT,
+        tags=_KEYED,
+        aliases=_list(_object("alias", "version", alias=_TEXT, version=_NUMBER)),
+    ),
+    "version": _object("name", "version", name=_TEXT, version=_NUMBER, tags=_KEYED),
+}
+"""JSON Schemas of what an archive's documents have to have of REST's objects, and may have more.
+
+They say what the checks in ``envelope`` do, which are faster; a test holds that both agree.
+"""

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.documents import SCHEMAS
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.version import __version__
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 FORMAT = "mlflow-exim-archive"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -170,6 +171,8 @@ class Named(Document):
     id: str
     reason: str = ""
     what: str = ""
+    count: _Count = 1
+    """How many objects it stands for."""
 
 
 class Info(Document):
@@ -351,18 +354,18 @@ CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
 """What a document of a kind is checked by; raises ``ValueError``."""
 
 
-def _schema(*required: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "object", "required": list(required)})
-
-
 # Objects of MLflow's REST API: kept as they are, checked for what is read of them here.
 _Experiment = Annotated[
-    dict[str, Any], AfterValidator(_check_experiment), _schema("experiment_id", "name")
+    dict[str, Any], AfterValidator(_check_experiment), WithJsonSchema(SCHEMAS["experiment"])
 ]
-_Run = Annotated[dict[str, Any], AfterValidator(_check_run), _schema("info")]
-_LoggedModel = Annotated[dict[str, Any], AfterValidator(_check_logged_model), _schema("info")]
-_Model = Annotated[dict[str, Any], AfterValidator(_check_model), _schema("name")]
-_Version = Annotated[dict[str, Any], AfterValidator(_check_version), _schema("name", "version")]
+_Run = Annotated[dict[str, Any], AfterValidator(_check_run), WithJsonSchema(SCHEMAS["run"])]
+_LoggedModel = Annotated[
+    dict[str, Any], AfterValidator(_check_logged_model), WithJsonSchema(SCHEMAS["logged_model"])
+]
+_Model = Annotated[dict[str, Any], AfterValidator(_check_model), WithJsonSchema(SCHEMAS["model"])]
+_Version = Annotated[
+    dict[str, Any], AfterValidator(_check_version), WithJsonSchema(SCHEMAS["version"])
+]
 
 
 class ExperimentPart(Document):

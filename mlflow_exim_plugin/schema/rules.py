@@ -34,12 +34,14 @@ class Rule:
         slug: Short name with underscores, the rest of its sample's folder name.
         sentence: The requirement as the spec words it.
         anchor: Heading anchor in ``spec/v1/archive.md``.
+        since: Version of the format that has it first.
     """
 
     code: str
     slug: str
     sentence: str
     anchor: str
+    since: str = "1.0"
 
     @property
     def is_error(self) -> bool:
@@ -195,6 +197,8 @@ _OF_SECTION: dict[str, dict[str, str]] = {
         "E058 counts": "data/archive.json MUST be there; for every kind found MUST be written + "
         "skipped + failed, written the number of such objects in the archive, and every total a "
         "total of what is there.",
+        "E066 failures_named": "For every kind the failures of data/archive.json MUST stand for as "
+        "many objects as failed counts.",
         "W021 failures": "An archive SHOULD hold everything that was selected.",
     },
     "traces": {
@@ -207,11 +211,13 @@ _OF_SECTION: dict[str, dict[str, str]] = {
 }
 """Code, slug and sentence of each rule, by the section of the spec that has it."""
 
+_SINCE = {**dict.fromkeys(("E062", "E063", "E064", "E065"), "1.1"), "E066": "1.2"}
+
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in sorted(
         (
-            Rule(name[:4], name[5:], sentence, anchor)
+            Rule(name[:4], name[5:], sentence, anchor, _SINCE.get(name[:4], "1.0"))
             for anchor, rules in _OF_SECTION.items()
             for name, sentence in rules.items()
         ),

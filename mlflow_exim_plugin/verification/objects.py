@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,6 +99,8 @@ class _ObjectCheck:
         self._run_ids: set[str] = set()
         self._entities: set[tuple[Kind, str, str, str]] = set()
         self._are_runs_read = True
+        # What older packages wrote is held to what their version of the format said.
+        self._is_since_1_2 = reader.format_version >= (1, 2)
 
     def run(self) -> None:
         """Go through the archive once."""
@@ -188,7 +191,7 @@ class _ObjectCheck:
             layout.logged_model_member(layout.logged_model_folder(folder, model_id))
             for model_id in envelope.mlflow.logged_models
         )
-        if info.num_ok_runs != len(envelope.mlflow.runs) or not _adds_up(info):
+        if info.num_ok_runs != len(set(envelope.mlflow.runs)) or not _adds_up(info):
             self._find("E058", path, "its run counters do not add up")
 
     def _check_run(self, path: str, at: layout.ObjectPath) -> None:
@@ -422,9 +425,12 @@ class _ObjectCheck:
         digest = self._open_digests.setdefault(run_id, MetricsDigest())
         digest.update(rows)
         if digest.rows >= metrics.rows:
-            found = self._open_digests.pop(run_id).hexdigest()
+            del self._open_digests[run_id]
+            found = digest.hexdigest()
             if found != metrics.digest:
                 self._find("E061", path, f"its metric rows hash to {found}")
+            if self._is_since_1_2 and digest.keys != metrics.keys:
+                self._find("E058", path, f"its metric rows have {digest.keys} keys")
 
     def _check_summary(self) -> None:
         if layout.ARCHIVE not in self._reader:
@@ -454,10 +460,20 @@ class _ObjectCheck:
             is_known = self._is_whole or kind not in _IN_ENVELOPES
             if is_known and (written.written if written else 0) != there:
                 self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
-        if envelope.info.failures:
-            self._find(
-                "W021", layout.ARCHIVE, f"{len(envelope.info.failures)} objects could not be packed"
-            )
+        self._check_failures(info)
+
+    def _check_failures(self, info: ArchiveInfo) -> None:
+        named: Counter[str] = Counter()
+        for failure in info.failures:
+            named[failure.kind] += failure.count
+        counted = Counter({kind: counts.failed for kind, counts in info.counts.items()})
+        unlike = [kind for kind in sorted(named | counted) if named[kind] != counted[kind]]
+        if unlike and self._is_since_1_2:
+            for kind in unlike:
+                message = f"it names {named[kind]} of {counted[kind]} failed objects of {kind}"
+                self._find("E066", layout.ARCHIVE, message)
+        elif failed := (named | counted).total():
+            self._find("W021", layout.ARCHIVE, f"{failed} objects could not be packed")
 
 
 @dataclass

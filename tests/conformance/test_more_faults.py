@@ -116,6 +116,23 @@ def other_run(document: Change) -> None:
     document["mlflow"]["run"]["info"]["run_id"] = "f" * 32
 
 
+def same_run_twice(document: Change) -> None:
+    document["mlflow"]["runs"].append(RUN)
+    document["info"].update(num_total_runs=2, num_ok_runs=2)
+
+
+def failures(named: int, counted: int, **entry: Any) -> Tree:
+    """Return an archive that names so many failed artifacts and counts so many."""
+
+    def change(document: Change) -> None:
+        info, counts = document["info"], document["info"]["counts"]["artifact"]
+        counts["found"] += counted
+        counts["failed"] += counted
+        info["failures"] = [{"kind": "artifact", "id": "x", "count": named, **entry}]
+
+    return edited(ARCHIVE, change)
+
+
 FAULTS: list[tuple[str, str, Tree]] = [
     ("E050", "number beyond a double", raw(RUN_JSON, b"0.25", b"1e999")),
     ("E050", "half a surrogate pair", raw(RUN_JSON, b'"alice"', b'"\\ud800"')),
@@ -204,6 +221,22 @@ FAULTS: list[tuple[str, str, Tree]] = [
     ),
     (
         "E058",
+        "keys of a run",
+        edited(RUN_JSON, lambda d: d["info"]["metrics"].update(keys=2)).edit(
+            ARCHIVE, lambda d: info_of(d)["counts"]["metric_history"].update(found=2, written=2)
+        ),
+    ),
+    (
+        "E058",
+        "a run listed twice and counted twice",
+        edited(EXPERIMENT, same_run_twice),
+    ),
+    ("E066", "failures of another kind", failures(1, 1, kind="run")),
+    ("E066", "fewer named than failed", failures(1, 2)),
+    ("E051", "a failure without a number", failures(1, 1, count="1")),
+    ("E050", "a long integer", raw(RUN_JSON, b'"step": 1', b'"step": ' + b"9" * 4301)),
+    (
+        "E058",
         "failed runs unnamed",
         edited(EXPERIMENT, lambda d: info_of(d).update(num_total_runs=2, num_failed_runs=1)),
     ),
@@ -252,6 +285,26 @@ def test_the_same_run_cannot_be_in_two_experiments() -> None:
         lambda d: d["mlflow"]["run"]["info"].update(experiment_id="2"),
     )
     assert "E052" in codes(tree)
+
+
+@pytest.mark.parametrize(
+    ("code", "tree"),
+    [
+        pytest.param(code, tree, id=f"{code} {name}")
+        for code, name, tree in FAULTS
+        if name in {"keys of a run", "failures of another kind", "fewer named than failed"}
+    ],
+)
+def test_what_older_versions_did_not_ask_for_is_no_error_there(code: str, tree: Tree) -> None:
+    old = tree.edit("exim.json", lambda d: d.update(format_version="1.1"))
+    data = old.forgery(footer=lambda footer: footer.update(version=[1, 1])).data()
+    with ArchiveReader.from_source(Bytes(data)) as reader:
+        found = {finding.code for finding in verify_objects(reader)}
+    assert found == ({"W021"} if code == "E066" else set())
+
+
+def test_failures_that_are_named_and_counted_are_a_warning() -> None:
+    assert codes(failures(2, 2)) == {"W021"}
 
 
 def test_null_and_unknown_parts_are_in_the_content_digest() -> None:

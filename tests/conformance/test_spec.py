@@ -8,18 +8,24 @@ import re
 import struct
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from jsonschema import Draft202012Validator
 
 from mlflow_exim_plugin.container import bag, frames, paths, tail, tarball
+from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.schema import canonical, provenance, tables
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.rules import RULES
 from spec import generate
+from spec.generate import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TEXT = (generate.FOLDER / "archive.md").read_text("utf-8")
 HEADINGS = re.findall(r"^#{2,} (.+)$", TEXT, re.MULTILINE)
@@ -88,6 +94,81 @@ def test_example_documents_are_valid(name: str) -> None:
     jsonschema.validate(document, json.loads(generate.schema(name)))
     parsed = generate.DOCUMENTS[name].model_validate(document)
     assert parsed.to_json()["mlflow"] == document["mlflow"]
+
+
+_IS_INTEGER = Draft202012Validator.TYPE_CHECKER.redefine(
+    "integer", lambda _checker, value: type(value) is int
+)
+_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, type_checker=_IS_INTEGER
+)
+OTHERS: list[Any] = [None, -1, 1.5, "x", [{}], {}]
+
+
+@pytest.mark.parametrize("name", generate.DOCUMENTS)
+def test_schemas_ask_for_what_the_code_asks_for(name: str) -> None:
+    """Every field of a good document, taken away and replaced: both say the same of the rest."""
+    validator = _Validator(json.loads(generate.schema(name)))
+    document = DOCUMENTS[name]
+    assert validator.is_valid(document)
+    refused = 0
+    for path in places(document):
+        holder = document
+        for step in path[:-1]:
+            holder = holder[step]
+        value = holder[path[-1]]
+        for other in OTHERS:
+            holder[path[-1]] = other
+            refused += said_the_same(name, validator, document, path)
+        if isinstance(holder, dict):
+            del holder[path[-1]]
+            refused += said_the_same(name, validator, document, path)
+        holder[path[-1]] = value
+    assert refused
+
+
+def said_the_same(name: str, validator: Any, document: Any, path: tuple[Any, ...]) -> bool:
+    is_valid = validator.is_valid(document)
+    try:
+        generate.DOCUMENTS[name].model_validate(document)
+    except ValueError:
+        assert not is_valid, path
+    else:
+        assert is_valid, path
+    return not is_valid
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    # Of many alike one is enough.
+    steps = [*value.items()][:16] if isinstance(value, dict) else [*enumerate(value[:1])]
+    for step, inner in steps:
+        yield (*above, step)
+        if isinstance(inner, (dict, list)):
+            yield from places(inner, (*above, step))
+
+
+def _documents() -> dict[str, Any]:
+    """One good document of each kind, the richest of the samples."""
+    found: dict[str, Any] = {}
+    for sample in (ROOT / "samples" / "v1" / "good").glob("*.tar.zst"):
+        with ArchiveReader.open(str(sample)) as reader:
+            for path in reader.paths():
+                name = path.rpartition("/")[2].removesuffix(".json")
+                if "/traces/part-" in path:
+                    name = "trace_part" if path.endswith(".json") else ""
+                elif "/datasets/" in path:
+                    name = "entity"
+                if name in generate.DOCUMENTS and "/artifacts/" not in path:
+                    text = reader.read(path).decode()
+                    if len(text) > len(found.get(name, "")):
+                        found[name] = text
+    documents = {name: json.loads(text) for name, text in found.items()}
+    counts = documents["archive"]["info"]["counts"]
+    documents["archive"]["info"]["counts"] = {"run": counts["run"]}
+    return documents
+
+
+DOCUMENTS = _documents()
 
 
 def test_no_json_block_of_the_text_is_without_a_check() -> None:

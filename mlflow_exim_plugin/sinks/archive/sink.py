@@ -32,6 +32,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
 )
 from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
+from mlflow_exim_plugin.sinks.archive.readme import README
 from mlflow_exim_plugin.sinks.archive.tables import MetricsParts, TraceParts
 from mlflow_exim_plugin.sinks.counting import count_parts
 from mlflow_exim_plugin.sinks.sink import Capabilities
@@ -39,7 +40,7 @@ from mlflow_exim_plugin.sinks.sink import Capabilities
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from mlflow_exim_plugin.container.member import Member
+    from mlflow_exim_plugin.container.member_stream import Member
     from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.schema.report import Report
 
@@ -78,6 +79,7 @@ class ArchiveSink:
         self._run_count = 0
         header = ArchiveHeader.now(writer.required_features)
         writer.add(layout.HEADER, document_bytes(header.to_json()))
+        writer.add(layout.README, README.encode("ascii"))
 
     def write(self, item: StreamObject, report: Report) -> None:
         """Write one object with its parts.

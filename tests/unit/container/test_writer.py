@@ -29,7 +29,7 @@ from tests.unit.container.crafting import BASE, build, contents, opened
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlflow_exim_plugin.container.member import Member
+    from mlflow_exim_plugin.container.member_stream import Member
 
 LARGE = IN_MEMORY_BYTES + 12_345
 

@@ -21,7 +21,8 @@ E031 member_missing E032 bag_declaration E033 payload_oxum E034 bag_fetch E035 t
 E036 tar_member_type E037 tar_link E038 tar_duplicate E039 tar_padding W001 tar_metadata
 W002 frame_granularity E050 json_invalid E051 document_field E052 identity E053 metrics_range
 E054 artifact_entry E055 content_digest E056 listing E057 header E058 counts E059 metrics_file
-E060 metrics_order E061 metrics_digest E065 expansion W020 unnamed_member W021 failures
+E060 metrics_order E061 metrics_digest E062 trace_table E063 trace_rows E064 trace_digest
+E065 expansion E066 failures_named W020 unnamed_member W021 failures
 """
 
 

@@ -343,6 +343,11 @@ def test_good_links_are_accepted() -> None:
     assert codes_of(forgery.data()) == set()
 
 
+def test_the_label_of_the_oxum_may_have_any_case() -> None:
+    info = f"payload-OXUM: {sum(map(len, PAYLOAD.values()))}.{len(PAYLOAD)}\n"
+    assert codes_of(Forgery(tags={bag.BAG_INFO: info.encode()}).data()) == set()
+
+
 def test_minor_versions_and_unknown_keys_are_accepted() -> None:
     assert codes_of(Forgery(footer={"version": (1, 7)}).data()) == set()
     more = Forgery(footer_bytes=lambda data: data.replace(b"{", b'{"later": [1.5, null],', 1))
