@@ -1,6 +1,6 @@
 """Writes the parts of the spec that are the code's own words: codes, schemas and tables.
 
-python spec/generate.py           rewrite codes.md, tables.md, unassigned.txt and schema in spec/v1
+python spec/generate.py           rewrite what spec/v1 has of the code
 python spec/generate.py --check   fail when one of them is not current
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlflow_exim_plugin.container.unicode import UNASSIGNED  # noqa: E402
+from mlflow_exim_plugin.container.unicode import UNASSIGNED, folded_alone  # noqa: E402
 from mlflow_exim_plugin.schema import envelope, tables, traces  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
 
@@ -125,6 +125,18 @@ def _columns(file: str, columns: Any, meanings: dict[str, str]) -> list[str]:
     return lines
 
 
+def folding() -> str:
+    """Return folding.txt: what full case folding makes of each code point that it changes."""
+    # What Unicode 13.0 leaves unassigned stays, also where this Python knows more.
+    pairs = ((char, folded_alone(char)) for char in map(chr, range(sys.maxunicode + 1)))
+    lines = [
+        " ".join(f"{ord(char):04X}" for char in (before, *after))
+        for before, after in pairs
+        if before != after
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def schema(name: str) -> str:
     """Return the JSON Schema of one document."""
     document = {
@@ -137,8 +149,12 @@ def schema(name: str) -> str:
 
 def generated() -> dict[str, str]:
     """Return every generated file by its path below ``spec/v1``."""
-    unassigned = "\n".join(UNASSIGNED.split()) + "\n"
-    files = {"codes.md": codes(), "tables.md": parquet_tables(), "unassigned.txt": unassigned}
+    files = {
+        "codes.md": codes(),
+        "tables.md": parquet_tables(),
+        "unassigned.txt": "\n".join(UNASSIGNED.split()) + "\n",
+        "folding.txt": folding(),
+    }
     files.update({f"schema/{name}.schema.json": schema(name) for name in DOCUMENTS})
     return files
 

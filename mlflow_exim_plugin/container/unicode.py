@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SPACES", "UNASSIGNED", "folded", "normalized"]
+__all__ = ["SPACES", "UNASSIGNED", "folded", "folded_alone", "normalized"]
 
 SPACES = " \u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u202f\u205f\u3000"
 """White space that a name may hold and a segment may not begin or end with."""
@@ -108,7 +108,12 @@ def folded(text: str) -> str:
     """Return a text in normalization form C without its case."""
     if text.isascii():
         return text.lower()
-    return normalized(_piece_by_piece(normalized(text), str.casefold))
+    return normalized(folded_alone(normalized(text)))
+
+
+def folded_alone(text: str) -> str:
+    """Return a text without its case, not normalized."""
+    return _piece_by_piece(text, str.casefold)
 
 
 def _piece_by_piece(text: str, change: Callable[[str], str]) -> str:
