@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,12 +44,18 @@ FAULTS: dict[str, int | bytes] = {
     "half an answer": CUT_BODY,
     "an error": 500,
     "a refusal": 403,
+    "an expired token": 401,
     "not found": 404,
     "nothing": b"",
     "an empty object": b"{}",
     "a list": b"[]",
     "a login page": b"<!DOCTYPE html><html><body>Log in</body></html>",
     "half a document": b'{"runs": [{"info": {"run_id": "1',
+}
+LOST = {
+    *("/api/2.0/mlflow/experiments/create", "/api/2.0/mlflow/runs/create"),
+    *("/api/2.0/mlflow/registered-models/create", "/api/2.0/mlflow/model-versions/create"),
+    "/api/2.0/mlflow/logged-models",
 }
 COUNT = int(os.environ.get("TEST_FAULTS", "4"))
 UNPACKS = max(2, COUNT // 2)
@@ -217,6 +223,45 @@ def test_a_version_that_is_made_unheard_is_made_once(url: str, tmp_path: Path) -
         client = MlflowClient(target.url)
         assert len(client.search_model_versions("name = 'net'")) == 2
         assert client.get_registered_model("net").aliases == {"champion": "2"}
+
+
+def test_what_is_made_unheard_is_not_made_again(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's client sends again what got no answer: so there would be two of it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    archive = tmp_path / "a.tar.zst"
+    pack(str(archive), tracking_uri=url)
+    heard: set[str] = set()
+
+    def lose(request: Request) -> None:
+        path = request.path.partition("?")[0]
+        if path.endswith(("/create", "/logged-models")) and path not in heard:
+            heard.add(path)
+            raise ConnectionError(f"nobody hears that {path} is done")
+
+    def made(of: str) -> Counter[str]:
+        client = MlflowClient(of)
+        ids = [e.experiment_id for e in client.search_experiments()]
+        return Counter(
+            {
+                "experiments": len(ids),
+                "runs": len(client.search_runs(ids)),
+                "models": len(client.search_registered_models()),
+                "versions": len(client.search_model_versions()),
+                "logged models": len(client.search_logged_models(ids)),
+            }
+        )
+
+    with opened("http", tmp_path / "target") as target:
+        with FaultyProxy(target.url) as proxy:
+            proxy.after = lose
+            for _ in range(len(LOST)):  # an experiment comes before its runs
+                report = target.put(archive, proxy.url)
+                assert_count_law(report)
+            assert heard == LOST
+        assert target.put(archive).ok
+        assert made(target.url) == made(url)
 
 
 def _lacking(source: Snapshot, url: str) -> set[tuple[str, str, str]]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util import Retry
 
 from mlflow_exim_plugin.errors import NOTICE
+from mlflow_exim_plugin.host.answers import UnbelievableError
 from mlflow_exim_plugin.host.open.sessions import sent_through
 
 if TYPE_CHECKING:
@@ -22,11 +25,17 @@ __all__ = ["patient"]
 _LIMIT_S = 120.0
 """So long one call waits at most, and no longer because a server asks for it."""
 _TOLD_S = 5.0
+_MAKES = re.compile(r"/(create|register|logged-models|mcp-servers|skills|versions|webhooks)$")
+"""Ends of the paths of calls that make something which has no id or name before."""
+_LOST_BY_A_PROXY = frozenset({502, 504})
 _log = logging.getLogger(__name__)
 
 
 class _Patience(Retry):
-    """Waits as MLflow's own does, within a limit, and says so."""
+    """Waits as MLflow's own does, within a limit, and says so.
+
+    What makes something is not sent again when its answer was lost: it may have been done.
+    """
 
     waited_s = 0.0
 
@@ -36,8 +45,12 @@ class _Patience(Retry):
         return made
 
     def increment(self, method: Any = None, url: Any = None, *more: Any, **named: Any) -> _Patience:
-        following = super().increment(method, url, *more, **named)
         response = named.get("response", more[0] if more else None)
+        if self._may_be_done(method, url or "", response, named.get("error")):
+            problem = ResponseError("its answer was lost, so it may have been done")
+            lost = UnbelievableError(str(problem))
+            raise MaxRetryError(named.get("_pool"), url or "", problem) from lost  # type: ignore[arg-type]
+        following = super().increment(method, url, *more, **named)
         asked_s = self._asked_s(response)
         if asked_s + self.waited_s > _LIMIT_S:
             pool: Any = named.get("_pool")
@@ -46,6 +59,13 @@ class _Patience(Retry):
             )
             raise MaxRetryError(pool, url or "", problem)
         return following
+
+    def _may_be_done(self, method: Any, url: str, response: Any, error: Any) -> bool:
+        if method != "POST" or not _MAKES.search(urlsplit(url).path):
+            return False
+        if error is not None:
+            return not self._is_connection_error(error)
+        return response is not None and response.status in _LOST_BY_A_PROXY
 
     def sleep(self, response: Any = None) -> None:
         """Wait before the next attempt."""
