@@ -55,7 +55,7 @@ FAULTS: dict[str, int | bytes] = {
 LOST = {
     *("/api/2.0/mlflow/experiments/create", "/api/2.0/mlflow/runs/create"),
     *("/api/2.0/mlflow/registered-models/create", "/api/2.0/mlflow/model-versions/create"),
-    "/api/2.0/mlflow/logged-models",
+    *("/api/2.0/mlflow/logged-models", "/api/2.0/mlflow/logged-models/params"),
 }
 COUNT = int(os.environ.get("TEST_FAULTS", "4"))
 UNPACKS = max(2, COUNT // 2)
@@ -230,13 +230,16 @@ def test_what_is_made_unheard_is_not_made_again(
 ) -> None:
     """MLflow's client sends again what got no answer: so there would be two of it."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    client = MlflowClient(url)
+    experiment = client.get_experiment_by_name("first").experiment_id
+    many = client.create_logged_model(experiment, "many", params={f"p{n}": "x" for n in range(150)})
     archive = tmp_path / "a.tar.zst"
     pack(str(archive), tracking_uri=url)
     heard: set[str] = set()
 
     def lose(request: Request) -> None:
-        path = request.path.partition("?")[0]
-        if path.endswith(("/create", "/logged-models")) and path not in heard:
+        path = re.sub(r"/m-\w+", "", request.path.partition("?")[0])
+        if path.endswith(("/create", "/logged-models", "/params")) and path not in heard:
             heard.add(path)
             raise ConnectionError(f"nobody hears that {path} is done")
 
@@ -262,6 +265,7 @@ def test_what_is_made_unheard_is_not_made_again(
             assert heard == LOST
         assert target.put(archive).ok
         assert made(target.url) == made(url)
+    client.delete_logged_model(many.model_id)
 
 
 def _lacking(source: Snapshot, url: str) -> set[tuple[str, str, str]]:

@@ -25,8 +25,11 @@ __all__ = ["patient"]
 _LIMIT_S = 120.0
 """So long one call waits at most, and no longer because a server asks for it."""
 _TOLD_S = 5.0
-_MAKES = re.compile(r"/(create|register|logged-models|mcp-servers|skills|versions|webhooks)$")
-"""Ends of the paths of calls that make something which has no id or name before."""
+_MAKES = re.compile(
+    r"/(create|register|logged-models|params|issues|mcp-servers|access-endpoints|skills|versions"
+    r"|webhooks)$"
+)
+"""Ends of the paths of calls that make something which has no id before, or may be there once."""
 _LOST_BY_A_PROXY = frozenset({502, 504})
 _log = logging.getLogger(__name__)
 
