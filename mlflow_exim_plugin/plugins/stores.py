@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import sqlite3
@@ -41,6 +42,8 @@ _READS = re.compile(
     r"|(end|flush|shut_down)_async_logging$"
 )
 """Methods of MLflow's stores that write nothing; what such a one still writes, SQL refuses."""
+_OF_HISTORIES = re.compile(r"^get_(metric_history|max_step_for_metric)")
+"""Methods that look for metric rows; which there are differs by MLflow."""
 _READING = ("SELECT", "WITH", "PRAGMA", "BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK")
 _PLACES = {
     "runs": ("artifact_uri", ""),
@@ -154,35 +157,8 @@ class _WithHistories(_OfArchive):
 
         self.ManagedSessionMaker = with_histories
 
-    def get_metric_history(self, run_id: str, metric_key: str, *more: Any, **named: Any) -> Any:
-        with self._asking([run_id], metric_key):
-            return super().get_metric_history(run_id, metric_key, *more, **named)
-
-    def get_metric_history_bulk(
-        self, run_ids: Sequence[str], metric_key: str, *more: Any, **named: Any
-    ) -> Any:
-        with self._asking(run_ids, metric_key):
-            return super().get_metric_history_bulk(run_ids, metric_key, *more, **named)
-
-    def get_metric_history_bulk_interval(
-        self, run_ids: Sequence[str], metric_key: str, *more: Any, **named: Any
-    ) -> Any:
-        with self._asking(run_ids, metric_key):
-            return super().get_metric_history_bulk_interval(run_ids, metric_key, *more, **named)
-
-    def get_metric_history_bulk_interval_from_steps(
-        self, run_id: str, metric_key: str, *more: Any, **named: Any
-    ) -> Any:
-        with self._asking([run_id], metric_key):
-            found = super().get_metric_history_bulk_interval_from_steps
-            return found(run_id, metric_key, *more, **named)
-
-    def get_max_step_for_metric(self, run_id: str, metric_key: str) -> Any:
-        with self._asking([run_id], metric_key):
-            return super().get_max_step_for_metric(run_id, metric_key)
-
     @contextlib.contextmanager
-    def _asking(self, run_ids: Sequence[str], key: str) -> Iterator[None]:
+    def asking(self, run_ids: Sequence[str], key: str) -> Iterator[None]:
         """Have the rows of a metric of some runs in the sessions of this thread."""
         before = getattr(self._asked, "histories", None)
         self._asked.histories = (list(run_ids), key)
@@ -294,12 +270,24 @@ class _InWorkspace:
 
 def _class_of(store: type, *ours: type) -> Any:
     """Return a store's class whose methods refuse to write before they look at anything."""
-    methods = {
-        name: _refusing(name)
-        for name in dir(store)
-        if not name.startswith("_") and callable(getattr(store, name)) and not _READS.match(name)
-    }
+    public = [n for n in dir(store) if not n.startswith("_") and callable(getattr(store, n))]
+    methods = {name: _refusing(name) for name in public if not _READS.match(name)}
+    methods |= {n: _with_rows(getattr(store, n)) for n in public if _OF_HISTORIES.search(n)}
     return type(f"Archive{store.__name__}", (*ours, store), methods)
+
+
+def _with_rows(history: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a tracking store that has the rows while it looks for them."""
+    signature = inspect.signature(history)
+
+    @functools.wraps(history)
+    def method(self: _WithHistories, *arguments: Any, **named: Any) -> Any:
+        given = signature.bind(self, *arguments, **named).arguments
+        run_ids = given["run_ids"] if "run_ids" in given else [given["run_id"]]
+        with self.asking(run_ids, given["metric_key"]):
+            return history(self, *arguments, **named)
+
+    return method
 
 
 def _refusing(name: str) -> Callable[..., Any]:
