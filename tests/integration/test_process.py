@@ -97,7 +97,7 @@ try:
     main()
 except SystemExit as end:
     assert end.code == 4, end.code
-assert gc.get_threshold()[0] == 100_000
+assert gc.get_threshold()[0] == 500_000
 assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"
 """
 
