@@ -258,13 +258,15 @@ def _docstring(thing: object) -> Iterator[str]:
     yield _prose(parts[0])
     for title, body in zip(parts[1::2], parts[2::2], strict=True):
         yield from ("", f"**{title}**", "")
-        body = dedent(body).strip()  # noqa: PLW2901
+        inside, *behind = re.split(r"\n\n(?=\S)", body, maxsplit=1)
+        inside = dedent(inside).strip()
         if title in ("Returns", "Yields"):
-            yield _prose(body)
-            continue
-        for entry in re.split(r"\n(?=\S)", body):
-            named, _, meaning = entry.partition(":")
-            yield f"- `{named}`: {_prose(' '.join(meaning.split()))}"
+            yield _prose(inside)
+        else:
+            for entry in re.split(r"\n(?=\S)", inside):
+                named, _, meaning = entry.partition(":")
+                yield f"- `{named}`: {_prose(' '.join(meaning.split()))}"
+        yield from ("", *map(_prose, behind)) if behind else ()
 
 
 def _prose(text: str) -> str:

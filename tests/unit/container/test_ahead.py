@@ -39,7 +39,7 @@ class FarSource(MemorySource):
             self.most_waiting = max(self.most_waiting, self.waiting)
             self.most_bytes = max(self.most_bytes, self.bytes_waiting)
             self.asked.append((start, end))
-        time.sleep(0.02)
+        time.sleep(0.1)
         with self.lock:
             self.waiting -= 1
             self.bytes_waiting -= end - start
