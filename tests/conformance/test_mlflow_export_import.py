@@ -48,6 +48,11 @@ SCHEMAS = {
     "datasets/<entity id>.json": "entity",
 }
 """Our documents as the page calls them, and the names of their JSON Schemas."""
+OF_MLFLOW = {
+    f"mlflow.{name}"
+    for name in ("experiment", "run", "logged_model", "registered_model", "model_version")
+}
+"""What REST returns: of its fields the schemas list those that the format needs."""
 COLUMNS = {"metrics/part-<nnnnn>.parquet": tables.METRICS.names} | {
     f"{name}-<nnnnn>.parquet": columns.names for name, columns in traces.TABLES.items()
 }
@@ -221,6 +226,8 @@ def within_schema(schema: dict[str, Any], path: str) -> tuple[str, list[str]] | 
     part = schema
     names = path.replace("[]", "").split(".")
     for place, name in enumerate(names):
+        if ".".join(names[:place]) in OF_MLFLOW:
+            break
         part = resolved(schema, part)
         if name in part.get("properties", {}):
             part = part["properties"][name]
@@ -229,8 +236,10 @@ def within_schema(schema: dict[str, Any], path: str) -> tuple[str, list[str]] | 
             part = part["additionalProperties"]
         else:
             assert "properties" not in part, path
-            return ".".join(names[:place]), names[place:]
-    return None
+            break
+    else:
+        return None
+    return ".".join(names[:place]), names[place:]
 
 
 def assert_in_object(parent: str, names: list[str]) -> None:

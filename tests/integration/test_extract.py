@@ -18,7 +18,7 @@ from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import PartialTransferError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
 from samples.forging import Forgery
-from tests.compare import assert_count_law
+from tests.compare import as_default, assert_count_law
 from tests.crafted import GENERATED
 
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ def test_files_are_those_that_mlflow_downloads(
 ) -> None:
     url, path = everything
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", url)
     with open_archive(path) as archive:
         of_default = {run for runs in archive.trees[0].runs.values() for run in runs}
         runs = [
@@ -84,7 +82,8 @@ def test_files_are_those_that_mlflow_downloads(
     active = stages.keys() - deleted
 
     def download(where: Path, **what: str) -> None:
-        mlflow.artifacts.download_artifacts(**what, dst_path=str(where))
+        with as_default(url):
+            mlflow.artifacts.download_artifacts(**what, dst_path=str(where))
         for note in where.rglob("registered_model_meta"):  # MLflow's, not of the server
             note.unlink()
 

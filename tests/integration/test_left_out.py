@@ -39,13 +39,12 @@ def add(uri: str, experiment_id: str, name: str) -> tuple[str, str]:
 
 @pytest.fixture
 def source(sqlite_uri: str, tmp_path: Path) -> Iterator[str]:
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(sqlite_uri)  # where MLflow looks for models:/
     client = MlflowClient(sqlite_uri, sqlite_uri)
     client.create_experiment("mine", str(tmp_path / "source"))
     client.create_registered_model("net")
     yield sqlite_uri
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.parametrize("preserve_ids", [True, False])

@@ -99,8 +99,8 @@ def contents(uri: str) -> dict[str, Any]:
                 continue
             (run,) = client.search_runs([experiment.experiment_id])
             (version,) = client.search_model_versions("name = 'shared model'")
-            mlflow.set_tracking_uri(uri)
-            text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt")
+            with as_default(uri):
+                text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/note.txt")
             found[document["name"]] = {
                 "description": document.get("description"),
                 "experiment": experiment.tags["of"],
