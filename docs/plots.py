@@ -32,7 +32,7 @@ PLOTS = {
         {
             "2.0M metric rows over HTTP": _beside("get-history", "120", "92"),
             "the same rows from SQLite": _beside("ADBC to Parquet", "1.16", "1.42"),
-            "10,000 runs from SQLite": _beside("rows alone, SQLAlchemy", "0.51", "2.20"),
+            "10,000 runs from SQLite": _beside("rows alone, SQLAlchemy", "0.48", "1.9"),
             "1.0 GB of artifacts": _beside("tar, zstd -1 -T2", "3.0", "1.9"),
             "100,000 traces over HTTP": _beside("search, batchGet", "1,092", "1,017"),
             "the same traces from SQLite": _beside("through the server", "640", "167"),
