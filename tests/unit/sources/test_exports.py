@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests import old_exports
 from tests.old_exports import EXPERIMENT, GENERATIONS, MODEL, RUNS, VERSIONS, Export
 
 SAMPLES = Path(__file__).parents[3] / "samples"
+GOLDEN = Path(__file__).parents[2] / "golden" / "everything.tar.zst"
 FIRST, SECOND = RUNS
 every_generation = pytest.mark.parametrize("generation", GENERATIONS)
 
@@ -102,6 +104,24 @@ def test_every_generation_arrives(generation: str, tmp_path: Path) -> None:
         generation in {"0", "1a"}
     )
     assert any("last value of each metric" in what for what in said) == (generation == "0")
+
+
+def test_forks_are_read_as_the_layout_that_they_took(tmp_path: Path) -> None:
+    """mlflow-migration has prompts beside layout 2.1, the fork for Databricks its own progress."""
+    convert(str(GOLDEN), str(tmp_path / "with prompts"))
+    fork = Export(tmp_path / "e", "2.1").write_all()
+    prompts = shutil.copytree(tmp_path / "with prompts" / "prompts", fork / "prompts")
+    (fork / "checkpoint").mkdir()
+    (fork / "checkpoint" / "experiments.parquet").write_bytes(b"PAR1")
+
+    report, _ = converted(fork, tmp_path)
+
+    assert report.ok, report.failures
+    assert (report.read_as or "").startswith("export of mlflow-export-import, layout 2.1")
+    assert report.counts[Kind.RUN].written == len(RUNS)
+    assert report.counts[Kind.MODEL_VERSION].written == len(VERSIONS)
+    there = len(list(prompts.glob("*/prompt.json")))
+    assert report.counts[Kind.PROMPT_VERSION].written == there > 10
 
 
 def test_what_the_latest_metrics_are_is_told_from_their_rows(tmp_path: Path) -> None:
