@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import StoreError
-from mlflow_exim_plugin.storage.leftovers import held, partial_prefix, remove_left, taking_turns
+from mlflow_exim_plugin.storage.leftovers import held, partial_name, remove_left, taking_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +57,7 @@ class CacheFolder:
 
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
         remove_left(self.folder.glob(".*.partial-*"))
-        part = path.with_name(f"{partial_prefix(path.name)}{uuid.uuid4().hex}")
+        part = path.with_name(partial_name(path.name))
         part.touch(mode=0o600)
         with held(part):
             make(part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import stat
@@ -19,6 +18,7 @@ from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.errors import EximError, StoreError, UnsafePathError, UsageError
 from mlflow_exim_plugin.host.files.gate import local_path_problem
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.schema.digests import sha256_of_stream
 from mlflow_exim_plugin.storage.file_systems import store_errors
 from mlflow_exim_plugin.storage.leftovers import held, remove_left
 from mlflow_exim_plugin.storage.output import publish_new
@@ -218,22 +218,16 @@ def _is_there(place: Path, file: Artifact, *, overwrite: bool) -> bool:
     except FileNotFoundError:
         return False
     is_file = stat.S_ISREG(found.st_mode)
-    if is_file and found.st_size == file.size_bytes and _sha256_of(place) == file.sha256:
-        return True
+    if is_file and found.st_size == file.size_bytes:
+        digest, _ = sha256_of_stream(place.open("rb"))
+        if digest == file.sha256:
+            return True
     if stat.S_ISDIR(found.st_mode):
         raise StoreError("a folder of its name is there")
     if not overwrite:
         what = "a link" if _is_link(place, found) else "another file"
         raise StoreError(f"{what} is there; --overwrite replaces it")
     return False
-
-
-def _sha256_of(place: Path) -> str:
-    digest = hashlib.sha256()
-    with place.open("rb") as file:
-        while data := file.read(_CHUNK_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def _is_link(place: Path, found: os.stat_result) -> bool:

@@ -137,7 +137,8 @@ class StoreFiles:
         Raises:
             UnreadableError: It is not there, is no file, leads out of the store, or cannot be read.
         """
-        return self._content(self.place(path), path=self.place(path))
+        place = self.place(path)
+        return self._content(place, path=place)
 
     def _content(self, place: str, *, path: str, folder: int | None = None) -> bytes:
         """Return a file's bytes, see ``content``.
