@@ -5,11 +5,13 @@ from __future__ import annotations
 import copyreg
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.schema.report import Report
 from tests.compare import Snapshot, snapshot
 from tests.filled import copy_of_database, copy_of_server, once_a_session
@@ -18,7 +20,6 @@ from tests.servers import start_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pytest
 
@@ -35,6 +36,19 @@ class Source:
     snapshot: Snapshot
     archive: str
     report: Report
+
+    def damaged(self, path: Path) -> Path:
+        """Write the archive with some bytes lost where a run's envelope is, and return its path."""
+        run = f"data/experiments/{self.made.experiments['plain']}/runs/{self.made.runs['parent']}"
+        data = bytearray(Path(self.archive).read_bytes())
+        with ArchiveReader.open(self.archive) as reader:
+            position = reader.position(f"{run}/run.json")
+            assert position is not None
+            table = reader.frames.table
+            place = table.file_offsets[table.frame_at(reader.data_offset(position))]
+        data[place + 100 : place + 120] = bytes(20)
+        path.write_bytes(data)
+        return path
 
 
 @contextmanager

@@ -179,9 +179,9 @@ def _without_places(value: Any) -> Any:
 
 def writes(client: MlflowClient, file: Path) -> dict[str, Callable[[], Any]]:
     """Return calls that write, of each kind."""
-    experiment = client.search_experiments(ViewType.ALL)[0]
-    run = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    run_id = run[0].info.run_id if run else "0" * 32
+    experiment, *others = client.search_experiments(ViewType.ALL)
+    ids = [each.experiment_id for each in (experiment, *others)]
+    run_id = client.search_runs(ids, run_view_type=ViewType.ALL)[0].info.run_id
     model = client.search_registered_models()[0]
     return {
         "create_experiment": lambda: client.create_experiment("new"),

@@ -16,7 +16,6 @@ from mlflow.entities import Metric
 
 from mlflow_exim_plugin import open_archive, pack, plot, report
 from mlflow_exim_plugin.cli.main import exim
-from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import ArchiveExistsError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.browser import chromium, visiting
@@ -196,17 +195,7 @@ def test_a_page_of_everything(browser: Browser, sqlite_source: Source, tmp_path:
 
 
 def test_a_damaged_archive_costs_what_is_damaged(sqlite_source: Source, tmp_path: Path) -> None:
-    hurt = tmp_path / "hurt.tar.zst"
-    data = bytearray((tmp_path / sqlite_source.archive).read_bytes())
-    made = sqlite_source.made
-    run = f"data/experiments/{made.experiments['plain']}/runs/{made.runs['parent']}/run.json"
-    with ArchiveReader.open(sqlite_source.archive) as reader:
-        position = reader.position(run)
-        assert position is not None
-        table = reader.frames.table
-        place = table.file_offsets[table.frame_at(reader.data_offset(position))]
-    data[place + 100 : place + 120] = bytes(20)
-    hurt.write_bytes(data)
+    hurt = sqlite_source.damaged(tmp_path / "hurt.tar.zst")
 
     told = report(str(hurt), str(tmp_path / "page.html"))
 

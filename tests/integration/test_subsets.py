@@ -209,17 +209,7 @@ def test_a_parent_that_stays_behind_is_named(sqlite_source: Source, tmp_path: Pa
 
 
 def test_a_damaged_archive_gives_what_is_whole(sqlite_source: Source, tmp_path: Path) -> None:
-    hurt = tmp_path / "hurt.tar.zst"
-    data = bytearray((tmp_path / sqlite_source.archive).read_bytes())
-    made = sqlite_source.made
-    run = f"data/experiments/{made.experiments['plain']}/runs/{made.runs['parent']}/run.json"
-    with ArchiveReader.open(sqlite_source.archive) as reader:
-        position = reader.position(run)
-        assert position is not None
-        table = reader.frames.table
-        place = table.file_offsets[table.frame_at(reader.data_offset(position))]
-    data[place + 100 : place + 120] = bytes(20)
-    hurt.write_bytes(data)
+    hurt = sqlite_source.damaged(tmp_path / "hurt.tar.zst")
     subset = tmp_path / "subset.tar.zst"
     report = pack(str(subset), tracking_uri=str(hurt))
     assert not report.ok
