@@ -16,6 +16,7 @@ from typing import Any
 _MODULES = {
     "__version__": "version",
     "Archive": "sources.archive.archive",
+    "Checking": "options",
     "Clearing": "options",
     "Comparing": "options",
     "Comparison": "comparison.result",

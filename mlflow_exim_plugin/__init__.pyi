@@ -9,7 +9,7 @@ from mlflow_exim_plugin.operations.leftovers import Leftover as Leftover
 from mlflow_exim_plugin.operations.leftovers import Leftovers as Leftovers
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
 from mlflow_exim_plugin.operations.verify import Verification as Verification
-from mlflow_exim_plugin.operations.verify import verify as verify
+from mlflow_exim_plugin.options.groups import Checking as Checking
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
 from mlflow_exim_plugin.options.groups import Drawing as Drawing
@@ -330,3 +330,18 @@ def unpack(
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
 ) -> Report: ...
+def verify(
+    archive: str,
+    *,
+    opening: Opening = ...,
+    checking: Checking = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    expected_root: str | None = ...,
+    quick: bool = ...,
+    sample: float | None = ...,
+    seed: str | None = ...,
+    jobs: int = ...,
+    progress: Callable[[int, int], None] | None = ...,
+) -> Verification: ...

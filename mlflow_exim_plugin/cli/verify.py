@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.output import StatusLine, say, show_json, size_text
 from mlflow_exim_plugin.errors import ExitCode
-from mlflow_exim_plugin.options import Opening
+from mlflow_exim_plugin.options import Checking, Opening
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.operations.verify import Verification
 
 
 @click.command(cls=Command)
 @archive_argument
-@click.option(
-    "--root",
-    metavar="HEX",
-    help="Root digest that the archive must have; without it authenticity is not checked.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Threads that decompress.",
-)
-@asks("registry_uri", "artifacts_destination", opening=Opening)
+@asks("registry_uri", "artifacts_destination", checking=Checking, opening=Opening)
 @output_options
 @click.pass_context
 def verify(
-    ctx: click.Context, /, archive: str, root: str | None, jobs: int, output: str, opening: Opening
+    ctx: click.Context, /, archive: str, output: str, checking: Checking, opening: Opening
 ) -> None:
     """Check every byte and document of ARCHIVE, a path or any fsspec URL, against the format.
 
@@ -46,30 +40,35 @@ def verify(
         return f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}"
 
     with StatusLine(share) as progress:
-        result = run_verify(
-            archive,
-            expected_root=root,
-            jobs=jobs,
-            storage_options=opening.storage_options,
-            progress=progress,
-        )
+        result = run_verify(archive, opening=opening, checking=replace(checking, progress=progress))
     if output == "json":
         show_json(result.to_dict())
     else:
-        for finding in result.findings:
-            say(str(finding))
-        size = f"{result.members} members, {size_text(result.size_bytes)}"
-        if result.ok:
-            trust = (
-                "has the expected root"
-                if result.authentic
-                else "authenticity not checked: compare the root or give --root"
-            )
-            say(f"Consistent: {size}; {trust}")
-            say(f"Root sha256:{result.root}")
-        else:
-            sound = result.members - len(result.damaged)
-            say(f"Damaged: {size}; {len(result.damaged)} damaged, {sound} as they were packed")
-            say(f"Claimed root sha256:{result.claimed_root}")
+        _tell(result)
     if not result.ok:
         ctx.exit(ExitCode.INVALID_ARCHIVE)
+
+
+def _tell(result: Verification) -> None:
+    for finding in result.findings:
+        say(str(finding))
+    size = f"{result.members} members, {size_text(result.size_bytes)}"
+    if result.ok:
+        trust = (
+            "has the expected root"
+            if result.authentic
+            else "authenticity not checked: compare the root or give --root"
+        )
+        how = "Consistent" if result.level == "full" else "Consistent as far as was looked"
+        say(f"{how}: {size}; {trust}")
+        say(f"Root sha256:{result.root}")
+    else:
+        unhurt = f"{len(result.damaged)} damaged"
+        if result.level == "full":
+            unhurt += f", {result.members - len(result.damaged)} as they were packed"
+        say(f"Damaged: {size}; {unhurt}")
+        say(f"Claimed root sha256:{result.claimed_root}")
+    if result.not_looked_at:
+        say(f"Not looked at: {result.not_looked_at}")
+    if result.seed is not None:
+        say(f"Members were chosen by the seed {result.seed}")

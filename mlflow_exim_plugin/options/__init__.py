@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
 from mlflow_exim_plugin.options.groups import (
+    Checking,
     Clearing,
     Comparing,
     Drawing,
@@ -30,6 +31,7 @@ from mlflow_exim_plugin.options.selection import (
 )
 
 __all__ = [
+    "Checking",
     "Clearing",
     "Comparing",
     "Drawing",

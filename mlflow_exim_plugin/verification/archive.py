@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.container.tarball import TarEntry
 
-__all__ = ["MAX_FINDINGS", "verify_archive"]
+__all__ = ["MAX_FINDINGS", "verify_archive", "verify_tail"]
 
 MAX_FINDINGS = 1000
 """Findings returned at most; one more says how many there were."""
@@ -65,6 +65,18 @@ def verify_archive(
         _TarWalk(reader, stream, findings).run()
     finally:
         stream.close()
+    _check_bag(reader, findings)
+    return findings.listed()
+
+
+def verify_tail(reader: ArchiveReader) -> list[Finding]:
+    """Check what an open archive tells without its members: frame sizes and the bag's own files.
+
+    Raises:
+        StoreError: The file cannot be read.
+    """
+    findings = _Findings()
+    _check_granularity(reader, findings)
     _check_bag(reader, findings)
     return findings.listed()
 
