@@ -93,11 +93,12 @@ def workspace_store(workspace_uri: str, **options: Any) -> Any:
     return open_workspace_store(workspace_uri)
 
 
-def artifact_repository(artifact_uri: str, **options: Any) -> Any:
+def artifact_repository(artifact_uri: str, *asked_by: Any, **options: Any) -> Any:
     """Return MLflow's artifact repository on an archive, which only reads.
 
     Args:
         artifact_uri: Address of a folder in the archive, ``exim:…!/…``.
+        asked_by: Tracking URI, as MLflow 3.0 and 3.1 give it.
         options: What else MLflow gives to a repository.
 
     Raises:
@@ -105,7 +106,8 @@ def artifact_repository(artifact_uri: str, **options: Any) -> Any:
     """
     from mlflow_exim_plugin.plugins.artifact_repository import ArchiveArtifactRepository
 
-    return ArchiveArtifactRepository(artifact_uri, **options)
+    del asked_by, options  # an archive answers all alike
+    return ArchiveArtifactRepository(artifact_uri)
 
 
 def _load_commands() -> tuple[click.Group, OwnProcess]:

@@ -16,7 +16,7 @@ from urllib3.util import Retry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["answers"]
+__all__ = ["answers", "without_secrets"]
 
 _V2, _V3 = "/api/2.0/mlflow", "/api/3.0/mlflow"
 _ALL = "ALL"
@@ -272,3 +272,22 @@ def _in_order(value: Any) -> Any:
             for key, inner in value.items()
         }
     return value
+
+
+def without_secrets(reply: Any) -> Any:
+    """Return an answer without what is not packed or has no order."""
+    if isinstance(reply, list | tuple):
+        return [without_secrets(inner) for inner in reply]
+    if not isinstance(reply, dict):
+        return reply
+    plain = {}
+    for key, value in reply.items():
+        if key in {"secret_id", "secret_name"}:
+            continue
+        is_json = key == "tags" and isinstance(value, str)  # of evaluation datasets
+        plain[key] = json.loads(value) if is_json else without_secrets(value)
+    if "webhook_id" in plain:
+        del plain["status"]
+    if plain.get("end_time_unix_nano") == 0:
+        plain["end_time_unix_nano"] = None  # of a span that runs, MLflow has both
+    return plain

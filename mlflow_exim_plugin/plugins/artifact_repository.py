@@ -35,14 +35,12 @@ class ArchiveArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
     Args:
         artifact_uri: Address of a folder of files in an archive, or of the archive.
-        options: What else MLflow gives to a repository; who it is asked by does not matter.
 
     Raises:
         MlflowException: The archive is not there, or cannot be read.
     """
 
-    def __init__(self, artifact_uri: str, **options: Any) -> None:
-        del options
+    def __init__(self, artifact_uri: str) -> None:
         super().__init__(artifact_uri)
         with as_mlflow():
             self._address = Address.parse(artifact_uri)

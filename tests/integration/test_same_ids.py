@@ -39,7 +39,7 @@ from mlflow_exim_plugin.options import Writing
 from mlflow_exim_plugin.schema.objects import Artifact, Experiment, Kind, Loss, Run
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
-from tests.answers import answers
+from tests.answers import answers, without_secrets
 from tests.compare import assert_count_law
 from tests.everything import SERVER_ENV
 from tests.filled import copy_of_server
@@ -81,25 +81,6 @@ def rows(uri: str, query: str) -> list[tuple[Any, ...]]:
         found = [tuple(row) for row in connection.execute(sqlalchemy.text(query))]
     engine.dispose()
     return found
-
-
-def without_secrets(reply: Any) -> Any:
-    """Return an answer without what is not packed or has no order."""
-    if isinstance(reply, list | tuple):
-        return [without_secrets(inner) for inner in reply]
-    if not isinstance(reply, dict):
-        return reply
-    plain = {}
-    for key, value in reply.items():
-        if key in {"secret_id", "secret_name"}:
-            continue
-        is_json = key == "tags" and isinstance(value, str)  # of evaluation datasets
-        plain[key] = json.loads(value) if is_json else without_secrets(value)
-    if "webhook_id" in plain:
-        del plain["status"]
-    if plain.get("end_time_unix_nano") == 0:
-        plain["end_time_unix_nano"] = None  # of a span that runs, MLflow has both
-    return plain
 
 
 def mlflow_cli(arguments: list[str]) -> None:
