@@ -111,8 +111,7 @@ def _show(result: Comparison) -> None:
     if result.total > len(result.differences):
         say(f"... and {result.total - len(result.differences)} more differences, see --limit")
     for side, failure in result.unreadable[:_NAMED]:
-        kind = failure.kind.value.replace("_", " ")
-        say(f"Unreadable in {side.upper()}: {kind} {failure.id}: {failure.reason}")
+        say(f"Unreadable in {side.upper()}: {failure.kind.words} {failure.id}: {failure.reason}")
     if len(result.unreadable) > _NAMED:
         say(f"Unreadable: and {len(result.unreadable) - _NAMED} more, see --output json")
     for side, seen in result.not_compared:
@@ -129,7 +128,7 @@ def _show(result: Comparison) -> None:
         ):
             if count:
                 parts.append(f"{count} {word}")
-        say(f"  {kind.value.replace('_', ' ')}: {', '.join(parts)}")
+        say(f"  {kind.words}: {', '.join(parts)}")
     rules = result.rules
     for name, times in (*sorted(rules.applied.items()), *sorted(rules.ignored.items())):
         if times:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.errors import ExitCode
+from mlflow_exim_plugin.kinds.kind import Kind
 from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
         say(f"Read as {report.read_as}")
     rows = [
         (
-            kind.replace("_", " "),
+            Kind(kind).words,
             *(str(counts[c]) for c in ("found", "written", "skipped", "failed")),
         )
         for kind, counts in summary["counts"].items()
@@ -143,7 +144,7 @@ def named(title: str, entries: list[tuple[str, str, str]]) -> None:
     """Print what failed or is kept differently: kind, id and reason of each."""
     for kind, identity, what in entries[:_NAMED]:
         name = "all" if identity == "*" else identity
-        say(f"{title}: {kind.replace('_', ' ')} {name}: {what}")
+        say(f"{title}: {Kind(kind).words} {name}: {what}")
     if len(entries) > _NAMED:
         say(f"{title}: and {len(entries) - _NAMED} more, see --output json")
 
@@ -205,7 +206,7 @@ def growing_text(report: Report) -> str:
 
 
 def _counted(kind: str, count: int) -> str:
-    name = kind.replace("_", " ")
+    name = Kind(kind).words
     if count != 1:
         name = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
     return f"{count:,} {name}"

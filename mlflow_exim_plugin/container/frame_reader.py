@@ -19,10 +19,6 @@ __all__ = ["FrameReader"]
 
 CACHE_BYTES = 32 << 20
 """Decompressed frames kept for later reads."""
-GROUP_BYTES = 8 << 20
-"""Most that is read together for several who want a part of it."""
-GROUPS_AT_ONCE = 8
-
 _REQUEST_BYTES = 8 << 20
 """Most that one request asks for, when it is several frames."""
 _REQUEST_OF_SEVERAL_BYTES = 6 << 20
@@ -68,42 +64,15 @@ class FrameReader:
     def spans(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | EximError]:
         """Return the bytes of many spans of the tar stream, or why one cannot be read.
 
-        Those in the same frame or the next are read together, and a few such groups at once.
+        They are read in the order of the file, so that neighbours come with one request.
         """
-        groups: list[list[int]] = []
-        group_start, next_frame = 0, -1
-        for number in sorted(range(len(wanted)), key=wanted.__getitem__):
-            start, end = wanted[number]
-            first, last = self.table.frame_at(start), self.table.frame_at(max(start, end - 1))
-            if first <= next_frame and end - group_start <= GROUP_BYTES:
-                groups[-1].append(number)
-                next_frame = max(next_frame, last + 1)
-            else:
-                groups.append([number])
-                group_start, next_frame = start, last + 1
+        self.expect(wanted)
         found: list[bytes | EximError] = [b""] * len(wanted)
-
-        def read(group: list[int]) -> None:
-            start, end = wanted[group[0]][0], max(wanted[number][1] for number in group)
+        for number in sorted(range(len(wanted)), key=wanted.__getitem__):
             try:
-                data = b"".join(self.span(start, end))
+                found[number] = b"".join(self.span(*wanted[number]))
             except EximError as error:
-                if len(group) > 1:  # each alone: only what is damaged is lost
-                    for number in group:
-                        read([number])
-                else:
-                    found[group[0]] = error
-                return
-            for number in group:
-                found[number] = data[wanted[number][0] - start : wanted[number][1] - start]
-
-        if len(groups) < 2:
-            for group in groups:
-                read(group)
-            return found
-        with ThreadPoolExecutor(min(GROUPS_AT_ONCE, len(groups)), "exim-read") as pool:
-            for done in [pool.submit(read, group) for group in groups]:
-                done.result()
+                found[number] = error
         return found
 
     def frames(self, first: int, last: int, at_once: int = 0) -> Iterator[bytes]:

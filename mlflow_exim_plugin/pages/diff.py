@@ -39,7 +39,7 @@ def _row(difference: Difference) -> list[Any]:
     sides = [_value(value) for value in (difference.a, difference.b)]
     if not field:
         field = f"only in {'B' if difference.a is ABSENT else 'A'}"
-    return [kind.replace("_", " "), shown(f"{difference.id}{other}"), shown(field), *sides]
+    return [difference.kind.words, shown(f"{difference.id}{other}"), shown(field), *sides]
 
 
 def _value(value: Any) -> str | None:

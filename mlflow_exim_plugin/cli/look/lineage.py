@@ -80,7 +80,6 @@ def show_lineage(
 
 
 def _show(occurrence: Occurrence) -> None:
-    kind = str(occurrence.kind).replace("_", " ")
     for number, source in enumerate(occurrence.sources, 1):
         identity = source.fields.get("run_id") or source.origin
         server = source.server.get("tracking_uri", "a place that its tags do not name")
@@ -96,7 +95,7 @@ def _show(occurrence: Occurrence) -> None:
         if not source.names:
             say("   (it was carried on without source tags)")
     say(f"{len(occurrence.sources) + 1}. {occurrence.location}, now")
-    say(f"   {kind}: {occurrence.id}")
+    say(f"   {occurrence.kind.words}: {occurrence.id}")
     for name, text in (
         ("name", occurrence.name),
         ("experiment_id", occurrence.experiment_id),

@@ -1,0 +1,85 @@
+"""``mlflow exim show``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
+from mlflow_exim_plugin.cli.output import say, show_json
+from mlflow_exim_plugin.options import Opening, Reading
+
+
+@click.command(cls=Command)
+@archive_argument
+@click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
+@click.option("-r", "--run-id", metavar="ID", help="Run.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME",
+    help="Registered model or prompt with its versions, or MODEL/3, MODEL@ALIAS, MODEL/latest.",
+)
+@click.option("--logged-model", metavar="ID", help="Logged model.")
+@click.option("--trace", metavar="ID", help="Trace with its spans and assessments.")
+@click.option(
+    "--lineage",
+    is_flag=True,
+    help="Show where an experiment, run or model was before, the oldest place first; ARCHIVE may "
+    "then be a server's or store's URI too.",
+)
+@asks(opening=Opening, reading=Reading)
+@output_options
+def show(
+    archive: str,
+    trace: str | None,
+    lineage: bool,
+    output: str,
+    opening: Opening,
+    reading: Reading,
+    **asked: str | None,
+) -> None:
+    """Show one object of ARCHIVE, or the archive itself; it may be an old export's folder too.
+
+    That is its envelope; of a trace, which is rows of a table, and in an export it is the document.
+    With --lineage it is what the object's tags tell of the places it was carried from.
+
+    Example:
+
+      mlflow exim show backup.tar.zst --run-id 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b --output json
+    """
+    if sum(choice is not None for choice in (*asked.values(), trace)) > 1:
+        raise click.UsageError(
+            "Give one of --experiment, --run-id, --model, --logged-model and --trace."
+        )
+    if lineage:
+        from mlflow_exim_plugin.cli.look.lineage import show_lineage
+
+        show_lineage(archive, asked, opening, reading, as_json=output == "json")
+        return
+    from mlflow_exim_plugin.operations.contents import document_of
+    from mlflow_exim_plugin.operations.ends import open_source
+
+    with open_source(archive, opening, among=("archive", "export")) as source:
+        document = document_of(source, trace=trace, **asked)
+    if output == "json":
+        show_json(document)
+    else:
+        _outline(document, "")
+
+
+def _outline(value: Any, indent: str) -> None:
+    """Print a document for people: a line a field, entries of key and value on one line."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in entries:
+        name = "-" if isinstance(value, list) else str(key)
+        if isinstance(entry, dict) and entry.keys() == {"key", "value"}:
+            say(f"{indent}{entry['key']}: {entry['value']}")
+        elif isinstance(entry, dict | list):
+            if entry:
+                say(f"{indent}{name}:" if name != "-" else f"{indent}-")
+                _outline(entry, indent + "  ")
+        else:
+            say(f"{indent}{name}: {entry}" if name != "-" else f"{indent}- {entry}")
