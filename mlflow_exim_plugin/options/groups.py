@@ -126,8 +126,8 @@ class Packing:
     level: int = asked("zstd compression level.", default=3, least=1, most=22)
     overwrite: bool = asked("Replace an archive that is there.", default=False)
     resume: bool = asked(
-        "Go on where a pack into this file was broken off, and leave what was packed if this one "
-        "is.",
+        "Go on where a pack to this name was broken off, and leave what was packed if this one is. "
+        "For a store it is kept on this machine too meanwhile.",
         default=False,
     )
     export_source_tags: bool = asked(

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError, UsageError
+from mlflow_exim_plugin.errors import ArchiveExistsError, EximError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import EXISTS_HINT, file_system, store_errors
 from mlflow_exim_plugin.storage.leftovers import (
@@ -26,13 +26,15 @@ from mlflow_exim_plugin.storage.leftovers import (
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.storage.upload.parts import Parts
 from mlflow_exim_plugin.storage.upload.publication import upload_to
-from mlflow_exim_plugin.storage.upload.under_way import remove_noted
+from mlflow_exim_plugin.storage.upload.under_way import kept_for, note, remove_noted, taken_over
 from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 __all__ = ["OutputFile", "Writable", "atomic_output", "publish_new"]
+
+_PIECE_BYTES = 1 << 20
 
 
 class Writable(Protocol):
@@ -86,26 +88,21 @@ def atomic_output(
         url: Local path or fsspec URL; its folder must exist.
         overwrite: Replace what is there; without it that is an error, found before anything is
             written and again, where the store can, at the end.
-        resume: Go on with what a process that is no more left of a local file, which is given as
-            ``earlier``; after an exception what is written stays for another attempt.
+        resume: Go on with what a process that is no more left, which is given as ``earlier``; after
+            an exception what is written stays for another attempt. What is for a store is kept on
+            this machine meanwhile, and parts that are there are not sent again.
         storage_options: For the file system, see fsspec.
 
     Raises:
         ArchiveExistsError: The target exists and ``overwrite`` is false.
-        UsageError: Nothing can be resumed on a store.
         StoreError: The disk is full, the folder is missing, the store refused or died.
         MissingDependencyError: The protocol needs a package that is not installed.
     """
     path = local_path(url)
     if path is not None:
         writing = _local_output(path, overwrite=overwrite, resume=resume)
-    elif resume:
-        raise UsageError(
-            f"what was begun at {redact_url(url)} cannot be resumed",
-            "only a file of this machine can; leave --resume out to begin anew",
-        )
     else:
-        writing = _far_output(url, storage_options, overwrite=overwrite)
+        writing = _far_output(url, storage_options, overwrite=overwrite, resume=resume)
     with writing as output:
         yield output
 
@@ -118,26 +115,36 @@ def _local_output(path: str, *, overwrite: bool, resume: bool) -> Generator[Outp
             raise StoreError(f"{path} is not a regular file")
         if target.exists() and not overwrite:
             raise ArchiveExistsError(f"{path} exists", EXISTS_HINT)
+    with _partial_file(target, resume=resume) as (partial, file, earlier):
+        yield OutputFile(file, path, earlier)
+        with store_errors(path, "write"):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            if overwrite:
+                partial.replace(target)
+            else:
+                publish_new(partial, target)
+            _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _partial_file(
+    target: Path, *, resume: bool
+) -> Generator[tuple[Path, IO[bytes], IO[bytes] | None]]:
+    """Give a file beside a target, open, and open again as an earlier attempt's if it is that."""
+    with store_errors(str(target), "write"):
         beside = partial_prefix(target.name)
         left = [file for file in target.parent.iterdir() if file.name.startswith(beside)]
         begun = _largest(left) if resume else None
         remove_left(file for file in left if file != begun)
         partial = begun or target.with_name(partial_name(target.name))
-        file = partial.open("r+b" if begun else "xb")
+        file = partial.open("r+b" if begun else "x+b")
     with contextlib.ExitStack() as stack:
-        with store_errors(path, "write"):
+        with store_errors(str(target), "write"):
             stack.enter_context(held_on(partial) if resume else held(partial))
         try:
-            yield OutputFile(file, path, file if begun else None)
-            with store_errors(path, "write"):
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                if overwrite:
-                    partial.replace(target)
-                else:
-                    publish_new(partial, target)
-                _sync_folder(target.parent)
+            yield partial, file, file if begun else None
         finally:
             # Closing flushes, which fails again on a full disk; what counts is on its way.
             with contextlib.suppress(OSError):
@@ -182,41 +189,78 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _far_output(
-    url: str, storage_options: Mapping[str, Any] | None, *, overwrite: bool
+    url: str, storage_options: Mapping[str, Any] | None, *, overwrite: bool, resume: bool
 ) -> Generator[OutputFile]:
     store, path = file_system(url, storage_options)
     with store_errors(url, "write"):
         upload = upload_to(store, path, url, overwrite=overwrite)
         if not overwrite and store.exists(path):
             raise ArchiveExistsError(f"{redact_url(url)} exists", EXISTS_HINT)
-        remove_noted(url, upload.remove)
+        if not resume:
+            remove_noted(url, upload.remove)
     parts = Parts(upload, url)
-    try:
-        yield (output := OutputFile(parts, url))
+    keeping = _kept_here(parts, url) if resume else contextlib.nullcontext((parts, None))
+    with keeping as (file, earlier):
+        try:
+            yield OutputFile(file, url, earlier)
+            with store_errors(url, "write"):
+                is_there = _published(parts, url, storage_options)
+        except BaseException:
+            parts.abandon()
+            raise
+        if not is_there:
+            raise StoreError(
+                f"{redact_url(url)}: the store took {parts.bytes_written} bytes, and has others",
+                "pack again, to another name; what is there is no archive",
+            )
+
+
+@contextlib.contextmanager
+def _kept_here(parts: Parts, url: str) -> Generator[tuple[Writable, IO[bytes] | None]]:
+    """Keep what goes to a store on this machine too, until all of it is there.
+
+    The parts of an upload cannot be read: what another attempt goes on with is this file.
+    """
+    target = kept_for(url)
+    with contextlib.ExitStack() as stack:
+        with store_errors(str(target), "write"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        taken = stack.enter_context(taken_over(url))
+        partial, file, earlier = stack.enter_context(_partial_file(target, resume=True))
+        if not any(one.left == str(partial) for one in taken):
+            stack.enter_context(note(url, str(partial), is_here=True))
         with store_errors(url, "write"):
-            is_there = _published(parts, url, storage_options, output.bytes_written)
-    except BaseException:
-        parts.abandon()
-        raise
-    if not is_there:
-        raise StoreError(
-            f"{redact_url(url)}: the store took {output.bytes_written} bytes, and has others",
-            "pack again, to another name; what is there is no archive",
-        )
+            parts.go_on([one.left for one in taken if not one.is_here])
+        yield _SentAlong(file, parts), earlier
 
 
-def _published(
-    parts: Parts, url: str, storage_options: Mapping[str, Any] | None, size_bytes: int
-) -> bool:
+class _SentAlong:
+    """A file of this machine of which all is sent to a store, first what is in it already."""
+
+    def __init__(self, file: IO[bytes], parts: Parts) -> None:
+        self._file = file
+        self._parts = parts
+
+    def write(self, data: bytes) -> None:
+        if not self._parts.bytes_written:
+            self._file.seek(0)
+            for piece in iter(lambda: self._file.read(_PIECE_BYTES), b""):
+                self._parts.write(piece)
+        with store_errors(str(self._file.name), "write"):
+            self._file.write(data)
+        self._parts.write(data)
+
+
+def _published(parts: Parts, url: str, storage_options: Mapping[str, Any] | None) -> bool:
     """Let the file be at its name; whether it is what was written that is there then."""
 
     def is_there() -> bool:
         # The end of an archive has its root, and so tells it from all others.
         with contextlib.closing(open_range(url, storage_options)) as source:
-            start = size_bytes - len(parts.end)
+            end = parts.bytes_written
             return (
-                source.size_bytes == size_bytes
-                and source.read_range(start, size_bytes) == parts.end
+                source.size_bytes == end
+                and source.read_range(end - len(parts.end), end) == parts.end
             )
 
     try:

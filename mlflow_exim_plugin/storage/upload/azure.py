@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import re
 import threading
 import uuid
@@ -13,14 +15,15 @@ from fsspec.asyn import sync
 from mlflow_exim_plugin.storage.pinned import seconds_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
 __all__ = ["azure_upload", "blocks_of_azure"]
 
-_BLOCK = re.compile(rb"[0-9a-f]{16}[0-9]{6}")
-"""Name of a block: of the process that writes, and its number."""
+_NAME_DIGITS = 16
+_BLOCK = re.compile(rb"[0-9a-f]{%d}[0-9]{6}" % _NAME_DIGITS)
+"""Name of a block: of the process that writes, or of its bytes if they may be there; its number."""
 
 
 def azure_upload(store: Any, path: str, *, overwrite: bool) -> Upload:
@@ -85,7 +88,8 @@ class _AzureUpload:
         self._store = store
         self._overwrite = overwrite
         self._container, self._blob, _ = store.split_path(path)
-        self._mine = uuid.uuid4().hex[:16]
+        self._mine = uuid.uuid4().hex[:_NAME_DIGITS]
+        self._there: dict[str, int] | None = None
         self._blocks: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -95,12 +99,29 @@ class _AzureUpload:
             self.send(1, data)
         self.publish()
 
+    def go_on(self, left: Sequence[str]) -> bool:
+        del left  # its blocks are found by their names
+        self._there = {}
+        there = self._there
+
+        async def listed(blob: Any) -> None:
+            _, blocks = await blob.get_block_list("uncommitted")
+            there.update((block.id, block.size) for block in blocks)
+
+        with contextlib.suppress(FileNotFoundError):
+            self._call(listed)
+        return True
+
     def begin(self) -> str | None:
         return None
 
     def send(self, number: int, data: bytes) -> None:
-        block = base64.b64encode(f"{self._mine}{number:06d}".encode()).decode()
-        self._call(lambda blob: blob.stage_block(block, data, length=len(data)), len(data))
+        name = self._mine
+        if self._there is not None:
+            name = hashlib.sha256(data).hexdigest()[:_NAME_DIGITS]
+        block = base64.b64encode(f"{name}{number:06d}".encode()).decode()
+        if not self._there or self._there.get(block) != len(data):
+            self._call(lambda blob: blob.stage_block(block, data, length=len(data)), len(data))
         with self._lock:
             self._blocks[number] = block
 

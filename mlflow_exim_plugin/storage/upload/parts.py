@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlflow_exim_plugin.errors import NOTICE
 from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.upload.under_way import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Parts", "Upload"]
 
@@ -47,6 +51,15 @@ class Upload(Protocol):
             FileExistsError: Something is at its name, and is not to be overwritten.
         """
 
+    def go_on(self, left: Sequence[str]) -> bool:
+        """Have the parts that are there already not sent again; whether the store keeps such.
+
+        What is of no use is removed.
+
+        Args:
+            left: What others began and left, the first ones first.
+        """
+
     def begin(self) -> str | None:
         """Begin a file of parts; what is told removes it for :meth:`remove`, if a file is left."""
 
@@ -78,9 +91,12 @@ class Parts:
 
     Attributes:
         end: The last bytes that were written.
+        bytes_written: How many were written.
     """
 
     def __init__(self, upload: Upload, url: str) -> None:
+        self.bytes_written = 0
+        self._stay = False
         self._upload = upload
         self._url = url
         self._pieces: list[bytes] = []
@@ -91,8 +107,17 @@ class Parts:
         self._noted = contextlib.ExitStack()
         self.end = b""
 
+    def go_on(self, left: Sequence[str]) -> None:
+        """Send no parts again that are there of what others began, and leave those that are sent.
+
+        Args:
+            left: What others began and left, the first ones first.
+        """
+        self._stay = self._upload.go_on(left)
+
     def write(self, data: bytes) -> None:
         """Append the bytes."""
+        self.bytes_written += len(data)
         self._pieces.append(data)
         self._piece_bytes += len(data)
         while self._piece_bytes >= (size_bytes := self._next_bytes()):
@@ -120,10 +145,13 @@ class Parts:
         self._pool.shutdown()
 
     def abandon(self) -> None:
-        """Remove what was sent; if that fails, what is left stays noted."""
+        """Remove what was sent, unless it is to stay; if that fails, what is left stays noted."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         # A part that comes after its upload was removed would stay.
         waited = wait(self._under_way, timeout=_PATIENCE_S)
+        if self._stay:
+            self._noted.__exit__(*sys.exc_info())  # the note stays
+            return
         try:
             self._upload.abandon()
         except Exception as error:  # noqa: BLE001 - stores have no common base of errors

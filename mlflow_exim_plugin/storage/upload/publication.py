@@ -16,7 +16,7 @@ from mlflow_exim_plugin.storage.schemes import Publication, publication_of
 from mlflow_exim_plugin.storage.ssh_ranges import SILENCE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
@@ -45,8 +45,16 @@ class _OneStream:
         self.send(1, data)
         self.publish()
 
+    def go_on(self, left: Sequence[str]) -> bool:
+        for one in left:
+            self.remove(one)
+        return False
+
     def begin(self) -> str | None:
         raise NotImplementedError
+
+    def remove(self, left: str) -> None:
+        raise NotImplementedError(left)
 
     def send(self, number: int, data: bytes) -> None:
         del number
@@ -83,9 +91,6 @@ class _ObjectFile(_OneStream):
                 self._file.discard()
         finally:  # neither close() nor __del__ may commit it
             self._file.closed = True
-
-    def remove(self, left: str) -> None:
-        raise NotImplementedError(left)
 
 
 class _RenamedFile(_OneStream):

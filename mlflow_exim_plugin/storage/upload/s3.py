@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from fsspec.asyn import sync
 from mlflow_exim_plugin.storage.pinned import seconds_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlflow_exim_plugin.storage.upload.parts import Upload
 
@@ -73,6 +74,15 @@ def _parts(store: Any, where: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
 
+def _is_of(part: Mapping[str, Any], data: bytes) -> bool:
+    """Whether a part that is there is known to have these bytes."""
+    # With keys of KMS an ETag is no MD5: then nothing is known, and all is sent.
+    return (
+        part.get("Size") == len(data)
+        and part.get("ETag", "").strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    )
+
+
 class _S3Upload:
     def __init__(self, store: Any, path: str, *, overwrite: bool) -> None:
         bucket, key, _ = store.split_path(path)
@@ -82,6 +92,7 @@ class _S3Upload:
         self._where = {"Bucket": bucket, "Key": key}
         self._upload: dict[str, str] = {}
         self._parts: dict[int, dict[str, Any]] = {}
+        self._there: dict[int, Mapping[str, Any]] = {}
         self._size_bytes = 0
         self._lock = threading.Lock()
         # Cloudflare's wants parts of one length.
@@ -91,14 +102,31 @@ class _S3Upload:
     def put(self, data: bytes) -> None:
         self._size_bytes = len(data)
         self._commit("put_object", {"Body": data})
+        self.abandon()
+
+    def go_on(self, left: Sequence[str]) -> bool:
+        for upload in left:
+            try:
+                there = list(_parts(self._store, {**self._where, "UploadId": upload}))
+            except FileNotFoundError:  # it was ended meanwhile
+                continue
+            self.abandon()
+            self._upload = {"UploadId": upload}
+            self._there = {part["PartNumber"]: part for part in there}
+        return True
 
     def begin(self) -> str | None:
+        if self._upload:
+            return None  # who began it has noted it
         upload = self._call("create_multipart_upload")
         self._upload = {"UploadId": upload["UploadId"]}
         return str(upload["UploadId"])
 
     def send(self, number: int, data: bytes) -> None:
-        part = self._call("upload_part", len(data), **self._upload, PartNumber=number, Body=data)
+        part = self._there.get(number, {})
+        if not _is_of(part, data):
+            what = {**self._upload, "PartNumber": number, "Body": data}
+            part = self._call("upload_part", len(data), **what)
         told = {name: part[name] for name in part if name == "ETag" or name.startswith("Checksum")}
         told.pop("ChecksumType", None)
         with self._lock:

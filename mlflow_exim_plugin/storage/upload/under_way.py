@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.storage.leftovers import is_held, locked, unheld
+from mlflow_exim_plugin.storage.leftovers import is_held, locked, remove_left, unheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Note", "note", "notes", "remove_noted"]
+__all__ = ["Note", "kept_for", "note", "notes", "remove_noted", "taken_over"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,16 +31,22 @@ def _folder() -> Path:
     return Path(state).expanduser() / "mlflow-exim" / "under-way"
 
 
+def kept_for(url: str) -> Path:
+    """Return where on this machine a file of a store is kept until it is all there."""
+    return _folder().with_name("kept") / _name_of(url)
+
+
 @contextlib.contextmanager
-def note(url: str, left: str) -> Iterator[None]:
+def note(url: str, left: str, *, is_here: bool = False) -> Iterator[None]:
     """Note what is under way, until it is done or removed; what raises leaves the note.
 
     Args:
         url: Of the file that is written.
         left: What removes it at the store, should this process be killed.
+        is_here: Whether it is a file of this machine instead.
     """
     path = _folder() / f"{_name_of(url)}-{uuid.uuid4().hex}.json"
-    told = json.dumps({"url": redact_url(url), "left": left})
+    told = json.dumps({"url": redact_url(url), "left": left, "is_here": is_here})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = locked(path, told)
@@ -65,6 +71,7 @@ class Note:
         left: What removes it at the store.
         begun_ms: When it was begun, in ms since the Unix epoch.
         is_held: Whether its process lives.
+        is_here: Whether ``left`` is the path of a file of this machine instead.
     """
 
     path: Path
@@ -72,6 +79,7 @@ class Note:
     left: str
     begun_ms: int
     is_held: bool
+    is_here: bool = False
 
     def take_back(self, remove: Callable[[str], None]) -> bool:
         """Remove what is noted, and the note; False if its process lives, or another was faster.
@@ -82,7 +90,10 @@ class Note:
         with unheld(self.path) as text:
             if text is None:
                 return False
-            remove(self.left)
+            if self.is_here:
+                remove_left([Path(self.left)])
+            else:
+                remove(self.left)
             self.path.unlink(missing_ok=True)
         return True
 
@@ -98,7 +109,9 @@ def notes(url: str | None = None) -> list[Note]:
         try:
             told = json.loads(path.read_text("utf-8"))
             begun_ms = path.stat().st_mtime_ns // 1_000_000
-            one = Note(path, str(told["url"]), str(told["left"]), begun_ms, is_held(path))
+            is_here = told.get("is_here", False) is True
+            held = is_held(path)
+            one = Note(path, str(told["url"]), str(told["left"]), begun_ms, held, is_here)
         except FileNotFoundError:  # it is done
             continue
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -124,6 +137,22 @@ def remove_noted(url: str, remove: Callable[[str], None]) -> None:
                 redact_url(url),
                 error,
             )
+
+
+@contextlib.contextmanager
+def taken_over(url: str) -> Iterator[list[Note]]:
+    """Give what processes that are no more have noted of a URL, the first ones first.
+
+    Nobody else takes it meanwhile. In the end the notes go; what raises leaves them.
+
+    Args:
+        url: Of a file.
+    """
+    with contextlib.ExitStack() as stack:
+        taken = [one for one in notes(url) if stack.enter_context(unheld(one.path)) is not None]
+        yield sorted(taken, key=lambda one: one.begun_ms)
+        for one in taken:
+            one.path.unlink(missing_ok=True)
 
 
 def _name_of(url: str) -> str:

@@ -6,6 +6,7 @@ nobody can say here whether another machine is at it: its age has to be judged.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -132,8 +133,12 @@ def _leads(folder: str, url: str) -> bool:
 
 def _of_note(note: Note) -> Unfinished:
     state = LeftoverState.IN_USE if note.is_held else LeftoverState.LEFT
-    kind = "file" if partial_of(posixpath.basename(note.left)) else "upload"
-    return Unfinished(note.url, kind, note.left, state, note.begun_ms, None, note)
+    is_file = note.is_here or partial_of(posixpath.basename(note.left)) is not None
+    kind, size_bytes = "file" if is_file else "upload", None
+    if note.is_here:
+        with contextlib.suppress(OSError):  # it has gone
+            size_bytes = Path(note.left).stat().st_size
+    return Unfinished(note.url, kind, note.left, state, note.begun_ms, size_bytes, note)
 
 
 def _with_note(one: Unfinished, noted: Mapping[str, Note]) -> Unfinished:

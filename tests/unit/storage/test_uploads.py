@@ -13,6 +13,7 @@ import pytest
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.upload.under_way import note, notes, remove_noted
+from mlflow_exim_plugin.storage.upload.unfinished import LeftoverState, unfinished
 from tests import far_stores
 from tests.killed import kill_a_writer
 from tests.proxy import FaultyProxy
@@ -130,3 +131,75 @@ def test_a_file_whose_last_answer_was_lost_is_there(
         reading, path = fsspec.core.url_to_fs(f"{url}/a", **options)
         assert reading.cat_file(path) == written
         assert notes() == []
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["s3", "azure", "ssh"])
+def test_what_was_written_is_here_and_parts_that_are_there_are_not_sent_again(
+    kind: str, tmp_path: Path, s3_bucket: Bucket
+) -> None:
+    first, second = os.urandom(16 << 20), os.urandom(6 << 20)
+    with contextlib.ExitStack() as stack:
+        if kind == "s3":
+            url, near, options = s3_bucket.url, s3_bucket.endpoint_url, {}
+            options = {"endpoint_url": near, "use_listings_cache": False}
+        else:
+            (folder := tmp_path / kind).mkdir()
+            served = far_stores.azure if kind == "azure" else far_stores.sftp
+            store = stack.enter_context(served(folder))
+            url, options = store.new_folder(), store.options
+            near = f"http://127.0.0.1:{store.port}"
+        if kind != "ssh":
+            proxy = stack.enter_context(FaultyProxy(near))
+            options = json.loads(json.dumps(options).replace(near, proxy.url))
+
+        def sent() -> list[Request]:
+            """Return the parts that came since the last time."""
+            if kind == "ssh":
+                return []
+            came, proxy.seen = proxy.seen, []
+            return [r for r in came if "partNumber=" in r.path or "comp=block&" in r.path]
+
+        url = f"{url}/a"
+        broken_off = atomic_output(url, resume=True, storage_options=options)
+        with pytest.raises(KeyError), broken_off as file:  # noqa: PT012
+            assert file.earlier is None
+            file.write(first)
+            raise KeyError
+        there = sum(len(request.body) for request in sent())
+        assert {one.is_here for one in notes(url)} == {"s3": {True, False}}.get(kind, {True})
+        with atomic_output(url, resume=True, storage_options=options) as file:
+            assert file.earlier is not None
+            assert file.earlier.read() == first
+            file.write(second)
+        if kind != "ssh":
+            assert there >= 10 << 20
+            assert sum(len(request.body) for request in sent()) <= len(first + second) - there
+        reading, path = fsspec.core.url_to_fs(url, **options)
+        assert reading.cat_file(path) == first + second
+        assert notes() == []
+        assert [path for path in (tmp_path / "state").rglob("*") if path.is_file()] == []
+
+
+def test_what_is_kept_of_a_file_for_a_store_goes_with_the_next_that_does_not_go_on(
+    tmp_path: Path,
+) -> None:
+    url = f"memory://{tmp_path.name}-a"
+    for _ in range(2):
+        with pytest.raises(KeyError), atomic_output(url, resume=True) as file:  # noqa: PT012
+            file.write(b"half")
+            raise KeyError
+        (one,) = unfinished(url)
+        assert (one.state, one.kind, one.size_bytes) == (LeftoverState.LEFT, "file", 4)
+        (kept,) = (tmp_path / "state" / "mlflow-exim" / "kept").iterdir()
+        assert one.name == str(kept)
+        with contextlib.suppress(FileNotFoundError):
+            fsspec.filesystem("memory").rm(url)
+        with atomic_output(url) as file:
+            assert file.earlier is None
+            file.write(b"whole")
+        assert unfinished(url) == []
+        assert not kept.exists()
+        fsspec.filesystem("memory").rm(url)
