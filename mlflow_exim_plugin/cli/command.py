@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +14,10 @@ from mlflow_exim_plugin.cli.process import OwnProcess
 from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
 from mlflow_exim_plugin.redaction import redact
 
-__all__ = ["Command"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Command", "asks_json", "misuse"]
 
 
 class Command(click.Command):
@@ -23,15 +27,24 @@ class Command(click.Command):
     traceback comes first.
     """
 
+    @property
+    def _takes_uri(self) -> bool:
+        return any(param.name == "tracking_uri" for param in self.params)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; click says what is wrong with them."""
+        given = tuple(args)  # click takes them out of the list
         try:
             rest = super().parse_args(ctx, args)
             if ctx.parent is not None:
                 refuse_unknown(ctx.parent)
         except click.UsageError as error:
+            if self._takes_uri and "unexpected extra argument" in error.message:
+                hint = "A server or store is given as --tracking-uri."
+                error = click.UsageError(f"{error.message}. {hint}", error.ctx)
             # `--output` is eager: it is there unless the arguments cannot even be told apart.
-            raise _misuse(error, as_json=ctx.params.get("output") == "json") from None
+            as_json = ctx.params.get("output") == "json" or asks_json(given)
+            raise misuse(error, as_json=as_json) from None
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -43,7 +56,7 @@ class Command(click.Command):
             with running:
                 return super().invoke(ctx)
         except click.UsageError as error:
-            raise _misuse(error, as_json=as_json) from None
+            raise misuse(error, as_json=as_json) from None
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click knows how to end these
         except KeyboardInterrupt:
@@ -63,7 +76,12 @@ class Command(click.Command):
         raise click.exceptions.Exit(code)
 
 
-def _misuse(error: click.UsageError, *, as_json: bool) -> click.UsageError:
+def asks_json(args: Sequence[str]) -> bool:
+    """Whether arguments that may be wrong otherwise ask for JSON."""
+    return re.search(r"(?:^|\n)--output[=\n]json(?:\n|$)", "\n".join(args)) is not None
+
+
+def misuse(error: click.UsageError, *, as_json: bool) -> click.UsageError:
     """Return what click is to say on standard error, printed as a document as well."""
     message = redact(error.format_message())
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 
 import click
@@ -29,6 +30,20 @@ _MODULES = {
 
 class _Exim(click.Group):
     """Imports a command when it is asked for."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from mlflow_exim_plugin.cli.command import asks_json, misuse
+
+            near = difflib.get_close_matches(args[0], _MODULES, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            message = f"No such command {args[0]!r}.{hint}"
+            unknown = click.UsageError(message, error.ctx)
+            raise misuse(unknown, as_json=asks_json(args)) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

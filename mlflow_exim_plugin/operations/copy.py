@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
-from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
+from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, require_source
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
@@ -59,24 +58,19 @@ def copy(
         ServerError: One of the two cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
-    _check_ends(source, target)
+    if _file_or_uri(source) == _file_or_uri(target):
+        raise UsageError(f"source and target are both {redact_url(source)}")
+    among = (*DEPLOYMENTS, ARCHIVES)
+    require_source(source, source_opening, among)
     work = replace(work, script=work.script or "mlflow_exim_plugin.copy")
     from_, to = source_opening.at(source), target_opening.at(target)
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         open_target(target, to, writing, selection, work) as written,
-        open_source(source, from_, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)) as read,
+        open_source(source, from_, reading, jobs=work.jobs, among=among) as read,
     ):
         stages = to_deployment(read.system(work.script), writing)
         return deliver(read, written, selection, stages, work)
-
-
-def _check_ends(source: str, target: str) -> None:
-    """Refuse a copy onto itself, and into an archive, for which there is another verb."""
-    if _file_or_uri(source) == _file_or_uri(target):
-        raise UsageError(f"source and target are both {redact_url(source)}")
-    if target.endswith(ARCHIVE_SUFFIX):
-        raise UsageError(f"{redact_url(target)} is an archive", "use pack")
 
 
 def _file_or_uri(uri: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.host.open.locations import is_database, store_folder
+from mlflow_exim_plugin.host.open.locations import is_database, require_local_store, store_folder
 from mlflow_exim_plugin.operations.recognition import (
     is_archive,
     is_export,
@@ -18,6 +18,7 @@ from mlflow_exim_plugin.operations.recognition import (
     nothing_at,
     store_below,
 )
+from mlflow_exim_plugin.operations.slips import require_archive, require_location
 from mlflow_exim_plugin.options import Opening, Reading
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.sources.source import SearchableSource
 
-__all__ = ["ARCHIVES", "DEPLOYMENTS", "OpenSource", "open_source"]
+__all__ = ["ARCHIVES", "DEPLOYMENTS", "OpenSource", "open_source", "require_source"]
 
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
@@ -124,6 +125,7 @@ def open_source(
         among: Kinds of ends that it may be; any without it.
 
     Raises:
+        UsageError: The location is written as none can be.
         NotFoundError: There is nothing that can be read.
         InvalidArchiveError: The archive cannot be opened.
         UnsupportedFormatError: The archive needs a newer reader, or a database a newer MLflow.
@@ -133,6 +135,25 @@ def open_source(
         location = folder
     end = _end_of(location, opening, among)
     return end.source(location, opening, reading, jobs=jobs, contents=contents)
+
+
+def require_source(
+    location: str | None, opening: Opening = Opening(), among: Collection[str] = ()
+) -> None:
+    """Refuse what cannot be opened to be read, as far as can be told without opening it.
+
+    Args:
+        location: As for ``open_source``.
+        opening: How it will be opened.
+        among: Kinds of ends that it may be; any without it.
+
+    Raises:
+        UsageError: The location is written as none can be.
+        NotFoundError: There is nothing that can be read.
+    """
+    end = _end_of(location, opening, among)
+    if location is not None and end.name in {"database", "folder"}:
+        require_local_store(location)
 
 
 @contextlib.contextmanager
@@ -253,6 +274,10 @@ def _default_folder() -> str | None:
 
 
 def _end_of(location: str | None, opening: Opening, among: Collection[str]) -> _End:
+    if location is not None and among and not {*DEPLOYMENTS} & {*among}:
+        require_archive(location)
+    elif location is not None:
+        require_location(location)
     ends = [end for end in _ENDS if not among or end.name in among]
     if location is None or len(ends) == 1:
         return ends[0]

@@ -177,5 +177,5 @@ def _starts_as_archive(path: Path) -> bool:
     magic = struct.unpack("<I", start[:4])[0] if len(start) >= 4 else 0
     if magic != _ZSTD_MAGIC and magic not in _SKIPPABLE_MAGICS:
         what = f"{path} is no archive: it does not start with a zstd frame"
-        raise NotFoundError(what, _zip_hint(path))
+        raise NotFoundError(what, _zip_hint(path) or "archives are what pack wrote")
     return True

@@ -12,6 +12,11 @@ from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import NOTICE, UsageError
 from mlflow_exim_plugin.host.open.locations import is_database
+from mlflow_exim_plugin.operations.slips import (
+    require_deployment,
+    require_new_archive,
+    require_replaceable,
+)
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, Writing
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
@@ -66,10 +71,13 @@ def open_target(
     Raises:
         ArchiveExistsError: There is a file at the archive's name, which is to stay.
         StoreError: The archive cannot be written.
-        UsageError: Ids are to be kept and the target is none that can keep them.
+        UsageError: The location is written as none can be, or ids are to be kept and the target is
+            none that can keep them.
         ServerError: MLflow cannot open the store.
     """
     if isinstance(how, Packing):
+        where = redact_url(str(location))
+        require_new_archive(str(location), f"write pack ARCHIVE --tracking-uri {where}")
         if work.dry_run:
             return contextlib.nullcontext(_Nothing())
         return _new_archive(str(location), opening, how, selection, work)
@@ -151,6 +159,8 @@ def _new_archive(
     location: str, opening: Opening, packing: Packing, selection: Selection, work: Work
 ) -> Iterator[OpenTarget]:
     options = opening.storage_options
+    if packing.overwrite:
+        require_replaceable(location, options)
     with atomic_output(
         location,
         overwrite=packing.overwrite,
@@ -249,6 +259,7 @@ def _written_deployment(
         import mlflow
 
     uri = location or str(mlflow.get_tracking_uri())
+    require_deployment(uri)
     if writing.artifact_location is None and is_database(uri) and not uri.startswith("sqlite"):
         raise UsageError(
             f"{redact_url(uri)} does not say where its server keeps files, and this folder is none "

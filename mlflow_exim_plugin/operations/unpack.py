@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
 from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
+from mlflow_exim_plugin.redaction import redact_url
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -50,6 +52,8 @@ def unpack(
         ServerError: The server cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
+    where = redact_url(archive)
+    require_archive(archive, f"write unpack ARCHIVE --tracking-uri {where}, or use copy")
     with (
         open_source(archive, opening, among=("archive", "export")) as source,
         open_target(tracking_uri, opening, writing, selection, work) as target,

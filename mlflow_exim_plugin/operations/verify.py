@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.options import Checking, Opening, flat
 from mlflow_exim_plugin.verification.archive import verify_archive, verify_tail
 from mlflow_exim_plugin.verification.objects import verify_objects
@@ -105,6 +106,7 @@ def verify(
         UnsupportedFormatError: It needs a newer reader.
         StoreError: It cannot be read.
     """
+    require_archive(archive)
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=checking.expected_root
     ) as reader:

@@ -289,6 +289,7 @@ class Wanted:
     """
 
     def __init__(self, selection: Selection) -> None:
+        self._selection = selection
         self._missing = {
             "experiment": list(selection.experiments),
             "run": list(selection.runs),
@@ -311,6 +312,11 @@ class Wanted:
         """Note what there is, taken or not, to say what may have been meant."""
         if self._missing[kind]:
             self._known.setdefault(kind, []).extend(names)
+
+    def takes_model(self, name: str) -> bool:
+        """Whether a registered model that is there is taken, with all its versions or some."""
+        self.knows(MODELS, [name])
+        return self._selection.takes_model(name)
 
     def require(self) -> None:
         """Refuse a name that matched nothing, so that a misspelling does not pass as success.

@@ -116,6 +116,10 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 def _hint_of(error: Exception) -> str:
+    if isinstance(error, ValueError) and "Protocol not known" in str(error):
+        return "an archive is a path, or a URL such as s3://BUCKET/NAME.tar.zst"
+    if "credentials" in str(error).lower() and "locate" in str(error):
+        return "give the store's credentials as its own client takes them, see docs/stores.md"
     status = status_of(error)
     # Amazon calls a token that has expired a bad request, its client a refusal.
     if status in _REFUSED or (isinstance(error, PermissionError) and status is not None):

@@ -17,6 +17,7 @@ __all__ = [
     "publication_of",
     "reader_of",
     "scheme_of",
+    "stores",
 ]
 
 
@@ -134,6 +135,11 @@ def is_far(url: str) -> bool:
     scheme = scheme_of(url)
     is_known = scheme.name in _SCHEMES and not scheme.may_be_server
     return "::" in url or (is_known and not scheme.is_local)
+
+
+def stores() -> list[str]:
+    """Return the schemes of all stores that are known here."""
+    return [name for name in _SCHEMES if name]
 
 
 def publication_of(protocols: str | Iterable[str]) -> Publication | None:

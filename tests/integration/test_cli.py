@@ -204,7 +204,7 @@ PACKS = {
     "experiment": (["x", "--tracking-uri", "URI", "-e", "nobody"], 4, "'nobody'", False),
     "run": (["x", "--tracking-uri", "URI", "-r", "nobody"], 4, "'nobody'", False),
     "model": (["x", "--tracking-uri", "URI", "-m", "nobody"], 4, "'nobody'", False),
-    "scheme": (["x", "--tracking-uri", "nowhere://x"], 9, "nowhere://x", False),
+    "scheme": (["x", "--tracking-uri", "nowhere://x"], 2, "nowhere://x", True),
     "package": (["smb://b/x", "--tracking-uri", "URI"], 1, "smbprotocol", True),
 }
 

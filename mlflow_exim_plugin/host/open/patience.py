@@ -1,4 +1,4 @@
-"""How long a server that is busy is waited for, and that somebody is told of it."""
+"""How long a server that is busy or down is waited for, and that somebody is told of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from urllib3.util import Retry
 
 from mlflow_exim_plugin.errors import NOTICE
 from mlflow_exim_plugin.host.answers import UnbelievableError
+from mlflow_exim_plugin.host.errors import translated, why_lost
 from mlflow_exim_plugin.host.open.sessions import sent_through
+from mlflow_exim_plugin.redaction import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,9 @@ __all__ = ["patient"]
 _LIMIT_S = 120.0
 """So long one call waits at most, and no longer because a server asks for it."""
 _TOLD_S = 5.0
+_HOPELESS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|CERTIFICATE_VERIFY_FAILED")
+"""What OpenSSL says that will be so the next time too."""
+_TOLD_EVERY_S = 1.0
 _MAKES = re.compile(
     r"/(create|register|logged-models|params|issues|mcp-servers|access-endpoints|skills|versions"
     r"|webhooks)$"
@@ -38,13 +43,19 @@ class _Patience(Retry):
     """Waits as MLflow's own does, within a limit, and says so.
 
     What makes something is not sent again when its answer was lost: it may have been done.
+
+    Attributes:
+        server: Address without secrets.
+        told: When it was last said of the server that it does not answer, for all calls to it.
     """
 
     waited_s = 0.0
+    server = ""
+    told: list[float]
 
     def new(self, **kw: Any) -> _Patience:
         made = super().new(**kw)
-        made.waited_s = self.waited_s
+        made.waited_s, made.server, made.told = self.waited_s, self.server, self.told
         return made
 
     def increment(self, method: Any = None, url: Any = None, *more: Any, **named: Any) -> _Patience:
@@ -53,6 +64,8 @@ class _Patience(Retry):
             problem = ResponseError("its answer was lost, so it may have been done")
             lost = UnbelievableError(str(problem))
             raise MaxRetryError(named.get("_pool"), url or "", problem) from lost  # type: ignore[arg-type]
+        if (error := named.get("error")) is not None and _HOPELESS.search(str(error)):
+            raise MaxRetryError(named.get("_pool"), url or "", error)  # type: ignore[arg-type]
         following = super().increment(method, url, *more, **named)
         asked_s = self._asked_s(response)
         if asked_s + self.waited_s > _LIMIT_S:
@@ -73,10 +86,21 @@ class _Patience(Retry):
     def sleep(self, response: Any = None) -> None:
         """Wait before the next attempt."""
         wait_s = self._asked_s(response) or self.get_backoff_time()
-        if wait_s >= _TOLD_S:
+        if response is None and self.history and self.history[-1].error is not None:
+            self._tell_down(self.history[-1].error, wait_s)
+        elif wait_s >= _TOLD_S:
             _log.log(NOTICE, "The server is busy: waiting %.0f s before it is asked again.", wait_s)
         self.waited_s += wait_s
         time.sleep(wait_s)
+
+    def _tell_down(self, error: Exception, wait_s: float) -> None:
+        now_s = time.monotonic()
+        met_by_others = bool(self.told) and now_s - self.told[-1] < _TOLD_EVERY_S
+        if wait_s < _TOLD_EVERY_S or met_by_others:
+            return
+        self.told[:] = [now_s]
+        what = f"{self.server} does not answer ({why_lost(error)})"
+        _log.log(NOTICE, "%s: it is asked again in %.0f s.", what, wait_s)
 
     def _asked_s(self, response: Any) -> float:
         if not self.respect_retry_after_header or response is None:
@@ -97,13 +121,17 @@ def patient(address: str) -> Iterator[list[Retry]]:
         How each of them is tried again, which may be changed.
     """
     ways: list[Retry] = []
+    told: list[float] = []
+    server = redact_url(address)
 
     def with_patience(usual: Any) -> Any:
         adapter = copy.copy(usual)
         adapter.max_retries = _Patience()
-        vars(adapter.max_retries).update(vars(usual.max_retries))
+        vars(adapter.max_retries).update(vars(usual.max_retries), server=server, told=told)
         ways.append(adapter.max_retries)
         return adapter
 
-    with sent_through(address, with_patience):
+    with contextlib.ExitStack() as mounted:
+        with translated("reading MLflow's settings"):
+            mounted.enter_context(sent_through(address, with_patience))
         yield ways

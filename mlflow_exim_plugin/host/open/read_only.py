@@ -35,6 +35,7 @@ from mlflow_exim_plugin.errors import (
     UnsupportedFormatError,
 )
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.open.locations import url_of_database
 from mlflow_exim_plugin.host.open.schema_revisions import (
     at_revision,
     is_known,
@@ -135,7 +136,7 @@ class ReadOnlyDatabase:
         self.lacks_default = False
         self._make_copy: Callable[[], Path]
         self._copy: str | None = None
-        url = make_url(uri)
+        url = url_of_database(uri)
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
             if url.get_backend_name() == "sqlite":
@@ -475,7 +476,7 @@ def require_current_schema(uri: str) -> list[dict[str, Any]]:
     """
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
-    url = make_url(uri)
+    url = url_of_database(uri)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         if url.database and not url.query:
             _make_database(url.database)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from mlflow_exim_plugin.errors import ServerError
-from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.open.planned import Foresight
 
 if TYPE_CHECKING:
@@ -75,11 +75,8 @@ class Workspaces:
         with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
             if response.status_code in _WITHOUT_WORKSPACES:
                 return []
-            with translated("listing the workspaces"):
-                if response.status_code != requests.codes.ok:
-                    raise ServerError(
-                        f"listing the workspaces: the server answered {response.status_code}"
-                    )
+            with translated(doing):
+                raise_for_status(response)
                 listed: list[dict[str, Any]] = response.json().get("workspaces", [])
         return listed
 

@@ -355,7 +355,7 @@ class _TreeStream:
                 issues=self._told(kind, envelope.info),
                 stored=self._stored.member(path) if self._stored else None,
             )
-            if not self._selection.takes_model(model.name):
+            if not wanted.takes_model(model.name):
                 continue
             by_folder = {member.removesuffix("/version.json"): member for member in members}
             found = take_versions(model, by_folder, self._selection, wanted)

@@ -173,8 +173,7 @@ class ExportSource:
         models = [
             taken
             for model in self._registry.models.values()
-            if selection.takes_model(model.model.name)
-            and (taken := _taken(model, selection, wanted))
+            if wanted.takes_model(model.model.name) and (taken := _taken(model, selection, wanted))
         ]
         plan = Plan(tracking, selection, tracking.experiments, wanted)
         named = [v for m in models for v in m.versions.values()] if selection.models else []

@@ -178,7 +178,7 @@ class FolderSource:
         for model in self._registry.models():
             if isinstance(model, Failure | Loss):
                 failures.append(model)
-            elif selection.takes_model(model.name):
+            elif wanted.takes_model(model.name):
                 models.append(model)
         taken = [found for model in models if (found := self._taken(model, selection, wanted))]
         taken.sort(key=lambda found: (found[0].kind is not Kind.PROMPT, found[0].name))

@@ -221,7 +221,7 @@ class ServerSource:
                 (name, kind)
                 for kind, names in ((Kind.PROMPT, prompts), (Kind.REGISTERED_MODEL, registered))
                 for name in names
-                if selection.takes_model(name)
+                if wanted.takes_model(name)
             ]
         if unlisted is not None:
             if not models:

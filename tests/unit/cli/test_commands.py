@@ -46,7 +46,7 @@ REFUSALS = {
     "no archive": (["verify", NO_ARCHIVE], 5, "invalid_archive"),
     "another root": (["verify", MINIMAL, "--root", "00"], 5, "digest_mismatch"),
     "newer format": (["ls", NEW_MAJOR], 7, "unsupported_format"),
-    "unknown protocol": (["ls", "nowhere://x"], 9, "store"),
+    "unknown protocol": (["ls", "nowhere://x"], 2, "usage"),
     "a pipe": (["ls", "-"], 2, "usage"),
     "no name": (["pack", ""], 2, "usage"),
     "memory": (["pack", "memory://x.tar.zst"], 2, "usage"),
