@@ -7,12 +7,14 @@ what it writes bent must fail with the code that was meant. One frame holds one 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import zstandard
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ class Forgery:
         start = sum(map(len, frames))
         footer = {
             "format": "mlflow-exim-archive",
-            "version": [1, 2],
+            "version": [1, 3],
             "required_features": [],
             "algorithm": "sha256",
             "root": hashlib.sha256(tag_manifest).hexdigest(),
@@ -189,6 +191,31 @@ def manifest(members: Mapping[str, bytes]) -> bytes:
         for path in sorted(members, key=utf8)
     )
     return b"".join(lines)
+
+
+def content_root(members: Mapping[str, bytes]) -> str:
+    """Return the content root of members of which no name meets another's."""
+    lines: list[tuple[str, str]] = []
+    traces: dict[str, list[str]] = {}
+    for path, data in members.items():
+        folder, _, name = path.rpartition("/")
+        if "/artifacts/" in path or "/attachments/" in path:
+            continue
+        if folder.endswith("/traces") and name.startswith("traces-"):
+            stated = pq.read_table(io.BytesIO(data)).column("content_digest").to_pylist()
+            traces.setdefault(folder, []).extend(map(_hex_of, stated))
+        elif path.endswith(".json") and not name.startswith("part-"):
+            if digest := json.loads(data).get("info", {}).get("content_digest"):
+                lines.append((path, _hex_of(digest)))
+    for folder, digests in traces.items():
+        listed = "".join(f"{digest}\n" for digest in sorted(digests))
+        lines.append((folder, hashlib.sha256(listed.encode()).hexdigest()))
+    text = "".join(f"{digest}  {path}\n" for path, digest in sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hex_of(digest: str) -> str:
+    return digest.removeprefix("sha256:")
 
 
 def zstd_frame(data: bytes, **options: bool) -> bytes:

@@ -13,6 +13,7 @@ package's own sink and writer, and what is broken is broken afterwards.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from samples import mlflow3  # noqa: E402
-from samples.forging import BASE, Forgery, TarMember, manifest, tar_header, zstd_frame  # noqa: E402
+from samples.forging import BASE, Forgery, TarMember, content_root, manifest, tar_header, zstd_frame  # noqa: E402
 
 import mlflow_exim_plugin  # noqa: E402
 from mlflow_exim_plugin.container.paths import decode_segment, encode_path, encode_segment  # noqa: E402
@@ -473,6 +474,13 @@ class Tree:
         return self
 
     def forgery(self, **bent: Any) -> Forgery:
+        """Return the archive of these members, with the content root of what they state."""
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            found = content_root(self.members)  # of documents that are what they should be
+            self.edit(ARCHIVE, lambda document: info_of(document).update(content_root=found))
+        return self.forgery_as_it_is(**bent)
+
+    def forgery_as_it_is(self, **bent: Any) -> Forgery:
         """Return the archive of these members."""
         payload = {path: data for path, data in self.members.items() if path.startswith("data/")}
         tags = {path: data for path, data in self.members.items() if not path.startswith("data/")}
@@ -827,7 +835,7 @@ def broken() -> dict[str, Forgery]:
             digest=False,
         ),
         "E056": edited(EXPERIMENT, ghost_run),
-        "E057": edited("exim.json", lambda header: header.update(format_version="1.3")),
+        "E057": edited("exim.json", lambda header: header.update(format_version="1.2")),
         "E058": edited(
             ARCHIVE, lambda document: info_of(document)["counts"]["run"].update(found=2)
         ),
@@ -839,6 +847,9 @@ def broken() -> dict[str, Forgery]:
         "E064": traces(lambda rows: rows["traces"][0].update(content_digest="sha256:" + "0" * 64)),
         "E065": metrics(long_key()),
         "E066": edited(ARCHIVE, unnamed_failure),
+        "E067": Tree()
+        .edit(ARCHIVE, lambda document: info_of(document).update(content_root="0" * 64))
+        .forgery_as_it_is(),
         "W001": plain(
             members=in_member(NOTE, header=tar_header(f"{BASE}/{NOTE}", size=6, mtime=1))
         ),
@@ -1013,6 +1024,7 @@ def expected_content(data: bytes) -> dict[str, Any]:
         return {
             "codes": sorted({finding.code for finding in found}),
             "root": reader.root,
+            "content_root": Archive(reader).content_root,
             "members": {
                 member.path: [member.size_bytes, member.sha256] for member in reader.members()
             },

@@ -129,6 +129,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
     if report.root:
         say(f"Root sha256:{report.root}")
+    if report.content_root:
+        say(f"Content root sha256:{report.content_root}")
 
 
 def _amount(seen: dict[str, Any]) -> str:

@@ -62,6 +62,8 @@ def _tell(result: Verification) -> None:
         how = "Consistent" if result.level == "full" else "Consistent as far as was looked"
         say(f"{how}: {size}; {trust}")
         say(f"Root sha256:{result.root}")
+        if result.content_root:
+            say(f"Content root sha256:{result.content_root}")
     else:
         unhurt = f"{len(result.damaged)} damaged"
         if result.level == "full":

@@ -102,6 +102,24 @@ class ObjectPath:
     segment: str
     model: tuple[Kind, str] | None = None
 
+    @property
+    def experiment_folder(self) -> str:
+        """Folder of the experiment that it belongs to, with its final slash; empty without one."""
+        return f"{self.tree}experiments/{self.experiment}/" if self.experiment else ""
+
+    def unnumbered(self, name: str) -> str:
+        """Return the member that it is where its name meets no other's.
+
+        Args:
+            name: Of the registered model or prompt, of a version its model's; id of an entity.
+        """
+        if self.model is not None:
+            folder = model_folder(name, kind=self.model[0], tree=self.tree)
+            return f"{folder}versions/{self.segment}/version.json"
+        if self.kind in VERSION_KINDS:
+            return model_member(model_folder(name, kind=self.kind, tree=self.tree))
+        return entity_member(self.kind, name, tree=self.tree, experiment=self.experiment_folder)
+
 
 def object_at(path: str) -> ObjectPath | None:
     """Return whose envelope a member is; None for what is no envelope of an object."""

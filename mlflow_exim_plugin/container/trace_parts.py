@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.digests import raw_digest
 from mlflow_exim_plugin.schema.objects import Trace
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.traces import (
@@ -21,11 +22,13 @@ from mlflow_exim_plugin.schema.traces import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
+
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
-__all__ = ["StoredTrace", "holds_trace", "read_part"]
+__all__ = ["StoredTrace", "holds_trace", "read_part", "trace_digests"]
 
 _BATCH_ROWS = 1024
 
@@ -129,12 +132,33 @@ def holds_trace(reader: ArchiveReader, envelope: TracePartEnvelope, trace_id: st
     Raises:
         InvalidArchiveError: The table is not there or not as the format has it.
     """
-    entry = envelope.info.tables.get("traces")
-    if entry is None:
-        return False
-    with _opened(reader, entry, "traces") as file:
-        groups = (file.row_group(n, ["trace_id"]) for n in range(len(file.groups)))
-        return any(pc.any(pc.equal(ids.column(0), trace_id)).as_py() for ids in groups)
+    ids = _column(reader, envelope, "trace_id")
+    return any(pc.any(pc.equal(part, trace_id)).as_py() for part in ids)
+
+
+def trace_digests(reader: ArchiveReader, envelope: TracePartEnvelope) -> bytes:
+    """Return the content digests that a part states of its traces, 32 bytes each.
+
+    Raises:
+        InvalidArchiveError: The table is not there or not as the format has it.
+    """
+    digests = bytearray()
+    try:
+        for part in _column(reader, envelope, "content_digest"):
+            digests += b"".join(map(raw_digest, part.to_pylist()))
+    except ValueError as error:
+        raise _broken("E064", envelope.info.tables["traces"].member, str(error)) from None
+    return bytes(digests)
+
+
+def _column(
+    reader: ArchiveReader, envelope: TracePartEnvelope, name: str
+) -> Iterator[pa.ChunkedArray]:
+    """Yield one column of a part's traces, a row group at a time."""
+    if (entry := envelope.info.tables.get("traces")) is not None:
+        with _opened(reader, entry, "traces") as file:
+            for number in range(len(file.groups)):
+                yield file.row_group(number, [name]).column(0)
 
 
 @contextlib.contextmanager

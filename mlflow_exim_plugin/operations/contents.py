@@ -44,7 +44,7 @@ _KINDS = {
 def contents(source: OpenSource) -> dict[str, Any]:
     """Return what there is: ``experiments``, ``models``, ``prompts`` and ``counts`` by kind.
 
-    Of an archive also its ``root`` and ``size_bytes``.
+    Of an archive also its ``root``, its ``content_root`` where it states one, and ``size_bytes``.
     """
     if source.archive is not None:
         return _of_archive(source.archive)
@@ -202,9 +202,11 @@ def _of_archive(archive: Archive) -> dict[str, Any]:
         ]
         for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
     )
-    counted = archive.summary.info.counts.items()
+    info = archive.summary.info
+    counted = info.counts.items()
     return {
         "root": archive.reader.root,
+        "content_root": info.content_root,
         "size_bytes": archive.reader.size_bytes,
         "experiments": experiments,
         "models": models,

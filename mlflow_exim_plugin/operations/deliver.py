@@ -42,7 +42,9 @@ def deliver(
         with target.sink(source, dry_run=True) as looking:
             transfer(source.names, looking, selection, stages=stages, strict=work.strict)
     report = Report(dry_run=work.dry_run)
-    report.root = source.archive.reader.root if source.archive else None
+    if source.archive is not None:
+        report.root = source.archive.reader.root
+        report.content_root = source.archive.summary.info.content_root
     report.read_as = source.read_as
     report.files_at = target.files_at
     with target.sink(source, dry_run=work.dry_run) as sink:

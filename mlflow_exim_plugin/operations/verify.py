@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.options import Checking, Opening, flat
+from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.verification.archive import verify_archive, verify_tail
 from mlflow_exim_plugin.verification.objects import verify_objects
 from mlflow_exim_plugin.verification.sample import choose_members, verify_members
@@ -35,6 +36,8 @@ class Verification:
         level: ``full``, ``sample`` or ``quick``.
         looked_at: Names of the members whose bytes were looked at, None for all of them.
         seed: What they were chosen by.
+        content_root: What the archive holds in one digest, hex, where all of it was looked at and
+            is sound.
     """
 
     claimed_root: str
@@ -46,6 +49,7 @@ class Verification:
     level: str = "full"
     looked_at: list[str] | None = None
     seed: str | None = None
+    content_root: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -77,6 +81,7 @@ class Verification:
             "ok": self.ok,
             "root": self.root,
             "claimed_root": self.claimed_root,
+            "content_root": self.content_root,
             "members": self.members,
             "damaged_members": self.damaged,
             "size_bytes": self.size_bytes,
@@ -125,6 +130,8 @@ def verify(
             findings = verify_archive(reader, jobs=jobs, progress=checking.progress)
             findings += verify_objects(reader, _broken(findings))
         bad = _broken(findings)
+        is_known = checking.level == "full" and not bad
+        content_root = Archive(reader).content_root if is_known else None
         return Verification(
             claimed_root=reader.root,
             members=len(reader),
@@ -135,6 +142,7 @@ def verify(
             level=checking.level,
             looked_at=looked_at,
             seed=seed,
+            content_root=content_root,
         )
 
 

@@ -175,6 +175,7 @@ class _Told:
                 "tiles": self._tiles(info.counts),
                 "facts": _facts(self._archive, self._name),
                 "root": self._archive.reader.root,
+                "content_root": info.content_root,
                 "size_bytes": self._archive.reader.size_bytes,
                 "artifact_bytes": info.artifact_bytes,
                 "counts": [(kind, count.model_dump()) for kind, count in info.counts.items()],

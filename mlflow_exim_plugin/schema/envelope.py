@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 FORMAT = "mlflow-exim-archive"
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -496,6 +496,8 @@ class ArchiveInfo(Document):
     failures: tuple[Named, ...] = Field(default=(), strict=False)
     lossy: tuple[Named, ...] = Field(default=(), strict=False)
     not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
+    content_root: _Hex | None = None
+    """What the archive holds in one digest; absent before version 1.3."""
     read_as: str | None = None
     """What kind of source it was, where that had to be found out."""
     taken_from: tuple[dict[str, Any], ...] = Field(default=(), strict=False)

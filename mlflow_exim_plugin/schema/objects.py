@@ -139,11 +139,13 @@ class StoredMember:
         reader: The container that it lies in.
         path: Its path there.
         parts: Of an envelope, the members of the object's files.
+        content_digest: Of an envelope, what it states.
     """
 
     reader: Any
     path: str
     parts: tuple[str, ...] = ()
+    content_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,14 @@ class StoredTracePart:
         counts: How many traces, spans, assessments and attachments it has.
         attachment_bytes: Size of these.
         issues: What it says to be missing.
+        content_digests: What it states of each trace, 32 bytes.
     """
 
     envelope: StoredMember
     counts: dict[Kind, int]
     attachment_bytes: int
     issues: tuple[Failure | Loss, ...]
+    content_digests: bytes
 
 
 @dataclass

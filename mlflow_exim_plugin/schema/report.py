@@ -35,6 +35,8 @@ class Report:
         metric_rows: Metric rows written.
         artifact_bytes: Artifact bytes written.
         root: Root digest of the archive written or read, hex.
+        content_root: What it holds in one digest, hex: the same for each archive of one state;
+            None where that was not made, or is an older archive's that does not state it.
         read_as: What kind of source was found, where that had to be found out.
         files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
@@ -50,6 +52,7 @@ class Report:
         self.metric_rows = 0
         self.artifact_bytes = 0
         self.root: str | None = None
+        self.content_root: str | None = None
         self.read_as: str | None = None
         self.files_at: str | None = None
         self.dry_run = dry_run
@@ -134,6 +137,7 @@ class Report:
                 "ok": not self.failures,
                 "dry_run": self.dry_run,
                 "root": self.root,
+                "content_root": self.content_root,
                 "read_as": self.read_as,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},

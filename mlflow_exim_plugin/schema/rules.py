@@ -193,6 +193,10 @@ _OF_SECTION: dict[str, dict[str, str]] = {
         "E061 metrics_digest": "A run's metrics digest MUST be the digest of its rows.",
         "E064 trace_digest": "A trace's content_digest MUST be the digest of its content.",
     },
+    "content-root": {
+        "E067 content_root": "The content_root of data/archive.json MUST be there and be the "
+        "digest of the content digests of all objects.",
+    },
     "count-law": {
         "E058 counts": "data/archive.json MUST be there; for every kind found MUST be written + "
         "skipped + failed, written the number of such objects in the archive, and every total a "
@@ -211,7 +215,7 @@ _OF_SECTION: dict[str, dict[str, str]] = {
 }
 """Code, slug and sentence of each rule, by the section of the spec that has it."""
 
-_SINCE = {**dict.fromkeys(("E062", "E063", "E064", "E065"), "1.1"), "E066": "1.2"}
+_SINCE = {**dict.fromkeys(("E062", "E063", "E064", "E065"), "1.1"), "E066": "1.2", "E067": "1.3"}
 
 RULES: dict[str, Rule] = {
     rule.code: rule

@@ -16,6 +16,7 @@ from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.digests import ContentRoot, raw_digest
 from mlflow_exim_plugin.schema.envelope import (
     FORMAT,
     ArchiveEnvelope,
@@ -101,6 +102,8 @@ class _ObjectCheck:
         self._are_runs_read = True
         # What older packages wrote is held to what their version of the format said.
         self._is_since_1_2 = reader.format_version >= (1, 2)
+        self._is_since_1_3 = reader.format_version >= (1, 3)
+        self._content_root = ContentRoot()
 
     def run(self) -> None:
         """Go through the archive once."""
@@ -139,7 +142,7 @@ class _ObjectCheck:
             case kind if kind in VERSION_KINDS:
                 self._check_model(path, at)
             case _ if at.model is not None:
-                self._check_version(path, at.tree, at.segment, at.model)
+                self._check_version(path, at, at.model)
             case _:
                 self._check_entity(path, at)
 
@@ -184,6 +187,7 @@ class _ObjectCheck:
         names.experiments.add((document["experiment_id"], document["name"]))
         self._check_identity(path, at.segment, document, "experiment_id")
         self._check_digest(path, info, value)
+        self._content_root.add(path, info.content_digest)
         self._listed.update(
             layout.run_member(layout.run_folder(folder, run_id)) for run_id in envelope.mlflow.runs
         )
@@ -210,6 +214,7 @@ class _ObjectCheck:
         metrics = envelope.info.metrics
         digest = metrics.digest if metrics else None
         self._check_digest(path, envelope.info, value, digest, envelope.info.artifacts)
+        self._content_root.add(path, envelope.info.content_digest)
         self._check_artifacts(path, envelope.info.artifacts)
         if metrics is None:
             return
@@ -234,6 +239,7 @@ class _ObjectCheck:
         self._check_identity(path, at.segment, info, "model_id")
         self._check_identity(path, at.experiment, info, "experiment_id")
         self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._content_root.add(path, envelope.info.content_digest)
         self._check_artifacts(path, envelope.info.artifacts)
 
     def _check_traces(self, path: str, at: layout.ObjectPath) -> None:
@@ -268,6 +274,9 @@ class _ObjectCheck:
         if part.traces != counts[Kind.TRACE]:
             self._find("E058", path, f"it counts {part.traces} traces, not {counts[Kind.TRACE]}")
         self._check_digest(path, info, value, traces=digests)
+        if not any(finding.code == "E064" for finding in self.findings):
+            stated = b"".join(raw_digest(digest) for _, digest in digests)
+            self._content_root.add_traces(at.experiment_folder, stated)
 
     def _check_entity(self, path: str, at: layout.ObjectPath) -> None:
         parsed = self._parse(EntityEnvelope, path)
@@ -283,6 +292,8 @@ class _ObjectCheck:
         spec = ENTITY_KINDS[at.kind]
         self._check_identity(path, at.segment, document, spec.id_field, may_be_numbered=True)
         self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        place = at.unnumbered(document[spec.id_field])
+        self._content_root.add(place, envelope.info.content_digest)
         self._check_artifacts(path, envelope.info.artifacts)
         identity = (at.kind, at.experiment, at.tree, document[spec.id_field])
         if identity in self._entities:
@@ -305,24 +316,26 @@ class _ObjectCheck:
         names[at.segment] = document["name"]
         self._check_identity(path, at.segment, document, "name", may_be_numbered=True)
         self._check_digest(path, envelope.info, value)
+        self._content_root.add(at.unnumbered(document["name"]), envelope.info.content_digest)
         self._listed.update(
             layout.version_member(folder, number) for number in envelope.mlflow.versions
         )
 
-    def _check_version(self, path: str, tree: str, number: str, model: tuple[Kind, str]) -> None:
+    def _check_version(self, path: str, at: layout.ObjectPath, model: tuple[Kind, str]) -> None:
         self._there.add(path)
         parsed = self._parse(VersionEnvelope, path)
         if parsed is None:
             return
         envelope, value = parsed
         document = envelope.mlflow.model_version
-        if document["version"] != number:
+        if document["version"] != at.segment:
             self._find("E052", path, "its document has another version")
         kind, segment = model
-        names = self._trees[tree].models.get(kind, {})
+        names = self._trees[at.tree].models.get(kind, {})
         if names.get(segment, document["name"]) != document["name"]:
             self._find("E052", path, f"its document has the name {document['name']!r}")
         self._check_digest(path, envelope.info, value, None, envelope.info.artifacts)
+        self._content_root.add(at.unnumbered(document["name"]), envelope.info.content_digest)
         self._check_artifacts(path, envelope.info.artifacts)
 
     def _check_identity(
@@ -461,6 +474,7 @@ class _ObjectCheck:
             if is_known and (written.written if written else 0) != there:
                 self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
         self._check_failures(info)
+        self._check_content_root(info.content_root)
 
     def _check_failures(self, info: ArchiveInfo) -> None:
         named: Counter[str] = Counter()
@@ -474,6 +488,14 @@ class _ObjectCheck:
                 self._find("E066", layout.ARCHIVE, message)
         elif failed := (named | counted).total():
             self._find("W021", layout.ARCHIVE, f"{failed} objects could not be packed")
+
+    def _check_content_root(self, stated: str | None) -> None:
+        """Check the digest of all contents, which repeats what is wrong with any of them."""
+        is_sound = not any(finding.code.startswith("E") for finding in self.findings)
+        if self._is_since_1_3 and self._is_whole and is_sound:
+            found = self._content_root.hexdigest()
+            if found != stated:
+                self._find("E067", layout.ARCHIVE, f"the content root is {found}")
 
 
 @dataclass

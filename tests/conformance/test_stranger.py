@@ -122,7 +122,7 @@ def test_the_stranger_reads_what_we_read(reader: Path) -> None:
         if stored.exists():
             ours = {**ours, **json.loads(stored.read_text("utf-8"))}
         theirs = json.loads(line)
-        for key in ("codes", "root", "members", "histories"):
+        for key in ("codes", "root", "content_root", "members", "histories"):
             assert theirs[key] == ours[key], (path, key)
         assert theirs["documents"]
         for member, document in theirs["documents"].items():

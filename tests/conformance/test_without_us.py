@@ -293,6 +293,50 @@ def test_hard_values_are_there_bit_for_bit() -> None:
     assert (steps[0], steps[-1]) == (-(2**63), 2**63 - 1)
 
 
+def content_root(files: dict[str, bytes]) -> str:
+    """Follow the three steps of the text."""
+    lines: list[tuple[str, str]] = []
+    traces: dict[str, list[str]] = {}
+    for path, content in files.items():
+        folder, _, name = path.rpartition("/")
+        if "/artifacts/" in path or "/attachments/" in path or not path.startswith("data/"):
+            continue
+        if name.startswith("traces-"):
+            digests = pq.read_table(io.BytesIO(content)).column("content_digest").to_pylist()
+            traces.setdefault(folder, []).extend(digests)
+        elif name.endswith(".json") and not name.startswith("part-") and path != ARCHIVE:
+            document = json.loads(content)
+            line = path_of_object(path, document["mlflow"])
+            lines.append((line, document["info"]["content_digest"].removeprefix("sha256:")))
+    for folder, digests in traces.items():
+        listed = "".join(f"{digest.removeprefix('sha256:')}\n" for digest in sorted(digests))
+        lines.append((folder, hashlib.sha256(listed.encode()).hexdigest()))
+    text = "".join(f"{digest}  {path}\n" for path, digest in sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path_of_object(path: str, mlflow: dict[str, Any]) -> str:
+    """Leave out the number that keeps the names of models apart; no sample has such entities."""
+    model = mlflow.get("registered_model") or mlflow.get("model_version")
+    if model is None:
+        return path
+    tree, registry, rest = path.partition("/models/" if "/models/" in path else "/prompts/")
+    return f"{tree}{registry}{segment_of(model['name'])}/{rest.partition('/')[2]}"
+
+
+ARCHIVE = "data/archive.json"
+
+
+@pytest.mark.parametrize("path", SOUND, ids=[str(path.relative_to(FOLDER)) for path in SOUND])
+def test_content_root_follows_the_text(path: Path) -> None:
+    files = files_by_tar(path)
+    stated = json.loads(files[ARCHIVE])["info"].get("content_root")
+    version = json.loads(files["exim.json"])["format_version"]
+    assert (stated is None) == (version in {"1.0", "1.1", "1.2"})
+    if stated is not None:
+        assert content_root(files) == stated
+
+
 FORBIDDEN = set('"%*/:<>?\\|!\u2028\u2029') | {chr(c) for c in [*range(32), *range(127, 160)]}
 DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     name + digit for name in ("com", "lpt") for digit in "0123456789\u00b9\u00b2\u00b3"

@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A server with every kind and every hard case, which nobody changes, and an archive of it."""
+def everything_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of ``everything`` keeps what it has."""
     from tests.everything import SERVER_ENV, fill  # MLflow 2 cannot import it
 
     folder = tmp_path_factory.mktemp("everything")
     copy_of_server(folder, fill, env=SERVER_ENV)
-    with start_server(folder, env=SERVER_ENV) as server:
+    return folder
+
+
+@pytest.fixture(scope="session")
+def everything(
+    everything_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """A server with every kind and every hard case, which nobody changes, and an archive of it."""
+    from tests.everything import SERVER_ENV  # MLflow 2 cannot import it
+
+    with start_server(everything_folder, env=SERVER_ENV) as server:
 
         def make(shared: Path) -> str:
             archive = str(shared / "everything.tar.zst")

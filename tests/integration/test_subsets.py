@@ -85,6 +85,7 @@ def test_a_subset_is_what_the_source_itself_gives(
     for path in wanted:
         if path != "data/archive.json":
             assert found[path] == wanted[path], path
+    assert by_archive.content_root == by_source.content_root
     assert by_archive.to_dict()["counts"] == by_source.to_dict()["counts"]
     assert found["data/archive.json"]["mlflow"] == wanted["data/archive.json"]["mlflow"]
     assert diff(str(direct), str(subset), rules="exact").equal
@@ -103,6 +104,8 @@ def test_every_kind_is_taken(everything: tuple[str, str], tmp_path: Path) -> Non
     # Only these tell anything else: what was taken from where, and who wrote the list of objects.
     changed = {path for path in before if before[path] != after[path] and path.startswith("data/")}
     assert changed == {"data/archive.json"}
+    with open_archive(archive) as all_of_it:
+        assert report.content_root == all_of_it.content_root
     assert before.keys() == after.keys()
 
 

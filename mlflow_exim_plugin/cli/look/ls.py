@@ -71,6 +71,8 @@ def _list_objects(source: OpenSource, *, as_json: bool) -> None:
             f"Packed {system.export_time_text} UTC from {system.mlflow_tracking_uri}, "
             f"{size_text(found['size_bytes'])}"
         )
+        if found["content_root"]:
+            say(f"Content root sha256:{found['content_root']}")
     if source.read_as:
         say(f"Read as {source.read_as}")
     for e in found["experiments"]:

@@ -14,6 +14,7 @@ from mlflow_exim_plugin.errors import (
     StoreError,
 )
 from mlflow_exim_plugin.schema.canonical import content_digest, document_bytes
+from mlflow_exim_plugin.schema.digests import ContentRoot, raw_digest
 from mlflow_exim_plugin.schema.envelope import ArchiveHeader, System
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest
 from mlflow_exim_plugin.schema.objects import (
@@ -77,6 +78,7 @@ class ArchiveSink:
         self._model: _OpenModel | None = None
         self._model_folders: set[str] = set()
         self._run_count = 0
+        self._content_root = ContentRoot()
         header = ArchiveHeader.now(writer.required_features)
         writer.add(layout.HEADER, document_bytes(header.to_json()))
         writer.add(layout.README, README.encode("ascii"))
@@ -127,6 +129,7 @@ class ArchiveSink:
             "failures": summary["failures"],
             "lossy": summary["lossy"],
             "not_packed": summary["not_packed"],
+            "content_root": self._content_root.hexdigest(),
         }
         if report.read_as:
             info["read_as"] = report.read_as
@@ -138,6 +141,7 @@ class ArchiveSink:
             part["workspaces"] = [{"name": w.name, **w.listing()} for w in others]
         self._add(layout.ARCHIVE, info, part)
         report.root = self._writer.close()
+        report.content_root = info["content_root"]
 
     @property
     def _workspace(self) -> _Workspace:
@@ -161,6 +165,8 @@ class ArchiveSink:
                 if count:
                     report.written(kind, count)
             report.add_bytes(part.attachment_bytes)
+            folder = layout.experiment_folder(experiment.id, self._workspace.tree)
+            self._content_root.add_traces(folder, part.content_digests)
             for issue in part.issues:
                 report.issue(issue)
         for file in experiment.metrics_files:
@@ -173,17 +179,21 @@ class ArchiveSink:
         artifacts: list[dict[str, Any]],
         issues: list[Failure | Loss],
         report: Report,
-    ) -> bool:
-        """Take an envelope as it is in another archive, if that says nothing else of the object."""
+    ) -> str | None:
+        """Take an envelope as it is in another archive, if that says nothing else of the object.
+
+        Returns:
+            The content digest that it states, None where it is to be made.
+        """
         stored = item.stored
         if stored is None or stored.path != path or issues != [*item.issues]:
-            return False
+            return None
         if tuple(entry["member"] for entry in artifacts) != stored.parts:
-            return False
+            return None
         self._writer.copy(path, stored.reader, stored.path)
         for issue in issues:
             report.issue(issue)
-        return True
+        return stored.content_digest
 
     def _write_run(self, run: Run, report: Report) -> None:
         opened = self._opened(run)
@@ -213,9 +223,12 @@ class ArchiveSink:
         if metrics is not None:
             report.written(Kind.METRIC_HISTORY, metrics["keys"])
             report.add_rows(metrics["rows"])
-        if not self._copied(path, run, artifacts, issues, report):
+        if (content := self._copied(path, run, artifacts, issues, report)) is None:
             document = {"run": run.document}
-            self._add_object(path, document, issues, report, artifacts, metrics, run.doubles)
+            content = self._add_object(
+                path, document, issues, report, artifacts, metrics, run.doubles
+            )
+        self._content_root.add(path, content)
         opened.runs.append(run_id)
         self._run_count += 1
         report.written(Kind.RUN)
@@ -228,8 +241,10 @@ class ArchiveSink:
         issues = [*model.issues]
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, model.id, model.artifacts, issues, report)
-        if not self._copied(path, model, artifacts, issues, report):
-            self._add_object(path, {"logged_model": model.document}, issues, report, artifacts)
+        if (content := self._copied(path, model, artifacts, issues, report)) is None:
+            document = {"logged_model": model.document}
+            content = self._add_object(path, document, issues, report, artifacts)
+        self._content_root.add(path, content)
         opened.logged_models.append(model.id)
         report.written(Kind.LOGGED_MODEL)
 
@@ -252,6 +267,7 @@ class ArchiveSink:
         if attachments:
             digest = trace_digest(trace, _contents(attachments))
         opened.traces.append(trace, digest)
+        self._content_root.add_traces(opened.folder, raw_digest(digest))
         opened.attachments += [{"trace_id": trace.id, **entry} for entry in attachments]
         opened.trace_issues += issues
         for issue in issues:
@@ -287,8 +303,11 @@ class ArchiveSink:
         place = partial(layout.artifact_member, folder)
         artifacts = self._write_artifacts(place, version.id, version.artifacts, issues, report)
         path = layout.version_member(self._model.folder, version.version)
-        if not self._copied(path, version, artifacts, issues, report):
-            self._add_object(path, {"model_version": version.document}, issues, report, artifacts)
+        if (content := self._copied(path, version, artifacts, issues, report)) is None:
+            document = {"model_version": version.document}
+            content = self._add_object(path, document, issues, report, artifacts)
+        unnumbered = self._unnumbered(self._model.item)
+        self._content_root.add(layout.version_member(unnumbered, version.version), content)
         self._model.versions.append(version.version)
         report.written(version.kind)
 
@@ -300,17 +319,17 @@ class ArchiveSink:
             self._finish_open(report)
         if entity.kind is Kind.WORKSPACE:
             self._workspaces.append(_Workspace(entity.id, layout.workspace_tree(entity.id)))
-        path = layout.entity_member(
+        unnumbered = layout.entity_member(
             entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
         )
-        if entity.stored is not None:
-            path = entity.stored.path
+        path = unnumbered if entity.stored is None else entity.stored.path
         path, issues = self._writer.free_path(path), [*entity.issues]
         place = partial(layout.artifact_member, path.removesuffix(".json") + "/")
         artifacts = self._write_artifacts(place, entity.id, entity.artifacts, issues, report)
         document = {str(entity.kind): entity.document}
-        if not self._copied(path, entity, artifacts, issues, report):
-            self._add_object(path, document, issues, report, artifacts)
+        if (content := self._copied(path, entity, artifacts, issues, report)) is None:
+            content = self._add_object(path, document, issues, report, artifacts)
+        self._content_root.add(unnumbered, content)
         report.written(entity.kind)
         count_parts(entity, report)
 
@@ -324,8 +343,8 @@ class ArchiveSink:
         metrics: dict[str, Any] | None = None,
         doubles: list[float] | None = None,
         more: dict[str, Any] | None = None,
-    ) -> None:
-        """Write an object's envelope and report what is wrong with it."""
+    ) -> str:
+        """Write an object's envelope, report what is wrong with it, and return its digest."""
         rows = metrics["digest"] if metrics else None
         try:
             digest = content_digest(document, rows, _contents(artifacts or ()), doubles=doubles)
@@ -339,6 +358,11 @@ class ArchiveSink:
         self._add(path, info | _named(issues), document, doubles)
         for issue in issues:
             report.issue(issue)
+        return digest
+
+    def _unnumbered(self, model: RegisteredModel) -> str:
+        """Return the folder of a registered model or prompt where its name meets no other's."""
+        return layout.model_folder(model.name, kind=model.kind, tree=self._workspace.tree)
 
     def _write_artifacts(
         self,
@@ -399,12 +423,14 @@ class ArchiveSink:
             self._experiment = None
             opened.metrics.close()
             self._close_traces(opened)
+            self._content_root.end_traces(opened.folder)
             self._add_experiment(opened, report)
         if (model := self._model) is not None:
             self._model = None
             document = {"registered_model": model.item.document, "versions": model.versions}
             path = layout.model_member(model.folder)
-            self._add_object(path, document, [*model.item.issues], report)
+            content = self._add_object(path, document, [*model.item.issues], report)
+            self._content_root.add(layout.model_member(self._unnumbered(model.item)), content)
             is_prompt = model.item.kind is Kind.PROMPT
             workspace = self._workspace
             (workspace.prompts if is_prompt else workspace.models).append(model.item.name)
@@ -423,7 +449,8 @@ class ArchiveSink:
             "num_failed_runs": len(failed),
             "failed_runs": failed,
         }
-        self._add_object(path, document, [*experiment.issues], report, more=counts)
+        content = self._add_object(path, document, [*experiment.issues], report, more=counts)
+        self._content_root.add(path, content)
         entry = {"experiment_id": experiment.id, "name": experiment.name}
         self._workspace.experiments.append(entry)
         report.written(Kind.EXPERIMENT)

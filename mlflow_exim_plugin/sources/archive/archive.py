@@ -161,6 +161,19 @@ class Archive:
         """What was packed, what failed and what is missing (``data/archive.json``)."""
         return self.document(ArchiveEnvelope, layout.ARCHIVE)
 
+    @property
+    def content_root(self) -> str:
+        """What the archive holds in one digest, hex: the same for each archive of one state.
+
+        It does not depend on when, by whom and how it was packed. An archive of before format 1.3
+        does not state it: its documents are read.
+        """
+        if stated := self.summary.info.content_root:
+            return stated
+        from mlflow_exim_plugin.sources.archive.content_root import content_root_of
+
+        return content_root_of(self.reader)
+
     def experiments(self) -> Iterator[ExperimentEnvelope]:
         """Yield the experiments by number."""
         for tree in self.trees:

@@ -375,7 +375,7 @@ class _TreeStream:
         """Return what is told of an object where it goes into another archive."""
         if self._stored is None:
             return {}
-        stored = self._stored.envelope(path, info.artifacts)
+        stored = self._stored.envelope(path, info)
         return {"stored": stored, "issues": self._stored.issues(kind, info)}
 
     def _told(self, kind: Kind, info: Info) -> tuple[Failure | Loss, ...]:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.envelope import (
         ArchiveInfo,
-        ArtifactEntry,
         ExperimentInfo,
         Info,
+        RunInfo,
+        VersionInfo,
     )
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
@@ -51,12 +52,12 @@ class StoredParts:
         """Return a member, to be taken as it is."""
         return StoredMember(self._archive.reader, path)
 
-    def envelope(self, path: str, artifacts: Iterable[ArtifactEntry]) -> StoredMember | None:
+    def envelope(self, path: str, info: VersionInfo | RunInfo) -> StoredMember | None:
         """Return an envelope to be taken as it is, None where not all of its files come."""
         if not self._selection.takes_all_artifacts:
             return None
-        members = tuple(entry.member for entry in artifacts)
-        return StoredMember(self._archive.reader, path, members)
+        members = tuple(entry.member for entry in info.artifacts)
+        return StoredMember(self._archive.reader, path, members, info.content_digest)
 
     def issues(self, kind: Kind, info: Info) -> tuple[Failure | Loss, ...]:
         """Return what an envelope says to be missing of its object."""
@@ -111,6 +112,8 @@ class StoredParts:
 
     def traces(self, paths: Iterable[str]) -> tuple[StoredTracePart, ...] | None:
         """Return the parts of an experiment's traces, None where one of them cannot be taken so."""
+        from mlflow_exim_plugin.container.trace_parts import trace_digests
+
         found = []
         try:
             for path in paths:
@@ -129,7 +132,8 @@ class StoredParts:
                 size_bytes = sum(entry.size_bytes for entry in info.attachments)
                 stored = StoredMember(self._archive.reader, path, tuple(members))
                 issues = self.issues(Kind.TRACE, info)
-                found.append(StoredTracePart(stored, counts, size_bytes, issues))
+                digests = trace_digests(self._archive.reader, envelope)
+                found.append(StoredTracePart(stored, counts, size_bytes, issues, digests))
         except (InvalidArchiveError, NotFoundError):
             return None
         return tuple(found)

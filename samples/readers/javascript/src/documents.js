@@ -1,6 +1,6 @@
 // Documents and tables, and how they belong together: step 4 of section "Findings".
 import { Broken } from './findings.js'
-import { byCodePoints, contentDigest, contentsOf, digestOf, isObject, metricsDigest, parseJson } from './json.js'
+import { byCodePoints, contentDigest, contentsOf, digestOf, hexOf, isObject, metricsDigest, parseJson } from './json.js'
 import { LISTED_KINDS, PLACED_KINDS, placeOf } from './layout.js'
 import { escapeSegment, standsFor } from './paths.js'
 import { checkSchema } from './schema.js'
@@ -19,7 +19,11 @@ export class Documents {
     this.archive = archive
     this.findings = findings
     this.broken = findings.brokenPlaces
+    this.foundBefore = findings.list.length
     this.isSince12 = archive.minor >= 2n
+    this.isSince13 = archive.minor >= 3n
+    this.contentLines = [] // [path, digest] of the objects
+    this.traceDigests = new Map() // by folder of the experiment
     this.isWhole = true // no envelope is unreadable
     this.areRunsRead = true
     this.documents = new Map() // by path
@@ -116,6 +120,7 @@ export class Documents {
       entity: this.checkEntity
     }[place.type]
     if (check.call(this, path, place, info, mlflow) === false) return
+    this.contentLines.push([unnumbered(path, place, mlflow), info.content_digest])
     this.checkDigest(path, info, mlflow, { metrics: info.metrics?.digest, artifacts: info.artifacts })
     this.checkArtifacts(path, info.artifacts ?? [])
   }
@@ -229,6 +234,8 @@ export class Documents {
       return
     }
     for (const trace of traces) this.checkTrace(path, trace)
+    const { folder } = place
+    this.traceDigests.set(folder, [...this.traceDigests.get(folder) ?? [], ...traces.map(trace => trace.digest)])
     this.traces.push(...traces)
     if (mlflow.traces !== BigInt(traces.length)) this.find('E058', path, `has ${traces.length} traces`)
     this.checkDigest(path, info, mlflow, { traces: traces.map(trace => [trace.id, trace.digest]) })
@@ -321,6 +328,25 @@ export class Documents {
       if (isKnown && (info.counts[kind]?.written ?? 0n) !== number) fail(`there are ${number} of ${kind}`)
     }
     this.checkFailures(info)
+    this.checkContentRoot(info)
+  }
+
+  /** Section "Content root"; told last, as it repeats what is wrong with any object. */
+  checkContentRoot (info) {
+    const isSound = this.isWhole && !this.findings.list.slice(this.foundBefore).some(({ code }) => code[0] === 'E')
+    if (this.isSince13 && isSound && info.content_root !== this.contentRoot()) {
+      this.find('E067', ARCHIVE, `the content root is ${this.contentRoot()}`)
+    }
+  }
+
+  contentRoot () {
+    const hex = digest => digest.slice('sha256:'.length)
+    const lines = this.contentLines.map(([path, digest]) => [path, hex(digest)])
+    for (const [folder, digests] of this.traceDigests) {
+      if (digests.length) lines.push([`${folder}traces`, hexOf(digests.map(digest => `${hex(digest)}\n`).sort().join(''))])
+    }
+    lines.sort((a, b) => byCodePoints(a[0], b[0]))
+    return hexOf(lines.map(([path, digest]) => `${digest}  ${path}\n`).join(''))
   }
 
   isListing (mlflow) {
@@ -345,6 +371,17 @@ export class Documents {
     if (unlike.length && this.isSince12) this.find('E066', ARCHIVE, `does not name all failed ${unlike}`)
     else if ([...kinds].some(kind => named[kind] || info.counts[kind]?.failed)) this.find('W021', ARCHIVE, 'objects failed')
   }
+}
+
+/** A path without the number that keeps names apart. */
+function unnumbered (path, place, mlflow) {
+  if (place.type === 'version' || place.type === 'model') {
+    const { name } = mlflow.model_version ?? mlflow.registered_model
+    const below = path.slice(place.folder.length)
+    return `${place.folder.split('/').slice(0, -2).join('/')}/${escapeSegment(name)}/${below}`
+  }
+  if (place.type !== 'entity' || place.kind === 'workspace') return path
+  return `${path.slice(0, path.lastIndexOf('/'))}/${escapeSegment(mlflow[place.kind][place.idField])}.json`
 }
 
 const newNames = () => ({ experiments: new Set(), registered_model: new Map(), prompt: new Map() })

@@ -25,6 +25,7 @@ async function contentsOf (path) {
   return canonical({
     codes: findings.codes,
     root: archive.footer.root,
+    content_root: documents.contentRoot(),
     members: Object.fromEntries([...archive.members.values()].map(of => [of.path, [BigInt(of.size), of.digest]])),
     documents: Object.fromEntries(documents.documents),
     histories: Object.fromEntries([...documents.tables].map(([table, rows]) =>
