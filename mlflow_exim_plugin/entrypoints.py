@@ -55,10 +55,10 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     Raises:
         MlflowException: The archive is not there, or cannot be read.
     """
-    from mlflow_exim_plugin.plugins.stores import open_tracking_store
+    from mlflow_exim_plugin.plugins.stores import open_store
 
     del artifact_uri
-    return open_tracking_store(store_uri)
+    return open_store("tracking", store_uri)
 
 
 def model_registry_store(store_uri: str, **options: Any) -> Any:
@@ -71,10 +71,10 @@ def model_registry_store(store_uri: str, **options: Any) -> Any:
     Raises:
         MlflowException: The archive is not there, or cannot be read.
     """
-    from mlflow_exim_plugin.plugins.stores import open_registry_store
+    from mlflow_exim_plugin.plugins.stores import open_store
 
     del options
-    return open_registry_store(store_uri)
+    return open_store("registry", store_uri)
 
 
 def workspace_store(workspace_uri: str, **options: Any) -> Any:
@@ -87,10 +87,10 @@ def workspace_store(workspace_uri: str, **options: Any) -> Any:
     Raises:
         MlflowException: The archive is not there, or cannot be read.
     """
-    from mlflow_exim_plugin.plugins.stores import open_workspace_store
+    from mlflow_exim_plugin.plugins.stores import open_store
 
     del options
-    return open_workspace_store(workspace_uri)
+    return open_store("workspace", workspace_uri)
 
 
 def artifact_repository(artifact_uri: str, *asked_by: Any, **options: Any) -> Any:

@@ -28,16 +28,16 @@ _DOWNLOAD = "GET /api/2.0/mlflow-artifacts/artifacts/"
 
 
 @contextmanager
-def served(archive: str, folder: Path) -> Iterator[str]:
-    """Serve an archive, give the address, and end it as Ctrl-C does.
+def served(folder: Path, *archives: str) -> Iterator[str]:
+    """Serve archives, give the address, and end it as Ctrl-C does.
 
     Args:
-        archive: Path or URL.
+        archives: Path or URL of each.
         folder: Where the process is at home, with its cache and what it prints.
     """
     folder.mkdir(parents=True, exist_ok=True)
     printed = folder / "printed.txt"
-    process = new_process(_serve, archive, str(folder), dict(os.environ))
+    process = new_process(_serve, archives, str(folder), dict(os.environ))
     process.start()
     until = time.monotonic() + _STARTS_S
     while not (found := _ADDRESS.search(printed.read_text() if printed.exists() else "")):
@@ -53,7 +53,7 @@ def served(archive: str, folder: Path) -> Iterator[str]:
         assert process.exitcode == 0, printed.read_text()
 
 
-def _serve(archive: str, folder: str, environment: dict[str, str]) -> None:
+def _serve(archives: tuple[str, ...], folder: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     home = Path(folder, "home")
@@ -66,7 +66,7 @@ def _serve(archive: str, folder: str, environment: dict[str, str]) -> None:
     from mlflow_exim_plugin.cli.process import OwnProcess
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = ["serve", archive, "--port", "0", "--cache-dir", str(Path(folder, "cache"))]
+    command = ["serve", *archives, "--port", "0", "--cache-dir", str(Path(folder, "cache"))]
     exim.main(command, prog_name="mlflow-exim", obj=OwnProcess())
 
 

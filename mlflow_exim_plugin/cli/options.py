@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "archive_argument",
+    "archives_argument",
     "asks",
     "output_options",
     "output_options_and",
@@ -39,6 +40,18 @@ _VERBOSE = click.option(
 def archive_argument(command: _Command) -> _Command:
     """Add the argument that says where the archive is."""
     return click.argument("archive", callback=_archive_location)(command)
+
+
+def archives_argument(command: _Command) -> _Command:
+    """Add the argument that says where one archive is or several are."""
+    locations = click.argument(
+        "archives",
+        metavar="ARCHIVE...",
+        nargs=-1,
+        required=True,
+        callback=lambda ctx, param, given: tuple(_archive_location(ctx, param, g) for g in given),
+    )
+    return locations(command)
 
 
 def _archive_location(ctx: click.Context, param: click.Parameter, location: str) -> str:

@@ -5,6 +5,7 @@
     exim:///backups/nightly.tar.zst
     exim:s3://backups/nightly.tar.zst
     exim:s3://backups/nightly.tar.zst!/data/experiments/1/runs/0f3a.../artifacts
+    exim:///backups/monday.tar.zst,s3://backups/tuesday.tar.zst
 """
 
 from __future__ import annotations
@@ -23,27 +24,29 @@ SCHEME = "exim"
 
 _INSIDE = "!/"
 """Between an archive and a folder of it."""
-_ENCODED = str.maketrans({char: f"%{ord(char):02X}" for char in "%?#!"})
+_NEXT = ","
+"""Between archives."""
+_ENCODED = str.maketrans({char: f"%{ord(char):02X}" for char in "%?#!,"})
 """What would end an archive's URL, to MLflow or to us."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """An archive, or a folder of its members.
+    """Archives, or a folder of their members.
 
     Attributes:
-        archive: Path or fsspec URL of the archive.
-        folder: Path of a folder in it, without slashes at its ends; empty for the archive itself.
+        archives: Path or fsspec URL of each archive.
+        folder: Path of a folder, without slashes at its ends; empty for the archives themselves. Of
+            several archives it begins with the root of one.
     """
 
-    archive: str
+    archives: tuple[str, ...]
     folder: str = ""
 
     @classmethod
-    def of_archive(cls, location: str) -> Address:
-        """Return the address of an archive at a path or fsspec URL, the same from any folder."""
-        path = local_path(location)
-        return cls(location if path is None else os.path.abspath(path))  # noqa: PTH100 - for URIs
+    def of(cls, *locations: str) -> Address:
+        """Return the address of archives at paths or fsspec URLs, the same from any folder."""
+        return cls(tuple(map(_from_anywhere, locations)))
 
     @classmethod
     def parse(cls, uri: str) -> Address:
@@ -55,24 +58,33 @@ class Address:
         scheme, _, rest = uri.partition(":")
         if scheme.lower() != SCHEME:
             raise UsageError(f"{redact_url(uri)} is no address of an archive", _HINT)
-        location, _, folder = rest.partition(_INSIDE)
-        if location.startswith("//"):
-            location = location[2:]
-            if not location.startswith("/"):
-                raise UsageError(f"{redact_url(uri)} names no archive", _HINT)
-        location = unquote(location)
-        if not location:
+        written, _, folder = rest.partition(_INSIDE)
+        locations = [unquote(_without_slashes(one)) for one in written.split(_NEXT)]
+        if not all(locations):
             raise UsageError(f"{redact_url(uri)} names no archive", _HINT)
-        return cls(cls.of_archive(location).archive, folder.strip("/"))
+        return cls(cls.of(*locations).archives, folder.strip("/"))
 
     @property
     def members(self) -> str:
         """What the address of a folder begins with, before its path."""
-        start = "//" if self.archive.startswith("/") else ""
-        return f"{SCHEME}:{start}{self.archive.translate(_ENCODED)}{_INSIDE}"
+        start = "//" if self.archives[0].startswith("/") else ""
+        located = _NEXT.join(archive.translate(_ENCODED) for archive in self.archives)
+        return f"{SCHEME}:{start}{located}{_INSIDE}"
 
     def __str__(self) -> str:
         return self.members + self.folder if self.folder else self.members.removesuffix(_INSIDE)
+
+
+def _from_anywhere(location: str) -> str:
+    path = local_path(location)
+    return location if path is None else os.path.abspath(path)  # noqa: PTH100 - for URIs
+
+
+def _without_slashes(location: str) -> str:
+    """Return a location without the slashes that may precede a path; of a host there is nothing."""
+    if not location.startswith("//"):
+        return location
+    return location[2:] if location.startswith("///") else ""
 
 
 _HINT = "write exim:///PATH, or exim: before a URL, such as exim:s3://BUCKET/NAME.tar.zst"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -23,11 +24,46 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mlflow_exim_plugin.operations.live.archive import OpenArchive
     from mlflow_exim_plugin.schema.envelope import ArtifactEntry
 
 __all__ = ["ArchiveArtifactRepository"]
 
 _BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _FilesOf:
+    """Files of one object, or what is below a folder of them.
+
+    Attributes:
+        part: The archive.
+        kind: Kind of the object.
+        place: Its envelope, for a trace its folder of attachments.
+        inside: The folder, or a file.
+    """
+
+    part: OpenArchive
+    kind: Kind
+    place: str
+    inside: str
+
+    def entries(self) -> Iterable[ArtifactEntry]:
+        """Return all files of the object, but those that would be put where they do not belong."""
+        found = self.part.files.of(self.kind, self.place).values()
+        return (entry for entry in found if not path_problem(entry.path))
+
+    def spans(self) -> bytes | None:
+        """Return the file with the spans of a trace that MLflow does not look for in a table."""
+        from mlflow_exim_plugin.host.sql.trace_rows import span_file
+
+        if self.kind is not Kind.TRACE:
+            return None
+        try:
+            trace = self.part.files.trace(self.place)
+        except NotFoundError:
+            return None
+        return None if trace is None or trace.spans is None else span_file(trace)
 
 
 class ArchiveArtifactRepository(ArtifactRepository):  # type: ignore[misc]
@@ -44,7 +80,7 @@ class ArchiveArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         super().__init__(artifact_uri)
         with as_mlflow():
             self._address = Address.parse(artifact_uri)
-            self._live = open_live(self._address.archive)
+            self._live = open_live(*self._address.archives)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List what lies directly in a folder, by name; nothing for a file."""
@@ -69,12 +105,11 @@ class ArchiveArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         found = self._files(path)
         if found is None:
             return
-        kind, place, inside = found
-        start = f"{inside}/" if inside else ""
-        for entry in self._entries(kind, place):
+        start = f"{found.inside}/" if found.inside else ""
+        for entry in found.entries():
             if entry.path.startswith(start):
                 yield entry.path.removeprefix(start), entry.size_bytes
-        if kind is Kind.TRACE and not inside and (data := self._spans_of(place)) is not None:
+        if not found.inside and (data := found.spans()) is not None:
             yield DATA_FILE, len(data)
 
     def _open(self, path: str) -> BinaryIO:
@@ -84,35 +119,23 @@ class ArchiveArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             NotFoundError: The archive does not hold it.
         """
         if (found := self._files(path)) is not None:
-            kind, place, inside = found
-            for entry in self._entries(kind, place):
-                if entry.path == inside:
-                    return self._live.archive.reader.open_member(entry.member)
-            is_spans = kind is Kind.TRACE and inside == DATA_FILE
-            if is_spans and (data := self._spans_of(place)) is not None:
+            for entry in found.entries():
+                if entry.path == found.inside:
+                    return found.part.archive.reader.open_member(entry.member)
+            if found.inside == DATA_FILE and (data := found.spans()) is not None:
                 return io.BytesIO(data)
-        raise NotFoundError(f"{self._live.archive.reader.name} does not hold the file {path!r}")
+        raise NotFoundError(f"{self._live.name} does not hold the file {path!r}")
 
-    def _files(self, path: str) -> tuple[Kind, str, str] | None:
-        return files_at(posixpath.join(self._address.folder, path.strip("/")).rstrip("/"))
-
-    def _entries(self, kind: Kind, place: str) -> Iterable[ArtifactEntry]:
-        """Return the files of an object, but those that would be put where they do not belong."""
-        found = self._live.files.of(kind, place).values()
-        return (entry for entry in found if not path_problem(entry.path))
-
-    def _spans_of(self, place: str) -> bytes | None:
-        """Return the file with the spans of a trace that MLflow does not look for in a table."""
-        from mlflow_exim_plugin.host.sql.trace_rows import span_file
-
-        try:
-            trace = self._live.files.trace(place)
-        except NotFoundError:
+    def _files(self, path: str) -> _FilesOf | None:
+        whole = posixpath.join(self._address.folder, path.strip("/")).rstrip("/")
+        if not whole:
             return None
-        return None if trace is None or trace.spans is None else span_file(trace)
+        part, there = self._live.at(whole)
+        found = files_at(there)
+        return None if found is None else _FilesOf(part, *found)
 
     def _refuse(self, *_arguments: Any, **_named: Any) -> NoReturn:
-        raise refused(f"Writing files to {self._live.archive.reader.name}")
+        raise refused(f"Writing files to {self._live.name}")
 
     log_artifact = log_artifacts = delete_artifacts = _refuse
     log_artifact_from_stream = log_artifact_from_async_stream = _refuse

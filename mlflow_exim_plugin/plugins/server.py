@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, MutableMapping
     from typing import TypeAlias
 
-    from mlflow_exim_plugin.operations.live.archive import LiveArchive
+    from mlflow_exim_plugin.operations.live.archive import LiveArchives
     from mlflow_exim_plugin.plugins.address import Address
+    from mlflow_exim_plugin.sources.archive.archive import Archive
 
     Scope: TypeAlias = MutableMapping[str, Any]
     Message: TypeAlias = MutableMapping[str, Any]
@@ -59,7 +60,7 @@ def mlflow_app(address: Address, *, has_workspaces: bool) -> App:
     """Return MLflow's server for an archive; one a process, whose environment it reads.
 
     Args:
-        address: The archive.
+        address: The archives.
         has_workspaces: Whether it has more than the default workspace.
     """
     os.environ.update(_FOR_MLFLOW)
@@ -86,14 +87,17 @@ def mlflow_app(address: Address, *, has_workspaces: bool) -> App:
     return served
 
 
-def described(live: LiveArchive) -> str:
-    """Return in one line which archive this is."""
-    system = live.archive.summary.system
+def described(live: LiveArchives) -> str:
+    """Return in one line which archives these are."""
+    return "; ".join(map(_described, live.archives))
+
+
+def _described(archive: Archive) -> str:
+    system = archive.summary.system
     packed = datetime.fromtimestamp(system.export_time, timezone.utc)
     source = redact_url(system.mlflow_tracking_uri or "")
     of_source = f" from {source}" if source else ""
-    root = live.archive.reader.root
-    return f"Archive of {packed:%Y-%m-%d %H:%M} UTC{of_source}, root {root}"
+    return f"Archive of {packed:%Y-%m-%d %H:%M} UTC{of_source}, root {archive.reader.root}"
 
 
 class ReadOnlyApp:
@@ -101,10 +105,10 @@ class ReadOnlyApp:
 
     Args:
         app: MLflow's.
-        live: The archive.
+        live: The archives.
     """
 
-    def __init__(self, app: App, live: LiveArchive) -> None:
+    def __init__(self, app: App, live: LiveArchives) -> None:
         self._app = app
         self._banner = _banner(live).encode()
 
@@ -160,7 +164,7 @@ async def _refuse(what: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
-def _banner(live: LiveArchive) -> str:
+def _banner(live: LiveArchives) -> str:
     """Return the line at the foot of MLflow's pages."""
     links = "".join(
         f' <a href="#/experiments/{number}/traces?startTimeLabel=ALL{inside}">'
@@ -176,9 +180,9 @@ def _banner(live: LiveArchive) -> str:
     )
 
 
-def _traced(live: LiveArchive) -> list[tuple[int, str, str, int]]:
+def _traced(live: LiveArchives) -> list[tuple[int, str, str, int]]:
     """Return the experiments with traces, as far as there is room: MLflow shows a week of them."""
-    inside = "'&amp;workspace=' || e.workspace" if len(live.archive.trees) > 1 else "''"
+    inside = "'&amp;workspace=' || e.workspace" if live.has_workspaces else "''"
     query = (
         f"SELECT e.experiment_id, e.name, {inside}, count(*) FROM trace_info AS t "  # noqa: S608
         "JOIN experiments AS e USING (experiment_id) WHERE e.lifecycle_stage = 'active' "

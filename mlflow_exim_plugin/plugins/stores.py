@@ -1,6 +1,6 @@
-"""MLflow's tracking store and model registry store on an archive, which only read.
+"""MLflow's tracking store and model registry store on archives, which only read.
 
-They are MLflow's own stores of a database, on a private one that has all of the archive but what
+They are MLflow's own stores of a database, on a private one that has all of the archives but what
 is large. So filters, order, pages and errors are those of the MLflow that is installed. Metric
 rows are put where its queries look for them when it asks for a history.
 """
@@ -15,6 +15,7 @@ import re
 import sqlite3
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mlflow_exim_plugin.operations.live.archive import LiveArchive
+    from mlflow_exim_plugin.operations.live.archive import LiveArchives
 
-__all__ = ["open_registry_store", "open_tracking_store", "open_workspace_store"]
+__all__ = ["open_store"]
 
 _READS = re.compile(
     r"(get|search|list|batch_get|calculate|filter|find|query|resolve|sanitize|sum|supports)(_|$)"
@@ -54,55 +55,26 @@ _PLACES = {
 """Columns that name places of files, and which rows of them do."""
 
 
-def open_tracking_store(uri: str) -> Any:
-    """Return MLflow's tracking store on an archive.
+def open_store(kind: str, uri: str) -> Any:
+    """Return one of MLflow's stores on archives.
 
     Args:
-        uri: Address of the archive.
+        kind: ``tracking``, ``registry`` or ``workspace``.
+        uri: Address of the archives.
 
     Raises:
-        MlflowException: The archive is not there, or cannot be read.
+        MlflowException: An archive is not there, or cannot be read.
     """
     with as_mlflow():
-        address = _of_whole(uri)
-        live = open_live(address.archive)
-        return _tracking_class(_has_workspaces(live))(live, address, str(address))
+        address = replace(Address.parse(uri), folder="")
+        live = open_live(*address.archives)
+        if kind == "tracking":
+            return _tracking_class(live.has_workspaces)(live, address, str(address))
+        if kind == "registry":
+            return _registry_class(live.has_workspaces)(live, address)
+        from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore
 
-
-def open_workspace_store(uri: str) -> Any:
-    """Return MLflow's store of workspaces on an archive.
-
-    Args:
-        uri: Address of the archive.
-
-    Raises:
-        MlflowException: The archive is not there, or cannot be read.
-    """
-    from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore
-
-    with as_mlflow():
-        address = _of_whole(uri)
-        return _class_of(SqlAlchemyStore)(_lent(open_live(address.archive), address))
-
-
-def open_registry_store(uri: str) -> Any:
-    """Return MLflow's model registry store on an archive.
-
-    Args:
-        uri: Address of the archive.
-
-    Raises:
-        MlflowException: The archive is not there, or cannot be read.
-    """
-    with as_mlflow():
-        address = _of_whole(uri)
-        live = open_live(address.archive)
-        return _registry_class(_has_workspaces(live))(live, address)
-
-
-def _of_whole(uri: str) -> Address:
-    address = Address.parse(uri)
-    return Address(address.archive)
+        return _class_of(SqlAlchemyStore)(_lent(live, address))
 
 
 _Store: Any = object
@@ -110,18 +82,18 @@ _Store: Any = object
 
 
 class _OfArchive(_Store):  # type: ignore[misc]
-    """Stands before a store of MLflow's that is opened on an archive.
+    """Stands before a store of MLflow's that is opened on archives.
 
     Args:
-        live: The archive.
-        address: What its members are an address below.
+        live: The archives.
+        address: What their members are an address below.
         arguments: Further ones of MLflow's store.
     """
 
     engine: sqlalchemy.Engine
     ManagedSessionMaker: Callable[..., Any]
 
-    def __init__(self, live: LiveArchive, address: Address, *arguments: Any) -> None:
+    def __init__(self, live: LiveArchives, address: Address, *arguments: Any) -> None:
         self._live = live
         self._asked = threading.local()
         super().__init__(_lent(live, address), *arguments)
@@ -137,7 +109,7 @@ class _OfArchive(_Store):  # type: ignore[misc]
 class _WithHistories(_OfArchive):
     """Puts metric rows where MLflow's queries look for them while it asks for a history."""
 
-    def __init__(self, live: LiveArchive, address: Address, *arguments: Any) -> None:
+    def __init__(self, live: LiveArchives, address: Address, *arguments: Any) -> None:
         super().__init__(live, address, *arguments)
         inner = self.ManagedSessionMaker
 
@@ -178,7 +150,7 @@ class _WithHistories(_OfArchive):
                 connection.executemany(insert, zip(*columns, strict=True))
 
 
-def _lent(live: LiveArchive, address: Address) -> str:
+def _lent(live: LiveArchives, address: Address) -> str:
     """Return a URI that MLflow opens the database of an archive by."""
     url = sqlalchemy.make_url(f"sqlite:///{live.database}")
     return lend(url, lambda: _connection(live.database, address)).render_as_string()
@@ -220,10 +192,6 @@ def _view(connection: sqlite3.Connection, table: str, column: str, where: str, b
 def _require_reading(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
     if not statement.lstrip().upper().startswith(_READING):
         raise refused("Writing")
-
-
-def _has_workspaces(live: LiveArchive) -> bool:
-    return len(live.archive.trees) > 1
 
 
 @functools.cache

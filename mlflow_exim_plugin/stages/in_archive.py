@@ -47,10 +47,12 @@ class InArchive:
 
     Args:
         has_member: Whether the archive has a member.
+        start: What paths in it begin with, where others stand beside it.
     """
 
-    def __init__(self, has_member: Callable[[str], bool]) -> None:
+    def __init__(self, has_member: Callable[[str], bool], start: str = "") -> None:
         self._has_member = has_member
+        self._place = PLACE + start
         self._tree = layout.TREE
         self._roots: dict[str, str] = {}
         self._folders: dict[tuple[Kind, str], str] = {}
@@ -72,7 +74,7 @@ class InArchive:
             return self._moved(item, f"{folder}artifacts", f"models:/{item.id}")
         if isinstance(item, Trace):
             folder = layout.attachment_folder(self._experiment(item.experiment_id), item.id)
-            tags = item.info["tags"] | {ARTIFACT_LOCATION: PLACE + folder}
+            tags = item.info["tags"] | {ARTIFACT_LOCATION: self._place + folder}
             document = item.document | {"info": item.info | {"tags": tags}}
             return replace(item, document=document, attachments=())
         if isinstance(item, ModelVersion):
@@ -86,19 +88,19 @@ class InArchive:
         """Return a run or logged model whose files are in a folder."""
         for old in (*_written(str(item.info.get("artifact_uri") or "")), name):
             self._roots[old.rstrip("/")] = folder
-        document = item.document | {"info": item.info | {"artifact_uri": PLACE + folder}}
+        document = item.document | {"info": item.info | {"artifact_uri": self._place + folder}}
         return replace(item, document=document, artifacts=())
 
     def _place_of(self, version: ModelVersion) -> str:
         """Return where a version's files are: its own, or those of its run or logged model."""
         own = layout.version_folder(self._model(version), version.version) + "artifacts"
         if any(True for _ in version.artifacts):
-            return PLACE + own
+            return self._place + own
         source = str(version.document.get("source") or "").rstrip("/")
         found = next(filter(None, map(self._below_a_root, _written(source))), None)
         if found is None and (model_id := model_behind(version.document)):
             found = self._roots.get(f"models:/{model_id}")
-        return PLACE + (own if found is None else found)
+        return self._place + (own if found is None else found)
 
     def _below_a_root(self, place: str) -> str | None:
         root = place

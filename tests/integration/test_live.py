@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from tests.sources import Source
 
 pytestmark = pytest.mark.integration
+SAMPLE = str(Path(__file__).parents[2] / "samples" / "v1" / "good" / "minimal.tar.zst")
 IS_MLFLOW_3 = hasattr(mlflow, "create_external_model")
 NAME_OF_MODEL = "name" if IS_MLFLOW_3 else "artifact_path"
 
@@ -40,15 +43,16 @@ def live_url(
     """The archive with every kind, served."""
     _, archive = everything
     folder = tmp_path_factory.mktemp("live")
-    with served(archive, folder) as url:
+    with served(folder, archive) as url:
         yield url
     assert not list((folder / "home").iterdir())
 
 
 @pytest.fixture(scope="module")
 def source_url(sqlite_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The archive that every MLflow can write, served."""
-    with served(sqlite_source.archive, tmp_path_factory.mktemp("live-source")) as url:
+    """The archive that every MLflow can write, served together with another one."""
+    folder = tmp_path_factory.mktemp("live-source")
+    with served(folder, sqlite_source.archive, SAMPLE) as url:
         yield url
 
 
@@ -186,7 +190,7 @@ def test_a_client_sees_what_it_sees_at_the_source(sqlite_source: Source, cache: 
         places = {name: _without_places(of) for name, of in there.items()}
         assert {name: _without_places(of) for name, of in vars(seen)[part].items()} == places
     kept = {path.name[:5] for path in cache.iterdir() if not path.name.startswith(".")}
-    assert kept == {"empty", live.open_live(sqlite_source.archive).archive.reader.root[:5]}
+    assert kept == {"empty", live.open_live(sqlite_source.archive).archives[0].reader.root[:5]}
 
 
 def _without_places(value: Any) -> Any:
@@ -277,7 +281,7 @@ def test_a_model_is_loaded_by_its_ranges_alone(
     with as_default(address):
         for name in ("models:/churn@champion", "models:/churn/1", logged.model_uri):
             assert mlflow.pyfunc.load_model(name).predict([1.5]) == [3.0]
-        source = live.open_live(url).archive.reader._source
+        source = live.open_live(url).archives[0].reader._source
         assert source.bytes_read < 4 << 20
         folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/"))
         assert (folder / "notes" / "a b%20.txt").read_text() == "hello"
@@ -285,3 +289,83 @@ def test_a_model_is_loaded_by_its_ranges_alone(
         assert len(mlflow.search_runs([experiment_id])) == 1
         uri = client.get_run(run.info.run_id).info.artifact_uri
         assert address in str(mlflow.get_run(run.info.run_id).info.artifact_uri) != uri
+
+
+@pytest.mark.usefixtures("cache")
+def test_several_archives_are_one(
+    make_sqlite: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, strange = make_sqlite(), make_sqlite()
+    client = MlflowClient(own, own)
+    experiment = client.create_experiment("churn", (tmp_path / "own").as_uri())
+    ids = {name: client.create_run(experiment, run_name=name).info.run_id for name in "ab"}
+    for run_id in ids.values():
+        client.log_metric(run_id, "loss", 0.5, 1, 0)
+        client.log_text(run_id, "early", "note.txt")
+    client.set_terminated(ids["a"])
+    client.create_registered_model("shop")
+    client.create_model_version("shop", f"runs:/{ids['a']}/model", ids["a"])
+    early = packed(own, tmp_path / "early.tar.zst")
+    client.log_metric(ids["b"], "loss", 0.25, 2, 1)
+    client.log_text(ids["b"], "late", "note.txt")
+    client.set_terminated(ids["b"])
+    ids["c"] = client.create_run(experiment, run_name="c").info.run_id
+    client.create_model_version("shop", f"runs:/{ids['c']}/model", ids["c"])
+    late = packed(own, tmp_path / "late, 100%.tar.zst")
+    client = MlflowClient(strange, strange)
+    other = client.create_experiment("fraud", (tmp_path / "strange").as_uri())
+    assert other == experiment
+    ids["d"] = client.create_run(other, run_name="d").info.run_id
+    client.log_metric(ids["d"], "loss", 9.0, 1, 0)
+    client.log_text(ids["d"], "strange", "note.txt")
+    taken = client.create_run(other, run_name="of the same id").info.run_id
+    client.set_terminated(taken)
+    with closing(sqlite3.connect(strange.removeprefix("sqlite:///"))) as database, database:
+        for table in ("runs", "tags"):
+            change = f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?"
+            database.execute(change, (ids["a"], taken))
+    foreign = packed(strange, tmp_path / "foreign.tar.zst")
+
+    for order in ([early, late, foreign, early], [foreign, late, early]):
+        address = f"exim://{','.join(a.replace('%', '%25').replace(',', '%2C') for a in order)}"
+        seen = MlflowClient(address, address)
+        numbers = {e.name: e.experiment_id for e in seen.search_experiments()}
+        assert numbers.keys() == {"Default", "churn", "fraud"}
+        found = {run.info.run_id: run for run in seen.search_runs(list(numbers.values()))}
+        assert found.keys() == set(ids.values())
+        # Of two states of a run the later one, of two runs of one id one, and the other is named.
+        assert found[ids["b"]].info.status == "FINISHED"
+        assert found[ids["a"]].info.run_name == "of the same id"
+        assert f"run {ids['a']} of {late}: the target has another state" in caplog.text
+        assert f"experiment churn of {late}: its experiment_id is 2" in caplog.text
+        assert ids["b"] not in caplog.text
+        for run_id, values in ((ids["b"], [0.5, 0.25]), (ids["d"], [9.0])):
+            assert [m.value for m in seen.get_metric_history(run_id, "loss")] == values
+        for run_id, text in ((ids["b"], "late"), (ids["d"], "strange")):
+            file = mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path="note.txt", tracking_uri=address
+            )
+            assert Path(file).read_text() == text
+        versions = {v.version: v.run_id for v in seen.search_model_versions("name = 'shop'")}
+        assert {int(n): run_id for n, run_id in versions.items()} == {1: ids["a"], 2: ids["c"]}
+
+
+def test_several_archives_are_served_as_one(sqlite_source: Source, source_url: str) -> None:
+    client = MlflowClient(source_url, source_url)
+    of_sample = client.get_experiment_by_name("iris")
+    assert of_sample is not None
+    (run,) = client.search_runs([of_sample.experiment_id])
+    own = sqlite_source.made.runs["parent"]
+
+    with as_default(source_url):
+        assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt") == "hello\n"
+        assert Path(mlflow.artifacts.download_artifacts("models:/iris/1")).is_dir()
+    assert client.get_run(own).info.run_id == own
+    page = requests.get(source_url, timeout=60).text
+    assert page.count(", root ") == 2
+
+
+def packed(uri: str, archive: Path) -> str:
+    """Pack a store, and return where its archive lies."""
+    assert pack(str(archive), tracking_uri=uri).failures == []
+    return str(archive)

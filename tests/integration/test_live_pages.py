@@ -65,7 +65,7 @@ def test_the_pages_of_mlflow_show_what_was_packed(
     everything: tuple[str, str], browser: str, tmp_path: Path
 ) -> None:
     _, archive = everything
-    with served(archive, tmp_path / "served") as url:
+    with served(tmp_path / "served", archive) as url:
         client = MlflowClient(url, url)
         ids = {e.name: e.experiment_id for e in client.search_experiments(ViewType.ALL)}
         runs = {r.info.run_name: r.info.run_id for r in client.search_runs([ids["plain"]])}

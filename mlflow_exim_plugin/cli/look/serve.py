@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import archive_argument, asks, verbose_option
+from mlflow_exim_plugin.cli.options import archives_argument, asks, verbose_option
 from mlflow_exim_plugin.cli.output import say
 from mlflow_exim_plugin.options import Opening
 
 
 @click.command(cls=Command)
-@archive_argument
+@archives_argument
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen at.", metavar="HOST"
 )
@@ -34,17 +34,18 @@ from mlflow_exim_plugin.options import Opening
 @asks("registry_uri", "artifacts_destination", opening=Opening)
 @verbose_option
 def serve(
-    archive: str,
+    archives: tuple[str, ...],
     host: str,
     port: int,
     open: bool,  # noqa: A002 - the name of the option
     cache_dir: str | None,
     opening: Opening,
 ) -> None:
-    """Show ARCHIVE, a path or any fsspec URL, in MLflow's own user interface, read only.
+    """Show archives, paths or any fsspec URLs, in MLflow's own user interface, read only.
 
-    Clients find MLflow's REST API at the address that is printed. Nothing is unpacked; what writes
-    is refused. It ends with Ctrl-C.
+    Several are shown as one: what more than one holds is there once, as that has it which was
+    packed last, and what others have otherwise is named. Clients find MLflow's REST API at the
+    address that is printed. Nothing is unpacked; what writes is refused. It ends with Ctrl-C.
 
     Example:
 
@@ -70,8 +71,8 @@ def serve(
             click.launch(url)
 
     with listening(host, port) as listener:
-        address = Address.of_archive(archive)
+        address = Address.of(*archives)
         cache = CacheFolder(Path(cache_dir) if cache_dir else None)
-        live = open_live(address.archive, cache=cache, storage_options=opening.storage_options)
-        app = mlflow_app(address, has_workspaces=len(live.archive.trees) > 1)
+        live = open_live(*address.archives, cache=cache, storage_options=opening.storage_options)
+        app = mlflow_app(address, has_workspaces=live.has_workspaces)
         run(ReadOnlyApp(app, live), listener, tell)

@@ -1,12 +1,13 @@
-"""An archive as a database that MLflow reads, made by the pipe and kept for the next time.
+"""Archives as one database that MLflow reads, made by the pipe and kept for the next time.
 
-What it holds is all of the archive but what is large: metric histories, and files. Those are read
-out of the archive when somebody asks for them.
+What it holds is all of the archives but what is large: metric histories, and files. Those are read
+out of the archives when somebody asks for them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import shutil
 import sqlite3
@@ -14,18 +15,22 @@ import threading
 from collections import OrderedDict
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlflow_exim_plugin.container.paths import decode_segment
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.open.schema_revisions import at_revision, latest_revision, upgrade
 from mlflow_exim_plugin.operations.live.cache import CacheFolder
+from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.tables import HISTORY
 from mlflow_exim_plugin.sinks.database.metrics import stored_rows
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.files import ArchiveFiles
+from mlflow_exim_plugin.stages.in_archive import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,35 +40,71 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["LEFT_OUT", "LiveArchive", "open_live"]
+__all__ = ["LEFT_OUT", "LiveArchives", "OpenArchive", "open_live"]
 
 _log = logging.getLogger(__name__)
 
 LEFT_OUT = "mlflow_exim_left_out"
 """Table of what of an archive could not be read."""
-_FORM = 1
-"""Counted up when another database would be made of the same archive."""
+_FORM = 2
+"""Counted up when another database would be made of the same archives."""
 _ROWS_REMEMBERED = 1_000_000
 _NAMED = 3
 
 
-@dataclass
-class LiveArchive:
-    """An archive that is open, and a database that has what MLflow asks for.
+@dataclass(frozen=True)
+class OpenArchive:
+    """One archive that is open.
 
     Attributes:
-        url: Where the archive lies.
         archive: It.
         files: Its files.
+    """
+
+    archive: Archive
+    files: ArchiveFiles
+
+
+@dataclass
+class LiveArchives:
+    """Archives that are open, and a database that has what MLflow asks for.
+
+    Attributes:
+        parts: The archives, the one that was packed last first, by what paths in them begin with:
+            nothing where it is one, else its root.
         database: A SQLite file with this MLflow's schema; nothing may be written to it.
     """
 
-    url: str
-    archive: Archive
-    files: ArchiveFiles
+    parts: Mapping[str, OpenArchive]
     database: Path
     _turn: threading.RLock = field(default_factory=threading.RLock)
     _histories: OrderedDict[str, pa.Table] = field(default_factory=OrderedDict)
+
+    @property
+    def archives(self) -> list[Archive]:
+        """The archives, the one that was packed last first."""
+        return [part.archive for part in self.parts.values()]
+
+    @property
+    def name(self) -> str:
+        """What to call them, without secrets."""
+        return ", ".join(archive.reader.name for archive in self.archives)
+
+    @property
+    def has_workspaces(self) -> bool:
+        """Whether there is more than the default workspace."""
+        return any(len(archive.trees) > 1 for archive in self.archives)
+
+    def at(self, folder: str) -> tuple[OpenArchive, str]:
+        """Return which archive a folder is in, and its path there.
+
+        Raises:
+            NotFoundError: It begins with no archive's root.
+        """
+        for start, part in self.parts.items():
+            if folder.startswith(start):
+                return part, folder.removeprefix(start)
+        raise NotFoundError(f"none of {self.name} has the root that {folder!r} begins with")
 
     def metric_rows(self, run_ids: Iterable[str], key: str) -> Iterator[pa.Table]:
         """Yield the rows of a metric of some runs, as the columns of MLflow's table have them.
@@ -85,7 +126,8 @@ class LiveArchive:
             self._histories.move_to_end(run_id)
             return self._histories[run_id]
         try:
-            found = self.archive.metric_history(run_id)
+            archive, name_there = self._holder(run_id)
+            found = archive.metric_history(name_there)
         except NotFoundError:  # MLflow says so
             return HISTORY.empty_table()
         self._histories[run_id] = found
@@ -95,48 +137,82 @@ class LiveArchive:
             self._histories.popitem(last=False)
         return found
 
+    def _holder(self, run_id: str) -> tuple[Archive, str]:
+        """Return which archive has a run, and its id there: where the run's files are.
 
-_OPEN: dict[str, LiveArchive] = {}
-"""The archives of this process by their URL: MLflow never says that it needs one no more."""
+        Raises:
+            NotFoundError: None has it.
+        """
+        if len(self.parts) == 1:
+            return self.archives[0], run_id
+        query = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
+        for (place,) in _rows(self.database, query, run_id):
+            part, folder = self.at(place.removeprefix(PLACE))
+            return part.archive, str(decode_segment(folder.split("/")[-2]))
+        raise NotFoundError(f"there is no run {run_id!r}")
+
+
+_OPEN: dict[tuple[str, ...], LiveArchives] = {}
+"""The archives of this process by their URLs: MLflow never says that it needs one no more."""
 _TURN = threading.RLock()
 
 
 def open_live(
-    url: str,
-    *,
+    *urls: str,
     cache: CacheFolder | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> LiveArchive:
-    """Open an archive for MLflow: the one that lay there when this process first asked for it.
+) -> LiveArchives:
+    """Open archives for MLflow: those that lay there when this process first asked for them.
 
     Args:
-        url: Path or fsspec URL of the archive.
+        urls: Path or fsspec URL of each archive.
         cache: Where the database is kept.
         storage_options: Given to the fsspec file system.
 
     Raises:
-        NotFoundError: There is nothing at the URL.
+        NotFoundError: There is nothing at a URL.
         InvalidArchiveError: It is no archive, or damaged.
         UnsupportedFormatError: It needs a newer reader.
         StoreError: The store refused, or the cache cannot be written.
     """
     with _TURN:
-        if url not in _OPEN:
+        if urls not in _OPEN:
             cache = cache or CacheFolder()
             with contextlib.ExitStack() as failing:
-                archive = Archive.open(url, storage_options=storage_options)
-                failing.callback(archive.close)
+                parts = _parts(urls, storage_options, failing)
                 schema = latest_revision()
-                name = f"{archive.reader.root}-{schema}-{_FORM}.db"
-                database = cache.file(name, lambda path: _make(archive, path, cache, schema))
+                name = f"{_root_of_all(parts)}-{schema}-{_FORM}.db"
+                database = cache.file(name, lambda path: _make(parts, path, cache, schema))
                 failing.pop_all()
-            _OPEN[url] = LiveArchive(url, archive, ArchiveFiles(archive), database)
-            _say_left_out(_OPEN[url])
-        return _OPEN[url]
+            _OPEN[urls] = LiveArchives(parts, database)
+            _say_left_out(_OPEN[urls])
+        return _OPEN[urls]
 
 
-def _make(archive: Archive, path: Path, cache: CacheFolder, schema: str) -> None:
-    """Make the database of an archive at a path."""
+def _parts(
+    urls: Iterable[str], storage_options: Mapping[str, Any] | None, failing: contextlib.ExitStack
+) -> dict[str, OpenArchive]:
+    """Open archives, each that is another one, the one that was packed last first."""
+    there: dict[str, Archive] = {}
+    for url in urls:
+        archive = Archive.open(url, storage_options=storage_options)
+        failing.callback(archive.close)
+        there.setdefault(archive.reader.root, archive)
+    if len(there) == 1:
+        (archive,) = there.values()
+        return {"": OpenArchive(archive, ArchiveFiles(archive))}
+    packed = {root: archive.summary.system.export_time_ms for root, archive in there.items()}
+    last_first = [there[root] for root in sorted(there, key=lambda root: (-packed[root], root))]
+    return {f"{a.reader.root}/": OpenArchive(a, ArchiveFiles(a)) for a in last_first}
+
+
+def _root_of_all(parts: Mapping[str, OpenArchive]) -> str:
+    roots = [part.archive.reader.root for part in parts.values()]
+    return roots[0] if len(roots) == 1 else hashlib.sha256("\n".join(roots).encode()).hexdigest()
+
+
+def _make(parts: Mapping[str, OpenArchive], path: Path, cache: CacheFolder, schema: str) -> None:
+    """Make the database of archives at a path: what an earlier one has joins what is there."""
     # To open one that is there needs none of these.
     from mlflow_exim_plugin.options import Selection, Writing
     from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
@@ -144,22 +220,23 @@ def _make(archive: Archive, path: Path, cache: CacheFolder, schema: str) -> None
     from mlflow_exim_plugin.stages.in_archive import InArchive
     from mlflow_exim_plugin.transfer import transfer
 
+    sources = {start: ArchiveSource(part.archive, contents=False) for start, part in parts.items()}
+
+    def experiment_ids() -> Iterable[str]:
+        return chain.from_iterable(source.experiment_ids() for source in sources.values())
+
     shutil.copyfile(cache.file(f"empty-{schema}.db", _make_empty), path)
     with _engine(path) as engine:
-        # Nothing else is open: the stores that MLflow has would be waited for by it and us alike.
-        sink = DatabaseSink(
-            engine,
-            Writing(artifact_location="source"),
-            source_ids=ArchiveSource(archive, contents=False).experiment_ids,
-        )
-        with closing(sink):
-            report = transfer(
-                ArchiveSource(archive, contents=False),
-                sink,
-                Selection(),
-                stages=[InArchive(archive.reader.__contains__)],
-            )
-        _note_left_out(engine, report)
+        left_out: list[tuple[str, ...]] = []
+        for start, source in sources.items():
+            reader = parts[start].archive.reader
+            # Nothing else is open: the stores that MLflow has would be waited for by it and us.
+            writing = Writing(artifact_location="source")
+            with closing(DatabaseSink(engine, writing, source_ids=experiment_ids)) as sink:
+                in_archive = InArchive(reader.__contains__, start)
+                report = transfer(source, sink, Selection(), stages=[in_archive])
+            left_out += ((reader.name, *entry) for entry in _left_out(report))
+        _note_left_out(engine, left_out)
 
 
 def _make_empty(path: Path) -> None:
@@ -187,22 +264,32 @@ def _engine(path: Path) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _note_left_out(engine: Engine, report: Report) -> None:
+def _left_out(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Yield kind and id of what of an archive is not there, or not as it is there, and why."""
+    for failure in report.failures:
+        yield str(failure.kind), failure.id, failure.reason
+    for loss in report.losses:
+        if loss.kind is not Kind.METRIC_HISTORY:  # infinities, as in each database of MLflow's
+            yield str(loss.kind), loss.id, loss.what
+
+
+def _note_left_out(engine: Engine, rows: list[tuple[str, ...]]) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE TABLE {LEFT_OUT} (kind TEXT, id TEXT, reason TEXT)")
-        rows = [(str(failure.kind), failure.id, failure.reason) for failure in report.failures]
+        columns = "archive TEXT, kind TEXT, id TEXT, reason TEXT"
+        connection.exec_driver_sql(f"CREATE TABLE {LEFT_OUT} ({columns})")
         if rows:
-            connection.exec_driver_sql(f"INSERT INTO {LEFT_OUT} VALUES (?, ?, ?)", rows)  # noqa: S608
+            connection.exec_driver_sql(f"INSERT INTO {LEFT_OUT} VALUES (?, ?, ?, ?)", rows)  # noqa: S608
 
 
-def _say_left_out(live: LiveArchive) -> None:
+def _say_left_out(live: LiveArchives) -> None:
     """Say each time what of an archive MLflow will not show."""
-    query = f"SELECT kind, id, reason FROM {LEFT_OUT}"  # noqa: S608
-    with closing(sqlite3.connect(f"{live.database.as_uri()}?mode=ro", uri=True)) as database:
-        found = database.execute(query).fetchall()
+    found = _rows(live.database, f"SELECT * FROM {LEFT_OUT}")  # noqa: S608
     if found:
-        named = "; ".join(f"{kind} {id_}: {reason}" for kind, id_, reason in found[:_NAMED])
+        named = "; ".join(f"{kind} {id_} of {at}: {why}" for at, kind, id_, why in found[:_NAMED])
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        _log.warning(
-            "%s: what is damaged is not shown: %s%s", live.archive.reader.name, named, more
-        )
+        _log.warning("not all is shown as it is: %s%s", named, more)
+
+
+def _rows(database: Path, query: str, *values: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return connection.execute(query, values).fetchall()

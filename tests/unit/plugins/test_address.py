@@ -12,27 +12,28 @@ ARCHIVES = [
     "s3://bucket/a/nightly.tar.zst",
     "https://host/a.tar.zst?signature=a%2Fb&x=1#top",
     "simplecache::s3://bucket/nightly.tar.zst",
+    "/a, b.tar.zst",
 ]
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
 def test_what_is_written_is_read(archive: str) -> None:
-    address = Address.of_archive(archive)
-    folder = Address(archive, "data/experiments/1/runs/a%20b/artifacts")
+    address = Address.of(archive)
+    folder = Address((archive,), "data/experiments/1/runs/a%20b/artifacts")
 
     assert Address.parse(str(address)) == address
     assert Address.parse(str(folder)) == folder
     # MLflow makes the URI of a file of that of its folder.
     joined = append_to_uri_path(str(folder), "model", "a b#c.txt")
-    assert Address.parse(joined) == Address(archive, f"{folder.folder}/model/a b#c.txt")
+    assert Address.parse(joined) == Address((archive,), f"{folder.folder}/model/a b#c.txt")
     assert Address.parse(append_to_uri_path(address.members, "data/x")) == Address(
-        archive, "data/x"
+        (archive,), "data/x"
     )
 
 
 def test_a_path_may_be_written_in_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    expected = Address("/backups/nightly.tar.zst")
+    expected = Address(("/backups/nightly.tar.zst",))
 
     for uri in (
         "exim:///backups/nightly.tar.zst",
@@ -45,7 +46,18 @@ def test_a_path_may_be_written_in_other_ways(monkeypatch: pytest.MonkeyPatch) ->
         assert Address.parse(uri) == expected, uri
 
 
-@pytest.mark.parametrize("uri", ["exim:", "exim://", "exim://host/a.tar.zst", "s3://a", "", "!/x"])
+def test_several_archives_have_one_address() -> None:
+    address = Address.of(*ARCHIVES)
+
+    assert Address.parse(str(address)) == address == Address(tuple(ARCHIVES))
+    assert Address.parse("exim:///a,///b,s3://c/d!/ROOT/data") == Address(
+        ("/a", "/b", "s3://c/d"), "ROOT/data"
+    )
+
+
+@pytest.mark.parametrize(
+    "uri", ["exim:", "exim://", "exim://host/a.tar.zst", "s3://a", "", "!/x", "exim:///a,"]
+)
 def test_what_names_no_archive_is_refused(uri: str) -> None:
     with pytest.raises(UsageError, match="archive"):
         Address.parse(uri)
