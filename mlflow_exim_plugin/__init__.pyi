@@ -5,11 +5,14 @@ from typing import Any
 
 from mlflow_exim_plugin.comparison.result import Comparison as Comparison
 from mlflow_exim_plugin.comparison.result import Difference as Difference
+from mlflow_exim_plugin.container.signing.check import Signature as Signature
 from mlflow_exim_plugin.operations.leftovers import Leftover as Leftover
 from mlflow_exim_plugin.operations.leftovers import Leftovers as Leftovers
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
-from mlflow_exim_plugin.operations.verify import Verification as Verification
-from mlflow_exim_plugin.options.groups import Checking as Checking
+from mlflow_exim_plugin.operations.proving.sign import KeyPair as KeyPair
+from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
+from mlflow_exim_plugin.operations.proving.sign import keygen as keygen
+from mlflow_exim_plugin.operations.proving.verify import Verification as Verification
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
 from mlflow_exim_plugin.options.groups import Drawing as Drawing
@@ -22,6 +25,8 @@ from mlflow_exim_plugin.options.groups import Reading as Reading
 from mlflow_exim_plugin.options.groups import Rename as Rename
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
+from mlflow_exim_plugin.options.proving import Checking as Checking
+from mlflow_exim_plugin.options.proving import Signing as Signing
 from mlflow_exim_plugin.options.selection import Selection as Selection
 from mlflow_exim_plugin.pages.plot import Picture as Picture
 from mlflow_exim_plugin.pages.report import ReportPage as ReportPage
@@ -58,6 +63,8 @@ def convert(
     overwrite: bool = ...,
     resume: bool = ...,
     export_source_tags: bool = ...,
+    sign: str | None = ...,
+    passphrase: Callable[[], str] | None = ...,
     jobs: int = ...,
     dry_run: bool = ...,
     strict: bool = ...,
@@ -249,6 +256,8 @@ def pack(
     overwrite: bool = ...,
     resume: bool = ...,
     export_source_tags: bool = ...,
+    sign: str | None = ...,
+    passphrase: Callable[[], str] | None = ...,
     jobs: int = ...,
     dry_run: bool = ...,
     strict: bool = ...,
@@ -294,6 +303,24 @@ def report(
     exclude: str | Sequence[str] = ...,
     overwrite: bool = ...,
 ) -> ReportPage: ...
+def sign(
+    archive: str,
+    key: str,
+    *,
+    opening: Opening = ...,
+    signing: Signing = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    public_key: str | None = ...,
+    signer: str | None = ...,
+    role: str | None = ...,
+    meaning: str | None = ...,
+    expected_root: str | None = ...,
+    signature: str | None = ...,
+    overwrite: bool = ...,
+    passphrase: Callable[[], str] | None = ...,
+) -> Signed: ...
 def unpack(
     archive: str,
     *,
@@ -341,6 +368,9 @@ def verify(
     expected_root: str | None = ...,
     quick: bool = ...,
     sample: float | None = ...,
+    keys: str | Sequence[str] = ...,
+    require: int | None = ...,
+    signatures: str | Sequence[str] = ...,
     seed: str | None = ...,
     jobs: int = ...,
     progress: Callable[[int, int], None] | None = ...,

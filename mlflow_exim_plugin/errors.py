@@ -10,6 +10,7 @@
     |  |- TruncatedArchiveError   its end is missing
     |  |- DigestMismatchError     bytes differ from the manifest
     |  '- UnsafePathError         a member name that could escape or collide
+    |- SignatureError             a signature is not what it should be (.findings)  exit 6
     |- UnsupportedFormatError     newer major version or unknown required feature   exit 7
     |- ConflictError              the target has it and the policy is ``fail``      exit 8
     |  '- ArchiveExistsError      the output is there and overwriting was not asked
@@ -50,6 +51,7 @@ __all__ = [
     "ReplacedError",
     "ServerError",
     "ServerLostError",
+    "SignatureError",
     "StoreError",
     "TruncatedArchiveError",
     "UnsafePathError",
@@ -91,6 +93,7 @@ class ErrorCode(str, Enum):
     TRUNCATED_ARCHIVE = "truncated_archive"
     DIGEST_MISMATCH = "digest_mismatch"
     UNSAFE_PATH = "unsafe_path"
+    SIGNATURE = "signature"
     UNSUPPORTED_FORMAT = "unsupported_format"
     CONFLICT = "conflict"
     ARCHIVE_EXISTS = "archive_exists"
@@ -200,6 +203,21 @@ class UnsafePathError(InvalidArchiveError):
     """A member name that could escape the target folder or collide with another."""
 
     code = ErrorCode.UNSAFE_PATH
+
+
+class SignatureError(EximError):
+    """A signature is not what it should be, or whoever is asked for one refuses.
+
+    Attributes:
+        findings: The codes of spec/v1/signing.md with their places; none where no file is at fault.
+    """
+
+    code = ErrorCode.SIGNATURE
+    exit_code = ExitCode.SIGNATURE
+
+    def __init__(self, message: str, hint: str = "", findings: Sequence[Any] = ()) -> None:
+        super().__init__(message, hint)
+        self.findings = tuple(findings)
 
 
 class UnsupportedFormatError(EximError):

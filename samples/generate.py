@@ -1,6 +1,6 @@
 """Writes the samples of spec/v1: good archives, and one broken archive for each rule.
 
-    python samples/generate.py           rewrite samples/v1/good, bad, warn and vectors
+    python samples/generate.py           rewrite samples/v1/good, bad, warn, vectors, signatures
     python samples/generate.py golden    add samples/v1/written-by/<this version>, once and for all
     python samples/generate.py exports   rewrite samples/oss_mlflow and samples/databricks
 
@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from samples import mlflow3  # noqa: E402
 from samples.forging import BASE, Forgery, TarMember, content_root, manifest, tar_header, zstd_frame  # noqa: E402
+from samples.signatures import signatures  # noqa: E402
 
 import mlflow_exim_plugin  # noqa: E402
 from mlflow_exim_plugin.container.paths import decode_segment, encode_path, encode_segment  # noqa: E402
@@ -1010,6 +1011,8 @@ def generated() -> dict[str, bytes]:
     files = {f"good/{name}.tar.zst": data for name, data in good().items()}
     files.update(bad_and_warn())
     files.update({f"vectors/{name}": json_bytes(value) for name, value in vectors().items()})
+    with ArchiveReader.from_source(Bytes(files["good/minimal.tar.zst"])) as reader:
+        files.update(signatures(reader.root))
     files["generated-with.json"] = json_bytes(generated_with())
     return files
 
@@ -1070,7 +1073,7 @@ def main() -> None:
 
         exports.write(exports.archives(SYSTEM), generated_with() | exports.generated_with())
         return
-    for name in ("good", "bad", "warn", "vectors"):
+    for name in ("good", "bad", "warn", "vectors", "signatures"):
         shutil.rmtree(FOLDER / name, ignore_errors=True)
     for path, data in generated().items():
         (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)

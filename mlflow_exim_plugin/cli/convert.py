@@ -11,6 +11,7 @@ import click
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.output import run_transfer
+from mlflow_exim_plugin.cli.proving import ask_passphrase
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work
 
 
@@ -28,7 +29,14 @@ from mlflow_exim_plugin.options import Opening, Packing, Selection, Work
 @output_options
 @click.pass_context
 def convert(
-    ctx: click.Context, /, source: str, target: str, output: str, work: Work, **asked: Any
+    ctx: click.Context,
+    /,
+    source: str,
+    target: str,
+    output: str,
+    work: Work,
+    packing: Packing,
+    **asked: Any,
 ) -> None:
     """Convert SOURCE, a folder that mlflow-export-import wrote, into the archive TARGET, or back.
 
@@ -44,5 +52,6 @@ def convert(
     from mlflow_exim_plugin.redaction import redact_url
 
     work, where = replace(work, script="mlflow exim convert"), redact_url(target)
+    asked["packing"] = replace(packing, passphrase=ask_passphrase)
     titles = f"Converted into {where}", f"Would convert into {where}"
     run_transfer(ctx, partial(run_convert, source, target, **asked), work, output, *titles)

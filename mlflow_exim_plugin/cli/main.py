@@ -23,7 +23,9 @@ _MODULES = {
     "plot": "look.plot",
     "extract": "look.extract",
     "serve": "look.serve",
-    "verify": "verify",
+    "verify": "proving",
+    "sign": "proving",
+    "keygen": "proving",
     "leftovers": "leftovers",
 }
 

@@ -131,6 +131,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
         say(f"Root sha256:{report.root}")
     if report.content_root:
         say(f"Content root sha256:{report.content_root}")
+    if report.signature:
+        say(f"Signed: {report.signature}")
 
 
 def _amount(seen: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import click
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.output import run_transfer
+from mlflow_exim_plugin.cli.proving import ask_passphrase
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
 
 
@@ -31,6 +32,7 @@ def pack(
     archive: str,
     output: str,
     work: Work,
+    packing: Packing,
     **asked: Any,
 ) -> None:
     """Pack a tracking server and its model registry into ARCHIVE, a path or any fsspec URL.
@@ -48,5 +50,6 @@ def pack(
     from mlflow_exim_plugin.redaction import redact_url
 
     work, where = replace(work, script="mlflow exim pack"), redact_url(archive)
+    asked["packing"] = replace(packing, passphrase=ask_passphrase)
     titles = f"Packed into {where}", f"Would pack into {where}"
     run_transfer(ctx, partial(run_pack, archive, **asked), work, output, *titles)

@@ -9,6 +9,7 @@ from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import InvalidArchiveError, PartialTransferError, UsageError
 from mlflow_exim_plugin.operations.deliver import deliver
 from mlflow_exim_plugin.operations.ends import open_source
+from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_new_export, open_target
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, flat
 from mlflow_exim_plugin.redaction import redact_url
@@ -68,8 +69,12 @@ def convert(
             if makes_archive
             else open_new_export(target, opening, work)
         )
+        signer = PackedSigner(target, packing)
         try:
             with opened as written:
-                return deliver(read, written, selection, [], work)
+                report = deliver(read, written, selection, [], work)
         except PartialTransferError as error:
             raise InvalidArchiveError(error.message, error.hint) from error
+    if makes_archive:
+        signer.sign(report, opening)
+    return report

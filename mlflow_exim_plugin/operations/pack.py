@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.operations.deliver import deliver
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
+from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
 from mlflow_exim_plugin.stages.lineage import ExportTags
@@ -51,9 +52,11 @@ def pack(
         UnsupportedFormatError: A database's schema is newer than this MLflow's, or half-migrated.
         ServerError: The server cannot be listed, or died.
         StoreError: The archive cannot be written.
+        SignatureError: The archive is there, and could not be signed.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
+    signer = PackedSigner(archive, packing)
     with (
         open_target(archive, opening, packing, selection, work) as target,
         open_source(
@@ -62,4 +65,6 @@ def pack(
     ):
         stages = [ExportTags(source.system(work.script))] if packing.export_source_tags else []
         read = source if work.dry_run else source.for_archive()
-        return deliver(read, target, selection, stages, work)
+        report = deliver(read, target, selection, stages, work)
+    signer.sign(report, opening)
+    return report

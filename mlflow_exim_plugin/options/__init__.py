@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
 from mlflow_exim_plugin.options.groups import (
-    Checking,
     Clearing,
     Comparing,
     Drawing,
@@ -22,6 +21,7 @@ from mlflow_exim_plugin.options.groups import (
     Work,
     Writing,
 )
+from mlflow_exim_plugin.options.proving import KEY_KINDS, KEY_PASSPHRASE_VARIABLE, Checking, Signing
 from mlflow_exim_plugin.options.selection import (
     Selection,
     is_glob,
@@ -31,6 +31,8 @@ from mlflow_exim_plugin.options.selection import (
 )
 
 __all__ = [
+    "KEY_KINDS",
+    "KEY_PASSPHRASE_VARIABLE",
     "Checking",
     "Clearing",
     "Comparing",
@@ -44,6 +46,7 @@ __all__ = [
     "Reading",
     "Rename",
     "Selection",
+    "Signing",
     "Work",
     "Writing",
     "flat",

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
-    "Checking",
     "Clearing",
     "Comparing",
     "Drawing",
@@ -121,7 +120,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Packing:
-    """How an archive is written."""
+    """How an archive is written.
+
+    Attributes:
+        passphrase: Asks for the passphrase of an encrypted key that no variable has.
+    """
 
     level: int = asked("zstd compression level.", default=3, least=1, most=22)
     overwrite: bool = asked("Replace an archive that is there.", default=False)
@@ -135,6 +138,12 @@ class Packing:
         "mlflow_export_import.*.",
         default=False,
     )
+    sign: str | None = asked(
+        "Private key that signs the archive once it is there, as `sign --key` takes it.",
+        default=None,
+        metavar="KEY",
+    )
+    passphrase: Callable[[], str] | None = for_programs(None)
 
 
 @dataclass(frozen=True)
@@ -389,7 +398,6 @@ class Comparing:
         _at_least_one(self.jobs)
 
 
-_ALL_PERCENT = 100
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -426,65 +434,3 @@ class Clearing:
     def __post_init__(self) -> None:
         if self.older_than_s is not None and not self.clear:
             raise UsageError("an age says what to clear, and nothing is to be", "add --clear")
-
-
-def _percent(text: str) -> float:
-    """Read a share such as 5 or 0.1%."""
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = 0.0
-    if not 0 < percent <= _ALL_PERCENT:
-        raise UsageError(f"{text!r} is no share of the members", "write 5 or 0.1%")
-    return percent
-
-
-@dataclass(frozen=True)
-class Checking:
-    """How much of an archive is looked at, and who must have said that it is so.
-
-    Attributes:
-        progress: Called with the bytes done and their total.
-    """
-
-    expected_root: str | None = asked(
-        "Root digest that the archive must have; without it authenticity is not checked.",
-        default=None,
-        flag="--root",
-        metavar="HEX",
-    )
-    quick: bool = asked(
-        "Look only at the end of the archive: index, manifests and root; seconds, whatever its "
-        "size.",
-        default=False,
-    )
-    sample: float | None = asked(
-        "Look at the end and, by digest, at so many of a hundred members, chosen by chance.",
-        default=None,
-        metavar="PERCENT",
-        read=_percent,
-    )
-    seed: str | None = asked(
-        "What chooses the members of --sample: the same chooses the same ones again.",
-        default=None,
-        metavar="TEXT",
-    )
-    jobs: int = asked("Threads that decompress.", default=4, least=1)
-    progress: Callable[[int, int], None] | None = for_programs(None)
-
-    def __post_init__(self) -> None:
-        _at_least_one(self.jobs)
-        if self.expected_root is not None:
-            root = self.expected_root.strip().removeprefix("sha256:").lower()
-            object.__setattr__(self, "expected_root", root)
-        if self.quick and self.sample is not None:
-            raise UsageError("quick looks at no member, a sample at some", "give one of them")
-        if self.sample is not None and not 0 < self.sample <= _ALL_PERCENT:
-            raise UsageError(f"a sample of {self.sample} percent", "give more than 0, at most 100")
-        if self.seed is not None and self.sample is None:
-            raise UsageError("a seed chooses a sample, and none is asked for", "add --sample")
-
-    @property
-    def level(self) -> str:
-        """How far it goes, in a word."""
-        return "quick" if self.quick else "full" if self.sample is None else "sample"

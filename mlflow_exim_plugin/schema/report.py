@@ -37,6 +37,7 @@ class Report:
         root: Root digest of the archive written or read, hex.
         content_root: What it holds in one digest, hex: the same for each archive of one state;
             None where that was not made, or is an older archive's that does not state it.
+        signature: Where the signature of the archive written is; None without one.
         read_as: What kind of source was found, where that had to be found out.
         files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
@@ -53,6 +54,7 @@ class Report:
         self.artifact_bytes = 0
         self.root: str | None = None
         self.content_root: str | None = None
+        self.signature: str | None = None
         self.read_as: str | None = None
         self.files_at: str | None = None
         self.dry_run = dry_run
@@ -138,6 +140,7 @@ class Report:
                 "dry_run": self.dry_run,
                 "root": self.root,
                 "content_root": self.content_root,
+                "signature": self.signature,
                 "read_as": self.read_as,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},

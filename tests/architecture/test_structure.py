@@ -37,6 +37,7 @@ InvalidArchiveError      EximError            invalid_archive     5
 TruncatedArchiveError    InvalidArchiveError  truncated_archive   5
 DigestMismatchError      InvalidArchiveError  digest_mismatch     5
 UnsafePathError          InvalidArchiveError  unsafe_path         5
+SignatureError EximError signature 6
 UnsupportedFormatError   EximError            unsupported_format  7
 ConflictError            EximError            conflict            8
 ArchiveExistsError       ConflictError        archive_exists      8

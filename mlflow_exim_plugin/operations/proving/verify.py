@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.container.signing.check import TOO_FEW
+from mlflow_exim_plugin.container.signing.keys import public_key
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.operations.proving.sign import signatures_of
 from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.options import Checking, Opening, flat
 from mlflow_exim_plugin.sources.archive.archive import Archive
@@ -16,6 +20,7 @@ from mlflow_exim_plugin.verification.objects import verify_objects
 from mlflow_exim_plugin.verification.sample import choose_members, verify_members
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.container.signing.check import Signature
     from mlflow_exim_plugin.schema.rules import Finding
 
 __all__ = ["Verification", "verify"]
@@ -30,7 +35,7 @@ class Verification:
         members: Number of members in the archive.
         size_bytes: Size of the archive.
         expected_root: The one it was asked to have, None when none was given.
-        findings: Broken rules of the spec, in the order of the file.
+        findings: Broken rules of the spec, in the order of the file, then those of signatures.
         damaged: Names of the members that break a MUST: all others that were looked at are as they
             were packed.
         level: ``full``, ``sample`` or ``quick``.
@@ -38,6 +43,8 @@ class Verification:
         seed: What they were chosen by.
         content_root: What the archive holds in one digest, hex, where all of it was looked at and
             is sound.
+        signed: Whether as many keys as were asked for have signed it; None when none was given.
+        signatures: What those say who did.
     """
 
     claimed_root: str
@@ -50,21 +57,34 @@ class Verification:
     looked_at: list[str] | None = None
     seed: str | None = None
     content_root: str | None = None
+    signed: bool | None = None
+    signatures: list[Signature] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """True when no MUST of the spec is broken, as far as was looked."""
-        return not any(finding.code.startswith("E") for finding in self.findings)
+        """True when no MUST is broken as far as was looked, and all have signed who had to."""
+        return self.valid and self.signed is not False
+
+    @property
+    def valid(self) -> bool:
+        """True when no MUST of the format is broken, as far as was looked."""
+        return not _broken(self.findings)
 
     @property
     def root(self) -> str | None:
         """Root digest, hex, to compare with one you trust; a damaged archive has none."""
-        return self.claimed_root if self.ok else None
+        return self.claimed_root if self.valid else None
 
     @property
     def authentic(self) -> bool | None:
-        """Whether what was looked at is what has the expected root; None when none was given."""
-        return None if self.expected_root is None else self.root == self.expected_root
+        """Whether it is what the expected root or the keys say, as far as was looked.
+
+        None when neither was given.
+        """
+        has_root = None if self.expected_root is None else self.root == self.expected_root
+        is_signed = None if self.signed is None else self.valid and self.signed
+        asked = [answer for answer in (has_root, is_signed) if answer is not None]
+        return all(asked) if asked else None
 
     @property
     def not_looked_at(self) -> str:
@@ -90,6 +110,8 @@ class Verification:
             "looked_at": self.looked_at,
             "seed": self.seed,
             "not_looked_at": self.not_looked_at,
+            "signed": self.signed,
+            "signatures": [asdict(signature) for signature in self.signatures],
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -112,6 +134,10 @@ def verify(
         StoreError: It cannot be read.
     """
     require_archive(archive)
+    keys = {key.id: key for key in map(public_key, checking.keys)}
+    required = checking.require or len(keys)
+    if required > len(keys):
+        raise UsageError(f"{required} signatures are asked for, and there are {len(keys)} keys")
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=checking.expected_root
     ) as reader:
@@ -132,6 +158,19 @@ def verify(
         bad = _broken(findings)
         is_known = checking.level == "full" and not bad
         content_root = Archive(reader).content_root if is_known else None
+        signatures: list[Signature] = []
+        is_signed = None
+        if keys:
+            signatures, problems = signatures_of(
+                archive,
+                reader.root,
+                list(keys.values()),
+                required,
+                checking.signatures,
+                opening.storage_options,
+            )
+            findings += problems
+            is_signed = not any(finding.code == TOO_FEW for finding in problems)
         return Verification(
             claimed_root=reader.root,
             members=len(reader),
@@ -143,6 +182,8 @@ def verify(
             looked_at=looked_at,
             seed=seed,
             content_root=content_root,
+            signed=is_signed,
+            signatures=signatures,
         )
 
 

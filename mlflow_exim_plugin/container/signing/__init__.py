@@ -1,0 +1,1 @@
+"""Signatures of an archive, in files beside it."""
