@@ -95,7 +95,8 @@ def _tell(way: str, folder: Path) -> None:
 
     reports = {"unpack": put_back(), "unpack again": put_back()}
     reports["pack"] = pack(str(again), tracking_uri=uri, jobs=1).to_dict()
-    del reports["pack"]["root"]  # it holds the folder's name
+    for root in ("root", "content_root"):  # they hold the folder's name
+        del reports["pack"][root]
     for report in reports.values():
         del report["files_at"]  # so do these
         assert report.pop("completed") == {}

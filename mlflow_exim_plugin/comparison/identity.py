@@ -17,7 +17,7 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     Trace,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin
+from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin, told
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import StreamObject
@@ -66,7 +66,7 @@ class Identities:
             owner = _experiment(item.experiment_id)
             return self._tagged(item.id, item.id, item.info, name, owner)
         if isinstance(item, Trace):
-            oldest = _oldest(item.info.get("tags", {}).get(ORIGIN, ""), item.id)
+            oldest = _oldest(told(item.info.get("tags", {}), ORIGIN), item.id)
             return Identity(item.id, item.id, oldest, "", _experiment(item.experiment_id))
         if isinstance(item, RegisteredModel):
             self._model = model_origin(item.document)
@@ -105,7 +105,7 @@ class Identities:
         natural: str,
         owner: tuple[Kind, str] | None = None,
     ) -> Identity:
-        chain = _tag(tagged.get("tags"), ORIGIN)
+        chain = told(_texts(tagged.get("tags")), ORIGIN)
         if owner is None and self._workspace:
             natural = f"{self._workspace}\n{natural}"
         return Identity(identity, own, _oldest(chain, own), natural, owner)
@@ -125,11 +125,10 @@ def _experiment(experiment_id: str) -> tuple[Kind, str]:
     return Kind.EXPERIMENT, experiment_id
 
 
-def _tag(tags: Any, key: str) -> str:
-    """Return a tag's value, empty without it; foreign archives may hold anything."""
-    entries = tags if isinstance(tags, list) else ()
-    named = (e for e in entries if isinstance(e, dict) and e.get("key") == key)
-    return next((str(entry.get("value", "")) for entry in named), "")
+def _texts(tags: Any) -> dict[str, str]:
+    """Return tags by key; foreign archives may hold anything."""
+    entries = [e for e in (tags if isinstance(tags, list) else ()) if isinstance(e, dict)]
+    return {str(e.get("key")): str(e.get("value", "")) for e in entries}
 
 
 def _oldest(chain: str, own: str) -> str:

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.kinds.description import ArtifactUri, Json, Listed
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.lineage import later_source_tags
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
+from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ def hops_of(document: dict[str, Any]) -> int:
     """Return how many transfers the provenance of an object's document tells of."""
     for path in _TAGS:
         for entry in _at(document, path) or ():
-            if isinstance(entry, dict) and entry.get("key") == ORIGIN:
+            if isinstance(entry, dict) and entry.get("key") in names_of(ORIGIN):
                 return len(str(entry.get("value", "")).split())
     return 0
 

@@ -82,7 +82,7 @@ EVALUATION_DATASET = Description(
         "users": "created_by last_updated_by records[*].created_by records[*].last_updated_by",
         "inner ids": "digest records[*].dataset_record_id",
     },
-    anew="ids, digests and times are the target's; the tag mlflow_exim.origin keeps the old ids",
+    anew="ids, digests and times are the target's; the tag mlflow.exim.origin keeps the old ids",
     parts_anew="ids and times are the target's; the creator is what the tag mlflow.user says",
     rows=TableRows(
         "evaluation_datasets",

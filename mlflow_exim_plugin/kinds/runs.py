@@ -56,7 +56,7 @@ RUN = Description(
         "outputs.model_outputs[].model_id": Kind.LOGGED_MODEL,
     },
     rest={"artifact roots": "info.artifact_uri"},
-    anew="run ids are new; the tag mlflow_exim.origin keeps the old ones",
+    anew="run ids are new; the tag mlflow.exim.origin keeps the old ones",
     rows=TableRows("runs", {}),  # host.sql.run_rows makes them
     unlike={
         "runs": "artifact_uri deleted_time experiment_id source_type source_name entry_point_name"
@@ -111,7 +111,7 @@ LOGGED_MODEL = Description(
         "empty is absent": "info.model_type info.source_run_id",
     },
     anew="model_id, artifact_location, creation_timestamp, last_updated_timestamp and "
-    "status_message are the target's; the tag mlflow_exim.origin keeps the old ids",
+    "status_message are the target's; the tag mlflow.exim.origin keeps the old ids",
     unlike={"logged_models": "artifact_location"},
     growth=Growth(
         stage=lambda model: 0 if model["status"] == _MODEL_PENDING else 1,

@@ -21,7 +21,13 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     key_values,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN, experiment_origin, model_origin
+from mlflow_exim_plugin.schema.provenance import (
+    ORIGIN,
+    experiment_origin,
+    is_provenance,
+    model_origin,
+    told,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,7 +85,7 @@ class SourceRecord:
         server: Of the place: ``tracking_uri``, ``export_time_ms``, ``mlflow_version`` and others.
         fields: Its fields there, such as ``run_id`` and ``user_id``, as text.
         tags: Its ``mlflow.`` tags there, without the prefix.
-        names: Roots of the tags that say so; empty where only ``mlflow_exim.origin`` does.
+        names: Roots of the tags that say so; empty where only ``mlflow.exim.origin`` does.
     """
 
     origin: str = ""
@@ -113,7 +119,7 @@ def import_tags(item: Tagged, system: System) -> dict[str, str]:
     part = "run_info" if isinstance(item, Run) else "field"
     made = {f"{prefix}{part}.{name}": text for name, text in _texts(item).items()}
     for key, value in tags.items():
-        if key.startswith(_MLFLOW):
+        if key.startswith(_MLFLOW) and not is_provenance(key):
             made[f"{prefix}mlflow_tag.{key[len(_MLFLOW) :]}"] = value
     made[f"{prefix}src_client.tracking_uri"] = system.mlflow_tracking_uri
     made[f"{prefix}src_client.export_time_ms"] = str(system.export_time_ms)
@@ -132,7 +138,7 @@ def export_tags(run: Run, experiment_name: str, system: System) -> dict[str, str
     made = {
         f"{prefix}mlflow.{key[len(_MLFLOW) :]}": value
         for key, value in run.tags.items()
-        if key.startswith(_MLFLOW)
+        if key.startswith(_MLFLOW) and not is_provenance(key)
     }
     made |= {f"{prefix}run_info.{name}": text for name, text in _texts(run).items()}
     metadata = {
@@ -156,7 +162,7 @@ def sources_of(item: Tagged) -> list[SourceRecord]:
         record.origin = _origin(item.kind, record.fields)
         of_root[root].append(record)
     chain = _joined(of_root[_EXPORT_ROOT], of_root[_IMPORT_ROOT])
-    origins = tags.get(ORIGIN, "").split()[::-1]
+    origins = told(tags, ORIGIN).split()[::-1]
     if len(origins) == len(chain):
         for record, origin in zip(chain, origins, strict=True):
             record.origin = record.origin or origin

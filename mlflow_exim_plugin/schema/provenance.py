@@ -1,7 +1,8 @@
 """Tags that say where an unpacked object came from, so that it is recognised and never doubled.
 
 They are the target's memory: a run that carries ``ORIGIN`` was written by an unpack, and one whose
-``CONTENT`` equals the archive's digest was written whole (spec, "Provenance tags").
+``CONTENT`` equals the archive's digest was written whole (spec, "Provenance tags"). MLflow's pages
+show no tag whose name begins with ``mlflow.``; the names before that are read for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "ARTIFACT_RUNS",
@@ -27,40 +28,72 @@ __all__ = [
     "experiment_origin",
     "is_provenance",
     "kinship",
+    "logged_model_remembered",
     "model_origin",
+    "names_of",
     "newest",
     "origins",
-    "searched",
+    "searches",
+    "told",
     "with_dots",
     "without_dots",
 ]
 
-ORIGIN = "mlflow_exim.origin"
+ORIGIN = "mlflow.exim.origin"
 """Id at the source; on a later transfer the newest stands first and the older ones follow."""
-OF_GROUP = "mlflow_exim.origin_of_group"
+OF_GROUP = "mlflow.exim.origin_of_group"
 """Origin of the experiment of a run, or of the registered model of a version."""
-CONTENT = "mlflow_exim.content"
+CONTENT = "mlflow.exim.content"
 """Content digest of what was written; set last, so its absence means an interrupted unpack."""
-AS_OF_MS = "mlflow_exim.as_of_ms"
+AS_OF_MS = "mlflow.exim.as_of_ms"
 """When the source was read, ms since the Unix epoch; an older archive never overwrites."""
-PLACEHOLDER = "mlflow_exim.placeholder"
+PLACEHOLDER = "mlflow.exim.placeholder"
 """Marks a model version that only holds a number and is about to be deleted."""
-LOGGED_MODEL = "mlflow_exim.logged_model."
+LOGGED_MODEL = "mlflow.exim.logged_model."
 """Begins the experiment tags that remember logged models that are deleted, or that no run would
 lead to if they were: no server lists those. After it the id at the source, as value the id at the
 target, ``AS_OF_MS`` and ``CONTENT``."""
 ARTIFACT_RUNS = "mlflow_exim.model_versions"
 """Experiment whose runs hold the files of versions and logged models without a run for them."""
 
-TAGS = frozenset({ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER})
+_PRESENT = (ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER)
+_WITH_DOTS = {key.replace(".", "_"): key for key in _PRESENT}
 
 
-_WITH_DOTS = {key.replace(".", "_"): key for key in TAGS}
+def names_of(key: str) -> tuple[str, str]:
+    """Return what a provenance tag is called, and was called by copies of earlier versions."""
+    return key, key.replace("mlflow.exim.", "mlflow_exim.")
 
 
-def searched(key: str) -> str:
-    """Return a tag's key as searches for runs have it: MLflow 1.0 knows no backticks."""
-    return f'tags."{key}"'
+_NAMES = {key: names_of(key) for key in _PRESENT}
+TAGS = frozenset(name for names in _NAMES.values() for name in names)
+
+
+def told(tags: Mapping[str, str], key: str) -> str:
+    """Return the value of a provenance tag under either of its names, empty where there is none."""
+    present, earlier = _NAMES[key]
+    return tags[present] if present in tags else tags.get(earlier, "")
+
+
+def searches(key: str, condition: str) -> Iterator[str]:
+    """Yield the searches that find the runs whose tag fulfils a condition, under all of its names.
+
+    MLflow's searches know no "or", and those of MLflow 1.0 no backticks.
+
+    Args:
+        key: The tag.
+        condition: What follows its name, such as ``= 'x'``.
+    """
+    for name in _NAMES.get(key, (key,)):
+        yield f'tags."{name}" {condition}'
+
+
+def logged_model_remembered(key: str) -> str:
+    """Return which logged model an experiment's tag remembers: its id at the source, or nothing."""
+    for prefix in names_of(LOGGED_MODEL):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    return ""
 
 
 def without_dots(key: str) -> str:
@@ -75,7 +108,7 @@ def with_dots(key: str) -> str:
 
 def is_provenance(key: str) -> bool:
     """Whether a tag says where its object came from; such tags are put anew, never copied."""
-    return key in TAGS or key.startswith(LOGGED_MODEL)
+    return key in TAGS or key.startswith(names_of(LOGGED_MODEL))
 
 
 def experiment_origin(document: dict[str, Any]) -> str:
@@ -106,7 +139,7 @@ def chained(origin: str, tags: dict[str, str]) -> str:
 
 def origins(own: str, tags: Mapping[str, str]) -> list[str]:
     """Return all that an object is and was: its own origin, then those before, newest first."""
-    return [own, *tags.get(ORIGIN, "").split()]
+    return [own, *told(tags, ORIGIN).split()]
 
 
 def kinship(wanted: list[str], there: list[str]) -> tuple[int, int] | None:

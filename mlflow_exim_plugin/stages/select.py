@@ -23,7 +23,7 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     linked_models,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
+from mlflow_exim_plugin.schema.provenance import ORIGIN, searches, told
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
@@ -202,15 +202,15 @@ class Plan:
         """
         if not source_id.isalnum():
             return None
-        named = f"{searched(ORIGIN)} LIKE '%{source_id}%'"
-        for _, listed in self._list(list(self._experiments), named):
-            if isinstance(listed, Failure):
-                yield listed
-                continue
-            for header in listed.values():
-                origins = Run(self._catalog.run(header.run_id)).tags.get(ORIGIN, "")
-                if source_id in origins.split():
-                    return header
+        for named in searches(ORIGIN, f"LIKE '%{source_id}%'"):
+            for _, listed in self._list(list(self._experiments), named):
+                if isinstance(listed, Failure):
+                    yield listed
+                    continue
+                for header in listed.values():
+                    origins = told(Run(self._catalog.run(header.run_id)).tags, ORIGIN)
+                    if source_id in origins.split():
+                        return header
         return None
 
     def _header(self, run_id: str) -> RunHeader | None:

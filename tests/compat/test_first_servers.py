@@ -14,7 +14,8 @@ import pytest
 
 from mlflow_exim_plugin import open_archive, pack, unpack, verify
 from mlflow_exim_plugin.schema.objects import Kind, key_values
-from tests.first_seed import FILES, MODEL, SOURCE, TAGS_OF_SOURCE, fill, register, rows, told
+from mlflow_exim_plugin.schema.provenance import is_provenance
+from tests.first_seed import FILES, MODEL, SOURCE, T0, TAGS_OF_SOURCE, fill, register, rows, told
 from tests.first_servers import VERSIONS, FirstServer, start_first_server
 from tests.proxy import FaultyProxy, Request
 from tests.servers import new_sqlite_database
@@ -104,7 +105,7 @@ def compare_run(
     assert name == (info.get("run_name") or info.get("name") or given["mlflow.runName"])
     tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id]))
     made = {**TAGS_OF_SOURCE, "mlflow.runName": name} if is_0x else {}
-    mine = {key: value for key, value in tags.items() if not key.startswith("mlflow_exim.")}
+    mine = {key: value for key, value in tags.items() if not is_provenance(key)}
     assert mine == made | given
     params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run_id]))
     assert params == key_values(truth["data"]["params"])
@@ -168,3 +169,74 @@ def compare_lies_about_deleted_runs(server: FirstServer, run_ids: list[str], url
     server.call("runs/restore", {"run_id": run_ids[2]})
     report = pack(url, tracking_uri=server.url, overwrite=True)
     assert [(f.kind, f.id) for f in report.failures] == [bad]
+
+
+@pytest.mark.generations
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("version", ["1.4.0", "1.27.0"])
+def test_lists_longer_than_any_page_of_it(version: str, tmp_path: Path) -> None:
+    """Runs, experiments, models, versions and rows beyond what one answer tells."""
+    server = start_first_server(version, tmp_path / "server")
+    try:
+        run_ids = fill(server)
+        register(server, run_ids[0])
+        with sqlite3.connect(server.directory / "mlflow.db") as database:
+            experiment = database.execute(
+                "SELECT experiment_id FROM runs WHERE run_uuid = ?", [run_ids[0]]
+            ).fetchone()[0]
+            copied(database, "runs", "run_uuid", run_ids[0], [f"{i:032x}" for i in range(1_300)])
+            numbers = [str(i) for i in range(1_000, 2_100)]
+            copied(database, "experiments", "experiment_id", experiment, numbers, name=True)
+            names = [f"model {i}" for i in range(1_200)]
+            copied(database, "registered_models", "name", MODEL, names)
+            versions = [str(i) for i in range(10, 1_300)]
+            copied(database, "model_versions", "version", "1", versions)
+            rows_of_one = [(f"{0:032x}", "loss", i / 7, T0 + i, i) for i in range(30_000)]
+            columns = "(run_uuid, key, value, timestamp, step, is_nan)"
+            database.executemany(
+                f"INSERT INTO metrics {columns} VALUES (?, ?, ?, ?, ?, 0)", rows_of_one
+            )
+            latest = {row[1] for row in database.execute("PRAGMA table_info(latest_metrics)")}
+            if latest:
+                database.execute(
+                    f"INSERT INTO latest_metrics {columns} VALUES (?, ?, ?, ?, ?, 0)",
+                    rows_of_one[-1],
+                )
+            truth = {
+                table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+                for table in ("runs", "experiments", "registered_models", "model_versions")
+            }
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=server.url)
+    finally:
+        server.stop()
+
+    assert report.failures == []
+    kinds = (Kind.RUN, Kind.EXPERIMENT, Kind.REGISTERED_MODEL, Kind.MODEL_VERSION)
+    assert [report.counts[kind].written for kind in kinds] == list(truth.values())
+    with open_archive(str(tmp_path / "a.tar.zst")) as archive:
+        history = archive.metric_history(f"{0:032x}", "loss")
+    assert history.column("step").to_pylist() == list(range(30_000))
+
+
+def copied(
+    database: sqlite3.Connection,
+    table: str,
+    column: str,
+    key: str,
+    keys: list[str],
+    *,
+    name: bool = False,
+) -> None:
+    """Copy a row under other keys, and, where names are taken, under those names too."""
+    there = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+    row = dict(
+        zip(
+            there,
+            database.execute(f"SELECT * FROM {table} WHERE {column} = ?", [key]).fetchone(),
+            strict=True,
+        )
+    )
+    database.executemany(
+        f"INSERT INTO {table} ({', '.join(there)}) VALUES ({', '.join(f':{c}' for c in there)})",
+        [row | {column: other} | ({"name": f"e {other}"} if name else {}) for other in keys],
+    )

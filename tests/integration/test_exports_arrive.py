@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import fsspec
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import unpack
+from mlflow_exim_plugin import convert, diff, unpack
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.old_exports import RUNS, VERSIONS, Export
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlflow_exim_plugin import Report
+    from tests.conftest import Bucket
 
 pytestmark = pytest.mark.integration
 
@@ -71,3 +73,17 @@ def test_it_arrives_as_its_files_say(by_ids: bool, sqlite_uri: str, tmp_path: Pa
     there = client.search_runs([experiment.experiment_id], run_view_type=3)
     assert {run.info.run_id for run in there} == {first.info.run_id, second.info.run_id}
     assert client.get_metric_history(first.info.run_id, "loss") == history
+
+
+def test_it_may_lie_in_a_bucket(s3_bucket: Bucket, tmp_path: Path) -> None:
+    folder, url = Export(tmp_path / "exported", "2.2").write_all(), f"{s3_bucket.url}/exported"
+    fsspec.filesystem("s3").put(str(folder), url, recursive=True)
+    near, far = str(tmp_path / "near.tar.zst"), f"{s3_bucket.url}/far.tar.zst"
+    back = tmp_path / "back"
+
+    assert convert(str(folder), near).ok
+    assert convert(url, far).ok
+    assert convert(far, str(back)).ok
+
+    assert diff(near, far).differences == []
+    assert diff(url, str(back)).differences == []

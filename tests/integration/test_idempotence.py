@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,26 @@ def test_again_changes_nothing(sqlite_source: Source, filled: str, policy: str) 
         Kind.REGISTERED_MODEL: len(sqlite_source.snapshot.models),
         Kind.MODEL_VERSION: len(sqlite_source.snapshot.versions),
     }
+
+
+@pytest.mark.parametrize("by_ids", [False, True], ids=["by API", "by ids"])
+def test_marks_of_earlier_versions_are_known(
+    sqlite_source: Source, filled: str, by_ids: bool
+) -> None:
+    with sqlite3.connect(filled.removeprefix("sqlite:///")) as database:
+        for table in ("tags", "experiment_tags", "registered_model_tags", "model_version_tags"):
+            database.execute(
+                f"UPDATE {table} SET key = 'mlflow_exim.' || substr(key, 13)"
+                " WHERE key LIKE 'mlflow.exim.%'"
+            )
+        changed = database.total_changes
+    assert changed > 20
+    before = rows_of(filled)
+
+    report = unpack(sqlite_source.archive, tracking_uri=filled, preserve_ids=by_ids)
+
+    assert_nothing_written(report)
+    assert rows_of(filled) == before
 
 
 def test_another_archive_of_the_same_state_changes_nothing(

@@ -150,7 +150,7 @@ def test_a_database_names_its_deleted_models(
     experiment = there.get_experiment_by_name("e")
     assert there.search_logged_models([experiment.experiment_id]) == []
     (new_id,) = there._tracking_client.store._get_deleted_logged_models()
-    assert experiment.tags[f"mlflow_exim.logged_model.{model.model_id}"].startswith(new_id)
+    assert experiment.tags[f"mlflow.exim.logged_model.{model.model_id}"].startswith(new_id)
 
 
 def test_the_same_documents_from_server_and_database(served: Source) -> None:
@@ -226,7 +226,7 @@ def test_runs_bring_their_models(served: Source, sqlite_uri: str, tmp_path: Path
     assert packed.counts[Kind.RUN].written == 2  # with its parent, which has outputs of its own
     assert report.failures == []
     there = snapshot(sqlite_uri)
-    back = {m["tags"]["mlflow_exim.origin"]: i for i, m in there.logged_models.items()}
+    back = {m["tags"]["mlflow.exim.origin"]: i for i, m in there.logged_models.items()}
     (child,) = (r for r in there.runs.values() if r["data"]["tags"]["role"] == "evaluate")
     inputs = {link["model_id"] for link in child["inputs"]["model_inputs"]}
     of_net, of_left = (made.models[role] for role in ("net", "of deleted experiment"))
@@ -323,7 +323,7 @@ def test_a_later_archive_completes(
     assert [report.failures for report in reports] == [[], []]
     store = MlflowClient(server.url)._tracking_client.store
     experiment = MlflowClient(server.url).get_experiment_by_name("e")
-    new_id = experiment.tags[f"mlflow_exim.logged_model.{model_id}"].split(" ")[0]
+    new_id = experiment.tags[f"mlflow.exim.logged_model.{model_id}"].split(" ")[0]
     model = store.get_logged_model(new_id, allow_deleted=True)
     assert sorted(metric.value for metric in model.metrics) == [1.0, 2.0]
     assert (model.params, model.tags["t"], str(model.status)) == ({"p": "1"}, "1", "READY")

@@ -252,7 +252,7 @@ def test_two_hops(sqlite_source: Source, make_sqlite: Callable[[], str], tmp_pat
     assert_count_law(report, middle)
     assert_same(middle, end, report)
     for run in end.runs.values():
-        one_ago, two_ago = run["data"]["tags"]["mlflow_exim.origin"].split(" ")
+        one_ago, two_ago = run["data"]["tags"]["mlflow.exim.origin"].split(" ")
         assert one_ago in middle.runs
         assert two_ago in sqlite_source.snapshot.runs
 

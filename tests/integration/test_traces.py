@@ -141,7 +141,7 @@ def test_target_shows_the_same(
     server, made = source
     target, (report, _) = copied
     runs = {
-        run.data.tags["mlflow_exim.origin"]: run.info.run_id
+        run.data.tags["mlflow.exim.origin"]: run.info.run_id
         for run in MlflowClient(target.url).search_runs(
             [MlflowClient(target.url).get_experiment_by_name("traces").experiment_id]
         )
@@ -346,7 +346,7 @@ def test_old_server_keeps_what_it_can(
     again = copy(server.url, target.url)
 
     origins = {
-        trace.info["tags"]["mlflow_exim.origin"]: trace for trace in read(target.url).values()
+        trace.info["tags"]["mlflow.exim.origin"]: trace for trace in read(target.url).values()
     }
     full, many = (origins[made.traces[name]] for name in ("full", "many"))
     before = read(server.url)[made.traces["full"]]

@@ -451,7 +451,7 @@ def test_the_target_refuses_one_run(
     def target_id() -> str | None:
         with closing(sqlite3.connect(server.directory / "mlflow.db")) as database:
             row = database.execute(
-                "SELECT run_uuid FROM tags WHERE key = 'mlflow_exim.origin' AND value = ?", [bad]
+                "SELECT run_uuid FROM tags WHERE key = 'mlflow.exim.origin' AND value = ?", [bad]
             ).fetchone()
         return str(row[0]) if row else None
 

@@ -26,7 +26,7 @@ from mlflow_exim_plugin.host.open.absent import is_refused
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
-from mlflow_exim_plugin.schema.provenance import ORIGIN, searched
+from mlflow_exim_plugin.schema.provenance import ORIGIN, searches
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
@@ -355,13 +355,20 @@ class Reader:
                 raise UnbelievableError(f"what comes is run {found!r}")
         return document
 
+    def marked(
+        self, experiment_ids: list[str], key: str, condition: str
+    ) -> Iterator[tuple[Any, dict[str, str]]]:
+        """Yield info and tags of the runs whose provenance tag fulfils a condition."""
+        for search in searches(key, condition):
+            yield from self.run_tags(experiment_ids, search)
+
     def copies(self, run_id: str, experiment_ids: list[str]) -> list[str]:
         """Return the run of this id, if it is there, and the runs whose tags name it."""
         found: dict[str, None] = {}
         for condition in (
             f"attributes.run_id = '{run_id}'",
-            f"{searched(ORIGIN)} LIKE '%{run_id}%'",
-            *(f"{searched(key)} = '{run_id}'" for key in RUN_ID_TAGS),
+            *searches(ORIGIN, f"LIKE '%{run_id}%'"),
+            *(s for key in RUN_ID_TAGS for s in searches(key, f"= '{run_id}'")),
         ):
             for info, _ in self.run_tags(experiment_ids, condition):
                 found[str(info.run_id)] = None

@@ -214,7 +214,12 @@ class TableWriter:
         return next(iter(self.select(table, **key)), None)
 
     def select(self, table: str, **key: Any) -> list[dict[str, Any]]:
-        """Return the rows with these values; those that wait to be written are among them."""
+        """Return the rows with these values; those that wait to be written are among them.
+
+        Args:
+            table: Their table.
+            key: A value by column, or a tuple of those of which it has one.
+        """
         self.flush()
         return self._select(table, key)
 
@@ -228,7 +233,9 @@ class TableWriter:
         columns: list[ColumnClause[Any]] = [column(c.name) for c in there.columns]
         query: Select[Any] = select(*columns).select_from(there)
         for name, value in key.items():
-            query = query.where(there.columns[name] == value)
+            there_of = there.columns[name]
+            is_one = there_of.in_(value) if isinstance(value, tuple) else there_of == value
+            query = query.where(is_one)
         self.begin()
         assert self._connection is not None  # noqa: S101 - begin() opened it
         with self._doing(f"reading {table}"):

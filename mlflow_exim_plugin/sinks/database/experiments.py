@@ -12,6 +12,7 @@ from mlflow_exim_plugin.schema.provenance import (
     chained,
     experiment_origin,
     kinship,
+    names_of,
     origins,
 )
 from mlflow_exim_plugin.sinks.database.states import State
@@ -72,11 +73,12 @@ class ExperimentTables:
         is_first = not self._loaded
         self._loaded = True
         found = {int(row["experiment_id"]): row for row in tables.select("experiments")}
-        tags = {int(t["experiment_id"]): t for t in tables.select("experiment_tags", key=ORIGIN)}
+        tags: dict[int, dict[str, str]] = {}
+        for tag in tables.select("experiment_tags", key=names_of(ORIGIN)):
+            tags.setdefault(int(tag["experiment_id"]), {})[tag["key"]] = str(tag["value"])
         for number, row in found.items():
-            of_copy = {ORIGIN: str(tags[number]["value"])} if number in tags else {}
             own = experiment_origin(row | {"experiment_id": str(number)})
-            self._origins[number] = origins(own, of_copy)
+            self._origins[number] = origins(own, tags.get(number, {}))
         self._there = found
         if is_first:
             self.was_unused = set(found) <= {_DEFAULT} and not self._has_content(_DEFAULT)

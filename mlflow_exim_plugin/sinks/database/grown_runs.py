@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import Kind, Run, linked_models
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, TAGS
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, is_provenance
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
 from mlflow_exim_plugin.sinks.database.files import FileComparison, complete_missing, is_elsewhere
@@ -174,7 +174,7 @@ def as_copy(run: Run, copy: str, target: DatabaseTarget) -> Run:
         of_models = ("logged_model_tags", "tag_key", "model_id")
         return (has_models and target.copy_of(old, *of_models)) or old
 
-    tags = {key: value for key, value in run.tags.items() if key not in TAGS}
+    tags = {key: value for key, value in run.tags.items() if not is_provenance(key)}
     if parent := tags.get(PARENT):
         tags[PARENT] = run_id(parent)
     if history := tags.get(LOGGED_MODELS):

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.schema.objects import (
     model_behind,
     model_only_told,
 )
-from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, origins
+from mlflow_exim_plugin.schema.provenance import ORIGIN, chained, model_origin, names_of, origins
 from mlflow_exim_plugin.sinks.counting import count_artifacts
 from mlflow_exim_plugin.sinks.database.files import complete_missing, put_files
 from mlflow_exim_plugin.sinks.database.states import State
@@ -162,7 +162,7 @@ class ModelTables:
     def _copy_of(self, item: RegisteredModel) -> str | None:
         """Return the name under which this very model was written before."""
         wanted = origins(model_origin(item.document), key_values(item.document.get("tags")))
-        ours = self._target.owned("registered_model_tags", key=ORIGIN)
+        ours = self._target.owned("registered_model_tags", key=names_of(ORIGIN))
         for tag in self._target.tables.select("registered_model_tags", **ours):
             if wanted[0] in str(tag["value"]).split():
                 return str(tag["name"])
@@ -183,7 +183,8 @@ class ModelTables:
         tables = self._target.tables
         rows = tables.select("model_versions", **self._owner(name))
         model.there = {int(row["version"]): row for row in rows}
-        for tag in tables.select("model_version_tags", **self._owner(name), key=ORIGIN):
+        of_versions = {**self._owner(name), "key": names_of(ORIGIN)}
+        for tag in tables.select("model_version_tags", **of_versions):
             model.copies |= dict.fromkeys(str(tag["value"]).split(), int(tag["version"]))
         if model.row:
             model.own = {f"{_origin_of_row(model.row)}/{number}": number for number in model.there}

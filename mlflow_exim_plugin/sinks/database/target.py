@@ -16,7 +16,7 @@ from mlflow_exim_plugin.host.sql.two_databases import TwoDatabases
 from mlflow_exim_plugin.host.sql.writer import TableWriter
 from mlflow_exim_plugin.kinds import KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
-from mlflow_exim_plugin.schema.provenance import ORIGIN, newest
+from mlflow_exim_plugin.schema.provenance import ORIGIN, names_of, newest
 from mlflow_exim_plugin.sinks.database.metrics import MetricRows
 from mlflow_exim_plugin.sinks.database.states import RowComparison, State, compare_rows
 from mlflow_exim_plugin.sinks.left_out import LeftOut
@@ -294,7 +294,7 @@ class DatabaseTarget:
             value = key.replace("key", "value")
             self._copies[table] = {
                 newest(str(tag[value])): str(tag[owner])
-                for tag in self.tables.select(table, **{key: ORIGIN})
+                for tag in self.tables.select(table, **{key: names_of(ORIGIN)})
             }
         return self._copies[table].get(identity)
 

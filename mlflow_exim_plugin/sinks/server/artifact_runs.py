@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN, searched
+from mlflow_exim_plugin.schema.provenance import ARTIFACT_RUNS, OF_GROUP, ORIGIN
 from mlflow_exim_plugin.sinks.server.ids import KnownRun, Planned
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class ArtifactRuns:
         experiment_id = self._made_experiment()
         if isinstance(experiment_id, Planned):
             return KnownRun(Planned(origin), f"{Planned(origin)}/artifacts")
-        of_origin = f"{searched(ORIGIN)} = '{origin}'"
-        for info, tags in self._reader.run_tags([experiment_id], of_origin):
+        for info, tags in self._reader.marked([experiment_id], ORIGIN, f"= '{origin}'"):
             if info.lifecycle_stage != "deleted":
                 return KnownRun.of_tags(info.run_id, info.artifact_uri, tags)
         if self._options.dry_run:

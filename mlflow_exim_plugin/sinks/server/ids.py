@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, origins
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, origins, told
 from mlflow_exim_plugin.sinks.left_out import LeftOut
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class KnownRun:
         cls, target_id: str, artifact_uri: str | None, tags: Mapping[str, str], **more: Any
     ) -> Self:
         """Recognise what has these tags."""
-        as_of_ms = int(tags.get(AS_OF_MS) or 0)
-        content, is_copy = tags.get(CONTENT, ""), ORIGIN in tags
+        as_of_ms = int(told(tags, AS_OF_MS) or 0)
+        content, is_copy = told(tags, CONTENT), bool(told(tags, ORIGIN))
         return cls(target_id, artifact_uri or "", content, as_of_ms, is_copy=is_copy, **more)
 
 

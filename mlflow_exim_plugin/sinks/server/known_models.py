@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.logged_models import LoggedModels
 from mlflow_exim_plugin.schema.objects import Kind, LoggedModel, linked_models
-from mlflow_exim_plugin.schema.provenance import LOGGED_MODEL, ORIGIN, newest, origins
+from mlflow_exim_plugin.schema.provenance import (
+    LOGGED_MODEL,
+    ORIGIN,
+    logged_model_remembered,
+    newest,
+    origins,
+    told,
+)
 from mlflow_exim_plugin.sinks.server.ids import KnownModel
 
 if TYPE_CHECKING:
@@ -56,11 +63,11 @@ class KnownModels:
         if Kind.LOGGED_MODEL in self._absent:
             return
         for key, value in tags.items():
-            if key.startswith(LOGGED_MODEL):
+            if source_id := logged_model_remembered(key):
                 model_id, as_of_ms, content = value.split(" ", 2)
                 # Until the listing shows it.
                 known = KnownModel(model_id, "", content, int(as_of_ms), is_deleted=True)
-                self._ids.logged_models[key.removeprefix(LOGGED_MODEL)] = known
+                self._ids.logged_models[source_id] = known
         try:
             for document in self._models.documents(experiment_id):
                 model = LoggedModel(document)
@@ -68,7 +75,7 @@ class KnownModels:
                 count = len(document.get("data", {}).get("metrics") or ())
                 known = KnownModel.of_tags(model.id, root, model.tags, metric_count=count)
                 self._ids.meet(experiment_id, model.id, model.tags, known)
-                if origin := newest(model.tags.get(ORIGIN, "")):
+                if origin := newest(told(model.tags, ORIGIN)):
                     self._ids.logged_models[origin] = known
         except ServerError as error:
             if not self._absent.learn(Kind.LOGGED_MODEL, error):
@@ -115,7 +122,7 @@ class KnownModels:
             root = model.info.get("artifact_uri")
             known = KnownModel.of_tags(model_id, root, model.tags, is_deleted=True)
             self._ids.meet(experiment_id, model_id, model.tags, known)
-            if origin := newest(model.tags.get(ORIGIN, "")):
+            if origin := newest(told(model.tags, ORIGIN)):
                 self._ids.logged_models[origin] = known
 
     def remember(self, source_id: str, value: str, experiment_id: str, *, is_deleted: bool) -> None:

@@ -24,8 +24,8 @@ from mlflow_exim_plugin.schema.provenance import (
     CONTENT,
     OF_GROUP,
     ORIGIN,
-    TAGS,
     chained,
+    is_provenance,
 )
 from mlflow_exim_plugin.schema.runs import with_changed_entries
 from mlflow_exim_plugin.sinks.counting import read_through
@@ -322,8 +322,11 @@ class LoggedModelWriter:
         return {}
 
     def _tags(self, model: LoggedModel) -> dict[str, str]:
-        ours = TAGS | {VERSIONS_TAG}
-        return {key: value for key, value in model.tags.items() if key not in ours}
+        return {
+            key: value
+            for key, value in model.tags.items()
+            if key != VERSIONS_TAG and not is_provenance(key)
+        }
 
     def _put_source_tags(self, model: LoggedModel, known: KnownModel, report: Report) -> None:
         send = partial(self._models.set_tags, known.id)

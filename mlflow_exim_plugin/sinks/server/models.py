@@ -23,12 +23,13 @@ from mlflow_exim_plugin.schema.provenance import (
     OF_GROUP,
     ORIGIN,
     PLACEHOLDER,
-    TAGS,
     chained,
+    is_provenance,
     kinship,
     model_origin,
     newest,
     origins,
+    told,
 )
 from mlflow_exim_plugin.sinks.policy import (
     Meetings,
@@ -252,7 +253,7 @@ class ModelWriter:
         self._fill_gap(model, version, report)
         tags = key_values(version.document.get("tags"))
         origin = f"{model.origin}/{version.version}"
-        own = {k: v for k, v in tags.items() if k not in TAGS}
+        own = {k: v for k, v in tags.items() if not is_provenance(k)}
         marks = {ORIGIN: chained(origin, tags), OF_GROUP: model.origin}
         if model.kind is Kind.PROMPT:
             marks[PROMPT_TAG] = own.pop(PROMPT_TAG, "true")  # or the server refuses its source
@@ -393,7 +394,7 @@ class ModelWriter:
             if kinship(wanted, origins(model_origin(document), tags)) is not None:
                 return candidate
             if any(
-                key_values(v.get("tags")).get(OF_GROUP) == origin
+                told(key_values(v.get("tags")), OF_GROUP) == origin
                 for v in self._reader.model_versions(candidate, {}, item.kind)
             ):
                 return candidate
@@ -403,10 +404,10 @@ class ModelWriter:
         document = self._reader.registered_model(name)
         there = RegisteredModel(document)
         tags = key_values(document.get("tags"))
-        model = _ModelCopy(item, name, origin, newest(tags.get(ORIGIN, "")) == origin)
+        model = _ModelCopy(item, name, origin, newest(told(tags, ORIGIN)) == origin)
         model.aliases = there.aliases
-        model.as_of_ms = int(tags.get(AS_OF_MS) or 0)
-        model.aliases_taken = tags.get(CONTENT, "")
+        model.as_of_ms = int(told(tags, AS_OF_MS) or 0)
+        model.aliases_taken = told(tags, CONTENT)
         model.tags = tags
         model.is_original = model_origin(document) in origins(
             origin, key_values(item.document.get("tags"))
@@ -416,19 +417,19 @@ class ModelWriter:
             model.next_version = max(model.next_version, number + 1)
             of_version = key_values(version.get("tags"))
             model.own[f"{model_origin(document)}/{number}"] = number
-            model.later |= dict.fromkeys(of_version.get(ORIGIN, "").split(), number)
-            group, _, source_number = newest(of_version.get(ORIGIN, "")).partition("/")
+            model.later |= dict.fromkeys(told(of_version, ORIGIN).split(), number)
+            group, _, source_number = newest(told(of_version, ORIGIN)).partition("/")
             if group == origin and source_number.isdecimal():
                 model.versions[int(source_number)] = number
                 model.documents[number] = version
-            if of_version.get(PLACEHOLDER) == origin:
+            if told(of_version, PLACEHOLDER) == origin:
                 model.placeholders.append(number)
         return model
 
     def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _ModelCopy:
         tags = key_values(item.document.get("tags"))
         moved = {_EXPERIMENT_IDS} if _ids_of(tags.get(_EXPERIMENT_IDS, "")) else set()
-        own = {k: v for k, v in tags.items() if k not in TAGS | moved}
+        own = {k: v for k, v in tags.items() if k not in moved and not is_provenance(k)}
         marks = {ORIGIN: chained(origin, tags)}
         if item.kind is Kind.PROMPT:
             marks[PROMPT_TAG] = own.pop(PROMPT_TAG)
@@ -563,7 +564,7 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
     differing += [
         f"tag {key}"
         for key, value in of_source.items()
-        if key not in TAGS and of_target.get(key) != value
+        if not is_provenance(key) and of_target.get(key) != value
     ]
     if not there or not differing:
         return is_there

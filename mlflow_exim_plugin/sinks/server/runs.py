@@ -17,7 +17,14 @@ from mlflow_exim_plugin.schema.objects import (
     Run,
     linked_models,
 )
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, OF_GROUP, ORIGIN, TAGS, chained
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    OF_GROUP,
+    ORIGIN,
+    chained,
+    is_provenance,
+)
 from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_ids
 from mlflow_exim_plugin.sinks.artifact_upload import ArtifactUpload
 from mlflow_exim_plugin.sinks.counting import read_through
@@ -308,7 +315,7 @@ class RunWriter:
         return not self._options.is_strict and len(name or "") > _NAME_CHARACTERS
 
     def _tags(self, run: Run) -> dict[str, str]:
-        tags = {key: value for key, value in run.tags.items() if key not in TAGS}
+        tags = {key: value for key, value in run.tags.items() if not is_provenance(key)}
         if self._options.importer and _USER in tags:
             tags[_USER] = self._options.importer
         tags.pop(PARENT, None)

@@ -34,7 +34,7 @@ from mlflow_exim_plugin.schema.provenance import (
     kinship,
     newest,
     origins,
-    searched,
+    told,
 )
 from mlflow_exim_plugin.sinks.counting import skip_whole
 from mlflow_exim_plugin.sinks.left_out import DELETED_THERE
@@ -227,12 +227,11 @@ class WorkspaceSink:
             tags = key_values(document.get("tags"))
             own = experiment_origin(document)
             if (near := kinship(wanted, origins(own, tags))) is not None:
-                found.append((near, document, newest(tags.get(ORIGIN, "")) == origin))
+                found.append((near, document, newest(told(tags, ORIGIN)) == origin))
         if found:
             _, document, ours = min(found, key=lambda entry: entry[0])
             return _known(document, origin, ours=ours)
-        of_group = f"{searched(OF_GROUP)} = '{origin}'"
-        for info, _ in self._reader.run_tags(self._joined(documents), of_group):
+        for info, _ in self._reader.marked(self._joined(documents), OF_GROUP, f"= '{origin}'"):
             return _known(documents[str(info.experiment_id)], origin, ours=False)
         # The first servers keep no tags of experiments by which one without runs would be known.
         namesake = self._experiments().get(experiment.name)
@@ -256,10 +255,11 @@ class WorkspaceSink:
                 for name, there in self._experiments().items()
                 if name != ARTIFACT_RUNS and not isinstance(there["experiment_id"], Planned)
             ]
-            if not self._host.generation.lists_experiments:
-                any_group = f"{searched(OF_GROUP)} LIKE '%'"
-                if next(self._reader.run_tags(self._before, any_group), None) is None:
-                    self._before = []
+            if (
+                not self._host.generation.lists_experiments
+                and next(self._reader.marked(self._before, OF_GROUP, "LIKE '%'"), None) is None
+            ):
+                self._before = []
         return [identity for identity in self._before if identity in documents]
 
     def _new_target(
@@ -339,8 +339,8 @@ class WorkspaceSink:
             is_deleted = info.lifecycle_stage == "deleted"
             known = KnownRun.of_tags(info.run_id, info.artifact_uri, tags, is_deleted=is_deleted)
             self._ids.meet(target.id, info.run_id, tags, known)
-            if ORIGIN in tags:
-                self._ids.runs[newest(tags[ORIGIN])] = known
+            if origin := told(tags, ORIGIN):
+                self._ids.runs[newest(origin)] = known
         self._logged_model_writer.known.load(target.id, self._tags_of(target.id))
 
     def _tags_of(self, experiment_id: str) -> dict[str, str]:
@@ -360,8 +360,9 @@ class WorkspaceSink:
         tags = key_values(experiment.document.get("tags"))
         origin = experiment_origin(experiment.document)
         if not self._options.dry_run:
-            wanted = _own(tags) | {ORIGIN: chained(origin, tags)}
-            missing = {key: value for key, value in wanted.items() if key not in there}
+            missing = {key: value for key, value in _own(tags).items() if key not in there}
+            if not told(there, ORIGIN):
+                missing[ORIGIN] = chained(origin, tags)
             self._writes.set_tags(experiment_id, experiment.name, missing, report)
             self._put_source_tags(experiment_id, experiment, there, report)
         return [key for key, value in _own(tags).items() if there.get(key, value) != value]

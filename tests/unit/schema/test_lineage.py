@@ -133,7 +133,7 @@ def test_every_name_of_the_field_is_read(key: str, part: str, name: str) -> None
 
 @pytest.mark.parametrize(
     "key",
-    [ORIGIN, "mlflow_exim.content", "mlflow_exim.logged_model.m-1", "mlflow.user", "team",
+    [ORIGIN, "mlflow.exim.content", "mlflow.exim.logged_model.m-1", "mlflow.user", "team",
      "mlflow_eximfield.x", "x.mlflow_exim.field.y", "mlflow_exim.hop_0.field.x"],
 )  # fmt: skip
 def test_other_names_are_not(key: str) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 
 from mlflow_exim_plugin.schema.provenance import (
+    CONTENT,
     ORIGIN,
     TAGS,
     chained,
     experiment_origin,
+    is_provenance,
+    logged_model_remembered,
     model_origin,
     newest,
+    origins,
+    told,
 )
 
 EXPERIMENT = {"experiment_id": "1", "creation_time": 5, "artifact_location": "/a", "name": "x"}
@@ -54,5 +59,17 @@ def test_hops_are_chained_newest_first() -> None:
     assert newest("") == ""
 
 
-def test_tags_have_one_prefix() -> None:
-    assert {tag.partition(".")[0] for tag in TAGS} == {"mlflow_exim"}
+def test_tags_have_a_prefix_that_pages_of_mlflow_hide_and_one_of_earlier_versions() -> None:
+    assert {tag.rpartition(".")[0] for tag in TAGS} == {"mlflow.exim", "mlflow_exim"}
+
+
+def test_both_names_are_read_and_the_present_one_counts() -> None:
+    assert origins("c", {"mlflow_exim.origin": "b a"}) == ["c", "b", "a"]
+    assert chained("c", {"mlflow_exim.origin": "a", "mlflow.exim.origin": "b"}) == "c b"
+    assert told({"mlflow_exim.content": "x", "mlflow.exim.content": ""}, CONTENT) == ""
+    assert told({"mlflow_exim.content": "x"}, CONTENT) == "x"
+    assert told({}, CONTENT) == ""
+    for prefix in ("mlflow.exim.", "mlflow_exim."):
+        assert logged_model_remembered(f"{prefix}logged_model.m-1") == "m-1"
+        assert is_provenance(f"{prefix}logged_model.m-1")
+    assert not is_provenance("mlflow_exim.run_info.run_id")

@@ -17,6 +17,7 @@ from mlflow_exim_plugin.schema.provenance import (
     is_provenance,
     newest,
     origins,
+    told,
 )
 from mlflow_exim_plugin.sinks.references import follow
 from mlflow_exim_plugin.sinks.server.target import FamilyWriter
@@ -63,7 +64,7 @@ class DatasetWriter(FamilyWriter):
         for loss in losses:
             report.lost(loss)
         self._target.ids.know(Kind.EVALUATION_DATASET, entity.id, dataset_id)
-        if there is not None and tags.get(CONTENT) == content and not unlinked:
+        if there is not None and told(tags, CONTENT) == content and not unlinked:
             self._put_source_tags(entity, dataset_id, tags, report)
             report.skipped(entity.kind, entity.id, "it is there already")
             reason = "their dataset is there already"
@@ -176,7 +177,7 @@ class DatasetWriter(FamilyWriter):
             self._by_origin = {}
             for header in datasets.dataset_headers(self._target.host).values():
                 self._by_origin[str(header["dataset_id"])] = header
-                if origin := key_values(header["tags"]).get(ORIGIN):
+                if origin := told(key_values(header["tags"]), ORIGIN):
                     self._by_origin[newest(origin)] = header
         return self._by_origin
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET, SPANS_LOCATION
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, TAGS
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, is_provenance, told
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import Trace
@@ -76,7 +76,7 @@ def is_targets_own(
     Of one that has no info yet only that nothing of it is missing can tell.
     """
     there = document["info"]
-    if AS_OF_MS in there["tags"]:
+    if told(there["tags"], AS_OF_MS):
         return False
     return _FINALIZED in there["trace_metadata"] or not (
         missing_spans or missing_assessments(trace, document) or compare_info(trace, info, document)
@@ -141,9 +141,11 @@ def compare_info(
                 differing.append(f"{name} is another at the target")
             else:
                 differing.append(f"the target makes {name} from the spans")
-    for part, ignored in (("tags", TAGS | OF_THE_TARGET), ("trace_metadata", frozenset[str]())):
+    for part in ("tags", "trace_metadata"):
         ours, theirs = info[part], found[part]
-        for key in (ours.keys() | theirs.keys()) - ignored:
+        for key in ours.keys() | theirs.keys():
+            if part == "tags" and (key in OF_THE_TARGET or is_provenance(key)):
+                continue
             if key not in theirs:
                 differing.append(f"{part} {key} did not arrive")
             elif key not in ours:

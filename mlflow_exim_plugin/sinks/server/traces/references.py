@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
 from mlflow_exim_plugin.schema.objects import LINKS, SOURCE_RUN, Kind
-from mlflow_exim_plugin.schema.provenance import TAGS
+from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import Trace
@@ -37,7 +37,7 @@ class TraceReferences:
         info["tags"] = {
             key: value
             for key, value in trace.info["tags"].items()
-            if key not in TAGS and key not in OF_THE_TARGET
+            if not is_provenance(key) and key not in OF_THE_TARGET
         }
         metadata = dict(trace.info["trace_metadata"])
         self._map(metadata, SOURCE_RUN, Kind.RUN, trace.id)

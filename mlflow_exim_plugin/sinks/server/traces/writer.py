@@ -25,7 +25,14 @@ from mlflow_exim_plugin.host.traces.search import TraceSearch
 from mlflow_exim_plugin.host.traces.spans import fits_otlp
 from mlflow_exim_plugin.host.traces.writing import TraceCalls, TraceIntake, unknown_assessment
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, ORIGIN, chained, newest, origins
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    ORIGIN,
+    chained,
+    origins,
+    told,
+)
 from mlflow_exim_plugin.schema.traces import trace_digest
 from mlflow_exim_plugin.sinks.notes import Notes
 from mlflow_exim_plugin.sinks.server.ids import Planned
@@ -39,6 +46,7 @@ from mlflow_exim_plugin.sinks.server.traces.comparison import (
     shortened,
 )
 from mlflow_exim_plugin.sinks.server.traces.job import Job
+from mlflow_exim_plugin.sinks.server.traces.known import KnownTraces
 from mlflow_exim_plugin.sinks.server.traces.links import TraceLinks
 from mlflow_exim_plugin.sinks.server.traces.references import JUDGE_RUN, TraceReferences
 
@@ -84,7 +92,7 @@ class TraceWriter:
         self._spans = 0
         self._spans_come_back = False
         self._under_way: deque[Future[None]] = deque()
-        self._origins: dict[str, dict[str, tuple[str, str | None]]] = {}
+        self._known = KnownTraces(self._listing)
         self._deleted_runs: set[str] = set()
         self._late: list[Job] = []
         self._missing_spans: dict[str, int] = {}
@@ -255,16 +263,16 @@ class TraceWriter:
         """Return why a trace of this id that is there is not this one, empty when it is."""
         if there != experiment_id:
             return f"the target has a trace of this id in its experiment {there}"
-        if AS_OF_MS not in document["info"]["tags"] and not self._is_same(trace, document):
+        if not told(document["info"]["tags"], AS_OF_MS) and not self._is_same(trace, document):
             return "the target has another trace of this id"
         return ""
 
     def _settled(self, trace: Trace, digest: str, tags: dict[str, str]) -> str:
         """Return why a trace that is there needs nothing more, empty when it does."""
         self._ids.know(Kind.TRACE, trace.id, trace.id)
-        if tags.get(CONTENT) == digest:
+        if told(tags, CONTENT) == digest:
             return "it is there already"
-        if int(tags.get(AS_OF_MS) or 0) > trace.as_of_ms:
+        if int(told(tags, AS_OF_MS) or 0) > trace.as_of_ms:
             return "the target has a later state of it"
         return ""
 
@@ -279,7 +287,7 @@ class TraceWriter:
             a for a in (*job.at_start, *job.afterwards) if a.get("assessment_id") not in known
         ]
         job.at_start = []
-        is_ours = AS_OF_MS in document["info"]["tags"]
+        is_ours = bool(told(document["info"]["tags"], AS_OF_MS))
         job.needs_info = is_ours or _FINALIZED not in document["info"]["trace_metadata"]
         return job
 
@@ -371,7 +379,7 @@ class TraceWriter:
             if job.spans_last:
                 job.document = found.document if has_info else {}
             elif has_info and self._calls.takes_tags is None and not job.document:
-                self._calls.takes_tags = AS_OF_MS in found.info["tags"]
+                self._calls.takes_tags = bool(told(found.info["tags"], AS_OF_MS))
 
     def _write_info(self, job: Job, report: Report) -> bool:
         """Write the info, and say whether the trace is there now."""
@@ -481,7 +489,7 @@ class TraceWriter:
             return
         if job.whole:
             wanted = {AS_OF_MS: str(job.trace.as_of_ms), CONTENT: job.digest}
-        elif there.get(CONTENT) == job.digest:
+        elif told(there, CONTENT) == job.digest:
             wanted = {CONTENT: ""}
         else:
             return
@@ -498,7 +506,7 @@ class TraceWriter:
     def _write_without_ids(self, group: list[tuple[Trace, str]], report: Report) -> None:
         for trace, experiment_id in group:
             digest = trace.digest or trace_digest(trace)
-            there = self._known_origins(experiment_id)
+            there = self._known.of(experiment_id)
             came_from = origins(trace.id, trace.info["tags"])
             known, content = next((there[one] for one in came_from if one in there), ("", ""))
             if known and content in {digest, None}:
@@ -554,22 +562,6 @@ class TraceWriter:
             self._notes.add(Kind.TRACE, trace.id, what)
         self._links.collect(trace, job.info, known, job.experiment_id)
         self._complete(job, report)
-
-    def _known_origins(self, experiment_id: str) -> dict[str, tuple[str, str | None]]:
-        """Return target id and ``CONTENT`` by source id of the traces that an unpack wrote.
-
-        What none wrote stands under its own id, without ``CONTENT``: it may come back.
-        """
-        with self._lock:
-            if experiment_id not in self._origins:
-                found = self._origins[experiment_id] = {}
-                is_new = isinstance(experiment_id, Planned)
-                for trace in () if is_new else self._listing.all(experiment_id):
-                    if ORIGIN in (tags := trace.info["tags"]):
-                        found[newest(tags[ORIGIN])] = (trace.id, tags.get(CONTENT, ""))
-                    else:
-                        found[trace.id] = (trace.id, None)
-            return self._origins[experiment_id]
 
     # References
 
