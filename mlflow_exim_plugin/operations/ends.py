@@ -78,12 +78,17 @@ class OpenSource:
             taken_from=(here, *summary.info.taken_from),
         )
 
-    def system(self, script: str) -> System:
-        """Return where and when the objects were read, by which command: each time the same."""
+    def system(self, script: str, as_of_ms: int | None = None) -> System:
+        """Return where and when the objects were read, by which command: each time the same.
+
+        Args:
+            script: The command.
+            as_of_ms: The time that is to be told, None for that of the first call.
+        """
         if self.archive is not None:
             return self.archive.summary.system
         if script not in self._told:  # source tags and envelopes name one moment
-            self._told[script] = System.now(script, self.mlflow_version, self.name)
+            self._told[script] = System.now(script, self.mlflow_version, self.name, as_of_ms)
         return self._told[script]
 
 

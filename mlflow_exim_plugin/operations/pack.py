@@ -63,7 +63,8 @@ def pack(
             tracking_uri, opening, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)
         ) as source,
     ):
-        stages = [ExportTags(source.system(work.script))] if packing.export_source_tags else []
+        system = source.system(work.script, packing.as_of_ms)
+        stages = [ExportTags(system)] if packing.export_source_tags else []
         read = source if work.dry_run else source.for_archive()
         report = deliver(read, target, selection, stages, work)
     signer.sign(report, opening)

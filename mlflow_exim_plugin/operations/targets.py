@@ -120,7 +120,8 @@ class _NewArchive:
 
         del dry_run
         base_directory = base_directory_for(self.location)
-        system, earlier = self._begun(source.system(self.work.script), base_directory)
+        told = source.system(self.work.script, self.packing.as_of_ms)
+        system, earlier = self._begun(told, base_directory)
         with ArchiveWriter(
             self.file,
             base_directory=base_directory,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.options.declared import AGAIN, asked, for_programs
+from mlflow_exim_plugin.options.selection import parse_time_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,6 +133,14 @@ class Packing:
         "Go on where a pack to this name was broken off, and leave what was packed if this one is. "
         "For a store it is kept on this machine too meanwhile.",
         default=False,
+    )
+    as_of_ms: int | None = asked(
+        "Say that it was packed at TIME, ISO 8601 in UTC or ms, so that the same state gives the "
+        "same bytes; SOURCE_DATE_EPOCH or now without it.",
+        default=None,
+        flag="--as-of",
+        metavar="TIME",
+        read=parse_time_ms,
     )
     export_source_tags: bool = asked(
         "Give packed runs their ids, times, users and mlflow. tags again as tags "

@@ -7,14 +7,17 @@ give the same document from every source.
 from __future__ import annotations
 
 import math
+import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS
+from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS, VERSION_KINDS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
+    "CHECKS",
     "SCHEMAS",
     "dataset_identity",
     "json_number",
@@ -24,6 +27,7 @@ __all__ = [
     "without_empty",
 ]
 
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
 
@@ -109,5 +113,100 @@ SCHEMAS = {
 }
 """JSON Schemas of what an archive's documents have to have of REST's objects, and may have more.
 
-They say what the checks in ``envelope`` do, which are faster; a test holds that both agree.
+They say what ``CHECKS`` do, which are faster; a test holds that both agree.
 """
+
+_KEY = itemgetter("key")
+
+
+def _check_texts(document: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(document.get(name), str):
+            raise ValueError(f"{name} must be there and a text")  # noqa: TRY004 - pydantic's
+
+
+def _check_entries(document: dict[str, Any], *names: str) -> None:
+    """Check REST's lists of keyed entries: objects with a ``key`` and mostly a ``value``."""
+    for name in names:
+        entries = document.get(name, [])
+        if not isinstance(entries, list) or not set(map(type, entries)) <= {dict}:
+            raise ValueError(f"{name} must be a list of objects")
+        try:
+            kinds = set(map(type, map(_KEY, entries)))
+        except KeyError:
+            kinds = {type(None)}
+        if not kinds <= {str}:
+            raise ValueError(f"every entry of {name} must have a key")
+
+
+def _check_experiment(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "experiment_id", "name")
+    _check_entries(document, "tags")
+    return document
+
+
+def _check_run(document: dict[str, Any]) -> dict[str, Any]:
+    info, data = document.get("info"), document.get("data", {})
+    if not isinstance(info, dict) or not isinstance(data, dict):
+        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    _check_texts(info, "run_id", "experiment_id")
+    for name in ("start_time", "end_time"):
+        if type(info.get(name, 0)) is not int:
+            raise ValueError(f"info.{name} must be a whole number")
+    _check_entries(data, "metrics", "params", "tags")
+    for part, name in (("inputs", "model_inputs"), ("outputs", "model_outputs")):
+        links = document.get(part, {})
+        listed = links.get(name, []) if isinstance(links, dict) else None
+        if not isinstance(listed, list):
+            raise ValueError(f"{part}.{name} must be a list")  # noqa: TRY004 - pydantic's
+        for entry in listed:
+            if not isinstance(entry, dict):
+                raise ValueError(f"{part}.{name} must be a list of objects")  # noqa: TRY004 - pydantic's
+            _check_texts(entry, "model_id")
+    return document
+
+
+def _check_logged_model(document: dict[str, Any]) -> dict[str, Any]:
+    info, data = document.get("info"), document.get("data", {})
+    if not isinstance(info, dict) or not isinstance(data, dict):
+        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    _check_texts(info, "model_id", "experiment_id")
+    _check_entries(info, "tags")
+    _check_entries(data, "metrics", "params")
+    return document
+
+
+def _check_model(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "name")
+    _check_entries(document, "tags")
+    aliases = document.get("aliases", [])
+    if not isinstance(aliases, list):
+        raise ValueError("aliases must be a list")  # noqa: TRY004 - pydantic's
+    for entry in aliases:
+        if not isinstance(entry, dict) or not isinstance(entry.get("alias"), str):
+            raise ValueError("every alias must have a name")  # noqa: TRY004 - pydantic's
+        _check_number(entry.get("version"))
+    return document
+
+
+def _check_version(document: dict[str, Any]) -> dict[str, Any]:
+    _check_texts(document, "name", "version")
+    _check_number(document["version"])
+    _check_entries(document, "tags")
+    return document
+
+
+def _check_number(version: object) -> None:
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise ValueError("a version must be a decimal number as a text")
+
+
+CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
+    Kind.EXPERIMENT: _check_experiment,
+    Kind.RUN: _check_run,
+    Kind.LOGGED_MODEL: _check_logged_model,
+    Kind.REGISTERED_MODEL: _check_model,
+    Kind.PROMPT: _check_model,
+    **dict.fromkeys(VERSION_KINDS.values(), _check_version),
+}
+"""What a document of a kind is checked by; raises ``ValueError``."""

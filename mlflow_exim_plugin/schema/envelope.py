@@ -7,12 +7,11 @@ people know. Unknown fields are kept and ignored everywhere (spec, "Versioning")
 from __future__ import annotations
 
 import getpass
+import os
 import platform
-import re
 import time
 from datetime import datetime, timezone
-from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,17 +22,13 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.documents import SCHEMAS
-from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
+from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
+from mlflow_exim_plugin.schema.documents import CHECKS, SCHEMAS
+from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.version import __version__
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 __all__ = [
-    "CHECKS",
     "FORMAT",
     "FORMAT_VERSION",
     "ArchiveEnvelope",
@@ -60,10 +55,11 @@ __all__ = [
 FORMAT = "mlflow-exim-archive"
 FORMAT_VERSION = "1.3"
 
+_EPOCH = "SOURCE_DATE_EPOCH"
+_YEAR_10000_MS = 253_402_300_800_000
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0)]
-_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class Document(BaseModel):
@@ -110,15 +106,21 @@ class System(Document):
     platform: Platform
 
     @classmethod
-    def now(cls, script: str, mlflow_version: str, tracking_uri: str) -> System:
+    def now(
+        cls, script: str, mlflow_version: str, tracking_uri: str, as_of_ms: int | None = None
+    ) -> System:
         """Describe this process as the writer.
 
         Args:
             script: Command or function that packs.
             mlflow_version: Version of the MLflow client that reads the source.
             tracking_uri: The source, already without secrets.
+            as_of_ms: Now, ms since the Unix epoch; ``SOURCE_DATE_EPOCH`` or the clock without it.
+
+        Raises:
+            UsageError: ``SOURCE_DATE_EPOCH`` or ``as_of_ms`` is no time.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = _moment_ms(as_of_ms)
         moment = datetime.fromtimestamp(now_ms // 1000, timezone.utc)
         try:
             user = getpass.getuser()
@@ -140,6 +142,19 @@ class System(Document):
                 processor=platform.machine(),
             ),
         )
+
+
+def _moment_ms(as_of_ms: int | None) -> int:
+    """Return the time that is told as now (https://reproducible-builds.org/specs)."""
+    if as_of_ms is None and (text := os.environ.get(_EPOCH, "")):
+        if not text.isdecimal():
+            raise UsageError(f"{_EPOCH} is {text!r}", "it is whole seconds since 1970, in UTC")
+        as_of_ms = int(text) * 1000
+    if as_of_ms is None:
+        return time.time_ns() // 1_000_000
+    if not 0 <= as_of_ms < _YEAR_10000_MS:
+        raise UsageError(f"{as_of_ms} ms since 1970 is no time of the years 1970 to 9999")
+    return as_of_ms
 
 
 class ArchiveHeader(Document):
@@ -258,113 +273,31 @@ class ExperimentInfo(Info):
     failed_runs: tuple[str, ...] = Field(default=(), strict=False)
 
 
-_KEY = itemgetter("key")
-
-
-def _check_texts(document: dict[str, Any], *names: str) -> None:
-    for name in names:
-        if not isinstance(document.get(name), str):
-            raise ValueError(f"{name} must be there and a text")  # noqa: TRY004 - pydantic's
-
-
-def _check_entries(document: dict[str, Any], *names: str) -> None:
-    """Check REST's lists of keyed entries: objects with a ``key`` and mostly a ``value``."""
-    for name in names:
-        entries = document.get(name, [])
-        if not isinstance(entries, list) or not set(map(type, entries)) <= {dict}:
-            raise ValueError(f"{name} must be a list of objects")
-        try:
-            kinds = set(map(type, map(_KEY, entries)))
-        except KeyError:
-            kinds = {type(None)}
-        if not kinds <= {str}:
-            raise ValueError(f"every entry of {name} must have a key")
-
-
-def _check_experiment(document: dict[str, Any]) -> dict[str, Any]:
-    _check_texts(document, "experiment_id", "name")
-    _check_entries(document, "tags")
-    return document
-
-
-def _check_run(document: dict[str, Any]) -> dict[str, Any]:
-    info, data = document.get("info"), document.get("data", {})
-    if not isinstance(info, dict) or not isinstance(data, dict):
-        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
-    _check_texts(info, "run_id", "experiment_id")
-    for name in ("start_time", "end_time"):
-        if type(info.get(name, 0)) is not int:
-            raise ValueError(f"info.{name} must be a whole number")
-    _check_entries(data, "metrics", "params", "tags")
-    for part, name in (("inputs", "model_inputs"), ("outputs", "model_outputs")):
-        links = document.get(part, {})
-        listed = links.get(name, []) if isinstance(links, dict) else None
-        if not isinstance(listed, list):
-            raise ValueError(f"{part}.{name} must be a list")  # noqa: TRY004 - pydantic's
-        for entry in listed:
-            if not isinstance(entry, dict):
-                raise ValueError(f"{part}.{name} must be a list of objects")  # noqa: TRY004 - pydantic's
-            _check_texts(entry, "model_id")
-    return document
-
-
-def _check_logged_model(document: dict[str, Any]) -> dict[str, Any]:
-    info, data = document.get("info"), document.get("data", {})
-    if not isinstance(info, dict) or not isinstance(data, dict):
-        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
-    _check_texts(info, "model_id", "experiment_id")
-    _check_entries(info, "tags")
-    _check_entries(data, "metrics", "params")
-    return document
-
-
-def _check_model(document: dict[str, Any]) -> dict[str, Any]:
-    _check_texts(document, "name")
-    _check_entries(document, "tags")
-    aliases = document.get("aliases", [])
-    if not isinstance(aliases, list):
-        raise ValueError("aliases must be a list")  # noqa: TRY004 - pydantic's
-    for entry in aliases:
-        if not isinstance(entry, dict) or not isinstance(entry.get("alias"), str):
-            raise ValueError("every alias must have a name")  # noqa: TRY004 - pydantic's
-        _check_number(entry.get("version"))
-    return document
-
-
-def _check_version(document: dict[str, Any]) -> dict[str, Any]:
-    _check_texts(document, "name", "version")
-    _check_number(document["version"])
-    _check_entries(document, "tags")
-    return document
-
-
-def _check_number(version: object) -> None:
-    if not isinstance(version, str) or not _NUMBER.fullmatch(version):
-        raise ValueError("a version must be a decimal number as a text")
-
-
-CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
-    Kind.EXPERIMENT: _check_experiment,
-    Kind.RUN: _check_run,
-    Kind.LOGGED_MODEL: _check_logged_model,
-    Kind.REGISTERED_MODEL: _check_model,
-    Kind.PROMPT: _check_model,
-    **dict.fromkeys(VERSION_KINDS.values(), _check_version),
-}
-"""What a document of a kind is checked by; raises ``ValueError``."""
-
-
 # Objects of MLflow's REST API: kept as they are, checked for what is read of them here.
 _Experiment = Annotated[
-    dict[str, Any], AfterValidator(_check_experiment), WithJsonSchema(SCHEMAS["experiment"])
+    dict[str, Any],
+    AfterValidator(CHECKS[Kind.EXPERIMENT]),
+    WithJsonSchema(SCHEMAS["experiment"]),
 ]
-_Run = Annotated[dict[str, Any], AfterValidator(_check_run), WithJsonSchema(SCHEMAS["run"])]
+_Run = Annotated[
+    dict[str, Any],
+    AfterValidator(CHECKS[Kind.RUN]),
+    WithJsonSchema(SCHEMAS["run"]),
+]
 _LoggedModel = Annotated[
-    dict[str, Any], AfterValidator(_check_logged_model), WithJsonSchema(SCHEMAS["logged_model"])
+    dict[str, Any],
+    AfterValidator(CHECKS[Kind.LOGGED_MODEL]),
+    WithJsonSchema(SCHEMAS["logged_model"]),
 ]
-_Model = Annotated[dict[str, Any], AfterValidator(_check_model), WithJsonSchema(SCHEMAS["model"])]
+_Model = Annotated[
+    dict[str, Any],
+    AfterValidator(CHECKS[Kind.REGISTERED_MODEL]),
+    WithJsonSchema(SCHEMAS["model"]),
+]
 _Version = Annotated[
-    dict[str, Any], AfterValidator(_check_version), WithJsonSchema(SCHEMAS["version"])
+    dict[str, Any],
+    AfterValidator(CHECKS[Kind.MODEL_VERSION]),
+    WithJsonSchema(SCHEMAS["version"]),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.canonical import problem_of_json
-from mlflow_exim_plugin.schema.envelope import CHECKS
+from mlflow_exim_plugin.schema.documents import CHECKS
 from mlflow_exim_plugin.schema.objects import (
     ENTITY_KINDS,
     Entity,

@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from mlflow_exim_plugin import __version__
-from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
 from mlflow_exim_plugin.schema.canonical import canonical_bytes, document_bytes, parse_json
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
@@ -208,3 +208,20 @@ def test_header_says_how_to_read_the_archive_without_us() -> None:
     header = json.loads(document_bytes(ArchiveHeader.now().to_json()))
     assert header["format"] == "mlflow-exim-archive"
     assert "sha256sum -c" in header["read_me"]
+
+
+def test_a_time_that_is_given_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1790000000")
+    by_environment = System.now("pack", "3", "x")
+    by_option = System.now("pack", "3", "x", 1_790_000_000_123)
+    assert by_environment.export_time == by_option.export_time == 1_790_000_000
+    assert by_environment.export_time_ms == 1_790_000_000_000
+    assert by_option.export_time_ms == 1_790_000_000_123
+    assert by_option.export_time_text == "2026-09-21 14:13:20"
+
+
+@pytest.mark.parametrize("text", ["yesterday", "-1", "1e9", "253402300800", " 5"])
+def test_a_time_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    with pytest.raises(UsageError):
+        System.now("pack", "3", "x")
