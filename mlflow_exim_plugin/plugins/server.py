@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.plugins.refusal import READ_ONLY
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.stages.in_archive import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -72,7 +73,7 @@ def mlflow_app(address: Address, *, has_workspaces: bool) -> App:
     for name, value in (
         (server.BACKEND_STORE_URI_ENV_VAR, str(address)),
         (server.REGISTRY_STORE_URI_ENV_VAR, str(address)),
-        (server.ARTIFACT_ROOT_ENV_VAR, "mlflow-artifacts:/"),
+        (server.ARTIFACT_ROOT_ENV_VAR, PLACE),
         (server.ARTIFACTS_DESTINATION_ENV_VAR, address.members),
         (server.SERVE_ARTIFACTS_ENV_VAR, "true"),
     ):

@@ -43,11 +43,11 @@ def path_problem(path: str) -> str:
     Args:
         path: As a source names it, with ``/`` between its segments.
     """
-    if problem := _outside(path):
-        return problem
-    if any(is_device_name(segment) for segment in path.split("/")):
-        return "it has the name of a device"
-    return ""
+    if any(segment in {"", "."} for segment in path.split("/")):
+        return "it has an empty segment"
+    if any(_ABSOLUTE.match(read) for read in _readings(path)):
+        return "it is absolute"
+    return _way_out(path)
 
 
 def local_path_problem(path: str, *, on_windows: bool = os.name == "nt") -> str:
@@ -57,7 +57,7 @@ def local_path_problem(path: str, *, on_windows: bool = os.name == "nt") -> str:
         path: As a source names it, with ``/`` between its segments.
         on_windows: Whether the machine runs Windows, which takes some names for others.
     """
-    if problem := _outside(path):
+    if problem := path_problem(path):
         return problem
     for segment in path.split("/") if on_windows else ():
         if is_device_name(segment):
@@ -69,13 +69,17 @@ def local_path_problem(path: str, *, on_windows: bool = os.name == "nt") -> str:
     return ""
 
 
-def require_path(path: str) -> None:
+def require_path(path: str, *, is_local: bool = False) -> None:
     """Refuse a path of an artifact that may not be put below a folder.
+
+    Args:
+        path: As a source names it, with ``/`` between its segments.
+        is_local: Whether the folder is one of this machine.
 
     Raises:
         StoreError: It may not; says why.
     """
-    if problem := path_problem(path):
+    if problem := local_path_problem(path) if is_local else path_problem(path):
         raise StoreError(f"artifact path {path!r} is refused: {problem}")
 
 
@@ -92,15 +96,6 @@ def place_problem(place: str, kind: Kind = Kind.MODEL_VERSION) -> str:
     if scheme not in _ELSEWHERE:
         return "a server could take it for a folder of its own disk"
     return _way_out(place)
-
-
-def _outside(path: str) -> str:
-    """Return why a path is not one of a file below a folder."""
-    if any(segment in {"", "."} for segment in path.split("/")):
-        return "it has an empty segment"
-    if any(_ABSOLUTE.match(read) for read in _readings(path)):
-        return "it is absolute"
-    return _way_out(path)
 
 
 def moved(uri: str, old_root: str, new_root: str) -> str | None:

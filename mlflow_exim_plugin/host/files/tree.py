@@ -391,7 +391,7 @@ class ArtifactTree:
         Raises:
             EximError: What the stream raises; of a file that is not small, what the store does.
         """
-        require_path(path)
+        require_path(path, is_local=self._local is not None)
         folder = None if self._local is not None or self._proxied is not None else self._objects
         if folder is not None and (refusal := folder.refusal(path)):
             _log.debug("%s/%s: not written by obstore: %s", self.root, path, refusal)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError
-from mlflow_exim_plugin.host.files.gate import path_problem
+from mlflow_exim_plugin.host.files.gate import local_path_problem
 from mlflow_exim_plugin.host.traces.spans import as_dict_v3
 from mlflow_exim_plugin.schema.objects import (
     LINKED_RUNS,
@@ -220,7 +220,7 @@ class ExportSink:
                 report.failed(artifact)
                 continue
             name = f"{owner}/{artifact.path}"
-            if problem := path_problem(artifact.path):
+            if problem := local_path_problem(artifact.path):
                 report.failed(Failure(Kind.ARTIFACT, name, f"its path is refused: {problem}"))
                 continue
             try:
