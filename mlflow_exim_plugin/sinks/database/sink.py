@@ -241,7 +241,10 @@ class DatabaseSink:
             return
         if not self._may_have_workspaces():
             self._closed = f"the target runs without workspaces, and it is in {name!r}"
-            reason = "the target is used without workspaces, and its server would not start again"
+            reason = (
+                "the target is used without workspaces, and its server would not start again; "
+                "MLFLOW_ENABLE_WORKSPACES=true says that it is to have them"
+            )
             report.failed(Failure(Kind.WORKSPACE, name, reason))
             return
         self._target.add([("workspaces", row_of(document_for(workspace, report)))])
