@@ -30,7 +30,7 @@ import mlflow_exim_plugin as package  # noqa: E402
 from docs import plots, stub  # noqa: E402
 from mlflow_exim_plugin import errors  # noqa: E402
 from mlflow_exim_plugin.cli.main import exim  # noqa: E402
-from mlflow_exim_plugin.comparison.rules import rules_table  # noqa: E402
+from mlflow_exim_plugin.comparison.rules import MOVED_RULES, rules_table  # noqa: E402
 from mlflow_exim_plugin.kinds import ENTITY_KINDS  # noqa: E402
 from mlflow_exim_plugin.options import flat_fields, option_of  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
@@ -333,6 +333,7 @@ PAGES: dict[str, Callable[[], str]] = {
 """Files that are generated as a whole, by their path below ``docs``."""
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "rules": ("compare.md", rules_table),
+    "moved": ("compare.md", partial(rules_table, MOVED_RULES)),
     "errors": ("troubleshooting.md", errors_table),
     "findings": ("troubleshooting.md", findings_table),
     "kinds": ("kept-and-lost.md", kinds_table),

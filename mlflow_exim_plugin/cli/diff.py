@@ -125,6 +125,7 @@ def _show(result: Comparison) -> None:
             (counts.different, "different"),
             (counts.only_in_a, "only in A"),
             (counts.only_in_b, "only in B"),
+            (counts.unreadable, "unreadable on one side"),
         ):
             if count:
                 parts.append(f"{count} {word}")

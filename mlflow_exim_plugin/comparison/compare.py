@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.comparison.index import A, B, ComparisonIndex
+from mlflow_exim_plugin.comparison.index import SIDES, A, B, ComparisonIndex
 from mlflow_exim_plugin.comparison.pairing import pair
 from mlflow_exim_plugin.comparison.result import Comparison, Difference
 from mlflow_exim_plugin.comparison.shapes import (
@@ -19,6 +19,7 @@ from mlflow_exim_plugin.comparison.shapes import (
     place_in_runs,
     shaped,
 )
+from mlflow_exim_plugin.comparison.unread import Unread
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def compare(
                     hides_marks=result.rules.maps_ids,
                     progress=progress,
                 )
+            if result.rules.is_open:
+                result.rules.settle(ids_kept=index.keeps_ids())
+                if not result.rules.maps_ids:
+                    index.show_marks()
+                    result.left_out.clear()
             for difference in _Comparer(index, result).differences():
                 result.total += 1
                 if limit is None or result.total <= limit:
@@ -94,6 +100,11 @@ class _Comparer:
         self._index = index
         self._result = result
         self._rules: RuleSet = result.rules
+        self._unread = [
+            Unread(failure for of_side, failure in result.unreadable if of_side == side)
+            for side in SIDES
+        ]
+        self._unknown: set[int] = set()
 
     def differences(self) -> Iterator[Difference]:
         """Yield what differs, in the order of A; what only B has comes last."""
@@ -111,6 +122,10 @@ class _Comparer:
     def _alone(self, kind: Kind, identity: str, side: int, number: int) -> Iterator[Difference]:
         if self._is_default_experiment(kind, identity, number):
             return
+        if self._may_be_at(1 - side, kind, number):
+            self._unknown.add(number)
+            self._result.of(kind).unreadable += 1
+            return
         document = self._index.document(number)
         label = str(document.get("name") or identity)
         values = (label, ABSENT) if side == A else (ABSENT, label)
@@ -122,6 +137,27 @@ class _Comparer:
         else:
             counts.only_in_b += 1
         yield Difference(kind, identity, kind.value, *values)
+
+    def _may_be_at(self, side: int, kind: Kind, number: int) -> bool:
+        """Whether an object that was not read at a side may be there all the same."""
+        if not any(of_side == SIDES[side] for of_side, _ in self._result.unreadable):
+            return False
+        ((*names, owner),) = self._index.query(
+            "SELECT id, label, own, oldest, owner FROM object WHERE number = ?", number
+        )
+        if owner in self._unknown:
+            return True
+        owners = [
+            name
+            for row in self._index.query(
+                "SELECT one.id, one.label, other.id, other.label FROM object one "
+                "LEFT JOIN object other ON other.number = one.partner WHERE one.number = ?",
+                owner,
+            )
+            for name in row
+            if name is not None
+        ]
+        return self._unread[side].has(kind, names, owners)
 
     def _is_default_experiment(self, kind: Kind, identity: str, number: int) -> bool:
         """Whether it is the experiment that MLflow makes by itself, and nobody used it."""
@@ -142,12 +178,17 @@ class _Comparer:
         counts.compared += 1
         ((id_b,),) = self._index.query("SELECT label FROM object WHERE number = ?", other)
         differs = False
+        ids = identity, id_b
         fields = (
             *self._fields(kind, one, other),
-            *self._histories(kind, one, other),
-            *self._files(kind, one, other),
+            *self._histories(kind, ids, one, other),
+            *self._files(kind, ids, one, other),
         )
         for path, a, b in fields:
+            steps = path.split(".")
+            names = (".".join(steps[depth:]) for depth in range(1, len(steps)))
+            if any(self._is_unread(ids, name, a, b) for name in names):
+                continue
             differs = True
             yield Difference(kind, identity, path, a, b, id_b if id_b != identity else "")
         if differs:
@@ -180,7 +221,14 @@ class _Comparer:
     def _distance(self, kind: Kind, one: int, other: int) -> int:
         return sum(1 for _ in self._fields(kind, one, other, silent=True))
 
-    def _histories(self, kind: Kind, one: int, other: int) -> Iterator[tuple[str, Any, Any]]:
+    def _is_unread(self, ids: tuple[str, str], name: str, a: Any, b: Any) -> bool:
+        """Whether a part that one side lacks is one that could not be read there."""
+        lacking = A if a is ABSENT else B if b is ABSENT else None
+        return lacking is not None and self._unread[lacking].has_part(ids[lacking], name)
+
+    def _histories(
+        self, kind: Kind, ids: tuple[str, str], one: int, other: int
+    ) -> Iterator[tuple[str, Any, Any]]:
         if kind is not Kind.RUN:
             return
         left, right = (self._index.parts(number, Kind.METRIC_HISTORY) for number in (one, other))
@@ -193,13 +241,16 @@ class _Comparer:
                 return True
             return False
 
-        for key, a, b in self._parts(Kind.METRIC_HISTORY, "run.histories", left, right, is_same):
+        path = "run.histories"
+        for key, a, b in self._parts(Kind.METRIC_HISTORY, ids, path, left, right, is_same):
             yield key, _rows(a), _rows(b)
 
-    def _files(self, kind: Kind, one: int, other: int) -> Iterator[tuple[str, Any, Any]]:
+    def _files(
+        self, kind: Kind, ids: tuple[str, str], one: int, other: int
+    ) -> Iterator[tuple[str, Any, Any]]:
         path = f"{kind}.{'attachments' if kind is Kind.TRACE else 'artifacts'}"
         left, right = self._files_of(kind, A, one), self._files_of(kind, B, other)
-        yield from self._parts(Kind.ARTIFACT, path, left, right, lambda a, b: a == b)
+        yield from self._parts(Kind.ARTIFACT, ids, path, left, right, lambda a, b: a == b)
 
     def _files_of(self, kind: Kind, side: int, number: int) -> dict[str, dict[str, Any]]:
         files = self._index.parts(number, Kind.ARTIFACT)
@@ -223,6 +274,7 @@ class _Comparer:
     def _parts(
         self,
         kind: Kind,
+        ids: tuple[str, str],
         path: str,
         a: dict[str, dict[str, Any]],
         b: dict[str, dict[str, Any]],
@@ -233,6 +285,9 @@ class _Comparer:
         counts = self._result.of(kind)
         for name in sorted({*a, *b}):
             left, right = a.get(name, ABSENT), b.get(name, ABSENT)
+            if self._is_unread(ids, name, left, right):
+                counts.unreadable += 1
+                continue
             both = left is not ABSENT and right is not ABSENT
             same = both and is_same(left, right)
             differs = not same and self._rules.counts(f"{path}.{name}", left, right)

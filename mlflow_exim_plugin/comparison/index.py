@@ -87,6 +87,10 @@ CREATE INDEX by_oldest ON object (kind, oldest);
 """
 
 
+_AT_B = "b.side = 1 AND b.kind IN ('run', 'logged_model')"
+_SAME_ID = "EXISTS (SELECT 1 FROM object s WHERE s.kind = b.kind AND s.own = b.own AND s.side = 0)"
+
+
 class ComparisonIndex:
     """The objects of both sides, without their bulk.
 
@@ -152,6 +156,21 @@ class ComparisonIndex:
         reading.say_left_out()
         if side == B:
             self.database.executescript(_INDEXES)
+
+    def keeps_ids(self) -> bool:
+        """Whether what is on both sides has the same ids there: runs and logged models."""
+        ((same,),) = self.query(
+            f"SELECT EXISTS (SELECT 1 FROM object b WHERE {_AT_B} AND {_SAME_ID})"  # noqa: S608
+        )
+        ((copied,),) = self.query(
+            "SELECT EXISTS (SELECT 1 FROM object b JOIN object a ON a.kind = b.kind "  # noqa: S608
+            f"AND a.oldest = b.oldest AND a.side = 0 WHERE {_AT_B} AND NOT {_SAME_ID})"
+        )
+        return bool(same and not copied)
+
+    def show_marks(self) -> None:
+        """Take what an unpack has added for itself as everything else."""
+        self.database.execute("UPDATE object SET is_ours = 0")
 
     def add(self, columns: tuple[Any, ...], document: dict[str, Any]) -> int:
         """Add an object; return its number."""

@@ -46,13 +46,17 @@ class Difference:
 
 @dataclass
 class KindCounts:
-    """Objects of one kind; ``compared`` = ``equal`` + ``different``."""
+    """Objects of one kind; ``compared`` = ``equal`` + ``different``.
+
+    What one side has and the other could not read is ``unreadable``, and not missing there.
+    """
 
     compared: int = 0
     equal: int = 0
     different: int = 0
     only_in_a: int = 0
     only_in_b: int = 0
+    unreadable: int = 0
 
 
 @dataclass

@@ -16,7 +16,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["REST_RULES", "RULE_SETS", "DiffRule", "RuleSet", "rules_table"]
+__all__ = ["MOVED_RULES", "REST_RULES", "RULE_SETS", "DiffRule", "RuleSet", "rules_table"]
 
 _LARGEST = 1.7976931348623157e308
 _PARAM_LENGTH = 6000
@@ -82,6 +82,12 @@ def _empty_or_absent(a: Any, b: Any) -> bool:
 
 def _by_copy(a: Any, b: Any) -> bool:
     return any("/mlflow_exim/" in str(value) for value in (a, b))
+
+
+def _same_end(a: Any, b: Any) -> bool:
+    return all(isinstance(value, str) for value in (a, b)) and (
+        a.rstrip("/").rpartition("/")[2] == b.rstrip("/").rpartition("/")[2]
+    )
 
 
 def _rule(
@@ -170,19 +176,50 @@ REST_RULES: tuple[DiffRule, ...] = (
 )
 """What REST cannot keep. Ids are no part of it: they are compared by what they stand for."""
 
-RULE_SETS: dict[str, tuple[DiffRule, ...]] = {"rest": REST_RULES, "exact": ()}
+MOVED_RULES: tuple[DiffRule, ...] = (
+    *(
+        rule
+        for rule in REST_RULES
+        if rule.name
+        in {
+            *("artifact roots", "places of spans", "untouched default"),
+            *("infinities and zeros", "webhooks"),
+        }
+    ),
+    _rule(
+        "moved sources",
+        "the files of a version are where the new root is, and are compared",
+        "model_version.source model_version.storage_location",
+        when=_same_end,
+    ),
+    _rule(
+        "secrets",
+        "they are not packed",
+        "model_definition.secret_*",
+        when=_one_absent,
+    ),
+)
+"""What a restore that keeps ids and times has otherwise: places, and what no database keeps."""
+
+RULE_SETS: dict[str, tuple[DiffRule, ...]] = {
+    "rest": REST_RULES,
+    "moved": MOVED_RULES,
+    "exact": (),
+}
+AUTO = "auto"
 
 
 class RuleSet:
     """Says of each difference whether it counts, and counts those that do not.
 
     Args:
-        name: ``rest`` or ``exact``.
+        name: ``rest``, ``moved`` or ``exact``; ``auto`` is left open until both sides are known.
         ignore: Paths to leave out, with globs; a path stands for all that lies below it.
 
     Attributes:
         name: The rule set.
         rules: Its rules.
+        is_open: Whether the sides are still to decide which it is.
         ignore: What the user leaves out.
         applied: How many differences each rule took away, by its name.
         ignored: The same by pattern of the user.
@@ -191,21 +228,34 @@ class RuleSet:
         UsageError: There is no such rule set, or a pattern begins with no kind.
     """
 
-    def __init__(self, name: str = "rest", ignore: Sequence[str] = ()) -> None:
-        if name not in RULE_SETS:
-            raise UsageError(f"the rules are rest or exact, not {name!r}")
-        self.name = name
-        self.rules = RULE_SETS[name]
+    def __init__(self, name: str = AUTO, ignore: Sequence[str] = ()) -> None:
+        if name not in {*RULE_SETS, AUTO}:
+            raise UsageError(f"the rules are {AUTO}, rest, moved or exact, not {name!r}")
+        self.is_open = name == AUTO
+        self._take("rest" if self.is_open else name)
         self.ignore = tuple(ignore)
         self.applied: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
-        self._rules = [(rule, _compiled(map(_of_rule, rule.fields))) for rule in self.rules]
         self._ignored = [(glob, _compiled([_of_user(_checked(glob))])) for glob in self.ignore]
+
+    def _take(self, name: str) -> None:
+        self.name = name
+        self.rules = RULE_SETS[name]
+        self._rules = [(rule, _compiled(map(_of_rule, rule.fields))) for rule in self.rules]
+
+    def settle(self, *, ids_kept: bool) -> None:
+        """Decide what was left open.
+
+        Args:
+            ids_kept: Whether what is on both sides has the same ids there.
+        """
+        self.is_open = False
+        self._take("moved" if ids_kept else "rest")
 
     @property
     def maps_ids(self) -> bool:
         """Whether an id equals the id that its copy has."""
-        return self.name != "exact"
+        return self.name == "rest"
 
     def counts(self, path: str, a: Any, b: Any, *, silent: bool = False) -> bool:
         """Whether a difference counts.
@@ -250,12 +300,12 @@ class RuleSet:
         return None
 
 
-def rules_table() -> str:
-    """Return the REST rules as a table in Markdown."""
+def rules_table(rules: Sequence[DiffRule] = REST_RULES) -> str:
+    """Return rules as a table in Markdown."""
     lines = ["| rule | fields | reason |", "|---|---|---|"]
     lines += [
         f"| {rule.name} | {', '.join(f'`{name}`' for name in rule.fields)} | {rule.reason} |"
-        for rule in REST_RULES
+        for rule in rules
     ]
     return "\n".join(lines)
 

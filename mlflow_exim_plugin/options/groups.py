@@ -386,9 +386,10 @@ class Comparing:
 
     rules: str = asked(
         "`rest` does not count what MLflow's REST API cannot keep, such as ids and creation times; "
-        "`exact` counts everything.",
-        default="rest",
-        choices=("rest", "exact"),
+        "`moved` counts all but where files lie; `exact` counts everything. `auto` is `moved` "
+        "where runs have the same ids on both sides, else `rest`.",
+        default="auto",
+        choices=("auto", "rest", "moved", "exact"),
     )
     ignore: tuple[str, ...] = asked(
         "Field to leave out with all below it, with * and ?, such as run.info.end_time or "

@@ -148,9 +148,12 @@ class ByIds(SinkContract):
     def test_it_is_exactly_what_the_source_has(
         self, written: Written, sqlite_source: Source
     ) -> None:
-        for source in (sqlite_source.uri, sqlite_source.archive):
-            result = diff(source, written.to.location, rules="exact", ignore=LOCATIONS)
-            assert result.equal, result.differences[:5]
+        to = written.to.location
+        exact = diff(sqlite_source.uri, to, rules="exact", ignore=LOCATIONS)
+        assert exact.equal, exact.differences[:5]
+        moved = diff(sqlite_source.archive, to)
+        assert moved.equal, moved.differences[:5]
+        assert moved.rules.name == "moved"
 
     def test_files_lie_where_they_were_sent(self, written: Written) -> None:
         assert isinstance(written.to.how, Writing)

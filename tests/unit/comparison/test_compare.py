@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlflow_exim_plugin.comparison.compare import compare
-from mlflow_exim_plugin.comparison.result import Comparison
+from mlflow_exim_plugin.comparison.result import ABSENT, Comparison
 from mlflow_exim_plugin.comparison.rules import RuleSet
 from mlflow_exim_plugin.errors import ServerError, ServerLostError
 from mlflow_exim_plugin.options import Selection
@@ -338,6 +338,67 @@ def test_what_cannot_be_read_is_never_equal() -> None:
         ((name, failure),) = result.unreadable
         assert (name, failure.reason) in {("b", "gone"), ("b", "refused")}
         assert result.to_dict()["unreadable"][0]["side"] == "b"
+
+
+@pytest.mark.parametrize("rules", ["auto", "rest", "exact"])
+def test_what_one_side_could_not_read_is_not_missing_there(rules: str) -> None:
+    files = with_files(file("a/b.bin", b"12"), file("c", b""))
+    rows = with_rows(history("loss", (0, 1, 1.0)))
+    tagged = [experiment("1"), run(ONE, params={"key": "x"})]
+    objects = [experiment("1", "one"), experiment("2", "two"), run(ONE), run(TWO)]
+    archived = f"data/experiments/1/runs/{ONE}/run.json"
+    cases: list[tuple[list[Any], list[Any]]] = [
+        (files, with_files(file("c", b""), Failure(Kind.ARTIFACT, f"{ONE}/a/b.bin", "refused"))),
+        (files, with_files(file("c", b""), Failure(Kind.ARTIFACT, f"{ONE}/a", "refused"))),
+        (files, with_files(Failure(Kind.ARTIFACT, f"{ONE}/", "refused"))),
+        (rows, [experiment("1"), run(ONE), Failure(Kind.METRIC_HISTORY, ONE, "damaged")]),
+        (tagged, [experiment("1"), run(ONE), Failure(Kind.PARAM, f"{ONE}/key", "damaged")]),
+        (objects, [*objects[:2], objects[3], Failure(Kind.RUN, ONE, "refused")]),
+        (objects, [*objects[:2], objects[3], Failure(Kind.RUN, archived, "damaged")]),
+        (objects, [*objects[:2], Failure(Kind.RUN, "experiment 1", "refused")]),
+        (objects, [objects[1], Failure(Kind.EXPERIMENT, "1", "refused")]),
+        (objects, [Failure(Kind.EXPERIMENT, "all", "refused")]),
+    ]
+
+    for whole, part in cases:
+        for a, b in ((whole, part), (part, whole)):
+            result = compared(a, b, rules=rules)
+            assert not result.total, result.differences
+            assert result.unreadable
+            assert not any(c.only_in_a or c.only_in_b for c in result.counts.values())
+            assert result.verdict == "No difference in what could be read"
+    other = compared(objects, [*objects[:2], Failure(Kind.RUN, TWO, "refused")], rules=rules)
+    assert [(d.id, d.path) for d in other.differences] == [(ONE, "run")]
+
+
+def test_the_rules_are_those_of_what_became_of_the_ids() -> None:
+    kept, copied = [experiment("1"), run(ONE)], [experiment("7"), run(TWO, origin=ONE)]
+    there, then = experiment("1"), experiment("1")
+    there.document["artifact_location"] = "s3://bucket/1"
+    then.document["creation_time"] = 7
+    moved, later = [there, run(ONE)], [then, run(ONE)]
+    bare = [experiment("1")]
+
+    def settled(a: list[Any], b: list[Any]) -> tuple[str, list[str]]:
+        result = compared(deepcopy(a), deepcopy(b), rules="auto")
+        return result.rules.name, [difference.path for difference in result.differences]
+
+    assert settled(kept, kept) == ("moved", [])
+    assert settled(kept, moved) == ("moved", [])
+    assert settled(kept, later) == ("moved", ["experiment.creation_time"])
+    assert settled(kept, copied) == ("rest", [])
+    assert settled(kept, [*kept, run(TWO, origin=ONE)])[0] == "rest"
+    assert settled(bare, bare) == ("rest", [])
+    assert paths(kept, moved, rules="exact") == ["experiment.artifact_location"]
+
+
+def test_the_source_of_a_version_moves_only_with_its_files() -> None:
+    rules = RuleSet("moved")
+    here = "file:///a/mlruns/1/0f/artifacts/model"
+
+    assert not rules.counts("model_version.source", here, "s3://b/1/0f/artifacts/model/")
+    for other in ("s3://b/1/0f/artifacts/others", "mlflow-exim-refused:/source", ABSENT):
+        assert rules.counts("model_version.source", here, other)
 
 
 def test_a_server_that_died_ends_it_and_leaves_no_file(

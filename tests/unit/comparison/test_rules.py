@@ -84,5 +84,5 @@ def test_a_pattern_begins_with_a_kind(pattern: str) -> None:
 
 
 def test_other_rules() -> None:
-    with pytest.raises(UsageError, match="rest or exact"):
+    with pytest.raises(UsageError, match="auto, rest, moved or exact"):
         RuleSet("strict")
