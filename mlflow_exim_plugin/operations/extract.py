@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.operations.ends import ARCHIVES, open_source
+from mlflow_exim_plugin.operations.meaning import with_run_ids
 from mlflow_exim_plugin.options import (
     Extracting,
     Opening,
@@ -95,7 +96,9 @@ def extract(
             asked = replace(
                 selection, alone=True, artifacts=True, traces=False, include=(), exclude=()
             )
-            sink = FileSink(writer, Places(one=_names_one(selection)), globs.take)
+            asked = with_run_ids(asked, source.archive)
+            is_one = _names_one(selection) and len(asked.runs) < 2
+            sink = FileSink(writer, Places(one=is_one), globs.take)
             transfer(source.names, sink, asked, report=report, strict=work.strict)
     if globs.unmatched == set(selection.include) and selection.include and not report.failures:
         what = "member" if extracting.members else "artifact"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import MissingDependencyError, NotFoundError, UsageError
+from mlflow_exim_plugin.operations.meaning import runs_meant
 from mlflow_exim_plugin.options import Drawing, Opening, Publishing, flat, matches
 from mlflow_exim_plugin.pages.curves import Curve, curves_of
 from mlflow_exim_plugin.sources.archive.archive import Archive
@@ -83,28 +84,12 @@ def plot(
         raise UsageError("a run and a metric are to be named", "write -r RUN -k KEY")
     options = opening.storage_options
     with Archive.open(archive, storage_options=options) as opened:
-        runs = [run for wanted in drawing.runs for run in _runs(opened, wanted)]
+        runs = [opened.run(run_id) for run_id in runs_meant(opened, drawing.runs)]
         names = {run.mlflow.run["info"]["run_id"]: _name(run) for run in runs}
         curves = _curves(opened, runs, drawing)
     with atomic_output(output, overwrite=publishing.overwrite, storage_options=options) as file:
         file.write(_drawn(curves, names, drawing, kind))
     return Picture(curves)
-
-
-def _runs(archive: Archive, wanted: str) -> list[RunEnvelope]:
-    """Return the runs that are meant: by id, else by beginning of an id, name or glob."""
-    try:
-        return [archive.run(wanted)]
-    except NotFoundError:
-        found, known = [], []
-    for run in archive.runs():
-        run_id, name = str(run.mlflow.run["info"]["run_id"]), _name(run)
-        known += [run_id, name]
-        if run_id.startswith(wanted) or matches((wanted,), (run_id, name)):
-            found.append(run)
-    if not found:
-        raise NotFoundError.among("the archive has no run", wanted, known)
-    return found
 
 
 def _name(run: RunEnvelope) -> str:
@@ -115,7 +100,7 @@ def _name(run: RunEnvelope) -> str:
 def _curves(archive: Archive, runs: list[RunEnvelope], drawing: Drawing) -> list[Curve]:
     curves: list[Curve] = []
     known: set[str] = set()
-    for run in {run.mlflow.run["info"]["run_id"]: run for run in runs}.values():
+    for run in runs:
         run_id = run.mlflow.run["info"]["run_id"]
         keys = {m["key"] for m in run.mlflow.run.get("data", {}).get("metrics", ())}
         known |= keys

@@ -10,6 +10,7 @@ import orjson
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.operations.ends import ARCHIVES, open_source
+from mlflow_exim_plugin.operations.meaning import with_run_ids
 from mlflow_exim_plugin.options import Opening, Publishing, Selection, flat
 from mlflow_exim_plugin.pages.experiments import ExperimentSection, Share
 from mlflow_exim_plugin.pages.page import page
@@ -92,7 +93,8 @@ def report(
         ) as file,
         open_source(archive, opening, among=(ARCHIVES,)) as source,
     ):
-        told = _Told(source, selection)
+        assert source.archive is not None  # noqa: S101 - nothing else was asked for
+        told = _Told(source, source.archive, with_run_ids(selection, source.archive))
         text = told.page()
         file.write(text)
     return ReportPage(
@@ -103,9 +105,8 @@ def report(
 class _Told:
     """What a page tells of an archive, read in one pass."""
 
-    def __init__(self, source: OpenSource, selection: Selection) -> None:
-        assert source.archive is not None  # noqa: S101 - nothing else was asked for
-        self._archive: Archive = source.archive
+    def __init__(self, source: OpenSource, archive: Archive, selection: Selection) -> None:
+        self._archive = archive
         self._name = source.name
         self.parts: list[dict[str, Any]] = []
         self.unreadable: list[Failure] = []

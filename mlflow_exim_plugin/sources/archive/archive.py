@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.envelope import (
@@ -184,6 +184,17 @@ class Archive:
         """Yield the runs of one experiment, or all, by run id."""
         for path in self._in_experiments(experiment_id, lambda tree, e: tree.runs.get(e, {})):
             yield self.document(RunEnvelope, path)
+
+    def run_ids(self) -> list[str]:
+        """Return the ids of all runs, without a look at their envelopes."""
+        return [
+            self.document(RunEnvelope, path).mlflow.run["info"]["run_id"]
+            if (run_id := decode_segment(segment)) is None
+            else run_id
+            for tree in self.trees
+            for runs in tree.runs.values()
+            for segment, path in runs.items()
+        ]
 
     def run(self, run_id: str) -> RunEnvelope:
         """Return one run.
