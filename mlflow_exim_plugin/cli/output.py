@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StatusLine",
+    "escaped",
     "growing_text",
     "named",
     "run_transfer",
@@ -51,8 +52,12 @@ def say(text: str, *, err: bool = False) -> None:
     """
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    shown = _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
-    click.echo(shown.encode(encoding, "backslashreplace").decode(encoding), err=err)
+    click.echo(escaped(text).encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+def escaped(text: str) -> str:
+    """Return a text with what a terminal would obey as it is written in Python."""
+    return _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def show_json(value: Any) -> None:

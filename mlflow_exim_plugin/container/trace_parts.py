@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
-__all__ = ["StoredTrace", "holds_trace", "read_part", "trace_digests"]
+__all__ = ["StoredTrace", "holds_trace", "read_part", "trace_digests", "trace_ids"]
 
 _BATCH_ROWS = 1024
 
@@ -134,6 +134,16 @@ def holds_trace(reader: ArchiveReader, envelope: TracePartEnvelope, trace_id: st
     """
     ids = _column(reader, envelope, "trace_id")
     return any(pc.any(pc.equal(part, trace_id)).as_py() for part in ids)
+
+
+def trace_ids(reader: ArchiveReader, envelope: TracePartEnvelope) -> Iterator[str]:
+    """Yield the ids of the traces of a part.
+
+    Raises:
+        InvalidArchiveError: The table is not there or not as the format has it.
+    """
+    for part in _column(reader, envelope, "trace_id"):
+        yield from part.to_pylist()
 
 
 def trace_digests(reader: ArchiveReader, envelope: TracePartEnvelope) -> bytes:

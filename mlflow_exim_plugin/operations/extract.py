@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.operations.ends import ARCHIVES, open_source
-from mlflow_exim_plugin.operations.meaning import with_run_ids
+from mlflow_exim_plugin.operations.look.meaning import with_run_ids
 from mlflow_exim_plugin.options import (
     Extracting,
     Opening,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import MissingDependencyError, NotFoundError, UsageError
-from mlflow_exim_plugin.operations.meaning import runs_meant
+from mlflow_exim_plugin.operations.look.meaning import runs_meant
 from mlflow_exim_plugin.options import Drawing, Opening, Publishing, flat, matches
 from mlflow_exim_plugin.pages.curves import Curve, curves_of
 from mlflow_exim_plugin.sources.archive.archive import Archive

@@ -10,7 +10,7 @@ import orjson
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.operations.ends import ARCHIVES, open_source
-from mlflow_exim_plugin.operations.meaning import with_run_ids
+from mlflow_exim_plugin.operations.look.meaning import with_run_ids
 from mlflow_exim_plugin.options import Opening, Publishing, Selection, flat
 from mlflow_exim_plugin.pages.experiments import ExperimentSection, Share
 from mlflow_exim_plugin.pages.page import page

@@ -393,7 +393,7 @@ def test_any_terminal_can_show_any_name(encoding: str, store: Store) -> None:
 
     assert text.returncode == 0, text.stderr
     size = r"gr\xf6\xdfe" if encoding == "ascii" else "größe"
-    assert text.stdout.decode(encoding).rstrip().endswith(rf"{size} \x1b[31mred")
+    assert rf"  {size} \x1b[31mred  " in text.stdout.decode(encoding)
     assert json.loads(document.stdout)[0]["run_name"] == HOSTILE_NAME
 
 

@@ -9,15 +9,20 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, verbose_option
+from mlflow_exim_plugin.cli.output import size_text
+from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options import Opening
+
+_LOOKED_AT_BYTES = 8192
 
 
 @click.command(cls=Command)
 @archive_argument
 @click.argument("member")
+@click.option("--binary", is_flag=True, help="Write to a terminal what is no text, too.")
 @asks("registry_uri", "artifacts_destination", opening=Opening)
 @verbose_option
-def cat(archive: str, member: str, opening: Opening) -> None:
+def cat(archive: str, member: str, binary: bool, opening: Opening) -> None:
     """Write the bytes of one MEMBER of ARCHIVE to standard output.
 
     Example:
@@ -30,5 +35,11 @@ def cat(archive: str, member: str, opening: Opening) -> None:
         Archive.open(archive, storage_options=opening.storage_options) as opened,
         opened.reader.open_member(member) as stream,
     ):
+        if sys.stdout.isatty() and not binary and b"\0" in stream.read(_LOOKED_AT_BYTES):
+            size = size_text(opened.reader.member(member).size_bytes)
+            raise UsageError(
+                f"{member} is no text, {size}", "write it to a file with > FILE, or say --binary"
+            )
+        stream.seek(0)
         shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
         sys.stdout.buffer.flush()

@@ -14,7 +14,7 @@ from mlflow_exim_plugin.options import Opening, Reading
 
 @click.command(cls=Command)
 @archive_argument
-@click.option("-e", "--experiment", metavar="NAME", help="Experiment, by name or id.")
+@click.option("-e", "--experiment", metavar="NAME", help="Experiment.")
 @click.option("-r", "--run-id", metavar="ID", help="Run.")
 @click.option(
     "-m",
@@ -30,12 +30,14 @@ from mlflow_exim_plugin.options import Opening, Reading
     help="Show where an experiment, run or model was before, the oldest place first; ARCHIVE may "
     "then be a server's or store's URI too.",
 )
+@click.option("--envelope", is_flag=True, help="Show the whole document, as it is in the archive.")
 @asks(opening=Opening, reading=Reading)
 @output_options
 def show(
     archive: str,
     trace: str | None,
     lineage: bool,
+    envelope: bool,
     output: str,
     opening: Opening,
     reading: Reading,
@@ -43,12 +45,14 @@ def show(
 ) -> None:
     """Show one object of ARCHIVE, or the archive itself; it may be an old export's folder too.
 
-    That is its envelope; of a trace, which is rows of a table, and in an export it is the document.
-    With --lineage it is what the object's tags tell of the places it was carried from.
+    Objects are named by id, the beginning of one, name or glob. What people ask first is shown;
+    with --envelope, and as JSON, it is the envelope, of a trace, which is rows of a table, and in
+    an export the document. With --lineage it is what the object's tags tell of the places it was
+    carried from.
 
     Example:
 
-      mlflow exim show backup.tar.zst --run-id 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b --output json
+      mlflow exim show backup.tar.zst --run-id 2f0c1b4a
     """
     if sum(choice is not None for choice in (*asked.values(), trace)) > 1:
         raise click.UsageError(
@@ -59,15 +63,19 @@ def show(
 
         show_lineage(archive, asked, opening, reading, as_json=output == "json")
         return
-    from mlflow_exim_plugin.operations.contents import document_of
     from mlflow_exim_plugin.operations.ends import open_source
+    from mlflow_exim_plugin.operations.look.contents import document_of
 
     with open_source(archive, opening, among=("archive", "export")) as source:
         document = document_of(source, trace=trace, **asked)
     if output == "json":
         show_json(document)
-    else:
+    elif envelope:
         _outline(document, "")
+    else:
+        from mlflow_exim_plugin.cli.look.summary import show_summary
+
+        show_summary(document)
 
 
 def _outline(value: Any, indent: str) -> None:

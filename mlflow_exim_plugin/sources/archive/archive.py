@@ -235,6 +235,16 @@ class Archive:
         for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
             yield self.document(TracePartEnvelope, path)
 
+    def trace_ids(self) -> list[str]:
+        """Return the ids of all traces, without their spans.
+
+        Raises:
+            InvalidArchiveError: A part is damaged.
+        """
+        from mlflow_exim_plugin.container.trace_parts import trace_ids
+
+        return [i for part in self.trace_parts() for i in trace_ids(self.reader, part)]
+
     def trace(self, trace_id: str) -> Trace:
         """Return one trace.
 

@@ -32,13 +32,18 @@ def test_what_it_is_and_holds_is_listed(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [
         "Read as export of mlflow-export-import, layout 2.1",
-        "experiment 7  wine  (2 runs)",
-        "model wine model  (versions 1, 2, 10)",
+        "",
+        "experiment  name  runs",
+        "7           wine     2",
+        "",
+        "model       versions  aliases",
+        "wine model  1-2, 10   champion 2",
     ]
-    runs = call("ls", str(folder), "-e", "wine").stdout.splitlines()
-    assert runs == [
-        f"{FIRST}  FINISHED           4 rows      2 artifacts  first",
-        f"{SECOND}  FAILED             0 rows      0 artifacts  second  deleted",
+    runs = [line.split() for line in call("ls", str(folder), "-e", "wine").stdout.splitlines()]
+    assert runs[0][:4] == ["id", "name", "status", "stage"]
+    assert sorted(line[:5] for line in runs[1:]) == [
+        [FIRST, "first", "FINISHED", "active", *runs[1][4:5]],
+        [SECOND, "└", "second", "FAILED", "deleted"],
     ]
     listed = json.loads(call("ls", str(folder), "--output", "json").stdout)
     assert listed["counts"]["metric_history"] == 2
@@ -55,6 +60,8 @@ def test_one_object_is_shown(folder: Path) -> None:
         result = call("show", str(folder), option, wanted, "--output", "json")
         assert result.exit_code == 0, result.stderr
         assert field in json.loads(result.stdout)
+        summary = call("show", str(folder), option, wanted)
+        assert (summary.exit_code, wanted in summary.stdout) == (0, True), summary.stderr
     assert call("show", str(folder), "--run-id", "9" * 32).exit_code == 4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.operations.look.meaning import meant, one_meant, one_run_meant
 from mlflow_exim_plugin.options import Selection, version_asked
 from mlflow_exim_plugin.schema.objects import (
     Experiment,
@@ -19,6 +20,7 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
 )
 from mlflow_exim_plugin.schema.report import Report
+from mlflow_exim_plugin.schema.runs import PARENT
 from mlflow_exim_plugin.sinks.counting import CountingSink
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def contents(source: OpenSource) -> dict[str, Any]:
         return _of_archive(source.archive)
     experiments: dict[str, dict[str, Any]] = {}
     named: dict[Kind, dict[str, list[int]]] = {Kind.REGISTERED_MODEL: {}, Kind.PROMPT: {}}
+    aliases: dict[str, dict[str, int]] = {}
     report, counting = Report(), CountingSink()
     for item in _objects(source.names):
         counting.write(item, report)
@@ -61,10 +64,14 @@ def contents(source: OpenSource) -> dict[str, Any]:
             experiments[item.experiment_id][f"{item.kind}s"] += 1
         elif isinstance(item, RegisteredModel):
             named[item.kind][item.name] = []
+            aliases[item.name] = item.aliases
         elif isinstance(item, ModelVersion):
             next(n for n in named.values() if item.name in n)[item.name].append(item.version)
     models, prompts = (
-        [{"name": name, "versions": numbers} for name, numbers in sorted(named[kind].items())]
+        [
+            {"name": name, "versions": numbers, "aliases": aliases[name]}
+            for name, numbers in sorted(named[kind].items())
+        ]
         for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
     )
     return {
@@ -76,11 +83,11 @@ def contents(source: OpenSource) -> dict[str, Any]:
 
 
 def runs_of(source: OpenSource, experiment: str) -> list[dict[str, Any]]:
-    """Return what is shown of the runs of an experiment.
+    """Return what is shown of the runs of the experiments that are meant.
 
     Args:
         source: Where to look.
-        experiment: Its name or id.
+        experiment: A name, id or glob.
 
     Raises:
         NotFoundError: There is no such experiment.
@@ -88,15 +95,17 @@ def runs_of(source: OpenSource, experiment: str) -> list[dict[str, Any]]:
     if (archive := source.archive) is None:
         taken = _objects(source.stream, Selection(experiments=(experiment,), traces=False))
         return [_shown(run) for run in taken if isinstance(run, Run)]
-    experiment_id = document_of(source, experiment=experiment)["mlflow"]["experiment"][
-        "experiment_id"
-    ]
+    names = {
+        e.mlflow.experiment["experiment_id"]: e.mlflow.experiment["name"]
+        for e in archive.experiments()
+    }
     return [
         _row(
-            envelope.mlflow.run["info"],
+            Run(dict(envelope.mlflow.run)),
             envelope.info.metrics.rows if envelope.info.metrics else 0,
             len(envelope.info.artifacts),
         )
+        for experiment_id in meant("experiment", experiment, names)
         for envelope in archive.runs(experiment_id)
     ]
 
@@ -139,22 +148,32 @@ def document_of(source: OpenSource, **asked: str | None) -> dict[str, Any]:
 def _in_archive(archive: Archive, kind: str, wanted: str) -> dict[str, Any]:
     match kind:
         case "experiment":
-            for envelope in archive.experiments():
-                experiment = envelope.mlflow.experiment
-                if wanted in (experiment["name"], experiment["experiment_id"]):
-                    return envelope.to_json()
-            raise NotFoundError(f"the archive has no experiment {wanted!r}")
+            envelopes = {e.mlflow.experiment["experiment_id"]: e for e in archive.experiments()}
+            names = {id_: e.mlflow.experiment["name"] for id_, e in envelopes.items()}
+            return envelopes[one_meant(kind, wanted, names)].to_json()
         case "run_id":
-            return archive.run(wanted).to_json()
+            return archive.run(one_run_meant(archive, wanted)).to_json()
         case "model":
             if version := _version_in(archive, wanted):
                 return version.to_json()
-            document = archive.model(wanted).to_json()
-            return document | {"versions": [v.to_json() for v in archive.versions(wanted)]}
+            kinds = (Kind.REGISTERED_MODEL, Kind.PROMPT)
+            models = [m.mlflow.registered_model["name"] for k in kinds for m in archive.models(k)]
+            name = one_meant("registered model", wanted, dict(zip(models, models, strict=True)))
+            document = archive.model(name).to_json()
+            return document | {"versions": [v.to_json() for v in archive.versions(name)]}
         case "logged_model":
-            return archive.logged_model(wanted).to_json()
+            try:
+                return archive.logged_model(wanted).to_json()
+            except NotFoundError:
+                infos = [m.mlflow.logged_model["info"] for m in archive.logged_models()]
+                names = {info["model_id"]: info["name"] for info in infos}
+                return archive.logged_model(one_meant("logged model", wanted, names)).to_json()
         case "trace":
-            found = archive.trace(wanted)
+            try:
+                found = archive.trace(wanted)
+            except NotFoundError:
+                ids = dict.fromkeys(archive.trace_ids(), "")
+                found = archive.trace(one_meant(kind, wanted, ids))
             return {**found.document, "spans": found.spans}
         case _:
             return archive.summary.to_json()
@@ -197,7 +216,11 @@ def _of_archive(archive: Archive) -> dict[str, Any]:
     ]
     models, prompts = (
         [
-            {"name": m.mlflow.registered_model["name"], "versions": list(m.mlflow.versions)}
+            {
+                "name": m.mlflow.registered_model["name"],
+                "versions": list(m.mlflow.versions),
+                "aliases": RegisteredModel(m.mlflow.registered_model).aliases,
+            }
             for m in archive.models(kind)
         ]
         for kind in (Kind.REGISTERED_MODEL, Kind.PROMPT)
@@ -231,10 +254,11 @@ def _listed(experiment: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(run: Run) -> dict[str, Any]:
     rows = sum(part.num_rows for part in run.histories if not isinstance(part, Failure))
-    return _row(run.info, rows, sum(1 for a in run.artifacts if not isinstance(a, Failure)))
+    return _row(run, rows, sum(1 for a in run.artifacts if not isinstance(a, Failure)))
 
 
-def _row(info: dict[str, Any], metric_rows: int, artifacts: int) -> dict[str, Any]:
+def _row(run: Run, metric_rows: int, artifacts: int) -> dict[str, Any]:
+    info, data = run.info, run.document.get("data", {})
     return {
         "run_id": info["run_id"],
         "run_name": info.get("run_name", ""),
@@ -242,4 +266,12 @@ def _row(info: dict[str, Any], metric_rows: int, artifacts: int) -> dict[str, An
         "lifecycle_stage": info.get("lifecycle_stage", "active"),
         "metric_rows": metric_rows,
         "artifacts": artifacts,
+        "experiment_id": info["experiment_id"],
+        "parent_run_id": run.tags.get(PARENT),
+        "user_id": info.get("user_id"),
+        "start_time": info.get("start_time"),
+        "end_time": info.get("end_time"),
+        "metrics": {entry["key"]: entry["value"] for entry in data.get("metrics") or ()},
+        "params": run.params,
+        "tags": run.tags,
     }

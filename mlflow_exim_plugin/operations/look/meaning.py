@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
-__all__ = ["meant", "one_meant", "runs_meant", "with_run_ids"]
+__all__ = ["meant", "one_meant", "one_run_meant", "runs_meant", "with_run_ids"]
 
 _SHORTEST_ID = 4
 """Fewer characters are no beginning of an id: they are a name, or a slip."""
@@ -40,10 +40,11 @@ def meant(what: str, wanted: str, known: Mapping[str, str]) -> list[str]:
         found = [
             identity
             for identity, name in known.items()
-            if (is_start and identity.startswith(wanted)) or matches((wanted,), (identity, name))
+            if (is_start and identity != name and identity.startswith(wanted))
+            or matches((wanted,), (identity, name))
         ]
     if not found:
-        names = [text for entry in known.items() for text in entry if text]
+        names = dict.fromkeys(text for entry in known.items() for text in entry if text)
         raise NotFoundError.among(f"there is no {what}", wanted, names)
     return found
 
@@ -56,11 +57,7 @@ def one_meant(what: str, wanted: str, known: Mapping[str, str]) -> str:
         UsageError: Several are.
     """
     found = meant(what, wanted, known)
-    if len(found) > 1:
-        named = ", ".join(_told(identity, known[identity]) for identity in found[:_NAMED])
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise UsageError(f"{wanted!r} may be {len(found)} {what}s: {named}{more}", "name one by id")
-    return found[0]
+    return _the_one(what, wanted, {identity: known[identity] for identity in found})
 
 
 def runs_meant(archive: Archive, wanted: Iterable[str]) -> list[str]:
@@ -81,6 +78,17 @@ def runs_meant(archive: Archive, wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def one_run_meant(archive: Archive, wanted: str) -> str:
+    """Return the id of the one run that is meant.
+
+    Raises:
+        NotFoundError: None is.
+        UsageError: Several are.
+    """
+    found = runs_meant(archive, (wanted,))
+    return _the_one("run", wanted, {run_id: _run_name(archive, run_id) for run_id in found})
+
+
 def with_run_ids(selection: Selection, archive: Archive) -> Selection:
     """Return a selection whose runs are named by their ids.
 
@@ -90,6 +98,14 @@ def with_run_ids(selection: Selection, archive: Archive) -> Selection:
     if not selection.runs:
         return selection
     return replace(selection, runs=tuple(runs_meant(archive, selection.runs)))
+
+
+def _the_one(what: str, wanted: str, found: Mapping[str, str]) -> str:
+    if len(found) > 1:
+        named = ", ".join(_told(*entry) for entry in list(found.items())[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise UsageError(f"{wanted!r} may be {len(found)} {what}s: {named}{more}", "name one by id")
+    return next(iter(found))
 
 
 def _run_name(archive: Archive, run_id: str) -> str:

@@ -1,0 +1,1 @@
+"""What is in an archive, by whatever name it is asked for."""
