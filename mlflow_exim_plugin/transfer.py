@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mlflow_exim_plugin.errors import (
     InvalidArchiveError,
@@ -27,7 +27,7 @@ from mlflow_exim_plugin.schema.objects import (
 from mlflow_exim_plugin.schema.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from mlflow_exim_plugin.options import Selection
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 
     Stage: TypeAlias = Callable[[Iterator[StreamItem]], Iterator[StreamItem]]
 
-__all__ = ["stopped", "transfer"]
+__all__ = ["SumsUp", "stopped", "transfer"]
+
+
+@runtime_checkable
+class SumsUp(Protocol):
+    """A stage that has something to say of the stream as a whole."""
+
+    def losses(self) -> Iterable[Loss]:
+        """Return what was lost, once the stream is at its end."""
 
 
 def transfer(
@@ -118,6 +126,10 @@ def transfer(
                 if strict and report.failures:
                     raise stopped(report)
         drain(0)
+        for stage in stages:
+            if isinstance(stage, SumsUp):
+                for loss in stage.losses():
+                    report.lost(loss)
         sink.finish(report)
         sink.capabilities.say_what_is_new(report)
     finally:

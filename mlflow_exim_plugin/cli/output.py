@@ -130,6 +130,8 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
         say(f"Files of new experiments: {report.files_at}")
     for seen in summary["not_packed"]:
         say(f"Not packed: {_amount(seen)} ({seen['reason']})")
+    for rules in summary["redacted"]:
+        say(f"Redacted by {rules.get('name') or 'rules'} sha256:{rules['sha256']}")
     named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
     named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
     if report.root:

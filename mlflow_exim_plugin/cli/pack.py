@@ -23,7 +23,13 @@ from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Wor
     help="MLflow tracking URI, or path or URL of another archive, a part of which is taken; "
     "MLFLOW_TRACKING_URI or MLflow's own default without it.",
 )
-@asks(selection=Selection, opening=Opening, work=Work, reading=Reading, packing=Packing)
+@asks(
+    selection=Selection,
+    opening=Opening,
+    work=Work,
+    reading=Reading,
+    packing=Packing,
+)
 @output_options
 @click.pass_context
 def pack(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.comparison.shapes import ABSENT, ByKey
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.kinds import rest_fields
+from mlflow_exim_plugin.kinds.fields import compiled, first_of, written
 from mlflow_exim_plugin.schema.objects import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["MOVED_RULES", "REST_RULES", "RULE_SETS", "DiffRule", "RuleSet", "rules_table"]
 
@@ -236,12 +237,12 @@ class RuleSet:
         self.ignore = tuple(ignore)
         self.applied: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
-        self._ignored = [(glob, _compiled([_of_user(_checked(glob))])) for glob in self.ignore]
+        self._ignored = [(glob, compiled([written(_checked(glob))])) for glob in self.ignore]
 
     def _take(self, name: str) -> None:
         self.name = name
         self.rules = RULE_SETS[name]
-        self._rules = [(rule, _compiled(map(_of_rule, rule.fields))) for rule in self.rules]
+        self._rules = [(rule, compiled(map(_of_rule, rule.fields))) for rule in self.rules]
 
     def settle(self, *, ids_kept: bool) -> None:
         """Decide what was left open.
@@ -311,23 +312,13 @@ def rules_table(rules: Sequence[DiffRule] = REST_RULES) -> str:
 
 
 def _checked(pattern: str) -> str:
-    first = re.split(r"[.\[]", pattern, maxsplit=1)[0]
+    first = first_of(pattern)
     if "*" not in first and "?" not in first and first not in {kind.value for kind in Kind}:
         raise UsageError(
             f"{pattern!r} begins with no kind of object",
             "write for example run.data.tags.mlflow.user or *.tags.mlflow.user",
         )
     return pattern
-
-
-def _compiled(expressions: Iterable[str]) -> re.Pattern[str]:
-    """Compile expressions of paths; a path stands for all that lies below it."""
-    return re.compile(f"(?:{'|'.join(expressions)})(?:[.\\[].*)?", re.DOTALL)
-
-
-def _of_user(glob: str) -> str:
-    """Translate what a user wrote: ``*`` and ``?`` stand for anything, brackets for themselves."""
-    return re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".")
 
 
 def _of_rule(glob: str) -> str:

@@ -125,6 +125,7 @@ EVALUATION_DATASET = Description(
         },
         goes_on=True,
     ),
-    secrets="tags schema profile records[].inputs records[].outputs records[].expectations"
-    " records[].tags records[].source",
+    secrets="name created_by last_updated_by tags schema profile records[].inputs"
+    " records[].outputs records[].expectations records[].tags records[].source"
+    " records[].created_by records[].last_updated_by",
 )

@@ -276,6 +276,7 @@ class Description:
         by_mlflow: Why rows alone do not tell what MLflow tells of it; empty where they do.
         unlike: Columns that differ between two deployments of the same object, by table.
         growth: How what a database has of it grows; None where it does not.
+        names: Fields with a name that objects know it, or that it knows others by.
         secrets: Fields in whose texts, or in those below them, somebody's secrets may stand.
     """
 
@@ -308,6 +309,7 @@ class Description:
     by_mlflow: str = ""
     unlike: Mapping[str, str] = field(default_factory=dict)
     growth: Growth | None = None
+    names: str = ""
     secrets: str = ""
 
     @property

@@ -24,6 +24,7 @@ __all__ = ["BUDGET_POLICY", "ENDPOINT", "GUARDRAIL", "MODEL_DEFINITION"]
 
 _SIGNED = " created_by created_at last_updated_by last_updated_at workspace"
 _THEIRS = "ids and times are the target's"
+_PEOPLE = "created_by last_updated_by"
 
 
 def _fallback(endpoint: dict[str, Any]) -> str | None:
@@ -75,6 +76,8 @@ MODEL_DEFINITION = Description(
         same("model_definition_id name secret_id provider model_name" + _SIGNED),
         order=("name",),
     ),
+    names="name secret_name",
+    secrets=_PEOPLE,
 )
 
 ENDPOINT = Description(
@@ -151,7 +154,9 @@ ENDPOINT = Description(
         order=("name",),
         completed=_with_signer,
     ),
-    secrets="tags",
+    names="name",
+    secrets="tags bindings[].display_name model_mappings[].created_by guardrails[].created_by "
+    + _PEOPLE,
 )
 
 GUARDRAIL = Description(
@@ -182,6 +187,8 @@ GUARDRAIL = Description(
         order=("name",),
         completed=_with_signer,
     ),
+    names="action_endpoint_id scorer.scorer_name",
+    secrets="name " + _PEOPLE,
 )
 
 BUDGET_POLICY = Description(
@@ -214,4 +221,5 @@ BUDGET_POLICY = Description(
         order=("created_at", "budget_policy_id"),
         completed=_with_signer,
     ),
+    secrets=_PEOPLE,
 )

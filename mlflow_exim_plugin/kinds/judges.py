@@ -72,7 +72,8 @@ SCORER = Description(
         ),
         order=("scorer_name",),
     ),
-    secrets="versions[].serialized_scorer",
+    names="scorer_name",
+    secrets="versions[].serialized_scorer online_configs[].filter_string",
 )
 
 _INPUTS: dict[str, dict[str, Any]] = {
@@ -125,7 +126,7 @@ LABEL_SCHEMA = Description(
         order=("created_at", "schema_id"),
         completed=_with_input,
     ),
-    secrets="instruction",
+    secrets="name instruction input",
 )
 
 
@@ -162,7 +163,7 @@ ISSUE = Description(
         order=("created_timestamp", "issue_id"),
         completed=_with_last_seen,
     ),  # host.sql.entity_rows adds the table by which categories are searched
-    secrets="description root_causes",
+    secrets="name description root_causes categories created_by",
 )
 
 REVIEW_QUEUE = Description(
@@ -218,4 +219,5 @@ REVIEW_QUEUE = Description(
         ),
         order=("name",),
     ),
+    secrets="name created_by users items[].completed_by",
 )

@@ -20,6 +20,8 @@ _VERSION_REST = {
 }
 _VERSION_UNLIKE = {"model_versions": "source storage_location"}
 _TEXTS = "description tags"
+_OF_VERSION = "description tags source"
+_NAMES = "name aliases"
 _THEIRS = "creation and update times are the target's"
 _VERSIONS = "creation and update times, user and status are the target's"
 
@@ -30,6 +32,7 @@ REGISTERED_MODEL = Description(
     lists=_NAMED,
     joins=("versions",),
     anew=_THEIRS,
+    names=_NAMES,
     secrets=_TEXTS,
 )
 PROMPT = Description(
@@ -41,6 +44,7 @@ PROMPT = Description(
     numbered="{}.{}",  # MLflow's client takes no spaces and brackets in the names of prompts
     joins=("versions",),
     anew=_THEIRS,
+    names=_NAMES,
     secrets=_TEXTS,
 )
 MODEL_VERSION = Description(
@@ -51,7 +55,8 @@ MODEL_VERSION = Description(
     rest=_VERSION_REST,
     anew=_VERSIONS,
     unlike=_VERSION_UNLIKE,
-    secrets=_TEXTS,
+    names=_NAMES,
+    secrets=_OF_VERSION,
 )
 PROMPT_VERSION = Description(
     Kind.PROMPT_VERSION,
@@ -61,5 +66,6 @@ PROMPT_VERSION = Description(
     rest=_VERSION_REST,
     anew=_VERSIONS,
     unlike=_VERSION_UNLIKE,
-    secrets=_TEXTS,
+    names=_NAMES,
+    secrets=_OF_VERSION,
 )

@@ -88,7 +88,9 @@ MCP_SERVER = Description(
         ),
     ),
     by_mlflow="it shows the description and icons of the version that MLflow takes for the latest",
-    secrets="description tags access_endpoints[].url versions[].server_json versions[].source"
+    names="name aliases access_endpoints[].server_alias",
+    secrets="display_name description tags icons access_endpoints[].url"
+    " versions[].server_json versions[].source"
     " versions[].tools versions[].connect_options versions[].tags",
 )
 
@@ -128,6 +130,7 @@ SKILL = Description(
         parts=_parts("skill", _SKILL, same("version source_type source ref subpath digest status")),
     ),
     by_mlflow="MLflow 3.18, which has the only one, shows its sources by their types",
+    names="skill_id name organization aliases",
     secrets="description tags versions[].source versions[].ref versions[].tags",
 )
 
@@ -158,7 +161,7 @@ WEBHOOK = Description(
         order=("creation_timestamp", "webhook_id"),
     ),
     unlike={"webhooks": "status"},
-    secrets="description url",
+    secrets="name description url",
 )
 
 WORKSPACE = Description(
@@ -166,5 +169,6 @@ WORKSPACE = Description(
     since="3.10",
     folder="workspaces",
     id_field="name",
+    names="name",
     secrets="description default_artifact_root",
 )

@@ -28,7 +28,7 @@ EXPERIMENT = Description(
     refers={"experiment_id": Kind.EXPERIMENT},
     rest={"times": "creation_time last_update_time", "artifact roots": "artifact_location"},
     anew="experiment ids, creation and update times are the target's",
-    secrets="tags",
+    secrets="name artifact_location tags",
 )
 
 RUN = Description(
@@ -76,7 +76,8 @@ RUN = Description(
         },
         keeps=frozenset({"user_id", "mlflow.user"}),
     ),
-    secrets="data.params data.tags inputs.dataset_inputs[].dataset inputs.dataset_inputs[].tags",
+    secrets="info.run_name info.user_id info.artifact_uri data.metrics data.params data.tags"
+    " inputs.dataset_inputs[].dataset inputs.dataset_inputs[].tags",
 )
 
 LOGGED_MODEL = Description(
@@ -128,7 +129,8 @@ LOGGED_MODEL = Description(
         },
         goes_on=True,
     ),
-    secrets="data.params info.tags info.status_message",
+    secrets="info.name info.model_type info.artifact_uri info.tags info.status_message data.params"
+    " data.metrics",
 )
 
 TRACE = Description(
@@ -173,7 +175,10 @@ TRACE = Description(
             "assessments": GrowingRows(("assessment_id",), is_set=True),
         },
     ),
-    secrets="info.request_preview info.response_preview info.tags info.trace_metadata"
-    " spans[].attributes spans[].events assessments[].feedback assessments[].expectation"
-    " assessments[].rationale assessments[].metadata",
+    names="info.linked_prompts info.unlinked_prompts assessments[].assessment_name",
+    secrets="info.client_request_id info.request_preview info.response_preview info.tags"
+    " info.trace_metadata spans[].name spans[].status_message spans[].attributes spans[].events"
+    " spans[].links[].attributes assessments[].source assessments[].feedback"
+    " assessments[].expectation assessments[].issue assessments[].rationale"
+    " assessments[].metadata",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import InvalidArchiveError, PartialTransferError, UsageError
-from mlflow_exim_plugin.operations.deliver import deliver
+from mlflow_exim_plugin.operations.deliver import deliver, redaction_of
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_new_export, open_target
@@ -56,6 +56,7 @@ def convert(
             asked for.
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.convert")
+    redaction = redaction_of(packing)
     makes_archive = target.endswith(ARCHIVE_SUFFIX)
     with open_source(source, opening, among=("archive", "export")) as read:
         if makes_archive == (read.archive is not None):
@@ -72,7 +73,7 @@ def convert(
         signer = PackedSigner(target, packing)
         try:
             with opened as written:
-                report = deliver(read, written, selection, [], work)
+                report = deliver(read.through(redaction), written, selection, [], work)
         except PartialTransferError as error:
             raise InvalidArchiveError(error.message, error.hint) from error
     if makes_archive:

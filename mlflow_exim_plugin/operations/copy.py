@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
+from mlflow_exim_plugin.operations.deliver import deliver, redaction_of, to_deployment
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, require_source
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
@@ -63,12 +63,14 @@ def copy(
     among = (*DEPLOYMENTS, ARCHIVES)
     require_source(source, source_opening, among)
     work = replace(work, script=work.script or "mlflow_exim_plugin.copy")
+    redaction = redaction_of(writing)
     from_, to = source_opening.at(source), target_opening.at(target)
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         open_target(target, to, writing, selection, work) as written,
-        open_source(source, from_, reading, jobs=work.jobs, among=among) as read,
+        open_source(source, from_, reading, jobs=work.jobs, among=among) as opened,
     ):
+        read = opened.through(redaction)
         stages = to_deployment(read.system(work.script), writing)
         return deliver(read, written, selection, stages, work)
 

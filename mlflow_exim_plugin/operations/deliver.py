@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.options import Rename, Selection, Work, Writing
+from mlflow_exim_plugin.errors import NOTICE
+from mlflow_exim_plugin.options import (
+    SALT_VARIABLE,
+    Rename,
+    Selection,
+    TakingOut,
+    Work,
+    Writing,
+)
 from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.stages.default_experiment import marks_unused_default
 from mlflow_exim_plugin.stages.digest import Digests
@@ -18,9 +28,12 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.operations.targets import OpenTarget
     from mlflow_exim_plugin.schema.envelope import System
+    from mlflow_exim_plugin.stages.privacy.redact import Redaction
     from mlflow_exim_plugin.transfer import Stage
 
-__all__ = ["deliver", "to_deployment"]
+__all__ = ["deliver", "redaction_of", "to_deployment"]
+
+_log = logging.getLogger(__name__)
 
 
 def deliver(
@@ -37,6 +50,8 @@ def deliver(
         PartialTransferError: An object failed and ``strict`` was asked for.
         ServerError: One of the two cannot be reached, or died.
     """
+    redaction = source.redaction
+    stages = [redaction, *stages] if redaction is not None else stages
     if target.looks_first and not work.dry_run:
         # Every name, and what a database cannot hold, is known before the first object is written.
         with target.sink(source, dry_run=True) as looking:
@@ -48,7 +63,7 @@ def deliver(
     report.read_as = source.read_as
     report.files_at = target.files_at
     with target.sink(source, dry_run=work.dry_run) as sink:
-        return transfer(
+        transfer(
             source.stream,
             sink,
             selection,
@@ -57,6 +72,27 @@ def deliver(
             strict=work.strict,
             progress=work.progress,
         )
+    if redaction is not None:
+        report.redacted = redaction.record()
+        for rule in redaction.without_effect():
+            _log.log(NOTICE, "Nothing was taken out by %s.", rule)
+    return report
+
+
+def redaction_of(taking_out: TakingOut) -> Redaction | None:
+    """Return what takes out what is asked for, None where nothing is.
+
+    Raises:
+        NotFoundError: There is no such file of rules, or of a salt.
+        UsageError: A rule says what cannot be, or hashes without a salt.
+    """
+    if not taking_out.redact:
+        return None
+    from mlflow_exim_plugin.stages.privacy.redact import Redaction
+    from mlflow_exim_plugin.stages.privacy.rules import load_rules, load_salt
+
+    salt = load_salt(os.environ.get(SALT_VARIABLE), taking_out.salt_file)
+    return Redaction(load_rules(taking_out.redact), salt)
 
 
 def to_deployment(system: System, writing: Writing) -> list[Stage]:

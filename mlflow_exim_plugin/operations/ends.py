@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from mlflow_exim_plugin.sources.source import SearchableSource
+    from mlflow_exim_plugin.stages.privacy.redact import Redaction
 
 __all__ = ["ARCHIVES", "DEPLOYMENTS", "OpenSource", "open_source", "require_source"]
 
@@ -51,6 +52,7 @@ class OpenSource:
         mlflow_version: Version of the MLflow client that reads a deployment.
         read_as: What kind of source was found, where that had to be found out.
         taken_from: Which archive, and which ones that was taken from.
+        redaction: What takes something out of what is read, the first of all stages.
     """
 
     stream: SearchableSource
@@ -60,6 +62,7 @@ class OpenSource:
     mlflow_version: str = ""
     read_as: str | None = None
     taken_from: tuple[dict[str, Any], ...] = ()
+    redaction: Redaction | None = None
     _told: dict[str, System] = field(default_factory=dict)
 
     def for_archive(self) -> OpenSource:
@@ -74,9 +77,26 @@ class OpenSource:
         }
         return replace(
             self,
-            stream=ArchiveSource(self.archive, as_stored=True),
+            stream=ArchiveSource(
+                self.archive, as_stored=True, tables_as_stored=self.redaction is None
+            ),
             taken_from=(here, *summary.info.taken_from),
         )
+
+    def through(self, redaction: Redaction | None) -> OpenSource:
+        """Return this with something taken out of it, also of what is told of it."""
+        return self if redaction is None else replace(self, redaction=redaction)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What an archive is told of this source beside its objects."""
+        told = {"mlflow_tracking_uri": self.name, "taken_from": [*self.taken_from]}
+        return told if self.redaction is None else self.redaction.system(told)
+
+    @property
+    def redacted_before(self) -> tuple[dict[str, Any], ...]:
+        """What an archive says to have been taken out of it."""
+        return self.archive.summary.info.redacted if self.archive is not None else ()
 
     def system(self, script: str, as_of_ms: int | None = None) -> System:
         """Return where and when the objects were read, by which command: each time the same.
@@ -85,11 +105,16 @@ class OpenSource:
             script: The command.
             as_of_ms: The time that is to be told, None for that of the first call.
         """
-        if self.archive is not None:
-            return self.archive.summary.system
         if script not in self._told:  # source tags and envelopes name one moment
-            self._told[script] = System.now(script, self.mlflow_version, self.name, as_of_ms)
-        return self._told[script]
+            self._told[script] = (
+                self.archive.summary.system
+                if self.archive is not None
+                else System.now(script, self.mlflow_version, self.name, as_of_ms)
+            )
+        told = self._told[script]
+        if self.redaction is None:
+            return told
+        return System.model_validate(self.redaction.system(told.to_json()))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.operations.deliver import deliver
+from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.operations.deliver import deliver, redaction_of
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
 from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_target
@@ -57,12 +58,19 @@ def pack(
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
     signer = PackedSigner(archive, packing)
+    redaction = redaction_of(packing)
+    if redaction is not None and packing.resume:
+        raise UsageError(
+            "what an interrupted pack left was packed by other rules, or none",
+            "leave --resume or --redact out",
+        )
     with (
         open_target(archive, opening, packing, selection, work) as target,
         open_source(
             tracking_uri, opening, reading, jobs=work.jobs, among=(*DEPLOYMENTS, ARCHIVES)
-        ) as source,
+        ) as opened,
     ):
+        source = opened.through(redaction)
         system = source.system(work.script, packing.as_of_ms)
         stages = [ExportTags(system)] if packing.export_source_tags else []
         read = source if work.dry_run else source.for_archive()

@@ -127,12 +127,24 @@ class _NewArchive:
             base_directory=base_directory,
             level=self.packing.level,
             bag_info={
-                "Source-Organization": source.name,
+                "Source-Organization": source.told["mlflow_tracking_uri"],
                 "Bag-Software-Agent": f"mlflow-exim-plugin {system.package_version}",
             },
             earlier=earlier,
         ) as writer:
-            yield ArchiveSink(writer, system, _plain(self.selection), source.taken_from)
+            asked, redaction = _plain(self.selection), source.redaction
+            if redaction is not None:
+                asked = redaction.system({"selection": asked})["selection"]
+            yield ArchiveSink(
+                writer,
+                system,
+                asked,
+                taken_from=source.told["taken_from"],
+                redacted=lambda: [
+                    *(redaction.record() if redaction else ()),
+                    *source.redacted_before,
+                ],
+            )
 
     def _begun(self, system: System, base_directory: str) -> tuple[System, Earlier | None]:
         """Return what an earlier attempt said of itself and left, if it was of the same source."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.operations.deliver import deliver, to_deployment
+from mlflow_exim_plugin.operations.deliver import deliver, redaction_of, to_deployment
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.operations.targets import open_target
@@ -54,9 +54,11 @@ def unpack(
     """
     where = redact_url(archive)
     require_archive(archive, f"write unpack ARCHIVE --tracking-uri {where}, or use copy")
+    redaction = redaction_of(writing)
     with (
-        open_source(archive, opening, among=("archive", "export")) as source,
+        open_source(archive, opening, among=("archive", "export")) as opened,
         open_target(tracking_uri, opening, writing, selection, work) as target,
     ):
+        source = opened.through(redaction)
         stages = to_deployment(source.system(work.script), writing)
         return deliver(source, target, selection, stages, work)

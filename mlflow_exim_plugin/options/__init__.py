@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
 from mlflow_exim_plugin.options.groups import (
+    SALT_VARIABLE,
     Clearing,
     Comparing,
     Drawing,
@@ -18,6 +19,7 @@ from mlflow_exim_plugin.options.groups import (
     Publishing,
     Reading,
     Rename,
+    TakingOut,
     Work,
     Writing,
 )
@@ -33,6 +35,7 @@ from mlflow_exim_plugin.options.selection import (
 __all__ = [
     "KEY_KINDS",
     "KEY_PASSPHRASE_VARIABLE",
+    "SALT_VARIABLE",
     "Checking",
     "Clearing",
     "Comparing",
@@ -47,6 +50,7 @@ __all__ = [
     "Rename",
     "Selection",
     "Signing",
+    "TakingOut",
     "Work",
     "Writing",
     "flat",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
+    "SALT_VARIABLE",
     "Clearing",
     "Comparing",
     "Drawing",
@@ -30,6 +31,7 @@ __all__ = [
     "Publishing",
     "Reading",
     "Rename",
+    "TakingOut",
     "Work",
     "Writing",
 ]
@@ -119,8 +121,30 @@ class Reading:
     )
 
 
+SALT_VARIABLE = "MLFLOW_EXIM_SALT"
+"""Environment variable that may hold the salt of hashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakingOut:
+    """What is taken out on the way."""
+
+    redact: tuple[str, ...] = asked(
+        "YAML file of rules for what is dropped, hashed or replaced on the way; or users, "
+        f"trace-content, places or secrets: rules that are ready.{AGAIN}",
+        default=(),
+        metavar="RULES",
+    )
+    salt_file: str | None = asked(
+        "File with the secret that hashes are made with, 16 bytes or more; MLFLOW_EXIM_SALT may "
+        "hold it too. The same salt gives the same hashes. It is stored nowhere.",
+        default=None,
+        metavar="FILE",
+    )
+
+
 @dataclass(frozen=True)
-class Packing:
+class Packing(TakingOut):
     """How an archive is written.
 
     Attributes:
@@ -259,7 +283,7 @@ _WITH_SOURCE_TAGS = " with source tags"
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writing(TakingOut):
     """How objects are put onto a deployment.
 
     Attributes:

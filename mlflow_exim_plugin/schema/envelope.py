@@ -436,6 +436,8 @@ class ArchiveInfo(Document):
     taken_from: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
     """Archives that the objects were taken from, the last one first: ``archive``, ``root`` and the
     ``selection`` that it was packed with."""
+    redacted: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    """What was taken out of the objects, by file of rules, the last one first."""
 
 
 class ExperimentName(Document):

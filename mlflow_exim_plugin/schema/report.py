@@ -38,6 +38,7 @@ class Report:
         content_root: What it holds in one digest, hex: the same for each archive of one state;
             None where that was not made, or is an older archive's that does not state it.
         signature: Where the signature of the archive written is; None without one.
+        redacted: What was taken out on the way, by file of rules and by rule.
         read_as: What kind of source was found, where that had to be found out.
         files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
@@ -55,6 +56,7 @@ class Report:
         self.root: str | None = None
         self.content_root: str | None = None
         self.signature: str | None = None
+        self.redacted: list[dict[str, Any]] = []
         self.read_as: str | None = None
         self.files_at: str | None = None
         self.dry_run = dry_run
@@ -141,6 +143,7 @@ class Report:
                 "root": self.root,
                 "content_root": self.content_root,
                 "signature": self.signature,
+                "redacted": self.redacted,
                 "read_as": self.read_as,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},

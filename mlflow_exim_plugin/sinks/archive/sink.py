@@ -56,6 +56,7 @@ class ArchiveSink:
         system: Part ``system`` of every envelope.
         selection: What was asked for, kept in ``archive.json``.
         taken_from: The archives that the objects come from, the last one first; kept there too.
+        redacted: Gives at the end what was taken out on the way; kept there too.
     """
 
     capabilities = Capabilities()
@@ -68,11 +69,13 @@ class ArchiveSink:
         system: System,
         selection: dict[str, Any] | None = None,
         taken_from: Sequence[dict[str, Any]] = (),
+        redacted: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._writer = writer
         self._system = system.to_json()
         self._selection = selection or {}
         self._taken_from = taken_from
+        self._redacted = redacted
         self._workspaces: list[_Workspace] = [_Workspace("", layout.TREE)]
         self._experiment: _OpenExperiment | None = None
         self._model: _OpenModel | None = None
@@ -135,6 +138,8 @@ class ArchiveSink:
             info["read_as"] = report.read_as
         if self._taken_from:
             info["taken_from"] = [*self._taken_from]
+        if redacted := self._redacted():
+            info["redacted"] = redacted
         default, *others = self._workspaces
         part = {"selection": self._selection, **default.listing()}
         if others:

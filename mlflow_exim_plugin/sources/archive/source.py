@@ -72,12 +72,21 @@ class ArchiveSource:
         contents: False reads no metric rows.
         as_stored: Gives what may stand in another archive as it is, and what this one says to be
             missing; only for a sink that writes archives.
+        tables_as_stored: Whether that may be whole tables of metric rows and traces too.
     """
 
-    def __init__(self, archive: Archive, *, contents: bool = True, as_stored: bool = False) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        contents: bool = True,
+        as_stored: bool = False,
+        tables_as_stored: bool = True,
+    ) -> None:
         self._archive = archive
         self._contents = contents
         self._as_stored = as_stored
+        self._tables_as_stored = tables_as_stored
 
     def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
@@ -86,7 +95,9 @@ class ArchiveSource:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
         wanted = Wanted(selection)
-        stored = StoredParts(self._archive, selection) if self._as_stored else None
+        stored = None
+        if self._as_stored:
+            stored = StoredParts(self._archive, selection, tables=self._tables_as_stored)
         streams = [
             _TreeStream(self._archive, tree, selection, stored, contents=self._contents)
             for tree in self._archive.trees

@@ -41,10 +41,12 @@ class StoredParts:
     Args:
         archive: Open archive.
         selection: What is taken of it.
+        tables: Whether whole tables may be taken as they are.
     """
 
-    def __init__(self, archive: Archive, selection: Selection) -> None:
+    def __init__(self, archive: Archive, selection: Selection, *, tables: bool = True) -> None:
         self._archive = archive
+        self._tables = tables
         self._selection = selection
         self._said: set[Failure | Loss] = set()
 
@@ -93,7 +95,7 @@ class StoredParts:
         from mlflow_exim_plugin.schema.tables import METRICS
 
         reader = self._archive.reader
-        files = reader.paths(f"{folder}metrics/")
+        files = reader.paths(f"{folder}metrics/") if self._tables else []
         if not files:
             return None
         rows: Counter[str] = Counter()
@@ -114,6 +116,8 @@ class StoredParts:
         """Return the parts of an experiment's traces, None where one of them cannot be taken so."""
         from mlflow_exim_plugin.container.trace_parts import trace_digests
 
+        if not self._tables:
+            return None
         found = []
         try:
             for path in paths:

@@ -85,7 +85,15 @@ def in_archive() -> dict[Kind, set[str]]:
 
 def described_paths(kind: Kind) -> set[str]:
     of = KINDS[kind]
-    return {*of.lists, *of.refers, *of.needs, *of.drops, *of.only, *of.secrets.split()}
+    return {
+        *of.lists,
+        *of.refers,
+        *of.needs,
+        *of.drops,
+        *of.only,
+        *of.names.split(),
+        *of.secrets.split(),
+    }
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_IN_ARCHIVE], ids=str)

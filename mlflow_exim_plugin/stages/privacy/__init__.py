@@ -1,0 +1,1 @@
+"""What is taken out on the way, and what finds it."""
