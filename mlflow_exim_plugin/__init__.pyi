@@ -13,6 +13,7 @@ from mlflow_exim_plugin.operations.proving.sign import KeyPair as KeyPair
 from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
 from mlflow_exim_plugin.operations.proving.sign import keygen as keygen
 from mlflow_exim_plugin.operations.proving.verify import Verification as Verification
+from mlflow_exim_plugin.operations.repack import Repacked as Repacked
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
 from mlflow_exim_plugin.options.groups import Drawing as Drawing
@@ -23,6 +24,7 @@ from mlflow_exim_plugin.options.groups import Packing as Packing
 from mlflow_exim_plugin.options.groups import Publishing as Publishing
 from mlflow_exim_plugin.options.groups import Reading as Reading
 from mlflow_exim_plugin.options.groups import Rename as Rename
+from mlflow_exim_plugin.options.groups import Repacking as Repacking
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
 from mlflow_exim_plugin.options.proving import Checking as Checking
@@ -288,6 +290,21 @@ def plot(
     logarithmic: bool = ...,
     overwrite: bool = ...,
 ) -> Picture: ...
+def repack(
+    archive: str,
+    output: str,
+    *,
+    opening: Opening = ...,
+    repacking: Repacking = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    level: int = ...,
+    frame_bytes: int | None = ...,
+    overwrite: bool = ...,
+    jobs: int = ...,
+    progress: Callable[[int, int], None] | None = ...,
+) -> Repacked: ...
 def report(
     archive: str,
     output: str,

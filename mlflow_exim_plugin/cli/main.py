@@ -26,6 +26,7 @@ _MODULES = {
     "verify": "proving",
     "sign": "proving",
     "keygen": "proving",
+    "repack": "repack",
     "leftovers": "leftovers",
 }
 

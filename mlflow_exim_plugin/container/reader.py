@@ -274,6 +274,11 @@ class ArchiveReader:
             for place in places
         )
 
+    def packed_index(self) -> bytes:
+        """Return the index as it is stored."""
+        start = self.footer.index_offset
+        return self._source.read_range(start, start + self.footer.index_compressed_bytes)
+
     def own_frames(self, path: str) -> tuple[int, int] | None:
         """Return the first frame of a member and the one after its last, if nothing else is there.
 

@@ -11,8 +11,8 @@ import json
 import struct
 import sys
 from array import array
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import zstandard
 
@@ -28,6 +28,9 @@ from mlflow_exim_plugin.container.refusal import refuse, unsupported
 from mlflow_exim_plugin.errors import InvalidArchiveError, UnsafePathError
 from mlflow_exim_plugin.schema import envelope
 from mlflow_exim_plugin.schema.envelope import FORMAT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "FORMAT",
@@ -67,6 +70,7 @@ class Footer:
             here to the end can open the archive. A hint; 0 when there is none.
         version: Major and minor version of the format.
         required_features: What a reader must know to read the archive right.
+        stated: The document that it was read from, with keys of later versions.
     """
 
     root: str
@@ -80,10 +84,12 @@ class Footer:
     open_offset: int = 0
     version: tuple[int, int] = FORMAT_VERSION
     required_features: tuple[str, ...] = ()
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the JSON that goes into the footer's frame."""
         document = {
+            **self.stated,
             "format": FORMAT,
             "version": list(self.version),
             "required_features": list(self.required_features),
@@ -93,6 +99,7 @@ class Footer:
             "members": self.members,
             "tar_bytes": self.tar_bytes,
             "index": {
+                **self.stated.get("index", {}),
                 "offset": self.index_offset,
                 "compressed_bytes": self.index_compressed_bytes,
                 "bytes": self.index_bytes,
@@ -150,6 +157,7 @@ class Footer:
             open_offset=_count(document, "open_offset") if "open_offset" in document else 0,
             version=(version[0], version[1]),
             required_features=tuple(features),
+            stated=document,
         )
         _check_base_directory(footer.base_directory)
         return footer

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.storage.output import Writable
 
-__all__ = ["ArchiveWriter", "Member", "Readable"]
+__all__ = ["ArchiveWriter", "Member", "Readable", "frame_bytes"]
 
 SMALL_MEMBER_BYTES = 256 << 10
 """Largest member that shares a frame with others."""
@@ -347,7 +347,7 @@ class ArchiveWriter:
             self._cut()
             offset = self._position
             view = memoryview(data)
-            piece_bytes = _frame_bytes(path)
+            piece_bytes = frame_bytes(path)
             if len(data) > FREE_DOCUMENT_BYTES and self._expands_too_much(view, piece_bytes):
                 piece_bytes = REPETITIVE_FRAME_BYTES
             for piece in _pieces(view, piece_bytes):
@@ -365,7 +365,7 @@ class ArchiveWriter:
         self._put(tar_header(self._full_name(path), size_bytes))
         self._cut()
         offset = self._position
-        piece_bytes = _frame_bytes(path)
+        piece_bytes = frame_bytes(path)
         for start in range(0, size_bytes, piece_bytes):
             wanted_bytes = min(piece_bytes, size_bytes - start)
             piece = source.take(wanted_bytes)
@@ -563,5 +563,6 @@ def _pieces(data: memoryview, piece_bytes: int) -> Iterator[bytes]:
         yield bytes(data[start : start + piece_bytes])
 
 
-def _frame_bytes(path: str) -> int:
+def frame_bytes(path: str) -> int:
+    """Return what of a large member goes into one frame."""
     return PARQUET_FRAME_BYTES if path.endswith(".parquet") else LARGE_FRAME_BYTES

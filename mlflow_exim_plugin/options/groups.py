@@ -31,6 +31,7 @@ __all__ = [
     "Publishing",
     "Reading",
     "Rename",
+    "Repacking",
     "TakingOut",
     "Work",
     "Writing",
@@ -177,6 +178,32 @@ class Packing(TakingOut):
         metavar="KEY",
     )
     passphrase: Callable[[], str] | None = for_programs(None)
+
+
+@dataclass(frozen=True)
+class Repacking:
+    """How an archive is compressed anew.
+
+    Attributes:
+        progress: Called with the bytes of the archive done and their total.
+    """
+
+    level: int = asked("zstd compression level.", default=19, least=1, most=22)
+    frame_bytes: int | None = asked(
+        "Bytes that a frame holds, up to 4194304: more compress better, fewer are read faster in "
+        "place; as a pack has them without it.",
+        default=None,
+        least=16 << 10,
+        most=4 << 20,
+    )
+    overwrite: bool = asked("Replace an archive that is there.", default=False)
+    jobs: int = asked("Threads that compress.", default=4, least=1)
+    progress: Callable[[int, int], None] | None = for_programs(None)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.jobs)
+        if self.frame_bytes is not None and not 16 << 10 <= self.frame_bytes <= 4 << 20:
+            raise UsageError(f"a frame holds 16384 to 4194304 bytes, not {self.frame_bytes}")
 
 
 @dataclass(frozen=True)
