@@ -15,7 +15,7 @@ from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.schema.envelope import RunEnvelope
+    from mlflow_exim_plugin.sources.archive.objects import ArchivedRun
 
 __all__ = ["Picture", "plot"]
 
@@ -92,12 +92,11 @@ def plot(
     return Picture(curves)
 
 
-def _name(run: RunEnvelope) -> str:
-    info = run.mlflow.run["info"]
-    return str(info.get("run_name") or info["run_id"])
+def _name(run: ArchivedRun) -> str:
+    return run.name or run.id
 
 
-def _curves(archive: Archive, runs: list[RunEnvelope], drawing: Drawing) -> list[Curve]:
+def _curves(archive: Archive, runs: list[ArchivedRun], drawing: Drawing) -> list[Curve]:
     curves: list[Curve] = []
     known: set[str] = set()
     for run in runs:

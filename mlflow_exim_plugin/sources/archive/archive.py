@@ -18,18 +18,21 @@ from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     Document,
     EntityEnvelope,
-    ExperimentEnvelope,
-    LoggedModelEnvelope,
     MetricsEntry,
-    ModelEnvelope,
-    RunEnvelope,
     TracePartEnvelope,
-    VersionEnvelope,
     check_document,
 )
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.frames import frame_of, stages_of
+from mlflow_exim_plugin.sources.archive.objects import (
+    ArchivedExperiment,
+    ArchivedLoggedModel,
+    ArchivedModel,
+    ArchivedRun,
+    ArchivedVersion,
+    Shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +97,7 @@ class Tree:
                 self.entities.setdefault((found.kind, experiment), []).append(path)
 
 
-class Archive:
+class Archive(Shown):
     """Objects of one archive, read where it lies; nothing is unpacked.
 
     Args:
@@ -138,6 +141,16 @@ class Archive:
             ArchiveReader.open(url, storage_options=storage_options, expected_root=expected_root)
         )
 
+    def _facts(self) -> dict[str, Any]:
+        summary = self.summary
+        written = [f"{kind}: {counts.written}" for kind, counts in summary.info.counts.items()]
+        return {
+            "source": summary.system.mlflow_tracking_uri,
+            "packed": summary.system.export_time_text,
+            "root": self.reader.root,
+            "objects": ", ".join(written).replace("_", " "),
+        }
+
     def __enter__(self) -> Self:
         return self
 
@@ -174,21 +187,21 @@ class Archive:
 
         return content_root_of(self.reader)
 
-    def experiments(self) -> Iterator[ExperimentEnvelope]:
+    def experiments(self) -> Iterator[ArchivedExperiment]:
         """Yield the experiments by number."""
         for tree in self.trees:
             for segment in sorted(tree.experiments, key=by_number):
-                yield self.document(ExperimentEnvelope, tree.experiments[segment])
+                yield self.document(ArchivedExperiment, tree.experiments[segment])
 
-    def runs(self, experiment_id: str | None = None) -> Iterator[RunEnvelope]:
+    def runs(self, experiment_id: str | None = None) -> Iterator[ArchivedRun]:
         """Yield the runs of one experiment, or all, by run id."""
         for path in self._in_experiments(experiment_id, lambda tree, e: tree.runs.get(e, {})):
-            yield self.document(RunEnvelope, path)
+            yield self.document(ArchivedRun, path)
 
     def run_ids(self) -> list[str]:
         """Return the ids of all runs, without a look at their envelopes."""
         return [
-            self.document(RunEnvelope, path).mlflow.run["info"]["run_id"]
+            self.document(ArchivedRun, path).mlflow.run["info"]["run_id"]
             if (run_id := decode_segment(segment)) is None
             else run_id
             for tree in self.trees
@@ -196,7 +209,7 @@ class Archive:
             for segment, path in runs.items()
         ]
 
-    def run(self, run_id: str) -> RunEnvelope:
+    def run(self, run_id: str) -> ArchivedRun:
         """Return one run.
 
         Raises:
@@ -206,17 +219,17 @@ class Archive:
         for tree in self.trees:
             for runs in tree.runs.values():
                 if segment in runs:
-                    return self.document(RunEnvelope, runs[segment])
+                    return self.document(ArchivedRun, runs[segment])
         raise NotFoundError(f"the archive has no run {run_id!r}")
 
-    def logged_models(self, experiment_id: str | None = None) -> Iterator[LoggedModelEnvelope]:
+    def logged_models(self, experiment_id: str | None = None) -> Iterator[ArchivedLoggedModel]:
         """Yield the logged models of one experiment, or all, by model id."""
         for path in self._in_experiments(
             experiment_id, lambda tree, e: tree.logged_models.get(e, ())
         ):
-            yield self.document(LoggedModelEnvelope, path)
+            yield self.document(ArchivedLoggedModel, path)
 
-    def logged_model(self, model_id: str) -> LoggedModelEnvelope:
+    def logged_model(self, model_id: str) -> ArchivedLoggedModel:
         """Return one logged model.
 
         Raises:
@@ -227,7 +240,7 @@ class Archive:
             for paths in tree.logged_models.values():
                 for path in paths:
                     if path.split("/")[-2] == segment:
-                        return self.document(LoggedModelEnvelope, path)
+                        return self.document(ArchivedLoggedModel, path)
         raise NotFoundError(f"the archive has no logged model {model_id!r}")
 
     def trace_parts(self, experiment_id: str | None = None) -> Iterator[TracePartEnvelope]:
@@ -291,37 +304,37 @@ class Archive:
                     for path in paths:
                         yield self.document(EntityEnvelope, path)
 
-    def models(self, kind: Kind = Kind.REGISTERED_MODEL) -> Iterator[ModelEnvelope]:
+    def models(self, kind: Kind = Kind.REGISTERED_MODEL) -> Iterator[ArchivedModel]:
         """Yield the registered models, or the prompts, by folder."""
         for tree in self.trees:
             for (of_kind, _), path in tree.models.items():
                 if of_kind is kind:
-                    yield self.document(ModelEnvelope, path)
+                    yield self.document(ArchivedModel, path)
 
-    def model(self, name: str) -> ModelEnvelope:
+    def model(self, name: str) -> ArchivedModel:
         """Return one registered model or prompt.
 
         Raises:
             NotFoundError: The archive has no such model.
         """
         tree, key = self._model_folder(name)
-        return self.document(ModelEnvelope, tree.models[key])
+        return self.document(ArchivedModel, tree.models[key])
 
-    def versions(self, name: str) -> list[VersionEnvelope]:
+    def versions(self, name: str) -> list[ArchivedVersion]:
         """Return the versions of a registered model or prompt, by number.
 
         Raises:
             NotFoundError: The archive has no such model.
         """
         tree, key = self._model_folder(name)
-        found = [self.document(VersionEnvelope, member) for member in tree.versions.get(key, ())]
+        found = [self.document(ArchivedVersion, member) for member in tree.versions.get(key, ())]
         return sorted(found, key=lambda v: int(v.mlflow.model_version["version"]))
 
-    def metric_history(self, run_id: str, key: str | None = None) -> pa.Table:
+    def metric_history(self, run: str | ArchivedRun, key: str | None = None) -> pa.Table:
         """Return metric rows of one run.
 
         Args:
-            run_id: The run.
+            run: Its id, or what ``runs`` gives.
             key: Metric key as logged; None takes all.
 
         Returns:
@@ -339,14 +352,15 @@ class Archive:
 
         from mlflow_exim_plugin.schema.tables import HISTORY
 
-        metrics = self.run(run_id).info.metrics
-        tables = [part.table for part in self.histories(run_id, metrics)] if metrics else []
+        found = self._run(run)
+        metrics = found.info.metrics
+        tables = [part.table for part in self.histories(found.id, metrics)] if metrics else []
         table = pa.concat_tables(tables) if tables else HISTORY.empty_table()
         if key is None:
             return table
         rows = table.filter(pc.equal(table.column("key"), key))
         if not rows.num_rows:
-            raise NotFoundError(f"run {run_id!r} has no metric {key!r}")
+            raise NotFoundError(f"run {found.id!r} has no metric {key!r}")
         return rows
 
     def histories(self, run_id: str, metrics: MetricsEntry) -> Iterator[RunRows]:
@@ -441,20 +455,28 @@ class Archive:
             for path in self.reader.paths(f"{document.rpartition('/')[0]}/metrics/")
         )
 
-    def artifacts(self, run_id: str) -> tuple[ArtifactEntry, ...]:
-        """Return the artifacts of a run."""
-        return self.run(run_id).info.artifacts
+    def artifacts(self, run: str | ArchivedRun) -> tuple[ArtifactEntry, ...]:
+        """Return the artifacts of a run, given by its id or as ``runs`` gives it."""
+        return self._run(run).info.artifacts
 
-    def open_artifact(self, run_id: str, path: str) -> BinaryIO:
+    def open_artifact(self, run: str | ArchivedRun, path: str) -> BinaryIO:
         """Open one artifact of a run as a seekable stream.
+
+        Args:
+            run: Its id, or what ``runs`` gives.
+            path: Its path below the run's artifacts.
 
         Raises:
             NotFoundError: The run has no such artifact.
         """
-        for entry in self.artifacts(run_id):
+        found = self._run(run)
+        for entry in found.info.artifacts:
             if entry.path == path:
                 return self.reader.open_member(entry.member)
-        raise NotFoundError(f"run {run_id!r} has no artifact {path!r}")
+        raise NotFoundError(f"run {found.id!r} has no artifact {path!r}")
+
+    def _run(self, run: str | ArchivedRun) -> ArchivedRun:
+        return run if isinstance(run, ArchivedRun) else self.run(run)
 
     def _chosen_experiments(
         self, ids: Sequence[str] | None, names: Sequence[str] | None
@@ -476,7 +498,7 @@ class Archive:
         # Names that differ in case alone have numbered folders, so the envelope decides.
         for tree in self.trees:
             for key, path in tree.models.items():
-                envelope = self.document(ModelEnvelope, path)
+                envelope = self.document(ArchivedModel, path)
                 if envelope.mlflow.registered_model.get("name") == name:
                     return tree, key
         raise NotFoundError(f"the archive has no registered model or prompt {name!r}")
