@@ -23,7 +23,7 @@ from tests.slow_network import slow_network
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FarStore", "azure", "google", "rclone_google", "rclone_s3", "sftp", "webdav"]
+__all__ = ["FarStore", "azure", "google", "rclone_google", "rclone_s3", "sftp", "web", "webdav"]
 
 AZURITE = "azurite@3"
 _AZURE_ACCOUNT = "devstoreaccount1"
@@ -74,7 +74,8 @@ def rclone_s3(folder: Path, *, etag_hash: str = "MD5") -> Iterator[FarStore]:
         folder: What is served.
         etag_hash: What ETags are made of. MD5 takes a look at the whole object after it is written.
     """
-    with _rclone(folder, "--auth-key", "testing,testingtesting", "--etag-hash", etag_hash) as port:
+    arguments = ["--auth-key", "testing,testingtesting", "--etag-hash", etag_hash]
+    with _rclone("s3", folder, *arguments) as port:
         options = {
             "key": "testing",
             "secret": "testingtesting",
@@ -91,16 +92,23 @@ def rclone_google(folder: Path) -> Iterator[FarStore]:
 
     Buckets are made by S3's URLs: fsspec speaks the other API of Google's.
     """
-    with _rclone(folder) as port:
+    with _rclone("s3", folder) as port:
         endpoint = f"http://127.0.0.1:{port}"
         options = {"anon": True, "endpoint_url": endpoint, "skip_instance_cache": True}
         yield FarStore("s3://", port, options, folder)
 
 
 @contextlib.contextmanager
-def _rclone(folder: Path, *arguments: str) -> Iterator[int]:
+def web(folder: Path) -> Iterator[FarStore]:
+    """Serve a folder of this machine to be read, as web servers do."""
+    with _rclone("http", folder) as port:
+        yield FarStore(f"http://127.0.0.1:{port}/", port, root=folder)
+
+
+@contextlib.contextmanager
+def _rclone(protocol: str, folder: Path, *arguments: str) -> Iterator[int]:
     program = shutil.which("rclone") or f"{sysconfig.get_path('scripts')}/rclone"
-    command = [program, "serve", "s3", str(folder), "--vfs-cache-mode", "off", "-q"]
+    command = [program, "serve", protocol, str(folder), "--vfs-cache-mode", "off", "-q"]
     with _running([*command, *arguments, "--addr"], folder) as port:
         yield port
 

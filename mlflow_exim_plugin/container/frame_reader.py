@@ -21,7 +21,7 @@ CACHE_BYTES = 32 << 20
 """Decompressed frames kept for later reads."""
 _REQUEST_BYTES = 8 << 20
 """Most that one request asks for, when it is several frames."""
-_REQUEST_OF_SEVERAL_BYTES = 6 << 20
+_REQUEST_OF_SEVERAL_BYTES = 11 << 19
 """... where several are on their way."""
 _GAP_BYTES = 64 << 10
 """What nobody wants between two wanted frames is fetched with them: that is faster than to ask."""

@@ -58,7 +58,7 @@ class PinnedSource(ABC):
         version: What is read.
     """
 
-    at_once = 10
+    at_once = 14
     """How many ranges are asked for at once."""
     busy: tuple[type[Exception], ...] = ()
     """What is said by a server that is better soon, where its client does not ask again."""

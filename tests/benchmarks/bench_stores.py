@@ -28,16 +28,17 @@ from typing import TYPE_CHECKING, Any
 from tests import far_stores
 from tests.benchmarks.bench_folder import build
 from tests.benchmarks.bench_pack import measured
-from tests.far_stores import FarStore
-from tests.range_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.far_stores import FarStore
 
 SERVED: dict[str, Callable[[Path], contextlib.AbstractContextManager[FarStore]]] = {
     "s3": partial(far_stores.rclone_s3, etag_hash=""),
     "azure": far_stores.azure,
     "ssh": far_stores.sftp,
+    "http": far_stores.web,
 }
 START = """
 import json, os, sys
@@ -124,13 +125,9 @@ def fill(folder: Path, megabytes: int) -> str:
 @contextlib.contextmanager
 def served(kind: str, root: Path, archive: Path) -> Iterator[FarStore]:
     """Start the server of a store; the web server has the archive already."""
-    if kind == "http":
-        with serving() as (url, handler):
-            handler.data, handler.etag = archive.read_bytes(), '"one"'
-            port = int(url.rpartition(":")[2].partition("/")[0])
-            yield FarStore(url, port)
-        return
     (folder := root / kind).mkdir()
+    if kind == "http":
+        os.link(archive, folder / archive.name)
     with SERVED[kind](folder) as store:
         yield store
 
@@ -146,7 +143,7 @@ def ran(program: str, url: str, options: dict[str, Any], *place: str) -> dict[st
 def bench(kind: str, store: FarStore, source: str, archive: Path, run_id: str, rounds: int) -> None:
     """Write and read by turns and print the middle of all rounds."""
     folder = store.url if kind == "http" else store.new_folder()
-    url = store.url if kind == "http" else f"{folder}/ours.tar.zst"
+    url = f"{folder}{archive.name}" if kind == "http" else f"{folder}/ours.tar.zst"
     theirs = f"{folder}/theirs.tar.zst"
     options = {name: told for name, told in store.options.items() if name != "use_listings_cache"}
     writers = {"paramiko": PUT_BY_SSH} if kind == "ssh" else {"fsspec": PUT}
@@ -192,7 +189,7 @@ def show(what: str, found: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     """Bench the stores that were named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stores", nargs="*", default=[*SERVED, "http"])
+    parser.add_argument("stores", nargs="*", default=[*SERVED])
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--round-trip-ms", type=float, default=30)
