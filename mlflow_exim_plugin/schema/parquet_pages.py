@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Page", "pages_of"]
+__all__ = ["MAX_PAGES", "Page", "pages_of"]
 
+MAX_PAGES = 1 << 16
+"""Of one column of a row group; this package writes a few hundred at most."""
 _HEADER_BYTES = 64 << 10
 """Longer than the header of any page: Arrow's statistics end at 4 KiB."""
 _MAX_LEVELS = 8
@@ -48,21 +50,32 @@ def pages_of(stream: BinaryIO, start: int, end: int) -> Iterator[Page]:
     Raises:
         ValueError: That is no row of pages.
     """
+    pages = 0
     while start < end:
         stream.seek(start)
         header = _Header(stream.read(min(_HEADER_BYTES, end - start)))
         try:
             fields = header.struct()
             size_bytes, compressed_bytes = (int(fields[name]) for name in _SIZES)
-            data = fields.get(_DATA) or fields.get(_DATA_V2) or {}
-            encoding = fields.get(_DATA_V2, {}).get(4) if _DATA_V2 in fields else data.get(2)
-            page = Page(size_bytes, int(data.get(1, 0)), int(encoding or 0))
+            page = Page(size_bytes, *_values_and_encoding(fields))
         except (IndexError, KeyError, TypeError) as error:
             raise ValueError("the header of a page cannot be read") from error
         start += header.position + compressed_bytes
         if min(size_bytes, compressed_bytes, page.values) < 0 or start > end:
             raise ValueError("a page has an impossible size")
+        pages += 1
+        if pages > MAX_PAGES:
+            raise ValueError(f"a column of a row group has more than {MAX_PAGES} pages")
         yield page
+
+
+def _values_and_encoding(fields: dict[int, Any]) -> tuple[int, int]:
+    for kind, encoding in ((_DATA_V2, 4), (_DATA, 2)):
+        if kind in fields:
+            if not isinstance(data := fields[kind], dict):
+                raise TypeError("no struct")
+            return int(data.get(1, 0)), int(data.get(encoding, 0))
+    return 0, 0
 
 
 class _Header:
@@ -74,8 +87,6 @@ class _Header:
 
     def struct(self, level: int = 0) -> dict[int, Any]:
         """Return the fields of a struct by number."""
-        if level > _MAX_LEVELS:
-            raise IndexError("nested too deep")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -84,6 +95,8 @@ class _Header:
         return fields
 
     def _value(self, kind: int, level: int, *, in_list: bool = False) -> Any:
+        if level > _MAX_LEVELS:
+            raise IndexError("nested too deep")
         if kind in _BOOLEANS:
             return bool(self._byte()) if in_list else kind == 1
         if kind == _BYTE:
@@ -97,7 +110,8 @@ class _Header:
         if kind in _LISTS:
             head = self._byte()
             count = head >> 4 if head >> 4 < 15 else self._varint()
-            return [self._value(head & 15, level, in_list=True) for _ in range(min(count, 1000))]
+            some = range(min(count, 1000))
+            return [self._value(head & 15, level + 1, in_list=True) for _ in some]
         return self._integer()
 
     def _skip(self, size_bytes: int) -> None:

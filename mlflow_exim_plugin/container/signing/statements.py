@@ -77,6 +77,8 @@ class Predicate(Document):
     """Name of the archive's file when it was signed."""
     signer: str
     """Who signs, as they call themselves."""
+    content_root: str | None = None
+    """What the archive states of what it holds, hex."""
     role: str = ""
     """As what they sign."""
     meaning: str = ""

@@ -32,6 +32,7 @@ from mlflow_exim_plugin.errors import (
 )
 from mlflow_exim_plugin.options import Opening, Packing, Signing, flat
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ def sign(
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=signing.expected_root
     ) as reader:
-        root, base_directory = reader.root, reader.base_directory
-    return _write(archive, root, base_directory, private, signing, opening.storage_options)
+        # An older archive states none, and to make it all envelopes would be read.
+        stated = Archive(reader).summary.info.content_root
+        signed = _Signable(archive, reader.root, reader.base_directory, stated)
+    return signed.write(private, signing, opening.storage_options)
 
 
 class PackedSigner:
@@ -125,16 +128,11 @@ class PackedSigner:
         if self._key is None or report.root is None or report.dry_run:
             return
         signing = Signing(overwrite=self._packing.overwrite)
-        base_directory = base_directory_for(self._archive)
+        packed = _Signable(
+            self._archive, report.root, base_directory_for(self._archive), report.content_root
+        )
         try:
-            report.signature = _write(
-                self._archive,
-                report.root,
-                base_directory,
-                self._key,
-                signing,
-                opening.storage_options,
-            ).file
+            report.signature = packed.write(self._key, signing, opening.storage_options).file
         except EximError as error:
             raise SignatureError(
                 f"{redact_url(self._archive)} is packed and not signed: {error.message}",
@@ -142,26 +140,36 @@ class PackedSigner:
             ) from error
 
 
-def _write(
-    archive: str,
-    root: str,
-    base_directory: str,
-    key: PrivateKey,
-    signing: Signing,
-    storage_options: Mapping[str, Any] | None,
-) -> Signed:
-    may_be_absent = {"role": signing.role, "meaning": signing.meaning}
-    said = Predicate(
-        archive=_name_of(archive),
-        signer=signing.signer or _login(),
-        **{name: text for name, text in may_be_absent.items() if text},
-        time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
-    data = sign_root(root, base_directory, key, said)
-    url = signing.signature or beside(archive, file_name("", key.id))
-    with atomic_output(url, overwrite=signing.overwrite, storage_options=storage_options) as output:
-        output.write(data)
-    return Signed(redact_url(url), root, key.id)
+@dataclass(frozen=True)
+class _Signable:
+    """An archive that is signed."""
+
+    location: str
+    root: str
+    base_directory: str
+    content_root: str | None
+
+    def write(
+        self, key: PrivateKey, signing: Signing, storage_options: Mapping[str, Any] | None
+    ) -> Signed:
+        may_be_absent = {
+            "content_root": self.content_root,
+            "role": signing.role,
+            "meaning": signing.meaning,
+        }
+        said = Predicate(
+            archive=_name_of(self.location),
+            signer=signing.signer or _login(),
+            **{name: text for name, text in may_be_absent.items() if text},
+            time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        data = sign_root(self.root, self.base_directory, key, said)
+        url = signing.signature or beside(self.location, file_name("", key.id))
+        with atomic_output(
+            url, overwrite=signing.overwrite, storage_options=storage_options
+        ) as output:
+            output.write(data)
+        return Signed(redact_url(url), self.root, key.id)
 
 
 def signatures_of(

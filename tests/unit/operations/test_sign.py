@@ -142,9 +142,13 @@ def test_pack_signs_what_it_packed(archive: Path, keys: list[str], tmp_path: Pat
     report = pack(out, tracking_uri=str(archive), sign=keys[0])
     assert report.signature is not None
     assert verify(out, keys=public(keys[0]), expected_root=report.root).authentic
+    sign(out, keys[1])
+    for file in (report.signature, *map(str, Path(out).parent.glob("*.sig.json"))):
+        payload = base64.b64decode(json.loads(Path(file).read_text())["payload"])
+        assert json.loads(payload)["predicate"]["content_root"] == report.content_root
     pack(out, tracking_uri=str(archive), sign=keys[0], overwrite=True, artifacts=False)
     assert verify(out, keys=public(keys[0])).authentic
-    assert len(os.listdir(tmp_path / "out")) == 2  # noqa: PTH208
+    assert len(os.listdir(tmp_path / "out")) == 3  # noqa: PTH208
 
 
 def test_a_key_that_does_not_open_costs_no_pack(archive: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.parquet_pages import pages_of
+from mlflow_exim_plugin.schema.parquet_pages import MAX_PAGES, Page, pages_of
 from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 TEXTS = pa.schema([pa.field("text", pa.string(), nullable=False)])
@@ -92,6 +92,23 @@ def test_a_page_that_unpacks_to_too_much_is_refused() -> None:
 
 
 def test_what_is_no_row_of_pages_is_refused() -> None:
-    for data in (b"\x15\x04\x15\xff\xff\x03\x00", b"\xff" * 40, b"\x00" * 9, b"\x1c" * 100):
+    no_struct_of_data = b"\x25\x02\x15\x02\x25\x02\x00"
+    lists_of_lists = b"\x19" * 50_000
+    for data in (
+        b"\x15\x04\x15\xff\xff\x03\x00",
+        b"\xff" * 40,
+        b"\x00" * 9,
+        b"\x1c" * 100,
+        no_struct_of_data,
+        lists_of_lists,
+    ):
         with pytest.raises(ValueError, match="page"):
             list(pages_of(io.BytesIO(data), 0, len(data)))
+
+
+def test_pages_without_an_end_are_not_counted_to_it() -> None:
+    page = b"\x25\x00\x15\x00\x2c\x15\x00\x15\x00\x00\x00"
+    assert list(pages_of(io.BytesIO(page), 0, len(page))) == [Page(0, 0, 0)]
+    many = page * (MAX_PAGES + 1)
+    with pytest.raises(ValueError, match="pages"):
+        list(pages_of(io.BytesIO(many), 0, len(many)))
