@@ -50,6 +50,7 @@ _SEPARATOR = "  "
 _HEX = re.compile(r"[0-9a-f]*")
 _DIGITS = 2 * DIGEST_BYTES
 _PATH = _DIGITS + len(_SEPARATOR)
+_PIECE_BYTES = 4 << 20
 
 
 def is_reserved(path: str) -> bool:
@@ -133,24 +134,39 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         InvalidArchiveError: E009 or E028.
         UnsafePathError: E001 to E006.
     """
-    lines = _text(content, name).split("\n")
+    _text(content, name)  # of what is no text nothing more is said
+    paths: list[str] = []
+    digests = bytearray()
+    start = 0
+    while start < len(content):
+        # Of a million lines at once the pieces would be half a gigabyte.
+        end = content.rfind(b"\n", start, start + _PIECE_BYTES) + 1
+        if not end:  # within a line, whose path is too long, or that has no end
+            end = content.find(b"\n", start) + 1 or len(content)
+        _add_lines(content[start:end].decode(), name, paths, digests)
+        start = end
+    check_member_paths(paths)
+    return Manifest(paths, bytes(digests))
+
+
+def _add_lines(text: str, name: str, paths: list[str], digests: bytearray) -> None:
+    lines = text.split("\n")
     if lines.pop():
         raise _bad_manifest(name, "its last line does not end")
     # A quarter of a million lines must open in a second: columns and one pass in C for each check.
-    digests = "".join([line[:_DIGITS] for line in lines])
-    paths = [line[_PATH:] for line in lines]
+    joined = "".join([line[:_DIGITS] for line in lines])
+    added = [line[_PATH:] for line in lines]
     if (
-        len(digests) != _DIGITS * len(lines)
-        or not _HEX.fullmatch(digests)
+        len(joined) != _DIGITS * len(lines)
+        or not _HEX.fullmatch(joined)
         or any(line[_DIGITS:_PATH] != _SEPARATOR for line in lines)
     ):
         raise _bad_manifest(name, "a line is not a digest, two spaces and a path")
-    del lines  # of a million members they are 200 MB
     # Code points sort like their UTF-8 bytes.
-    if not all(map(operator.lt, paths, paths[1:])):
+    if not all(map(operator.lt, [*paths[-1:], *added], added if paths else added[1:])):
         raise _bad_manifest(name, "its lines are not in order, or one is double")
-    check_member_paths(paths)
-    return Manifest(paths, bytes.fromhex(digests))
+    paths += added
+    digests += bytes.fromhex(joined)
 
 
 def check_payload_paths(paths: Sequence[str]) -> None:

@@ -67,6 +67,8 @@ _MAX_MANIFEST_LINE_BYTES = 8 * MAX_PATH_BYTES
 _STREAM_BUFFER_BYTES = 128 << 10
 _ROOM_OF_DOCUMENT_BYTES = 16 << 20
 """What a document may take, however few bytes of the file hold it."""
+_FREE_MEMBERS = 1 << 20
+"""More than these, each of which takes some 250 bytes of memory, a file must have digests for."""
 _FRAME_HEADER_BYTES = 18
 _UNKNOWN_SIZES = {zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR}
 
@@ -414,6 +416,10 @@ class _Tail:
     def is_whole(self) -> bool:
         return self._start == 0
 
+    @property
+    def file_bytes(self) -> int:
+        return self._source.size_bytes
+
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes ``[start, end)`` of the file."""
         self.extend(start)
@@ -525,6 +531,10 @@ def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> MemberIndex:
         raise refuse(InvalidArchiveError, "E025", "<index>", "is not where the footer says")
     if end - start > 2 * MAX_FRAME_BYTES:
         raise refuse(InvalidArchiveError, "E025", "<index>", "is too large")
+    paid_for = tail.file_bytes // bag.DIGEST_BYTES
+    if footer.members > max(_FREE_MEMBERS, paid_for):
+        message = f"{footer.members} members in a file of {tail.file_bytes} bytes"
+        raise refuse(InvalidArchiveError, EXPANSION, "<index>", message)
     if footer.open_offset and end - footer.open_offset <= MAX_FRAME_BYTES:
         tail.extend(min(footer.open_offset, start))
     return MemberIndex.parse(tail.read(start, end), footer)
