@@ -101,7 +101,9 @@ def help_text(name: str, command: click.Command) -> str:
     parent = click.Context(
         exim, info_name="mlflow exim", terminal_width=_WIDTH, max_content_width=_WIDTH
     )
-    return command.get_help(click.Context(command, info_name=name, parent=parent))
+    return command.get_help(
+        click.Context(command, info_name=name, parent=parent, help_option_names=["-h", "--help"])
+    )
 
 
 def cli_page() -> str:

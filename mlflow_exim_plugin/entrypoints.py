@@ -33,6 +33,8 @@ __all__ = [
     "workspace_store",
 ]
 
+_DEFECT = 70
+"""Exit code of what nobody foresaw: 1 is an answer of `diff`."""
 _HOST_MODULE = "mlflow.cli"
 # Each after those that it imports itself, so that the broken one is named.
 _RUNTIME_DEPENDENCIES = ("click", "zstandard", "pyarrow", "pydantic", "fsspec", "mlflow")
@@ -134,12 +136,12 @@ def _every_end_in_one_line() -> Iterator[None]:
         from mlflow_exim_plugin.redaction import redact_text
 
         broken = _first_broken_dependency()
-        # With a text, SystemExit prints it on stderr and gives exit code 1.
         if broken is None:
-            raise SystemExit(
-                f"Error: unexpected {type(error).__name__}: {redact_text(str(error))}\n"
-                "Hint: this is a defect; --verbose shows where, please report it"
-            ) from error
+            what = f"{type(error).__name__}: {redact_text(str(error))}"
+            hint = "this is a defect; --verbose shows where, please report it"
+            sys.stderr.write(f"Error: unexpected {what}\nHint: {hint}\n")
+            raise SystemExit(_DEFECT) from error
+        # With a text, SystemExit prints it on stderr and gives exit code 1.
         raise SystemExit(
             f"Error: mlflow-exim-plugin cannot run: {broken[1]}. "
             f"Reinstall it: pip install --force-reinstall {broken[0]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -47,6 +49,9 @@ class SumsUp(Protocol):
         """Return what was lost, once the stream is at its end."""
 
 
+_log = logging.getLogger(__name__)
+
+
 def transfer(
     source: Source,
     sink: Sink,
@@ -86,6 +91,8 @@ def transfer(
     under_way: deque[tuple[StreamObject, Future[None]]] = deque()
 
     def settle(item: StreamObject, call: Callable[[], None]) -> None:
+        failed = len(report.failures)
+        began_s = time.monotonic()
         try:
             call()
         except (ServerError, InvalidArchiveError, NotFoundError) as error:
@@ -94,6 +101,8 @@ def transfer(
             # A source is not trusted: its documents may lack what MLflow's always have.
             what = f"its document is not as MLflow has it: {type(error).__name__} {error}"
             report.failed(Failure(item.kind, _named(item), what))
+        if _log.isEnabledFor(logging.INFO):
+            _say(item, report, time.monotonic() - began_s, report.failures[failed:])
         if strict and report.failures:
             raise stopped(report)
         if progress:
@@ -137,6 +146,15 @@ def transfer(
     if strict and report.failures:
         raise stopped(report)
     return report
+
+
+def _say(item: StreamObject, report: Report, took_s: float, failures: list[Failure]) -> None:
+    for failure in failures:
+        _log.warning("%s %s: %s", failure.kind.words, failure.id, failure.reason)
+    so_far = took_s, report.artifact_bytes / 1e6, report.metric_rows
+    _log.info(
+        "%s %s took %.2f s; %.1f MB and %d rows so far", item.kind.words, _named(item), *so_far
+    )
 
 
 def _named(item: StreamObject) -> str:

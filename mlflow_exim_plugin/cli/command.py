@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.options import refuse_unknown
-from mlflow_exim_plugin.cli.output import show_error, show_error_json, show_traceback
-from mlflow_exim_plugin.cli.process import OwnProcess
-from mlflow_exim_plugin.errors import ErrorCode, EximError, ExitCode
+from mlflow_exim_plugin.cli.output import QUIET, show_error, show_error_json, show_traceback
+from mlflow_exim_plugin.cli.process import OwnProcess, interrupted_code
+from mlflow_exim_plugin.errors import ErrorCode, EximError
 from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Command", "asks_json", "misuse"]
+HELP = ["-h", "--help"]
+__all__ = ["HELP", "Command", "asks_json", "misuse"]
 
 
 class Command(click.Command):
@@ -26,6 +27,10 @@ class Command(click.Command):
     With ``--output json`` the error is also a document on standard output, with ``--verbose`` a
     traceback comes first.
     """
+
+    def __init__(self, *arguments: Any, **how: Any) -> None:
+        how.setdefault("context_settings", {"help_option_names": HELP})
+        super().__init__(*arguments, **how)
 
     @property
     def _takes_uri(self) -> bool:
@@ -50,6 +55,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
+        ctx.meta[QUIET] = ctx.params.pop("quiet", False)
         process = ctx.find_object(OwnProcess)
         running = process.running(verbose=verbose) if process else contextlib.nullcontext()
         try:
@@ -61,7 +67,7 @@ class Command(click.Command):
             raise  # click knows how to end these
         except KeyboardInterrupt:
             click.echo("\nInterrupted.", err=True)
-            code = ExitCode.OTHER
+            code = interrupted_code()
         except EximError as error:
             if verbose:
                 show_traceback()

@@ -10,7 +10,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options
-from mlflow_exim_plugin.cli.output import run_transfer
+from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing
 
 

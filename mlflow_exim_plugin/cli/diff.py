@@ -10,7 +10,8 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options_and
-from mlflow_exim_plugin.cli.output import StatusLine, say, show_json
+from mlflow_exim_plugin.cli.output import say, show_json
+from mlflow_exim_plugin.cli.progress import StatusLine
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Comparing, Opening, Reading, Selection
 

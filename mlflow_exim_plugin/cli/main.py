@@ -28,7 +28,9 @@ _MODULES = {
     "keygen": "proving",
     "repack": "repack",
     "leftovers": "leftovers",
+    "completion": "main",
 }
+_SETTINGS = {"auto_envvar_prefix": "MLFLOW_EXIM", "help_option_names": ["-h", "--help"]}
 
 
 class _Exim(click.Group):
@@ -56,12 +58,14 @@ class _Exim(click.Group):
         del ctx
         if cmd_name not in _MODULES:
             return None
+        if _MODULES[cmd_name] == "main":
+            return completion
         module = importlib.import_module(f"mlflow_exim_plugin.cli.{_MODULES[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
 
 
-@click.group(cls=_Exim, context_settings={"auto_envvar_prefix": "MLFLOW_EXIM"})
+@click.group(cls=_Exim, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="mlflow-exim", allow_from_autoenv=False)
 def exim() -> None:
     """Pack, unpack, copy, convert, compare, serve, verify and look into MLflow archives.
@@ -73,3 +77,35 @@ def exim() -> None:
 
       mlflow exim pack backup.tar.zst --tracking-uri sqlite:///mlflow.db
     """
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.option(
+    "--program",
+    metavar="NAME",
+    default="mlflow-exim",
+    show_default=True,
+    help="Name by which the program is called.",
+)
+def completion(shell: str, program: str) -> None:
+    """Print what lets SHELL complete the words of `mlflow-exim` when the tab key is pressed.
+
+    Put it where the shell reads such files, or into its startup file:
+
+    \b
+      bash: eval "$(mlflow-exim completion bash)" in ~/.bashrc
+      zsh:  eval "$(mlflow-exim completion zsh)" in ~/.zshrc
+      fish: mlflow-exim completion fish > ~/.config/fish/completions/mlflow-exim.fish
+
+    Example:
+
+      mlflow exim completion bash
+    """  # noqa: D301 - click's sign for lines that stay
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    if made is None:  # click knows all three
+        raise click.UsageError(f"No completion for {shell}.")
+    variable = f"_{program}_COMPLETE".replace("-", "_").upper()
+    click.echo(made(exim, {}, program, variable).source())

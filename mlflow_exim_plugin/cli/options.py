@@ -32,8 +32,13 @@ __all__ = [
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 
+_QUIET = click.option(
+    "-q", "--quiet", is_flag=True, help="Show no progress, and of a report only what failed."
+)
 _VERBOSE = click.option(
-    "--verbose", is_flag=True, help="Log what is done, and show the tracebacks of errors."
+    "--verbose",
+    is_flag=True,
+    help="Log each object with its time; show the tracebacks of errors.",
 )
 
 
@@ -82,7 +87,7 @@ def output_options_and(*more: str) -> Callable[[_Command], _Command]:
         is_eager=True,  # what is wrong with other arguments is said in this format
         help="Format of the result on standard output.",
     )
-    return lambda command: output(verbose_option(command))
+    return lambda command: output(_QUIET(verbose_option(command)))
 
 
 def verbose_option(command: _Command) -> _Command:

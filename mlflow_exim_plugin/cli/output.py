@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.kinds.kind import Kind
 from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import TextIO
 
     from mlflow_exim_plugin.errors import ErrorCode, EximError
-    from mlflow_exim_plugin.options import Work
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
-    "StatusLine",
+    "QUIET",
+    "counted",
     "escaped",
-    "growing_text",
     "named",
-    "run_transfer",
     "say",
     "show_error",
     "show_error_json",
     "show_json",
     "show_report",
     "show_traceback",
+    "shown_on",
     "size_text",
 ]
 
-_INTERVAL_S = 0.2
+QUIET = "mlflow_exim.quiet"
+"""Where click's context keeps that a command is to be quiet."""
+_COLOURS = {
+    **dict.fromkeys(("Error", "Failed", "Damaged"), "red"),
+    **dict.fromkeys(("Lossy", "Different"), "yellow"),
+    **dict.fromkeys(("Consistent", "Equal"), "green"),
+}
 # Control characters, line separators, bidirectional overrides, lone surrogates.
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAMED = 20
@@ -51,13 +55,27 @@ def say(text: str, *, err: bool = False) -> None:
     Names in archives are foreign: a control sequence in one must not reach the terminal.
     """
     stream = sys.stderr if err else sys.stdout
+    click.echo(_coloured(shown_on(stream, text), stream), err=err)
+
+
+def shown_on(stream: TextIO, text: str) -> str:
+    """Return a text as a stream can show it, without what a terminal would obey."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    click.echo(escaped(text).encode(encoding, "backslashreplace").decode(encoding), err=err)
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def escaped(text: str) -> str:
     """Return a text with what a terminal would obey as it is written in Python."""
     return _UNSHOWN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def _coloured(text: str, stream: TextIO) -> str:
+    """Return a line with its first word in the colour of what it says, on a terminal alone."""
+    word = text.partition(":")[0]
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if word not in _COLOURS or is_plain or not stream.isatty():
+        return text
+    return click.style(word, fg=_COLOURS[word], bold=True) + text[len(word) :]
 
 
 def show_json(value: Any) -> None:
@@ -86,34 +104,36 @@ def show_error_json(code: ErrorCode, message: str, hint: str = "", **more: Any) 
     show_json({"ok": False, "error": error, **more})
 
 
-def run_transfer(
-    ctx: click.Context, transfer: Callable[..., Report], work: Work, output: str, *titles: str
-) -> None:
-    """Run a transfer, show how it goes and what it did; the exit code says whether all came.
-
-    Args:
-        ctx: The command.
-        transfer: Takes ``work``.
-        work: How much is done at once, and whether at all.
-        output: ``text`` or ``json``.
-        titles: What was done, and what would be in a dry run.
-    """
-    with StatusLine(growing_text) as progress:
-        report = transfer(work=replace(work, progress=progress))
-    show_report(report, title=titles[report.dry_run], as_json=output == "json")
-    if not report.ok:
-        ctx.exit(ExitCode.PARTIAL)
-
-
-def show_report(report: Report, *, title: str, as_json: bool) -> None:
-    """Print what a transfer did."""
+def show_report(report: Report, *, title: str, as_json: bool, quiet: bool = False) -> None:
+    """Print what a transfer did; quietly, what failed."""
     summary = report.to_dict()
     if as_json:
         show_json(summary)
         return
+    if not quiet:
+        _show_done(report, summary, title)
+    named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
+    if quiet:
+        return
+    if report.root:
+        say(f"Root sha256:{report.root}")
+    if report.content_root:
+        say(f"Content root sha256:{report.content_root}")
+    if report.signature:
+        say(f"Signed: {report.signature}")
+    if report.root and not report.archive_was_there:
+        say("Keep the root elsewhere: `verify --root` proves later that nothing was changed.")
+
+
+def _show_done(report: Report, summary: dict[str, Any], title: str) -> None:
     say(title)
     if report.read_as:
         say(f"Read as {report.read_as}")
+    of_archive = ""
+    if report.archive is not None and not report.archive_was_there:
+        size = size_text(report.archive["size_bytes"])
+        of_archive = f": {size} in {report.archive['members']:,} members"
+    say(f"From {report.source} in {report.duration_s:,.1f} s{of_archive}")
     rows = [
         (
             Kind(kind).words,
@@ -124,22 +144,24 @@ def show_report(report: Report, *, title: str, as_json: bool) -> None:
     _table(("", "found", "written", "skipped", "failed"), rows)
     say(f"{report.metric_rows:,} metric rows, {size_text(report.artifact_bytes)} of artifacts")
     if summary["completed"]:
-        had = ", ".join(_counted(kind, count) for kind, count in summary["completed"].items())
+        had = ", ".join(counted(Kind(k), count) for k, count in summary["completed"].items())
         say(f"Of those written, there in an earlier state and completed: {had}")
     if report.files_at:
         say(f"Files of new experiments: {report.files_at}")
+    left_out: dict[str, list[str]] = {}
     for seen in summary["not_packed"]:
-        say(f"Not packed: {_amount(seen)} ({seen['reason']})")
+        amounts = left_out.setdefault(seen["reason"], [])
+        if (amount := _amount(seen)) not in amounts:
+            amounts.append(amount)
+    for reason, amounts in left_out.items():
+        say(f"Not packed: {', '.join(amounts)} ({reason})")
     for rules in summary["redacted"]:
         say(f"Redacted by {rules.get('name') or 'rules'} sha256:{rules['sha256']}")
-    named("Lossy", [(x["kind"], x["id"], x["what"]) for x in summary["lossy"]])
-    named("Failed", [(x["kind"], x["id"], x["reason"]) for x in summary["failures"]])
-    if report.root:
-        say(f"Root sha256:{report.root}")
-    if report.content_root:
-        say(f"Content root sha256:{report.content_root}")
-    if report.signature:
-        say(f"Signed: {report.signature}")
+    lossy = summary["lossy"]
+    if usual := [Kind(x["kind"]).words for x in lossy if x["is_usual"]]:
+        kinds = ", ".join(dict.fromkeys(usual))
+        say(f"New at the target, as at every server: ids or times of {kinds} (--output json)")
+    named("Lossy", [(x["kind"], x["id"], x["what"]) for x in lossy if not x["is_usual"]])
 
 
 def _amount(seen: dict[str, Any]) -> str:
@@ -177,47 +199,9 @@ def size_text(size_bytes: float) -> str:
     raise AssertionError
 
 
-class StatusLine:
-    """One line on a terminal that is written over and over; nothing elsewhere.
-
-    Args:
-        text: Makes the line of what a progress callback is told.
-    """
-
-    def __init__(self, text: Callable[..., str]) -> None:
-        self._text = text
-        self._shown = sys.stderr.isatty()
-        self._last_s = 0.0
-        self._dirty = False
-
-    def __call__(self, *told: Any) -> None:
-        """Write a line over the last one, if the last one has been seen."""
-        if self._shown and time.monotonic() - self._last_s >= _INTERVAL_S:
-            self._last_s, self._dirty = time.monotonic(), True
-            click.echo(f"\r\x1b[K{self._text(*told)}", nl=False, err=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._dirty:
-            click.echo("\r\x1b[K", nl=False, err=True)
-            self._dirty = False
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.clear()
-
-
-def growing_text(report: Report) -> str:
-    """Return what a report counts so far in one line."""
-    counts = [_counted(kind.value, c.found) for kind, c in list(report.counts.items())]
-    rows, size = f"{report.metric_rows:,} rows", size_text(report.artifact_bytes)
-    return ", ".join([*counts, rows, size])
-
-
-def _counted(kind: str, count: int) -> str:
-    name = Kind(kind).words
+def counted(kind: Kind, count: int) -> str:
+    """Return a number of objects in words."""
+    name = kind.words
     if count != 1:
         name = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
     return f"{count:,} {name}"

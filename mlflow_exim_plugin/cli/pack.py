@@ -10,7 +10,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import run_transfer
+from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.cli.proving import ask_passphrase
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
 
@@ -45,16 +45,19 @@ def pack(
 
     The source is only read; it may be another archive, of which members that are taken whole are
     copied as they are, neither decompressed nor compared with their digests. At ARCHIVE there is a
-    complete archive afterwards, or none. The exit code is 3 when an object could not be packed; the
-    report names it and the rest is packed.
+    complete archive afterwards, or none. {date} and {time} in its name become the day and the
+    second (UTC). The exit code is 3 when an object could not be packed; the report names it and the
+    rest is packed.
 
     Example:
 
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
     """
+    from mlflow_exim_plugin.operations.pack import dated
     from mlflow_exim_plugin.operations.pack import pack as run_pack
     from mlflow_exim_plugin.redaction import redact_url
 
+    archive = dated(archive, packing.as_of_ms)
     work, where = replace(work, script="mlflow exim pack"), redact_url(archive)
     asked["packing"] = replace(packing, passphrase=ask_passphrase)
     titles = f"Packed into {where}", f"Would pack into {where}"

@@ -12,16 +12,16 @@ import socket
 import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from mlflow_exim_plugin.errors import NOTICE, ExitCode
+from mlflow_exim_plugin.errors import NOTICE
 from mlflow_exim_plugin.redaction import redact
 from mlflow_exim_plugin.storage.leftovers import remove_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["OwnProcess"]
+__all__ = ["OwnProcess", "interrupted_code"]
 
 _DEFAULTS = {
     # Arrow keeps some 20 MB less by this one. It looks once, when a command imports it.
@@ -36,6 +36,17 @@ _LAST_S = 1.5
 """So long an interrupted command has to end in good order."""
 _HEARD_S = 0.1
 """So long a main thread has to hear a signal."""
+
+
+_SIGNALLED = 128
+"""What shells add to the number of a signal that ended a process."""
+_heard = [signal.SIGINT]
+"""The last signal that ended a command."""
+
+
+def interrupted_code() -> int:
+    """Return the exit code of a command that a signal ended, as shells have it."""
+    return _SIGNALLED + _heard[-1]
 
 
 class OwnProcess:
@@ -62,14 +73,14 @@ class OwnProcess:
         with _ended_as_interrupted():
             if verbose:
                 shown = logging.StreamHandler(sys.stderr)
-                shown.setFormatter(_Redacting("%(levelname)s %(name)s: %(message)s"))
+                shown.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
                 logging.basicConfig(level=logging.DEBUG, handlers=[shown])
                 logging.captureWarnings(capture=True)
                 yield
                 return
             # Levels are not enough: MLflow's migrations configure logging anew.
             logging.disable(logging.CRITICAL)
-            told = logging.StreamHandler(sys.stderr)
+            told = _Notices(sys.stderr)
             told.setLevel(NOTICE)
             logging.getLogger("mlflow_exim_plugin").addHandler(told)
             with warnings.catch_warnings():
@@ -98,12 +109,23 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
+class _Notices(logging.StreamHandler[TextIO]):
+    """What a person is told at once, in the place of the line that says how far it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from mlflow_exim_plugin.cli.progress import clear_line
+
+        clear_line()
+        super().emit(record)
+
+
 @contextlib.contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
     """Let whoever ends the process find it as after Ctrl-C: nothing half done, no copies left."""
     begun = threading.Event()
 
-    def interrupt(_number: int, _frame: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
+        _heard[:] = [signal.Signals(number)]
         begun.set()
         # A thread that waits for a server that hangs cannot be ended, and would be waited for.
         ending = threading.Timer(_LAST_S, _end)
@@ -165,4 +187,4 @@ def _end() -> None:
     """End the process as it is, without what it has half done."""
     remove_held()
     os.write(2, b"\nEnded without waiting for the calls that are under way.\n")
-    os._exit(ExitCode.OTHER)
+    os._exit(interrupted_code())

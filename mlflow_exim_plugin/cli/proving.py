@@ -11,7 +11,8 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import StatusLine, say, show_json, size_text
+from mlflow_exim_plugin.cli.output import say, show_json, size_text
+from mlflow_exim_plugin.cli.progress import StatusLine
 from mlflow_exim_plugin.errors import ExitCode, UsageError
 from mlflow_exim_plugin.options import (
     KEY_KINDS,

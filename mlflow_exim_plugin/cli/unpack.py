@@ -9,7 +9,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import run_transfer
+from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
 
 

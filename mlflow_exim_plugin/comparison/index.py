@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from mlflow_exim_plugin.schema.objects import (
     Kind,
     Loss,
     ModelVersion,
+    NotThere,
     Run,
     Trace,
     Unpacked,
@@ -106,6 +108,7 @@ class ComparisonIndex:
         self.database.executescript(_TABLES)
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
+        self._not_there: list[NotThere] = []
         self.meaning = lru_cache(_IDS_REMEMBERED)(self._meaning)
 
     def close(self) -> None:
@@ -141,7 +144,9 @@ class ComparisonIndex:
         self.database.execute("BEGIN")
         with closed_after(stream), ThreadPoolExecutor(_HASHERS, "exim-hash") as hashers:
             for item in stream:
-                if isinstance(item, Failure):
+                if isinstance(item, NotThere):
+                    self._not_there.append(item)
+                elif isinstance(item, Failure):
                     result.unreadable.append((SIDES[side], item))
                 elif isinstance(item, Unpacked):
                     result.not_compared.append((SIDES[side], item))
@@ -155,6 +160,13 @@ class ComparisonIndex:
         self.database.execute("COMMIT")
         reading.say_left_out()
         if side == B:
+            # What one side has is told as an object that the other lacks.
+            twice = Counter((missing.kind, missing.id) for missing in self._not_there)
+            result.unreadable += [
+                (SIDES[B], missing)
+                for missing in dict.fromkeys(self._not_there)
+                if twice[missing.kind, missing.id] > 1
+            ]
             self.database.executescript(_INDEXES)
 
     def keeps_ids(self) -> bool:

@@ -131,6 +131,11 @@ class ArchiveWriter:
         return self._root
 
     @property
+    def members(self) -> int:
+        """How many there are so far."""
+        return len(self._paths)
+
+    @property
     def bytes_written(self) -> int:
         """Size of the file so far."""
         return self._frames.bytes_written

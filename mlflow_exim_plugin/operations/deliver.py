@@ -57,8 +57,13 @@ def deliver(
         with target.sink(source, dry_run=True) as looking:
             transfer(source.names, looking, selection, stages=stages, strict=work.strict)
     report = Report(dry_run=work.dry_run)
+    report.source = source.name
+    report.planned = source.stream.planned
     if source.archive is not None:
-        report.root = source.archive.reader.root
+        reader = source.archive.reader
+        version = reader.format_version
+        report.told_archive(source.name, reader.size_bytes, len(reader), version)
+        report.root = reader.root
         report.content_root = source.archive.summary.info.content_root
     report.read_as = source.read_as
     report.files_at = target.files_at
@@ -76,6 +81,8 @@ def deliver(
         report.redacted = redaction.record()
         for rule in redaction.without_effect():
             _log.log(NOTICE, "Nothing was taken out by %s.", rule)
+    target.tell(report)
+    report.ended()
     return report
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
@@ -16,7 +18,7 @@ from mlflow_exim_plugin.stages.lineage import ExportTags
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["pack"]
+__all__ = ["dated", "pack"]
 
 
 @flat()
@@ -35,7 +37,8 @@ def pack(
     The source is only read. At ``archive`` there is a complete archive afterwards, or none.
 
     Args:
-        archive: Path or fsspec URL of the archive to write.
+        archive: Path or fsspec URL of the archive to write; ``{date}`` and ``{time}`` in it become
+            the day and the second (UTC).
         tracking_uri: MLflow tracking URI, or path or fsspec URL of another archive, of which the
             members that are taken whole are copied as they are; MLflow's own default without it.
         opening: How the two are opened; each option is a keyword of its own too, here and below.
@@ -57,6 +60,7 @@ def pack(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
+    archive = dated(archive, packing.as_of_ms)
     signer = PackedSigner(archive, packing)
     redaction = redaction_of(packing)
     if redaction is not None and packing.resume:
@@ -77,3 +81,16 @@ def pack(
         report = deliver(read, target, selection, stages, work)
     signer.sign(report, opening)
     return report
+
+
+def dated(archive: str, as_of_ms: int | None = None) -> str:
+    """Return the name of an archive with ``{date}`` and ``{time}`` filled in.
+
+    Args:
+        archive: Path or fsspec URL.
+        as_of_ms: Now, ms since the Unix epoch; the clock's without it.
+    """
+    seconds = time.time() if as_of_ms is None else as_of_ms / 1000
+    now = datetime.fromtimestamp(seconds, timezone.utc)
+    day = now.strftime("%Y-%m-%d")
+    return archive.replace("{date}", day).replace("{time}", now.strftime("%Y-%m-%dT%H-%M-%SZ"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.container.paths import base_directory_for
+from mlflow_exim_plugin.container.tail import FORMAT_VERSION
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import NOTICE, UsageError
 from mlflow_exim_plugin.host.open.locations import is_database
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.earlier import Earlier
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.storage.new_folder import NewFolder
 
@@ -54,6 +56,9 @@ class OpenTarget(Protocol):
 
     def sink(self, source: OpenSource, *, dry_run: bool) -> AbstractContextManager[Sink]:
         """Give a sink for what comes from a source."""
+
+    def tell(self, report: Report) -> None:
+        """Say in a report what has been made."""
 
 
 def open_target(
@@ -103,6 +108,9 @@ class _Nothing:
         del source, dry_run
         return contextlib.nullcontext(CountingSink())
 
+    def tell(self, report: Report) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class _NewArchive:
@@ -111,6 +119,7 @@ class _NewArchive:
     packing: Packing
     selection: Selection
     work: Work
+    written: list[ArchiveWriter] = field(default_factory=list)
     looks_first = False
     files_at = None
 
@@ -132,6 +141,7 @@ class _NewArchive:
             },
             earlier=earlier,
         ) as writer:
+            self.written.append(writer)
             asked, redaction = _plain(self.selection), source.redaction
             if redaction is not None:
                 asked = redaction.system({"selection": asked})["selection"]
@@ -145,6 +155,12 @@ class _NewArchive:
                     *source.redacted_before,
                 ],
             )
+
+    def tell(self, report: Report) -> None:
+        writer = self.written[-1]
+        where = redact_url(self.location)
+        report.told_archive(where, writer.bytes_written, writer.members, FORMAT_VERSION)
+        report.archive_was_there = False
 
     def _begun(self, system: System, base_directory: str) -> tuple[System, Earlier | None]:
         """Return what an earlier attempt said of itself and left, if it was of the same source."""
@@ -196,6 +212,9 @@ class _NewExport:
 
         del dry_run
         yield ExportSink(self.folder, source.system(self.work.script))
+
+    def tell(self, report: Report) -> None:
+        pass
 
 
 @contextlib.contextmanager
@@ -260,6 +279,9 @@ class _Deployment:
         with closing(sink):
             sink.reach()
             yield sink
+
+    def tell(self, report: Report) -> None:
+        pass
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.options.declared import AGAIN, asked, for_programs
-from mlflow_exim_plugin.options.selection import parse_time_ms
+from mlflow_exim_plugin.options.selection import age_s, parse_time_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -459,17 +458,6 @@ class Comparing:
         _at_least_one(self.jobs)
 
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def _age_s(text: str) -> int:
-    """Read an age such as 12h or 7d in seconds."""
-    found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
-    if found is None:
-        raise UsageError(f"{text!r} is no age", "write 90m, 12h or 7d")
-    return int(found[1]) * _SECONDS[found[2]]
-
-
 @dataclass(frozen=True)
 class Clearing:
     """What is removed of what interrupted packs left.
@@ -488,7 +476,7 @@ class Clearing:
         default=None,
         flag="--older-than",
         metavar="AGE",
-        read=_age_s,
+        read=age_s,
     )
     removing: Callable[[Any], None] | None = for_programs(None)
 

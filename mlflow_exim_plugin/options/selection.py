@@ -6,7 +6,7 @@ import fnmatch
 import functools
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
@@ -17,17 +17,33 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.runs import RunHeader
 
-__all__ = ["Selection", "is_glob", "matches", "parse_time_ms", "version_asked"]
+__all__ = ["Selection", "age_s", "is_glob", "matches", "parse_time_ms", "version_asked"]
 
 _LATEST = "latest"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGE = re.compile(r"(\d{1,9})([smhdw])")
+_DAYS = {"today": 0, "yesterday": 1}
 _OF_VERSION = re.compile(rf"(.+)(/(?:[1-9][0-9]{{0,17}}|{_LATEST})|@[^/@]+)")
+
+
+def age_s(text: str) -> int:
+    """Read an age such as 12h or 7d in seconds.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no age", "write 90m, 12h or 7d")
+    return int(found[1]) * _SECONDS[found[2]]
 
 
 def parse_time_ms(text: str, *, end: bool = False) -> int:
     """Read a time as ms since the Unix epoch; without a zone it is UTC.
 
     Args:
-        text: ISO 8601 date or time, or a whole number of ms.
+        text: ISO 8601 date or time, a whole number of ms, ``today``, ``yesterday``, or how long ago
+            it was, such as ``7d``.
         end: A bare date means the last millisecond of that day.
 
     Raises:
@@ -35,11 +51,17 @@ def parse_time_ms(text: str, *, end: bool = False) -> int:
     """
     if re.fullmatch(r"-?\d{11,}", text):
         return int(text)
+    now = datetime.now(timezone.utc)
+    if text in _DAYS:
+        text = (now - timedelta(days=_DAYS[text])).strftime("%Y-%m-%d")
     try:
+        if _AGE.fullmatch(text):
+            return round((now - timedelta(seconds=age_s(text))).timestamp() * 1000)
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UsageError(
-            f"{text!r} is not a time", "write 2026-01-31 or 2026-01-31T12:00:00 (UTC)"
+            f"{text!r} is not a time",
+            "write 2026-01-31, 2026-01-31T12:00:00 (UTC), yesterday or 7d",
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
@@ -107,7 +129,8 @@ class Selection:
         "Take only runs that match, in MLflow's search language.", default="", metavar="EXPRESSION"
     )
     since_ms: int | None = asked(
-        "Take only runs that started at this time (UTC) or later, such as 2026-01-31.",
+        "Take only runs that started at this time (UTC) or later, such as 2026-01-31, yesterday or "
+        "7d, which is seven days ago.",
         default=None,
         flag="--since",
         metavar="TIME",

@@ -43,6 +43,7 @@ __all__ = [
     "LoggedModel",
     "Loss",
     "ModelVersion",
+    "NotThere",
     "RegisteredModel",
     "Run",
     "StoredMember",
@@ -101,13 +102,26 @@ class Failure:
         object.__setattr__(self, "reason", writable(redact(self.reason)))
 
 
+class NotThere(Failure):
+    """A name that was asked for, and that nothing at the source has."""
+
+
 @dataclass(frozen=True)
 class Loss:
-    """Something that the target keeps differently, or not at all."""
+    """Something that the target keeps differently, or not at all.
+
+    Attributes:
+        kind: Of the object.
+        id: Its id, ``*`` for each of its kind.
+        what: How it is kept.
+        is_usual: Whether every target of this sort keeps it so: then nothing of these objects is
+            lost that others would have kept.
+    """
 
     kind: Kind
     id: str
     what: str
+    is_usual: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", writable(self.id))

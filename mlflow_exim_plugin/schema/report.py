@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Unpacked
+from mlflow_exim_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Counts", "ExtractedFile", "Extraction", "Report", "plain"]
 
@@ -40,6 +46,13 @@ class Report:
         signature: Where the signature of the archive written is; None without one.
         redacted: What was taken out on the way, by file of rules and by rule.
         read_as: What kind of source was found, where that had to be found out.
+        source: What was read, without secrets.
+        archive: Of the archive that was written or read: ``location``, ``size_bytes``,
+            ``members`` and ``format_version``; None without one.
+        started_ms: When it began; ms since the Unix epoch.
+        ended_ms: When it was done.
+        archive_was_there: Whether the archive was read, and not written.
+        planned: How many objects of a kind will come, as far as that is known.
         files_at: Where the files of new experiments are at the target; None for an archive.
         dry_run: True when nothing was written.
     """
@@ -58,9 +71,41 @@ class Report:
         self.signature: str | None = None
         self.redacted: list[dict[str, Any]] = []
         self.read_as: str | None = None
+        self.source: str | None = None
+        self.archive: dict[str, Any] | None = None
+        self.archive_was_there = True
+        self.planned: Mapping[Kind, int] = {}
+        self.started_ms = self.ended_ms = _now_ms()
         self.files_at: str | None = None
         self.dry_run = dry_run
         self._lock = threading.Lock()
+
+    def told_archive(
+        self, location: str, size_bytes: int, members: int, version: tuple[int, int]
+    ) -> None:
+        """Say which archive was written or read.
+
+        Args:
+            location: Where it is, without secrets.
+            size_bytes: Its size.
+            members: How many there are in it.
+            version: Of its format.
+        """
+        self.archive = {
+            "location": location,
+            "size_bytes": size_bytes,
+            "members": members,
+            "format_version": ".".join(map(str, version)),
+        }
+
+    def ended(self) -> None:
+        """Note that it is done."""
+        self.ended_ms = _now_ms()
+
+    @property
+    def duration_s(self) -> float:
+        """How long it took."""
+        return (self.ended_ms - self.started_ms) / 1000
 
     def __repr__(self) -> str:
         return f"Report(ok={self.ok}, {self.to_dict()['counts']})"
@@ -145,6 +190,12 @@ class Report:
                 "signature": self.signature,
                 "redacted": self.redacted,
                 "read_as": self.read_as,
+                "source": self.source,
+                "archive": self.archive,
+                "start_time": _iso(self.started_ms),
+                "end_time": _iso(self.ended_ms),
+                "duration_s": self.duration_s,
+                "package_version": __version__,
                 "files_at": self.files_at,
                 "counts": {str(k): asdict(self.counts[k]) for k in Kind if k in self.counts},
                 "completed": {str(k): self.completions[k] for k in Kind if self.completions[k]},
@@ -212,3 +263,12 @@ class Extraction(Report):
 def plain(entry: Failure | Loss) -> dict[str, Any]:
     """Return a failure or loss as JSON values."""
     return asdict(entry) | {"kind": str(entry.kind)}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _iso(time_ms: int) -> str:
+    moment = datetime.fromtimestamp(time_ms / 1000, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -45,7 +45,7 @@ class Capabilities:
             parts = [(described.parts[1], described.parts_anew)] if described.parts else []
             for kind, what in [(described.kind, described.anew), *parts]:
                 if what and kind in report.counts and report.counts[kind].written:
-                    report.lost(Loss(kind, "*", what))
+                    report.lost(Loss(kind, "*", what, is_usual=True))
 
 
 class Sink(Protocol):

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow_exim_plugin.options import Selection
-    from mlflow_exim_plugin.schema.objects import Entity, LoggedModel, Run, StreamItem
+    from mlflow_exim_plugin.schema.objects import Entity, Kind, LoggedModel, Run, StreamItem
 
 __all__ = ["SearchableSource", "Source"]
 
@@ -21,7 +21,13 @@ class Source(Protocol):
 
 
 class SearchableSource(Source, Protocol):
-    """A source that also knows what it has without reading all of it."""
+    """A source that also knows what it has without reading all of it.
+
+    Attributes:
+        planned: How many objects of a kind its stream will have, as soon as it knows that.
+    """
+
+    planned: dict[Kind, int]
 
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments that there are, taken or not."""

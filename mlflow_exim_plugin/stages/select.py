@@ -16,6 +16,7 @@ from mlflow_exim_plugin.schema.objects import (
     Kind,
     LoggedModel,
     Loss,
+    NotThere,
     RegisteredModel,
     Run,
     StreamItem,
@@ -27,15 +28,16 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, searches, told
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.runs import Listed
 
 __all__ = ["Catalog", "Plan", "Wanted", "take_versions", "within"]
 
-MODELS = "registered model or prompt"
-"""What :class:`Wanted` calls them, and their versions."""
+_EXPERIMENT, _RUN, MODELS = "experiment", "run", "registered model or prompt"
+"""What :class:`Wanted` calls them; of models their versions too."""
+_KIND_OF = {_EXPERIMENT: Kind.EXPERIMENT, _RUN: Kind.RUN, MODELS: Kind.REGISTERED_MODEL}
 
 
 class Catalog(Protocol):
@@ -95,8 +97,8 @@ class Plan:
         ]
         self._whole = set(taken)
         names = [name for e in taken for name in (e, experiments[e].name)]
-        self._wanted.saw("experiment", names)
-        self._wanted.knows("experiment", (e.name for e in experiments.values()))
+        self._wanted.saw(_EXPERIMENT, names)
+        self._wanted.knows(_EXPERIMENT, (e.name for e in experiments.values()))
         globs = list(filter(is_glob, selection.runs))
         self.chosen.update((experiment_id, set()) for experiment_id in taken)
         to_list = list(experiments) if globs else taken
@@ -114,12 +116,13 @@ class Plan:
                 found = yield from self._copy(run_id)
             if found is not None and (found.lifecycle_stage != "deleted" or selection.deleted):
                 headers[found.run_id] = found
-                self._wanted.saw("run", [run_id])
-        self._wanted.saw("run", headers)
+                self._wanted.saw(_RUN, [run_id])
+        self._wanted.saw(_RUN, headers)
         if not selection.alone:
             self._add_ancestors(headers)
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
+        self._wanted.plans(self.chosen)
 
     def take_all(self, runs: dict[str, set[str]]) -> None:
         """Choose every run, which takes no look at any of them.
@@ -129,6 +132,7 @@ class Plan:
         """
         self.chosen = runs
         self._whole = set(runs)
+        self._wanted.plans(runs)
 
     def loss_of(self, run: Run) -> Loss | None:
         """Return what a chosen run loses, None where it loses nothing."""
@@ -286,16 +290,20 @@ class Wanted:
 
     Args:
         selection: What was asked for.
+        planned: Told how many objects of a kind will come, for who waits for them.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, planned: dict[Kind, int] | None = None) -> None:
         self._selection = selection
-        self._missing = {
-            "experiment": list(selection.experiments),
-            "run": list(selection.runs),
-            MODELS: list(selection.models),
-        }
+        self._planned = {} if planned is None else planned
+        self._planned.clear()
+        self._missing = self._asked()
         self._known: dict[str, list[str]] = {}
+
+    def plans(self, runs: Mapping[str, Collection[str]]) -> None:
+        """Note which runs of experiments are chosen, of one workspace after the other."""
+        chosen = sum(map(len, runs.values()))
+        self._planned[Kind.RUN] = self._planned.get(Kind.RUN, 0) + chosen
 
     def saw(self, kind: str, names: Iterable[str]) -> None:
         """Note what is there."""
@@ -318,15 +326,31 @@ class Wanted:
         self.knows(MODELS, [name])
         return self._selection.takes_model(name)
 
-    def require(self) -> None:
-        """Refuse a name that matched nothing, so that a misspelling does not pass as success.
+    def missing(self) -> Iterator[NotThere]:
+        """Yield the names that matched nothing: the rest goes on.
 
         Raises:
-            NotFoundError: Names the patterns without a match.
+            NotFoundError: There is no rest. A misspelling must not pass as success.
         """
-        for kind, missing in self._missing.items():
-            if len(missing) == 1:
-                known = self._known.get(kind, ())
-                raise NotFoundError.among(f"no {kind} matches", missing[0], known)
-            if missing:
-                raise NotFoundError(f"no {kind} matches {', '.join(map(repr, missing))}")
+        asked = self._asked()
+        absent = [(kind, name) for kind, names in self._missing.items() for name in names]
+        if absent and len(absent) == sum(map(len, asked.values())):
+            if len(absent) > 1:
+                named = "; ".join(f"no {kind} matches {name!r}" for kind, name in absent)
+                raise NotFoundError(named, self._near(*absent[0]).hint)
+            raise self._near(*absent[0])
+        for kind, name in absent:
+            error = self._near(kind, name)
+            hint = f" ({error.hint})" if error.hint else ""
+            yield NotThere(_KIND_OF[kind], name, f"there is none of this name{hint}")
+
+    def _near(self, kind: str, name: str) -> NotFoundError:
+        return NotFoundError.among(f"no {kind} matches", name, self._known.get(kind, ()))
+
+    def _asked(self) -> dict[str, list[str]]:
+        selection = self._selection
+        return {
+            _EXPERIMENT: list(selection.experiments),
+            _RUN: list(selection.runs),
+            MODELS: list(selection.models),
+        }

@@ -238,7 +238,7 @@ def test_artifacts(sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Pa
 @pytest.mark.parametrize(
     "selection",
     [
-        Selection(experiments=("plain", "no such")),
+        Selection(experiments=("plian", "no such")),
         Selection(experiments=("no such*",)),
         Selection(runs=("f" * 32,)),
         Selection(runs=("zz*",)),

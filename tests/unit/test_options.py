@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mlflow_exim_plugin.options import (
     flat,
     flat_fields,
     option_of,
+    parse_time_ms,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +136,16 @@ def test_no_keyword_means_two_things() -> None:
             if "option" in of.metadata
         )
         assert counted == len(flat_fields(function)), name
+
+
+def test_times_can_be_said_from_now() -> None:
+    now_ms, day_ms = time.time() * 1000, 86_400_000
+    for text, ago_ms in {"7d": 7 * day_ms, "90m": 5_400_000, "2w": 14 * day_ms}.items():
+        assert parse_time_ms(text) == pytest.approx(now_ms - ago_ms, abs=60_000)
+    today_ms = now_ms // day_ms * day_ms
+    assert parse_time_ms("today") == today_ms
+    assert parse_time_ms("yesterday") == today_ms - day_ms
+    assert parse_time_ms("yesterday", end=True) == today_ms - 1
+    for text in ("999999999w", "7y", "tomorrow", "-7d", "7 d", ""):
+        with pytest.raises(UsageError, match="not a time"):
+            parse_time_ms(text)

@@ -10,7 +10,8 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
-from mlflow_exim_plugin.cli.output import StatusLine, named, say, show_json, size_text
+from mlflow_exim_plugin.cli.output import named, say, show_json, size_text
+from mlflow_exim_plugin.cli.progress import StatusLine
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Extracting, Opening, Selection, Work
 from mlflow_exim_plugin.redaction import redact_url

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.look.table import show_csv, show_table
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options_and
 from mlflow_exim_plugin.cli.output import say, show_json, size_text
-from mlflow_exim_plugin.cli.table import show_csv, show_table
 from mlflow_exim_plugin.options import Opening
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.cli.look.runs import duration_text, moment_text
+from mlflow_exim_plugin.cli.look.table import show_table
 from mlflow_exim_plugin.cli.output import named, say, size_text
-from mlflow_exim_plugin.cli.table import show_table
 from mlflow_exim_plugin.kinds.kind import Kind
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.runs import PARENT

@@ -87,6 +87,7 @@ class ArchiveSource:
         self._contents = contents
         self._as_stored = as_stored
         self._tables_as_stored = tables_as_stored
+        self.planned: dict[Kind, int] = {}
 
     def stream(self, selection: Selection) -> Iterator[StreamItem]:
         """Yield what is selected, in dependency order; what is damaged as ``Failure``.
@@ -94,7 +95,7 @@ class ArchiveSource:
         Raises:
             NotFoundError: A name or id that was asked for is not in the archive.
         """
-        wanted = Wanted(selection)
+        wanted = Wanted(selection, self.planned)
         stored = None
         if self._as_stored:
             stored = StoredParts(self._archive, selection, tables=self._tables_as_stored)
@@ -104,7 +105,7 @@ class ArchiveSource:
         ]
         for stream in streams:
             yield from stream.choose(wanted)
-        wanted.require()
+        yield from wanted.missing()
         for stream in streams:
             yield from stream.items()
         if stored is not None:

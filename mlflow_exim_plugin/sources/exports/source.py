@@ -140,6 +140,7 @@ class ExportSource:
         self._registry = export.registry
         self._tracking = export.tracking
         self._losses = export.losses
+        self.planned: dict[Kind, int] = {}
 
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments."""
@@ -169,7 +170,7 @@ class ExportSource:
         return sound(self._stream(selection))
 
     def _stream(self, selection: Selection) -> Iterator[StreamItem]:
-        tracking, wanted = self._tracking, Wanted(selection)
+        tracking, wanted = self._tracking, Wanted(selection, self.planned)
         models = [
             taken
             for model in self._registry.models.values()
@@ -183,7 +184,7 @@ class ExportSource:
             yield from plan.make(
                 {str(v.document["run_id"]) for v in named if v.document.get("run_id")}
             )
-        wanted.require()
+        yield from wanted.missing()
         if not selection.is_narrow:
             yield from self._layout.failures
             yield from tracking.failures

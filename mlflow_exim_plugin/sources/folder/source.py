@@ -135,6 +135,7 @@ class FolderSource:
         self._registry = registry or RegistryFolder(deployment.files)
         self._jobs = jobs
         self._contents = contents
+        self.planned: dict[Kind, int] = {}
 
     @property
     def uri(self) -> str:
@@ -171,7 +172,7 @@ class FolderSource:
             NotFoundError: A name or id that was asked for is not there.
             StoreError: The folder cannot be listed at all.
         """
-        wanted = Wanted(selection)
+        wanted = Wanted(selection, self.planned)
         experiments = self._store.experiments()
         models: list[RegisteredModel] = []
         failures: list[Failure | Loss] = []
@@ -190,7 +191,7 @@ class FolderSource:
             yield from plan.make(
                 {str(v.document["run_id"]) for v in named if v.document.get("run_id")}
             )
-        wanted.require()
+        yield from wanted.missing()
         if not selection.is_narrow:
             yield from chain(self._store.failures, failures)
         yield from self._unread_of(plan, selection)

@@ -82,6 +82,7 @@ class ServerSource:
         self._reader = FirstReader(host) if host.generation.is_0x else reader_of(host)
         self._workspaces = Workspaces(host)
         self._jobs = jobs
+        self.planned: dict[Kind, int] = {}
 
     @property
     def uri(self) -> str:
@@ -103,7 +104,7 @@ class ServerSource:
         return sound(self._stream(selection))
 
     def _stream(self, selection: Selection) -> Iterator[StreamItem]:
-        wanted = Wanted(selection)
+        wanted = Wanted(selection, self.planned)
         try:
             choices = [_Choice(workspace) for workspace in self._workspaces.to_read()]
         except ServerError as error:
@@ -111,7 +112,7 @@ class ServerSource:
         for choice in choices:
             with entered(choice.workspace):
                 yield from self._choose(choice, selection, wanted)
-        wanted.require()
+        yield from wanted.missing()
         left_out: set[Unpacked] = set()
         for choice in choices:
             with entered(choice.workspace):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mlflow_exim_plugin import __version__
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.cli.output import say, show_report, size_text
+from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.report import Report
 
@@ -28,6 +32,7 @@ NEW_MAJOR = str(SAMPLES / "bad" / "E019_version_unsupported" / "archive.tar.zst"
 DAMAGED = str(SAMPLES / "bad" / "E029_member_digest" / "archive.tar.zst")
 NO_ARCHIVE = __file__
 FOLDER = str(SAMPLES)
+SPAN = ("start", "end")
 
 
 def call(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -53,7 +58,7 @@ REFUSALS = {
     "level": (["pack", "x.tar.zst", "--level", "23"], 2, "usage"),
     "jobs": (["verify", MINIMAL, "--jobs", "0"], 2, "usage"),
     "jobs as a word": (["verify", MINIMAL, "--jobs", "many"], 2, "usage"),
-    "since": (["pack", "x.tar.zst", "--since", "yesterday"], 2, "usage"),
+    "since": (["pack", "x.tar.zst", "--since", "long ago"], 2, "usage"),
     "two choices": (["show", MINIMAL, "-e", "0", "-m", "model"], 2, "usage"),
     "no rename file": (["unpack", MINIMAL, "--rename", "nowhere.json"], 4, "not_found"),
     "no JSON": (["unpack", MINIMAL, "--rename", NO_ARCHIVE], 2, "usage"),
@@ -194,7 +199,8 @@ def test_every_option_can_come_from_the_environment(
     monkeypatch.setenv(variable, text)
     assert option.name is not None
 
-    arguments = [MINIMAL for p in command.params if isinstance(p, click.Argument)]
+    taken = [p.type for p in command.params if isinstance(p, click.Argument)]
+    arguments = [t.choices[0] if isinstance(t, click.Choice) else MINIMAL for t in taken]
     others = [p for p in command.params if isinstance(p, click.Option) and p is not option]
     arguments += [word for p in others if p.required for word in (p.opts[0], "x")]
     group = click.Context(exim, info_name="exim", **exim.context_settings)
@@ -311,3 +317,77 @@ def test_help_imports_nothing_heavy() -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == ""
+
+
+def test_json_says_what_was_packed_from_where_when_and_by_whom(tmp_path: Path) -> None:
+    name = f"{tmp_path}/of-{{date}}-{{time}}-{{x}}.tar.zst"
+    began = datetime.now(timezone.utc)
+
+    told = parsed("pack", name, "--tracking-uri", MINIMAL)
+
+    (packed,) = tmp_path.iterdir()
+    assert re.fullmatch(r"of-\d{4}-\d\d-\d\d-[\dT-]+Z-\{x\}\.tar\.zst", packed.name)
+    members = parsed("ls", str(packed), "--members")
+    assert told["archive"] == {
+        "location": str(packed),
+        "size_bytes": packed.stat().st_size,
+        "members": len(members),
+        "format_version": FORMAT_VERSION,
+    }
+    assert (told["source"], told["package_version"]) == (MINIMAL, __version__)
+    start, end = (datetime.fromisoformat(told[f"{x}_time"].replace("Z", "+00:00")) for x in SPAN)
+    assert began - timedelta(seconds=1) < start <= end < datetime.now(timezone.utc)
+    assert told["duration_s"] == pytest.approx((end - start).total_seconds())
+    text = call("pack", str(packed), "--tracking-uri", MINIMAL, "--overwrite").stdout
+    assert f"From {MINIMAL} in " in text
+    assert "`verify --root` proves later" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+    told = call("completion", shell)
+
+    assert told.exit_code == 0, told.stderr
+    assert "_MLFLOW_EXIM_COMPLETE" in told.stdout
+    assert "mlflow-exim" in told.stdout
+
+
+def test_h_is_help() -> None:
+    short, long = call("pack", "-h"), call("pack", "--help")
+
+    assert short.exit_code == 0, short.stderr
+    assert short.stdout == long.stdout
+
+
+def test_a_name_that_is_not_there_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+    asked = ["--tracking-uri", MINIMAL, "-e", "iris", "-e", "irsi", "-m", "nobody"]
+
+    packed = call("pack", archive, *asked)
+
+    assert packed.exit_code == 3, packed.stderr
+    failed = [line for line in packed.stdout.splitlines() if line.startswith("Failed")]
+    assert failed == [
+        "Failed: experiment irsi: there is none of this name (did you mean 'iris'?)",
+        "Failed: registered model nobody: there is none of this name",
+    ]
+    assert [e["name"] for e in parsed("ls", archive)["experiments"]] == ["iris"]
+    assert call("verify", archive).exit_code == 0
+    strict = call("pack", str(tmp_path / "b.tar.zst"), *asked, "--strict")
+    assert strict.exit_code == 3
+    assert "stopped at experiment irsi" in strict.stderr
+    nothing = call("pack", str(tmp_path / "c.tar.zst"), *asked[:2], "-e", "irsi", "-m", "nobody")
+    assert nothing.exit_code == 4
+    assert "no experiment matches 'irsi'; no registered model or prompt matches" in nothing.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.zst"]
+
+
+def test_what_one_side_of_a_diff_lacks_is_missing_there_and_nothing_is_unreadable() -> None:
+    lacking = call("diff", MODELS, MINIMAL, "-m", "iris", "-m", "Iris")
+    neither = call("diff", MODELS, MINIMAL, "-m", "iris", "-m", "nobody", "--output", "json")
+
+    assert lacking.exit_code == 1, lacking.stderr
+    assert "registered_model Iris: only in A" in lacking.stdout
+    assert "nreadable" not in lacking.stdout
+    assert neither.exit_code == 3
+    assert [one["id"] for one in json.loads(neither.stdout)["unreadable"]] == ["nobody"]

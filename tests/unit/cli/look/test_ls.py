@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlflow_exim_plugin.cli.look.runs import RunTable, duration_text
+from mlflow_exim_plugin.cli.look.table import show_table
 from mlflow_exim_plugin.cli.main import exim
-from mlflow_exim_plugin.cli.table import show_table
 
 SAMPLES = Path(__file__).parents[4] / "samples" / "v1"
 GOOD = SAMPLES / "good"
