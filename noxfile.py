@@ -6,6 +6,9 @@ from pathlib import Path
 
 import nox
 
+AUDITORS = ("cyclonedx-bom>=5", "pip-audit>=2.7")
+"""In an environment of their own: they are not what is looked at."""
+
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "tests"]
 
@@ -85,6 +88,26 @@ def lowest(session: nox.Session) -> None:
     """The oldest dependencies that pyproject.toml allows."""
     session.install("--resolution", "lowest-direct", "-e", ".[test]", "sqlalchemy<2.1")
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known weaknesses of what a user installs, and a bill of materials: sbom.json."""
+    extras = "azure,gcs,http,mysql,obstore,postgres,progress,s3,sftp,sign,webdav"
+    session.install(f".[{extras}]")
+    python = str(Path(session.virtualenv.bin) / "python")
+    tools = session.create_tmp()
+    session.run("uv", "venv", "-q", "--clear", f"{tools}/tools", external=True)
+    session.run("uv", "pip", "install", "-q", "-p", f"{tools}/tools", *AUDITORS, external=True)
+    session.run(
+        f"{tools}/tools/bin/cyclonedx-py", "environment", python, "-o", "sbom.json", external=True
+    )
+    frozen = session.run("uv", "pip", "freeze", "-p", python, external=True, silent=True)
+    requirements = Path(tools) / "installed.txt"
+    lines = [line for line in str(frozen).splitlines() if "==" in line]
+    requirements.write_text("\n".join(lines) + "\n", "utf-8")
+    command = ["-r", str(requirements), "--no-deps", "--disable-pip", "--strict", *session.posargs]
+    session.run(f"{tools}/tools/bin/pip-audit", *command, external=True)
 
 
 @nox.session
