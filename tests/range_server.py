@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ class RangeServer(BaseHTTPRequestHandler):
         etag: What it is called; nothing when empty.
         has_ranges: Whether parts of it are given.
         has_ranges_from_the_end: Whether they may be named by their length alone.
+        drips: Whether what comes does so byte by byte, with a while between them.
         statuses: What is answered first, one after the other.
         asked: The requests, each with the bytes that were sent.
     """
@@ -31,6 +33,7 @@ class RangeServer(BaseHTTPRequestHandler):
     etag = ""
     has_ranges = True
     has_ranges_from_the_end = True
+    drips = False
     statuses: list[int]
     asked: list[tuple[str, int]]
 
@@ -56,7 +59,12 @@ class RangeServer(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(self.data)}")
         self.end_headers()
         with contextlib.suppress(ConnectionError):  # of a whole file nothing was wanted
-            self.wfile.write(self.data[start:end])
+            if not self.drips:
+                self.wfile.write(self.data[start:end])
+            for position in range(start, end if self.drips else start):
+                self.wfile.write(self.data[position : position + 1])
+                self.wfile.flush()
+                time.sleep(0.05)
 
     def log_message(self, *_args: object) -> None:
         """Keep quiet."""

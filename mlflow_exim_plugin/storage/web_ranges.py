@@ -132,6 +132,19 @@ class _WebSource(PinnedSource):
     def _download(self, file: IO[bytes]) -> Mapping[str, str]:
         """Fetch the whole file and return the headers that came before it."""
 
+    def _require_pace(self, begun: float, size_bytes: int) -> None:
+        """Refuse to wait for a server that sends, but next to nothing.
+
+        Args:
+            begun: When it was asked, by the clock that only goes forward.
+            size_bytes: What it may have sent by now.
+        """
+        if time.monotonic() - begun > seconds_for(size_bytes):
+            raise StoreError(
+                f"{self.name}: the server is too slow",
+                "run the same command again when the store is well",
+            )
+
     def _check(self, status: int, reason: str) -> None:
         said = f"{status} {reason}".strip()
         if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
@@ -181,10 +194,12 @@ class HttpSource(_WebSource):
     async def _write_to(self, file: IO[bytes]) -> Mapping[str, str]:
         file.seek(0)
         file.truncate()
+        begun = time.monotonic()
         async with await self._opened({}) as response:
             self._check(response.status, response.reason or "")
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 file.write(chunk)
+                self._require_pace(begun, file.tell())
             found: Mapping[str, str] = response.headers
             return found
 
@@ -213,7 +228,7 @@ class WebdavSource(_WebSource):
         return super()._begin()
 
     def _ask(self, headers: Mapping[str, str], size_bytes: int) -> _Answer:
-        deadline = time.monotonic() + seconds_for(size_bytes)
+        begun = time.monotonic()
         with self._opened(headers) as response:
             status, headers = response.status_code, response.headers
             if status == HTTPStatus.OK and self._store.isdir(self._path):
@@ -223,16 +238,17 @@ class WebdavSource(_WebSource):
             body = bytearray()
             for chunk in response.iter_raw():
                 body += chunk
-                if time.monotonic() > deadline:
-                    raise StoreError(f"{self.name}: the server is too slow")
+                self._require_pace(begun, size_bytes)
             return _Answer(status, headers, bytes(body))
 
     def _download(self, file: IO[bytes]) -> Mapping[str, str]:
         file.seek(0)
         file.truncate()
+        begun = time.monotonic()
         with self._opened({}) as response:
             for chunk in response.iter_raw():
                 file.write(chunk)
+                self._require_pace(begun, file.tell())
             found: Mapping[str, str] = response.headers
             return found
 

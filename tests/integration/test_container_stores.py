@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import NOTICE, NotFoundError, ReplacedError, StoreError
-from mlflow_exim_plugin.storage import retries
+from mlflow_exim_plugin.storage import retries, web_ranges
 from mlflow_exim_plugin.storage.ranges import RangeSource, open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.range_server import RangeServer, serving
@@ -97,6 +98,33 @@ def test_a_server_that_knows_no_ranges_from_the_end(http: tuple[str, type[RangeS
         assert len(reader.read("data/a", 0, 10)) == 10
     assert server.asked[1:opened] == [("GET", 1), ("GET", 1 << 20)]
     assert len(server.asked) == opened + 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "has_ranges"), [("http", True), ("http", False), ("webdav", True)]
+)
+def test_a_server_that_sends_byte_by_byte_is_given_up(
+    http: tuple[str, type[RangeServer]],
+    scheme: str,
+    has_ranges: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, server = http
+    address, _, name = url.rpartition("/")
+    options = None
+    if scheme == "webdav":
+        url, options = f"webdav://{name}", {"base_url": address}
+    server.data, server.has_ranges = bytes(5 << 20), has_ranges
+    monkeypatch.setattr(web_ranges, "seconds_for", lambda _: 0.5)
+    monkeypatch.setattr(retries, "_PATIENCE_SECONDS", 0.5)
+    # Without ranges it is fetched as it is opened.
+    source = open_range(url, options) if has_ranges else None
+    server.drips = True
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match=r"too slow|does not answer in time") as caught:
+        source.read_range(0, 1000) if source else open_range(url, options)
+    assert "when the store is well" in caught.value.hint
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("etag", ['"one"', 'W/"one"'])
