@@ -72,6 +72,29 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return store.new_folder(), False
 
 
+def test_an_archive_lies_on_another_store_than_the_files(
+    s3_bucket: Bucket, sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    """Each with its own credentials: options are of the archive, the environment of the files."""
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    made = Seeded()
+    made.experiments["e"] = client.create_experiment("e", f"{s3_bucket.url}/source")
+    log_files(client, new_run(client, made, "r", made.experiments["e"]), {"a.txt": b"a"})
+    (folder := tmp_path / "other").mkdir()
+    with far_stores.rclone_s3(folder) as other:
+        archive, options = f"{other.new_folder()}/a.tar.zst", other.options
+        packed = pack(archive, tracking_uri=sqlite_uri, storage_options=options)
+        unpacked = unpack(
+            archive,
+            tracking_uri=make_sqlite(),
+            artifact_location=f"{s3_bucket.url}/target",
+            storage_options=options,
+        )
+    for report in (packed, unpacked):
+        assert report.failures == []
+        assert report.counts[Kind.ARTIFACT].written == 1
+
+
 def seeded(uri: str, location: str) -> str:
     """Make a run whose files MLflow's own client wrote."""
     client = MlflowClient(uri, uri)
