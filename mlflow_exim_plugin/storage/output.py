@@ -224,7 +224,7 @@ def _kept_here(parts: Parts, url: str) -> Generator[tuple[Writable, IO[bytes] | 
     target = kept_for(url)
     with contextlib.ExitStack() as stack:
         with store_errors(str(target), "write"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = stack.enter_context(taken_over(url))
         partial, file, earlier = stack.enter_context(_partial_file(target, resume=True))
         if not any(one.left == str(partial) for one in taken):

@@ -13,7 +13,11 @@ import pytest
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.upload.under_way import note, notes, remove_noted
-from mlflow_exim_plugin.storage.upload.unfinished import LeftoverState, unfinished
+from mlflow_exim_plugin.storage.upload.unfinished import (
+    LeftoverState,
+    remove_unfinished,
+    unfinished,
+)
 from tests import far_stores
 from tests.killed import kill_a_writer
 from tests.proxy import FaultyProxy
@@ -183,23 +187,27 @@ def test_what_was_written_is_here_and_parts_that_are_there_are_not_sent_again(
         assert [path for path in (tmp_path / "state").rglob("*") if path.is_file()] == []
 
 
-def test_what_is_kept_of_a_file_for_a_store_goes_with_the_next_that_does_not_go_on(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize("goes", ["with the next", "by leftovers"])
+def test_what_is_kept_of_a_file_for_a_store_goes(goes: str, tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}-a"
-    for _ in range(2):
-        with pytest.raises(KeyError), atomic_output(url, resume=True) as file:  # noqa: PT012
-            file.write(b"half")
-            raise KeyError
+    with pytest.raises(KeyError), atomic_output(url, resume=True) as file:  # noqa: PT012
+        file.write(b"half")
         (one,) = unfinished(url)
-        assert (one.state, one.kind, one.size_bytes) == (LeftoverState.LEFT, "file", 4)
-        (kept,) = (tmp_path / "state" / "mlflow-exim" / "kept").iterdir()
-        assert one.name == str(kept)
-        with contextlib.suppress(FileNotFoundError):
-            fsspec.filesystem("memory").rm(url)
-        with atomic_output(url) as file:
+        assert one.state is LeftoverState.IN_USE
+        assert not remove_unfinished(one, url)
+        raise KeyError
+    (one,) = unfinished(url)
+    assert (one.state, one.kind, one.size_bytes) == (LeftoverState.LEFT, "file", 4)
+    (kept,) = (tmp_path / "state" / "mlflow-exim" / "kept").iterdir()
+    assert one.name == str(kept)
+    if os.name == "posix":  # it is as private as what was packed
+        assert kept.parent.stat().st_mode & 0o077 == 0
+    if goes == "by leftovers":
+        assert remove_unfinished(one, url)
+    else:
+        with atomic_output(url) as file:  # which does not go on
             assert file.earlier is None
             file.write(b"whole")
-        assert unfinished(url) == []
-        assert not kept.exists()
         fsspec.filesystem("memory").rm(url)
+    assert unfinished(url) == []
+    assert not kept.exists()
