@@ -25,6 +25,7 @@ from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin import unpack
+from mlflow_exim_plugin.sinks.archive.log import Step
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.options import (Selection)
@@ -267,7 +268,8 @@ def _packed(url: str, selection: Selection, system: System, name: str) -> bytes:
         "Bag-Software-Agent": "mlflow-exim-plugin samples",
     }
     with ArchiveWriter(file, base_directory=name, workers=0, bag_info=bag_info) as writer:
-        sink = ArchiveSink(writer, system, {kind: names for kind, names in chosen.items() if names})
+        selected = {kind: names for kind, names in chosen.items() if names}
+        sink = ArchiveSink(writer, system, selected, step=Step(system))
         report = transfer(ServerSource(Host(url, url, create=False)), sink, selection)
     assert report.ok, report.failures
     assert not report.losses, report.losses

@@ -69,6 +69,7 @@ from mlflow_exim_plugin.schema.tables import (  # noqa: E402
     sort_history,
 )
 from mlflow_exim_plugin.sinks.archive import tables as sink_tables  # noqa: E402
+from mlflow_exim_plugin.sinks.archive.log import Step  # noqa: E402
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink  # noqa: E402
 from mlflow_exim_plugin.sources.archive.archive import Archive  # noqa: E402
 from mlflow_exim_plugin.verification.archive import verify_archive  # noqa: E402
@@ -229,7 +230,7 @@ def archive(
     report = Report()
     bag_info = {"Bag-Software-Agent": "mlflow-exim-plugin samples"}
     with ArchiveWriter(file, base_directory=base_directory, workers=0, bag_info=bag_info) as writer:
-        sink = ArchiveSink(writer, SYSTEM, selection)
+        sink = ArchiveSink(writer, SYSTEM, selection, step=Step(SYSTEM))
         for item in stream:
             if isinstance(item, Failure):
                 report.failed(item)
@@ -733,6 +734,23 @@ def unnamed_failure(document: dict[str, Any]) -> None:
     counts["failed"] += 1
 
 
+def log_of(*changes: Callable[[dict[str, Any]], None]) -> dict[str, bytes]:
+    """Return the events of a log of ``minimal``, of which the second one is changed."""
+    system = SYSTEM.to_json()
+    first = json.dumps({"system": system, "info": {"content_root": "1" * 64}}).encode()
+    earlier = {"root": "2" * 64, "event": hashlib.sha256(first).hexdigest()}
+    info = {"content_root": content_root(Tree().members), "earlier": earlier}
+    second = {"system": system, "info": info}
+    for change in changes:
+        change(second)
+    return {"log/00001.json": first, "log/00002.json": json.dumps(second).encode()}
+
+
+def other_event(event: dict[str, Any]) -> None:
+    """Let an event follow another one than it does."""
+    event["info"]["earlier"]["event"] = "0" * 64
+
+
 def coarse() -> Forgery:
     """An artifact of 5 MiB in one frame."""
     data = bytes(5 << 20)
@@ -851,6 +869,7 @@ def broken() -> dict[str, Forgery]:
         "E067": Tree()
         .edit(ARCHIVE, lambda document: info_of(document).update(content_root="0" * 64))
         .forgery_as_it_is(),
+        "E068": plain(tags=log_of(other_event)),
         "W001": plain(
             members=in_member(NOTE, header=tar_header(f"{BASE}/{NOTE}", size=6, mtime=1))
         ),

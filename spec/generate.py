@@ -31,6 +31,7 @@ DOCUMENTS: dict[str, type[envelope.Document]] = {
     "entity": envelope.EntityEnvelope,
     "model": envelope.ModelEnvelope,
     "version": envelope.VersionEnvelope,
+    "event": envelope.LogEvent,
 }
 """The JSON documents of an archive."""
 

@@ -4,6 +4,7 @@
 
     exim.json                                            what this is
     README.txt                                           the same for people, and how to read it
+    log/<n>.json                                         who packed what, step by step
     data/archive.json                                    what was packed, what failed
     data/experiments/<id>/experiment.json
     data/experiments/<id>/metrics/part-<n>.parquet       rows of many runs
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHIVE",
     "HEADER",
+    "LOG",
     "README",
     "TRACE_TABLES",
     "TREE",
@@ -49,6 +51,7 @@ __all__ = [
     "experiment_folder",
     "experiment_member",
     "files_at",
+    "log_member",
     "logged_model_folder",
     "logged_model_member",
     "metrics_member",
@@ -67,6 +70,7 @@ __all__ = [
 
 HEADER = "exim.json"
 README = "README.txt"
+LOG = "log/"
 ARCHIVE = "data/archive.json"
 TREE = "data/"
 """Tree of the default workspace; those of others are below ``workspaces/``."""
@@ -208,6 +212,11 @@ def _in_tree(path: str) -> tuple[str, list[str]]:
 def workspace_tree(name: str) -> str:
     """Tree of a workspace that is not the default one, with its final slash."""
     return f"{TREE}workspaces/{encode_segment(name)}/"
+
+
+def log_member(number: int) -> str:
+    """Event ``number`` of the log, counted from 1."""
+    return f"{LOG}{number:05d}.json"
 
 
 def experiment_folder(experiment_id: str, tree: str = TREE) -> str:

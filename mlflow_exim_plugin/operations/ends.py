@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
-from mlflow_exim_plugin.errors import NotFoundError
+from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.host.open.locations import is_database, require_local_store, store_folder
 from mlflow_exim_plugin.operations.recognition import (
     is_archive,
@@ -21,8 +21,11 @@ from mlflow_exim_plugin.operations.recognition import (
 from mlflow_exim_plugin.operations.slips import require_archive, require_location
 from mlflow_exim_plugin.options import Opening, Reading
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.envelope import System
+from mlflow_exim_plugin.sinks.archive.log import Step
 from mlflow_exim_plugin.sources.archive.archive import Archive
+from mlflow_exim_plugin.sources.archive.log import read_log
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 
 if TYPE_CHECKING:
@@ -115,6 +118,35 @@ class OpenSource:
         if self.redaction is None:
             return told
         return System.model_validate(self.redaction.system(told.to_json()))
+
+    def step(self, script: str, as_of_ms: int | None = None) -> Step:
+        """Return what the log of an archive tells of taking these objects, now.
+
+        The log of an archive that something is taken out of stays behind, with whoever it names.
+
+        Args:
+            script: The command.
+            as_of_ms: The time that is to be told as now.
+        """
+        if self.archive is None:
+            return Step(self.system(script, as_of_ms))
+        redaction = self.redaction
+        now = System.now(script, self.mlflow_version, self.name, as_of_ms)
+        if redaction is not None:
+            now = System.model_validate(redaction.system(now.to_json()))
+        events: tuple[bytes, ...] = ()
+        lost = ""
+        try:
+            events = tuple(stored for _, stored in read_log(self.archive.reader))
+        except InvalidArchiveError as error:
+            lost = error.message
+        info = self.archive.summary.info
+        earlier = {"root": self.archive.reader.root}
+        if info.content_root is not None:
+            earlier["content_root"] = info.content_root
+        if events:
+            earlier["event"] = sha256_of(events[-1]).hexdigest()
+        return Step(now, () if redaction is not None else events, earlier, lost)
 
 
 @dataclass(frozen=True)

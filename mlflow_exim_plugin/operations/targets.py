@@ -145,10 +145,14 @@ class _NewArchive:
             asked, redaction = _plain(self.selection), source.redaction
             if redaction is not None:
                 asked = redaction.system({"selection": asked})["selection"]
+            step = source.step(self.work.script, self.packing.as_of_ms)
+            if source.archive is None:
+                step = replace(step, system=system)  # of an attempt that goes on the first time
             yield ArchiveSink(
                 writer,
                 system,
                 asked,
+                step=step,
                 taken_from=source.told["taken_from"],
                 redacted=lambda: [
                     *(redaction.record() if redaction else ()),

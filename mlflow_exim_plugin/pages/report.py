@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.schema.envelope import LogEvent
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
 __all__ = ["ReportPage", "report"]
@@ -229,7 +230,18 @@ def _facts(archive: Archive, name: str) -> list[tuple[str, str]]:
         ("Taken from", f"{taken.get('archive')}, root sha256:{taken.get('root')}")
         for taken in info.taken_from
     ]
+    for number, event in enumerate(_log(archive), 1):
+        by = event.system
+        step = f"{by.export_time_text}, {by.user}: {by.script} from {by.mlflow_tracking_uri}"
+        facts.append((f"Step {number} (UTC)", step))
     return [(label, value) for label, value in facts if value]
+
+
+def _log(archive: Archive) -> list[LogEvent]:
+    try:
+        return archive.log
+    except InvalidArchiveError:
+        return []  # `verify` tells; a page tells what can be read
 
 
 def _version(item: ModelVersion) -> dict[str, Any]:

@@ -39,6 +39,7 @@ __all__ = [
     "EntityEnvelope",
     "ExperimentEnvelope",
     "Listing",
+    "LogEvent",
     "LoggedModelEnvelope",
     "MetricsEntry",
     "MetricsRange",
@@ -474,6 +475,43 @@ class ArchiveEnvelope(Document):
     system: System
     info: ArchiveInfo
     mlflow: ArchivePart
+
+
+class LeftBehind(Document):
+    """Objects that a step left behind."""
+
+    kind: str
+    count: _Count
+    reason: str
+
+
+class EarlierArchive(Document):
+    """The archive that a step took its objects from."""
+
+    root: _Hex
+    content_root: _Hex | None = None
+    event: _Hex | None = None
+    """Digest of the last event of its log, where it has one."""
+
+
+class EventInfo(Document):
+    """Part ``info`` of an event: what came of it."""
+
+    content_root: _Hex
+    """That of the archive that was written."""
+    selection: dict[str, Any] = Field(default_factory=dict)
+    """What was asked for; of a long one its digest."""
+    left_out: tuple[LeftBehind, ...] = Field(default=(), strict=False)
+    lossy: _Count = 0
+    """How many losses the archive names."""
+    earlier: EarlierArchive | None = None
+
+
+class LogEvent(Document):
+    """``log/NNNNN.json``: one step of the objects into this archive; ``system`` says whose."""
+
+    system: System
+    info: EventInfo
 
 
 _Parsed = TypeVar("_Parsed", bound=Document)

@@ -197,6 +197,11 @@ _OF_SECTION: dict[str, dict[str, str]] = {
         "E067 content_root": "The content_root of data/archive.json MUST be there and be the "
         "digest of the content digests of all objects.",
     },
+    "log": {
+        "E068 log_chain": "The events of the log MUST be numbered from 00001 on without a gap, be "
+        "at most 64 KiB each, and name the digest of the one before, the last one the archive's "
+        "content root.",
+    },
     "count-law": {
         "E058 counts": "data/archive.json MUST be there; for every kind found MUST be written + "
         "skipped + failed, written the number of such objects in the archive, and every total a "
@@ -215,7 +220,12 @@ _OF_SECTION: dict[str, dict[str, str]] = {
 }
 """Code, slug and sentence of each rule, by the section of the spec that has it."""
 
-_SINCE = {**dict.fromkeys(("E062", "E063", "E064", "E065"), "1.1"), "E066": "1.2", "E067": "1.3"}
+_SINCE = {
+    **dict.fromkeys(("E062", "E063", "E064", "E065"), "1.1"),
+    "E066": "1.2",
+    "E067": "1.3",
+    "E068": "1.3",
+}
 
 RULES: dict[str, Rule] = {
     rule.code: rule

@@ -40,6 +40,7 @@ from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRo
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import METRICS
+from mlflow_exim_plugin.sources.archive.log import read_log
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -104,10 +105,12 @@ class _ObjectCheck:
         self._is_since_1_2 = reader.format_version >= (1, 2)
         self._is_since_1_3 = reader.format_version >= (1, 3)
         self._content_root = ContentRoot()
+        self._logged_content_root: str | None = None
 
     def run(self) -> None:
         """Go through the archive once."""
         self._check_header()
+        self._check_log()
         paths = self._reader.paths("data/")
         self._reader.expect(path for path in paths if layout.object_at(path))
         for path in paths:
@@ -174,6 +177,14 @@ class _ObjectCheck:
         wanted = (FORMAT, version, set(reader.required_features))
         if stated != wanted or not header.model_fields_set >= {"format", "format_version"}:
             self._find("E057", layout.HEADER, f"does not say what the footer says, {version}")
+
+    def _check_log(self) -> None:
+        try:
+            for event, _ in read_log(self._reader):
+                self._logged_content_root = event.info.content_root
+        except InvalidArchiveError as error:
+            self.findings += [f for f in error.findings if f.path not in self._damaged]
+            self._logged_content_root = None
 
     def _check_experiment(self, path: str, at: layout.ObjectPath) -> None:
         folder = path.removesuffix("experiment.json")
@@ -474,6 +485,8 @@ class _ObjectCheck:
             if is_known and (written.written if written else 0) != there:
                 self._find("E058", layout.ARCHIVE, f"it does not count {there} of {kind}")
         self._check_failures(info)
+        if self._logged_content_root not in (None, info.content_root):
+            self._find("E068", layout.ARCHIVE, "the log ends with another content root")
         self._check_content_root(info.content_root)
 
     def _check_failures(self, info: ArchiveInfo) -> None:

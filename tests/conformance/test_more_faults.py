@@ -31,6 +31,7 @@ from samples.generate import (
     Tree,
     artifact_of,
     info_of,
+    log_of,
     rows_of_run,
     version_of,
 )
@@ -133,7 +134,27 @@ def failures(named: int, counted: int, **entry: Any) -> Tree:
     return edited(ARCHIVE, change)
 
 
+def logged(*changes: Callable[[Change], Any], without: str = "", more: int = 0) -> Tree:
+    tree = Tree()
+    for path, data in log_of(*changes).items():
+        if path != without:
+            tree.put(path, data + b" " * more)
+    return tree
+
+
 FAULTS: list[tuple[str, str, Tree]] = [
+    ("E050", "an event is no JSON", Tree().put("log/00001.json", b"{")),
+    ("E051", "an event of nobody", Tree().put("log/00001.json", b"{}")),
+    ("E051", "an event of no root", logged(lambda d: d["info"].pop("content_root"))),
+    ("E068", "a log without its first event", logged(without="log/00001.json")),
+    ("E068", "an event that names none before", logged(lambda d: d["info"].pop("earlier"))),
+    ("E068", "an event that was changed", logged(more=1)),
+    ("E068", "a large event", Tree().put("log/00001.json", b" " * (65 << 10))),
+    (
+        "E068",
+        "the log of another archive",
+        logged(lambda d: d["info"].update(content_root="1" * 64)),
+    ),
     ("E050", "number beyond a double", raw(RUN_JSON, b"0.25", b"1e999")),
     ("E050", "half a surrogate pair", raw(RUN_JSON, b'"alice"', b'"\\ud800"')),
     ("E050", "a key twice", raw(RUN_JSON, b'"user"', b'"script": "x", "user"')),

@@ -158,6 +158,8 @@ def _documents() -> dict[str, Any]:
                     name = "trace_part" if path.endswith(".json") else ""
                 elif "/datasets/" in path:
                     name = "entity"
+                elif path.startswith("log/"):
+                    name = "event"
                 if name in generate.DOCUMENTS and "/artifacts/" not in path:
                     text = reader.read(path).decode()
                     if len(text) > len(found.get(name, "")):

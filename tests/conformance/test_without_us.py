@@ -12,6 +12,7 @@ import sys
 import tarfile
 import unicodedata
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_archive_is_what_its_spec_says(path: Path) -> None:
     envelopes = {
         name: json.loads(data)
         for name, data in files.items()
-        if name.endswith(".json") and "/artifacts/" not in name
+        if name.endswith(".json") and "/artifacts/" not in name and not name.startswith("log/")
     }
     counted: Counter[str] = Counter()
     for name, envelope in envelopes.items():
@@ -313,6 +314,19 @@ def content_root(files: dict[str, bytes]) -> str:
         lines.append((folder, hashlib.sha256(listed.encode()).hexdigest()))
     text = "".join(f"{digest}  {path}\n" for path, digest in sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("path", SOUND, ids=[str(path.relative_to(FOLDER)) for path in SOUND])
+def test_log_follows_the_text(path: Path) -> None:
+    files = files_by_tar(path)
+    events = [files[name] for name in sorted(files) if name.startswith("log/")]
+    for number, (before, event) in enumerate(pairwise([b"", *events]), 1):
+        assert files[f"log/{number:05d}.json"] == event
+        named = json.loads(event)["info"].get("earlier", {}).get("event")
+        assert named == (hashlib.sha256(before).hexdigest() if before else named)
+    if events:
+        stated = json.loads(files[ARCHIVE])["info"]["content_root"]
+        assert json.loads(events[-1])["info"]["content_root"] == stated
 
 
 def path_of_object(path: str, mlflow: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ def test_every_kind_is_taken(everything: tuple[str, str], tmp_path: Path) -> Non
     assert changed == {"data/archive.json"}
     with open_archive(archive) as all_of_it:
         assert report.content_root == all_of_it.content_root
-    assert before.keys() == after.keys()
+    assert {*before, "log/00002.json"} == after.keys()
 
 
 def test_a_subset_of_a_subset_says_where_all_came_from(
@@ -126,6 +126,18 @@ def test_a_subset_of_a_subset_says_where_all_came_from(
         # When the source was read orders what is known of an object; taking it changes nothing.
         assert archive.summary.system == system
         assert all(run.system == system for run in archive.runs())
+        steps = archive.log
+        assert len(steps) == 3
+        assert [step.info.earlier and step.info.earlier.root for step in steps] == [
+            None,
+            *reversed(roots),
+        ]
+        assert steps[0].system == system
+        assert steps[-1].info.content_root == archive.content_root
+        assert steps[-1].system.mlflow_tracking_uri == str(middle)
+        first_events = [archive.reader.read(f"log/0000{number}.json") for number in (1, 2)]
+    with ArchiveReader.open(str(middle)) as reader:
+        assert [reader.read(f"log/0000{number}.json") for number in (1, 2)] == first_events
     direct = tmp_path / "direct.tar.zst"
     selection = Selection(runs=(sqlite_source.made.runs["child 0"],))
     pack(str(direct), tracking_uri=sqlite_source.uri, selection=selection)

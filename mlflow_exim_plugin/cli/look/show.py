@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ from mlflow_exim_plugin.options import Opening, Reading
     help="Show where an experiment, run or model was before, the oldest place first; ARCHIVE may "
     "then be a server's or store's URI too.",
 )
+@click.option("--log", is_flag=True, help="Show who packed what, from where, step by step.")
 @click.option("--envelope", is_flag=True, help="Show the whole document, as it is in the archive.")
 @asks(opening=Opening, reading=Reading)
 @output_options
@@ -37,6 +39,7 @@ def show(
     archive: str,
     trace: str | None,
     lineage: bool,
+    log: bool,
     envelope: bool,
     output: str,
     opening: Opening,
@@ -63,6 +66,9 @@ def show(
 
         show_lineage(archive, asked, opening, reading, as_json=output == "json")
         return
+    if log:
+        _show_log(archive, opening, as_json=output == "json")
+        return
     from mlflow_exim_plugin.operations.ends import open_source
     from mlflow_exim_plugin.operations.look.contents import document_of
 
@@ -76,6 +82,31 @@ def show(
         from mlflow_exim_plugin.cli.look.summary import show_summary
 
         show_summary(document)
+
+
+def _show_log(archive: str, opening: Opening, *, as_json: bool) -> None:
+    from mlflow_exim_plugin.sources.archive.archive import Archive
+
+    with Archive.open(archive, storage_options=opening.storage_options) as opened:
+        events = opened.log
+    if as_json:
+        show_json([event.to_json() for event in events])
+        return
+    if not events:
+        say("There is no log.")
+    for number, event in enumerate(events, 1):
+        system, info = event.system, event.info
+        say(f"{number}. {system.export_time_text} UTC, {system.user}: {system.script}")
+        say(f"   from {system.mlflow_tracking_uri}, by version {system.package_version}")
+        if info.earlier is not None:
+            say(f"   its root sha256:{info.earlier.root}")
+        if info.selection:
+            say(f"   selected {json.dumps(info.selection, ensure_ascii=False)}")
+        for left in info.left_out:
+            say(f"   left out {left.count} {left.kind.replace('_', ' ')}: {left.reason}")
+        if info.lossy:
+            say(f"   lossy {info.lossy}, named in data/archive.json")
+        say(f"   content root sha256:{info.content_root}")
 
 
 def _outline(value: Any, indent: str) -> None:

@@ -18,6 +18,7 @@ The SHA-256 of tagmanifest-sha256.txt is the root of the archive: it stands for
 every byte of every file here. Compare it with what you were given elsewhere.
 
 WHERE THINGS ARE
+    log/*.json                      who packed what, from where, step by step
     data/archive.json               what was packed, when, of what; what failed
     data/experiments/ID/
         experiment.json

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.member_stream import Member
     from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.archive.log import Step
 
 __all__ = ["ArchiveSink"]
 
@@ -57,6 +58,7 @@ class ArchiveSink:
         selection: What was asked for, kept in ``archive.json``.
         taken_from: The archives that the objects come from, the last one first; kept there too.
         redacted: Gives at the end what was taken out on the way; kept there too.
+        step: What the log tells of it; without it there is no log.
     """
 
     capabilities = Capabilities()
@@ -70,12 +72,14 @@ class ArchiveSink:
         selection: dict[str, Any] | None = None,
         taken_from: Sequence[dict[str, Any]] = (),
         redacted: Callable[[], list[dict[str, Any]]] = list,
+        step: Step | None = None,
     ) -> None:
         self._writer = writer
         self._system = system.to_json()
         self._selection = selection or {}
         self._taken_from = taken_from
         self._redacted = redacted
+        self._step = step
         self._workspaces: list[_Workspace] = [_Workspace("", layout.TREE)]
         self._experiment: _OpenExperiment | None = None
         self._model: _OpenModel | None = None
@@ -145,6 +149,10 @@ class ArchiveSink:
         if others:
             part["workspaces"] = [{"name": w.name, **w.listing()} for w in others]
         self._add(layout.ARCHIVE, info, part)
+        if (step := self._step) is not None:
+            event = step.event(self._selection, report, info["content_root"])
+            for number, stored in enumerate((*step.events, event), 1):
+                self._writer.add(layout.log_member(number), stored)
         report.root = self._writer.close()
         report.content_root = info["content_root"]
 

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     Document,
     EntityEnvelope,
+    LogEvent,
     MetricsEntry,
     TracePartEnvelope,
     check_document,
@@ -25,6 +26,7 @@ from mlflow_exim_plugin.schema.envelope import (
 from mlflow_exim_plugin.schema.objects import Kind, Trace, by_number
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.frames import frame_of, stages_of
+from mlflow_exim_plugin.sources.archive.log import read_log
 from mlflow_exim_plugin.sources.archive.objects import (
     ArchivedExperiment,
     ArchivedLoggedModel,
@@ -186,6 +188,11 @@ class Archive(Shown):
         from mlflow_exim_plugin.sources.archive.content_root import content_root_of
 
         return content_root_of(self.reader)
+
+    @property
+    def log(self) -> list[LogEvent]:
+        """The steps that led to this archive, the oldest first; empty where it has no log."""
+        return [event for event, _ in read_log(self.reader)]
 
     def experiments(self) -> Iterator[ArchivedExperiment]:
         """Yield the experiments by number."""

@@ -9,6 +9,7 @@ import { isSorted, objectOf, rowsOf } from './tables.js'
 const FREE_DOCUMENT_BYTES = 48 << 20
 const MAX_DOCUMENT_BYTES = 256 << 20
 const EXPANSION = 1000
+const MAX_EVENT_BYTES = 64 << 10
 const ARCHIVE = 'data/archive.json'
 const HEADER = 'exim.json'
 const TRACE_TABLES = ['traces', 'spans', 'assessments']
@@ -52,6 +53,7 @@ export class Documents {
 
   async check () {
     await this.checkHeader()
+    await this.checkLog()
     const paths = [...this.archive.members.keys()].filter(path => path.startsWith('data/')).sort(byCodePoints)
     for (const path of paths) {
       const place = placeOf(path)
@@ -92,6 +94,29 @@ export class Documents {
     const isSame = header.format === format && header.format_version === version.join('.') &&
       (header.required_features ?? []).length === 0
     if (!isSame) this.find('E057', HEADER, 'does not say what the footer says')
+  }
+
+  /** Section "Log": events are numbered and name each other, the last one the content root. */
+  async checkLog () {
+    const events = [...this.archive.members.keys()].filter(path => /^log\/[0-9]+\.json$/.test(path)).sort(byCodePoints)
+    let last = null
+    let loggedRoot = null
+    const isRead = await this.findings.of(() => {
+      events.forEach((path, n) => {
+        const fail = message => { throw new Broken('E068', path, message) }
+        if (path !== `log/${String(n + 1).padStart(5, '0')}.json`) fail(`is not event ${n + 1}`)
+        if (this.archive.members.get(path).size > MAX_EVENT_BYTES) fail('is too large')
+        if (this.broken.has(path)) throw new Broken('E029', path, 'has another digest')
+        const bytes = this.archive.read(path)
+        const event = parseJson(bytes, path)
+        checkSchema(event, 'event', path)
+        if (last !== null && event.info.earlier?.event !== last) fail('does not name the event before it')
+        last = hexOf(bytes)
+        loggedRoot = event.info.content_root
+        this.documents.set(path, event)
+      })
+    })
+    this.loggedRoot = isRead ? loggedRoot : null
   }
 
   async checkMember (path, place) {
@@ -328,6 +353,9 @@ export class Documents {
       if (isKnown && (info.counts[kind]?.written ?? 0n) !== number) fail(`there are ${number} of ${kind}`)
     }
     this.checkFailures(info)
+    if (this.loggedRoot !== null && this.loggedRoot !== info.content_root) {
+      this.find('E068', ARCHIVE, 'the log ends with another content root')
+    }
     this.checkContentRoot(info)
   }
 
