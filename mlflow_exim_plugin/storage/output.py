@@ -222,13 +222,14 @@ def _kept_here(parts: Parts, url: str) -> Generator[tuple[Writable, IO[bytes] | 
     The parts of an upload cannot be read: what another attempt goes on with is this file.
     """
     target = kept_for(url)
-    with contextlib.ExitStack() as stack:
+    # What is kept goes before the notes that tell of it.
+    with contextlib.ExitStack() as noted, contextlib.ExitStack() as kept:
         with store_errors(str(target), "write"):
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taken = stack.enter_context(taken_over(url))
-        partial, file, earlier = stack.enter_context(_partial_file(target, resume=True))
+        taken = noted.enter_context(taken_over(url))
+        partial, file, earlier = kept.enter_context(_partial_file(target, resume=True))
         if not any(one.left == str(partial) for one in taken):
-            stack.enter_context(note(url, str(partial), is_here=True))
+            noted.enter_context(note(url, str(partial), is_here=True))
         with store_errors(url, "write"):
             parts.go_on([one.left for one in taken if not one.is_here])
         yield _SentAlong(file, parts), earlier
