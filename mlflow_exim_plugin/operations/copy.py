@@ -38,7 +38,8 @@ def copy(
 
     Args:
         source: MLflow tracking URI to read, or path or fsspec URL of an archive.
-        target: MLflow tracking URI to write.
+        target: MLflow tracking URI to write; the source itself where names become others, for a
+            copy with new ids into another experiment or model.
         source_opening: How the source is opened; each option is a keyword of its own too, here
             ``source_registry_uri`` and so on, below without the ``source_``.
         target_opening: How the target is opened.
@@ -59,7 +60,17 @@ def copy(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     if _file_or_uri(source) == _file_or_uri(target):
-        raise UsageError(f"source and target are both {redact_url(source)}")
+        if writing.experiment_name is None and writing.rename is None:
+            raise UsageError(
+                f"source and target are both {redact_url(source)}",
+                "give --experiment-name or --rename for a copy inside one place",
+            )
+        if writing.preserve_ids:
+            raise UsageError(
+                f"what stays at {redact_url(source)} cannot keep its ids in a copy there",
+                "leave --preserve-ids out",
+            )
+        writing = replace(writing, preserve_ids=False)
     among = (*DEPLOYMENTS, ARCHIVES)
     require_source(source, source_opening, among)
     work = replace(work, script=work.script or "mlflow_exim_plugin.copy")

@@ -264,14 +264,49 @@ class Rename:
     Attributes:
         experiments: New experiment name by old name.
         models: New registered model name by old name.
+        names: New name by old name of experiments, registered models, prompts and evaluation
+            datasets alike; a ``*`` on both sides stands for the same text.
     """
 
     experiments: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for old, new in self.names.items():
+            if max(old.count("*"), new.count("*")) > 1 or new.count("*") > old.count("*"):
+                raise UsageError(
+                    f"--rename {old}={new}: one * on each side stands for the same text",
+                    "write '/Users/a/*=/Users/b/*'",
+                )
+
+    @classmethod
+    def read(cls, typed: Iterable[str]) -> Rename:
+        """Read what the command line says: ``OLD=NEW``, or the path of a file.
+
+        Raises:
+            NotFoundError: There is no such file.
+            UsageError: It is neither.
+        """
+        found = cls()
+        for text in typed:
+            old, equals, new = text.partition("=")
+            if not equals or Path(text).is_file():
+                more = cls.from_file(text)
+            elif old and new:
+                more = cls(names={old: new})
+            else:
+                raise UsageError(f"--rename {text}: a name is empty", "write OLD=NEW")
+            found = cls(
+                {**found.experiments, **more.experiments},
+                {**found.models, **more.models},
+                {**found.names, **more.names},
+            )
+        return found
 
     @classmethod
     def from_file(cls, path: str) -> Rename:
-        """Read ``{"experiments": {"old": "new"}, "models": {"old": "new"}}``.
+        """Read ``{"experiments": {"old": "new"}, "models": {"old": "new"}, "names": {...}}``.
 
         Raises:
             NotFoundError: There is no such file.
@@ -279,10 +314,10 @@ class Rename:
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-            names = [document.get("experiments", {}), document.get("models", {})]
-            unknown = set(document) - {"experiments", "models"}
+            names = [document.get(key, {}) for key in _RENAMED]
+            unknown = set(document) - set(_RENAMED)
         except FileNotFoundError:
-            raise NotFoundError(f"there is no file {path}") from None
+            raise NotFoundError(f"there is no file {path}", "write OLD=NEW for a name") from None
         except (OSError, ValueError, AttributeError) as error:
             raise UsageError(f"{path} is no JSON object of names: {error}") from None
         if unknown or not all(
@@ -293,6 +328,9 @@ class Rename:
                 f"{path}: expected {{'experiments': {{old: new}}, 'models': {{old: new}}}}"
             )
         return cls(*names)
+
+
+_RENAMED = ("experiments", "models", "names")
 
 
 def _importer(user: str) -> str | None:
@@ -323,10 +361,12 @@ class Writing(TakingOut):
         "Put all runs into one experiment of this name.", default=None, metavar="NAME"
     )
     rename: Rename | None = asked(
-        'JSON file of new names: {"experiments": {"old": "new"}, "models": {"old": "new"}}.',
+        "New name of an experiment, registered model, prompt or evaluation dataset; with * on both "
+        "sides of all names that begin or end so, such as '/Users/a/*=/Users/b/*'. Or a JSON file: "
+        f'{{"experiments": {{"old": "new"}}, "models": {{"old": "new"}}}}.{AGAIN}',
         default=None,
-        metavar="FILE",
-        read=Rename.from_file,
+        metavar="OLD=NEW|FILE",
+        read=Rename.read,
     )
     on_conflict: OnConflict = asked(
         "What to do when the target has something else under the same name.",

@@ -13,13 +13,14 @@ from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options.declared import AGAIN, asked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from mlflow_exim_plugin.schema.runs import RunHeader
 
 __all__ = ["Selection", "age_s", "is_glob", "matches", "parse_time_ms", "version_asked"]
 
 _LATEST = "latest"
+_WHICH = re.compile(r"[1-9][0-9]{0,17}|latest(:[1-9][0-9]{0,8})?|stage:\S.*|alias:\S.*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
 _DAYS = {"today": 0, "yesterday": 1}
@@ -97,6 +98,34 @@ def version_asked(pattern: str) -> tuple[str, str] | None:
     return (found[1], found[2].removeprefix("/")) if found else None
 
 
+def _which_versions(typed: Iterable[str]) -> tuple[str, ...]:
+    """Read ``latest:3|stage:Production|alias:champion|7``."""
+    read = tuple(which.strip() for text in typed for which in text.split("|"))
+    for which in read:
+        if not _WHICH.fullmatch(which):
+            raise UsageError(
+                f"{which!r} is no version", "write 7, latest:3, stage:Production or alias:champion"
+            )
+    return read
+
+
+def _meant(
+    which: str,
+    numbers: Collection[int],
+    aliases: Mapping[str, int],
+    stages: Callable[[], Mapping[int, str]],
+) -> set[int]:
+    """Return the versions of a model that a part of ``--versions`` means."""
+    how, _, name = which.partition(":")
+    if how == "latest":
+        found = set(sorted(numbers)[-int(name or 1) :])
+    elif how == "stage":
+        found = {n for n, stage in stages().items() if stage.lower() == name.lower()}
+    else:
+        found = {aliases.get(name, 0) if how == "alias" else int(how)}
+    return found & set(numbers)
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which objects to take; empty takes everything.
@@ -125,6 +154,13 @@ class Selection:
         flag="-m/--model",
         metavar="NAME",
     )
+    versions: tuple[str, ...] = asked(
+        "Versions to take of the models that -m names: a number, latest:N, stage:NAME or "
+        f"alias:NAME, several with | between them.{AGAIN}",
+        default=(),
+        metavar="WHICH",
+        read=_which_versions,
+    )
     filter: str = asked(
         "Take only runs that match, in MLflow's search language.", default="", metavar="EXPRESSION"
     )
@@ -143,7 +179,11 @@ class Selection:
         metavar="TIME",
         read=functools.partial(parse_time_ms, end=True),
     )
-    deleted: bool = asked("Take deleted experiments and runs too.", default=True)
+    deleted: bool = asked(
+        "Take deleted experiments and runs too. Without them a version of a model whose run is "
+        "deleted comes with its files, and without the run.",
+        default=True,
+    )
     traces: bool = asked("Take traces.", default=True)
     artifacts: bool = asked("Take artifacts.", default=True)
     include: tuple[str, ...] = asked(
@@ -153,6 +193,11 @@ class Selection:
         f"Leave out artifacts whose path matches.{AGAIN}", default=(), metavar="GLOB"
     )
     alone: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "versions", _which_versions(self.versions))
+        if self.versions and not self.models:
+            raise UsageError("--versions is of models, and none is named", "add -m NAME, or -m '*'")
 
     @property
     def is_narrow(self) -> bool:
@@ -201,21 +246,32 @@ class Selection:
         return not self.is_narrow
 
     def versions_asked(
-        self, name: str, numbers: Collection[int], aliases: Mapping[str, int]
-    ) -> dict[str, int] | None:
+        self,
+        name: str,
+        numbers: Collection[int],
+        aliases: Mapping[str, int],
+        stages: Callable[[], Mapping[int, str]] = dict,
+    ) -> dict[str, set[int]] | None:
         """Return which versions of a registered model are taken, by what asks for them.
 
         Args:
             name: Of the model.
             numbers: Its versions.
             aliases: Version by alias.
+            stages: Tells the stage of versions; asked only where that matters.
 
         Returns:
             None where all are taken.
         """
+        found: dict[str, set[int]] = {}
         if not self.models or matches(self.models, (name,)):
-            return None
-        found: dict[str, int] = {}
+            if not self.versions:
+                return None
+            taken: set[int] = set()
+            for which in self.versions:
+                taken |= _meant(which, numbers, aliases, stages)
+            whole = [pattern for pattern in self.models if matches((pattern,), (name,))]
+            found = dict.fromkeys(whole, taken) if taken else {}
         for pattern in self.models:
             asked = version_asked(pattern)
             if asked is None or not matches(asked[:1], (name,)):
@@ -226,7 +282,7 @@ class Selection:
             else:
                 number = int(which) if which.isdecimal() else aliases.get(which[1:], 0)
             if number in numbers:
-                found[pattern] = number
+                found[pattern] = {number}
         return found
 
     def takes_artifact(self, path: str) -> bool:

@@ -251,7 +251,11 @@ def within(
 
 
 def take_versions(
-    model: RegisteredModel, ids: Iterable[str], selection: Selection, wanted: Wanted
+    model: RegisteredModel,
+    ids: Iterable[str],
+    selection: Selection,
+    wanted: Wanted,
+    documents: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> tuple[RegisteredModel, Callable[[str], bool]] | None:
     """Return a registered model, without the aliases of what stays, and which versions come.
 
@@ -260,20 +264,28 @@ def take_versions(
         ids: Those of its versions, also of what cannot be read; the last segment is the number.
         selection: What was asked for.
         wanted: Told what is there.
+        documents: Gives those of its versions, for their stages.
 
     Returns:
         What tells by its id whether a version comes; that also holds for an id without a number.
         None where versions are asked for and the model has none of them.
     """
     numbers = set(filter(None, map(_number_of, ids)))
-    asked = selection.versions_asked(model.name, numbers, model.aliases)
+
+    def stages() -> dict[int, str]:
+        found = ((document.get("version"), document) for document in documents())
+        return {
+            int(str(n)): str(of.get("current_stage", "")) for n, of in found if str(n).isdecimal()
+        }
+
+    asked = selection.versions_asked(model.name, numbers, model.aliases, stages)
     if asked is None:
         wanted.saw(MODELS, [model.name])
         return model, lambda _: True
     wanted.saw(MODELS, asked)
     if not asked:
         return None
-    taken = {*asked.values()}
+    taken = {number for numbers in asked.values() for number in numbers}
     if listed := model.document.get("aliases"):
         aliases = [entry for entry in listed if int(entry["version"]) in taken]
         model = replace(model, document={**model.document, "aliases": aliases})

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin import diff, lineage
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
-from mlflow_exim_plugin.options import Selection
+from mlflow_exim_plugin.options import Rename, Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.databases import rows_of_tables
@@ -288,3 +288,37 @@ def test_the_command(sqlite_source: Source, make_sqlite: Callable[[], str]) -> N
     result = CliRunner().invoke(exim, [*arguments[:3], "--user", "importer", "--use-src-user-id"])
     assert result.exit_code == 2
     assert "exclude each other" in result.stderr
+
+
+def test_a_copy_inside_one_place_goes_to_other_names_and_is_known_again(sqlite_uri: str) -> None:
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    run_id = client.create_run(client.create_experiment("churn"), run_name="r").info.run_id
+    client.log_metric(run_id, "loss", 0.5)
+    client.set_terminated(run_id)
+    client.create_registered_model("net")
+    for _ in range(2):
+        client.create_model_version("net", f"runs:/{run_id}/model", run_id)
+    client.set_registered_model_alias("net", "champion", "1")
+
+    with pytest.raises(UsageError, match="are both"):
+        copy(sqlite_uri, sqlite_uri)
+    for _ in range(2):
+        promoted = copy(
+            sqlite_uri, sqlite_uri, experiments=("churn",), experiment_name="churn/production"
+        )
+        released = copy(
+            sqlite_uri,
+            sqlite_uri,
+            models=("net",),
+            versions=("alias:champion",),
+            rename=Rename(names={"net": "net-production"}),
+        )
+        assert promoted.ok
+        assert released.ok
+
+    (there,) = client.search_runs([client.get_experiment_by_name("churn/production").experiment_id])
+    assert (there.info.run_id != run_id, there.data.metrics) == (True, {"loss": 0.5})
+    assert client.get_run(run_id).data.metrics == {"loss": 0.5}
+    (version,) = client.search_model_versions("name = 'net-production'")
+    assert (version.version, version.run_id) in {("1", run_id), (1, run_id)}
+    assert len(client.search_model_versions("name = 'net'")) == 2

@@ -193,7 +193,7 @@ def _version_in(archive: Archive, wanted: str) -> VersionEnvelope | None:
                 found = Selection(models=(wanted,)).versions_asked(
                     model.name, numbers, model.aliases
                 )
-                texts = map(str, (found or {}).values())
+                texts = [str(n) for taken in (found or {}).values() for n in taken]
                 versions = {
                     v.mlflow.model_version["version"]: v for v in archive.versions(model.name)
                 }

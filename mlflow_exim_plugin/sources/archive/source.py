@@ -49,7 +49,7 @@ from mlflow_exim_plugin.sources.archive.version_files import files_behind, files
 from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.envelope import Info, RunInfo, VersionInfo
@@ -62,6 +62,9 @@ __all__ = ["ArchiveSource"]
 _BEFORE_TRACES = [k for k, of in ENTITY_KINDS.items() if of.of_experiment and not of.after_traces]
 _AFTER_TRACES = [k for k, of in ENTITY_KINDS.items() if of.after_traces]
 _AFTER_MODELS = [k for k, of in ENTITY_KINDS.items() if not of.of_experiment and of.rows]
+
+
+_VERSION = "/version.json"
 
 
 class ArchiveSource:
@@ -369,11 +372,17 @@ class _TreeStream:
             )
             if not wanted.takes_model(model.name):
                 continue
-            by_folder = {member.removesuffix("/version.json"): member for member in members}
-            found = take_versions(model, by_folder, self._selection, wanted)
-            if found is None:
+            by_folder = {member.removesuffix(_VERSION): member for member in members}
+            unread: list[Failure] = []
+            documents = partial(self._version_documents, members, version_kind, unread)
+            found = take_versions(model, by_folder, self._selection, wanted, documents)
+            takes = found[1] if found else None
+            for failure in unread:  # what is taken is read again, and named then
+                if takes is None or not takes(failure.id.removesuffix(_VERSION)):
+                    yield failure
+            if found is None or takes is None:
                 continue
-            model, takes = found
+            model = found[0]
             listed = self._versions[kind, model.name] = []
             for member in (by_folder[folder] for folder in by_folder if takes(folder)):
                 try:
@@ -382,6 +391,16 @@ class _TreeStream:
                     yield Failure(version_kind, member, error.message)
             listed.sort(key=lambda found: int(found[0].mlflow.model_version["version"]))
             yield model
+
+    def _version_documents(
+        self, members: Iterable[str], kind: Kind, unread: list[Failure]
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield the documents of versions, which are looked at to choose among them."""
+        for member in members:
+            try:
+                yield self._archive.document(VersionEnvelope, member).mlflow.model_version
+            except InvalidArchiveError as error:
+                unread.append(Failure(kind, member, error.message))
 
     def _as_it_is(self, path: str, info: VersionInfo | RunInfo, kind: Kind) -> dict[str, Any]:
         """Return what is told of an object where it goes into another archive."""

@@ -115,7 +115,8 @@ def _taken(of: ExportedModel, selection: Selection, wanted: Wanted) -> ExportedM
     """Return a model with those of its versions that are taken, None where it has none of them."""
     ids = [version.id for version in of.versions.values()]
     ids += [failure.id for failure in of.failures]
-    if (found := take_versions(of.model, ids, selection, wanted)) is None:
+    documents = [version.document for version in of.versions.values()]
+    if (found := take_versions(of.model, ids, selection, wanted, lambda: documents)) is None:
         return None
     model, takes = found
     return replace(

@@ -201,8 +201,10 @@ class FolderSource:
         self, model: RegisteredModel, selection: Selection, wanted: Wanted
     ) -> _TakenModel | None:
         """Return a model and which of its versions are taken; they are looked at if asked for."""
-        listed = self._registry.versions(model) if selection.models else ()
-        return take_versions(model, [version.id for version in listed], selection, wanted)
+        listed = list(self._registry.versions(model)) if selection.models else []
+        documents = [of.document for of in listed if isinstance(of, ModelVersion)]
+        ids = [version.id for version in listed]
+        return take_versions(model, ids, selection, wanted, lambda: documents)
 
     def _versions_of(self, models: list[_TakenModel]) -> list[ModelVersion]:
         versions = [

@@ -541,7 +541,13 @@ def _taken(found: _Versions, selection: Selection, wanted: Wanted) -> _Versions 
             return version.id
         return f"{model.name}/{version['version']}"
 
-    taken = take_versions(model, map(identity, listed), selection, wanted)
+    taken = take_versions(
+        model,
+        map(identity, listed),
+        selection,
+        wanted,
+        lambda: [version for version in listed if not isinstance(version, Failure)],
+    )
     if taken is None:
         return None
     return taken[0], [version for version in listed if taken[1](identity(version))]

@@ -391,3 +391,39 @@ def test_what_one_side_of_a_diff_lacks_is_missing_there_and_nothing_is_unreadabl
     assert "nreadable" not in lacking.stdout
     assert neither.exit_code == 3
     assert [one["id"] for one in json.loads(neither.stdout)["unreadable"]] == ["nobody"]
+
+
+VERSIONS = {
+    "7": [7],
+    "latest": [7],
+    "latest:2": [3, 7],
+    "latest:9": [1, 3, 7],
+    "stage:production": [7],
+    "stage:None|latest": [1, 3, 7],
+    "alias:latest-good | 1": [1, 3],
+}
+
+
+@pytest.mark.parametrize(("which", "numbers"), VERSIONS.items(), ids=VERSIONS)
+def test_versions_are_taken_by_number_newest_stage_and_alias(
+    which: str, numbers: list[int], tmp_path: Path
+) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+
+    packed = call("pack", archive, "--tracking-uri", MODELS, "-m", "ir*", "--versions", which)
+
+    assert packed.exit_code == 0, packed.stderr
+    taken = {model["name"]: model["versions"] for model in parsed("ls", archive)["models"]}
+    assert taken["iris"] == numbers
+    assert call("verify", archive).exit_code == 0
+
+
+def test_a_model_without_such_a_version_is_named(tmp_path: Path) -> None:
+    archive = str(tmp_path / "a.tar.zst")
+    asked = ["--tracking-uri", MODELS, "-m", "iris", "-m", "Iris", "--versions", "stage:Production"]
+
+    packed = call("pack", archive, *asked)
+
+    assert packed.exit_code == 3
+    assert "Failed: registered model Iris: there is none of this name" in packed.stdout
+    assert call("pack", str(tmp_path / "b"), *asked[:2], *asked[4:]).exit_code == 4

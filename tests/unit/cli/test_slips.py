@@ -98,6 +98,23 @@ SLIPS = {
     "copy mlflow.db sqlite:///new.db": (4, "is a database", "write sqlite:///mlflow.db"),
     "copy sqlite:///gone.db sqlite:///new.db": (4, "no MLflow store", "check --tracking-uri"),
     "copy sqlite:///mlflow.db x.tar.zst": (2, "is an archive", "write pack x.tar.zst"),
+    "copy sqlite:///mlflow.db sqlite:///mlflow.db": (
+        2,
+        "are both",
+        "--experiment-name or --rename",
+    ),
+    "copy sqlite:///mlflow.db sqlite:///mlflow.db --rename a=b --preserve-ids": (
+        *(2, "cannot keep its ids"),
+        "leave --preserve-ids out",
+    ),
+    "copy models.tar.zst sqlite:///new.db --rename a": (4, "no file a", "write OLD=NEW"),
+    "copy models.tar.zst sqlite:///new.db --rename a=": (2, "a name is empty", "write OLD=NEW"),
+    "copy models.tar.zst sqlite:///new.db --rename a=b*": (2, "one *", "'/Users/a/*=/Users/b/*'"),
+    "pack x --tracking-uri models.tar.zst -m iris --versions newest": (
+        *(2, "is no version"),
+        "stage:Production",
+    ),
+    "pack x --tracking-uri models.tar.zst --versions 3": (2, "none is named", "add -m NAME"),
     "diff models.tar.zst localhost:5000": (2, "no scheme", "write http://localhost:5000"),
     "ls sqlite:///mlflow.db": (2, "is a database", "pack ARCHIVE --tracking-uri URI"),
     "verify sqlite:///mlflow.db": (2, "is a database", "pack ARCHIVE --tracking-uri URI"),
