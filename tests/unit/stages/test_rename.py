@@ -22,6 +22,8 @@ from mlflow_exim_plugin.stages.rename import Renaming
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlflow_exim_plugin.schema.objects import StreamItem
+
 
 def renamed(*names: str, typed: Rename) -> list[str]:
     items = [Experiment({"experiment_id": "1", "name": name}) for name in names]
@@ -30,7 +32,7 @@ def renamed(*names: str, typed: Rename) -> list[str]:
 
 def test_every_kind_that_people_name() -> None:
     dataset = Entity(Kind.EVALUATION_DATASET, {"dataset_id": "d-1", "name": "old"})
-    items = [
+    items: list[StreamItem] = [
         Experiment({"experiment_id": "1", "name": "old"}),
         RegisteredModel({"name": "old"}),
         RegisteredModel({"name": "old"}, Kind.PROMPT),
