@@ -74,6 +74,7 @@ def show(
 
     with open_source(archive, opening, among=("archive", "export")) as source:
         document = document_of(source, trace=trace, **asked)
+        root = source.archive.reader.root if source.archive else None
     if output == "json":
         show_json(document)
     elif envelope:
@@ -81,7 +82,7 @@ def show(
     else:
         from mlflow_exim_plugin.cli.look.summary import show_summary
 
-        show_summary(document)
+        show_summary(document, root)
 
 
 def _show_log(archive: str, opening: Opening, *, as_json: bool) -> None:

@@ -21,15 +21,16 @@ _LONGEST = 200
 _OF_MLFLOW = "mlflow."
 
 
-def show_summary(document: dict[str, Any]) -> None:
+def show_summary(document: dict[str, Any], root: str | None = None) -> None:
     """Print what matters of a document.
 
     Args:
         document: As ``operations.look.contents.document_of`` gives it.
+        root: Root digest of the archive that it is of, hex.
     """
     own = document.get("mlflow", document)
     if "counts" in document.get("info", {}):
-        _archive(document)
+        _archive(document, root)
     elif "counts" in document:
         _table(("", "held"), [(kind.replace("_", " "), n) for kind, n in own["counts"].items()])
     elif "experiment" in own:
@@ -57,7 +58,7 @@ def show_summary(document: dict[str, Any]) -> None:
         _model(own, own.get("versions", []))
 
 
-def _archive(document: dict[str, Any]) -> None:
+def _archive(document: dict[str, Any], root: str | None) -> None:
     system, info = document["system"], document["info"]
     _facts(
         ("packed", f"{system['_export_time']} UTC by {system.get('user') or 'somebody'}"),
@@ -65,6 +66,7 @@ def _archive(document: dict[str, Any]) -> None:
         ("by", f"{system['script']}, package {system['package_version']}"),
         ("MLflow", system.get("mlflow_version")),
         ("format", system.get("format_version")),
+        ("root", root),
         ("content root", info.get("content_root")),
         ("metric rows", f"{info.get('metric_rows', 0):,}"),
         ("artifacts", size_text(info.get("artifact_bytes", 0))),

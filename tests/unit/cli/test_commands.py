@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from mlflow_exim_plugin import __version__
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.cli.output import say, show_report, size_text
+from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.report import Report
@@ -128,6 +129,8 @@ def test_show_gives_the_envelope_that_is_in_the_archive() -> None:
     assert [int(v["mlflow"]["model_version"]["version"]) for v in shown["versions"]] == (
         model["versions"]
     )
+    with ArchiveReader.open(MINIMAL) as reader:
+        assert f"root          {reader.root}" in call("show", MINIMAL).stdout
     whole = call("show", MINIMAL, "-r", run["run_id"], "--envelope").stdout
     assert f"run_id: {run['run_id']}" in whole
 
