@@ -40,6 +40,9 @@ _MODULES = {
     "Repacking": "options",
     "Report": "schema.report",
     "ReportPage": "pages.report",
+    "Scan": "operations.scan",
+    "ScanFinding": "operations.scan",
+    "Scanning": "options",
     "Selection": "options",
     "Signature": "container.signing.check",
     "Signed": "operations.proving.sign",
@@ -61,6 +64,7 @@ _MODULES = {
     "repack": "operations.repack",
     "report": "pages.report",
     "sign": "operations.proving.sign",
+    "scan": "operations.scan",
     "unpack": "operations.unpack",
     "verify": "operations.proving.verify",
 }

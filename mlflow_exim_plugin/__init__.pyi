@@ -14,6 +14,8 @@ from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
 from mlflow_exim_plugin.operations.proving.sign import keygen as keygen
 from mlflow_exim_plugin.operations.proving.verify import Verification as Verification
 from mlflow_exim_plugin.operations.repack import Repacked as Repacked
+from mlflow_exim_plugin.operations.scan import Scan as Scan
+from mlflow_exim_plugin.operations.scan import ScanFinding as ScanFinding
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
 from mlflow_exim_plugin.options.groups import Comparing as Comparing
 from mlflow_exim_plugin.options.groups import Drawing as Drawing
@@ -25,6 +27,7 @@ from mlflow_exim_plugin.options.groups import Publishing as Publishing
 from mlflow_exim_plugin.options.groups import Reading as Reading
 from mlflow_exim_plugin.options.groups import Rename as Rename
 from mlflow_exim_plugin.options.groups import Repacking as Repacking
+from mlflow_exim_plugin.options.groups import Scanning as Scanning
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
 from mlflow_exim_plugin.options.proving import Checking as Checking
@@ -334,6 +337,38 @@ def report(
     exclude: str | Sequence[str] = ...,
     overwrite: bool = ...,
 ) -> ReportPage: ...
+def scan(
+    location: str | None = ...,
+    *,
+    opening: Opening = ...,
+    selection: Selection = ...,
+    reading: Reading = ...,
+    scanning: Scanning = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
+    find: str | Sequence[str] = ...,
+    allow: str | Sequence[str] = ...,
+    ignore: str | Sequence[str] = ...,
+    limit: int | None = ...,
+    jobs: int = ...,
+    found: Callable[[Any], None] | None = ...,
+    progress: Callable[[Any], None] | None = ...,
+) -> Scan: ...
 def sign(
     archive: str,
     key: str,

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PATTERN", "SECRET", "WITH_UMLAUT", "plant"]
 
-SECRET = "Zq7-Hush-42"
+SECRET = "AKIAZQ7HUSH42PLANTED"
+"""A key of AWS, as far as anybody can tell."""
 WITH_UMLAUT = "Zq7Gehèim"
 """JSON may escape it."""
 PATTERN = f"{SECRET}|{WITH_UMLAUT}"
@@ -91,6 +92,7 @@ def _planted(stream: Iterator[StreamItem]) -> Iterator[StreamItem]:
         if isinstance(planted, Run | LoggedModel | ModelVersion):
             planted.artifacts = [*_files(), *planted.artifacts]
         if isinstance(planted, Run) and is_first:
+            planted.artifacts = [*planted.artifacts, _across_blocks()]
             is_first = False
             rows = pa.table([[f"{SECRET} loss"], [1], [2], [0.5]], schema=HISTORY)
             planted.histories, planted.doubles = [RunRows.of(planted.id, rows)], None
@@ -100,14 +102,17 @@ def _planted(stream: Iterator[StreamItem]) -> Iterator[StreamItem]:
 
 
 def _files() -> list[Artifact]:
-    across = b"\0" * ((1 << 20) - 4) + SECRET.encode() + b"\0" * 9
     contents = {
         f"of {SECRET}.txt": b"",
         "conf/key.txt": f"the key is {WITH_UMLAUT}".encode(),
-        "across blocks.bin": across,
         "kept.txt": KEPT.encode(),
     }
     return [Artifact(path, len(data), partial(io.BytesIO, data)) for path, data in contents.items()]
+
+
+def _across_blocks() -> Artifact:
+    data = b"\0" * ((1 << 20) - 4) + SECRET.encode() + b"\0" * 9
+    return Artifact("z/across blocks.bin", len(data), partial(io.BytesIO, data))
 
 
 def _in_document(value: Any, place: str) -> Any:

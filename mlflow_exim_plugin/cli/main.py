@@ -27,6 +27,7 @@ _MODULES = {
     "sign": "proving",
     "keygen": "proving",
     "repack": "repack",
+    "scan": "scan",
     "leftovers": "leftovers",
     "completion": "main",
 }

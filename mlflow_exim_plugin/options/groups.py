@@ -31,6 +31,7 @@ __all__ = [
     "Reading",
     "Rename",
     "Repacking",
+    "Scanning",
     "TakingOut",
     "Work",
     "Writing",
@@ -203,6 +204,43 @@ class Repacking:
         _at_least_one(self.jobs)
         if self.frame_bytes is not None and not 16 << 10 <= self.frame_bytes <= 4 << 20:
             raise UsageError(f"a frame holds 16384 to 4194304 bytes, not {self.frame_bytes}")
+
+
+@dataclass(frozen=True)
+class Scanning:
+    """What is looked for, and how much of it is told.
+
+    Attributes:
+        found: Called with each ``ScanFinding`` that is kept.
+        progress: Called with the ``Scan`` after each object.
+    """
+
+    find: tuple[str, ...] = asked(
+        f"Detector to use: token, private-key, password, email or card; all without it.{AGAIN}",
+        default=(),
+        metavar="DETECTOR",
+    )
+    allow: tuple[str, ...] = asked(
+        "What is no secret: a regular expression for the whole of what is found, such as "
+        rf"'.*@example\.com'.{AGAIN}",
+        default=(),
+        metavar="PATTERN",
+    )
+    ignore: tuple[str, ...] = asked(
+        "Field to leave out with all below it, with * and ?, such as run.data.tags.mlflow.user or "
+        f"'*.artifacts.docs/*'.{AGAIN}",
+        default=(),
+        metavar="FIELD",
+    )
+    limit: int | None = asked(
+        "Findings to show; all of them are counted.", default=None, least=0, typed=1000
+    )
+    jobs: int = asked("How many calls to a server may be under way at once.", default=4, least=1)
+    found: Callable[[Any], None] | None = for_programs(None)
+    progress: Callable[[Any], None] | None = for_programs(None)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.jobs)
 
 
 @dataclass(frozen=True)

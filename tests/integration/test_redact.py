@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
 
-from mlflow_exim_plugin import diff, pack, unpack, verify
+from mlflow_exim_plugin import diff, pack, scan, unpack, verify
+from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.kinds import Kind
@@ -17,18 +19,16 @@ from mlflow_exim_plugin.sources.archive.archive import Archive
 from tests.compare import assert_count_law
 from tests.filled import once_a_session
 from tests.pinned import ARCHIVE
-from tests.planted import KEPT, PATTERN, plant
+from tests.planted import KEPT, PATTERN, SECRET, WITH_UMLAUT, plant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mlflow_exim_plugin import Report
 
 pytestmark = pytest.mark.integration
 
-TRACE = b"Zq7"
-"""What all that was planted has in it."""
+TRACES = (SECRET.encode(), WITH_UMLAUT.encode(), b"Zq7Geh")
 RULES = """
 rules:
   - {field: "*", match: "PATTERN", action: ACTION}
@@ -57,7 +57,7 @@ def rules(folder: Path, action: str) -> str:
     return str(path)
 
 
-def with_secrets(archive: str) -> Iterator[str]:
+def with_secrets(archive: str, traces: tuple[bytes, ...] = TRACES) -> Iterator[str]:
     """Yield the members whose name or bytes, or values of whose table, have a secret in them."""
     with ArchiveReader.open(archive) as reader:
         for member in reader.members():
@@ -65,12 +65,13 @@ def with_secrets(archive: str) -> Iterator[str]:
                 data = stream.read()
             if member.path.endswith(".parquet"):
                 data = repr(pq.read_table(io.BytesIO(data)).to_pylist()).encode()
-            if TRACE in data or TRACE in member.path.encode():
+            if any(trace in data or trace in member.path.encode() for trace in traces):
                 yield member.path
 
 
 def assert_nothing_is_said(report: Report) -> None:
-    assert TRACE not in json.dumps(report.to_dict()).encode()
+    told = json.dumps(report.to_dict()).encode()
+    assert not [trace for trace in TRACES if trace in told]
 
 
 @pytest.mark.parametrize("action", ["replace", "hash", "drop"])
@@ -90,7 +91,7 @@ def test_no_byte_of_a_secret_is_left(planted: str, tmp_path: Path, action: str) 
         assert told == report.redacted[0]
         assert [rule["action"] for rule in told["rules"]] == [action, "drop"]
         dropped = [rule["files_dropped"]["run"] for rule in told["rules"]]
-        assert sum(dropped) == 3 * report.counts[Kind.RUN].written
+        assert sum(dropped) == 2 * report.counts[Kind.RUN].written + 1
         kept = [a for run in left.runs() for a in run.info.artifacts if a.path == "kept.txt"]
         assert len(KEPT) in {a.size_bytes for a in kept}
 
@@ -106,7 +107,7 @@ def test_what_is_left_arrives_at_a_database(planted: str, tmp_path: Path) -> Non
     # What was planted in names alone leads nowhere in others, redacted or not.
     whole = {Kind.EXPERIMENT, Kind.RUN, Kind.LOGGED_MODEL, Kind.TRACE, Kind.EVALUATION_DATASET}
     assert not {d.kind for d in diff(archive, target).differences} & whole
-    assert TRACE not in (tmp_path / "target.db").read_bytes()
+    assert not [trace for trace in TRACES if trace in (tmp_path / "target.db").read_bytes()]
 
 
 def test_nothing_is_left_at_a_server_that_objects_come_to_redacted(
@@ -126,7 +127,7 @@ def test_nothing_is_left_at_a_server_that_objects_come_to_redacted(
 
     assert report.counts[Kind.TRACE].written
     assert_nothing_is_said(report)
-    assert TRACE not in (tmp_path / "target.db").read_bytes()
+    assert not [trace for trace in TRACES if trace in (tmp_path / "target.db").read_bytes()]
 
 
 def test_rules_that_meet_nothing_leave_every_object_as_it_was(tmp_path: Path) -> None:
@@ -159,3 +160,32 @@ def test_an_archive_taken_from_a_redacted_one_says_so_too(tmp_path: Path) -> Non
 def test_what_was_begun_without_the_rules_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other rules"):
         pack(str(tmp_path / "a.tar.zst"), tracking_uri=str(ARCHIVE), redact=("users",), resume=True)
+
+
+def test_rules_that_a_scan_writes_take_out_what_it_found(
+    planted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules_file, left = str(tmp_path / "rules.yaml"), str(tmp_path / "left.tar.zst")
+    command = ["scan", planted, "--find", "token", "--output"]
+
+    with pytest.raises(SystemExit) as ended:
+        exim([*command, "json", "--write-rules", rules_file, "--limit", "5"])
+    told = json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        exim([*command, "text"])
+    said = capsys.readouterr().out
+
+    assert ended.value.code == 1
+    assert SECRET not in said
+    assert SECRET not in json.dumps(told)
+    assert SECRET not in Path(rules_file).read_text()
+    assert len(told["findings"]) == 5
+    places = sum(count for counts in told["counts"].values() for count in counts.values())
+    assert len([line for line in said.splitlines() if "AKIA… (20 characters)" in line]) > 0
+    assert places > 500
+    assert {"token"} == {detector for counts in told["counts"].values() for detector in counts}
+
+    pack(left, tracking_uri=planted, redact=(rules_file,))
+
+    assert list(with_secrets(left, (SECRET.encode(),))) == []
+    assert scan(left, find=("token",)).clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import threading
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -24,13 +23,13 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     closed_after,
 )
+from mlflow_exim_plugin.stages.privacy.file_texts import texts_of
 from mlflow_exim_plugin.stages.privacy.roles import role
 from mlflow_exim_plugin.stages.privacy.rules import OF_SYSTEM, SYSTEM, hashed
 from mlflow_exim_plugin.stages.privacy.walk import FieldWalk, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import BinaryIO
 
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import StreamItem, StreamObject
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Redaction"]
 
 _DONE = {"drop": "dropped", "hash": "hashed", "replace": "replaced"}
-_BLOCK_BYTES = 1 << 20
-_LONGEST_FINDING = 1 << 16
-"""Characters of a file that are looked at together with those before them."""
 
 
 class Redaction:
@@ -163,11 +159,11 @@ class Redaction:
             return hashed(text, self._salt)
         return rule.replacement
 
-    def _count(self, kind: Kind, number: int) -> None:
+    def _count(self, kind: Kind, number: int, _path: str) -> None:
         self._fields[number, kind] += 1
         self._touched.add(number)
 
-    def _keep(self, kind: Kind, number: int) -> None:
+    def _keep(self, kind: Kind, number: int, _path: str) -> None:
         self._ids_kept[number, kind] += 1
 
     def _walk(self, kind: Kind) -> FieldWalk:
@@ -289,7 +285,7 @@ class Redaction:
                 continue
             if rule.places(file.path):
                 return number
-            if rule.reads_files and (not rule.finders or _stands_in(rule, file.open())):
+            if rule.reads_files and (not rule.finders or _stands_in(rule, file)):
                 return number
         return None
 
@@ -298,13 +294,5 @@ def _counted(counts: Counter[tuple[int, Kind]], number: int) -> dict[str, int]:
     return {str(kind): counts[number, kind] for kind in Kind if counts[number, kind]}
 
 
-def _stands_in(rule: RedactionRule, stream: BinaryIO) -> bool:
-    """Whether what a rule looks for stands in a file, be that a text or not."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    text = ""
-    with stream:
-        while block := stream.read(_BLOCK_BYTES):
-            text = text[-_LONGEST_FINDING:] + decoder.decode(block)
-            if rule.places(text):
-                return True
-    return False
+def _stands_in(rule: RedactionRule, file: Artifact) -> bool:
+    return any(rule.places(text) for text, _ in texts_of(file.open()))

@@ -32,6 +32,7 @@ __all__ = [
     "RedactionRule",
     "RuleFile",
     "hashed",
+    "is_known",
     "load_rules",
     "load_salt",
     "ready_rules",
@@ -280,7 +281,7 @@ def _known_paths() -> tuple[str, ...]:
             *(path for path in columns if isinstance(path, str) and path),
         }
         files = "attachments" if kind is Kind.TRACE else "artifacts"
-        found += [f"{kind}.{path.replace('[*]', '[]')}" for path in sorted(described)]
+        found += [f"{kind}.{path.replace('[]', '[*]')}" for path in sorted(described)]
         found.append(f"{kind}.{files}")
     return tuple(found)
 
@@ -295,20 +296,26 @@ def _check_path(path: str, where: str) -> None:
                 f"{where}: {path} is a kind and no field",
                 "to leave whole objects out, select others: -e, -r, -m, --no-traces",
             )
-    if path.strip("*") in ("", "."):
-        return
-    described = [known.replace("[]", "[x]") for known in _known_paths()]
-    at_or_above = compiled([_expression(path)])
-    steps = re.split(r"(?=[.\[])", path)
-    owners = [re.compile(_expression("".join(steps[:n]))) for n in range(2, len(steps))]
-    if not any(
-        at_or_above.fullmatch(known) or any(owner.fullmatch(known) for owner in owners)
-        for known in described
-    ):
+    if not is_known(path):
         raise UsageError(
             f"{where}: nothing that could be taken out lies at {path}",
             _near(path, _known_paths()) or "see the fields with `mlflow exim show` or `diff`",
         )
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def is_known(path: str) -> bool:
+    """Whether a path may lead to something that can be taken out, as far as that is described."""
+    if path.strip("*") in ("", "."):
+        return True
+    described = _known_paths()
+    at_or_above = compiled([_expression(path)])
+    steps = re.split(r"(?=[.\[])", path)
+    owners = [re.compile(_expression("".join(steps[:n]))) for n in range(2, len(steps))]
+    return any(
+        at_or_above.fullmatch(known) or any(owner.fullmatch(known) for owner in owners)
+        for known in described
+    )
 
 
 def _check_action(path: str, rule: RedactionRule, where: str) -> None:

@@ -31,7 +31,7 @@ class FieldWalk:
         kind: The kind.
         rules: The rules, each with a number.
         act: Gives what stands for a text that a rule hashes or replaces.
-        count: Told of each field, by the number of its rule.
+        count: Told of each field, by the number of its rule and its path.
         keep: Told likewise of each id that stays with what the rule looks for in it.
     """
 
@@ -40,8 +40,8 @@ class FieldWalk:
         kind: Kind,
         rules: list[tuple[int, RedactionRule]],
         act: Callable[[RedactionRule, str], str],
-        count: Callable[[int], None],
-        keep: Callable[[int], None],
+        count: Callable[[int, str], None],
+        keep: Callable[[int, str], None],
     ) -> None:
         self._kind = kind
         self._rules = rules
@@ -77,16 +77,16 @@ class FieldWalk:
         if not isinstance(value, dict | list) and (
             value is None or value is True or value is False
         ):
-            return self._dropped_scalar(value, place, reaching)
+            return self._dropped_scalar(value, place, path, reaching)
         if isinstance(value, dict | list):
             for number, rule in reaching:
                 if rule.action == "drop" and not rule.finders and value:
                     if rule.excepted or self._leads_to_ids(place):
                         break
-                    self._count(number)
+                    self._count(number, path)
                     return type(value)()
             return self._inside(value, place, path)
-        return self._scalar(value, place, key, reaching)
+        return self._scalar(value, place, path, key, reaching)
 
     def _inside(self, value: Any, place: str, path: str) -> Any:
         if isinstance(value, dict):
@@ -94,11 +94,11 @@ class FieldWalk:
         return self._elements(value, place, path)
 
     def _dropped_scalar(
-        self, value: Any, place: str, reaching: list[tuple[int, RedactionRule]]
+        self, value: Any, place: str, path: str, reaching: list[tuple[int, RedactionRule]]
     ) -> Any:
         for number, rule in reaching:
             if rule.action == "drop" and not rule.finders and role(self._kind, place) != "id":
-                self._count(number)
+                self._count(number, path)
                 return GONE
         return value
 
@@ -148,7 +148,7 @@ class FieldWalk:
             number = self.dropped_by(f"{path}[{key}]", key)
             if number is None:
                 return entry
-            self._count(number)
+            self._count(number, f"{path}[{key}]")
             return GONE
         below = f"{path}.{key}"
         if self._key_says(key, f"{place}.{key}", below):
@@ -163,27 +163,32 @@ class FieldWalk:
         """Whether a key itself has what is to be taken out: then it goes with its value."""
         for number, rule in self._reaching(path):
             if rule.finders and role(self._kind, place) != "id" and rule.places(key):
-                self._count(number)
+                self._count(number, path)
                 return True
         return False
 
     def _scalar(
-        self, value: Any, place: str, key: str, reaching: list[tuple[int, RedactionRule]]
+        self,
+        value: Any,
+        place: str,
+        path: str,
+        key: str,
+        reaching: list[tuple[int, RedactionRule]],
     ) -> Any:
         is_a = role(self._kind, place)
         if is_a == "id" and isinstance(value, str):
             for number, rule in reaching:
                 if rule.places(value):
-                    self._keep(number)
+                    self._keep(number, path)
         if is_a == "id" or (not isinstance(value, str) and is_a != "json"):
-            return self._dropped_scalar(value, place, reaching)
+            return self._dropped_scalar(value, place, path, reaching)
         text = value if isinstance(value, str) else str(value)
         is_needed = is_a in ("name", "root") or place.rpartition(".")[2] == "name"
         for number, rule in reaching:
             if not rule.finders:
                 if is_a in ("name", "root") or (not text and rule.action != "drop"):
                     continue
-                self._count(number)
+                self._count(number, path)
                 if rule.action == "drop" and not is_needed:
                     return GONE
                 return self._act(rule, text)
@@ -191,7 +196,7 @@ class FieldWalk:
             kept = refers.field if isinstance(refers, Json) else ""
             new = Texts(rule, self._act, kept).of(text, key)
             if new != text:
-                self._count(number)
+                self._count(number, path)
                 if rule.action == "drop" and not is_needed:
                     return GONE
                 text = new

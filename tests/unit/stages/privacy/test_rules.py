@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import pytest
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.stages.privacy.redact import Redaction
 from mlflow_exim_plugin.stages.privacy.rules import READY, load_rules, load_salt
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RUN_NAME = "- {field: run.info.run_name, action: hash}"
 
@@ -79,6 +77,17 @@ def test_a_rule_that_cannot_be_is_refused(
 )
 def test_a_field_may_be_written_as_diff_shows_it(tmp_path: Path, field: str) -> None:
     load(tmp_path, f"- {{field: '{field}', action: drop}}")
+
+
+def test_the_rules_that_the_guide_shows_are_rules(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[4] / "docs/guides/privacy.md").read_text("utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    path = tmp_path / "rules.yaml"
+    path.write_text(shown)
+
+    (file,) = load_rules([str(path)])
+
+    assert [rule.action for rule in file.rules] == ["drop", "hash", "replace", "replace", "drop"]
 
 
 def test_ready_rules_are_rules() -> None:
