@@ -350,6 +350,7 @@ def scan(
     experiments: str | Sequence[str] = ...,
     runs: str | Sequence[str] = ...,
     models: str | Sequence[str] = ...,
+    versions: str | Sequence[str] = ...,
     filter: str = ...,
     since_ms: int | None = ...,
     until_ms: int | None = ...,
