@@ -7,6 +7,7 @@ server that was started for it. The servers end with the program, which ends wit
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import json
@@ -20,10 +21,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-# All that a server imports. What it makes of its environment it does in modules of mlflow.server,
-# and so each server imports these again.
+# All that a server imports.
 _PRELOADED = ("mlflow.cli", "mlflow.server.fastapi_app", "uvicorn.lifespan.on")
 
 
@@ -32,18 +32,21 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     for module in _PRELOADED:
         importlib.import_module(module)
-    for name in list(sys.modules):
-        if f"{name}.".startswith("mlflow.server."):
-            del sys.modules[name]
+    # What a server makes of its environment as it is imported it does in modules of mlflow.server.
+    _forget_server()
+    read = _read_by_import("mlflow.server.fastapi_app")
+    remember_schema_revision()
     from sqlalchemy import Engine, event
+    from sqlalchemy.orm import configure_mappers
 
+    configure_mappers()
     event.listen(Engine, "connect", write_later)
     gc.freeze()  # what is shared stays shared
     gc.set_threshold(20_000, 20, 20)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: no zombies
     started = []
     for line in sys.stdin:
-        started.append(_start(**json.loads(line)))
+        started.append(_start(read, **json.loads(line)))
         print(started[-1], file=replies, flush=True)
     for pid in started:
         with suppress(ProcessLookupError):
@@ -56,14 +59,65 @@ def write_later(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
 
-def _start(arguments: list[str], directory: str, environment: dict[str, str], log: str) -> int:
+def remember_schema_revision() -> None:
+    """Find the newest revision of MLflow's schema once in a process, and not for each store.
+
+    MLflow imports all its migrations for it, and these do not change.
+    """
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+    utils._get_latest_schema_revision()
+
+
+def _read_by_import(module: str) -> dict[str, str | None]:
+    """Import a module and return what was read of the environment for it."""
+    read: dict[str, str | None] = {}
+    kind = type(os.environ)
+    get = kind.__getitem__
+
+    def noted(environ: os._Environ[str], name: str) -> str:
+        read[name] = None
+        read[name] = get(environ, name)
+        return get(environ, name)
+
+    kind.__getitem__ = noted  # type: ignore[method-assign]
+    try:
+        importlib.import_module(module)
+    finally:
+        kind.__getitem__ = get  # type: ignore[method-assign]
+    return read
+
+
+def _forget_server() -> None:
+    for name in list(sys.modules):
+        if f"{name}.".startswith("mlflow.server."):
+            del sys.modules[name]
+
+
+def _start(
+    read: Mapping[str, str | None],
+    arguments: list[str],
+    directory: str,
+    environment: dict[str, str],
+    log: str,
+) -> int:
     """Start a server as ``mlflow server`` does: a process that looks, then one that serves.
+
+    Args:
+        read: The environment that the modules of the server are imported for: with another one they
+            are imported again.
+        arguments: Of ``mlflow``.
+        directory: Where it works.
+        environment: All of its environment.
+        log: Gets what it prints.
 
     Returns:
         The process that serves; where there is none, the one that has found out why.
     """
 
     def look() -> None:
+        import_what_differs()
         import mlflow.server
         from mlflow.cli import cli
 
@@ -74,7 +128,12 @@ def _start(arguments: list[str], directory: str, environment: dict[str, str], lo
         os.write(told, json.dumps([command, extra_env]).encode())
         os._exit(0)
 
+    def import_what_differs() -> None:
+        if any(os.environ.get(name) != value for name, value in read.items()):
+            _forget_server()
+
     def serve() -> None:
+        import_what_differs()
         python, dash_m, module, *_ = command
         if (python, dash_m) != (sys.executable, "-m"):
             raise RuntimeError(f"mlflow server starts {command}")
