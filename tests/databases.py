@@ -51,29 +51,34 @@ def new_mariadb_database(template: str | None = None) -> Iterator[str]:
     _require_service("MariaDB", _MARIADB)
     import pymysql
 
-    def administer(*statements: str) -> list[tuple[str, ...]]:
+    @contextmanager
+    def administering() -> Iterator[pymysql.cursors.Cursor]:
         host, port = _MARIADB
         with (
-            closing(pymysql.connect(host=host, port=port, user="root")) as connection,
+            closing(
+                pymysql.connect(host=host, port=port, user="root", autocommit=True)
+            ) as connection,
             connection.cursor() as cursor,
         ):
-            for statement in statements:
-                cursor.execute(statement)
-            connection.commit()
-            return list(cursor.fetchall())
+            yield cursor
 
     name = _database_name()
-    statements = [f"CREATE DATABASE {name}"]
-    if template:
-        statements += [f"USE {name}", "SET FOREIGN_KEY_CHECKS = 0"]
-        for (table,) in administer(f"SHOW TABLES FROM {template}"):
-            ((_, made),) = administer(f"SHOW CREATE TABLE {template}.{table}")
-            statements += [made, f"INSERT INTO {table} SELECT * FROM {template}.{table}"]
-    administer(*statements)
+    with administering() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        if template:
+            cursor.execute(f"USE {name}")
+            cursor.execute("SET FOREIGN_KEY_CHECKS = 0")
+            cursor.execute(f"SHOW TABLES FROM {template}")
+            for (table,) in cursor.fetchall():
+                cursor.execute(f"SHOW CREATE TABLE {template}.{table}")
+                ((_, made),) = cursor.fetchall()
+                cursor.execute(made)
+                cursor.execute(f"INSERT INTO {table} SELECT * FROM {template}.{table}")
     try:
         yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
     finally:
-        administer(f"DROP DATABASE {name}")
+        with administering() as cursor:
+            cursor.execute(f"DROP DATABASE {name}")
 
 
 def initialise(uri: str) -> None:
