@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 T0 = 1_700_000_000_000
+MANY = "many, some spoilt"
 SEARCH, BATCH, ARTIFACT = "/traces/search", "/traces/batchGet", "/get-trace-artifact"
 NAN, TORN = "NaN", "{"
 """Values of feedback: MLflow can read the first and not send it, and cannot read the second."""
@@ -47,7 +48,7 @@ class Spoilable:
     """A server whose traces can be spoiled in its database."""
 
     server: Server
-    many: dict[str, tuple[str, set[str]]]
+    many: tuple[str, set[str]]
 
     def __post_init__(self) -> None:
         self.client = MlflowClient(self.server.url, self.server.url)
@@ -83,17 +84,13 @@ def spoilable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoilable]:
         yield Spoilable(server, many)
 
 
-def fill_many(uri: str) -> dict[str, tuple[str, set[str]]]:
-    """Make experiments with three pages of traces of some days, and with many of one moment."""
+def fill_many(uri: str) -> tuple[str, set[str]]:
+    """Make an experiment with two pages of traces of some days, and with many of one moment."""
     client = MlflowClient(uri, uri)
     store = client._tracking_client.store
     times = [*(T0 + n * 777_777 for n in range(700)), *[T0 + 777_777 * 350] * 20]
-    made = {}
-    for name in ("spoilt True", "spoilt False"):
-        experiment = client.create_experiment(name)
-        ids = {started_trace(store, experiment, request_time=time_ms) for time_ms in times}
-        made[name] = experiment, ids
-    return made
+    experiment = client.create_experiment(MANY)
+    return experiment, {started_trace(store, experiment, request_time=time) for time in times}
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +133,8 @@ def failed(report: Report) -> list[tuple[Kind, str]]:
     return sorted((failure.kind, failure.id) for failure in report.failures)
 
 
-@pytest.mark.parametrize("over_http", [True, False])
-def test_one_bad_trace_takes_no_other_with_it(
-    spoilable: Spoilable, tmp_path: Path, *, over_http: bool
-) -> None:
-    name = f"spoilt {over_http}"
-    experiment, there = spoilable.many[name]
+def test_one_bad_trace_takes_no_other_with_it(spoilable: Spoilable, tmp_path: Path) -> None:
+    experiment, there = spoilable.many
     first, newest = spoilable.trace(experiment, -5), spoilable.trace(experiment, T0 * 2)
     among = spoilable.trace(experiment, T0 + 777_777 * 350)
     among_too = spoilable.trace(experiment, T0 + 777_777 * 350, uuid.uuid4().hex)
@@ -151,47 +144,47 @@ def test_one_bad_trace_takes_no_other_with_it(
         spoilable.spoil(bad, TORN)
     for bad in (unsendable, alone):
         spoilable.spoil(bad, NAN)
-    server = spoilable.server
-
-    uri = server.url if over_http else server.backend_uri
-    report, traces = packed(uri, tmp_path / "a.tar.zst", name)
-
     unread, unsent = {first, newest, among, among_too}, {alone, unsendable}
-    if over_http:
-        assert set(traces) == there | unsent
-        named = {(Kind.TRACE, bad) for bad in unread} | {(Kind.ASSESSMENT, bad) for bad in unsent}
-    else:  # out of its tables an assessment costs itself
-        assert set(traces) == there | unsent | unread
-        named = {(Kind.ASSESSMENT, spoilable.spoilt[bad]) for bad in unread | unsent}
-    assert set(failed(report)) == named
-    assert len(report.failures) == len(named)
-    assert traces[alone].info["request_time_ms"] == T0 + 1
-    assert traces[alone].info["state"] == "OK"
-    assert traces[alone].info["tags"]["mlflow.traceName"] == "started"
+
+    for uri in (spoilable.server.url, spoilable.server.backend_uri):
+        report, traces = packed(uri, tmp_path / "a.tar.zst", MANY)
+
+        if uri == spoilable.server.url:
+            assert set(traces) == there | unsent
+            named = {(Kind.TRACE, bad) for bad in unread}
+            named |= {(Kind.ASSESSMENT, bad) for bad in unsent}
+        else:  # out of its tables an assessment costs itself
+            assert set(traces) == there | unsent | unread
+            named = {(Kind.ASSESSMENT, spoilable.spoilt[bad]) for bad in unread | unsent}
+        assert set(failed(report)) == named
+        assert len(report.failures) == len(named)
+        assert traces[alone].info["request_time_ms"] == T0 + 1
+        assert traces[alone].info["state"] == "OK"
+        assert traces[alone].info["tags"]["mlflow.traceName"] == "started"
+        (tmp_path / "a.tar.zst").unlink()
 
 
-@pytest.mark.parametrize("over_http", [True, False])
 def test_spans_and_links_of_a_trace_whose_assessments_cannot_be_sent(
-    spoilable: Spoilable, tmp_path: Path, *, over_http: bool
+    spoilable: Spoilable, tmp_path: Path
 ) -> None:
     server = spoilable.server
-    name = f"unsendable {over_http}"
-    made = seed_traces(server.url, name)
-    before = packed(server.url, tmp_path / "before.tar.zst", name)[1]
+    made = seed_traces(server.url, "unsendable")
+    before = packed(server.url, tmp_path / "before.tar.zst", "unsendable")[1]
     bad = made.traces["error"]
     spoilable.spoil(bad, NAN)
 
-    uri = server.url if over_http else server.backend_uri
-    report, traces = packed(uri, tmp_path / "a.tar.zst", name)
+    for uri, said in ((server.url, bad), (server.backend_uri, spoilable.spoilt[bad])):
+        report, traces = packed(uri, tmp_path / "a.tar.zst", "unsendable")
 
-    assert failed(report) == [(Kind.ASSESSMENT, bad if over_http else spoilable.spoilt[bad])]
-    assert set(traces) == set(before)
-    assert traces[bad].spans == before[bad].spans
-    assert traces[bad].info[LINKED_RUNS] == before[bad].info[LINKED_RUNS]
-    assert traces[bad].info["trace_metadata"] == before[bad].info["trace_metadata"]
-    for trace_id in set(traces) - {bad}:
-        assert traces[trace_id].document == before[trace_id].document
-        assert traces[trace_id].spans == before[trace_id].spans
+        assert failed(report) == [(Kind.ASSESSMENT, said)]
+        assert set(traces) == set(before)
+        assert traces[bad].spans == before[bad].spans
+        assert traces[bad].info[LINKED_RUNS] == before[bad].info[LINKED_RUNS]
+        assert traces[bad].info["trace_metadata"] == before[bad].info["trace_metadata"]
+        for trace_id in set(traces) - {bad}:
+            assert traces[trace_id].document == before[trace_id].document
+            assert traces[trace_id].spans == before[trace_id].spans
+        (tmp_path / "a.tar.zst").unlink()
 
 
 def test_what_fails_everywhere_is_not_searched_for_one_by_one(spoilable: Spoilable) -> None:
