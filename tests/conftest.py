@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from tests.databases import initialise, new_mariadb_database, new_postgres_database
-from tests.forked_server import write_later
+from tests.forked_server import remember_schema_revision, write_later
 from tests.servers import Server, new_sqlite_database, start_server
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Nothing of the user's: no servers, no credentials, no files left in the checkout."""
     gc.set_threshold(20_000, 20, 20)  # MLflow's modules are large and stay
     event.listen(Engine, "connect", write_later)
+    event.listen(Engine, "first_connect", _mlflow_may_be_there)
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("MLFLOW_", "_MLFLOW_", "DATABRICKS_", "AWS_")):
@@ -72,6 +74,11 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
             patch.setenv(name, "127.0.0.1,localhost")
         patch.chdir(tmp_path_factory.mktemp("cwd"))
         yield
+
+
+def _mlflow_may_be_there(_: object, __: object) -> None:
+    if "mlflow.store.db.utils" in sys.modules:  # many tests do without
+        remember_schema_revision()
 
 
 @pytest.fixture(scope="session")

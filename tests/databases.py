@@ -93,14 +93,16 @@ def initialise(uri: str) -> None:
 
 
 def rows_of_tables(uri: str) -> dict[str, list[dict[str, Any]]]:
-    """Return every row of every table, in an order of their own."""
+    """Return every row of every table, in an order of their own, with values as the driver's."""
     engine = sqlalchemy.create_engine(uri)
-    tables = sqlalchemy.MetaData()
-    tables.reflect(engine)
+    quoted = engine.dialect.identifier_preparer.quote
     with engine.connect() as connection:
         rows = {
-            name: [dict(row) for row in connection.execute(sqlalchemy.select(table)).mappings()]
-            for name, table in sorted(tables.tables.items())
+            name: [
+                dict(row)
+                for row in connection.exec_driver_sql(f"SELECT * FROM {quoted(name)}").mappings()
+            ]
+            for name in sorted(sqlalchemy.inspect(connection).get_table_names())
         }
     engine.dispose()
     return {name: sorted(found, key=repr) for name, found in rows.items()}

@@ -66,8 +66,9 @@ def remember_schema_revision() -> None:
     """
     from mlflow.store.db import utils
 
-    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
-    utils._get_latest_schema_revision()
+    if not hasattr(utils._get_latest_schema_revision, "cache_info"):
+        utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+        utils._get_latest_schema_revision()
 
 
 def _read_by_import(module: str) -> dict[str, str | None]:

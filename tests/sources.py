@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["Source", "seed_server", "server_with_all", "sqlite_file_with_all"]
+__all__ = ["Source", "seed_old_server", "seed_server", "server_with_all", "sqlite_file_with_all"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def sqlite_file_with_all(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def seed_server(uri: str) -> Seeded:
     """Fill a server with every hard case."""
     return seed(MlflowClient(uri, uri))
+
+
+def seed_old_server(uri: str) -> Seeded:
+    """Fill a server of MLflow 2 with every hard case that it takes."""
+    return seed(MlflowClient(uri), old_server=True)
 
 
 def seed_database(uri: str) -> Seeded:

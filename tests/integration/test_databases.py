@@ -47,7 +47,7 @@ from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
 from tests.seed import seed
 from tests.servers import new_sqlite_database
-from tests.sources import seed_server
+from tests.sources import seed_old_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,7 +226,7 @@ def test_what_a_real_server_of_2_22_wrote_is_packed_from_its_database(
     make_server: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    copy_of_server(tmp_path / "old", seed_server, mlflow_version="2.22.5")
+    copy_of_server(tmp_path / "old", seed_old_server, mlflow_version="2.22.5")
     server = make_server(tmp_path / "old", mlflow_version="2.22.5")
     before = fingerprint(server.backend_uri)
     rows = Selection(artifacts=False)

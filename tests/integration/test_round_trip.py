@@ -23,11 +23,11 @@ from tests.seed import (
     Seeded,
     log_files,
     new_run,
-    seed,
     seed_big,
     seed_of_mlflow_3,
 )
 from tests.servers import old_versions
+from tests.sources import seed_old_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -270,14 +270,10 @@ def assert_round_trip(source_uri: str, target_uri: str, tmp_path: Path, **option
     assert_same(source, snapshot(target_uri), report)
 
 
-def fill_old(uri: str) -> Seeded:
-    return seed(MlflowClient(uri), old_server=True)
-
-
 @pytest.mark.compat
 @pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_from_an_old_server(make_server: MakeServer, tmp_path: Path, mlflow_version: str) -> None:
-    copy_of_server(tmp_path / "old", fill_old, mlflow_version=mlflow_version)
+    copy_of_server(tmp_path / "old", seed_old_server, mlflow_version=mlflow_version)
     old, new = make_server(tmp_path / "old", mlflow_version=mlflow_version), make_server()
     archive = str(tmp_path / "a.tar.zst")
     source = snapshot(old.url)

@@ -22,7 +22,7 @@ from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Trace
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
-from tests.filled import copy_of_server
+from tests.filled import copy_of_database, copy_of_server
 from tests.proxy import FaultyProxy, Request
 from tests.servers import Server, start_server
 from tests.trace_seed import SeededTraces, put_trace_file, seed_traces, started_trace
@@ -79,7 +79,7 @@ class Spoilable:
 def spoilable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoilable]:
     folder = tmp_path_factory.mktemp("spoilable")
     # Clients of its database see its files too.
-    many = copy_of_server(folder, fill_many, serve_artifacts=False)
+    many = copy_of_database(folder, fill_many)
     with start_server(folder, serve_artifacts=False) as server:
         yield Spoilable(server, many)
 

@@ -303,7 +303,7 @@ def fill_busy(uri: str) -> tuple[str, set[str]]:
 
 
 def test_each_trace_once_while_others_write(make_server: MakeServer, tmp_path: Path) -> None:
-    experiment, there = copy_of_server(tmp_path / "server", fill_busy)
+    experiment, there = copy_of_database(tmp_path / "server", fill_busy)
     server = make_server(tmp_path / "server")
     store = MlflowClient(server.url, server.url)._tracking_client.store
     stop = threading.Event()
