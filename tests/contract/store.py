@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 import pytest
@@ -22,9 +22,6 @@ from mlflow_exim_plugin.storage.output import atomic_output
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["MEGABYTE", "Folder", "ReadingContract", "StoreContract"]
 
@@ -171,15 +168,9 @@ class ReadingContract:
         source.close()
 
 
+@pytest.mark.usefixtures("little_to_collect")
 class StoreContract(ReadingContract):
     """The laws of a store; a subclass has a fixture ``folder``."""
-
-    @pytest.fixture(autouse=True)
-    def _little_to_collect(self) -> Iterator[None]:
-        """Garbage is looked for in what the test made, not in the million objects before it."""
-        gc.freeze()
-        yield
-        gc.unfreeze()
 
     def test_an_archive_is_written_and_read(self, folder: Folder) -> None:
         large = os.urandom(12 * MEGABYTE)

@@ -161,6 +161,7 @@ def test_a_manifest_that_is_not_the_tag_manifests_is_refused_when_opened() -> No
         opened(Forgery(entries=change).data())
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_memory_does_not_grow_with_a_member() -> None:
     size_bytes = 96 << 20
     source = MemorySource(build({"data/x": rng.randbytes(size_bytes)}, level=1))

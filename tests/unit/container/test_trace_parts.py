@@ -77,6 +77,7 @@ def test_traces_fill_several_parts_and_all_come_back() -> None:
             archive.trace("tr-none")
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_a_part_waits_in_little_memory_however_large_its_spans() -> None:
     gc.collect()
     pa.default_memory_pool().release_unused()

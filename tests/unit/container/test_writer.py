@@ -364,6 +364,7 @@ class Synthetic:
         return bytes(memoryview(self.block)[:count])  # a slice of all would be no copy
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_memory_does_not_grow_with_a_member(tmp_path: Any) -> None:
     size_bytes = 200 << 20
     with (tmp_path / "a.tar.zst").open("wb") as file:
@@ -379,6 +380,7 @@ def test_memory_does_not_grow_with_a_member(tmp_path: Any) -> None:
     assert open_range(str(tmp_path / "a.tar.zst")).size_bytes > size_bytes
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_a_member_costs_less_than_a_kilobyte() -> None:
     class Sink:
         def write(self, data: bytes) -> int:

@@ -90,6 +90,7 @@ def test_they_come_in_their_order_some_before_their_turn(
     assert reading.open(7).read().strip() == b"7"
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_what_nobody_asked_for_goes(room: Room, pool: ThreadPoolExecutor) -> None:
     reading = ahead(Files(owns_threads=True), NAMES, pool)
     assert reading.open(3).read()

@@ -45,10 +45,10 @@ def write(url: str, data: bytes, *, overwrite: bool = False) -> None:
     assert file.bytes_written == len(data)
 
 
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_a_forgotten_source_leaves_no_open_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"data")
-    gc.collect()  # of what other tests left
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         open_range(str(tmp_path / "a")).read_range(0, 4)
