@@ -385,6 +385,7 @@ def sign(
     meaning: str | None = ...,
     expected_root: str | None = ...,
     signature: str | None = ...,
+    timestamp: str | None = ...,
     overwrite: bool = ...,
     passphrase: Callable[[], str] | None = ...,
 ) -> Signed: ...

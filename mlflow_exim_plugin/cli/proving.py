@@ -146,6 +146,8 @@ def sign(archive: str, key: str, output: str, signing: Signing, opening: Opening
         show_json(result.to_dict())
     else:
         say(f"Signed: {result.file}")
+        if result.timestamp:
+            say(f"Timestamp: {result.timestamp}")
         say(f"Root sha256:{result.root}")
 
 

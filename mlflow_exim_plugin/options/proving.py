@@ -133,6 +133,12 @@ class Signing:
         default=None,
         metavar="FILE",
     )
+    timestamp: str | None = asked(
+        "Time-stamping authority (RFC 3161) that says when it was signed; its answer lies beside "
+        "the signature as .tsr, for `openssl ts -verify`.",
+        default=None,
+        metavar="URL",
+    )
     overwrite: bool = asked("Replace a signature that is there.", default=False)
     passphrase: Callable[[], str] | None = for_programs(None)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import shutil
 import subprocess
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -30,8 +34,13 @@ from mlflow_exim_plugin.container.signing.statements import (
     SIGNATURE_RULES,
     Statement,
 )
+from mlflow_exim_plugin.errors import ServerError, SignatureError
 from tests.far_stores import absent
 from tests.servers import CACHE, locked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "samples" / "v1"
@@ -230,3 +239,119 @@ def bundle_of(base: str, digests: dict[str, str], key: Path) -> dict[str, Any]:
             "signatures": [{"sig": base64.b64encode(value).decode(), "keyid": ""}],
         },
     }
+
+
+AUTHORITY = """
+[tsa]
+default_tsa = one
+[one]
+serial = serial
+crypto_device = builtin
+signer_cert = tsa.pem
+signer_key = tsa.key
+signer_digest = sha256
+default_policy = 1.2.3.4.1
+digests = sha256
+accuracy = secs:1
+ess_cert_id_alg = sha256
+"""
+EXTENSIONS = "extendedKeyUsage=critical,timeStamping\nkeyUsage=critical,digitalSignature\n"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that OpenSSL needs to be a time-stamping authority."""
+    folder = tmp_path_factory.mktemp("tsa")
+    (folder / "tsa.conf").write_text(AUTHORITY)
+    (folder / "ext").write_text(EXTENSIONS)
+    (folder / "serial").write_text("01")
+    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    for command in (
+        f"{new} -x509 -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+        f"{new} -keyout tsa.key -out tsa.csr -subj /CN=tsa",
+        "x509 -req -in tsa.csr -CA ca.pem -CAkey ca.key -out tsa.pem -days 2 -extfile ext",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def answering(answer: Callable[[bytes], bytes]) -> AbstractContextManager[str]:
+    """Serve what a function makes of each question."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    return served(Handler)
+
+
+@contextlib.contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def stamped(folder: Path, question: bytes) -> bytes:
+    (folder / "question").write_bytes(question)
+    command = ["openssl", "ts", "-reply", "-config", "tsa.conf", "-queryfile", "question"]
+    done = subprocess.run([*command, "-out", "answer"], cwd=folder, capture_output=True, check=True)
+    assert done.returncode == 0
+    return (folder / "answer").read_bytes()
+
+
+def test_openssl_verifies_the_time_that_an_authority_gave(
+    authority: Path, signed: Path, tmp_path: Path
+) -> None:
+    archive = str(shutil.copy(ARCHIVE, tmp_path / "a.tar.zst"))
+    with answering(partial(stamped, authority)) as url:
+        made = sign(archive, str(signed / "alice.pem"), timestamp=url)
+    assert made.timestamp == f"{made.file}.tsr"
+    trusted = str(authority / "ca.pem")
+    check = ["openssl", "ts", "-verify", "-in", made.timestamp, "-CAfile", trusted]
+    done = subprocess.run([*check, "-data", made.file], capture_output=True, check=False)
+    assert b"Verification: OK" in done.stdout
+    done = subprocess.run([*check, "-data", archive], capture_output=True, check=False)
+    assert done.returncode != 0
+    assert verify(archive, keys=str(signed / "alice.pem.pub")).authentic
+
+
+@pytest.mark.parametrize("lie", ["another's", "junk", "nothing", "refused"])
+def test_an_authority_that_lies_leaves_nothing(
+    lie: str, authority: Path, signed: Path, tmp_path: Path
+) -> None:
+    archive = shutil.copy(ARCHIVE, tmp_path / "a.tar.zst")
+    earlier: list[bytes] = []
+
+    def answer(question: bytes) -> bytes:
+        if lie == "another's" and not earlier:
+            earlier.append(stamped(authority, question))
+        return {
+            "another's": earlier[0] if earlier else b"",
+            "junk": b"\x30\x03\x02\x01\x00",
+            "nothing": b"",
+            "refused": bytes.fromhex("30053003020102"),
+        }[lie]
+
+    with answering(answer) as url:
+        if lie == "another's":
+            sign(str(archive), str(signed / "bob.pem"), timestamp=url)
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(SignatureError):
+            sign(str(archive), str(signed / "alice.pem"), timestamp=url)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(ServerError):
+        sign(str(archive), str(signed / "alice.pem"), timestamp=url)  # it has gone
+    assert sorted(tmp_path.iterdir()) == before

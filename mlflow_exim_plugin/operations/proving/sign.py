@@ -22,6 +22,7 @@ from mlflow_exim_plugin.container.signing.check import (
     sign_root,
 )
 from mlflow_exim_plugin.container.signing.statements import MAX_SIGNATURE_FILE_BYTES, Predicate
+from mlflow_exim_plugin.container.signing.timestamps import TIMESTAMP_SUFFIX, timestamp
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
@@ -58,11 +59,13 @@ class Signed:
         file: Where it is.
         root: Root digest that it speaks of, hex.
         key_id: Id of the key.
+        timestamp: Where its timestamp is; None without one.
     """
 
     file: str
     root: str
     key_id: str
+    timestamp: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -86,7 +89,8 @@ def sign(
         NotFoundError: There is no such archive or key.
         InvalidArchiveError: It cannot be opened, or has another root than expected.
         ArchiveExistsError: The key has signed there already, and ``overwrite`` is false.
-        SignatureError: What holds the key refuses.
+        SignatureError: What holds the key refuses, or the authority of the timestamp.
+        ServerError: That authority does not answer; nothing was written.
         UsageError: It is no key that signs, or its passphrase is wrong.
         StoreError: The archive cannot be read, or nothing written beside it.
     """
@@ -165,11 +169,17 @@ class _Signable:
         )
         data = sign_root(self.root, self.base_directory, key, said)
         url = signing.signature or beside(self.location, file_name("", key.id))
-        with atomic_output(
-            url, overwrite=signing.overwrite, storage_options=storage_options
-        ) as output:
-            output.write(data)
-        return Signed(redact_url(url), self.root, key.id)
+        files = [(url, data)]
+        if signing.timestamp is not None:
+            answer = timestamp(data, signing.timestamp)
+            files.append((beside(url, TIMESTAMP_SUFFIX), answer))
+        for where, content in files:
+            with atomic_output(
+                where, overwrite=signing.overwrite, storage_options=storage_options
+            ) as output:
+                output.write(content)
+        names = [redact_url(where) for where, _ in files]
+        return Signed(names[0], self.root, key.id, *names[1:])
 
 
 def signatures_of(
