@@ -1,3 +1,3 @@
 """The package's version, which archives name; at the bottom of the house, importing nothing."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0.dev0"

@@ -134,7 +134,7 @@ class ArchiveSink:
             "metric_rows": report.metric_rows,
             "artifact_bytes": report.artifact_bytes,
             "failures": summary["failures"],
-            "lossy": summary["lossy"],
+            "lossy": _named([*report.losses]).get("lossy", []),
             "not_packed": summary["not_packed"],
             "content_root": self._content_root.hexdigest(),
         }
