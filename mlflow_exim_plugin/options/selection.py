@@ -161,6 +161,12 @@ class Selection:
         metavar="WHICH",
         read=_which_versions,
     )
+    datasets: tuple[str, ...] = asked(
+        f"Evaluation dataset to take, by name, id or glob.{AGAIN}",
+        default=(),
+        flag="--dataset",
+        metavar="NAME",
+    )
     filter: str = asked(
         "Take only runs that match, in MLflow's search language.", default="", metavar="EXPRESSION"
     )
@@ -202,7 +208,7 @@ class Selection:
     @property
     def is_narrow(self) -> bool:
         """True when objects are named: then what is not named stays behind."""
-        return bool(self.experiments or self.runs or self.models)
+        return bool(self.experiments or self.runs or self.models or self.datasets)
 
     @property
     def takes_all_runs(self) -> bool:

@@ -36,8 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["Catalog", "Plan", "Wanted", "take_versions", "within"]
 
 _EXPERIMENT, _RUN, MODELS = "experiment", "run", "registered model or prompt"
+_DATASET = "evaluation dataset"
 """What :class:`Wanted` calls them; of models their versions too."""
-_KIND_OF = {_EXPERIMENT: Kind.EXPERIMENT, _RUN: Kind.RUN, MODELS: Kind.REGISTERED_MODEL}
+_KIND_OF = {
+    _EXPERIMENT: Kind.EXPERIMENT,
+    _RUN: Kind.RUN,
+    MODELS: Kind.REGISTERED_MODEL,
+    _DATASET: Kind.EVALUATION_DATASET,
+}
 
 
 class Catalog(Protocol):
@@ -166,6 +172,17 @@ class Plan:
             return True
         run_id = trace.info.get("trace_metadata", {}).get(SOURCE_RUN)
         return run_id in self.chosen.get(trace.experiment_id, ())
+
+    def takes_dataset(self, dataset: Entity) -> bool:
+        """Whether an evaluation dataset is taken: it is named, or of an experiment taken whole."""
+        name = str(dataset.document.get("name", ""))
+        self._wanted.knows(_DATASET, [name])
+        names = dataset.id, str(dataset.document.get("dataset_id", "")), name
+        if matches(self._selection.datasets, names):
+            self._wanted.saw(_DATASET, names)
+            return True
+        linked = dataset.document.get("experiment_ids")
+        return isinstance(linked, list) and any(self.takes_whole(str(e)) for e in linked)
 
     def holds(self, run_id: str) -> bool:
         """Whether a run is taken."""
@@ -338,14 +355,22 @@ class Wanted:
         self.knows(MODELS, [name])
         return self._selection.takes_model(name)
 
-    def missing(self) -> Iterator[NotThere]:
+    def missing(self, *, datasets: bool = False) -> Iterator[NotThere]:
         """Yield the names that matched nothing: the rest goes on.
+
+        Args:
+            datasets: Those of evaluation datasets, which come last, and not those of the rest.
 
         Raises:
             NotFoundError: There is no rest. A misspelling must not pass as success.
         """
         asked = self._asked()
-        absent = [(kind, name) for kind, names in self._missing.items() for name in names]
+        absent = [
+            (kind, name)
+            for kind, names in self._missing.items()
+            for name in names
+            if (kind == _DATASET) == datasets
+        ]
         if absent and len(absent) == sum(map(len, asked.values())):
             if len(absent) > 1:
                 named = "; ".join(f"no {kind} matches {name!r}" for kind, name in absent)
@@ -365,4 +390,5 @@ class Wanted:
             _EXPERIMENT: list(selection.experiments),
             _RUN: list(selection.runs),
             MODELS: list(selection.models),
+            _DATASET: list(selection.datasets),
         }

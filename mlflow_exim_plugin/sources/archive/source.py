@@ -111,6 +111,7 @@ class ArchiveSource:
         yield from wanted.missing()
         for stream in streams:
             yield from stream.items()
+        yield from wanted.missing(datasets=True)
         if stored is not None:
             yield from stored.rest()
 
@@ -268,10 +269,9 @@ class _TreeStream:
 
     def _takes(self, entity: Entity, plan: Plan) -> bool:
         """Whether an entity that belongs to no experiment is taken."""
-        linked = entity.document.get("experiment_ids")
         if not self._selection.is_narrow:
             return True
-        return isinstance(linked, list) and any(plan.takes_whole(str(e)) for e in linked)
+        return entity.kind is Kind.EVALUATION_DATASET and plan.takes_dataset(entity)
 
     def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
         tree, segment = self._tree, self._segments[experiment.id]

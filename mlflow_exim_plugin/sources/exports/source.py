@@ -202,10 +202,10 @@ class ExportSource:
                 yield self._with_files(one, one.versions[number], plan, selection)
         for dataset in self._datasets():
             if not selection.is_narrow or (
-                isinstance(dataset, Entity)
-                and any(plan.takes_whole(e) for e in dataset.document["experiment_ids"])
+                isinstance(dataset, Entity) and plan.takes_dataset(dataset)
             ):
                 yield dataset
+        yield from wanted.missing(datasets=True)
 
     def _of_experiment(
         self, experiment_id: str, plan: Plan, selection: Selection, named: list[ModelVersion]

@@ -196,6 +196,7 @@ class FolderSource:
             yield from chain(self._store.failures, failures)
         yield from self._unread_of(plan, selection)
         yield from self._chosen(plan, selection, experiments, taken, named)
+        yield from wanted.missing(datasets=True)
 
     def _taken(
         self, model: RegisteredModel, selection: Selection, wanted: Wanted

@@ -91,6 +91,12 @@ class EntityReader:
         if not self._selection.is_narrow:
             for kind in (kind for kind in KINDS if kind in _READS):
                 yield from self._read(kind, self._reading(kind, partial(_READS[kind], self._host)))
+        elif self._selection.datasets:
+            kind = Kind.EVALUATION_DATASET
+            read = self._read(kind, self._reading(kind, partial(_READS[kind], self._host)))
+            for item in read:
+                if isinstance(item, Failure) or self._plan.takes_dataset(item):
+                    yield item
         elif self._taken:
             yield from self._read(Kind.EVALUATION_DATASET, self._datasets_of_taken)
 

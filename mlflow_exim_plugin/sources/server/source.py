@@ -122,6 +122,7 @@ class ServerSource:
                             continue  # said of an earlier workspace in the same words
                         left_out.add(item)
                     yield item
+        yield from wanted.missing(datasets=True)
 
     def _no_server(self, error: ServerError) -> EximError:
         """Return what to raise where nothing can be listed: it may be no server of MLflow's."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from mlflow import MlflowClient
 
 from mlflow_exim_plugin import __version__
 from mlflow_exim_plugin.cli.main import exim
@@ -22,6 +23,7 @@ from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss
 from mlflow_exim_plugin.schema.report import Report
+from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,7 @@ DAMAGED = str(SAMPLES / "bad" / "E029_member_digest" / "archive.tar.zst")
 NO_ARCHIVE = __file__
 FOLDER = str(SAMPLES)
 SPAN = ("start", "end")
+REPLACE = ("--overwrite",)
 
 
 def call(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -430,3 +433,29 @@ def test_a_model_without_such_a_version_is_named(tmp_path: Path) -> None:
     assert packed.exit_code == 3
     assert "Failed: registered model Iris: there is none of this name" in packed.stdout
     assert call("pack", str(tmp_path / "b"), *asked[:2], *asked[4:]).exit_code == 4
+
+
+def test_an_evaluation_dataset_is_taken_by_its_name(tmp_path: Path) -> None:
+    new_sqlite_database(tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri, uri)
+    experiment_id = client.create_experiment("evaluated", str(tmp_path / "files"))
+    for name in ("questions", "answers"):
+        client.create_dataset(name, experiment_id)
+    whole, archive = str(tmp_path / "whole.tar.zst"), str(tmp_path / "a.tar.zst")
+    parsed("pack", whole, "--tracking-uri", uri)
+
+    for source in (uri, whole):
+        packed = parsed("pack", archive, "--tracking-uri", source, "--dataset", "ques*", *REPLACE)
+        assert packed["counts"].keys() == {"evaluation_dataset"}
+        assert packed["counts"]["evaluation_dataset"]["written"] == 1
+        asked = ["--dataset", "questions", "--dataset", "question"]
+        partly = call("pack", archive, "--tracking-uri", source, *asked, *REPLACE)
+        assert partly.exit_code == 3
+        absent = "Failed: evaluation dataset question: there is none of this name (did you mean 'q"
+        assert absent in partly.stdout
+        nothing = call("pack", str(tmp_path / "b"), "--tracking-uri", source, *asked[2:])
+        assert nothing.exit_code == 4
+        assert not (tmp_path / "b").exists()
+    with_its_experiment = parsed("pack", archive, "--tracking-uri", uri, "-e", "eval*", *REPLACE)
+    assert with_its_experiment["counts"]["evaluation_dataset"]["written"] == 2
