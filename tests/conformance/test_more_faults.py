@@ -313,7 +313,14 @@ def test_the_same_run_cannot_be_in_two_experiments() -> None:
     [
         pytest.param(code, tree, id=f"{code} {name}")
         for code, name, tree in FAULTS
-        if name in {"keys of a run", "failures of another kind", "fewer named than failed"}
+        if name
+        in {
+            "keys of a run",
+            "failures of another kind",
+            "fewer named than failed",
+            "an event of nobody",
+            "the log of another archive",
+        }
     ],
 )
 def test_what_older_versions_did_not_ask_for_is_no_error_there(code: str, tree: Tree) -> None:

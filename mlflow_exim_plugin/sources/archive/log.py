@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["read_log"]
 
 MAX_EVENT_BYTES = 64 << 10
+_SINCE = (1, 3)
 _EVENT = re.compile(rf"{layout.LOG}[0-9]+\.json")
 
 
@@ -30,6 +31,8 @@ def read_log(reader: ArchiveReader) -> Iterator[tuple[LogEvent, bytes]]:
     """
     last = None
     paths = [path for path in reader.paths(layout.LOG) if _EVENT.fullmatch(path)]
+    if reader.format_version < _SINCE:  # the folder had no meaning then
+        paths = []
     for number, path in enumerate(paths, 1):
         if path != layout.log_member(number):
             raise refuse(InvalidArchiveError, "E068", path, f"is not event {number}")

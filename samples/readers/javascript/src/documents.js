@@ -25,6 +25,7 @@ export class Documents {
     this.isSince13 = archive.minor >= 3n
     this.contentLines = [] // [path, digest] of the objects
     this.traceDigests = new Map() // by folder of the experiment
+    this.loggedRoot = null
     this.isWhole = true // no envelope is unreadable
     this.areRunsRead = true
     this.documents = new Map() // by path
@@ -98,6 +99,7 @@ export class Documents {
 
   /** Section "Log": events are numbered and name each other, the last one the content root. */
   async checkLog () {
+    if (!this.isSince13) return // the folder had no meaning then
     const events = [...this.archive.members.keys()].filter(path => /^log\/[0-9]+\.json$/.test(path)).sort(byCodePoints)
     let last = null
     let loggedRoot = null
