@@ -11,6 +11,7 @@ import orjson
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.operations.ends import ARCHIVES, open_source
 from mlflow_exim_plugin.operations.look.meaning import with_run_ids
+from mlflow_exim_plugin.operations.proving.sign import unchecked_signatures
 from mlflow_exim_plugin.options import Opening, Publishing, Selection, flat
 from mlflow_exim_plugin.pages.experiments import ExperimentSection, Share
 from mlflow_exim_plugin.pages.page import page
@@ -96,7 +97,10 @@ def report(
     ):
         assert source.archive is not None  # noqa: S101 - nothing else was asked for
         told = _Told(source, source.archive, with_run_ids(selection, source.archive))
-        text = told.page()
+        signatures = unchecked_signatures(
+            archive, source.archive.reader.root, opening.storage_options
+        )
+        text = told.page(list(map(str, signatures)))
         file.write(text)
     return ReportPage(
         len(text), len(told.parts), sum(part["runs"] for part in told.parts), told.unreadable
@@ -165,8 +169,8 @@ class _Told:
         except InvalidArchiveError:
             return None
 
-    def page(self) -> bytes:
-        """Return the page."""
+    def page(self, signatures: list[str]) -> bytes:
+        """Return the page; what signatures say is told, and that nobody checked it."""
         summary = self._archive.summary
         info = summary.info
         return page(
@@ -178,6 +182,7 @@ class _Told:
                 "facts": _facts(self._archive, self._name),
                 "root": self._archive.reader.root,
                 "content_root": info.content_root,
+                "signatures": signatures,
                 "size_bytes": self._archive.reader.size_bytes,
                 "artifact_bytes": info.artifact_bytes,
                 "counts": [(kind, count.model_dump()) for kind, count in info.counts.items()],

@@ -75,6 +75,7 @@ def show(
     with open_source(archive, opening, among=("archive", "export")) as source:
         document = document_of(source, trace=trace, **asked)
         root = source.archive.reader.root if source.archive else None
+    is_whole = trace is None and not any(asked.values())
     if output == "json":
         show_json(document)
     elif envelope:
@@ -83,6 +84,11 @@ def show(
         from mlflow_exim_plugin.cli.look.summary import show_summary
 
         show_summary(document, root)
+        if root is not None and is_whole:
+            from mlflow_exim_plugin.operations.proving.sign import unchecked_signatures
+
+            for signature in unchecked_signatures(archive, root, opening.storage_options):
+                say(f"Not checked, signed by {signature}")
 
 
 def _show_log(archive: str, opening: Opening, *, as_json: bool) -> None:

@@ -44,7 +44,15 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.schema.rules import Finding
 
-__all__ = ["KeyPair", "PackedSigner", "Signed", "keygen", "sign", "signatures_of"]
+__all__ = [
+    "KeyPair",
+    "PackedSigner",
+    "Signed",
+    "keygen",
+    "sign",
+    "signatures_of",
+    "unchecked_signatures",
+]
 
 _MOST_FILES = 1000
 """Of signatures that are looked at."""
@@ -221,6 +229,19 @@ def signatures_of(
             if not may_be_absent:
                 raise
     return check_signatures(files, public, root, required)
+
+
+def unchecked_signatures(
+    archive: str, root: str, storage_options: Mapping[str, Any] | None
+) -> list[Signature]:
+    """Return what the files beside an archive say of it, whoever wrote them.
+
+    None of them is checked; none is told where the store does not tell.
+    """
+    try:
+        return signatures_of(archive, root, [], 0, storage_options=storage_options)[0]
+    except EximError:
+        return []
 
 
 @dataclass(frozen=True)

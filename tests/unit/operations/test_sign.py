@@ -16,12 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlflow_exim_plugin import keygen, pack, sign, verify
-from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin import keygen, pack, repack, report, sign, verify
 from mlflow_exim_plugin.container.signing.check import check_signatures
 from mlflow_exim_plugin.container.signing.keys import public_key
 from mlflow_exim_plugin.container.signing.statements import SIGNATURE_RULES
-from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
@@ -99,32 +97,13 @@ def test_a_signature_may_lie_elsewhere(archive: Path, keys: list[str], tmp_path:
         verify(str(archive), keys=public(keys[0]), signatures=f"{file}s")
 
 
-def test_a_signature_outlives_compression(archive: Path, keys: list[str]) -> None:
+def test_a_signature_outlives_compression(archive: Path, keys: list[str], tmp_path: Path) -> None:
     """Members, and so the root, stay; frames, index and size are others."""
-    sign(str(archive), keys[0])
-    size_bytes = archive.stat().st_size
-    with ArchiveReader.open(str(archive)) as reader:
-        info = reader.read("bag-info.txt")
-        members = {path: reader.read(path) for path in reader.paths()}
-    again = archive.with_name("again.tar.zst")
-    with (
-        again.open("wb") as file,
-        ArchiveWriter(
-            file, base_directory=reader.base_directory, level=19, workers=0, bag_info=_lines(info)
-        ) as writer,
-    ):
-        for path, data in members.items():
-            if path.startswith("data/") or path in {"exim.json", "README.txt"}:
-                writer.add(path, data)
-    shutil.move(again, archive)
-    assert archive.stat().st_size != size_bytes
-    assert verify(str(archive), keys=public(keys[0])).authentic
-
-
-def _lines(bag_info: bytes) -> dict[str, str]:
-    made = {"Payload-Oxum", "Bagging-Date", "Bag-Size"}
-    pairs = (line.partition(": ")[::2] for line in bag_info.decode().splitlines())
-    return {label: value for label, value in pairs if label not in made}
+    file = sign(str(archive), keys[0]).file
+    again = tmp_path / "again.tar.zst"
+    repack(str(archive), str(again), level=19)
+    assert again.read_bytes() != archive.read_bytes()
+    assert verify(str(again), keys=public(keys[0]), signatures=file).authentic
 
 
 def test_damage_is_invalid_and_not_a_matter_of_signatures(archive: Path, keys: list[str]) -> None:
@@ -282,6 +261,37 @@ def test_what_a_signer_says_is_shown_without_control_characters(
     assert "\x1b" not in shown
     assert "\x07" not in shown
     assert not any(line.startswith("Consistent: all") for line in shown.splitlines())
+
+
+def test_who_looks_is_told_what_is_signed_and_that_nobody_checked(
+    archive: Path, keys: list[str], tmp_path: Path
+) -> None:
+    from click.testing import CliRunner
+
+    from mlflow_exim_plugin.cli.main import exim
+
+    def shown() -> tuple[str, str]:
+        page = str(tmp_path / "page.html")
+        report(str(archive), page, overwrite=True)
+        return (
+            CliRunner().invoke(exim, ["show", str(archive)]).stdout,
+            Path(page).read_text("utf-8"),
+        )
+
+    text, page = shown()
+    assert "igned by" not in text
+    assert "Not signed" in page
+    sign(str(archive), keys[0], signer="<b>alice", role="steward", meaning="complete")
+    (tmp_path / "a.tar.zst.junk.sig.json").write_text("{")
+    (tmp_path / "a.tar.zst.other.sig.json").write_bytes(
+        (SAMPLES / "signatures" / "S004_subject.sig.json").read_bytes()
+    )
+    text, page = shown()
+    assert "Not checked, signed by <b>alice (steward), " in text
+    assert text.count("signed by") == 1
+    assert "&lt;b&gt;alice (steward), " in page
+    assert "has not checked them" in page
+    assert "Not signed" not in page
 
 
 # Whatever a signature file holds.
