@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
+from mlflow_exim_plugin.container.tail import FORMAT_VERSION
 from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import content_digest
@@ -103,7 +104,8 @@ class _ObjectCheck:
         self._are_runs_read = True
         # What older packages wrote is held to what their version of the format said.
         self._is_since_1_2 = reader.format_version >= (1, 2)
-        self._is_since_1_3 = reader.format_version >= (1, 3)
+        # A later version may have objects in places that are not known here.
+        self._knows_content_root = (1, 3) <= reader.format_version <= FORMAT_VERSION
         self._content_root = ContentRoot()
         self._logged_content_root: str | None = None
 
@@ -505,7 +507,7 @@ class _ObjectCheck:
     def _check_content_root(self, stated: str | None) -> None:
         """Check the digest of all contents, which repeats what is wrong with any of them."""
         is_sound = not any(finding.code.startswith("E") for finding in self.findings)
-        if self._is_since_1_3 and self._is_whole and is_sound:
+        if self._knows_content_root and self._is_whole and is_sound:
             found = self._content_root.hexdigest()
             if found != stated:
                 self._find("E067", layout.ARCHIVE, f"the content root is {found}")

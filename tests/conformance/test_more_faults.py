@@ -13,6 +13,7 @@ import pytest
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import EximError
+from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive.archive import Archive
@@ -38,6 +39,8 @@ from samples.generate import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from samples.forging import Forgery
 
 Change = dict[str, Any]
 HUGE = "9" * 30
@@ -356,3 +359,15 @@ def test_artifacts_are_not_documents() -> None:
     tree = moved(NOTE, note)
     tree.edit(RUN_JSON, lambda d: artifact_of(d).update(member=note, path="run.json"))
     assert codes(tree) == set()
+
+
+def test_objects_of_a_later_version_are_in_a_content_root_that_nobody_here_can_tell() -> None:
+    def later(version: str) -> Forgery:
+        tree = edited(ARCHIVE, lambda d: info_of(d).update(content_root="1" * 64))
+        tree.edit("exim.json", lambda d: d.update(format_version=version))
+        numbers = [*map(int, version.split("."))]
+        return tree.forgery_as_it_is(footer=lambda footer: footer.update(version=numbers))
+
+    for version, wanted in ((FORMAT_VERSION, {"E067"}), ("1.99", set()), ("1.2", set())):
+        with ArchiveReader.from_source(Bytes(later(version).data())) as reader:
+            assert {finding.code for finding in verify_objects(reader)} == wanted, version
