@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.look.foreign import as_mlflow_has_them
 from mlflow_exim_plugin.cli.look.table import show_csv, show_table
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options_and
 from mlflow_exim_plugin.cli.output import say, show_json, size_text
@@ -76,7 +77,8 @@ def ls(
                 raise click.UsageError("--members is for archives: an export is files already.")
             _list_members(source.archive, output)
         elif experiment is not None:
-            _list_runs(source, experiment, output, **how)
+            with as_mlflow_has_them():
+                _list_runs(source, experiment, output, **how)
         else:
             _list_objects(source, output)
 

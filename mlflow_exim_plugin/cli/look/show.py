@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
+from mlflow_exim_plugin.cli.look.foreign import as_mlflow_has_them
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.output import say, show_json
 from mlflow_exim_plugin.options import Opening, Reading
@@ -83,7 +84,8 @@ def show(
     else:
         from mlflow_exim_plugin.cli.look.summary import show_summary
 
-        show_summary(document, root)
+        with as_mlflow_has_them():
+            show_summary(document, root)
         if root is not None and is_whole:
             from mlflow_exim_plugin.operations.proving.sign import unchecked_signatures
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mlflow_exim_plugin.cli.look.foreign import as_mlflow_has_them
+from mlflow_exim_plugin.cli.look.summary import show_summary
 from mlflow_exim_plugin.cli.main import exim
+from mlflow_exim_plugin.errors import InvalidArchiveError
 
 GOOD = Path(__file__).parents[4] / "samples" / "v1" / "good"
 MINIMAL = str(GOOD / "minimal.tar.zst")
@@ -53,6 +56,16 @@ def test_what_may_be_several_is_said() -> None:
     assert "'m-*' may be 2 logged models" in several.stderr
     assert none.exit_code == 4
     assert "did you mean 'run-5555'?" in none.stderr
+
+
+@pytest.mark.parametrize(
+    "info", [{"start_time": "abc", "end_time": 5}, {"start_time": [], "end_time": {}}, {}]
+)
+def test_what_is_not_as_mlflow_has_it_is_refused(info: dict[str, object]) -> None:
+    document = {"mlflow": {"run": {"info": {"experiment_id": "1", **info}}}, "info": {}}
+
+    with pytest.raises(InvalidArchiveError, match="not as MLflow has it"), as_mlflow_has_them():
+        show_summary(document)
 
 
 def test_no_binary_reaches_a_terminal_unasked() -> None:
