@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,7 +44,7 @@ from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive.log import read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Iterator
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ExperimentInfo
@@ -397,7 +397,7 @@ class _ObjectCheck:
         for path in sorted(self._listed - self._there):
             self._find("E056", path, "is listed but not there")
         for path in sorted(self._there - self._listed):
-            if not any(path.startswith(folder) for folder in self._unread):
+            if self._unread.isdisjoint(_folders_above(path)):
                 self._find("E056", path, "is not listed by its experiment or model")
 
     def _check_table(self, member: str) -> None:
@@ -427,7 +427,7 @@ class _ObjectCheck:
             self._find("E053", member, f"rows {end} to {rows} belong to no run")
 
     def _check_rows(self, member: str, file: StoredTable) -> None:
-        ranges = sorted(self._ranges[member])
+        ranges = deque(_apart(self._ranges[member]))
         start = 0
         last = METRICS.empty_table()
         for number in range(len(file.groups)):
@@ -436,12 +436,17 @@ class _ObjectCheck:
                 self._find("E060", member, f"row group {number} is not sorted")
             last = table.slice(table.num_rows - 1) if table.num_rows else last
             batch = RowBatch(table)
-            for first, count, run_id in ranges:
-                low, high = max(first, start), min(first + count, start + table.num_rows)
+            end = start + table.num_rows
+            while ranges and ranges[0][0] < end:
+                first, count, run_id = ranges[0]
+                low, high = max(first, start), min(first + count, end)
                 if low < high:
                     rows = batch.of_run(run_id, low - start, high - start)
                     self._digest_rows(member, run_id, rows)
-            start += table.num_rows
+                if first + count > end:
+                    break  # the next row group has more of it
+                ranges.popleft()
+            start = end
 
     def _digest_rows(self, member: str, run_id: str, rows: RunRows | None) -> None:
         if rows is None:
@@ -527,6 +532,22 @@ class _TreeNames:
             and set(listing.models) == set(self.models.get(Kind.REGISTERED_MODEL, {}).values())
             and set(listing.prompts) == set(self.models.get(Kind.PROMPT, {}).values())
         )
+
+
+def _apart(ranges: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Yield sorted ranges, without those that begin in another: they have been named before."""
+    end = 0
+    for first, count, run_id in sorted(ranges):
+        if first >= end:
+            yield first, count, run_id
+            end = first + count
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    end = path.rfind("/")
+    while end > 0:
+        yield path[: end + 1]
+        end = path.rfind("/", 0, end)
 
 
 def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:
