@@ -79,6 +79,8 @@ def _archive(document: dict[str, Any], root: str | None) -> None:
     _table(("", "held", "failed"), rows)
     for seen in info.get("not_packed", ()):
         say(f"Not packed: {seen['kind']} ({seen['reason']})")
+    for rules in info.get("redacted", ()):
+        say(f"Redacted by {rules.get('name') or 'rules'} sha256:{rules.get('sha256')}")
     known = {str(kind) for kind in Kind}
     for title, entries, why in (("Lossy", "lossy", "what"), ("Failed", "failures", "reason")):
         of_kinds = [entry for entry in info.get(entries, ()) if entry["kind"] in known]

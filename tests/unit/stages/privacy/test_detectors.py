@@ -33,6 +33,7 @@ def found(detector: str, text: str) -> list[str]:
         ("private-key", '{"k": "', KEY.replace("\n", "\\n"), '"}'),
         ("password", "postgresql://mlflow:", "s3cr@t", "@db:5432/mlflow"),
         ("password", "DB_PASSWORD=", "hunter22", " python train.py"),
+        ("password", "İİİ Password: ", "Hunter22", " x"),
         ("password", "api_key: '", "abcd1234", "'"),
         ("password", "curl -H 'X: bearer ", "abcdef1234567890zz", "'"),
         ("email", "by ", "bob.smith+ml@mail.example.co.uk", "."),
