@@ -147,7 +147,8 @@ class StoredTable:
     def _named(self, place: str = "") -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        # A KeyError is a column that row groups and schema call differently.
+        except (pa.ArrowException, KeyError, OSError, ValueError, MemoryError) as error:
             if isinstance(error, EximError):
                 raise  # damage has its name by now, and a store that refuses is none
             raise self._broken(f"{place}is not a Parquet file: {error}") from None
