@@ -90,6 +90,7 @@ CREATE INDEX by_oldest ON object (kind, oldest);
 
 
 _AT_B = "b.side = 1 AND b.kind IN ('run', 'logged_model')"
+_COPY_AT_B = "b.side = 1 AND b.kind IN ('experiment', 'run', 'logged_model')"
 _SAME_ID = "EXISTS (SELECT 1 FROM object s WHERE s.kind = b.kind AND s.own = b.own AND s.side = 0)"
 
 
@@ -170,13 +171,13 @@ class ComparisonIndex:
             self.database.executescript(_INDEXES)
 
     def keeps_ids(self) -> bool:
-        """Whether what is on both sides has the same ids there: runs and logged models."""
+        """Whether what is on both sides has the same ids: runs, logged models, experiments."""
         ((same,),) = self.query(
             f"SELECT EXISTS (SELECT 1 FROM object b WHERE {_AT_B} AND {_SAME_ID})"  # noqa: S608
         )
         ((copied,),) = self.query(
             "SELECT EXISTS (SELECT 1 FROM object b JOIN object a ON a.kind = b.kind "  # noqa: S608
-            f"AND a.oldest = b.oldest AND a.side = 0 WHERE {_AT_B} AND NOT {_SAME_ID})"
+            f"AND a.oldest = b.oldest AND a.side = 0 WHERE {_COPY_AT_B} AND NOT {_SAME_ID})"
         )
         return bool(same and not copied)
 

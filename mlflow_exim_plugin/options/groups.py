@@ -515,7 +515,7 @@ class Comparing:
     rules: str = asked(
         "`rest` does not count what MLflow's REST API cannot keep, such as ids and creation times; "
         "`moved` counts all but where files lie; `exact` counts everything. `auto` is `moved` "
-        "where runs have the same ids on both sides, else `rest`.",
+        "where runs and experiments have the same ids on both sides, else `rest`.",
         default="auto",
         choices=("auto", "rest", "moved", "exact"),
     )
