@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError
-from mlflow_exim_plugin.schema.parquet_pages import pages_of
+from mlflow_exim_plugin.schema.parquet_pages import Chunks, pages_of
 from mlflow_exim_plugin.schema.rules import EXPANSION, Finding, expands_too_much
 from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS
 
@@ -60,7 +60,7 @@ class StoredTable:
         self._code = code
         self._stored_bytes = stored_bytes
         with self._named():
-            self._check_footer()
+            footer = self._footer()
             file = _opened(stream)
             if not file.schema_arrow.equals(schema):
                 raise self._broken("has other columns than the format")
@@ -68,6 +68,7 @@ class StoredTable:
             self.groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
             if max(self.groups, default=0) > MAX_ROW_GROUP_ROWS:
                 raise self._broken("has a row group over the limit")
+            self._chunks = Chunks(footer, metadata.num_columns)
             self._file = _opened(stream, metadata=metadata, read_dictionary=self._dictionaries())
 
     @property
@@ -101,37 +102,33 @@ class StoredTable:
             schema = pa.schema([self._schema.field(name) for name in table.column_names])
             return table if table.schema.equals(schema) else table.cast(schema)
 
-    def _check_footer(self) -> None:
+    def _footer(self) -> bytes:
         size_bytes = self._stream.seek(0, 2)
         self._stream.seek(max(size_bytes - _ENDING_BYTES, 0))
-        if int.from_bytes(self._stream.read(4), "little") > _MAX_FOOTER_BYTES:
+        footer_bytes = int.from_bytes(self._stream.read(4), "little")
+        if footer_bytes > _MAX_FOOTER_BYTES:
             raise self._broken("has a footer over the limit")
+        self._stream.seek(max(size_bytes - _ENDING_BYTES - footer_bytes, 0))
+        return self._stream.read(footer_bytes)
 
     def _dictionaries(self) -> list[str]:
         """Return the columns of which a row group has a dictionary, by path."""
-        names = set()
-        for number in range(len(self.groups)):
-            group = self._metadata.row_group(number)
-            for place in range(group.num_columns):
-                column = group.column(place)
-                if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
-                    names.add(column.path_in_schema)
-        return sorted(names)
+        columns = map(self._metadata.schema.column, range(self._metadata.num_columns))
+        return sorted(
+            column.path
+            for place, column in enumerate(columns)
+            if column.physical_type == "BYTE_ARRAY" and self._chunks.has_dictionary(place)
+        )
 
     def _check_pages(self, number: int) -> None:
-        group = self._metadata.row_group(number)
         total_bytes = 0
-        for place in range(group.num_columns):
-            column = group.column(place)
-            start = column.data_page_offset
-            if column.has_dictionary_page:
-                start = min(start, column.dictionary_page_offset)
+        for place in range(self._metadata.num_columns):
             values = 0
-            for page in pages_of(self._stream, start, start + column.total_compressed_size):
+            for page in pages_of(self._stream, *self._chunks.place(number, place)):
                 values += page.values
                 total_bytes += page.size_bytes
                 self._check_size(number, total_bytes)
-                if page.encoding == _DELTA_BYTE_ARRAY:
+                if _DELTA_BYTE_ARRAY in page.encodings:
                     raise self._broken("has a text encoded by its difference to another")
             if values > _MAX_VALUES:
                 raise self._broken(f"row group {number} has {values} values in a column")

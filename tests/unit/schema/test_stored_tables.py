@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.parquet_pages import MAX_PAGES, Page, pages_of
+from mlflow_exim_plugin.schema.parquet_pages import MAX_PAGES, Chunks, Page, pages_of
 from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 TEXTS = pa.schema([pa.field("text", pa.string(), nullable=False)])
@@ -39,6 +39,59 @@ def test_pages_are_what_the_footer_counts(version: str, compression: str) -> Non
         assert sum(page.values for page in pages) == 100_000
         assert sum(page.size_bytes for page in pages) <= column.total_uncompressed_size
         assert len(pages) > 2
+
+
+def footer_of(file: bytes) -> bytes:
+    return file[-8 - int.from_bytes(file[-8:-4], "little") : -8]
+
+
+@pytest.mark.parametrize("dictionary", [True, ["t"], False])
+def test_columns_are_where_arrow_finds_them(dictionary: bool | list[str]) -> None:
+    sink = io.BytesIO()
+    table = pa.table(
+        {
+            "n": range(5_000),
+            "t": [str(n % 7) for n in range(5_000)],
+            "m": pa.array(
+                [[("k", str(n))] for n in range(5_000)], pa.map_(pa.string(), pa.string())
+            ),
+        }
+    )
+    pq.write_table(
+        table, sink, row_group_size=300, use_dictionary=dictionary, write_page_checksum=True
+    )
+    metadata = pq.ParquetFile(sink).metadata
+
+    chunks = Chunks(footer_of(sink.getvalue()), metadata.num_columns)
+
+    assert metadata.num_row_groups == 17
+    for place in range(metadata.num_columns):
+        has_dictionary = False
+        for number in range(metadata.num_row_groups):
+            column = metadata.row_group(number).column(place)
+            start = column.data_page_offset
+            if column.has_dictionary_page:
+                has_dictionary = True
+                start = min(start, column.dictionary_page_offset)
+            assert chunks.place(number, place) == (start, start + column.total_compressed_size)
+        assert chunks.has_dictionary(place) is has_dictionary
+
+
+def test_of_a_field_that_comes_twice_the_last_one_counts_as_for_decoders() -> None:
+    def group(offset: int) -> bytes:
+        column = b"\x3c" + b"\x76\x02\x26" + bytes([2 * offset]) + b"\x00\x00"
+        return b"\x19\x1c" + column + b"\x00"
+
+    once = b"\x49\x1c" + group(7) + b"\x00"
+    twice = b"\x49\x1c" + group(5) + b"\x09\x08\x1c" + group(7) + b"\x00"
+    far = b"\x49\x1c" + group(5) + b"\x09\x88\x80\x08\x1c" + group(7) + b"\x00"
+    for footer in (once, twice, far):  # a number has 16 bits
+        assert Chunks(footer, 1).place(0, 0) == (7, 8)
+    with pytest.raises(ValueError, match="1 columns, the schema 2"):
+        Chunks(once, 2)
+    for bad in (b"", b"\x49\xfc\xff\xff\x7f", once.replace(b"\x76", b"\x75"), b"\x49\x18\x00"):
+        with pytest.raises(ValueError, match="footer cannot be read"):
+            Chunks(bad, 1)
 
 
 def test_tables_come_back_as_they_were_written() -> None:
@@ -108,7 +161,7 @@ def test_what_is_no_row_of_pages_is_refused() -> None:
 
 def test_pages_without_an_end_are_not_counted_to_it() -> None:
     page = b"\x25\x00\x15\x00\x2c\x15\x00\x15\x00\x00\x00"
-    assert list(pages_of(io.BytesIO(page), 0, len(page))) == [Page(0, 0, 0)]
+    assert list(pages_of(io.BytesIO(page), 0, len(page))) == [Page(0, 0, frozenset({0}))]
     many = page * (MAX_PAGES + 1)
     with pytest.raises(ValueError, match="pages"):
         list(pages_of(io.BytesIO(many), 0, len(many)))
