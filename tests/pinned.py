@@ -98,7 +98,8 @@ def _tell(way: str, folder: Path) -> None:
     for root in ("root", "content_root"):  # they hold the folder's name
         del reports["pack"][root]
     for report in reports.values():
-        del report["files_at"]  # so do these
+        for name in ("files_at", "source", "archive", "start_time", "end_time", "duration_s"):
+            report.pop(name, None)  # so do these, or the time
         assert report.pop("completed") == {}
     lines = [
         f"{name}: {key}: {json.dumps(entry, ensure_ascii=False)}"

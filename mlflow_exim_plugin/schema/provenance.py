@@ -24,6 +24,7 @@ __all__ = [
     "ORIGIN",
     "PLACEHOLDER",
     "TAGS",
+    "beside_spans",
     "chained",
     "experiment_origin",
     "is_provenance",
@@ -63,6 +64,11 @@ _WITH_DOTS = {key.replace(".", "_"): key for key in _PRESENT}
 def names_of(key: str) -> tuple[str, str]:
     """Return what a provenance tag is called, and was called by copies of earlier versions."""
     return key, key.replace("mlflow.exim.", "mlflow_exim.")
+
+
+def beside_spans(marks: Mapping[str, str]) -> dict[str, str]:
+    """Return marks as they can come along with spans: servers take no name of MLflow's there."""
+    return {names_of(key)[1]: value for key, value in marks.items()}
 
 
 _NAMES = {key: names_of(key) for key in _PRESENT}

@@ -26,6 +26,7 @@ from mlflow_exim_plugin.errors import (
     ServerLostError,
     StoreError,
     UnsupportedFormatError,
+    UsageError,
 )
 from mlflow_exim_plugin.host import tables
 from mlflow_exim_plugin.host.api.reading import Reader
@@ -550,7 +551,7 @@ def test_a_database_that_cannot_be_read_is_one_line(
         "host": postgres_uri.replace(":5432", ":1"),
         "port": postgres_uri.replace(":5432", ":not-a-number"),
     }[bad]
-    with pytest.raises((ServerError, NotFoundError)) as raised:
+    with pytest.raises((ServerError, NotFoundError, UsageError)) as raised:
         pack(str(tmp_path / "a.tar.zst"), tracking_uri=uri)
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -533,7 +533,7 @@ def test_ctrl_c_ends_a_command_while_its_server_hangs(made: Made, tmp_path: Path
         assert asked.wait(60)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 1
+        assert process.wait(30) == 130
         assert time.monotonic() - began < 4  # two seconds, on a machine that is not busy
         let_go.set()
     assert list(tmp_path.iterdir()) == []

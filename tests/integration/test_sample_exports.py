@@ -244,7 +244,11 @@ class Target:
 
 def apart(tags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return an object's own tags, and its source tags without their prefix."""
-    own = {key: value for key, value in tags.items() if not key.startswith(PREFIX)}
+    own = {
+        key: value
+        for key, value in tags.items()
+        if not key.startswith(PREFIX) and not is_provenance(key)
+    }
     return own, {
         key[len(PREFIX) :]: value
         for key, value in tags.items()

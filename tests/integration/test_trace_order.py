@@ -16,7 +16,7 @@ from mlflow_exim_plugin.errors import ServerLostError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.options import Selection, Writing
 from mlflow_exim_plugin.schema.objects import Kind, Trace
-from mlflow_exim_plugin.schema.provenance import CONTENT
+from mlflow_exim_plugin.schema.provenance import CONTENT, told
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
@@ -97,7 +97,7 @@ def assert_same(source: str, target: Server) -> None:
         there = after[trace_id]
         assert there.spans == trace.spans
         assert [there.info.get(f) for f in fields] == [trace.info.get(f) for f in fields]
-        assert there.info["tags"][CONTENT].startswith("sha256:")
+        assert told(there.info["tags"], CONTENT).startswith("sha256:")
 
 
 def spoiled(server: Server, trigger: str) -> None:
@@ -193,7 +193,7 @@ def test_spans_that_do_not_arrive_take_the_mark_away(source: str, make_server: M
     )
     report = copy(source, target.url)
     assert report.counts[Kind.SPAN].failed == TRACES
-    marks = [trace.info["tags"].get(CONTENT, "") for trace in read(target.url).values()]
+    marks = [told(trace.info["tags"], CONTENT) for trace in read(target.url).values()]
     assert marks == [""] * TRACES
     spoiled(target, "DROP TRIGGER spoil")
 
@@ -213,4 +213,4 @@ def test_straight_into_a_database(source: str, tmp_path: Path) -> None:
     for trace_id, trace in before.items():
         assert after[trace_id].spans == trace.spans
         assert after[trace_id].info["execution_duration_ms"] == 1234
-        assert after[trace_id].info["tags"][CONTENT].startswith("sha256:")
+        assert told(after[trace_id].info["tags"], CONTENT).startswith("sha256:")

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.options import Selection, Writing
 from mlflow_exim_plugin.schema.objects import Artifact, Failure, Kind, Loss, Trace
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT
+from mlflow_exim_plugin.schema.provenance import AS_OF_MS, CONTENT, names_of
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
@@ -36,8 +36,8 @@ OF_THE_TARGET = {
     "mlflow.artifactLocation": "the target's own root",
     "mlflow.trace.spansLocation": "where the target keeps the spans",
     "mlflow.trace.infoFinalized": "set by every server that is given an info",
-    CONTENT: "says that it was written whole",
-    AS_OF_MS: "says when the source was read",
+    **dict.fromkeys(names_of(CONTENT), "says that it was written whole"),
+    **dict.fromkeys(names_of(AS_OF_MS), "says when the source was read"),
 }
 """Tags and metadata that may differ."""
 
@@ -203,7 +203,8 @@ def test_interrupted_copy_is_completed(
         database.execute("DELETE FROM assessments WHERE name = 'score'")
         database.execute("DELETE FROM spans WHERE trace_id = ? AND name = 'grand'", [trace_id])
         database.execute(
-            "DELETE FROM trace_tags WHERE request_id = ? AND key = ?", [trace_id, CONTENT]
+            "DELETE FROM trace_tags WHERE request_id = ? AND key IN (?, ?)",
+            [trace_id, *names_of(CONTENT)],
         )
         database.commit()
 

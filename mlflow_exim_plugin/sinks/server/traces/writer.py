@@ -29,6 +29,7 @@ from mlflow_exim_plugin.schema.provenance import (
     AS_OF_MS,
     CONTENT,
     ORIGIN,
+    beside_spans,
     chained,
     origins,
     told,
@@ -347,9 +348,9 @@ class TraceWriter:
     def _mark_with_spans(self, job: Job) -> dict[str, str]:
         """Return the tags that go with the spans: of the first ones, to see whether they arrive."""
         if job.spans_last:
-            return {} if job.has_more else {CONTENT: job.digest}
+            return {} if job.has_more else beside_spans({CONTENT: job.digest})
         if self._calls.takes_tags is None and not job.document:
-            return {AS_OF_MS: str(job.trace.as_of_ms)}
+            return beside_spans({AS_OF_MS: str(job.trace.as_of_ms)})
         return {}
 
     def _compare_spans(self, jobs: list[Job], report: Report) -> None:
@@ -496,7 +497,7 @@ class TraceWriter:
         trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
         try:
             for key, value in wanted.items():
-                if there.get(key) != value:
+                if told(there, key) != value:
                     self._calls.set_tag(trace_id, key, value)
         except ServerError as error:
             report.lost(Loss(Kind.TRACE, job.trace.id, error.message))
