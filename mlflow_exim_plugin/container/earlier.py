@@ -22,7 +22,7 @@ from mlflow_exim_plugin.container.frames import (
     SeekTable,
     decompress_frame,
 )
-from mlflow_exim_plugin.container.tarball import padding_bytes, read_entry
+from mlflow_exim_plugin.container.tarball import PiecewiseTar, padding_bytes, read_entry
 from mlflow_exim_plugin.errors import InvalidArchiveError
 
 if TYPE_CHECKING:
@@ -199,27 +199,8 @@ def _frame_end(data: mmap.mmap, start: int) -> int | None:
     return position if position <= len(data) else None
 
 
-class _Stream:
-    """The tar stream of whole frames."""
-
-    def __init__(self, frames: Iterator[bytes]) -> None:
-        self._frames = frames
-        self._left = memoryview(b"")
-        self.position = 0
-
-    def read(self, size_bytes: int) -> bytes:
-        """Return so many bytes, fewer at the end."""
-        pieces = []
-        while size_bytes:
-            if not self._left:
-                self._left = memoryview(next(self._frames, b""))
-                if not self._left:
-                    break
-            piece, self._left = self._left[:size_bytes], self._left[size_bytes:]
-            pieces.append(piece)
-            size_bytes -= len(piece)
-            self.position += len(piece)
-        return b"".join(pieces)
+class _Stream(PiecewiseTar):
+    """The tar stream of whole frames, whose members may be cut off."""
 
     def content(self, size_bytes: int, *, keep: bool) -> tuple[bytes, bytes] | None:
         """Return digest and, if they are to be kept, bytes of a member's data; None at the end."""

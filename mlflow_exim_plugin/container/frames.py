@@ -32,6 +32,7 @@ __all__ = [
     "SKIPPABLE_HEADER_BYTES",
     "ZSTD_MAGIC",
     "SeekTable",
+    "begins_frame",
     "compress_frame",
     "decompress_frame",
     "skippable_frame",
@@ -62,7 +63,16 @@ _MAX_FRAMES = 1 << 24
 # MemberIndex and footer; the seek table does not list itself.
 _LISTED_SKIPPABLE_FRAMES = 2
 
+_SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
+
 _contexts = threading.local()
+
+
+def begins_frame(start: bytes) -> bool:
+    """Whether bytes begin as a zstd frame does, a skippable one too."""
+    magic = start[:4]
+    is_skippable = len(magic) == 4 and int.from_bytes(magic, "little") in _SKIPPABLE_MAGICS
+    return magic == ZSTD_MAGIC or is_skippable
 
 
 def compress_frame(data: bytes, level: int) -> bytes:

@@ -17,9 +17,17 @@ from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import InvalidArchiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["BLOCK_BYTES", "END_OF_TAR", "TarEntry", "padding_bytes", "read_entry", "tar_header"]
+__all__ = [
+    "BLOCK_BYTES",
+    "END_OF_TAR",
+    "PiecewiseTar",
+    "TarEntry",
+    "padding_bytes",
+    "read_entry",
+    "tar_header",
+]
 
 BLOCK_BYTES = 512
 END_OF_TAR = bytes(2 * BLOCK_BYTES)
@@ -95,6 +103,36 @@ class TarEntry:
     size_bytes: int
     link_name: str
     oddity: str = ""
+
+
+class PiecewiseTar:
+    """A tar stream that comes in pieces.
+
+    Args:
+        pieces: Its bytes, such as those of frames; an empty piece is its end.
+
+    Attributes:
+        position: How many bytes were read.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+        self.position = 0
+
+    def read(self, size_bytes: int) -> bytes:
+        """Return so many bytes, fewer at the end."""
+        read = []
+        while size_bytes:
+            if not self._left:
+                self._left = memoryview(next(self._pieces, b""))
+                if not self._left:
+                    break
+            piece, self._left = self._left[:size_bytes], self._left[size_bytes:]
+            read.append(piece)
+            size_bytes -= len(piece)
+            self.position += len(piece)
+        return b"".join(read)
 
 
 def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:

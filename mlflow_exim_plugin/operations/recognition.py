@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mlflow_exim_plugin.container.frames import begins_frame
 from mlflow_exim_plugin.container.layout import HEADER
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import EximError, NotFoundError
@@ -36,8 +36,6 @@ _HOLDERS = (".trash", "models")
 """Folders of a store whose own folders are its objects, as those of an experiment are its runs."""
 _USUAL = "mlruns"
 _LOOKED_INTO = 20
-_ZSTD_MAGIC = 0xFD2FB528
-_SKIPPABLE_MAGICS = range(0x184D2A50, 0x184D2A60)
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -174,8 +172,7 @@ def _starts_as_archive(path: Path) -> bool:
         raise NotFoundError(
             f"{path} is a database, which is given by its URI", f"write sqlite:///{path}"
         )
-    magic = struct.unpack("<I", start[:4])[0] if len(start) >= 4 else 0
-    if magic != _ZSTD_MAGIC and magic not in _SKIPPABLE_MAGICS:
+    if not begins_frame(start):
         what = f"{path} is no archive: it does not start with a zstd frame"
         raise NotFoundError(what, _zip_hint(path) or "archives are what pack wrote")
     return True

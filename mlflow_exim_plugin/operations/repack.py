@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container import layout
@@ -22,6 +23,7 @@ from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.container.tarball import (
     BLOCK_BYTES,
     END_OF_TAR,
+    PiecewiseTar,
     padding_bytes,
     read_entry,
 )
@@ -206,45 +208,27 @@ class _Frames:
         self._frames.finish()
 
 
-class _Decompressed:
-    """The decompressed frames of an archive, one after the other."""
+class _Decompressed(PiecewiseTar):
+    """The tar stream of an archive, which whole frames can be taken of as they are stored."""
 
     def __init__(self, reader: ArchiveReader, progress: Callable[[int, int], None] | None) -> None:
         self._reader = reader
         self._progress = progress
-        self._packed = reader.frames.compressed(0, reader.frames.table.frame_count)
-        self._left = memoryview(b"")
-        self.position = 0
-
-    def read(self, size_bytes: int) -> bytes:
-        """Return the next bytes, fewer at the end."""
-        pieces = []
-        while size_bytes:
-            if not self._left:
-                self._left = memoryview(self._next()[1])
-                if not self._left:
-                    break
-            piece, self._left = self._left[:size_bytes], self._left[size_bytes:]
-            pieces.append(piece)
-            size_bytes -= len(piece)
-            self.position += len(piece)
-        return b"".join(pieces)
+        self._each = self._all()
+        super().__init__(data for _, data in self._each)
 
     def frames(self, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield frames ``first`` to ``last - 1``, which come next, as stored and decompressed."""
-        for _ in range(first, last):
-            packed, data = self._next()
+        for packed, data in islice(self._each, last - first):
             self.position += len(data)
             yield packed, data
 
-    def _next(self) -> tuple[bytes, bytes]:
-        number, packed = next(self._packed, (0, b""))
-        if not packed:
-            return b"", b""
-        if self._progress is not None:
-            table = self._reader.frames.table
-            self._progress(table.file_offsets[number + 1], self._reader.size_bytes)
-        return packed, self._reader.frames.decompress(number, packed)
+    def _all(self) -> Iterator[tuple[bytes, bytes]]:
+        frames = self._reader.frames
+        for number, packed in frames.compressed(0, frames.table.frame_count):
+            if self._progress is not None:
+                self._progress(frames.table.file_offsets[number + 1], self._reader.size_bytes)
+            yield packed, frames.decompress(number, packed)
 
 
 def _start_of_tag_files(reader: ArchiveReader) -> int | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from fsspec.registry import known_implementations, registry
 
+from mlflow_exim_plugin.container.frames import begins_frame
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.errors import ArchiveExistsError, NotFoundError, UsageError
 from mlflow_exim_plugin.host.open.locations import DATABASES, SERVERS, is_database
@@ -41,7 +42,6 @@ _FORMER_NAMES = {"postgres": "postgresql", "mariadb": "mysql"}
 _DATABASE_FILES = (".db", ".sqlite", ".sqlite3")
 _OTHER_FORMATS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", *_DATABASE_FILES)
 _PACK_IT = "make one of it: pack ARCHIVE --tracking-uri URI"
-_ZSTD_MAGICS = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 
 
 def require_location(location: str, *, for_mlflow: bool = True) -> None:
@@ -137,7 +137,7 @@ def require_replaceable(location: str, storage_options: Mapping[str, Any] | None
         start = source.read_range(0, min(4, source.size_bytes))
     finally:
         source.close()
-    if start and not _ZSTD_MAGICS.fullmatch(start):
+    if start and not begins_frame(start):
         raise ArchiveExistsError(
             f"{redact_url(location)} exists, and is no archive that --overwrite may replace",
             "choose another name, or remove it yourself",

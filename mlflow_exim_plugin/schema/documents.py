@@ -145,10 +145,15 @@ def _check_experiment(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _check_run(document: dict[str, Any]) -> dict[str, Any]:
+def _info_and_data(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     info, data = document.get("info"), document.get("data", {})
     if not isinstance(info, dict) or not isinstance(data, dict):
         raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    return info, data
+
+
+def _check_run(document: dict[str, Any]) -> dict[str, Any]:
+    info, data = _info_and_data(document)
     _check_texts(info, "run_id", "experiment_id")
     for name in ("start_time", "end_time"):
         if type(info.get(name, 0)) is not int:
@@ -167,9 +172,7 @@ def _check_run(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_logged_model(document: dict[str, Any]) -> dict[str, Any]:
-    info, data = document.get("info"), document.get("data", {})
-    if not isinstance(info, dict) or not isinstance(data, dict):
-        raise ValueError("info must be there, info and data objects")  # noqa: TRY004 - pydantic's
+    info, data = _info_and_data(document)
     _check_texts(info, "model_id", "experiment_id")
     _check_entries(info, "tags")
     _check_entries(data, "metrics", "params")
