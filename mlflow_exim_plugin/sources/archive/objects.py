@@ -124,8 +124,17 @@ class _Measured(_OfRest):
         # One that is NaN or infinite is a text in documents.
         return {str(m["key"]): float(m["value"]) for m in self._data().get("metrics") or ()}
 
+    @property
+    def id(self) -> str:
+        """Its id."""
+        raise NotImplementedError
+
     def _facts(self) -> dict[str, Any]:
-        return {"status": self._info().get("status"), "params": self.params} | {
+        return {
+            "id": self.id,
+            "name": self.name,
+            "status": self._info().get("status"),
+            "params": self.params,
             "metrics": self.metrics,
             "tags": self.tags,
         }
@@ -150,9 +159,6 @@ class ArchivedRun(_Measured, RunEnvelope):
     def _tagged(self) -> dict[str, Any]:
         return self._data()
 
-    def _facts(self) -> dict[str, Any]:
-        return {"id": self.id, "name": self.name, **super()._facts()}
-
 
 class ArchivedLoggedModel(_Measured, LoggedModelEnvelope):
     """A logged model."""
@@ -172,9 +178,6 @@ class ArchivedLoggedModel(_Measured, LoggedModelEnvelope):
 
     def _tagged(self) -> dict[str, Any]:
         return self._info()
-
-    def _facts(self) -> dict[str, Any]:
-        return {"id": self.id, "name": self.name, **super()._facts()}
 
 
 class ArchivedModel(_OfRest, ModelEnvelope):
