@@ -215,6 +215,10 @@ class ArchiveReader:
         """Return where the index says a member's data begin in the tar stream."""
         return self._offsets[position]
 
+    def place_in_file(self, path: str) -> tuple[str, int]:
+        """Return what members are sorted by as they lie in files: this one, and where in it."""
+        return self.root, self._offsets[self._position_of(path)]
+
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return a member's bytes, or the bytes ``[start, end)`` of them, sliced like Python does.
 
@@ -275,6 +279,16 @@ class ArchiveReader:
             (self._offsets[place], self._offsets[place] + self._sizes_bytes[place])
             for place in places
         )
+
+    def holder(self, path: str) -> ArchiveReader:
+        """Return this archive, in which the member lies if it is there."""
+        del path
+        return self
+
+    def hidden_traces(self, table: str) -> frozenset[str]:
+        """Return the ids of traces that are not to be seen: none of an archive."""
+        del table
+        return frozenset()
 
     def packed_index(self) -> bytes:
         """Return the index as it is stored."""

@@ -35,12 +35,19 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.source import SearchableSource
     from mlflow_exim_plugin.stages.privacy.redact import Redaction
 
-__all__ = ["ARCHIVES", "DEPLOYMENTS", "OpenSource", "open_source", "require_source"]
+__all__ = [
+    "ARCHIVES",
+    "DEPLOYMENTS",
+    "OpenSource",
+    "open_archived",
+    "open_source",
+    "require_source",
+]
 
 DEPLOYMENTS = ("database", "server", "folder")
 """The kinds of ends that MLflow opens."""
 ARCHIVES = "archive"
-"""The kind of end that is an archive."""
+"""The kind of end that is an archive, or a set of them, which is read at one of its snapshots."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +225,27 @@ def require_source(
         require_local_store(location)
 
 
+def open_archived(location: str, opening: Opening) -> Archive:
+    """Open an archive, or a set at the snapshot that is asked for.
+
+    Args:
+        location: Path or fsspec URL.
+        opening: How it is opened.
+
+    Raises:
+        EximError: See ``Archive.open``.
+    """
+    options = opening.storage_options
+    return Archive.open(location, storage_options=options, snapshot=opening.snapshot)
+
+
 @contextlib.contextmanager
 def _read_archive(
     location: str, opening: Opening, _: Reading, **_how_read: object
 ) -> Iterator[OpenSource]:
-    with Archive.open(location, storage_options=opening.storage_options) as archive:
+    with Archive.open(
+        location, storage_options=opening.storage_options, snapshot=opening.snapshot
+    ) as archive:
         names = ArchiveSource(archive, contents=False)
         yield OpenSource(ArchiveSource(archive), names, redact_url(location), archive)
 
@@ -318,7 +341,7 @@ def _is_database(location: str, _: Opening) -> bool:
 
 _ENDS = (
     _End("database", "sqlite:///…, postgresql://…", _is_database, _read_deployment),
-    _End(ARCHIVES, f"a name ending {ARCHIVE_SUFFIX}", is_archive, _read_archive),
+    _End(ARCHIVES, f"a name ending {ARCHIVE_SUFFIX}, or a set", is_archive, _read_archive),
     _End("folder", "the folder of a file store", is_store_folder, _read_folder),
     _End("export", "the folder of an export", is_export, _read_export),
     _End("server", "http://…", is_server, _read_deployment),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NotFoundError, UsageError
@@ -32,7 +31,8 @@ from mlflow_exim_plugin.transfer import stopped, transfer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.container.member_stream import Member
+    from mlflow_exim_plugin.container.members import Members
 
 __all__ = ["extract"]
 
@@ -133,18 +133,16 @@ def _ends_of_folders(path: str) -> list[int]:
     return [*(at for at, char in enumerate(path) if char == "/"), len(path)]
 
 
-def _take_members(
-    reader: ArchiveReader, selection: Selection, globs: _Globs, writer: FileWriter
-) -> None:
+def _take_members(reader: Members, selection: Selection, globs: _Globs, writer: FileWriter) -> None:
     if replace(selection, include=(), exclude=()) != Selection():
         raise UsageError("members are taken by their paths alone", "leave out the other options")
-    taken = [
-        (reader.data_offset(place), member)
-        for place, member in enumerate(reader.members())
-        if globs.take((member.path,))
-    ]
-    reader.expect(member.path for _, member in taken)
-    for _, member in sorted(taken, key=itemgetter(0)):
+    taken = [member for member in reader.members() if globs.take((member.path,))]
+    reader.expect(member.path for member in taken)
+
+    def place(member: Member) -> tuple[str, int]:
+        return reader.holder(member.path).place_in_file(member.path)
+
+    for member in sorted(taken, key=place):
         opener = partial(reader.open_member, member.path)
         writer.put(member.path, Artifact(member.path, member.size_bytes, opener, member.sha256))
     writer.finish()

@@ -13,6 +13,7 @@ from mlflow_exim_plugin.errors import EximError, NotFoundError
 from mlflow_exim_plugin.host.open.locations import store_folder
 from mlflow_exim_plugin.options import Opening
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 from mlflow_exim_plugin.sources.exports.layout import FILES
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.ranges import open_range
@@ -40,13 +41,16 @@ _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
 def is_archive(location: str, opening: Opening) -> bool:
-    """Whether it is an archive.
+    """Whether it is an archive, a set of archives or a snapshot of one.
 
     Raises:
         NotFoundError: It is a file of something else.
     """
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
+        return True
+    may_be_set = is_far(location) or local_path(location) is not None
+    if may_be_set and as_set(location, opening.storage_options):
         return True
     if is_far(location):  # whatever its name is, it is a file
         try:

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.operations.slips import (
 from mlflow_exim_plugin.options import Opening, Packing, Selection, Work, Writing
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import System
-from mlflow_exim_plugin.storage.new_folder import new_folder
+from mlflow_exim_plugin.storage.folders.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.sink import Sink
-    from mlflow_exim_plugin.storage.new_folder import NewFolder
+    from mlflow_exim_plugin.storage.folders.new_folder import NewFolder
 
 __all__ = ["OpenTarget", "open_new_export", "open_target"]
 

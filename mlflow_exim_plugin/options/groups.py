@@ -90,6 +90,13 @@ class Opening:
         metavar="KEY=VALUE",
         read=_storage_options,
     )
+    snapshot: str | None = asked(
+        "Snapshot of a set: its number, or a time such as 2026-06-30 or 7d, for the last one until "
+        "then; the newest without it.",
+        default=None,
+        flag="--at",
+        metavar="SNAPSHOT",
+    )
 
     def at(self, location: str) -> Opening:
         """Return this for a tracking URI that is given: then it is the registry's too."""

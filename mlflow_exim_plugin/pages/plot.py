@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import MissingDependencyError, NotFoundError, UsageError
+from mlflow_exim_plugin.operations.ends import open_archived
 from mlflow_exim_plugin.operations.look.meaning import runs_meant
 from mlflow_exim_plugin.options import Drawing, Opening, Publishing, flat, matches
 from mlflow_exim_plugin.pages.curves import Curve, curves_of
-from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
+    from mlflow_exim_plugin.sources.archive.archive import Archive
     from mlflow_exim_plugin.sources.archive.objects import ArchivedRun
 
 __all__ = ["Picture", "plot"]
@@ -83,7 +84,7 @@ def plot(
     if not drawing.runs or not drawing.keys:
         raise UsageError("a run and a metric are to be named", "write -r RUN -k KEY")
     options = opening.storage_options
-    with Archive.open(archive, storage_options=options) as opened:
+    with open_archived(archive, opening) as opened:
         runs = [opened.run(run_id) for run_id in runs_meant(opened, drawing.runs)]
         names = {run.mlflow.run["info"]["run_id"]: _name(run) for run in runs}
         curves = _curves(opened, runs, drawing)

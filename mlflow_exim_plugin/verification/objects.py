@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.container.tail import FORMAT_VERSION
-from mlflow_exim_plugin.container.trace_parts import read_part
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.digests import ContentRoot, raw_digest
@@ -42,6 +41,7 @@ from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive.log import read_log
+from mlflow_exim_plugin.sources.archive.trace_parts import read_part
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator

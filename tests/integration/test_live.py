@@ -283,7 +283,8 @@ def test_a_model_is_loaded_by_its_ranges_alone(
     with as_default(address):
         for name in ("models:/churn@champion", "models:/churn/1", logged.model_uri):
             assert mlflow.pyfunc.load_model(name).predict([1.5]) == [3.0]
-        source = live.open_live(url).archives[0].reader._source
+        reader = live.open_live(url).archives[0].reader
+        source = reader.holder("")._source
         assert source.bytes_read < 4 << 20
         folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/"))
         assert (folder / "notes" / "a b%20.txt").read_text() == "hello"

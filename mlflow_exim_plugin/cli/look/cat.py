@@ -29,10 +29,10 @@ def cat(archive: str, member: str, binary: bool, opening: Opening) -> None:
 
       mlflow exim cat backup.tar.zst data/archive.json
     """
-    from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.operations.ends import open_archived
 
     with (
-        Archive.open(archive, storage_options=opening.storage_options) as opened,
+        open_archived(archive, opening) as opened,
         opened.reader.open_member(member) as stream,
     ):
         if sys.stdout.isatty() and not binary and b"\0" in stream.read(_LOOKED_AT_BYTES):

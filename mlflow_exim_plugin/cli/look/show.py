@@ -94,9 +94,9 @@ def show(
 
 
 def _show_log(archive: str, opening: Opening, *, as_json: bool) -> None:
-    from mlflow_exim_plugin.sources.archive.archive import Archive
+    from mlflow_exim_plugin.operations.ends import open_archived
 
-    with Archive.open(archive, storage_options=opening.storage_options) as opened:
+    with open_archived(archive, opening) as opened:
         events = opened.log
     if as_json:
         show_json([event.to_json() for event in events])

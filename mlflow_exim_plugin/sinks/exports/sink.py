@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.schema.objects import StreamObject
     from mlflow_exim_plugin.schema.report import Report
-    from mlflow_exim_plugin.storage.new_folder import NewFolder
+    from mlflow_exim_plugin.storage.folders.new_folder import NewFolder
 
 __all__ = ["ExportSink"]
 

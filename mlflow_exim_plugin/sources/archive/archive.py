@@ -13,6 +13,7 @@ from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError, UsageError
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.envelope import (
     ArchiveEnvelope,
     ArtifactEntry,
@@ -35,6 +36,7 @@ from mlflow_exim_plugin.sources.archive.objects import (
     ArchivedVersion,
     Shown,
 )
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,8 +46,10 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
     from typing_extensions import Self
 
+    from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
 __all__ = ["Archive", "Tree", "open_archive"]
 
@@ -110,7 +114,7 @@ class Archive(Shown):
         trees: Members by workspace, the default one first.
     """
 
-    def __init__(self, reader: ArchiveReader) -> None:
+    def __init__(self, reader: Members) -> None:
         self.reader = reader
         trees: dict[str, Tree] = {layout.TREE: Tree()}
         for path in reader.paths("data/"):
@@ -125,13 +129,16 @@ class Archive(Shown):
         *,
         storage_options: Mapping[str, Any] | None = None,
         expected_root: str | None = None,
+        snapshot: str | None = None,
     ) -> Archive:
-        """Open an archive at a path or any fsspec URL.
+        """Open an archive, or a snapshot of a set, at a path or any fsspec URL.
 
         Args:
-            url: Where it lies.
+            url: Where it lies: an archive, a set or a snapshot of one.
             storage_options: Given to the fsspec file system.
             expected_root: Root digest it must have, hex.
+            snapshot: Of a set, number of the snapshot, or the time when it was the last one; the
+                newest without it.
 
         Raises:
             NotFoundError: There is nothing at the URL.
@@ -139,6 +146,10 @@ class Archive(Shown):
             UnsupportedFormatError: It needs a newer reader.
             StoreError: The store refused.
         """
+        if found := as_set(url, storage_options):
+            return cls(snapshot_reader(*found, snapshot, expected_root))
+        if snapshot is not None:
+            raise UsageError(f"{redact_url(url)} is no set, and has no snapshots")
         return cls(
             ArchiveReader.open(url, storage_options=storage_options, expected_root=expected_root)
         )
@@ -261,7 +272,7 @@ class Archive(Shown):
         Raises:
             InvalidArchiveError: A part is damaged.
         """
-        from mlflow_exim_plugin.container.trace_parts import trace_ids
+        from mlflow_exim_plugin.sources.archive.trace_parts import trace_ids
 
         return [i for part in self.trace_parts() for i in trace_ids(self.reader, part)]
 
@@ -272,7 +283,7 @@ class Archive(Shown):
             NotFoundError: The archive has no such trace.
             InvalidArchiveError: Its part, or it itself, is damaged.
         """
-        from mlflow_exim_plugin.container.trace_parts import holds_trace, read_part
+        from mlflow_exim_plugin.sources.archive.trace_parts import holds_trace, read_part
 
         for path in self._in_experiments(None, lambda tree, e: tree.traces.get(e, ())):
             envelope = self.document(TracePartEnvelope, path)
@@ -289,7 +300,7 @@ class Archive(Shown):
         Raises:
             InvalidArchiveError: A part or a trace is damaged.
         """
-        from mlflow_exim_plugin.container.trace_parts import read_part
+        from mlflow_exim_plugin.sources.archive.trace_parts import read_part
 
         for path in self._in_experiments(experiment_id, lambda tree, e: tree.traces.get(e, ())):
             for stored in read_part(self.reader, self.document(TracePartEnvelope, path), path):
@@ -530,6 +541,32 @@ class Archive(Shown):
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
         return check_document(model, self.reader.read_document(path), path)
+
+
+def snapshot_reader(
+    folder: SetFolder, number: int | None, which: str | None, expected_root: str | None
+) -> Members:
+    """Open a snapshot of a set.
+
+    Args:
+        folder: The set.
+        number: Which one the location names, if it does.
+        which: Which one is asked for beside it.
+        expected_root: Root digest it must have, hex.
+    """
+    from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
+
+    if number is not None and which is not None:
+        raise UsageError(f"{folder} is given with its snapshot {number}", "leave --at out")
+    found = folder.chosen(which if number is None else str(number))
+    if expected_root is not None and found.sha256 != expected_root.lower():
+        raise DigestMismatchError(
+            f"snapshot {found.number} of {folder} has the root {found.sha256}, expected was "
+            f"{expected_root[:64]}",
+            "this is another snapshot, or somebody changed it",
+            [Finding("N003", str(folder), "has another root than expected")],
+        )
+    return SnapshotReader(folder, found)
 
 
 open_archive = Archive.open

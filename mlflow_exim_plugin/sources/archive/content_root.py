@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.container.trace_parts import trace_digests
 from mlflow_exim_plugin.kinds import ENTITY_KINDS, VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.digests import ContentRoot
 from mlflow_exim_plugin.schema.envelope import (
@@ -16,14 +15,15 @@ from mlflow_exim_plugin.schema.envelope import (
     check_document,
     check_entity,
 )
+from mlflow_exim_plugin.sources.archive.trace_parts import trace_digests
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.container.members import Members
 
 __all__ = ["content_root_of"]
 
 
-def content_root_of(reader: ArchiveReader) -> str:
+def content_root_of(reader: Members) -> str:
     """Return the content root of an archive of any version, from what its envelopes state.
 
     Raises:

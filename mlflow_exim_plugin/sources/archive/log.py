@@ -14,7 +14,7 @@ from mlflow_exim_plugin.schema.envelope import LogEvent, check_document
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.container.members import Members
 
 __all__ = ["read_log"]
 
@@ -23,7 +23,7 @@ _SINCE = (1, 3)
 _EVENT = re.compile(rf"{layout.LOG}[0-9]+\.json")
 
 
-def read_log(reader: ArchiveReader) -> Iterator[tuple[LogEvent, bytes]]:
+def read_log(reader: Members) -> Iterator[tuple[LogEvent, bytes]]:
     """Yield the events of an archive's log, the oldest first, as documents and as stored.
 
     Raises:

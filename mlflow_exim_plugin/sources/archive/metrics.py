@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow.dataset as ds
 
-    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.envelope import MetricsRange
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
@@ -33,7 +33,7 @@ class MetricsTables:
         reader: Open archive.
     """
 
-    def __init__(self, reader: ArchiveReader) -> None:
+    def __init__(self, reader: Members) -> None:
         self._reader = reader
         self._open: OrderedDict[str, StoredTable] = OrderedDict()
         self._group: tuple[str, int, RowBatch] | None = None

@@ -457,7 +457,7 @@ class _TreeStream:
 
     def _traces(self, path: str, plan: Plan, *, whole: bool) -> Iterator[Trace | Failure]:
         """Yield the traces of a part; one that is damaged alone, what cannot be read together."""
-        from mlflow_exim_plugin.container.trace_parts import read_part
+        from mlflow_exim_plugin.sources.archive.trace_parts import read_part
 
         read, expected = 0, 1
         try:
@@ -516,7 +516,9 @@ class _TreeStream:
                 entry.size_bytes,
                 partial(self._archive.reader.open_member, entry.member),
                 entry.sha256,
-                StoredMember(self._archive.reader, entry.member) if as_stored else None,
+                StoredMember(self._archive.reader.holder(entry.member), entry.member)
+                if as_stored
+                else None,
             )
             for entry in entries
             if always or self._selection.takes_artifact(entry.path)

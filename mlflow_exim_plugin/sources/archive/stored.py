@@ -52,14 +52,14 @@ class StoredParts:
 
     def member(self, path: str) -> StoredMember:
         """Return a member, to be taken as it is."""
-        return StoredMember(self._archive.reader, path)
+        return StoredMember(self._archive.reader.holder(path), path)
 
     def envelope(self, path: str, info: VersionInfo | RunInfo) -> StoredMember | None:
         """Return an envelope to be taken as it is, None where not all of its files come."""
         if not self._selection.takes_all_artifacts:
             return None
         members = tuple(entry.member for entry in info.artifacts)
-        return StoredMember(self._archive.reader, path, members, info.content_digest)
+        return StoredMember(self._archive.reader.holder(path), path, members, info.content_digest)
 
     def issues(self, kind: Kind, info: Info) -> tuple[Failure | Loss, ...]:
         """Return what an envelope says to be missing of its object."""
@@ -114,7 +114,7 @@ class StoredParts:
 
     def traces(self, paths: Iterable[str]) -> tuple[StoredTracePart, ...] | None:
         """Return the parts of an experiment's traces, None where one of them cannot be taken so."""
-        from mlflow_exim_plugin.container.trace_parts import trace_digests
+        from mlflow_exim_plugin.sources.archive.trace_parts import hidden_traces, trace_digests
 
         if not self._tables:
             return None
@@ -122,6 +122,8 @@ class StoredParts:
         try:
             for path in paths:
                 envelope = self._archive.document(TracePartEnvelope, path)
+                if hidden_traces(self._archive.reader, envelope):
+                    return None
                 info, tables = envelope.info, envelope.info.tables
                 members = [entry.member for entry in info.attachments]
                 members += [entry.member for entry in tables.values()]
@@ -134,7 +136,7 @@ class StoredParts:
                     Kind.ARTIFACT: len(info.attachments),
                 }
                 size_bytes = sum(entry.size_bytes for entry in info.attachments)
-                stored = StoredMember(self._archive.reader, path, tuple(members))
+                stored = StoredMember(self._archive.reader.holder(path), path, tuple(members))
                 issues = self.issues(Kind.TRACE, info)
                 digests = trace_digests(self._archive.reader, envelope)
                 found.append(StoredTracePart(stored, counts, size_bytes, issues, digests))
@@ -144,7 +146,7 @@ class StoredParts:
 
     def _require_sound(self, path: str) -> None:
         """Read a member that would be read when it is copied."""
-        reader = self._archive.reader
+        reader = self._archive.reader.holder(path)
         if reader.own_frames(path) is None:
             with reader.open_member(path) as stream:
                 while stream.read(1 << 20):

@@ -15,7 +15,7 @@ import pytest
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.leftovers import remove_held, temporary_folder
-from mlflow_exim_plugin.storage.new_folder import new_folder
+from mlflow_exim_plugin.storage.folders.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ KILLED = """
 import os, signal, sys
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.leftovers import temporary_folder
-from mlflow_exim_plugin.storage.new_folder import new_folder
+from mlflow_exim_plugin.storage.folders.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 with (
     temporary_folder() as folder,

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
@@ -22,13 +23,11 @@ from mlflow_exim_plugin.schema.traces import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
-    from mlflow_exim_plugin.container.reader import ArchiveReader
+    from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
-__all__ = ["StoredTrace", "holds_trace", "read_part", "trace_digests", "trace_ids"]
+__all__ = ["StoredTrace", "hidden_traces", "holds_trace", "read_part", "trace_digests", "trace_ids"]
 
 _BATCH_ROWS = 1024
 
@@ -61,9 +60,7 @@ class StoredTrace:
             raise _broken("E063", path, f"trace {self.trace.id}: {problem}")
 
 
-def read_part(
-    reader: ArchiveReader, envelope: TracePartEnvelope, path: str
-) -> Iterator[StoredTrace]:
+def read_part(reader: Members, envelope: TracePartEnvelope, path: str) -> Iterator[StoredTrace]:
     """Yield the traces of one part, by id.
 
     Args:
@@ -81,6 +78,7 @@ def read_part(
     spans = _Grouped(reader, envelope, "spans", path)
     assessments = _Grouped(reader, envelope, "assessments", path)
     last: str | None = None
+    hidden = hidden_traces(reader, envelope)
     for row, info in _rows(reader, envelope, "traces", path):
         trace_id = row["trace_id"]
         if last is not None and trace_id <= last:
@@ -92,7 +90,9 @@ def read_part(
             spans.take(trace_id, row["spans"] or 0) if row["spans"] is not None else None,
         )
         trace.digest = row["content_digest"]
-        yield StoredTrace(trace, attachments.pop(trace_id, []), row["content_digest"])
+        stored = StoredTrace(trace, attachments.pop(trace_id, []), row["content_digest"])
+        if trace_id not in hidden:
+            yield stored
     spans.end()
     assessments.end()
     if attachments:
@@ -102,9 +102,7 @@ def read_part(
 class _Grouped:
     """Rows of a table, handed out trace by trace."""
 
-    def __init__(
-        self, reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
-    ) -> None:
+    def __init__(self, reader: Members, envelope: TracePartEnvelope, table: str, path: str) -> None:
         self._path = path
         self._table = table
         self._rows = _rows(reader, envelope, table, path)
@@ -126,53 +124,70 @@ class _Grouped:
             raise _broken("E063", self._path, f"{self._table} of {trace_id} belong to no trace")
 
 
-def holds_trace(reader: ArchiveReader, envelope: TracePartEnvelope, trace_id: str) -> bool:
+def holds_trace(reader: Members, envelope: TracePartEnvelope, trace_id: str) -> bool:
     """Tell whether a part has a trace, from one column of its traces.
 
     Raises:
         InvalidArchiveError: The table is not there or not as the format has it.
     """
+    if trace_id in hidden_traces(reader, envelope):
+        return False
     ids = _column(reader, envelope, "trace_id")
     return any(pc.any(pc.equal(part, trace_id)).as_py() for part in ids)
 
 
-def trace_ids(reader: ArchiveReader, envelope: TracePartEnvelope) -> Iterator[str]:
+def trace_ids(reader: Members, envelope: TracePartEnvelope) -> Iterator[str]:
     """Yield the ids of the traces of a part.
 
     Raises:
         InvalidArchiveError: The table is not there or not as the format has it.
     """
+    hidden = hidden_traces(reader, envelope)
     for part in _column(reader, envelope, "trace_id"):
-        yield from part.to_pylist()
+        yield from (found for found in part.to_pylist() if found not in hidden)
 
 
-def trace_digests(reader: ArchiveReader, envelope: TracePartEnvelope) -> bytes:
+def trace_digests(reader: Members, envelope: TracePartEnvelope) -> bytes:
     """Return the content digests that a part states of its traces, 32 bytes each.
 
     Raises:
         InvalidArchiveError: The table is not there or not as the format has it.
     """
     digests = bytearray()
+    hidden = pa.array(sorted(hidden_traces(reader, envelope)), pa.string())
+    names = ["content_digest", "trace_id"] if len(hidden) else ["content_digest"]
     try:
-        for part in _column(reader, envelope, "content_digest"):
-            digests += b"".join(map(raw_digest, part.to_pylist()))
+        for part in _columns(reader, envelope, names):
+            stated = part.column("content_digest")
+            if len(hidden):
+                stated = stated.filter(pc.invert(pc.is_in(part.column("trace_id"), hidden)))
+            digests += b"".join(map(raw_digest, stated.to_pylist()))
     except ValueError as error:
         raise _broken("E064", envelope.info.tables["traces"].member, str(error)) from None
     return bytes(digests)
 
 
-def _column(
-    reader: ArchiveReader, envelope: TracePartEnvelope, name: str
-) -> Iterator[pa.ChunkedArray]:
+def _column(reader: Members, envelope: TracePartEnvelope, name: str) -> Iterator[pa.ChunkedArray]:
     """Yield one column of a part's traces, a row group at a time."""
+    for part in _columns(reader, envelope, [name]):
+        yield part.column(0)
+
+
+def _columns(reader: Members, envelope: TracePartEnvelope, names: list[str]) -> Iterator[pa.Table]:
     if (entry := envelope.info.tables.get("traces")) is not None:
         with _opened(reader, entry, "traces") as file:
             for number in range(len(file.groups)):
-                yield file.row_group(number, [name]).column(0)
+                yield file.row_group(number, names)
+
+
+def hidden_traces(reader: Members, envelope: TracePartEnvelope) -> frozenset[str]:
+    """Return the ids of a part's traces that are not to be seen where it is read."""
+    entry = envelope.info.tables.get("traces")
+    return frozenset() if entry is None else reader.hidden_traces(entry.member)
 
 
 @contextlib.contextmanager
-def _opened(reader: ArchiveReader, entry: TableEntry, table: str) -> Iterator[StoredTable]:
+def _opened(reader: Members, entry: TableEntry, table: str) -> Iterator[StoredTable]:
     """Open a table and check what it says of itself."""
     member = entry.member
     if member not in reader:
@@ -186,7 +201,7 @@ def _opened(reader: ArchiveReader, entry: TableEntry, table: str) -> Iterator[St
 
 
 def _rows(
-    reader: ArchiveReader, envelope: TracePartEnvelope, table: str, path: str
+    reader: Members, envelope: TracePartEnvelope, table: str, path: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield each row of a table as Arrow has it and as a document."""
     entry = envelope.info.tables.get(table)

@@ -1,0 +1,1 @@
+"""Sets: folders of archives, and snapshots that say which of them make a state."""

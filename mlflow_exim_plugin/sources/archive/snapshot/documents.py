@@ -1,0 +1,93 @@
+"""The documents of a set (spec/v1/set.md): its marker, and its snapshots."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ArchivePart, Document, System
+
+__all__ = [
+    "SET_FORMAT",
+    "SET_VERSION",
+    "FileEntry",
+    "Marker",
+    "PackEntry",
+    "Parent",
+    "Snapshot",
+    "SnapshotInfo",
+]
+
+SET_FORMAT = "mlflow-exim-set"
+SET_VERSION = "1.0"
+
+_Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0)]
+_Number = Annotated[int, Field(ge=1, le=99_999_999)]
+
+
+class Marker(Document):
+    """``set.json``: says that a folder is a set."""
+
+    format: str = SET_FORMAT
+    format_version: str = SET_VERSION
+    required_features: tuple[str, ...] = Field(default=(), strict=False)
+    """What a reader must know, or refuse the set."""
+    read_me: str = ""
+
+
+class FileEntry(Document):
+    """A table beside the packs, named by its content."""
+
+    path: str
+    sha256: _Hex
+    rows: _Count
+
+
+class PackEntry(Document):
+    """One archive of a snapshot."""
+
+    path: str
+    root: _Hex
+    size_bytes: _Count
+    members: _Count
+    block: _Count
+    """Its tables are numbered from ``block * 100000`` on."""
+    packed_ms: int
+    """When it was packed, ms since the Unix epoch."""
+
+
+class Parent(Document):
+    """The snapshot before."""
+
+    number: _Number
+    sha256: _Hex
+
+
+class SnapshotInfo(ArchiveInfo):
+    """Part ``info`` of a snapshot: that of an archive of the whole state, and where that lies."""
+
+    number: _Number
+    parent: Parent | None = None
+    packs: tuple[PackEntry, ...] = Field(default=(), strict=False)
+    """In the order in which they were added: what a later one has stands for an earlier one's."""
+    gone: FileEntry | None = None
+    """Objects that packs have and the state has no more."""
+    state: FileEntry | None = None
+    """What the next pack compares the source with; a reader does not need it."""
+    first_start_ms: int | None = None
+    """When the first run of the state began, ms since the Unix epoch."""
+    last_start_ms: int | None = None
+    """When the last one did."""
+
+
+class Snapshot(Document):
+    """``snapshots/NNNNNNNN.json``; read as an ``ArchiveEnvelope`` it is that of the whole state."""
+
+    format: str = SET_FORMAT
+    format_version: str = SET_VERSION
+    required_features: tuple[str, ...] = Field(default=(), strict=False)
+    system: System
+    info: SnapshotInfo
+    mlflow: ArchivePart

@@ -1,0 +1,206 @@
+"""A set as it lies: where its files are, and which snapshots it has (spec/v1/set.md)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
+from mlflow_exim_plugin.errors import (
+    DigestMismatchError,
+    InvalidArchiveError,
+    NotFoundError,
+    UnsupportedFormatError,
+)
+from mlflow_exim_plugin.options.selection import parse_time_ms
+from mlflow_exim_plugin.schema.canonical import parse_json
+from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.schema.envelope import check_document
+from mlflow_exim_plugin.sources.archive.snapshot.documents import (
+    SET_FORMAT,
+    SET_VERSION,
+    FileEntry,
+    Marker,
+    Snapshot,
+)
+from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MARKER", "SetFolder", "StoredSnapshot", "as_set", "snapshot_path"]
+
+MARKER = "set.json"
+_SNAPSHOTS = "snapshots"
+_MAX_MARKER_BYTES = 64 << 10
+_MAX_SNAPSHOT_BYTES = 256 << 20
+_MAX_TABLE_BYTES = 1 << 30
+_NAME = re.compile(r"([0-9]{8})\.json")
+_AT_SNAPSHOT = re.compile(rf"(.+)/{_SNAPSHOTS}/([0-9]{{8}})\.json")
+_NUMBER = re.compile(r"[0-9]{1,8}")
+
+
+@dataclass(frozen=True)
+class StoredSnapshot:
+    """A snapshot of a set.
+
+    Attributes:
+        document: It.
+        sha256: Digest of its bytes, hex: its root, which says what every byte of the state is.
+    """
+
+    document: Snapshot
+    sha256: str
+
+    @property
+    def number(self) -> int:
+        """Its number; the first one has 1."""
+        return self.document.info.number
+
+
+def snapshot_path(number: int) -> str:
+    """Return the path of a snapshot in its set."""
+    return f"{_SNAPSHOTS}/{number:08d}.json"
+
+
+def as_set(
+    location: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[SetFolder, int | None] | None:
+    """Return the set that a location is, and which of its snapshots; None where it is no set.
+
+    Args:
+        location: Path or fsspec URL of a set's folder, of its marker or of one of its snapshots.
+        storage_options: For the file system, see fsspec.
+
+    Raises:
+        UnsupportedFormatError: The set needs a newer reader.
+        InvalidArchiveError: Its marker is damaged.
+        StoreError: The store refused or died.
+    """
+    if location.endswith(ARCHIVE_SUFFIX) or "::" in location:
+        return None
+    url, number = location.removesuffix(f"/{MARKER}"), None
+    if found := _AT_SNAPSHOT.fullmatch(location):
+        url, number = found[1], int(found[2])
+    folder = SetFolder(url, storage_options)
+    return (folder, number) if folder.is_there() else None
+
+
+class SetFolder(StoreFolder):
+    """A folder that holds a set, or will hold one."""
+
+    def is_there(self) -> bool:
+        """Whether it is a set.
+
+        Raises:
+            UnsupportedFormatError: It needs a newer reader.
+            InvalidArchiveError: Its marker is damaged.
+            StoreError: The store refused or died.
+        """
+        try:
+            data = self.read(MARKER, _MAX_MARKER_BYTES)
+        except NotFoundError:
+            return False
+        marker = check_document(Marker, parse_json(data, MARKER), MARKER)
+        if marker.format != SET_FORMAT:
+            raise InvalidArchiveError(f"{self}/{MARKER} is not that of a set")
+        _require_known(marker, str(self))
+        return True
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the snapshots that are there, the oldest first.
+
+        Raises:
+            StoreError: They cannot be listed.
+        """
+        found = (_NAME.fullmatch(name) for name in self.names(_SNAPSHOTS))
+        return sorted(int(one[1]) for one in found if one)
+
+    def snapshot(self, number: int) -> StoredSnapshot:
+        """Return one snapshot.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            InvalidArchiveError: It is damaged.
+            UnsupportedFormatError: It needs a newer reader.
+            StoreError: The store refused or died.
+        """
+        path = snapshot_path(number)
+        try:
+            data = self.read(path, _MAX_SNAPSHOT_BYTES)
+        except NotFoundError as error:
+            there = self.numbers()
+            known = f"{there[0]} to {there[-1]}" if there else "none"
+            hint = f"there is {known}; `ls {self}` lists them"
+            raise NotFoundError(f"{self} has no snapshot {number}", hint) from error
+        document = check_document(Snapshot, parse_json(data, path), path)
+        _require_known(document, f"{self}/{path}")
+        if document.info.number != number:
+            raise InvalidArchiveError(
+                f"{self}/{path} says that it is snapshot {document.info.number}"
+            )
+        return StoredSnapshot(document, sha256_of(data).hexdigest())
+
+    def newest(self) -> StoredSnapshot | None:
+        """Return the last snapshot, None where there is none yet.
+
+        Raises:
+            InvalidArchiveError: It is damaged.
+            StoreError: The store refused or died.
+        """
+        numbers = self.numbers()
+        return self.snapshot(numbers[-1]) if numbers else None
+
+    def chosen(self, which: str | None) -> StoredSnapshot:
+        """Return the snapshot that is asked for.
+
+        Args:
+            which: Its number, or a time: then the last one that was taken by then. None for the
+                last one.
+
+        Raises:
+            NotFoundError: There is none.
+            UsageError: It is neither a number nor a time.
+            InvalidArchiveError: It is damaged.
+            StoreError: The store refused or died.
+        """
+        if which is not None and _NUMBER.fullmatch(which):
+            return self.snapshot(int(which))
+        until_ms = None if which is None else parse_time_ms(which, end=True)
+        for number in reversed(self.numbers()):
+            found = self.snapshot(number)
+            if until_ms is None or found.document.system.export_time_ms <= until_ms:
+                return found
+        if until_ms is None:
+            raise NotFoundError(f"{self} has no snapshot yet", "pack --set makes one")
+        raise NotFoundError(
+            f"{self} has no snapshot of {which} or before", f"`ls {self}` lists them"
+        )
+
+    def table(self, entry: FileEntry) -> bytes:
+        """Return the bytes of a table that a snapshot names.
+
+        Raises:
+            NotFoundError: It is not there.
+            DigestMismatchError: It is not what the snapshot says.
+            StoreError: The store refused or died.
+        """
+        data = self.read(entry.path, _MAX_TABLE_BYTES)
+        if (found := sha256_of(data).hexdigest()) != entry.sha256:
+            raise DigestMismatchError(f"{self}/{entry.path} hashes to {found}, not {entry.sha256}")
+        return data
+
+
+def _require_known(document: Marker | Snapshot, where: str) -> None:
+    version = document.format_version
+    if version.partition(".")[0] != SET_VERSION.partition(".")[0]:
+        raise UnsupportedFormatError(
+            f"{where} is of version {version} of sets; this reads {SET_VERSION}",
+            "install a newer mlflow-exim-plugin",
+        )
+    if document.required_features:
+        raise UnsupportedFormatError(
+            f"{where} needs {', '.join(document.required_features)}",
+            "install a newer mlflow-exim-plugin",
+        )
