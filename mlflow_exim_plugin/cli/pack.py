@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
+from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.cli.proving import ask_passphrase
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
 
 
 @click.command(cls=Command)
-@archive_argument
+@click.argument("archive", metavar="[ARCHIVE]", required=False)
 @click.option(
     "--tracking-uri",
     metavar="URI",
@@ -35,7 +35,7 @@ from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Wor
 def pack(
     ctx: click.Context,
     /,
-    archive: str,
+    archive: str | None,
     output: str,
     work: Work,
     packing: Packing,
@@ -49,6 +49,10 @@ def pack(
     second (UTC). The exit code is 3 when an object could not be packed; the report names it and the
     rest is packed.
 
+    With --set, SET is a folder of archives and of snapshots that say which of them make a state:
+    what is unchanged since the newest snapshot is not packed again. Every command reads a set as it
+    reads an archive.
+
     Example:
 
       mlflow exim pack backup.tar.zst --tracking-uri http://localhost:5000 -e "churn*"
@@ -57,8 +61,12 @@ def pack(
     from mlflow_exim_plugin.operations.pack import pack as run_pack
     from mlflow_exim_plugin.redaction import redact_url
 
-    archive = dated(archive, packing.as_of_ms)
-    work, where = replace(work, script="mlflow exim pack"), redact_url(archive)
+    if archive is not None:
+        archive = dated(archive, packing.as_of_ms)
+    elif packing.set is None:
+        raise click.UsageError("Missing argument 'ARCHIVE', or option '--set'.")
+    work = replace(work, script="mlflow exim pack")
+    where = redact_url(archive or packing.set or "")
     asked["packing"] = replace(packing, passphrase=ask_passphrase)
     titles = f"Packed into {where}", f"Would pack into {where}"
     run_transfer(ctx, partial(run_pack, archive, **asked), work, output, *titles)

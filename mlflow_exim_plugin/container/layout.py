@@ -62,6 +62,7 @@ __all__ = [
     "run_member",
     "table_of",
     "trace_part_member",
+    "trace_path",
     "trace_table_member",
     "version_folder",
     "version_member",
@@ -262,6 +263,11 @@ def trace_part_member(experiment: str, part: int) -> str:
 def trace_table_member(experiment: str, table: str, part: int) -> str:
     """One of ``TRACE_TABLES`` of a part of an experiment's traces."""
     return f"{experiment}traces/{table}-{part:05d}.parquet"
+
+
+def trace_path(experiment: str, trace_id: str) -> str:
+    """Return what stands for a trace in lists of objects; no member has this path."""
+    return f"{experiment}traces/{encode_segment(trace_id)}"
 
 
 def attachment_folder(experiment: str, trace_id: str) -> str:

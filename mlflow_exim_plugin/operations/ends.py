@@ -273,7 +273,7 @@ def _read_deployment(
         roots=roots,
     ) as host:
         yield OpenSource(
-            ServerSource(host, jobs=jobs, contents=contents),
+            ServerSource(host, jobs=jobs, contents=contents, marks=reading.marks),
             ServerSource(host, jobs=jobs, contents=False),
             host.display_uri,
             mlflow_version=host.mlflow_version,

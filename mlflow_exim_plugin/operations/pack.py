@@ -13,6 +13,7 @@ from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_sourc
 from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
+from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.lineage import ExportTags
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["dated", "pack"]
 
 @flat()
 def pack(
-    archive: str,
+    archive: str | None = None,
     *,
     tracking_uri: str | None = None,
     opening: Opening = Opening(),
@@ -38,7 +39,7 @@ def pack(
 
     Args:
         archive: Path or fsspec URL of the archive to write; ``{date}`` and ``{time}`` in it become
-            the day and the second (UTC).
+            the day and the second (UTC). None where ``set`` is given.
         tracking_uri: MLflow tracking URI, or path or fsspec URL of another archive, of which the
             members that are taken whole are copied as they are; MLflow's own default without it.
         opening: How the two are opened; each option is a keyword of its own too, here and below.
@@ -60,6 +61,14 @@ def pack(
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
     work = replace(work, script=work.script or "mlflow_exim_plugin.pack")
+    if packing.set is not None:
+        if archive is not None:
+            raise UsageError(f"{redact_url(archive)} is given beside a set", "give one of the two")
+        from mlflow_exim_plugin.operations.keeping.pack_set import pack_into_set
+
+        return pack_into_set(packing.set, tracking_uri, opening, selection, reading, packing, work)
+    if archive is None:
+        raise UsageError("there is no archive to write", "name one, or a set with --set")
     archive = dated(archive, packing.as_of_ms)
     signer = PackedSigner(archive, packing)
     redaction = redaction_of(packing)

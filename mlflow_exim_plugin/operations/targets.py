@@ -32,10 +32,19 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sinks.archive.place import PlaceInSet
+    from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.storage.folders.new_folder import NewFolder
 
-__all__ = ["OpenTarget", "open_new_export", "open_target"]
+__all__ = [
+    "NewArchive",
+    "OpenTarget",
+    "new_archive",
+    "open_new_export",
+    "open_target",
+    "plain_selection",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +94,7 @@ def open_target(
         require_new_archive(str(location), f"write pack ARCHIVE --tracking-uri {where}")
         if work.dry_run:
             return contextlib.nullcontext(_Nothing())
-        return _new_archive(str(location), opening, how, selection, work)
+        return new_archive(str(location), opening, how, selection, work)
     asked = replace(
         how,
         dry_run=work.dry_run,
@@ -113,18 +122,22 @@ class _Nothing:
 
 
 @dataclass(frozen=True)
-class _NewArchive:
+class NewArchive:
+    """An archive that is being written; see ``OpenTarget``."""
+
     file: Any
     location: str
     packing: Packing
     selection: Selection
     work: Work
+    place: PlaceInSet | None = None
     written: list[ArchiveWriter] = field(default_factory=list)
     looks_first = False
     files_at = None
 
     @contextlib.contextmanager
-    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[Sink]:
+    def sink(self, source: OpenSource, *, dry_run: bool) -> Iterator[ArchiveSink]:
+        """Give a sink for what comes from a source."""
         from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink
 
         del dry_run
@@ -142,7 +155,7 @@ class _NewArchive:
             earlier=earlier,
         ) as writer:
             self.written.append(writer)
-            asked, redaction = _plain(self.selection), source.redaction
+            asked, redaction = plain_selection(self.selection), source.redaction
             if redaction is not None:
                 asked = redaction.system({"selection": asked})["selection"]
             step = source.step(self.work.script, self.packing.as_of_ms)
@@ -158,9 +171,11 @@ class _NewArchive:
                     *(redaction.record() if redaction else ()),
                     *source.redacted_before,
                 ],
+                place=self.place,
             )
 
     def tell(self, report: Report) -> None:
+        """Say which archive was written."""
         writer = self.written[-1]
         where = redact_url(self.location)
         report.told_archive(where, writer.bytes_written, writer.members, FORMAT_VERSION)
@@ -188,9 +203,28 @@ class _NewArchive:
 
 
 @contextlib.contextmanager
-def _new_archive(
-    location: str, opening: Opening, packing: Packing, selection: Selection, work: Work
-) -> Iterator[OpenTarget]:
+def new_archive(
+    location: str,
+    opening: Opening,
+    packing: Packing,
+    selection: Selection,
+    work: Work,
+    place: PlaceInSet | None = None,
+) -> Iterator[NewArchive]:
+    """Open an archive that is to be written.
+
+    Args:
+        location: Path or fsspec URL.
+        opening: How it is opened.
+        packing: How it is written.
+        selection: What will come.
+        work: How much is done at once.
+        place: What others of its set have taken, if it belongs to one.
+
+    Raises:
+        ArchiveExistsError: There is a file at its name, which is to stay.
+        StoreError: It cannot be written.
+    """
     options = opening.storage_options
     if packing.overwrite:
         require_replaceable(location, options)
@@ -200,7 +234,7 @@ def _new_archive(
         resume=packing.resume,
         storage_options=options,
     ) as file:
-        yield _NewArchive(file, location, packing, selection, work)
+        yield NewArchive(file, location, packing, selection, work, place)
 
 
 @dataclass(frozen=True)
@@ -321,7 +355,7 @@ def _written_deployment(
         yield target
 
 
-def _plain(selection: Selection) -> dict[str, Any]:
+def plain_selection(selection: Selection) -> dict[str, Any]:
     """Return what was asked for, without what was left at its default."""
     default = asdict(Selection())
     return {

@@ -110,7 +110,11 @@ class Opening:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read."""
+    """How a source is read.
+
+    Attributes:
+        marks: ``stages.marks.Marks`` of an earlier state: runs that are as they were are not read.
+    """
 
     force: bool = asked(
         "Read a database whose schema is newer than this MLflow's as far as it is known, and name "
@@ -127,6 +131,7 @@ class Reading:
     follow_links: bool = asked(
         "Take files behind links that lead out of an artifact folder.", default=False
     )
+    marks: Any = for_programs(None)
 
 
 SALT_VARIABLE = "MLFLOW_EXIM_SALT"
@@ -178,6 +183,20 @@ class Packing(TakingOut):
         "Give packed runs their ids, times, users and mlflow. tags again as tags "
         "mlflow_export_import.*.",
         default=False,
+    )
+    set: str | None = asked(
+        "Path or URL of a set, a folder of archives: only what is new or changed since its newest "
+        "snapshot is packed, and the next snapshot says what is there now.",
+        default=None,
+        metavar="SET",
+    )
+    recheck: bool = asked(
+        "Of a set, read all of the source and compare digests; without it, what a source says of "
+        "itself tells what is unchanged: documents, numbers of rows, names, sizes and times.",
+        default=False,
+    )
+    source_moved: bool = asked(
+        "Of a set, say that its source has another address now.", default=False
     )
     sign: str | None = asked(
         "Private key that signs the archive once it is there, as `sign --key` takes it.",

@@ -60,9 +60,13 @@ class ContentRoot:
 
     It is made of the objects' content digests, which come in any order. Source: spec/v1/archive.md,
     "Content root".
+
+    Attributes:
+        last: The digest that was added last.
     """
 
     def __init__(self) -> None:
+        self.last = b""
         self._objects: list[tuple[str, bytes]] = []
         # Millions of traces may be in one archive: 32 bytes each, until their experiment ends.
         self._traces: dict[str, bytearray] = {}
@@ -74,7 +78,8 @@ class ContentRoot:
             path: Of its envelope, as it is where the object's name meets no other's.
             content_digest: As its envelope has it.
         """
-        self._objects.append((path, raw_digest(content_digest)))
+        self.last = raw_digest(content_digest)
+        self._objects.append((path, self.last))
 
     def add_traces(self, experiment: str, content_digests: bytes) -> None:
         """Add traces of an experiment.
@@ -84,6 +89,7 @@ class ContentRoot:
             content_digests: Of each, 32 bytes.
         """
         self._traces.setdefault(experiment, bytearray()).extend(content_digests)
+        self.last = content_digests[-_DIGEST_BYTES:]
 
     def end_traces(self, experiment: str) -> None:
         """Say that no more traces of an experiment come."""

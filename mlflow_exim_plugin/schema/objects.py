@@ -191,6 +191,7 @@ class Artifact:
         open: Opens the bytes from the start; raises an ``EximError``.
         sha256: Hex digest, known when the source is an archive.
         stored: The member that it is, where it goes from archive to archive.
+        stamp: What its store says of it that is another when it was written anew: its time.
     """
 
     path: str
@@ -198,6 +199,7 @@ class Artifact:
     open: Callable[[], BinaryIO]
     sha256: str | None = None
     stored: StoredMember | None = None
+    stamp: str = ""
 
 
 @dataclass(kw_only=True)
@@ -280,6 +282,8 @@ class Run(_Read, _WithInfo):
             holds nothing else that JSON does not: to look for them takes longer than all else that
             a digest costs.
         metrics: What its envelope says of its rows, where the experiment has ``metrics_files``.
+        stamp: What its source says of its rows that is another when there are more.
+        mark: See ``stages.marks``, where it is known already; then what is as it was has no parts.
     """
 
     document: dict[str, Any]
@@ -287,6 +291,8 @@ class Run(_Read, _WithInfo):
     artifacts: Iterable[Artifact | Failure] = ()
     doubles: list[float] | None = None
     metrics: dict[str, Any] | None = None
+    stamp: str = ""
+    mark: bytes = b""
     kind: Kind = field(default=Kind.RUN, init=False)
 
     @property

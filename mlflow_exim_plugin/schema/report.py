@@ -45,6 +45,7 @@ class Report:
             None where that was not made, or is an older archive's that does not state it.
         signature: Where the signature of the archive written is; None without one.
         redacted: What was taken out on the way, by file of rules and by rule.
+        snapshot: Of a set, its number, where it lies and what is new in it.
         read_as: What kind of source was found, where that had to be found out.
         source: What was read, without secrets.
         archive: Of the archive that was written or read: ``location``, ``size_bytes``,
@@ -74,6 +75,7 @@ class Report:
         self.source: str | None = None
         self.archive: dict[str, Any] | None = None
         self.archive_was_there = True
+        self.snapshot: dict[str, Any] | None = None
         self.planned: Mapping[Kind, int] = {}
         self.started_ms = self.ended_ms = _now_ms()
         self.files_at: str | None = None
@@ -121,6 +123,11 @@ class Report:
             counts = self.counts[kind]
             counts.found += count
             counts.written += count
+
+    def written_of(self, kind: Kind) -> int:
+        """Return how many objects of a kind were written."""
+        counts = self.counts.get(kind)
+        return 0 if counts is None else counts.written
 
     def completed(self, kind: Kind, count: int = 1) -> None:
         """Count objects, counted as written too, that were there in an earlier state."""
@@ -192,6 +199,7 @@ class Report:
                 "read_as": self.read_as,
                 "source": self.source,
                 "archive": self.archive,
+                "snapshot": self.snapshot,
                 "start_time": _iso(self.started_ms),
                 "end_time": _iso(self.ended_ms),
                 "duration_s": self.duration_s,

@@ -116,28 +116,44 @@ class ArtifactReader:
             return []
         if isinstance(listing, Failure):
             return [listing]
+        owner, tree, _ = listing
+        for path, name in tree.renamed.items():
+            what = f"its name {name} is no UTF-8, and kept escaped"
+            self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
+        artifacts = self.named(listing)
+        if tree.is_remote and self._contents:
+            self._begin([file for file in artifacts if isinstance(file, Artifact)], tree)
+        elif self._contents:
+            for file in artifacts:
+                if isinstance(file, Artifact) and _is_pointer(file):
+                    what = "it is a pointer of Git LFS, and not the file: git lfs pull brings that"
+                    self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{file.path}", what))
+        return artifacts
+
+    def _begin(self, files: list[Artifact], tree: ArtifactTree) -> None:
+        """Read some files at once, and let all be opened in the order in which they come."""
+        if files:
+            ahead = ReadAhead(tree, [(file.path, file.size_bytes) for file in files], self._pool)
+            for number, file in enumerate(files):
+                file.open = partial(ahead.open, number)
+
+    def named(self, listing: Listing) -> list[Artifact | Failure]:
+        """Return the files of a listing that are taken; nothing of them is read."""
+        if listing is None:
+            return []
+        if isinstance(listing, Failure):
+            return [listing]
         owner, tree, files = listing
-        artifacts: list[Artifact | Failure] = [
+        problems: list[Artifact | Failure] = [
             Failure(Kind.ARTIFACT, f"{owner}/{path}", reason)
             for path, reason in tree.problems.items()
             if self._selection.takes_artifact(path)
         ]
-        for path, name in tree.renamed.items():
-            what = f"its name {name} is no UTF-8, and kept escaped"
-            self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
-        taken = [file for file in files if self._selection.takes_artifact(file[0])]
-        if tree.is_remote and self._contents and taken:
-            ahead = ReadAhead(tree, taken, self._pool)
-            for number, (path, size_bytes) in enumerate(taken):
-                artifacts.append(Artifact(path, size_bytes, partial(ahead.open, number)))
-            return artifacts
-        for path, size_bytes in taken:
-            artifact = Artifact(path, size_bytes, partial(tree.open, path, size_bytes))
-            if self._contents and not tree.is_remote and _is_pointer(artifact):
-                what = "it is a pointer of Git LFS, and not the file: git lfs pull brings that"
-                self._losses.append(Loss(Kind.ARTIFACT, f"{owner}/{path}", what))
-            artifacts.append(artifact)
-        return artifacts
+        return problems + [
+            Artifact(path, size_bytes, partial(tree.open, path, size_bytes), stamp=tree.stamp(path))
+            for path, size_bytes in files
+            if self._selection.takes_artifact(path)
+        ]
 
     def of_version(
         self, version: ModelVersion, root: str, plan: Plan, models: HeldModels

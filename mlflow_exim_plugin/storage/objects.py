@@ -72,9 +72,14 @@ class ObjectFolder:
         url: Of the folder.
         opened: Its bucket.
         path: Of the folder in it.
+
+    Attributes:
+        stamps: By path, what the store says of a listed object that is another when it was
+            written anew.
     """
 
     def __init__(self, url: str, opened: OpenedStore, path: str) -> None:
+        self.stamps: dict[str, str] = {}
         self._url = redact_url(url).rstrip("/")
         self._opened = opened
         self._store = opened.store
@@ -172,6 +177,7 @@ class ObjectFolder:
                 if not key.startswith(self._prefix):
                     raise StoreError(f"{self._url}: {key!r} is listed, which is not below it")
                 path = key[len(self._prefix) :]
+                self.stamps[path] = str(entry.get("e_tag") or entry.get("last_modified") or "")
                 if entry["size"]:
                     found[path] = int(entry["size"])
                 else:

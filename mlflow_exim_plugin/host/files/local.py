@@ -37,6 +37,7 @@ class LocalFiles:
     Attributes:
         problems: By path, why what is there is no file that could be taken.
         renamed: By escaped path, the name that is no UTF-8, as text.
+        stamps: By path, when it was last written.
     """
 
     def __init__(self, root: Path, *, follows_links: bool) -> None:
@@ -44,6 +45,7 @@ class LocalFiles:
         self._follows_links = follows_links
         self.problems: dict[str, str] = {}
         self.renamed: dict[str, str] = {}
+        self.stamps: dict[str, str] = {}
         self._real: dict[str, str] = {}
 
     def walk(self) -> Iterator[tuple[str, int]]:
@@ -112,6 +114,7 @@ class LocalFiles:
         if stat.S_ISDIR(found.st_mode):
             return True, None
         if stat.S_ISREG(found.st_mode):
+            self.stamps[path] = str(found.st_mtime_ns)
             return False, found.st_size
         what = next((name for test, name in _SPECIAL if test(found.st_mode)), "no file")
         self.problems[path] = f"it is {what}, which is not opened"

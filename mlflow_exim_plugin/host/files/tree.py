@@ -180,6 +180,18 @@ class ArtifactTree:
             return _CALLS_AT_ONCE
         return 1 if self._objects is None else objects.AT_ONCE
 
+    def stamp(self, path: str) -> str:
+        """Return what the store says of a listed file that is another when it was written anew.
+
+        Returns:
+            Nothing where a server lists names and sizes alone.
+        """
+        if self._by_server:
+            return ""
+        if self._objects is not None:
+            return self._objects.stamps.get(path, "")
+        return self._files.stamps.get(path, "") if isinstance(self._files, LocalFiles) else ""
+
     @property
     def is_remote(self) -> bool:
         """True when every file costs a call over the network."""

@@ -62,6 +62,14 @@ class StoredHistories:
         self._reader.shutdown(cancel_futures=True)
         self._tables.close()
 
+    def stamps(self, run_ids: list[str]) -> dict[str, str]:
+        """Return what is another for each run when it has more rows: how many these are.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        return {run_id: str(rows) for run_id, rows in self._counts(run_ids).items()}
+
     def start(self, runs: dict[str, dict[str, int]]) -> HistoriesAhead:
         """Begin to read the histories of some runs; long ones are read when they are taken."""
         # Those that list no metric too: the rows are the truth, and the list is made of them.

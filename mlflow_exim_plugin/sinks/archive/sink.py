@@ -33,6 +33,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
 )
 from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
+from mlflow_exim_plugin.sinks.archive.place import PlaceInSet
 from mlflow_exim_plugin.sinks.archive.readme import README
 from mlflow_exim_plugin.sinks.archive.tables import MetricsParts, TraceParts
 from mlflow_exim_plugin.sinks.counting import count_parts
@@ -59,11 +60,16 @@ class ArchiveSink:
         taken_from: The archives that the objects come from, the last one first; kept there too.
         redacted: Gives at the end what was taken out on the way; kept there too.
         step: What the log tells of it; without it there is no log.
+        place: What other archives of its set have taken; an archive alone has it to itself.
     """
 
     capabilities = Capabilities()
     parallel = 1
     """Members come one after the other; the frames are compressed in parallel below."""
+    content_root: ContentRoot
+    """What was written so far."""
+    place: PlaceInSet
+    """Where that stands."""
 
     def __init__(
         self,
@@ -73,8 +79,10 @@ class ArchiveSink:
         taken_from: Sequence[dict[str, Any]] = (),
         redacted: Callable[[], list[dict[str, Any]]] = list,
         step: Step | None = None,
+        place: PlaceInSet | None = None,
     ) -> None:
         self._writer = writer
+        self.place = place or PlaceInSet()
         self._system = system.to_json()
         self._selection = selection or {}
         self._taken_from = taken_from
@@ -85,7 +93,7 @@ class ArchiveSink:
         self._model: _OpenModel | None = None
         self._model_folders: set[str] = set()
         self._run_count = 0
-        self._content_root = ContentRoot()
+        self.content_root = ContentRoot()
         header = ArchiveHeader.now(writer.required_features)
         writer.add(layout.HEADER, document_bytes(header.to_json()))
         writer.add(layout.README, README.encode("ascii"))
@@ -99,7 +107,9 @@ class ArchiveSink:
         """
         if isinstance(item, Experiment):
             self._finish_open(report)
-            self._experiment = _OpenExperiment(item, self._workspace.tree, self._writer, report)
+            first = self.place.first_table
+            tree = self._workspace.tree
+            self._experiment = _OpenExperiment(item, tree, self._writer, report, first)
             self._copy_tables(item, report)
         elif isinstance(item, Run):
             self._write_run(item, report)
@@ -110,7 +120,7 @@ class ArchiveSink:
         elif isinstance(item, RegisteredModel):
             self._finish_open(report)
             tree = self._workspace.tree
-            folder = layout.model_folder(item.name, self._model_folders, kind=item.kind, tree=tree)
+            folder = self.place.model_folder(item, self._model_folders, tree)
             if item.stored is not None:  # its versions may have to stay there
                 folder = item.stored.path.removesuffix("model.json")
             self._model_folders.add(folder.casefold())
@@ -136,7 +146,7 @@ class ArchiveSink:
             "failures": summary["failures"],
             "lossy": _named([*report.losses]).get("lossy", []),
             "not_packed": summary["not_packed"],
-            "content_root": self._content_root.hexdigest(),
+            "content_root": self.content_root.hexdigest(),
         }
         if report.read_as:
             info["read_as"] = report.read_as
@@ -179,7 +189,7 @@ class ArchiveSink:
                     report.written(kind, count)
             report.add_bytes(part.attachment_bytes)
             folder = layout.experiment_folder(experiment.id, self._workspace.tree)
-            self._content_root.add_traces(folder, part.content_digests)
+            self.content_root.add_traces(folder, part.content_digests)
             for issue in part.issues:
                 report.issue(issue)
         for file in experiment.metrics_files:
@@ -241,7 +251,7 @@ class ArchiveSink:
             content = self._add_object(
                 path, document, issues, report, artifacts, metrics, run.doubles
             )
-        self._content_root.add(path, content)
+        self.content_root.add(path, content)
         opened.runs.append(run_id)
         self._run_count += 1
         report.written(Kind.RUN)
@@ -257,7 +267,7 @@ class ArchiveSink:
         if (content := self._copied(path, model, artifacts, issues, report)) is None:
             document = {"logged_model": model.document}
             content = self._add_object(path, document, issues, report, artifacts)
-        self._content_root.add(path, content)
+        self.content_root.add(path, content)
         opened.logged_models.append(model.id)
         report.written(Kind.LOGGED_MODEL)
 
@@ -280,7 +290,7 @@ class ArchiveSink:
         if attachments:
             digest = trace_digest(trace, _contents(attachments))
         opened.traces.append(trace, digest)
-        self._content_root.add_traces(opened.folder, raw_digest(digest))
+        self.content_root.add_traces(opened.folder, raw_digest(digest))
         opened.attachments += [{"trace_id": trace.id, **entry} for entry in attachments]
         opened.trace_issues += issues
         for issue in issues:
@@ -320,7 +330,7 @@ class ArchiveSink:
             document = {"model_version": version.document}
             content = self._add_object(path, document, issues, report, artifacts)
         unnumbered = self._unnumbered(self._model.item)
-        self._content_root.add(layout.version_member(unnumbered, version.version), content)
+        self.content_root.add(layout.version_member(unnumbered, version.version), content)
         self._model.versions.append(version.version)
         report.written(version.kind)
 
@@ -336,13 +346,13 @@ class ArchiveSink:
             entity.kind, entity.id, tree=self._workspace.tree, experiment=experiment
         )
         path = unnumbered if entity.stored is None else entity.stored.path
-        path, issues = self._writer.free_path(path), [*entity.issues]
+        path, issues = self.place.entity(path, self._writer.free_path), [*entity.issues]
         place = partial(layout.artifact_member, path.removesuffix(".json") + "/")
         artifacts = self._write_artifacts(place, entity.id, entity.artifacts, issues, report)
         document = {str(entity.kind): entity.document}
         if (content := self._copied(path, entity, artifacts, issues, report)) is None:
             content = self._add_object(path, document, issues, report, artifacts)
-        self._content_root.add(unnumbered, content)
+        self.content_root.add(unnumbered, content)
         report.written(entity.kind)
         count_parts(entity, report)
 
@@ -436,14 +446,14 @@ class ArchiveSink:
             self._experiment = None
             opened.metrics.close()
             self._close_traces(opened)
-            self._content_root.end_traces(opened.folder)
+            self.content_root.end_traces(opened.folder)
             self._add_experiment(opened, report)
         if (model := self._model) is not None:
             self._model = None
             document = {"registered_model": model.item.document, "versions": model.versions}
             path = layout.model_member(model.folder)
             content = self._add_object(path, document, [*model.item.issues], report)
-            self._content_root.add(layout.model_member(self._unnumbered(model.item)), content)
+            self.content_root.add(layout.model_member(self._unnumbered(model.item)), content)
             is_prompt = model.item.kind is Kind.PROMPT
             workspace = self._workspace
             (workspace.prompts if is_prompt else workspace.models).append(model.item.name)
@@ -463,7 +473,7 @@ class ArchiveSink:
             "failed_runs": failed,
         }
         content = self._add_object(path, document, [*experiment.issues], report, more=counts)
-        self._content_root.add(path, content)
+        self.content_root.add(path, content)
         entry = {"experiment_id": experiment.id, "name": experiment.name}
         self._workspace.experiments.append(entry)
         report.written(Kind.EXPERIMENT)
@@ -483,13 +493,15 @@ class ArchiveSink:
 class _OpenExperiment:
     """The experiment whose objects are coming."""
 
-    def __init__(self, item: Experiment, tree: str, writer: ArchiveWriter, report: Report) -> None:
+    def __init__(
+        self, item: Experiment, tree: str, writer: ArchiveWriter, report: Report, first: int
+    ) -> None:
         self.item = item
         self.folder = layout.experiment_folder(item.id, tree)
         self.runs: list[str] = []
         self.logged_models: list[str] = []
-        self.metrics = MetricsParts(writer, self.folder)
-        self.traces = TraceParts(writer, self.folder)
+        self.metrics = MetricsParts(writer, self.folder, first)
+        self.traces = TraceParts(writer, self.folder, first)
         self.attachments: list[dict[str, Any]] = []
         self.trace_issues: list[Failure | Loss] = []
         self.failures_before = len(report.failures)

@@ -33,12 +33,13 @@ class MetricsParts:
     Args:
         writer: Open archive.
         experiment: Folder of the experiment.
+        first: Number of the first file.
     """
 
-    def __init__(self, writer: ArchiveWriter, experiment: str) -> None:
+    def __init__(self, writer: ArchiveWriter, experiment: str, first: int = 0) -> None:
         self._archive = writer
         self._experiment = experiment
-        self._number = 0
+        self._number = first
         self._rows = 0
         self._waiting: list[Piece] = []
         self._waiting_rows = 0
@@ -103,12 +104,13 @@ class TraceParts:
     Args:
         writer: Open archive.
         experiment: Folder of the experiment.
+        first: Number of the first file.
     """
 
-    def __init__(self, writer: ArchiveWriter, experiment: str) -> None:
+    def __init__(self, writer: ArchiveWriter, experiment: str, first: int = 0) -> None:
         self._archive = writer
         self._experiment = experiment
-        self._number = 0
+        self._number = first
         self._rows = TraceRows()
         self._digests: list[tuple[str, str]] = []
 

@@ -40,6 +40,7 @@ from mlflow_exim_plugin.schema.objects import (
 )
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.entities import EntityReader
+from mlflow_exim_plugin.sources.server.known_runs import KnownRuns
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.sources.artifacts import Listing
+    from mlflow_exim_plugin.stages.marks import Marks
 
 __all__ = ["ServerSource"]
 
@@ -74,11 +76,15 @@ class ServerSource:
         host: The deployment.
         jobs: How many calls may be under way at once.
         contents: False reads no metric rows and no artifact bytes, for a dry run.
+        marks: Those of an earlier state: runs that are as they were come without rows and files.
     """
 
-    def __init__(self, host: Host, *, jobs: int = 4, contents: bool = True) -> None:
+    def __init__(
+        self, host: Host, *, jobs: int = 4, contents: bool = True, marks: Marks | None = None
+    ) -> None:
         self._host = host
         self._contents = contents
+        self._marks = marks
         self._reader = FirstReader(host) if host.generation.is_0x else reader_of(host)
         self._workspaces = Workspaces(host)
         self._jobs = jobs
@@ -276,7 +282,8 @@ class ServerSource:
             taken = [e for e in experiments.values() if e.id in plan.chosen]
             run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
             # Of all experiments in a row: those of the next are on their way before its turn.
-            with closed_after(self._runs(run_ids, plan.losses, files, pool)) as runs:
+            known_runs = KnownRuns.of(self._marks, choice.workspace)
+            with closed_after(self._runs(run_ids, plan.losses, files, pool, known_runs)) as runs:
                 for experiment in taken:
                     yield experiment
                     for item in itertools.islice(runs, len(plan.chosen[experiment.id])):
@@ -317,6 +324,7 @@ class ServerSource:
         losses: dict[str, Loss],
         files: ArtifactReader,
         pool: ThreadPoolExecutor,
+        known: KnownRuns | None,
     ) -> Iterator[Run | Failure]:
         """Yield a run, or why it cannot be read, for each id."""
         engine = self._host.engine
@@ -328,7 +336,8 @@ class ServerSource:
         with closing(histories):
             documents = self._documents(run_ids, pool)
             # The next group's rows are on their way before this one's last is used.
-            for started in _next_begun(self._groups(documents, histories, files)):
+            groups = self._groups(documents, histories, files, known)
+            for started in _next_begun(groups):
                 yield from self._started(started, losses, files)
 
     def _started(
@@ -343,7 +352,7 @@ class ServerSource:
                 coming and len(ready) < _FILES_AHEAD and (not ready or started.is_listed(coming[0]))
             ):
                 run = coming.popleft()
-                if isinstance(run, Run):
+                if isinstance(run, Run) and run.id not in started.unchanged:
                     run.histories = rows.pop(run.id)
                     run.artifacts = files.take(started.listings.pop(run.id).result())
                     if run.id in losses:
@@ -379,40 +388,38 @@ class ServerSource:
         documents: Iterable[list[Run | Failure]],
         histories: HistorySource,
         files: ArtifactReader,
+        known: KnownRuns | None,
     ) -> Iterator[_Group]:
         """Yield runs whose rows are being read, as many at a time as memory allows."""
         for chunk in documents:
+            listings = self._listings(chunk, files)
+            unchanged = known.among(chunk, listings, files, histories) if known else set[str]()
             runs: list[Run | Failure] = []
             steps: dict[str, dict[str, int]] = {}
             rows = 0
             for run in chunk:
-                if isinstance(run, Run):
+                if isinstance(run, Run) and run.id not in unchanged:
                     latest = _latest_steps(run.document)
                     expected = 0
                     for step in latest.values():
                         expected += min(step + 1, _ROWS_OF_KEY) if step > 0 else 1
                     if runs and rows + expected > histories.rows_ahead:
-                        yield self._start(runs, steps, histories, files)
+                        yield _Group(runs, histories.start(steps), listings, unchanged)
                         runs, steps, rows = [], {}, 0
                     steps[run.id] = latest if self._contents else {}
                     rows += expected
                 runs.append(run)
             if runs:
-                yield self._start(runs, steps, histories, files)
+                yield _Group(runs, histories.start(steps), listings, unchanged)
 
-    def _start(
-        self,
-        runs: list[Run | Failure],
-        steps: dict[str, dict[str, int]],
-        histories: HistorySource,
-        files: ArtifactReader,
-    ) -> _Group:
-        listings = {
+    def _listings(
+        self, runs: list[Run | Failure], files: ArtifactReader
+    ) -> dict[str, Future[Listing]]:
+        return {
             run.id: files.start(run.id, run.info.get("artifact_uri"))
             for run in runs
             if isinstance(run, Run)
         }
-        return _Group(runs, histories.start(steps), listings)
 
     def _versions(self, name: str, kind: Kind) -> _Versions:
         as_of_ms = time.time_ns() // 1_000_000
@@ -489,10 +496,11 @@ class _Group:
     runs: list[Run | Failure]
     reading: HistoriesAhead
     listings: dict[str, Future[Listing]]
+    unchanged: set[str]
 
     def is_listed(self, run: Run | Failure) -> bool:
         """Whether a run's files have been listed."""
-        return isinstance(run, Failure) or self.listings[run.id].done()
+        return run.id not in self.listings or self.listings[run.id].done()
 
 
 def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:

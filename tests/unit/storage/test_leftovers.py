@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlflow_exim_plugin.errors import StoreError
-from mlflow_exim_plugin.storage.leftovers import remove_held, temporary_folder
 from mlflow_exim_plugin.storage.folders.new_folder import new_folder
+from mlflow_exim_plugin.storage.leftovers import remove_held, temporary_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:

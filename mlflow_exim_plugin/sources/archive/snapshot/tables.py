@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
-__all__ = ["GONE", "STATE", "gone_paths", "read_table", "write_table"]
+__all__ = ["GONE", "STATE", "gone_paths", "gone_table", "read_table", "write_table"]
 
 GONE = pa.schema([pa.field("path", pa.string(), nullable=False)])
 """Columns of the objects that left the state."""
@@ -25,8 +25,12 @@ GONE = pa.schema([pa.field("path", pa.string(), nullable=False)])
 STATE = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
         pa.field("content_digest", pa.binary(32), nullable=False),
         pa.field("mark", pa.binary(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("start_ms", pa.int64()),
         *(
             pa.field(name, pa.int64(), nullable=False)
             for name in (
@@ -36,7 +40,6 @@ STATE = pa.schema(
                 "artifact_bytes",
                 "spans",
                 "assessments",
-                "start_ms",
             )
         ),
     ]
@@ -91,7 +94,7 @@ def write_table(folder: SetFolder, name: str, rows: pa.Table) -> FileEntry:
         version="2.6",
         compression="zstd",
         compression_level=3,
-        use_dictionary=False,
+        use_dictionary=["kind"] if "kind" in rows.column_names else False,
         row_group_size=_ROWS_A_GROUP,
         write_page_checksum=True,
     )

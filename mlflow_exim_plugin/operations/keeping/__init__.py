@@ -1,0 +1,1 @@
+"""What is done with sets: packing into them, forgetting, retention."""

@@ -1,0 +1,149 @@
+"""A snapshot written: by its number, where nobody else has written that one (spec/v1/set.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ArchiveExistsError
+from mlflow_exim_plugin.kinds import Kind
+from mlflow_exim_plugin.schema.canonical import document_bytes
+from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.sources.archive.snapshot.documents import (
+    SET_FORMAT,
+    SET_VERSION,
+    Marker,
+    Parent,
+)
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import (
+    MARKER,
+    StoredSnapshot,
+    snapshot_path,
+)
+from mlflow_exim_plugin.sources.archive.snapshot.tables import (
+    GONE,
+    gone_table,
+    read_table,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlflow_exim_plugin.schema.envelope import System
+    from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sets.merging import NextState
+    from mlflow_exim_plugin.sources.archive.snapshot.documents import PackEntry
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
+
+__all__ = ["NewSnapshot", "begin_set"]
+
+_READ_ME = (
+    "A set of archives: packs/ holds them, each readable alone; snapshots/ says which of them make "
+    "a state. See spec/v1/set.md of mlflow-exim-plugin."
+)
+
+
+def begin_set(folder: SetFolder) -> None:
+    """Make a folder a set, if it is none yet.
+
+    Raises:
+        UnsupportedFormatError: It is one that needs a newer reader.
+        StoreError: The store refused or died.
+    """
+    if not folder.is_there():
+        marker = Marker(format=SET_FORMAT, format_version=SET_VERSION, read_me=_READ_ME)
+        folder.put_named_by_content(MARKER, document_bytes(marker.to_json()))
+
+
+@dataclass(frozen=True)
+class NewSnapshot:
+    """A snapshot that is to be published.
+
+    Attributes:
+        parent: The one before it.
+        system: Who made it.
+        selection: What was asked for.
+        packs: The archives that are new.
+        following: What it is made of.
+    """
+
+    parent: StoredSnapshot | None
+    system: System
+    selection: dict[str, Any]
+    packs: Sequence[PackEntry]
+    following: NextState
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return 1 if self.parent is None else self.parent.number + 1
+
+    def publish(self, folder: SetFolder, report: Report) -> StoredSnapshot | None:
+        """Write it under the next number; None where another writer has taken that.
+
+        Args:
+            folder: The set.
+            report: What could not be packed, and is named in it.
+
+        Raises:
+            StoreError: The store refused or died.
+        """
+        data = document_bytes(self._document(folder, report))
+        try:
+            folder.put(snapshot_path(self.number), data)
+        except ArchiveExistsError:
+            return None
+        return StoredSnapshot(folder.snapshot(self.number).document, sha256_of(data).hexdigest())
+
+    def _document(self, folder: SetFolder, report: Report) -> dict[str, Any]:
+        state, said = self.following.state, report.to_dict()
+        before = None if self.parent is None else self.parent.document.info
+        packs = [*(before.packs if before else ()), *self.packs]
+        failed = [f.id for f in report.failures if f.kind is Kind.RUN]
+        counts = state.counts((f.kind, f.count) for f in report.failures)
+        runs = counts.get(str(Kind.RUN), {}).get("written", 0)
+        first_ms, last_ms = state.started()
+        info: dict[str, Any] = {
+            "number": self.number,
+            "counts": counts,
+            "num_total_runs": runs + len(failed),
+            "num_ok_runs": runs,
+            "num_failed_runs": len(failed),
+            "failed_runs": failed,
+            "metric_rows": state.total("metric_rows"),
+            "artifact_bytes": state.total("artifact_bytes"),
+            "failures": [_named(failure, "reason") for failure in said["failures"]],
+            "lossy": [_named(loss, "what") for loss in said["lossy"]],
+            "not_packed": said["not_packed"],
+            "content_root": state.content_root(),
+            "packs": [pack.to_json() for pack in packs],
+        }
+        if self.parent is not None:
+            parent = Parent(number=self.parent.number, sha256=self.parent.sha256)
+            info["parent"] = parent.to_json()
+        if gone := self._gone(folder):
+            info["gone"] = write_table(folder, "lists", gone_table(gone)).to_json()
+        info["state"] = write_table(folder, "states", state.table()).to_json()
+        if first_ms is not None:
+            info |= {"first_start_ms": first_ms, "last_start_ms": last_ms}
+        return {
+            "format": SET_FORMAT,
+            "format_version": SET_VERSION,
+            "system": self.system.to_json(),
+            "info": info,
+            "mlflow": {"selection": self.selection, **state.listing()},
+        }
+
+    def _gone(self, folder: SetFolder) -> set[str]:
+        """Return all that archives of the set have and the state has not."""
+        before = None if self.parent is None else self.parent.document.info.gone
+        gone = set(self.following.gone)
+        if before is not None:
+            gone |= set(read_table(folder, before, GONE).column("path").to_pylist())
+        here = {row.member or path for path, row in self.following.state.rows.items()}
+        return gone - here
+
+
+def _named(said: dict[str, Any], why: str) -> dict[str, Any]:
+    return {key: said[key] for key in ("kind", "id", why)}

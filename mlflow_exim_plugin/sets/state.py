@@ -1,0 +1,223 @@
+"""The state of a set: every object that a snapshot has, and what tells whether it changed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.container.paths import decode_segment
+from mlflow_exim_plugin.kinds import Kind
+from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.digests import ContentRoot, raw_digest
+from mlflow_exim_plugin.schema.objects import by_number
+from mlflow_exim_plugin.sources.archive.snapshot.tables import STATE, read_table
+from mlflow_exim_plugin.stages.marks import Marks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mlflow_exim_plugin.sources.archive.snapshot.documents import SnapshotInfo
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
+
+__all__ = ["Row", "SetState"]
+
+_PARTS = ("metric_keys", "metric_rows", "artifacts", "artifact_bytes", "spans", "assessments")
+_PARTS_COUNTED = {
+    "metric_keys": Kind.METRIC_HISTORY,
+    "artifacts": Kind.ARTIFACT,
+    "spans": Kind.SPAN,
+    "assessments": Kind.ASSESSMENT,
+}
+
+
+@dataclass
+class Row:
+    """One object.
+
+    Attributes:
+        kind: Its kind.
+        content_digest: 32 bytes.
+        mark: See ``stages.marks``; empty where it is to be looked at again.
+        member: Its envelope, where that is not what its name says.
+        parts: How many rows, files and so on it has, by ``_PARTS``.
+        start_ms: Of a run, when it began; ms since the Unix epoch.
+        name: Of a workspace, experiment, registered model or prompt.
+    """
+
+    kind: Kind
+    content_digest: bytes
+    mark: bytes = b""
+    member: str = ""
+    parts: tuple[int, ...] = (0,) * len(_PARTS)
+    start_ms: int | None = None
+    name: str = ""
+
+
+@dataclass
+class SetState:
+    """All objects of a snapshot by path, see ``stages.marks.path_of``."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: SetFolder, info: SnapshotInfo) -> SetState | None:
+        """Return the state that a snapshot names, None where it names none.
+
+        Raises:
+            InvalidArchiveError: Its table is damaged.
+            NotFoundError: It is not there.
+            StoreError: The store refused or died.
+        """
+        if info.state is None:
+            return None
+        table = read_table(folder, info.state, STATE)
+        columns = [table.column(name).to_pylist() for name in STATE.names]
+        rows = {}
+        for path, kind, digest, mark, member, name, start_ms, *parts in zip(*columns, strict=True):
+            rows[path] = Row(Kind(kind), digest, mark, member, tuple(parts), start_ms, name)
+        return cls(rows)
+
+    def table(self) -> pa.Table:
+        """Return the state as a table, schema ``STATE``."""
+        listed = sorted(self.rows.items())
+        rows = [row for _, row in listed]
+        columns = [
+            [path for path, _ in listed],
+            [str(row.kind) for row in rows],
+            [row.content_digest for row in rows],
+            [row.mark for row in rows],
+            [row.member for row in rows],
+            [row.name for row in rows],
+            [row.start_ms for row in rows],
+            *([row.parts[place] for row in rows] for place in range(len(_PARTS))),
+        ]
+        arrays = [pa.array(values, of.type) for values, of in zip(columns, STATE, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=STATE)
+
+    def marks(self) -> Marks:
+        """Return what the source is compared with."""
+        return Marks({path: row.mark for path, row in self.rows.items()})
+
+    def members(self) -> dict[str, str]:
+        """Return the envelopes that have another path than their object's name says."""
+        return {path: row.member for path, row in self.rows.items() if row.member}
+
+    def folded(self) -> list[str]:
+        """Return the envelopes whose paths may meet those of others: names that people give."""
+        return [
+            row.member or path
+            for path, row in self.rows.items()
+            if row.kind not in {Kind.EXPERIMENT, Kind.RUN, Kind.LOGGED_MODEL, Kind.TRACE}
+        ]
+
+    def settle_owners(self, documents: Mapping[str, dict[str, Any]]) -> None:
+        """Give experiments, registered models and prompts the digest that they have in this state.
+
+        Args:
+            documents: What each has beside the ids of what belongs to it, by path.
+        """
+        lists: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        for path, row in sorted(self.rows.items()):
+            at = layout.object_at(path) if row.kind in _LISTED else None
+            if at is None:
+                continue
+            name, owner = _LISTED[row.kind]
+            folder = path.rsplit("/", 3)[0]
+            identity: Any = decode_segment(at.segment)
+            if row.kind in {Kind.MODEL_VERSION, Kind.PROMPT_VERSION}:
+                identity = int(at.segment)
+            lists[f"{folder}/{owner}"][name].append(identity)
+        for path, document in documents.items():
+            if path in self.rows:
+                listed = lists[path]
+                named = {"versions": sorted(listed["versions"])}
+                if "experiment" in document:
+                    named = {"runs": listed["runs"]}
+                    if listed["logged_models"]:
+                        named["logged_models"] = listed["logged_models"]
+                digest = content_digest({**document, **named})
+                self.rows[path].content_digest = raw_digest(digest)
+
+    def content_root(self) -> str:
+        """Return the content root: that of one archive that holds this state."""
+        root = ContentRoot()
+        for path, row in self.rows.items():
+            if row.kind is Kind.TRACE:
+                root.add_traces(path.rpartition("traces/")[0], row.content_digest)
+            else:
+                root.add(path, f"sha256:{row.content_digest.hex()}")
+        return root.hexdigest()
+
+    def counts(self, failed: Iterable[tuple[Kind, int]] = ()) -> dict[str, dict[str, int]]:
+        """Return the count law of each kind, see ``ArchiveInfo``."""
+        written = Counter(row.kind for row in self.rows.values())
+        for place, name in enumerate(_PARTS):
+            if kind := _PARTS_COUNTED.get(name):
+                written[kind] += sum(row.parts[place] for row in self.rows.values())
+        lost: Counter[Kind] = Counter()
+        for kind, count in failed:
+            lost[kind] += count
+        return {
+            str(kind): {
+                "found": written[kind] + lost[kind],
+                "written": written[kind],
+                "skipped": 0,
+                "failed": lost[kind],
+            }
+            for kind in Kind
+            if written[kind] or lost[kind]
+        }
+
+    def listing(self) -> dict[str, Any]:
+        """Return what ``data/archive.json`` lists of an archive that holds this state."""
+        trees: dict[str, dict[str, list[Any]]] = {layout.TREE: {}}
+        names: dict[str, str] = {}
+        for path, row in sorted(self.rows.items(), key=lambda one: _in_order(one[0])):
+            at = layout.object_at(path) if row.kind in _NAMED else None
+            if at is None:
+                continue
+            tree = trees.setdefault(at.tree, {})
+            if row.kind is Kind.WORKSPACE:
+                names[at.tree] = row.name
+                continue
+            entry: Any = row.name
+            if row.kind is Kind.EXPERIMENT:
+                entry = {"experiment_id": decode_segment(at.segment), "name": row.name}
+            tree.setdefault(_NAMED[row.kind], []).append(entry)
+        default = trees.pop(layout.TREE)
+        others = [{"name": names[tree], **of} for tree, of in trees.items()]
+        return default | ({"workspaces": others} if others else {})
+
+    def total(self, part: str) -> int:
+        """Return the sum of one of the parts over all objects."""
+        place = _PARTS.index(part)
+        return sum(row.parts[place] for row in self.rows.values())
+
+    def started(self) -> tuple[int | None, int | None]:
+        """Return when the first and the last run began, ms since the Unix epoch."""
+        times = [row.start_ms for row in self.rows.values() if row.start_ms is not None]
+        return (min(times), max(times)) if times else (None, None)
+
+
+_LISTED = {
+    Kind.RUN: ("runs", "experiment.json"),
+    Kind.LOGGED_MODEL: ("logged_models", "experiment.json"),
+    Kind.MODEL_VERSION: ("versions", "model.json"),
+    Kind.PROMPT_VERSION: ("versions", "model.json"),
+}
+"""What lists objects of a kind, and where."""
+_NAMED = {
+    Kind.WORKSPACE: "workspaces",
+    Kind.EXPERIMENT: "experiments",
+    Kind.REGISTERED_MODEL: "models",
+    Kind.PROMPT: "prompts",
+}
+"""Where names are listed."""
+
+
+def _in_order(path: str) -> list[tuple[int, str]]:
+    return [by_number(segment) for segment in path.split("/")]

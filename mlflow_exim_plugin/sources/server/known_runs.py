@@ -1,0 +1,69 @@
+"""Which runs of a deployment are as they were at an earlier state, before they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.container import layout
+from mlflow_exim_plugin.host.open.workspaces import DEFAULT
+from mlflow_exim_plugin.host.sql.histories import StoredHistories
+from mlflow_exim_plugin.schema.objects import Failure, Run
+from mlflow_exim_plugin.stages.marks import mark_of, path_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from typing_extensions import Self
+
+    from mlflow_exim_plugin.host.api.histories import HistorySource
+    from mlflow_exim_plugin.sources.artifacts import ArtifactReader, Listing
+    from mlflow_exim_plugin.stages.marks import Marks
+
+__all__ = ["KnownRuns"]
+
+
+@dataclass(frozen=True)
+class KnownRuns:
+    """The runs of a workspace at an earlier state.
+
+    Attributes:
+        marks: The marks of all that was there.
+        tree: The workspace's tree.
+    """
+
+    marks: Marks
+    tree: str
+
+    @classmethod
+    def of(cls, marks: Marks | None, workspace: dict[str, Any] | None) -> Self | None:
+        """Return those of a workspace, REST's ``Workspace``; None where nothing is known."""
+        if marks is None:
+            return None
+        if workspace is None or workspace["name"] == DEFAULT:
+            return cls(marks, layout.TREE)
+        return cls(marks, layout.workspace_tree(workspace["name"]))
+
+    def among(
+        self,
+        runs: list[Run | Failure],
+        listings: dict[str, Future[Listing]],
+        files: ArtifactReader,
+        histories: HistorySource,
+    ) -> set[str]:
+        """Give some runs their marks; return the ids of those that are as they were."""
+        found = [run for run in runs if isinstance(run, Run)]
+        if isinstance(histories, StoredHistories):
+            stamps = histories.stamps([run.id for run in found])
+            for run in found:
+                run.stamp = stamps.get(run.id, "0")
+        unchanged = set()
+        for run in found:
+            listed = files.named(listings[run.id].result())
+            mark = mark_of(run, listed)
+            if self.marks.same(path_of(run, self.tree), mark):
+                run.mark = mark
+                run.artifacts = [file for file in listed if isinstance(file, Failure)]
+                unchanged.add(run.id)
+                del listings[run.id]
+        return unchanged
