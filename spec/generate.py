@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from mlflow_exim_plugin.container.unicode import UNASSIGNED, folded_alone  # noqa: E402
 from mlflow_exim_plugin.schema import envelope, tables, traces  # noqa: E402
-from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
+from mlflow_exim_plugin.schema.rules import LIMITS, RULES  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent / "v1"
 DOCUMENTS: dict[str, type[envelope.Document]] = {
@@ -80,7 +80,7 @@ def parquet_tables() -> str:
     lines += _columns("metrics/part-NNNNN.parquet", tables.METRICS, _MEANINGS)
     lines += [
         "",
-        f"A row group has at most {tables.MAX_ROW_GROUP_ROWS:,} rows (E059). The package writes",
+        f"A row group has at most {LIMITS.row_group_rows:,} rows (E059). The package writes",
         f"row groups of {tables.ROW_GROUP_ROWS:,} rows and files of {tables.ROWS_PER_PART:,} rows.",
         "",
     ]

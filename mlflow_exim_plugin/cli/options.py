@@ -14,6 +14,7 @@ import click
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.live.cache import CACHE_VARIABLE
 from mlflow_exim_plugin.options import KEY_PASSPHRASE_VARIABLE, SALT_VARIABLE, Option, option_of
+from mlflow_exim_plugin.schema.rules import LIMITS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ def refuse_unknown(exim: click.Context) -> None:
     given = sorted(name for name in os.environ if name.startswith(prefix))
     if not given or not isinstance(exim.command, click.Group):
         return
-    known = {CACHE_VARIABLE, KEY_PASSPHRASE_VARIABLE, SALT_VARIABLE}
+    known = {CACHE_VARIABLE, KEY_PASSPHRASE_VARIABLE, LIMITS_VARIABLE, SALT_VARIABLE}
     for name in exim.command.list_commands(exim):
         command = exim.command.get_command(exim, name)
         options = command.params if command else []

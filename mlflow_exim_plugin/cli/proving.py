@@ -86,6 +86,9 @@ def _tell(result: Verification) -> None:
         say(f"Claimed root sha256:{result.claimed_root}")
     for signature in result.signatures:
         say(f"Signed by {signature} [{', '.join(signature.keys)}]")
+    if result.limits:
+        others = ", ".join(f"{name} {most}" for name, most in result.limits.items())
+        say(f"Read with other limits than the format's: {others}")
     if result.not_looked_at:
         say(f"Not looked at: {result.not_looked_at}")
     if result.seed is not None:

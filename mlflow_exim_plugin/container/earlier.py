@@ -17,13 +17,13 @@ import zstandard
 
 from mlflow_exim_plugin.container import bag, layout
 from mlflow_exim_plugin.container.frames import (
-    MAX_FRAME_BYTES,
     ZSTD_MAGIC,
     SeekTable,
     decompress_frame,
 )
 from mlflow_exim_plugin.container.tarball import PiecewiseTar, padding_bytes, read_entry
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.rules import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +168,7 @@ class Earlier:
         while (end := _frame_end(data, start)) is not None:
             frame = data[start:end]
             size_bytes = zstandard.get_frame_parameters(frame).content_size
-            if not 0 < size_bytes <= MAX_FRAME_BYTES:
+            if not 0 < size_bytes <= LIMITS.frame_bytes:
                 return
             try:
                 content = decompress_frame(frame, size_bytes, frame[-_CHECKSUM_BYTES:], number)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.frames import decompress_frame
 from mlflow_exim_plugin.errors import EximError
+from mlflow_exim_plugin.schema.rules import LIMITS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -34,12 +35,18 @@ class FrameReader:
         read_range: Returns the bytes ``[start, end)`` of the file.
         table: The file's seek table.
         at_once: How many requests are worth to be made at once.
+        limits: What a frame may be at most.
     """
 
     def __init__(
-        self, read_range: Callable[[int, int], bytes], table: SeekTable, at_once: int = 1
+        self,
+        read_range: Callable[[int, int], bytes],
+        table: SeekTable,
+        at_once: int = 1,
+        limits: Limits = LIMITS,
     ) -> None:
         self.table = table
+        self._limits = limits
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._ahead = _FramesAhead(read_range, table, at_once, self._cache)
         self._cached_bytes = 0
@@ -130,8 +137,8 @@ class FrameReader:
         Raises:
             InvalidArchiveError: It is damaged.
         """
-        table = self.table
-        return decompress_frame(compressed, table.size_bytes(frame), table.checksum(frame), frame)
+        size_bytes, checksum = self.table.size_bytes(frame), self.table.checksum(frame)
+        return decompress_frame(compressed, size_bytes, checksum, frame, self._limits.frame_bytes)
 
     def _cached(self, frame: int) -> bytes | None:
         with self._lock:

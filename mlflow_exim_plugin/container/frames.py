@@ -20,6 +20,7 @@ import zstandard
 
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import InvalidArchiveError, TruncatedArchiveError, UsageError
+from mlflow_exim_plugin.schema.rules import EXPANSION, LIMITS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FOOTER_MAGIC",
     "INDEX_MAGIC",
-    "MAX_FRAME_BYTES",
     "SEEK_TABLE_MAGIC",
     "SKIPPABLE_HEADER_BYTES",
     "ZSTD_MAGIC",
@@ -35,6 +35,7 @@ __all__ = [
     "begins_frame",
     "compress_frame",
     "decompress_frame",
+    "decompressor_of",
     "skippable_frame",
     "skippable_payload",
 ]
@@ -44,9 +45,6 @@ INDEX_MAGIC = 0x184D2A5B
 FOOTER_MAGIC = 0x184D2A5C
 SEEK_TABLE_MAGIC = 0x184D2A5E
 SKIPPABLE_HEADER_BYTES = 8
-
-MAX_FRAME_BYTES = 64 << 20
-"""What a reader accepts as the decompressed size of a frame, before it allocates anything."""
 
 # The low 32 bits of the content's XXH64: the last bytes of a zstd frame, and what the seek table
 # calls a frame's checksum. Equal by specification, so no xxhash is needed.
@@ -59,7 +57,8 @@ _TABLE_END = struct.Struct("<IBI")
 _TABLE_END_MAGIC = 0x8F92EAB1
 _HAS_CHECKSUMS = 0x80
 _DESCRIPTOR_MASK = 0xFC
-_MAX_FRAMES = 1 << 24
+_SMALLEST_WINDOW_BYTES, _LARGEST_WINDOW_BYTES = 1 << 10, 1 << 31
+"""Of zstd."""
 # MemberIndex and footer; the seek table does not list itself.
 _LISTED_SKIPPABLE_FRAMES = 2
 
@@ -94,7 +93,13 @@ def compress_frame(data: bytes, level: int) -> bytes:
     return compressor.compress(data)
 
 
-def decompress_frame(frame: bytes, size_bytes: int, checksum: bytes, number: int) -> bytes:
+def decompress_frame(
+    frame: bytes,
+    size_bytes: int,
+    checksum: bytes,
+    number: int,
+    most_bytes: int = LIMITS.frame_bytes,
+) -> bytes:
     """Return a frame's content, after every check that needs no digest.
 
     Args:
@@ -102,6 +107,7 @@ def decompress_frame(frame: bytes, size_bytes: int, checksum: bytes, number: int
         size_bytes: Its decompressed size in the seek table.
         checksum: Its checksum in the seek table, 4 bytes.
         number: Its place in the archive, for messages.
+        most_bytes: The window that it may need.
 
     Raises:
         InvalidArchiveError: E013 to E016.
@@ -123,14 +129,11 @@ def decompress_frame(frame: bytes, size_bytes: int, checksum: bytes, number: int
             place,
             "content size, checksum or dictionary not as required",
         )
-    if parameters.window_size > MAX_FRAME_BYTES:
-        raise refuse(InvalidArchiveError, "E013", place, "needs a window of more than 64 MiB")
-    decompressor = _contexts.__dict__.get("decompress")
-    if decompressor is None:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_FRAME_BYTES)
-        _contexts.decompress = decompressor
+    if parameters.window_size > most_bytes:
+        message = f"needs a window of more than {most_bytes >> 20} MiB"
+        raise refuse(InvalidArchiveError, "E013", place, message, LIMITS.hint("frame_bytes"))
     try:
-        data: bytes = decompressor.decompress(
+        data: bytes = decompressor_of(most_bytes).decompress(
             frame, max_output_size=size_bytes, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
@@ -140,6 +143,16 @@ def decompress_frame(frame: bytes, size_bytes: int, checksum: bytes, number: int
     if frame[-_CHECKSUM_BYTES:] != checksum:
         raise refuse(InvalidArchiveError, "E016", place, "checksum differs from the seek table's")
     return data
+
+
+def decompressor_of(most_bytes: int) -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor for windows of so many bytes at most."""
+    kept: dict[int, zstandard.ZstdDecompressor] = _contexts.__dict__.setdefault("decompress", {})
+    decompressor = kept.get(most_bytes)
+    if decompressor is None:
+        window_bytes = min(max(most_bytes, _SMALLEST_WINDOW_BYTES), _LARGEST_WINDOW_BYTES)
+        decompressor = kept[most_bytes] = zstandard.ZstdDecompressor(max_window_size=window_bytes)
+    return decompressor
 
 
 def skippable_frame(magic: int, payload: bytes) -> bytes:
@@ -207,12 +220,15 @@ class SeekTable:
         return skippable_frame(SEEK_TABLE_MAGIC, entries + end)
 
     @classmethod
-    def parse(cls, file_bytes: int, read: Callable[[int, int], bytes]) -> SeekTable:
+    def parse(
+        cls, file_bytes: int, read: Callable[[int, int], bytes], limits: Limits = LIMITS
+    ) -> SeekTable:
         """Read the table from the end of a file and check that it accounts for every byte.
 
         Args:
             file_bytes: Size of the file.
             read: Returns the bytes ``[start, end)`` of the file.
+            limits: What the archive may be at most.
 
         Raises:
             TruncatedArchiveError: E010, no seek table at the end.
@@ -226,10 +242,14 @@ class SeekTable:
                 TruncatedArchiveError, "E010", "<seek table>", "none at the end of the file"
             )
         start = file_bytes - smallest - count * _ENTRY.size
-        if descriptor & _DESCRIPTOR_MASK != _HAS_CHECKSUMS or start < 0 or count > _MAX_FRAMES:
+        if descriptor & _DESCRIPTOR_MASK != _HAS_CHECKSUMS or start < 0:
             raise refuse(
                 InvalidArchiveError, "E011", "<seek table>", "no checksums, or larger than the file"
             )
+        if count > limits.frames:
+            message = f"it lists {count} frames, over the limit"
+            hint = limits.hint("frames")
+            raise refuse(InvalidArchiveError, "E011", "<seek table>", message, hint)
         payload = skippable_payload(read(start, file_bytes), SEEK_TABLE_MAGIC)
         if payload is None:
             raise refuse(InvalidArchiveError, "E011", "<seek table>", "wrong magic or size")
@@ -242,23 +262,27 @@ class SeekTable:
                 f"its frames have {table.file_offsets[-1]} bytes, before it there are {start}",
                 "bytes were inserted, removed or put before the archive",
             )
-        table.check_sizes()
+        table.check_sizes(limits)
         return table
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, limits: Limits = LIMITS) -> None:
         """Refuse declared sizes that no archive has, before anything is allocated for them.
+
+        Args:
+            limits: What a frame may hold, and all together.
 
         Raises:
             InvalidArchiveError: E013 or E014.
         """
         sizes = self.listed_sizes
-        if max(sizes, default=0) > MAX_FRAME_BYTES:
-            raise refuse(
-                InvalidArchiveError,
-                "E013",
-                "<seek table>",
-                "a frame of more than 64 MiB is declared",
-            )
+        if max(sizes, default=0) > limits.frame_bytes:
+            message = f"a frame of more than {limits.frame_bytes >> 20} MiB is declared"
+            hint = limits.hint("frame_bytes")
+            raise refuse(InvalidArchiveError, "E013", "<seek table>", message, hint)
+        if self.tar_bytes > limits.archive_bytes:
+            message = f"its frames hold {self.tar_bytes} bytes, over the limit"
+            hint = limits.hint("archive_bytes")
+            raise refuse(InvalidArchiveError, EXPANSION, "<seek table>", message, hint)
         data_sizes, skippable_sizes = sizes[: self.frame_count], sizes[self.frame_count :]
         if not data_sizes or 0 in data_sizes or any(skippable_sizes):
             raise refuse(

@@ -14,34 +14,25 @@ from bisect import bisect_left, bisect_right
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import zstandard
-
 from mlflow_exim_plugin.container import bag
 from mlflow_exim_plugin.container.frame_reader import FrameReader
 from mlflow_exim_plugin.container.frames import (
-    MAX_FRAME_BYTES,
-    ZSTD_MAGIC,
     SeekTable,
 )
 from mlflow_exim_plugin.container.member_stream import Member, MemberStream, wrong_digest
 from mlflow_exim_plugin.container.paths import MAX_PATH_BYTES, PathRegister, may_collide
 from mlflow_exim_plugin.container.refusal import refuse
-from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex
+from mlflow_exim_plugin.container.tail import MAX_FOOTER_BYTES, Footer, MemberIndex, no_archive
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
     EximError,
     InvalidArchiveError,
     NotFoundError,
-    TruncatedArchiveError,
     UsageError,
 )
-from mlflow_exim_plugin.schema.canonical import (
-    MAX_DOCUMENT_BYTES,
-    parse_json,
-    require_few_values,
-)
+from mlflow_exim_plugin.schema.canonical import parse_json, require_few_values
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, expands_too_much
+from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, LIMITS, Limits
 from mlflow_exim_plugin.storage.pinned import TAIL_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 
@@ -59,7 +50,6 @@ __all__ = ["ArchiveReader"]
 
 MAX_READ_BYTES = 1 << 30
 """Most that :meth:`ArchiveReader.read` returns at once."""
-MAX_MANIFEST_BYTES = 512 << 20
 
 _EXTRA_BYTES = 64 << 10
 # Generous, so that a path that is too long is named as what it is.
@@ -69,8 +59,8 @@ _ROOM_OF_DOCUMENT_BYTES = 16 << 20
 """What a document may take, however few bytes of the file hold it."""
 _FREE_MEMBERS = 1 << 20
 """More than these, each of which takes some 250 bytes of memory, a file must have digests for."""
-_FRAME_HEADER_BYTES = 18
-_UNKNOWN_SIZES = {zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR}
+_INDEX_ROOM_BYTES, _ROW_ROOM_BYTES = 4096, 32
+"""What a compressed index may take of the file, and each of its rows, however badly they do."""
 
 
 class ArchiveReader:
@@ -88,26 +78,30 @@ class ArchiveReader:
         size_bytes: Size of the file.
         footer: All that the footer declares.
         frames: The physical layer, for verification.
+        limits: What it may be at most.
     """
 
-    def __init__(self, source: RangeSource, expected_root: str | None) -> None:
+    def __init__(
+        self, source: RangeSource, expected_root: str | None, limits: Limits | None = None
+    ) -> None:
+        self.limits = limits = limits or Limits.of_environment()
         self._source = source
         self.name = source.name
         self.size_bytes = source.size_bytes
         tail = _Tail(source)
-        table = SeekTable.parse(source.size_bytes, tail.read)
+        table = SeekTable.parse(source.size_bytes, tail.read, limits)
         self.footer = _read_footer(tail, table, expected_root)
         self.root = self.footer.root
         self.base_directory = self.footer.base_directory
         self.format_version = self.footer.version
         self.required_features = self.footer.required_features
-        index = _read_index(tail, table, self.footer)
-        self._fill(index, FrameReader(tail.read, table))
+        index = _read_index(tail, table, self.footer, limits)
+        self._fill(index, FrameReader(tail.read, table, limits=limits))
         # A file that was read whole needs no more requests.
         if tail.is_whole:
-            self.frames = FrameReader(tail.read, table)
+            self.frames = FrameReader(tail.read, table, limits=limits)
         else:
-            self.frames = FrameReader(source.read_range, table, source.at_once)
+            self.frames = FrameReader(source.read_range, table, source.at_once, limits)
 
     @classmethod
     def open(
@@ -116,6 +110,7 @@ class ArchiveReader:
         *,
         storage_options: Mapping[str, Any] | None = None,
         expected_root: str | None = None,
+        limits: Limits | None = None,
     ) -> Self:
         """Open an archive on a local path or any fsspec URL.
 
@@ -123,6 +118,7 @@ class ArchiveReader:
             url: Where it lies.
             storage_options: For the file system, see fsspec.
             expected_root: Refuse any archive with another root.
+            limits: What it may be at most; ``MLFLOW_EXIM_LIMITS`` or the format's without them.
 
         Raises:
             NotFoundError: Nothing there.
@@ -134,13 +130,19 @@ class ArchiveReader:
         """
         source = open_range(url, storage_options)
         try:
-            return cls.from_source(source, expected_root=expected_root)
+            return cls.from_source(source, expected_root=expected_root, limits=limits)
         except BaseException:
             source.close()
             raise
 
     @classmethod
-    def from_source(cls, source: RangeSource, *, expected_root: str | None = None) -> Self:
+    def from_source(
+        cls,
+        source: RangeSource,
+        *,
+        expected_root: str | None = None,
+        limits: Limits | None = None,
+    ) -> Self:
         """Open an archive on a source that the reader then owns.
 
         Raises:
@@ -149,9 +151,9 @@ class ArchiveReader:
             StoreError: The store refused or died.
         """
         try:
-            return cls(source, expected_root)
+            return cls(source, expected_root, limits)
         except InvalidArchiveError as error:
-            told = _no_archive(source) if error.findings[0].code == "E010" else error
+            told = no_archive(source) if error.findings[0].code == "E010" else error
             told.args = (f"{source.name}: {told.message}",)
             raise told from error.__cause__
 
@@ -316,17 +318,21 @@ class ArchiveReader:
             InvalidArchiveError: It is damaged, over a limit, or no JSON of the format.
             StoreError: The store refused or died.
         """
-        size_bytes = self.member(path).size_bytes
-        if size_bytes > MAX_DOCUMENT_BYTES:
-            raise refuse(InvalidArchiveError, "E050", path, f"{size_bytes} bytes, over the limit")
+        size_bytes, limits = self.member(path).size_bytes, self.limits
+        if size_bytes > limits.document_bytes:
+            message, hint = f"{size_bytes} bytes, over the limit", limits.hint("document_bytes")
+            raise refuse(InvalidArchiveError, "E050", path, message, hint)
         if size_bytes > _ROOM_OF_DOCUMENT_BYTES:
             stored_bytes = self.stored_bytes(path)
-            if size_bytes > FREE_DOCUMENT_BYTES and expands_too_much(size_bytes, stored_bytes):
+            is_paid_for = not limits.expands_too_much(size_bytes, stored_bytes)
+            if size_bytes > FREE_DOCUMENT_BYTES and not is_paid_for:
                 message = f"{size_bytes} bytes, made of {stored_bytes}"
-                raise refuse(InvalidArchiveError, EXPANSION, path, message)
+                hint = limits.hint("expansion")
+                raise refuse(InvalidArchiveError, EXPANSION, path, message, hint)
             with self.open_member(path) as stream:
-                require_few_values(iter(partial(stream.read, _STREAM_BUFFER_BYTES), b""), path)
-        return parse_json(self.read(path), path)
+                pieces = iter(partial(stream.read, _STREAM_BUFFER_BYTES), b"")
+                require_few_values(pieces, path, limits)
+        return parse_json(self.read(path), path, limits)
 
     def stored_bytes(self, path: str) -> int:
         """Return how many bytes of the file hold a member, and what is in the same frames."""
@@ -351,7 +357,7 @@ class ArchiveReader:
         from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
         stored_bytes = self.stored_bytes(path)
-        return StoredTable(self.open_member(path), path, schema, code, stored_bytes)
+        return StoredTable(self.open_member(path), path, schema, code, stored_bytes, self.limits)
 
     def open_member(self, path: str) -> io.BufferedReader:
         """Open a member as a seekable binary stream with bounded memory.
@@ -387,7 +393,7 @@ class ArchiveReader:
 
     def _fill(self, index: MemberIndex, frames: FrameReader) -> None:
         """Join names and digests of the manifests with the rows of the index."""
-        manifests = _Manifests(index, frames, self.footer)
+        manifests = _Manifests(index, frames, self.footer, self.limits)
         tags = manifests.tags()
         payload = manifests.payload(tags)
         if may_collide(paths := [*tags.paths, *payload.paths]):
@@ -453,7 +459,10 @@ class _Tail:
 class _Manifests:
     """Both manifests of a bag, read through the index and checked up to the root."""
 
-    def __init__(self, index: MemberIndex, frames: FrameReader, footer: Footer) -> None:
+    def __init__(
+        self, index: MemberIndex, frames: FrameReader, footer: Footer, limits: Limits
+    ) -> None:
+        self._limits = limits
         self._index = index
         self._frames = frames
         self._footer = footer
@@ -497,9 +506,10 @@ class _Manifests:
         if (
             offset + size_bytes > self._footer.tar_bytes
             or size_bytes > lines * _MAX_MANIFEST_LINE_BYTES
-            or size_bytes > MAX_MANIFEST_BYTES
+            or size_bytes > self._limits.manifest_bytes
         ):
-            raise refuse(InvalidArchiveError, "E026", name, "has an impossible place or size")
+            message, hint = "has an impossible place or size", self._limits.hint("manifest_bytes")
+            raise refuse(InvalidArchiveError, "E026", name, message, hint)
         return b"".join(self._frames.span(offset, offset + size_bytes))
 
     @staticmethod
@@ -539,46 +549,17 @@ def _read_footer(tail: _Tail, table: SeekTable, expected_root: str | None) -> Fo
     return footer
 
 
-def _read_index(tail: _Tail, table: SeekTable, footer: Footer) -> MemberIndex:
+def _read_index(tail: _Tail, table: SeekTable, footer: Footer, limits: Limits) -> MemberIndex:
     start, end = table.file_offsets[-3], table.file_offsets[-2]
     if end - start - 8 != footer.index_compressed_bytes or start + 8 != footer.index_offset:
         raise refuse(InvalidArchiveError, "E025", "<index>", "is not where the footer says")
-    if end - start > 2 * MAX_FRAME_BYTES:
-        raise refuse(InvalidArchiveError, "E025", "<index>", "is too large")
+    if end - start > _INDEX_ROOM_BYTES + _ROW_ROOM_BYTES * limits.members:
+        message, hint = "is too large", limits.hint("members")
+        raise refuse(InvalidArchiveError, "E025", "<index>", message, hint)
     paid_for = tail.file_bytes // bag.DIGEST_BYTES
     if footer.members > max(_FREE_MEMBERS, paid_for):
         message = f"{footer.members} members in a file of {tail.file_bytes} bytes"
         raise refuse(InvalidArchiveError, EXPANSION, "<index>", message)
-    if footer.open_offset and end - footer.open_offset <= MAX_FRAME_BYTES:
+    if footer.open_offset and end - footer.open_offset <= LIMITS.frame_bytes:
         tail.extend(min(footer.open_offset, start))
-    return MemberIndex.parse(tail.read(start, end), footer)
-
-
-def _no_archive(source: RangeSource) -> InvalidArchiveError:
-    """Tell what a file without a seek table at its end is."""
-    if not source.size_bytes:
-        return refuse(TruncatedArchiveError, "E010", "<file>", "is empty")
-    start = source.read_range(0, min(_FRAME_HEADER_BYTES, source.size_bytes))
-    if start[: len(ZSTD_MAGIC)] != ZSTD_MAGIC[: len(start)]:
-        return refuse(
-            InvalidArchiveError, "E010", "<file>", "is not an archive: no zstd data at its start"
-        )
-    try:
-        parameters = zstandard.get_frame_parameters(start)
-        is_ours = parameters.has_checksum and parameters.content_size not in _UNKNOWN_SIZES
-    except zstandard.ZstdError:
-        is_ours = True
-    if not is_ours:
-        return refuse(
-            InvalidArchiveError,
-            "E010",
-            "<file>",
-            "is not an archive: zstd data written by another program",
-        )
-    return refuse(
-        TruncatedArchiveError,
-        "E010",
-        "<file>",
-        "is cut short, or something was appended: no seek table at its end",
-        "copy it again; `tar -xf` may still extract what is there",
-    )
+    return MemberIndex.parse(tail.read(start, end), footer, limits)

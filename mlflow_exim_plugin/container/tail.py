@@ -19,18 +19,22 @@ import zstandard
 from mlflow_exim_plugin.container.frames import (
     FOOTER_MAGIC,
     INDEX_MAGIC,
-    MAX_FRAME_BYTES,
+    ZSTD_MAGIC,
     compress_frame,
+    decompressor_of,
     skippable_payload,
 )
 from mlflow_exim_plugin.container.paths import check_member_path
 from mlflow_exim_plugin.container.refusal import refuse, unsupported
-from mlflow_exim_plugin.errors import InvalidArchiveError, UnsafePathError
+from mlflow_exim_plugin.errors import InvalidArchiveError, TruncatedArchiveError, UnsafePathError
 from mlflow_exim_plugin.schema import envelope
 from mlflow_exim_plugin.schema.envelope import FORMAT
+from mlflow_exim_plugin.schema.rules import LIMITS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlflow_exim_plugin.storage.ranges import RangeSource
 
 __all__ = [
     "FORMAT",
@@ -39,6 +43,7 @@ __all__ = [
     "MAX_FOOTER_BYTES",
     "Footer",
     "MemberIndex",
+    "no_archive",
 ]
 
 _MAJOR, _MINOR = map(int, envelope.FORMAT_VERSION.split("."))
@@ -48,6 +53,8 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 
 ALGORITHM = "sha256"
 MAX_FOOTER_BYTES = 64 << 10
+_FRAME_HEADER_BYTES = 18
+_UNKNOWN_SIZES = {zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR}
 _INDEX_LEVEL = 3
 _INDEX_HEAD = struct.Struct("<QQ")
 _ROW_BYTES = 16
@@ -195,8 +202,8 @@ class MemberIndex:
         return compress_frame(raw, _INDEX_LEVEL), len(raw)
 
     @classmethod
-    def parse(cls, frame: bytes, footer: Footer) -> MemberIndex:
-        """Return the index in a skippable frame.
+    def parse(cls, frame: bytes, footer: Footer, limits: Limits = LIMITS) -> MemberIndex:
+        """Return the index in a skippable frame, of so many members at most.
 
         Raises:
             InvalidArchiveError: E024 or E025.
@@ -206,13 +213,14 @@ class MemberIndex:
             raise _bad_index("wrong magic or size")
         if hashlib.sha256(payload).hexdigest() != footer.index_sha256:
             raise _bad_index("its digest differs from the footer's")
-        if not _INDEX_HEAD.size <= footer.index_bytes <= MAX_FRAME_BYTES:
-            raise _bad_index("its declared size is out of bounds")
+        most_bytes = _INDEX_HEAD.size + _ROW_BYTES * limits.members
+        if not _INDEX_HEAD.size <= footer.index_bytes <= most_bytes:
+            raise _bad_index("its declared size is out of bounds", limits.hint("members"))
         try:
             parameters = zstandard.get_frame_parameters(payload)
             if parameters.content_size != footer.index_bytes:
                 raise _bad_index("its size differs from the footer's")
-            raw = zstandard.ZstdDecompressor(max_window_size=MAX_FRAME_BYTES).decompress(
+            raw = decompressor_of(max(most_bytes, LIMITS.frame_bytes)).decompress(
                 payload, max_output_size=footer.index_bytes, allow_extra_data=False
             )
         except zstandard.ZstdError as error:
@@ -232,6 +240,36 @@ class MemberIndex:
         if sys.byteorder == "big":
             columns.byteswap()
         return cls(tag_count, columns[:count], columns[count:])
+
+
+def no_archive(source: RangeSource) -> InvalidArchiveError:
+    """Tell what a file without a seek table at its end is."""
+    if not source.size_bytes:
+        return refuse(TruncatedArchiveError, "E010", "<file>", "is empty")
+    start = source.read_range(0, min(_FRAME_HEADER_BYTES, source.size_bytes))
+    if start[: len(ZSTD_MAGIC)] != ZSTD_MAGIC[: len(start)]:
+        return refuse(
+            InvalidArchiveError, "E010", "<file>", "is not an archive: no zstd data at its start"
+        )
+    try:
+        parameters = zstandard.get_frame_parameters(start)
+        is_ours = parameters.has_checksum and parameters.content_size not in _UNKNOWN_SIZES
+    except zstandard.ZstdError:
+        is_ours = True
+    if not is_ours:
+        return refuse(
+            InvalidArchiveError,
+            "E010",
+            "<file>",
+            "is not an archive: zstd data written by another program",
+        )
+    return refuse(
+        TruncatedArchiveError,
+        "E010",
+        "<file>",
+        "is cut short, or something was appended: no seek table at its end",
+        "copy it again; `tar -xf` may still extract what is there",
+    )
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:
@@ -298,5 +336,5 @@ def _bad_footer(message: str) -> InvalidArchiveError:
     return refuse(InvalidArchiveError, "E017", "<footer>", message)
 
 
-def _bad_index(message: str) -> InvalidArchiveError:
-    return refuse(InvalidArchiveError, "E025", "<index>", message)
+def _bad_index(message: str, hint: str = "") -> InvalidArchiveError:
+    return refuse(InvalidArchiveError, "E025", "<index>", message, hint)

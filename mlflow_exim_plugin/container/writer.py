@@ -25,7 +25,7 @@ from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES, expands_too_much
+from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES, LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -362,7 +362,7 @@ class ArchiveWriter:
 
     def _expands_too_much(self, data: memoryview, piece_bytes: int) -> bool:
         frames = (compress_frame(piece, self._level) for piece in _pieces(data, piece_bytes))
-        return expands_too_much(len(data), sum(map(len, frames)))
+        return LIMITS.expands_too_much(len(data), sum(map(len, frames)))
 
     def _add_large(self, path: str, size_bytes: int, source: _CheckedStream) -> Member:
         digest = hashlib.sha256()

@@ -15,14 +15,12 @@ from pydantic_core import to_json
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.rules import LIMITS, Finding, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_DOCUMENT_BYTES",
     "canonical_bytes",
     "content_digest",
     "document_bytes",
@@ -31,44 +29,47 @@ __all__ = [
     "require_few_values",
 ]
 
-MAX_DOCUMENT_BYTES = 256 << 20
-"""A longer JSON document is not written, and refused before it is parsed."""
-MAX_DOCUMENT_VALUES = 1 << 22
-"""A document of more values, each of which takes some 60 bytes, is refused likewise."""
-MAX_DEPTH = 100
-"""So many arrays and objects may stand in each other; MLflow's have about six levels."""
 _STORED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+_DAMAGED = "the archive was damaged or not written by this format"
 _SMALL_BYTES = 1 << 20
 """Up to here a document may be written anew to see whether it is as this writer has it."""
 _PIECE_BYTES = 1 << 20
 _PLAIN_TYPES = frozenset({str, int, bool, type(None)})
-_DEEP_LINE = b"\n" + b"  " * MAX_DEPTH
-"""Begins a line of a stored document that may be too deep: texts have no bare newline in them."""
 
 
-def parse_json(data: bytes, path: str) -> Any:
+def _deep_line(depth: int) -> bytes:
+    """Begins a line of a stored document that may be too deep: texts have no bare newline."""
+    return b"\n" + b"  " * depth
+
+
+_DEEP_LINE = _deep_line(LIMITS.depth)
+
+
+def parse_json(data: bytes, path: str, limits: Limits = LIMITS) -> Any:
     """Parse one stored JSON document, refusing what JSON leaves open.
 
     Args:
         data: The member's bytes.
         path: Member path, for the message.
+        limits: What it may be at most.
 
     Returns:
         The parsed value.
 
     Raises:
         InvalidArchiveError: Not UTF-8, not JSON, a key twice in one object, a number beyond a
-            double, a bare ``NaN`` or ``Infinity``, half a surrogate pair, nested deeper than
-            ``MAX_DEPTH``, larger than ``MAX_DOCUMENT_BYTES`` or of more values than
-            ``MAX_DOCUMENT_VALUES``.
+            double, a bare ``NaN`` or ``Infinity``, half a surrogate pair, nested too deep,
+            too large or of too many values.
 
     Source: spec/v1/archive.md, "JSON documents".
     """
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise _invalid(path, f"a JSON document of {len(data)} bytes is over the limit")
-    if len(data) <= _SMALL_BYTES and (value := _as_written(data)) is not None:
+    if len(data) > limits.document_bytes:
+        message = f"a JSON document of {len(data)} bytes is over the limit"
+        raise _invalid(path, message, limits.hint("document_bytes"))
+    is_small = len(data) <= min(_SMALL_BYTES, 2 * limits.document_values)
+    if is_small and (value := _as_written(data, limits.depth)) is not None:
         return value
-    require_few_values(_pieces(data), path)
+    require_few_values(_pieces(data, limits), path, limits)
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -79,23 +80,24 @@ def parse_json(data: bytes, path: str) -> Any:
         if b"\\ud" in data or b"\\uD" in data:
             canonical_bytes(value)  # an escape may be half a surrogate pair, which is no text
     except RecursionError:
-        raise _invalid(path, "nested too deep") from None
+        raise _invalid(path, "nested too deep", limits.hint("depth")) from None
     except ValueError as error:
         raise _invalid(path, f"not a JSON document of the format: {error}") from None
-    if _is_too_deep(value):
-        raise _invalid(path, "nested too deep")
+    if _is_too_deep(value, limits.depth):
+        raise _invalid(path, "nested too deep", limits.hint("depth"))
     return value
 
 
-def require_few_values(pieces: Iterable[bytes], path: str) -> None:
+def require_few_values(pieces: Iterable[bytes], path: str, limits: Limits = LIMITS) -> None:
     """Refuse a JSON document of too many values before any of them is made.
 
     Args:
         pieces: Its bytes.
         path: Member path, for the message.
+        limits: How many it may have; each takes some 60 bytes.
 
     Raises:
-        InvalidArchiveError: It has more than ``MAX_DOCUMENT_VALUES``.
+        InvalidArchiveError: It has more.
     """
     values, in_text, held = 1, 0, b""
     for piece in pieces:
@@ -109,24 +111,25 @@ def require_few_values(pieces: Iterable[bytes], path: str) -> None:
         for bare in parts[in_text::2]:
             values += bare.count(b",") + bare.count(b"[") + bare.count(b"{")
         in_text ^= (len(parts) - 1) & 1
-        if values > MAX_DOCUMENT_VALUES:
-            raise _invalid(path, f"it has more than {MAX_DOCUMENT_VALUES} values")
+        if values > limits.document_values:
+            message = f"it has more than {limits.document_values} values"
+            raise _invalid(path, message, limits.hint("document_values"))
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def _pieces(data: bytes, limits: Limits = LIMITS) -> Iterator[bytes]:
     """Yield a document in pieces, nothing of one that cannot have too many values."""
-    if len(data) >= 2 * MAX_DOCUMENT_VALUES:
+    if len(data) >= 2 * limits.document_values:
         for start in range(0, len(data), _PIECE_BYTES):
             yield data[start : start + _PIECE_BYTES]
 
 
-def _as_written(data: bytes) -> Any:
+def _as_written(data: bytes, depth: int) -> Any:
     """Return the value of a document that is the one text this writer has for it, else None.
 
     Such a text has no key twice, no number that JSON cannot hold and no bare constant: all of that
     would be written otherwise.
     """
-    if _DEEP_LINE in data:
+    if _deep_line(depth) in data:
         return None
     try:
         value = orjson.loads(data)
@@ -143,8 +146,7 @@ def document_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
         doubles: All doubles in it, where the caller knows.
 
     Raises:
-        InvalidArchiveError: No reader would take it: no text, nested deeper than ``MAX_DEPTH`` or
-            larger than ``MAX_DOCUMENT_BYTES``.
+        InvalidArchiveError: No reader would take it: no text, nested too deep or too large.
     """
     try:
         data = orjson.dumps(value, option=_STORED)
@@ -154,11 +156,13 @@ def document_bytes(value: Any, doubles: Iterable[float] | None = None) -> bytes:
             data = _with_all_numbers(value)
     except TypeError:
         data = _with_all_numbers(value)
-    if _DEEP_LINE in data and _is_too_deep(value):
-        raise InvalidArchiveError(f"it is nested deeper than the {MAX_DEPTH} levels of a document")
-    if len(data) > MAX_DOCUMENT_BYTES:
+    if _DEEP_LINE in data and _is_too_deep(value, LIMITS.depth):
         raise InvalidArchiveError(
-            f"its document of {len(data)} bytes is over the limit of {MAX_DOCUMENT_BYTES}"
+            f"it is nested deeper than the {LIMITS.depth} levels of a document"
+        )
+    if len(data) > LIMITS.document_bytes:
+        raise InvalidArchiveError(
+            f"its document of {len(data)} bytes is over the limit of {LIMITS.document_bytes}"
         )
     require_few_values(_pieces(data), "its document")
     return data
@@ -174,8 +178,8 @@ def problem_of_json(value: Any) -> str:
         except (ValueError, RecursionError) as error:
             return str(error)
         data = _DEEP_LINE
-    if _DEEP_LINE in data and _is_too_deep(value):
-        return f"nested deeper than the {MAX_DEPTH} levels of a document"
+    if _DEEP_LINE in data and _is_too_deep(value, LIMITS.depth):
+        return f"nested deeper than the {LIMITS.depth} levels of a document"
     return ""
 
 
@@ -291,9 +295,9 @@ def _doubles(value: Any) -> Iterator[float]:
                 yield child if kind is float else math.nan
 
 
-def _is_too_deep(value: Any) -> bool:
+def _is_too_deep(value: Any, depth: int) -> bool:
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth):
         inner: list[Any] = []
         for node in level:
             if isinstance(node, dict):
@@ -310,9 +314,5 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"a bare {name} is not JSON")
 
 
-def _invalid(path: str, message: str) -> InvalidArchiveError:
-    return InvalidArchiveError(
-        f"{path}: {message}",
-        "the archive was damaged or not written by this format",
-        [Finding("E050", path, message)],
-    )
+def _invalid(path: str, message: str, hint: str = _DAMAGED) -> InvalidArchiveError:
+    return InvalidArchiveError(f"{path}: {message}", hint, [Finding("E050", path, message)])

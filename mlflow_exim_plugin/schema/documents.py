@@ -22,11 +22,26 @@ __all__ = [
     "dataset_identity",
     "json_number",
     "metric_identity",
+    "names_too_many",
     "present",
     "sorted_entries",
     "without_empty",
 ]
 
+_NAMING = (
+    ("E053", "info", "metrics", "parts"),
+    ("E054", "info", "artifacts"),
+    ("E054", "info", "attachments"),
+    ("E056", "mlflow", "runs"),
+    ("E056", "mlflow", "logged_models"),
+    ("E056", "mlflow", "versions"),
+    ("E056", "mlflow", "experiments"),
+    ("E056", "mlflow", "models"),
+    ("E056", "mlflow", "prompts"),
+)
+"""Lists of an envelope of which each entry is a member of the archive, or a folder of some."""
+_FREE_ENTRIES = 100_000
+"""Of so many each is looked at, whatever there is."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
@@ -213,3 +228,22 @@ CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
     **dict.fromkeys(VERSION_KINDS.values(), _check_version),
 }
 """What a document of a kind is checked by; raises ``ValueError``."""
+
+
+def names_too_many(envelope: Any, members: int) -> tuple[str, str] | None:
+    """Return the broken rule, and how, where an envelope names more than the archive has.
+
+    An entry takes ten times its text once it is looked at.
+
+    Args:
+        envelope: The JSON value.
+        members: How many the archive has.
+    """
+    for code, *keys in _NAMING:
+        listed = envelope
+        for key in keys:
+            listed = listed.get(key) if isinstance(listed, dict) else None
+        if isinstance(listed, list) and len(listed) > max(_FREE_ENTRIES, members):
+            name = ".".join(keys)
+            return code, f"{name} has {len(listed)} entries, and the archive {members} members"
+    return None

@@ -17,13 +17,15 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
+    Strict,
     ValidationError,
     WithJsonSchema,
 )
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
-from mlflow_exim_plugin.schema.documents import CHECKS, SCHEMAS
+from mlflow_exim_plugin.schema.documents import CHECKS, SCHEMAS, names_too_many
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.version import __version__
@@ -56,11 +58,14 @@ __all__ = [
 FORMAT = "mlflow-exim-archive"
 FORMAT_VERSION = "1.3"
 
+_MOST_ERRORS = 1000
 _EPOCH = "SOURCE_DATE_EPOCH"
 _YEAR_10000_MS = 253_402_300_800_000
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0)]
+_FIRST, _LAX = FailFast(), Strict(strict=False)
+"""Of a list the first wrong entry says enough; it may be a list where a tuple stands."""
 
 
 class Document(BaseModel):
@@ -196,9 +201,9 @@ class Info(Document):
 
     content_digest: _Digest
     """Says that the object is unchanged, whoever packed it and when."""
-    failures: tuple[Named, ...] = Field(default=(), strict=False)
+    failures: Annotated[tuple[Named, ...], _FIRST, _LAX] = ()
     """Parts of the object that could not be read."""
-    lossy: tuple[Named, ...] = Field(default=(), strict=False)
+    lossy: Annotated[tuple[Named, ...], _FIRST, _LAX] = ()
     """What is known to be missing, such as a parent run that is gone."""
 
 
@@ -233,7 +238,7 @@ class MetricsEntry(Document):
     digest: _Digest
     keys: _Count
     rows: _Count
-    parts: tuple[MetricsRange, ...] = Field(strict=False)
+    parts: Annotated[tuple[MetricsRange, ...], _FIRST, _LAX]
 
 
 class RunInfo(Info):
@@ -241,7 +246,7 @@ class RunInfo(Info):
 
     metrics: MetricsEntry | None = None
     """Absent when the run has no metric rows."""
-    artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
+    artifacts: Annotated[tuple[ArtifactEntry, ...], _FIRST, _LAX] = ()
 
 
 class TableEntry(Document):
@@ -256,13 +261,13 @@ class TracePartInfo(Info):
 
     tables: dict[str, TableEntry]
     """By name: ``traces``, and ``spans`` and ``assessments`` where there are any."""
-    attachments: tuple[AttachmentEntry, ...] = Field(default=(), strict=False)
+    attachments: Annotated[tuple[AttachmentEntry, ...], _FIRST, _LAX] = ()
 
 
 class VersionInfo(Info):
     """Part ``info`` of ``version.json``, ``logged_model.json`` and entities."""
 
-    artifacts: tuple[ArtifactEntry, ...] = Field(default=(), strict=False)
+    artifacts: Annotated[tuple[ArtifactEntry, ...], _FIRST, _LAX] = ()
 
 
 class ExperimentInfo(Info):
@@ -334,7 +339,7 @@ class ModelPart(Document):
     """REST's reply to ``registered-models/get``, and the version numbers in the archive."""
 
     registered_model: _Model
-    versions: tuple[int, ...] = Field(default=(), strict=False)
+    versions: Annotated[tuple[int, ...], _FIRST, _LAX] = ()
 
 
 class VersionPart(Document):
@@ -427,9 +432,9 @@ class ArchiveInfo(Document):
     failed_runs: tuple[str, ...] = Field(default=(), strict=False)
     metric_rows: _Count
     artifact_bytes: _Count
-    failures: tuple[Named, ...] = Field(default=(), strict=False)
-    lossy: tuple[Named, ...] = Field(default=(), strict=False)
-    not_packed: tuple[NotPacked, ...] = Field(default=(), strict=False)
+    failures: Annotated[tuple[Named, ...], _FIRST, _LAX] = ()
+    lossy: Annotated[tuple[Named, ...], _FIRST, _LAX] = ()
+    not_packed: Annotated[tuple[NotPacked, ...], _FIRST, _LAX] = ()
     content_root: _Hex | None = None
     """What the archive holds in one digest; absent before version 1.3."""
     read_as: str | None = None
@@ -451,7 +456,7 @@ class ExperimentName(Document):
 class Listing(Document):
     """What is in one workspace of the archive."""
 
-    experiments: tuple[ExperimentName, ...] = Field(default=(), strict=False)
+    experiments: Annotated[tuple[ExperimentName, ...], _FIRST, _LAX] = ()
     models: tuple[str, ...] = Field(default=(), strict=False)
     prompts: tuple[str, ...] = Field(default=(), strict=False)
 
@@ -466,7 +471,7 @@ class ArchivePart(Listing):
     """What was asked for, and what came of it; the default workspace's at the top."""
 
     selection: dict[str, Any] = Field(default_factory=dict)
-    workspaces: tuple[WorkspaceListing, ...] = Field(default=(), strict=False)
+    workspaces: Annotated[tuple[WorkspaceListing, ...], _FIRST, _LAX] = ()
 
 
 class ArchiveEnvelope(Document):
@@ -501,7 +506,7 @@ class EventInfo(Document):
     """That of the archive that was written."""
     selection: dict[str, Any] = Field(default_factory=dict)
     """What was asked for; of a long one its digest."""
-    left_out: tuple[LeftBehind, ...] = Field(default=(), strict=False)
+    left_out: Annotated[tuple[LeftBehind, ...], _FIRST, _LAX] = ()
     lossy: _Count = 0
     """How many losses the archive names."""
     earlier: EarlierArchive | None = None
@@ -532,34 +537,41 @@ def check_entity(envelope: EntityEnvelope, kind: Kind, path: str) -> dict[str, A
     field = ENTITY_KINDS[kind].id_field
     if not isinstance(document, dict) or not isinstance(document.get(field), str):
         message = f"mlflow.{kind}: must be an object whose {field} is a text"
-        raise InvalidArchiveError(
-            f"{path}: {message}",
-            "the archive was damaged or not written by this format",
-            [Finding("E051", path, message)],
-        )
+        raise _refused([Finding("E051", path, message)])
     return document
 
 
-def check_document(model: type[_Parsed], value: Any, path: str) -> _Parsed:
+def check_document(
+    model: type[_Parsed], value: Any, path: str, members: int | None = None
+) -> _Parsed:
     """Check one document that is parsed already.
 
     Args:
         model: What it must be.
         value: The JSON value.
         path: Member path, for the message.
+        members: How many the archive has, where one that names more is to be refused before
+            anything is made of it.
 
     Raises:
         InvalidArchiveError: A field is missing or of another type.
     """
+    if members is not None and (found := names_too_many(value, members)):
+        raise _refused([Finding(found[0], path, found[1])])
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        findings = [
-            Finding("E051", path, f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}")
-            for e in error.errors(include_url=False, include_input=False)
-        ]
-        raise InvalidArchiveError(
-            f"{path}: {findings[0].message}",
-            "the archive was damaged or not written by this format",
-            findings,
-        ) from None
+        if error.error_count() > _MOST_ERRORS:
+            message = f"{error.error_count()} fields are missing or of another type"
+            findings = [Finding("E051", path, message)]
+        else:
+            findings = [
+                Finding("E051", path, f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}")
+                for e in error.errors(include_url=False, include_input=False)
+            ]
+        raise _refused(findings) from None
+
+
+def _refused(findings: list[Finding]) -> InvalidArchiveError:
+    hint = "the archive was damaged or not written by this format"
+    return InvalidArchiveError(f"{findings[0].path}: {findings[0].message}", hint, findings)

@@ -13,10 +13,12 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from mlflow_exim_plugin.schema.rules import LIMITS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_PAGES", "Chunks", "Page", "pages_of"]
+__all__ = ["Chunks", "Page", "pages_of"]
 
 MAX_PAGES = 1 << 16
 """Of one column of a row group; this package writes a few hundred at most."""
@@ -112,13 +114,16 @@ class Chunks:
         self._told.extend(told.values())
 
 
-def pages_of(stream: BinaryIO, start: int, end: int) -> Iterator[Page]:
+def pages_of(
+    stream: BinaryIO, start: int, end: int, most: int = LIMITS.column_pages
+) -> Iterator[Page]:
     """Yield the pages of one column of a row group.
 
     Args:
         stream: The file.
         start: Where the first page begins.
         end: Where the last one ends.
+        most: How many there may be.
 
     Raises:
         ValueError: That is no row of pages.
@@ -135,8 +140,8 @@ def pages_of(stream: BinaryIO, start: int, end: int) -> Iterator[Page]:
         if min(page.size_bytes, compressed_bytes, page.values) < 0 or start > end:
             raise ValueError("a page has an impossible size")
         pages += 1
-        if pages > MAX_PAGES:
-            raise ValueError(f"a column of a row group has more than {MAX_PAGES} pages")
+        if pages > most:
+            raise ValueError(f"a column of a row group has more than {most} pages")
         yield page
 
 

@@ -2,27 +2,120 @@
 
 Codes are append-only. ``tests/conformance`` holds that every code here has an anchor in
 ``spec/v1/archive.md``, a row in ``spec/v1/codes.md`` and a sample in ``samples/v1/bad`` or
-``samples/v1/warn`` that breaks it.
+``samples/v1/warn`` that breaks it. The limits that a reader holds an archive to stand here too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import os
+from dataclasses import asdict, dataclass, fields
 
-__all__ = ["EXPANSION", "FREE_DOCUMENT_BYTES", "RULES", "Finding", "Rule", "expands_too_much"]
+from mlflow_exim_plugin.errors import UsageError
+
+__all__ = [
+    "EXPANSION",
+    "FREE_DOCUMENT_BYTES",
+    "LIMITS",
+    "LIMITS_VARIABLE",
+    "RULES",
+    "Finding",
+    "Limits",
+    "Rule",
+]
 
 EXPANSION = "E065"
 """The rule on what a few bytes of an archive may become."""
-_MAX_EXPANSION = 1000
-
 
 FREE_DOCUMENT_BYTES = 48 << 20
 """What a document may be larger than only where as much is stored as E065 asks for."""
 
+LIMITS_VARIABLE = "MLFLOW_EXIM_LIMITS"
+"""Environment variable that gives a reader other limits: ``NAME=NUMBER``, one or several."""
 
-def expands_too_much(size_bytes: int, stored_bytes: int) -> bool:
-    """Whether so many bytes of an archive may not become so many."""
-    return size_bytes > _MAX_EXPANSION * max(stored_bytes, 1)
+_MOST = {"depth": 200, "document_bytes": 1 << 30}
+"""What reads and writes JSON here can do in one piece, and without a stack that ends."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader takes of an archive at most; what is over one is refused unread.
+
+    Attributes:
+        frames: Frames of the file.
+        frame_bytes: Decompressed size of a frame, and the window that it needs.
+        members: Members, tag files included.
+        manifest_bytes: Size of a manifest.
+        archive_bytes: Decompressed size of all frames together.
+        document_bytes: Size of a JSON document.
+        document_values: Values in a JSON document.
+        depth: Arrays and objects of a JSON document that stand in each other.
+        row_group_rows: Rows of a row group.
+        row_group_bytes: Decoded size of a row group, each text counted where it stands.
+        table_footer_bytes: Size of the footer of a Parquet file.
+        column_values: Values of one column of a row group.
+        column_pages: Pages of one column of a row group.
+        expansion: How many times as large as what is stored of it a large document or row group
+            may be.
+    """
+
+    frames: int = 1 << 24
+    frame_bytes: int = 64 << 20
+    members: int = (1 << 22) - 1
+    manifest_bytes: int = 512 << 20
+    archive_bytes: int = (1 << 63) - 1
+    document_bytes: int = 256 << 20
+    document_values: int = 1 << 22
+    depth: int = 100
+    row_group_rows: int = 1 << 20
+    row_group_bytes: int = 512 << 20
+    table_footer_bytes: int = 8 << 20
+    column_values: int = 1 << 24
+    column_pages: int = 1 << 16
+    expansion: int = 1000
+
+    @classmethod
+    def of_environment(cls) -> Limits:
+        """Return the format's limits, but for those that ``MLFLOW_EXIM_LIMITS`` gives.
+
+        Raises:
+            UsageError: It says what cannot be understood.
+        """
+        text = os.environ.get(LIMITS_VARIABLE, "")
+        return cls(**dict(map(_limit, text.replace(",", " ").split()))) if text else LIMITS
+
+    @property
+    def others(self) -> dict[str, int]:
+        """Those that are not the format's."""
+        return {name: most for name, most in asdict(self).items() if most != getattr(LIMITS, name)}
+
+    def expands_too_much(self, size_bytes: int, stored_bytes: int) -> bool:
+        """Whether so many bytes of an archive may not become so many."""
+        return size_bytes > self.expansion * max(stored_bytes, 1)
+
+    def hint(self, name: str) -> str:
+        """Return what whoever trusts an archive can do about a limit."""
+        return f"it is no archive of this format, or needs {LIMITS_VARIABLE}={name}=NUMBER"
+
+
+LIMITS = Limits()
+"""Those of the format."""
+
+
+def _limit(typed: str) -> tuple[str, int]:
+    name, _, number = typed.partition("=")
+    names = [of.name for of in fields(Limits)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise UsageError(f"{LIMITS_VARIABLE} has no limit {name[:60]!r}", hint)
+    if not (number.isascii() and number.isdecimal() and len(number) < 20 and int(number)):
+        raise UsageError(
+            f"{LIMITS_VARIABLE}: {name} is no number above zero", f"write {name}=1000000"
+        )
+    if int(number) > (most := _MOST.get(name, int(number))):
+        raise UsageError(f"{LIMITS_VARIABLE}: {name} is {most} at most")
+    return name, int(number)
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,17 @@ import pyarrow.parquet as pq
 
 from mlflow_exim_plugin.errors import EximError, InvalidArchiveError
 from mlflow_exim_plugin.schema.parquet_pages import Chunks, pages_of
-from mlflow_exim_plugin.schema.rules import EXPANSION, Finding, expands_too_much
-from mlflow_exim_plugin.schema.tables import MAX_ROW_GROUP_BYTES, MAX_ROW_GROUP_ROWS
+from mlflow_exim_plugin.schema.rules import EXPANSION, LIMITS, Finding, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["StoredTable"]
 
-_MAX_FOOTER_BYTES = 8 << 20
-_MAX_VALUES = 1 << 24
-"""Values of one column of a row group; a row of traces has some tags."""
 _ROOM_BYTES = 64 << 20
 """What a row group may take whatever its file has."""
 _ENDING_BYTES = 8
+_HINT = "run `verify` to see all damage"
 _DELTA_BYTE_ARRAY = 7
 """An encoding that says texts by their beginnings: a few bytes of it are any number of bytes."""
 
@@ -43,6 +40,7 @@ class StoredTable:
         schema: Columns that it must have.
         code: The rule that it breaks where it is not as the format has it.
         stored_bytes: How many bytes of the archive hold it.
+        limits: What it may be at most.
 
     Attributes:
         groups: Number of rows of each row group.
@@ -52,13 +50,20 @@ class StoredTable:
     """
 
     def __init__(
-        self, stream: BinaryIO, member: str, schema: pa.Schema, code: str, stored_bytes: int
+        self,
+        stream: BinaryIO,
+        member: str,
+        schema: pa.Schema,
+        code: str,
+        stored_bytes: int,
+        limits: Limits = LIMITS,
     ) -> None:
         self._stream = stream
         self._member = member
         self._schema = schema
         self._code = code
         self._stored_bytes = stored_bytes
+        self._limits = limits
         with self._named():
             footer = self._footer()
             file = _opened(stream)
@@ -66,8 +71,8 @@ class StoredTable:
                 raise self._broken("has other columns than the format")
             self._metadata = metadata = file.metadata
             self.groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-            if max(self.groups, default=0) > MAX_ROW_GROUP_ROWS:
-                raise self._broken("has a row group over the limit")
+            if max(self.groups, default=0) > limits.row_group_rows:
+                raise self._over("row_group_rows", "has a row group over the limit")
             self._chunks = Chunks(footer, metadata.num_columns)
             self._file = _opened(stream, metadata=metadata, read_dictionary=self._dictionaries())
 
@@ -106,8 +111,8 @@ class StoredTable:
         size_bytes = self._stream.seek(0, 2)
         self._stream.seek(max(size_bytes - _ENDING_BYTES, 0))
         footer_bytes = int.from_bytes(self._stream.read(4), "little")
-        if footer_bytes > _MAX_FOOTER_BYTES:
-            raise self._broken("has a footer over the limit")
+        if footer_bytes > self._limits.table_footer_bytes:
+            raise self._over("table_footer_bytes", "has a footer over the limit")
         self._stream.seek(max(size_bytes - _ENDING_BYTES - footer_bytes, 0))
         return self._stream.read(footer_bytes)
 
@@ -124,21 +129,25 @@ class StoredTable:
         total_bytes = 0
         for place in range(self._metadata.num_columns):
             values = 0
-            for page in pages_of(self._stream, *self._chunks.place(number, place)):
+            start, end = self._chunks.place(number, place)
+            for page in pages_of(self._stream, start, end, self._limits.column_pages):
                 values += page.values
                 total_bytes += page.size_bytes
                 self._check_size(number, total_bytes)
                 if _DELTA_BYTE_ARRAY in page.encodings:
                     raise self._broken("has a text encoded by its difference to another")
-            if values > _MAX_VALUES:
-                raise self._broken(f"row group {number} has {values} values in a column")
+            if values > self._limits.column_values:
+                message = f"row group {number} has {values} values in a column"
+                raise self._over("column_values", message)
 
     def _check_size(self, number: int, size_bytes: int) -> None:
-        if size_bytes > MAX_ROW_GROUP_BYTES:
-            raise self._broken(f"row group {number} has {size_bytes} bytes, over the limit")
-        if size_bytes > _ROOM_BYTES and expands_too_much(size_bytes, self._stored_bytes):
+        limits = self._limits
+        if size_bytes > limits.row_group_bytes:
+            message = f"row group {number} has {size_bytes} bytes, over the limit"
+            raise self._over("row_group_bytes", message)
+        if size_bytes > _ROOM_BYTES and limits.expands_too_much(size_bytes, self._stored_bytes):
             message = f"row group {number} has {size_bytes} bytes, made of {self._stored_bytes}"
-            raise self._broken(message, EXPANSION)
+            raise self._over("expansion", message, EXPANSION)
 
     @contextlib.contextmanager
     def _named(self, place: str = "") -> Iterator[None]:
@@ -150,9 +159,11 @@ class StoredTable:
                 raise  # damage has its name by now, and a store that refuses is none
             raise self._broken(f"{place}is not a Parquet file: {error}") from None
 
-    def _broken(self, message: str, code: str = "") -> InvalidArchiveError:
+    def _over(self, limit: str, message: str, code: str = "") -> InvalidArchiveError:
+        return self._broken(message, code, self._limits.hint(limit))
+
+    def _broken(self, message: str, code: str = "", hint: str = _HINT) -> InvalidArchiveError:
         finding = Finding(code or self._code, self._member, message)
-        hint = "run `verify` to see all damage"
         return InvalidArchiveError(f"{self._member} {message}", hint, [finding])
 
 

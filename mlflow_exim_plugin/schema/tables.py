@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HISTORY",
-    "MAX_ROW_GROUP_BYTES",
-    "MAX_ROW_GROUP_ROWS",
     "METRICS",
     "ROWS_PER_PART",
     "ROW_GROUP_ROWS",
@@ -40,12 +38,6 @@ METRICS = pa.schema([pa.field("run_id", pa.string(), nullable=False), *HISTORY])
 
 ROW_GROUP_ROWS = 131_072
 """Measured knee: smaller groups cost bytes, larger ones cost range reads."""
-
-MAX_ROW_GROUP_ROWS = 1 << 20
-"""A larger row group is refused before it is read into memory."""
-
-MAX_ROW_GROUP_BYTES = 512 << 20
-"""So is one of more bytes, each text counted where it stands."""
 
 ROWS_PER_PART = 8 * ROW_GROUP_ROWS
 """About a million rows a file, so that a part is buffered in a few megabytes."""

@@ -19,18 +19,16 @@ from mlflow_exim_plugin.container.tarball import (
     read_entry,
 )
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.verification.findings import Findings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.container.tarball import TarEntry
+    from mlflow_exim_plugin.schema.rules import Finding
 
-__all__ = ["MAX_FINDINGS", "verify_archive", "verify_tail"]
-
-MAX_FINDINGS = 1000
-"""Findings returned at most; one more says how many there were."""
+__all__ = ["verify_archive", "verify_tail"]
 
 _COARSE_FRAME_BYTES = 4 << 20
 _FRAMES_PER_JOB = 2
@@ -53,12 +51,12 @@ def verify_archive(
         progress: Called with the bytes of the file done and their total.
 
     Returns:
-        What breaks a rule, in the order of the file, at most ``MAX_FINDINGS`` and one.
+        What breaks a rule, in the order of the file, of each code at most ``MAX_FINDINGS`` and one.
 
     Raises:
         StoreError: The file cannot be read.
     """
-    findings = _Findings()
+    findings = Findings()
     _check_granularity(reader, findings)
     stream = _TarStream(reader, max(jobs, 1), findings, progress)
     try:
@@ -75,34 +73,10 @@ def verify_tail(reader: ArchiveReader) -> list[Finding]:
     Raises:
         StoreError: The file cannot be read.
     """
-    findings = _Findings()
+    findings = Findings()
     _check_granularity(reader, findings)
     _check_bag(reader, findings)
     return findings.listed()
-
-
-class _Findings:
-    """A bounded list."""
-
-    def __init__(self) -> None:
-        self._listed: list[Finding] = []
-        self._more = 0
-
-    def add(self, code: str, path: str, message: str) -> None:
-        if len(self._listed) < MAX_FINDINGS:
-            self._listed.append(Finding(code, path, message))
-        else:
-            self._more += 1
-
-    def add_error(self, error: InvalidArchiveError) -> None:
-        for finding in error.findings:
-            self.add(finding.code, finding.path, finding.message)
-
-    def listed(self) -> list[Finding]:
-        if self._more:
-            last = self._listed[-1]
-            return [*self._listed, Finding(last.code, "<file>", f"and {self._more} more findings")]
-        return self._listed
 
 
 class _TarStream:
@@ -117,7 +91,7 @@ class _TarStream:
         self,
         reader: ArchiveReader,
         jobs: int,
-        findings: _Findings,
+        findings: Findings,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._frames = reader.frames
@@ -194,7 +168,7 @@ class _TarStream:
 class _TarWalk:
     """Goes through the tar stream and ticks off the members."""
 
-    def __init__(self, reader: ArchiveReader, stream: _TarStream, findings: _Findings) -> None:
+    def __init__(self, reader: ArchiveReader, stream: _TarStream, findings: Findings) -> None:
         self._reader = reader
         self._stream = stream
         self._findings = findings
@@ -313,7 +287,7 @@ class _TarWalk:
         stream.skip_to(self._reader.footer.tar_bytes)
 
 
-def _check_granularity(reader: ArchiveReader, findings: _Findings) -> None:
+def _check_granularity(reader: ArchiveReader, findings: Findings) -> None:
     sizes = reader.frames.table.listed_sizes
     coarse = sum(size > _COARSE_FRAME_BYTES for size in sizes)
     if coarse:
@@ -321,7 +295,7 @@ def _check_granularity(reader: ArchiveReader, findings: _Findings) -> None:
         findings.add("W002", "<frames>", message)
 
 
-def _check_bag(reader: ArchiveReader, findings: _Findings) -> None:
+def _check_bag(reader: ArchiveReader, findings: Findings) -> None:
     bagit, info = (_tag_file(reader, path) for path in (bag.BAGIT, bag.BAG_INFO))
     if bagit != bag.BAGIT_CONTENT:
         findings.add("E032", bag.BAGIT, "is absent, or does not declare BagIt 1.0 in UTF-8")

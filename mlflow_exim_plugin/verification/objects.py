@@ -38,16 +38,17 @@ from mlflow_exim_plugin.schema.envelope import (
 )
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
-from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive.log import read_log
 from mlflow_exim_plugin.sources.archive.trace_parts import read_part
+from mlflow_exim_plugin.verification.findings import Findings
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
     from mlflow_exim_plugin.container.reader import ArchiveReader
     from mlflow_exim_plugin.schema.envelope import ArchiveInfo, ExperimentInfo
+    from mlflow_exim_plugin.schema.rules import Finding
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 __all__ = ["verify_objects"]
@@ -74,16 +75,16 @@ def verify_objects(reader: ArchiveReader, damaged: Container[str] = ()) -> list[
         damaged: Members whose bytes were found wrong before; they are not read again.
 
     Returns:
-        What breaks a rule.
+        What breaks a rule, of each code at most ``MAX_FINDINGS`` and one.
     """
     check = _ObjectCheck(reader, damaged)
     check.run()
-    return check.findings
+    return check.findings.listed()
 
 
 class _ObjectCheck:
     def __init__(self, reader: ArchiveReader, damaged: Container[str]) -> None:
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self._reader = reader
         self._damaged = damaged
         self._named: set[str] = {layout.ARCHIVE}
@@ -93,7 +94,7 @@ class _ObjectCheck:
         self._counts: dict[Kind, int] = dict.fromkeys(_COUNTED, 0)
         self._sums = {"metric_rows": 0, "artifact_bytes": 0}
         self._is_whole = True
-        # Members that must be there because an envelope lists them, and those that are.
+        # Members that an envelope lists, and those that are of what is listed.
         self._listed: set[str] = set()
         self._there: set[str] = set()
         # Folders whose own envelope cannot be read: what it lists is not known.
@@ -152,7 +153,7 @@ class _ObjectCheck:
                 self._check_entity(path, at)
 
     def _find(self, code: str, path: str, message: str) -> None:
-        self.findings.append(Finding(code, path, message))
+        self.findings.add(code, path, message)
 
     def _parse(self, model: type[_Envelope], path: str) -> tuple[_Envelope, Any] | None:
         """Return a document and its JSON value, which alone has exactly what is stored."""
@@ -160,9 +161,9 @@ class _ObjectCheck:
         try:
             if path not in self._damaged:
                 value = self._reader.read_document(path)
-                return check_document(model, value, path), value
+                return check_document(model, value, path, len(self._reader)), value
         except InvalidArchiveError as error:
-            self.findings += error.findings
+            self.findings.add_error(error)
         self._is_whole = False
         return None
 
@@ -185,7 +186,7 @@ class _ObjectCheck:
             for event, _ in read_log(self._reader):
                 self._logged_content_root = event.info.content_root
         except InvalidArchiveError as error:
-            self.findings += [f for f in error.findings if f.path not in self._damaged]
+            self.findings.add_error(error, known=self._damaged)
             self._logged_content_root = None
 
     def _check_experiment(self, path: str, at: layout.ObjectPath) -> None:
@@ -201,10 +202,10 @@ class _ObjectCheck:
         self._check_identity(path, at.segment, document, "experiment_id")
         self._check_digest(path, info, value)
         self._content_root.add(path, info.content_digest)
-        self._listed.update(
+        self._list(
             layout.run_member(layout.run_folder(folder, run_id)) for run_id in envelope.mlflow.runs
         )
-        self._listed.update(
+        self._list(
             layout.logged_model_member(layout.logged_model_folder(folder, model_id))
             for model_id in envelope.mlflow.logged_models
         )
@@ -276,10 +277,10 @@ class _ObjectCheck:
                 try:
                     stored.check(path)
                 except InvalidArchiveError as error:
-                    self.findings += error.findings
+                    self.findings.add_error(error)
         except InvalidArchiveError as error:
             # A damaged member has been named before.
-            self.findings += [f for f in error.findings if f.path not in self._damaged]
+            self.findings.add_error(error, known=self._damaged)
             self._is_whole = False
             return
         for kind, count in counts.items():
@@ -287,7 +288,7 @@ class _ObjectCheck:
         if part.traces != counts[Kind.TRACE]:
             self._find("E058", path, f"it counts {part.traces} traces, not {counts[Kind.TRACE]}")
         self._check_digest(path, info, value, traces=digests)
-        if not any(finding.code == "E064" for finding in self.findings):
+        if "E064" not in self.findings:
             stated = b"".join(raw_digest(digest) for _, digest in digests)
             self._content_root.add_traces(at.experiment_folder, stated)
 
@@ -299,7 +300,7 @@ class _ObjectCheck:
         try:
             document = check_entity(envelope, at.kind, path)
         except InvalidArchiveError as error:
-            self.findings += error.findings
+            self.findings.add_error(error)
             self._is_whole = False
             return
         spec = ENTITY_KINDS[at.kind]
@@ -330,9 +331,7 @@ class _ObjectCheck:
         self._check_identity(path, at.segment, document, "name", may_be_numbered=True)
         self._check_digest(path, envelope.info, value)
         self._content_root.add(at.unnumbered(document["name"]), envelope.info.content_digest)
-        self._listed.update(
-            layout.version_member(folder, number) for number in envelope.mlflow.versions
-        )
+        self._list(layout.version_member(folder, number) for number in envelope.mlflow.versions)
 
     def _check_version(self, path: str, at: layout.ObjectPath, model: tuple[Kind, str]) -> None:
         self._there.add(path)
@@ -385,17 +384,22 @@ class _ObjectCheck:
         for entry in artifacts:
             self._counts[Kind.ARTIFACT] += 1
             self._sums["artifact_bytes"] += entry.size_bytes
-            self._named.add(entry.member)
             if entry.member not in self._reader:
                 self._find("E054", path, f"its artifact {entry.member} is not in the archive")
                 continue
+            self._named.add(entry.member)
             member = self._reader.member(entry.member)
             if (member.size_bytes, member.sha256) != (entry.size_bytes, entry.sha256):
                 self._find("E054", path, f"its artifact {entry.member} has another size or digest")
 
+    def _list(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            if path in self._reader:
+                self._listed.add(path)
+            else:
+                self._find("E056", path, "is listed but not there")
+
     def _check_listed(self) -> None:
-        for path in sorted(self._listed - self._there):
-            self._find("E056", path, "is listed but not there")
         for path in sorted(self._there - self._listed):
             if self._unread.isdisjoint(_folders_above(path)):
                 self._find("E056", path, "is not listed by its experiment or model")
@@ -413,7 +417,7 @@ class _ObjectCheck:
                 self._check_ranges(member, file.num_rows)
                 self._check_rows(member, file)
         except InvalidArchiveError as error:
-            self.findings += error.findings
+            self.findings.add_error(error)
 
     def _check_ranges(self, member: str, rows: int) -> None:
         end = 0
@@ -511,7 +515,7 @@ class _ObjectCheck:
 
     def _check_content_root(self, stated: str | None) -> None:
         """Check the digest of all contents, which repeats what is wrong with any of them."""
-        is_sound = not any(finding.code.startswith("E") for finding in self.findings)
+        is_sound = not any(code.startswith("E") for code in self.findings)
         if self._knows_content_root and self._is_whole and is_sound:
             found = self._content_root.hexdigest()
             if found != stated:

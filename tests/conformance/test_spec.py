@@ -16,11 +16,11 @@ from jsonschema import Draft202012Validator
 
 from mlflow_exim_plugin.container import bag, frames, paths, tail, tarball
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.schema import canonical, provenance, tables
+from mlflow_exim_plugin.schema import provenance
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.envelope import FORMAT_VERSION
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.rules import RULES
+from mlflow_exim_plugin.schema.rules import LIMITS, RULES
 from spec import generate
 from spec.generate import ROOT
 
@@ -221,15 +221,16 @@ def test_limits_in_the_text_are_those_of_the_code() -> None:
     mib = 1 << 20
     for number in (
         f"{paths.MAX_SEGMENT_BYTES}; {paths.MAX_PATH_BYTES} bytes",
-        f"{frames.MAX_FRAME_BYTES // mib} MiB",
-        f"({(frames.MAX_FRAME_BYTES - 16) // 16:,})",
+        f"{LIMITS.frame_bytes // mib} MiB",
+        f"({LIMITS.members:,})",
         f"{tail.MAX_FOOTER_BYTES >> 10} KiB",
-        f"{canonical.MAX_DOCUMENT_BYTES // mib} MiB; {canonical.MAX_DEPTH} levels",
-        f"{tables.MAX_ROW_GROUP_ROWS:,}",
+        f"{LIMITS.document_bytes // mib} MiB; {LIMITS.depth} levels",
+        f"{LIMITS.row_group_rows:,}",
         f"{tarball._MAX_PAX_BYTES} bytes",
     ):
         assert number in limits, number
-    assert frames._MAX_FRAMES == 1 << 24
+    assert LIMITS.frames == 1 << 24
+    assert (LIMITS.frame_bytes - 16) // 16 == LIMITS.members
 
 
 def test_constants_in_the_text_are_those_of_the_code() -> None:

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import diff, pack, verify
-from mlflow_exim_plugin.schema.canonical import MAX_DEPTH, MAX_DOCUMENT_BYTES
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.rules import LIMITS
 from tests.compare import assert_count_law
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written
@@ -142,7 +142,7 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("records", "reason"),
     [
-        ([{"inputs": {"q": nested(MAX_DEPTH)}}], "levels"),
+        ([{"inputs": {"q": nested(LIMITS.depth)}}], "levels"),
         ([{"inputs": {"q": nested(300)}}], "nested deeper"),
         ([{"inputs": {"q": "half a pair \ud800"}}], "surrogates"),
     ],
@@ -152,7 +152,7 @@ def test_a_dataset_that_no_document_can_hold(
     sqlite_uri: str, tmp_path: Path, records: list[dict[str, Any]], reason: str
 ) -> None:
     bad = make_dataset(sqlite_uri, "bad", records)
-    make_dataset(sqlite_uri, "good", [{"inputs": {"q": nested(MAX_DEPTH // 2)}}])
+    make_dataset(sqlite_uri, "good", [{"inputs": {"q": nested(LIMITS.depth // 2)}}])
     archive = str(tmp_path / "a.tar.zst")
 
     report = pack(archive, tracking_uri=sqlite_uri)
@@ -203,7 +203,7 @@ def copy_record(uri: str, count: int) -> None:
 def test_a_dataset_that_is_larger_than_a_document(sqlite_uri: str, tmp_path: Path) -> None:
     record = {"inputs": {"q": 0}, "outputs": {"text": "x" * MIB}}
     large = make_dataset(sqlite_uri, "large", [record])
-    copy_record(sqlite_uri, MAX_DOCUMENT_BYTES // MIB)
+    copy_record(sqlite_uri, LIMITS.document_bytes // MIB)
     make_dataset(sqlite_uri, "small", [{"inputs": {"q": "?"}}])
     archive = str(tmp_path / "a.tar.zst")
 
@@ -212,6 +212,6 @@ def test_a_dataset_that_is_larger_than_a_document(sqlite_uri: str, tmp_path: Pat
     assert_count_law(report)
     (failure,) = report.failures
     assert (failure.kind, failure.id) == (Kind.EVALUATION_DATASET, large)
-    assert f"{MAX_DOCUMENT_BYTES} bytes" in failure.reason
+    assert f"{LIMITS.document_bytes} bytes" in failure.reason
     assert report.counts[Kind.EVALUATION_DATASET].written == 1
     assert verify(archive).ok

@@ -11,9 +11,9 @@ from mlflow_exim_plugin.host.documents import proto_document
 from mlflow_exim_plugin.host.entities.listing import each, every
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.absent import method
-from mlflow_exim_plugin.schema.canonical import MAX_DOCUMENT_BYTES
 from mlflow_exim_plugin.schema.documents import json_number, sorted_entries
 from mlflow_exim_plugin.schema.objects import Entity, Failure, Kind, Loss, by_number
+from mlflow_exim_plugin.schema.rules import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,9 +148,9 @@ def sound_records(
             issues.append(Loss(Kind.DATASET_RECORD, name, what))
         # Characters, at most the bytes that they are stored in.
         size_bytes += len(json.dumps(made, ensure_ascii=False))
-        if size_bytes > MAX_DOCUMENT_BYTES:
+        if size_bytes > LIMITS.document_bytes:
             raise ServerError(
-                f"its records are over the {MAX_DOCUMENT_BYTES} bytes of one document"
+                f"its records are over the {LIMITS.document_bytes} bytes of one document"
             )
         records.append(made)
     records.sort(key=lambda record: (record["created_time"], record["dataset_record_id"]))

@@ -45,6 +45,7 @@ class Verification:
             is sound.
         signed: Whether as many keys as were asked for have signed it; None when none was given.
         signatures: What those say who did.
+        limits: Those that it was read with and that are not the format's.
     """
 
     claimed_root: str
@@ -59,6 +60,7 @@ class Verification:
     content_root: str | None = None
     signed: bool | None = None
     signatures: list[Signature] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -112,6 +114,7 @@ class Verification:
             "not_looked_at": self.not_looked_at,
             "signed": self.signed,
             "signatures": [asdict(signature) for signature in self.signatures],
+            "limits": self.limits,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -184,6 +187,7 @@ def verify(
             content_root=content_root,
             signed=is_signed,
             signatures=signatures,
+            limits=reader.limits.others,
         )
 
 

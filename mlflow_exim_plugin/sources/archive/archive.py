@@ -540,7 +540,7 @@ class Archive(Shown):
         Raises:
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
-        return check_document(model, self.reader.read_document(path), path)
+        return check_document(model, self.reader.read_document(path), path, len(self.reader))
 
 
 def snapshot_reader(

@@ -323,7 +323,7 @@ def test_verification_reports_progress_up_to_the_end(jobs: int) -> None:
 
 
 def test_findings_are_bounded() -> None:
-    from mlflow_exim_plugin.verification.archive import MAX_FINDINGS
+    from mlflow_exim_plugin.verification.findings import MAX_FINDINGS
 
     more = [Entry(f"data/unlisted-{n}") for n in range(MAX_FINDINGS + 234)]
     forgery = Forgery(entries=lambda entries: [*entries, *more])

@@ -12,12 +12,12 @@ import pytest
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema import canonical
 from mlflow_exim_plugin.schema.canonical import (
-    MAX_DEPTH,
     canonical_bytes,
     content_digest,
     document_bytes,
     parse_json,
 )
+from mlflow_exim_plugin.schema.rules import LIMITS, Limits
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ from mlflow_exim_plugin.schema.canonical import (
         b'{"\\uDfff": 1}',
         b"1" * 5000,
         b"[" * 5000 + b"]" * 5000,
-        b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
-        b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
+        b"[" * (LIMITS.depth + 1) + b"]" * (LIMITS.depth + 1),
+        b'{"a":' * (LIMITS.depth + 1) + b"1" + b"}" * (LIMITS.depth + 1),
     ],
 )
 def test_what_json_leaves_open_is_refused(data: bytes) -> None:
@@ -64,16 +64,13 @@ def test_what_json_means_is_kept(data: bytes, value: Any) -> None:
 
 
 def test_the_deepest_allowed_document_is_parsed() -> None:
-    value = parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "x")
-    assert str(value) == "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    value = parse_json(b"[" * LIMITS.depth + b"]" * LIMITS.depth, "x")
+    assert str(value) == "[" * LIMITS.depth + "]" * LIMITS.depth
 
 
-def test_large_documents_are_refused_before_they_are_parsed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(canonical, "MAX_DOCUMENT_BYTES", 10)
+def test_large_documents_are_refused_before_they_are_parsed() -> None:
     with pytest.raises(InvalidArchiveError, match="over the limit"):
-        parse_json(b"not even JSON", "x")
+        parse_json(b"not even JSON", "x", Limits(document_bytes=10))
 
 
 def test_stored_documents_are_json_even_of_nan() -> None:
@@ -84,11 +81,11 @@ def test_stored_documents_are_json_even_of_nan() -> None:
 
 
 def test_what_no_reader_would_take_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    deepest = json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    deepest = json.loads("[" * LIMITS.depth + "]" * LIMITS.depth)
     assert parse_json(document_bytes(deepest), "x") == deepest
     with pytest.raises(InvalidArchiveError, match="levels"):
         document_bytes([deepest])
-    monkeypatch.setattr(canonical, "MAX_DOCUMENT_BYTES", 10)
+    monkeypatch.setattr(canonical, "LIMITS", Limits(document_bytes=10))
     assert len(document_bytes("1234567")) == 10
     with pytest.raises(InvalidArchiveError, match="over the limit"):
         document_bytes("12345678")

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
-from mlflow_exim_plugin.schema.parquet_pages import MAX_PAGES, Chunks, Page, pages_of
+from mlflow_exim_plugin.schema.parquet_pages import Chunks, Page, pages_of
+from mlflow_exim_plugin.schema.rules import LIMITS
 from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
 TEXTS = pa.schema([pa.field("text", pa.string(), nullable=False)])
@@ -162,6 +163,6 @@ def test_what_is_no_row_of_pages_is_refused() -> None:
 def test_pages_without_an_end_are_not_counted_to_it() -> None:
     page = b"\x25\x00\x15\x00\x2c\x15\x00\x15\x00\x00\x00"
     assert list(pages_of(io.BytesIO(page), 0, len(page))) == [Page(0, 0, frozenset({0}))]
-    many = page * (MAX_PAGES + 1)
+    many = page * (LIMITS.column_pages + 1)
     with pytest.raises(ValueError, match="pages"):
         list(pages_of(io.BytesIO(many), 0, len(many)))
