@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, UsageError
-from mlflow_exim_plugin.host.open.absent import is_refused
+from mlflow_exim_plugin.host.open.absent import is_no_such, is_refused
 from mlflow_exim_plugin.options import is_glob, matches, version_asked
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
@@ -70,6 +70,7 @@ class Plan:
         losses: By run id, a parent that cannot come along.
         logged_models: Ids of logged models that come along with what is taken, in experiments that
             are not taken as a whole.
+        unread: Ids of runs that are there and cannot be read; each is a failure that was yielded.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Plan:
         self.chosen: dict[str, set[str]] = {}
         self.losses: dict[str, Loss] = {}
         self.logged_models: set[str] = set()
+        self.unread: set[str] = set()
         self._whole: set[str] = set()
 
     def make(self, runs_of_versions: set[str]) -> Iterator[Failure]:
-        """Choose; yields the experiments whose runs cannot be listed.
+        """Choose; yields the experiments whose runs cannot be listed, and runs that are unreadable.
 
         Args:
             runs_of_versions: Runs behind the versions of the models that were named.
@@ -116,8 +118,12 @@ class Plan:
                 if selection.takes_run(header, in_experiment=experiment_id in self._whole):
                     headers[header.run_id] = header
         named = set(selection.runs) - set(globs) - set(headers)
-        for run_id in named | runs_of_versions:
+        for run_id in (named | runs_of_versions) - headers.keys():
             found = self._header(run_id)
+            if isinstance(found, Failure):
+                yield found
+                self._wanted.saw(_RUN, [run_id])
+                continue
             if found is None and run_id in named:
                 found = yield from self._copy(run_id)
             if found is not None and (found.lifecycle_stage != "deleted" or selection.deleted):
@@ -125,7 +131,7 @@ class Plan:
                 self._wanted.saw(_RUN, [run_id])
         self._wanted.saw(_RUN, headers)
         if not selection.alone:
-            self._add_ancestors(headers)
+            yield from self._add_ancestors(headers)
         for header in headers.values():
             self.chosen.setdefault(header.experiment_id, set()).add(header.run_id)
         self._wanted.plans(self.chosen)
@@ -188,15 +194,18 @@ class Plan:
         """Whether a run is taken."""
         return any(run_id in runs for runs in self.chosen.values())
 
-    def _add_ancestors(self, headers: dict[str, RunHeader]) -> None:
+    def _add_ancestors(self, headers: dict[str, RunHeader]) -> Iterator[Failure]:
         queue = [header for header in headers.values() if header.parent]
         while queue:
             child = queue.pop()
             parent = child.parent
             if not parent or parent in headers:
                 continue
-            found = self._header(parent)
-            reason = "is gone from the source"
+            found = None if parent in self.unread else self._header(parent)
+            if isinstance(found, Failure):
+                yield found
+                found = None
+            reason = "cannot be read" if parent in self.unread else "is gone from the source"
             if found and found.lifecycle_stage == "deleted" and not self._selection.deleted:
                 found, reason = None, "is deleted and deleted runs are left out"
             if found is None:
@@ -234,11 +243,17 @@ class Plan:
                         return header
         return None
 
-    def _header(self, run_id: str) -> RunHeader | None:
+    def _header(self, run_id: str) -> RunHeader | Failure | None:
+        """Return a run, None where there is none, or where the stream says why it is not read."""
         try:
             document = self._catalog.run(run_id)
-        except (ServerError, NotFoundError):
+        except NotFoundError:
             return None
+        except ServerError as error:
+            if is_no_such(error):
+                return None
+            self.unread.add(run_id)
+            return Failure(Kind.RUN, run_id, error.message)
         return RunHeader.of(document)
 
 

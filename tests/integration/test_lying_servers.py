@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import open_archive, pack, unpack, verify
 from mlflow_exim_plugin.errors import NotFoundError, ServerError
+from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
 from tests.filled import copy_of_server
@@ -537,3 +538,32 @@ def test_ctrl_c_ends_a_command_while_its_server_hangs(made: Made, tmp_path: Path
         assert time.monotonic() - began < 4  # two seconds, on a machine that is not busy
         let_go.set()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_cannot_be_read_is_not_taken_for_one_that_is_gone(
+    made: Made, tmp_path: Path
+) -> None:
+    """It is asked for by its id, or is the parent of one, or the one behind a version."""
+    client = MlflowClient(made.url, made.url)
+    bad, child = made.run_ids[1], made.run_ids[2]
+    client.set_tag(child, "mlflow.parentRunId", bad)
+
+    def fails(request: Request) -> int | None:
+        return 500 if "/runs/get?" in request.path and bad in request.path else None
+
+    try:
+        with FaultyProxy(made.url, fails) as proxy:
+            for number, asked in enumerate(
+                (Selection(runs=(bad,)), Selection(runs=(child,)), Selection(models=("net",)))
+            ):
+                archive = str(tmp_path / f"{number}.tar.zst")
+                report = pack(archive, tracking_uri=proxy.url, selection=asked)
+                assert_count_law(report)
+                assert [f.id for f in report.failures if f.kind is Kind.RUN] == [bad], asked
+                assert "gone" not in " ".join(loss.what for loss in report.losses)
+                with open_archive(archive) as opened:
+                    assert bad not in [run.mlflow.run["info"]["run_id"] for run in opened.runs()]
+        with pytest.raises(NotFoundError, match="f" * 32):
+            pack(str(tmp_path / "none.tar.zst"), tracking_uri=made.url, runs=("f" * 32,))
+    finally:
+        client.delete_tag(child, "mlflow.parentRunId")

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import copy, diff, open_archive, pack, verify
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import EximError, ServerError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.open.workspaces import Workspaces
 from mlflow_exim_plugin.options import Selection
@@ -21,6 +21,7 @@ from tests import everything
 from tests.compare import as_default, assert_count_law, assert_foreseen
 from tests.filled import copy_of_server
 from tests.new_ids import unpack
+from tests.proxy import FaultyProxy, Request
 from tests.servers import Server, start_server
 
 if TYPE_CHECKING:
@@ -122,6 +123,19 @@ def test_every_workspace_is_packed(archive: str) -> None:
         )
         names = [e.mlflow.experiment["name"] for e in opened.experiments()]
         assert names.count("shared name") == len(TEAMS) + 1
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("answer", [b"{}", b"", b'{"workspaces": []}', b"<html>log in</html>", 503])
+def test_a_listing_of_workspaces_that_is_none_is_not_believed(
+    source: Server, tmp_path: Path, answer: bytes | int
+) -> None:
+    def rule(request: Request) -> bytes | int | None:
+        return answer if request.path.endswith("/workspaces") else None
+
+    with FaultyProxy(source.url, rule) as proxy, pytest.raises(EximError, match="workspaces"):
+        pack(str(tmp_path / "all.tar.zst"), tracking_uri=proxy.url)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_goes_back_into_the_one_of_its_name(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.answers import UnbelievableError, answered
 from mlflow_exim_plugin.host.api.reading import Reader
 from mlflow_exim_plugin.host.api.sifting import NOT_LIKE_ITS_KIND, Malformed
@@ -77,7 +77,11 @@ class FirstReader(Reader):
 
         def ask() -> dict[str, Any]:
             query = [(generation.run_id, run_id)]
-            found = (self.host.get_json(f"{generation.api}/runs/get", query) or {}).get("run")
+            answer = self.host.get_json(f"{generation.api}/runs/get", query)
+            if answer is None:
+                there_is_none = f"reading run {run_id}: there is none of this id"
+                raise ServerError(there_is_none) from NotFoundError(there_is_none)
+            found = answer.get("run")
             if _id(found) != run_id:
                 raise UnbelievableError(f"what comes is run {_id(found)!r}")
             return _document(found)

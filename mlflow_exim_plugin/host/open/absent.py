@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.errors import NotFoundError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlflow_exim_plugin.errors import ServerError
 
-__all__ = ["Absence", "is_absent", "is_refused", "judged", "method", "release"]
+__all__ = ["Absence", "is_absent", "is_no_such", "is_refused", "judged", "method", "release"]
 
 _STATUS = re.compile(r"failed with error code (\d{3})")
 """How MLflow's client words an answer that is no JSON, as for a path the server does not know."""
@@ -20,6 +22,7 @@ _OF_ANY_404 = {"ENDPOINT_NOT_FOUND"}
 """What MLflow's client makes of it, whoever answered."""
 _ABSENT_STATUSES = {"404", "405", "501"}
 _REFUSED_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_NO_SUCH = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _DISABLED = "disabled"
 _UNAVAILABLE = "functionality is unavailable"
 """What servers on folders of files say of the model registry, and others of what they lack."""
@@ -111,6 +114,14 @@ def is_absent(error: ServerError, *, of_files: bool = False) -> bool:
     if status and status.group(1) in _ABSENT_STATUSES | ({"500"} if of_files else set()):
         return True
     return getattr(cause, "error_code", "") == "TEMPORARILY_UNAVAILABLE" and _DISABLED in str(cause)
+
+
+def is_no_such(error: ServerError) -> bool:
+    """Whether a deployment said that it has no object of an id: who cannot read one says else."""
+    cause = error.__cause__
+    if isinstance(cause, NotFoundError):
+        return True
+    return getattr(cause, "error_code", "") in _NO_SUCH or is_refused(error)
 
 
 def _is_mlflows_word(error: ServerError) -> bool:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.host.answers import UnbelievableError, answered, object_of
 from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.open.planned import Foresight
+from mlflow_exim_plugin.host.open.sessions import BUSY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +33,9 @@ _WITHOUT_WORKSPACES = {
     requests.codes.not_found,
     requests.codes.method_not_allowed,
     requests.codes.not_implemented,
-    requests.codes.service_unavailable,  # the server runs without workspaces
 }
+_SWITCHED_OFF = {"disabled", "workspaces"}
+"""Words of a server that runs without them; it has the status of one that is busy (503)."""
 
 
 class Workspaces:
@@ -72,12 +75,22 @@ class Workspaces:
         if not self._host.is_http:
             return [dict(workspace) for workspace in self._host.workspaces]
         doing = "listing the workspaces"
-        with self._host.call("GET", _ENDPOINT, doing=doing, retries=False) as response:
-            if response.status_code in _WITHOUT_WORKSPACES:
-                return []
-            with translated(doing):
-                raise_for_status(response)
-                listed: list[dict[str, Any]] = response.json().get("workspaces", [])
+        with translated(doing):
+            return answered(lambda: self._listed(doing))
+
+    def _listed(self, doing: str) -> list[dict[str, Any]]:
+        response = self._host.call("GET", _ENDPOINT, doing=doing, retries=False)
+        if response.status_code in _WITHOUT_WORKSPACES or _is_switched_off(response):
+            return []
+        if response.status_code in BUSY:
+            response = self._host.call("GET", _ENDPOINT, doing=doing)
+        raise_for_status(response)
+        listed = object_of(response.content).get("workspaces")
+        # Whoever has workspaces has the default one, or may not see any.
+        if not isinstance(listed, list) or not listed:
+            raise UnbelievableError("it gives none of its workspaces")
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in listed):
+            raise UnbelievableError("what comes is no list of workspaces")
         return listed
 
     def first(self) -> dict[str, Any] | None:
@@ -162,3 +175,8 @@ def _adopt(context: contextvars.Context) -> None:
 def _chosen() -> str:
     """Name of the workspace that the user chose, empty without one."""
     return os.environ.get("MLFLOW_WORKSPACE", "").strip()
+
+
+def _is_switched_off(response: requests.Response) -> bool:
+    is_unavailable = response.status_code == requests.codes.service_unavailable
+    return is_unavailable and any(word in response.text.lower() for word in _SWITCHED_OFF)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.errors import NotFoundError, ServerError
 from mlflow_exim_plugin.host.api.reading import PROMPT_TAG, Reader
 from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.workspaces import active
@@ -149,7 +149,8 @@ class StoredReader(Reader):
             self.host.ask_mlflow(f"rows of run {run_id} are not of the types that it writes")
             return super().run(run_id)
         if run_id not in found:
-            raise ServerError(f"reading run {run_id}: there is none of this id")
+            there_is_none = f"reading run {run_id}: there is none of this id"
+            raise ServerError(there_is_none) from NotFoundError(there_is_none)
         return found[run_id].document
 
     def _registered(self, filter_string: str | None) -> dict[str, bool]:

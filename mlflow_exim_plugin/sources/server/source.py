@@ -250,7 +250,7 @@ class ServerSource:
         plan = Plan(self._reader, selection, experiments, wanted)
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         unread_runs, self._reader.unread = self._reader.unread, []
-        yield from unread_runs
+        yield from (failure for failure in unread_runs if failure.id not in plan.unread)
         choice.experiments, choice.models, choice.versions = experiments, models, versions
         choice.prompts = prompts
         choice.plan = plan
