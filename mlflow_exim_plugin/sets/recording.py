@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordingSink"]
 
-_COUNTED = (Kind.METRIC_HISTORY, None, Kind.ARTIFACT, None, Kind.SPAN, Kind.ASSESSMENT)
+_COUNTED = (
+    Kind.METRIC_HISTORY,
+    None,
+    Kind.ARTIFACT,
+    None,
+    Kind.SPAN,
+    Kind.ASSESSMENT,
+    Kind.DATASET_RECORD,
+)
 """The kinds of a row's parts; rows and bytes are no objects."""
 
 

@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "SetState"]
 
-_PARTS = ("metric_keys", "metric_rows", "artifacts", "artifact_bytes", "spans", "assessments")
+_PARTS = (
+    "metric_keys",
+    "metric_rows",
+    "artifacts",
+    "artifact_bytes",
+    "spans",
+    "assessments",
+    "records",
+)
 _PARTS_COUNTED = {
     "metric_keys": Kind.METRIC_HISTORY,
     "artifacts": Kind.ARTIFACT,
     "spans": Kind.SPAN,
     "assessments": Kind.ASSESSMENT,
+    "records": Kind.DATASET_RECORD,
 }
 
 

@@ -17,9 +17,11 @@ from mlflow_exim_plugin.schema.envelope import (
     check_document,
     check_entity,
 )
+from mlflow_exim_plugin.schema.objects import Entity
 from mlflow_exim_plugin.schema.tables import in_one_piece
 from mlflow_exim_plugin.schema.traces import TABLES
 from mlflow_exim_plugin.sets.state import Row
+from mlflow_exim_plugin.sinks.counting import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,20 +63,22 @@ def _row(document: Any, path: str, at: layout.ObjectPath) -> tuple[str, Row]:
         metrics, files = run.info.metrics, _files(run.info.artifacts)
         rows = (metrics.keys, metrics.rows) if metrics else (0, 0)
         start_ms = run.mlflow.run["info"].get("start_time")
-        return path, Row(at.kind, digest, parts=(*rows, *files, 0, 0), start_ms=start_ms)
+        return path, Row(at.kind, digest, parts=(*rows, *files, 0, 0, 0), start_ms=start_ms)
     if at.kind is Kind.EXPERIMENT:
         experiment = check_document(ExperimentEnvelope, document, path).mlflow.experiment
         return path, Row(at.kind, digest, name=str(experiment["name"]))
     if at.kind in VERSION_KINDS:
         name = str(check_document(ModelEnvelope, document, path).mlflow.registered_model["name"])
         return at.unnumbered(name), Row(at.kind, digest, name=name)
-    row = Row(at.kind, digest, parts=(0, 0, *_files(info.artifacts), 0, 0))
+    row = Row(at.kind, digest, parts=(0, 0, *_files(info.artifacts), 0, 0, 0))
     if at.model is not None:
         version = check_document(VersionEnvelope, document, path).mlflow.model_version
         return at.unnumbered(str(version["name"])), row
     if at.kind in ENTITY_KINDS:
         entity = check_entity(envelope, at.kind, path)
         name = str(entity[ENTITY_KINDS[at.kind].id_field])
+        records = sum(count for _, count in parts_of(Entity(at.kind, entity)))
+        row.parts = (*row.parts[:-1], records)
         row.name = name if at.kind is Kind.WORKSPACE else ""
         return at.unnumbered(name), row
     return path, row
@@ -99,7 +103,7 @@ def _traces(
             for trace_id, digest, spans, assessments in zip(*columns, strict=True):
                 if trace_id in hidden:
                     continue
-                parts = (0, 0, *_files(files.get(trace_id, ())), spans or 0, assessments or 0)
+                parts = (0, 0, *_files(files.get(trace_id, ())), spans or 0, assessments or 0, 0)
                 path = layout.trace_path(experiment, trace_id)
                 yield path, Row(Kind.TRACE, raw_digest(digest), parts=parts)
     finally:

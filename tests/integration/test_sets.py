@@ -181,3 +181,29 @@ def _purge(store: Store, run_id: str) -> None:
     tracking = SqlAlchemyStore(store.uri, str(store.folder / "files"))
     tracking.delete_run(run_id)
     tracking._hard_delete_run(run_id)
+
+
+@pytest.mark.parametrize("kind", ["server", "database"])
+def test_every_kind_is_known_again(
+    everything: tuple[str, str], everything_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    url, archive = everything
+    source, how = url, {}
+    if kind == "database":
+        source = f"sqlite:///{everything_folder / 'mlflow.db'}"
+        how = {"artifacts_destination": str(everything_folder / "artifacts")}
+    folder = str(tmp_path / "set")
+    first = pack(tracking_uri=source, set=folder, **how)
+    assert first.failures == []
+    again = pack(tracking_uri=source, set=folder, **how)
+    assert _written(again) == {}
+    assert again.content_root == first.content_root
+    with open_archive(folder) as snapshot:
+        info = snapshot.summary.info
+        assert {k: c.written for k, c in info.counts.items() if c.written} == _written(first)
+        assert info.metric_rows == first.metric_rows
+        assert info.artifact_bytes == first.artifact_bytes
+    if source == url:
+        with open_archive(archive) as expected:
+            assert first.content_root == expected.content_root
+        assert diff(folder, archive, rules="exact").equal

@@ -40,6 +40,7 @@ STATE = pa.schema(
                 "artifact_bytes",
                 "spans",
                 "assessments",
+                "records",
             )
         ),
     ]
