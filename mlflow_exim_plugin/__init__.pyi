@@ -6,13 +6,17 @@ from typing import Any
 from mlflow_exim_plugin.comparison.result import Comparison as Comparison
 from mlflow_exim_plugin.comparison.result import Difference as Difference
 from mlflow_exim_plugin.container.signing.check import Signature as Signature
+from mlflow_exim_plugin.operations.keeping.forget import Forgotten as Forgotten
+from mlflow_exim_plugin.operations.keeping.forget import Judged as Judged
+from mlflow_exim_plugin.operations.keeping.prune import Pruned as Pruned
+from mlflow_exim_plugin.operations.keeping.prune import Unneeded as Unneeded
 from mlflow_exim_plugin.operations.leftovers import Leftover as Leftover
 from mlflow_exim_plugin.operations.leftovers import Leftovers as Leftovers
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
+from mlflow_exim_plugin.operations.proving.checks import Verification as Verification
 from mlflow_exim_plugin.operations.proving.sign import KeyPair as KeyPair
 from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
 from mlflow_exim_plugin.operations.proving.sign import keygen as keygen
-from mlflow_exim_plugin.operations.proving.verify import Verification as Verification
 from mlflow_exim_plugin.operations.repack import Repacked as Repacked
 from mlflow_exim_plugin.operations.scan import Scan as Scan
 from mlflow_exim_plugin.operations.scan import ScanFinding as ScanFinding
@@ -30,6 +34,8 @@ from mlflow_exim_plugin.options.groups import Repacking as Repacking
 from mlflow_exim_plugin.options.groups import Scanning as Scanning
 from mlflow_exim_plugin.options.groups import Work as Work
 from mlflow_exim_plugin.options.groups import Writing as Writing
+from mlflow_exim_plugin.options.keeping import Forgetting as Forgetting
+from mlflow_exim_plugin.options.keeping import Pruning as Pruning
 from mlflow_exim_plugin.options.proving import Checking as Checking
 from mlflow_exim_plugin.options.proving import Signing as Signing
 from mlflow_exim_plugin.options.selection import Selection as Selection
@@ -76,6 +82,7 @@ def convert(
     export_source_tags: bool = ...,
     set: str | None = ...,
     recheck: bool = ...,
+    keep_until_ms: int | None = ...,
     source_moved: bool = ...,
     sign: str | None = ...,
     passphrase: Callable[[], str] | None = ...,
@@ -230,6 +237,32 @@ def extract(
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
 ) -> Extraction: ...
+def forget(
+    location: str,
+    *,
+    opening: Opening = ...,
+    forgetting: Forgetting = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    keep_last: int = ...,
+    keep_daily: int = ...,
+    keep_weekly: int = ...,
+    keep_monthly: int = ...,
+    keep_yearly: int = ...,
+    apply: bool = ...,
+) -> Forgotten: ...
+def hold(
+    location: str,
+    reason: str,
+    *,
+    opening: Opening = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+) -> int: ...
 def leftovers(
     url: str | None = ...,
     *,
@@ -300,6 +333,7 @@ def pack(
     export_source_tags: bool = ...,
     set: str | None = ...,
     recheck: bool = ...,
+    keep_until_ms: int | None = ...,
     source_moved: bool = ...,
     sign: str | None = ...,
     passphrase: Callable[[], str] | None = ...,
@@ -326,6 +360,34 @@ def plot(
     logarithmic: bool = ...,
     overwrite: bool = ...,
 ) -> Picture: ...
+def prune(
+    location: str,
+    *,
+    opening: Opening = ...,
+    pruning: Pruning = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    compact: bool = ...,
+    grace_s: int = ...,
+    apply: bool = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Pruned: ...
+def release(
+    location: str,
+    *,
+    opening: Opening = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+) -> int: ...
 def repack(
     archive: str,
     output: str,

@@ -28,6 +28,10 @@ _MODULES = {
     "keygen": "proving",
     "repack": "repack",
     "scan": "scan",
+    "forget": "keeping",
+    "prune": "keeping",
+    "hold": "keeping",
+    "release": "keeping",
     "leftovers": "leftovers",
     "completion": "main",
 }

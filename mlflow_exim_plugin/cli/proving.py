@@ -23,7 +23,7 @@ from mlflow_exim_plugin.options import (
 )
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.operations.proving.verify import Verification
+    from mlflow_exim_plugin.operations.proving.checks import Verification
 
 
 @click.command(cls=Command)

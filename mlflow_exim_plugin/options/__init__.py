@@ -25,6 +25,7 @@ from mlflow_exim_plugin.options.groups import (
     Work,
     Writing,
 )
+from mlflow_exim_plugin.options.keeping import Forgetting, Pruning
 from mlflow_exim_plugin.options.proving import KEY_KINDS, KEY_PASSPHRASE_VARIABLE, Checking, Signing
 from mlflow_exim_plugin.options.selection import (
     Selection,
@@ -43,10 +44,12 @@ __all__ = [
     "Comparing",
     "Drawing",
     "Extracting",
+    "Forgetting",
     "OnConflict",
     "Opening",
     "Option",
     "Packing",
+    "Pruning",
     "Publishing",
     "Reading",
     "Rename",

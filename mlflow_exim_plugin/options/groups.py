@@ -195,6 +195,13 @@ class Packing(TakingOut):
         "itself tells what is unchanged: documents, numbers of rows, names, sizes and times.",
         default=False,
     )
+    keep_until_ms: int | None = asked(
+        "Of a set, keep the snapshot at least until TIME: `forget` leaves it.",
+        default=None,
+        flag="--keep-until",
+        metavar="TIME",
+        read=parse_time_ms,
+    )
     source_moved: bool = asked(
         "Of a set, say that its source has another address now.", default=False
     )

@@ -66,6 +66,8 @@ class NewSnapshot:
         selection: What was asked for.
         packs: The archives that are new.
         following: What it is made of.
+        kept_until_ms: Until when it is not to be forgotten.
+        is_compact: Whether the new archives stand for all earlier ones.
     """
 
     parent: StoredSnapshot | None
@@ -73,6 +75,8 @@ class NewSnapshot:
     selection: dict[str, Any]
     packs: Sequence[PackEntry]
     following: NextState
+    kept_until_ms: int | None = None
+    is_compact: bool = False
 
     @property
     def number(self) -> int:
@@ -99,7 +103,8 @@ class NewSnapshot:
     def _document(self, folder: SetFolder, report: Report) -> dict[str, Any]:
         state, said = self.following.state, report.to_dict()
         before = None if self.parent is None else self.parent.document.info
-        packs = [*(before.packs if before else ()), *self.packs]
+        earlier = before.packs if before is not None and not self.is_compact else ()
+        packs = [*earlier, *self.packs]
         failed = [f.id for f in report.failures if f.kind is Kind.RUN]
         counts = state.counts((f.kind, f.count) for f in report.failures)
         runs = counts.get(str(Kind.RUN), {}).get("written", 0)
@@ -125,6 +130,8 @@ class NewSnapshot:
         if gone := self._gone(folder):
             info["gone"] = write_table(folder, "lists", gone_table(gone)).to_json()
         info["state"] = write_table(folder, "states", state.table()).to_json()
+        if self.kept_until_ms is not None:
+            info["kept_until_ms"] = self.kept_until_ms
         if first_ms is not None:
             info |= {"first_start_ms": first_ms, "last_start_ms": last_ms}
         return {
@@ -137,7 +144,7 @@ class NewSnapshot:
 
     def _gone(self, folder: SetFolder) -> set[str]:
         """Return all that archives of the set have and the state has not."""
-        before = None if self.parent is None else self.parent.document.info.gone
+        before = None if self.parent is None or self.is_compact else self.parent.document.info.gone
         gone = set(self.following.gone)
         if before is not None:
             gone |= set(read_table(folder, before, GONE).column("path").to_pylist())

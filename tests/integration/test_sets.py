@@ -188,7 +188,8 @@ def test_every_kind_is_known_again(
     everything: tuple[str, str], everything_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     url, archive = everything
-    source, how = url, {}
+    how: dict[str, Any] = {}
+    source = url
     if kind == "database":
         source = f"sqlite:///{everything_folder / 'mlflow.db'}"
         how = {"artifacts_destination": str(everything_folder / "artifacts")}

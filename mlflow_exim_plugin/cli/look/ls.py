@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mlflow_exim_plugin.operations.ends import OpenSource
-    from mlflow_exim_plugin.operations.look.archives import ArchiveThere
+    from mlflow_exim_plugin.operations.look.archives import ArchiveThere, SnapshotThere
     from mlflow_exim_plugin.sources.archive.archive import Archive
 
 
@@ -57,18 +57,23 @@ def ls(
 ) -> None:
     """List what ARCHIVE, a path or any fsspec URL, holds; it may be an old export's folder too.
 
-    Of a folder, or a place on a store, in which archives lie, it lists these.
+    Of a folder, or a place on a store, in which archives lie, it lists these, and of a set its
+    snapshots: --at says into which one to look.
 
     Example:
 
       mlflow exim ls backup.tar.zst -e churn --sort metrics.loss --limit 10
     """
     from mlflow_exim_plugin.operations.ends import open_source
-    from mlflow_exim_plugin.operations.look.archives import archives_in
+    from mlflow_exim_plugin.operations.look.archives import archives_in, snapshots_in
 
     if experiment is None and any(value is not None for value in how.values()):
         raise click.UsageError("--sort, --columns and --limit are for the runs of --experiment.")
-    if experiment is None and not members and (there := archives_in(archive, opening)):
+    is_plain = experiment is None and not members
+    if is_plain and (snapshots := snapshots_in(archive, opening)) is not None:
+        _list_snapshots(snapshots, output)
+        return
+    if is_plain and (there := archives_in(archive, opening)):
         _list_archives(there, output)
         return
     with open_source(archive, opening, among=("archive", "export")) as source:
@@ -81,6 +86,35 @@ def ls(
                 _list_runs(source, experiment, output, **how)
         else:
             _list_objects(source, output)
+
+
+def _list_snapshots(there: Sequence[SnapshotThere], output: str) -> None:
+    if output == "json":
+        show_json([asdict(snapshot) for snapshot in there])
+        return
+    if output == "csv":
+        names = list(asdict(there[0])) if there else []
+        show_csv(names, [list(asdict(snapshot).values()) for snapshot in there])
+        return
+    header = ["snapshot", "taken (UTC)", "from", "runs", "archives", "new", "failed", "root"]
+    rows = [
+        (
+            f"{s.number} (held)" if s.held else str(s.number),
+            s.taken,
+            s.source,
+            str(s.runs),
+            str(s.archives),
+            size_text(s.new_bytes),
+            str(s.failed),
+            s.root[:12] if sys.stdout.isatty() else s.root,
+        )
+        for s in there
+    ]
+    show_table(header, rows)
+    if there:
+        say(f"{len(rows)} snapshots; the newest has {size_text(there[-1].size_bytes)}")
+    else:
+        say("There is no snapshot yet.")
 
 
 def _list_archives(there: Sequence[ArchiveThere], output: str) -> None:

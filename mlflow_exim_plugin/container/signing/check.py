@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.container import bag
 from mlflow_exim_plugin.container.signing.statements import (
     Envelope,
     Statement,
@@ -63,19 +62,18 @@ def file_name(archive: str, key_id: str) -> str:
     return f"{archive}.{key_id[:_KEY_ID_DIGITS]}{SIGNATURE_SUFFIX}"
 
 
-def sign_root(root: str, base_directory: str, key: PrivateKey, predicate: Predicate) -> bytes:
+def sign_root(root: str, subject: str, key: PrivateKey, predicate: Predicate) -> bytes:
     """Return a signature file.
 
     Args:
         root: Root digest of the archive, hex.
-        base_directory: Its base directory.
+        subject: What to call the file that has this digest.
         key: Who signs.
         predicate: What they say.
 
     Raises:
         SignatureError: What holds the key refuses.
     """
-    subject = f"{base_directory}/{bag.TAG_MANIFEST}"
     payload = Statement.of(root, subject, predicate).encode()
     signature = key.sign(Envelope.signed_bytes(payload))
     return Envelope.of(payload, signature).encode()

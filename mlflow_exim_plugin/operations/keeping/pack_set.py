@@ -8,16 +8,20 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import (
     NOTICE,
     ArchiveExistsError,
+    InvalidArchiveError,
     NotFoundError,
     StoreError,
     UsageError,
 )
 from mlflow_exim_plugin.operations.deliver import deliver, redaction_of
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
+from mlflow_exim_plugin.operations.proving.sign import PackedSigner, signed_snapshot
 from mlflow_exim_plugin.operations.targets import new_archive, plain_selection
+from mlflow_exim_plugin.options import Packing, Selection
 from mlflow_exim_plugin.schema.canonical import canonical_bytes
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.sets.merging import NextState, next_state
@@ -30,7 +34,11 @@ from mlflow_exim_plugin.sinks.archive.place import PlaceInSet
 from mlflow_exim_plugin.sinks.counting import CountingSink
 from mlflow_exim_plugin.sources.archive.snapshot.documents import PackEntry
 from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
-from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder, StoredSnapshot
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import (
+    SetFolder,
+    StoredSnapshot,
+    snapshot_path,
+)
 from mlflow_exim_plugin.stages.changes import Changes
 from mlflow_exim_plugin.stages.digest import Digests
 from mlflow_exim_plugin.stages.marks import Marks
@@ -39,17 +47,19 @@ from mlflow_exim_plugin.transfer import transfer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.operations.ends import OpenSource
-    from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
+    from mlflow_exim_plugin.options import Opening, Reading, Work
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sinks.sink import Sink
     from mlflow_exim_plugin.transfer import Stage
 
-__all__ = ["pack_into_set"]
+__all__ = ["compact", "pack_into_set"]
 
 _log = logging.getLogger(__name__)
 
 _TRIES = 5
+_MANY = 2
 _CONTENTS = ("artifacts", "include", "exclude")
 """What is asked for in each snapshot of a set alike: an object has what it had."""
 
@@ -82,9 +92,12 @@ def pack_into_set(
     """
     _require_possible(packing)
     folder = SetFolder(location, opening.storage_options)
+    signer = PackedSigner(location, packing)
     for _ in range(_TRIES):
         round_ = _Round(folder, opening, selection, reading, packing, work)
         if (report := round_.run(tracking_uri)) is not None:
+            if round_.published is not None:
+                signer.sign(report, opening, signed_snapshot(folder, round_.published))
             return report
         _log.log(NOTICE, "Another writer was faster: going again on top of its snapshot.")
     raise StoreError(
@@ -105,6 +118,7 @@ class _Round:
     parent: StoredSnapshot | None = field(init=False)
     before: SetState = field(init=False)
     recheck: bool = field(init=False)
+    published: StoredSnapshot | None = None
 
     def __post_init__(self) -> None:
         self.parent = self.folder.newest() if self.folder.is_there() else None
@@ -114,15 +128,15 @@ class _Round:
         """Pack and publish; None where another writer was faster."""
         redaction = redaction_of(self.packing)
         among = (*DEPLOYMENTS, ARCHIVES)
+        unknown = replace(self.reading, marks=Marks({}))
         if self.recheck:
             with open_source(
-                tracking_uri, self.opening, self.reading, jobs=self.work.jobs, among=among
+                tracking_uri, self.opening, unknown, jobs=self.work.jobs, among=among
             ) as opened:
                 self._recheck(opened.through(redaction))
         marks = self.before.marks()
-        # What is taken out of a document is out of its mark, too.
-        seen_early = None if redaction is not None else marks
-        reading = replace(self.reading, marks=seen_early)
+        # What is taken out of a document is out of its mark, too: it is not known before that.
+        reading = replace(self.reading, marks=marks) if redaction is None else unknown
         with open_source(
             tracking_uri, self.opening, reading, jobs=self.work.jobs, among=among
         ) as opened:
@@ -146,13 +160,14 @@ class _Round:
                 plain_selection(self.selection),
                 target.packed,
                 following,
+                self.packing.keep_until_ms,
             )
-            published = new.publish(self.folder, report)
-        if published is None:
+            self.published = new.publish(self.folder, report)
+        if self.published is None:
             for pack in target.packed:
                 self.folder.remove(pack.path)
             return None
-        return self._told(report, following, target, published)
+        return self._told(report, following, target, self.published)
 
     def pack_path(self, source: OpenSource, attempt: int) -> str:
         """Return the path of an archive: the same for the same task."""
@@ -169,8 +184,7 @@ class _Round:
     @property
     def block(self) -> int:
         """The first block of numbers of tables that no archive of the set has."""
-        packs = self.parent.document.info.packs if self.parent else ()
-        return max((pack.block for pack in packs), default=-1) + 1
+        return _free_block(self.parent)
 
     def _state(self) -> tuple[SetState, bool]:
         if self.parent is None:
@@ -277,16 +291,7 @@ class _Pack:
                     raise _NothingNewError
             self.rows, writer = recording.rows, archive.written[-1]
         if self.rows:
-            self.packed.append(
-                PackEntry(
-                    path=path,
-                    root=writer.root,
-                    size_bytes=writer.bytes_written,
-                    members=writer.members,
-                    block=of.block,
-                    packed_ms=time.time_ns() // 1_000_000,
-                )
-            )
+            self.packed.append(_entry(path, writer, of.block))
 
     def tell(self, report: Report) -> None:
         """Leave the report alone: what there is to tell is the snapshot."""
@@ -294,6 +299,72 @@ class _Pack:
 
 class _NothingNewError(Exception):
     """Ends an archive that would hold nothing."""
+
+
+def compact(folder: SetFolder, opening: Opening, work: Work) -> int | None:
+    """Pack the newest snapshot of a set into one archive, and publish the snapshot that names it.
+
+    Returns:
+        The number of that snapshot; None where the set has one archive or none.
+
+    Raises:
+        InvalidArchiveError: An archive is damaged, so that the new one would not hold the same.
+        StoreError: The store refused or died, or another writer was faster.
+    """
+    parent = folder.newest()
+    if parent is None or len(parent.document.info.packs) < _MANY:
+        return None
+    info = parent.document.info
+    packing = Packing(as_of_ms=parent.document.system.export_time_ms)
+    name = sha256_of(f"compact {parent.sha256}".encode()).hexdigest()
+    path, block = f"packs/{name[:2]}/{name}.tar.zst", _free_block(parent)
+    folder.make_folder_of(path)
+    where = folder.at(snapshot_path(parent.number))
+    with open_source(where, replace(opening, snapshot=None), among=(ARCHIVES,)) as opened:
+        assert opened.archive is not None  # noqa: S101 - it is among no others
+        state = SetState.load(folder, info) or SetState(rows_of(opened.archive.reader))
+        place = PlaceInSet(block, state.members(), state.folded())
+        with new_archive(folder.at(path), opening, packing, Selection(), work, place) as archive:
+            report = deliver(opened.for_archive(), archive, Selection(), [], work)
+            if report.content_root != info.content_root:
+                raise refuse(
+                    InvalidArchiveError,
+                    "N007",
+                    f"{folder}/{snapshot_path(parent.number)}",
+                    "is not what its archives hold together",
+                    "run `verify` on the set",
+                )
+    writer = archive.written[-1]
+    new = NewSnapshot(
+        parent,
+        parent.document.system,
+        parent.document.mlflow.selection,
+        [_entry(path, writer, block)],
+        NextState(state, set(), is_sure=True),
+        info.kept_until_ms,
+        is_compact=True,
+    )
+    published = new.publish(folder, report)
+    if published is None:
+        folder.remove(path)
+        raise StoreError(f"{folder}: another writer was faster", "run the same command again")
+    return published.number
+
+
+def _free_block(parent: StoredSnapshot | None) -> int:
+    packs = parent.document.info.packs if parent else ()
+    return max((pack.block for pack in packs), default=-1) + 1
+
+
+def _entry(path: str, writer: ArchiveWriter, block: int) -> PackEntry:
+    return PackEntry(
+        path=path,
+        root=writer.root,
+        size_bytes=writer.bytes_written,
+        members=writer.members,
+        block=block,
+        packed_ms=time.time_ns() // 1_000_000,
+    )
 
 
 def _require_possible(packing: Packing) -> None:

@@ -11,13 +11,15 @@ from mlflow_exim_plugin.errors import EximError
 from mlflow_exim_plugin.host.open.locations import store_folder
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.sources.archive.archive import Archive
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.schemes import is_far
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Opening
 
-__all__ = ["ArchiveThere", "archives_in"]
+__all__ = ["ArchiveThere", "SnapshotThere", "archives_in", "snapshots_in"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,72 @@ def archives_in(location: str, opening: Opening) -> list[ArchiveThere]:
             names = store.ls(root, detail=False) if store.isdir(root) else []
         found = [store.unstrip_protocol(name) for name in names]
     return [_look(url, opening) for url in sorted(found) if url.endswith(ARCHIVE_SUFFIX)]
+
+
+@dataclass(frozen=True)
+class SnapshotThere:
+    """A snapshot of a set.
+
+    Attributes:
+        number: Its number.
+        source: Where it was packed from, without secrets.
+        taken: When, UTC.
+        runs: How many runs it has.
+        archives: How many archives it is made of.
+        size_bytes: Size of all these.
+        new_bytes: Size of those that the snapshot before does not have.
+        failed: How many objects could not be packed.
+        root: Its root digest, lower-case hex.
+        held: Why it is held, empty where it is not.
+    """
+
+    number: int
+    source: str
+    taken: str
+    runs: int
+    archives: int
+    size_bytes: int
+    new_bytes: int
+    failed: int
+    root: str
+    held: str = ""
+
+
+def snapshots_in(location: str, opening: Opening) -> list[SnapshotThere] | None:
+    """Return the snapshots of a set, the oldest first; None where it is none, or one is asked for.
+
+    Args:
+        location: Path or fsspec URL.
+        opening: How the store is opened.
+
+    Raises:
+        InvalidArchiveError: One is damaged.
+        StoreError: They cannot be listed.
+    """
+    is_place = "://" in location or local_path(location) is not None
+    found = as_set(location, opening.storage_options) if is_place else None
+    if found is None or found[1] is not None or opening.snapshot is not None:
+        return None
+    folder, holds, known, listed = found[0], found[0].holds(), set[str](), []
+    for snapshot in folder.each():
+        info, system = snapshot.document.info, snapshot.document.system
+        sizes = {pack.path: pack.size_bytes for pack in info.packs}
+        listed.append(
+            SnapshotThere(
+                snapshot.number,
+                redact_url(system.mlflow_tracking_uri),
+                system.export_time_text,
+                info.num_ok_runs,
+                len(sizes),
+                sum(sizes.values()),
+                sum(size for path, size in sizes.items() if path not in known),
+                sum(counts.failed for counts in info.counts.values()),
+                snapshot.sha256,
+                holds[snapshot.number].reason if snapshot.number in holds else "",
+            )
+        )
+        known = set(sizes)
+    return listed
 
 
 def _look(url: str, opening: Opening) -> ArchiveThere:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.container.bag import TAG_MANIFEST
 from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.signing import keys
@@ -34,6 +35,7 @@ from mlflow_exim_plugin.errors import (
 from mlflow_exim_plugin.options import Opening, Packing, Signing, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.sources.archive.archive import Archive
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set, snapshot_path
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -43,14 +45,17 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.signing.keys import PrivateKey, PublicKey
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.schema.rules import Finding
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder, StoredSnapshot
 
 __all__ = [
     "KeyPair",
     "PackedSigner",
+    "Signable",
     "Signed",
     "keygen",
     "sign",
     "signatures_of",
+    "signed_snapshot",
     "unchecked_signatures",
 ]
 
@@ -103,13 +108,24 @@ def sign(
         StoreError: The archive cannot be read, or nothing written beside it.
     """
     private = keys.private_key(key, public=signing.public_key, passphrase=signing.passphrase)
+    if found := as_set(archive, opening.storage_options):
+        folder, number = found
+        snapshot = folder.asked(number, opening.snapshot, signing.expected_root)
+        return signed_snapshot(folder, snapshot).write(private, signing, opening.storage_options)
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=signing.expected_root
     ) as reader:
         # An older archive states none, and to make it all envelopes would be read.
         stated = Archive(reader).summary.info.content_root
-        signed = _Signable(archive, reader.root, reader.base_directory, stated)
+        subject = f"{reader.base_directory}/{TAG_MANIFEST}"
+        signed = Signable(archive, reader.root, subject, stated)
     return signed.write(private, signing, opening.storage_options)
+
+
+def signed_snapshot(folder: SetFolder, snapshot: StoredSnapshot) -> Signable:
+    """Return a snapshot as what is signed: its root covers all archives that it names."""
+    path = snapshot_path(snapshot.number)
+    return Signable(folder.at(path), snapshot.sha256, path, snapshot.document.info.content_root)
 
 
 class PackedSigner:
@@ -131,8 +147,13 @@ class PackedSigner:
             keys.private_key(packing.sign, passphrase=packing.passphrase) if packing.sign else None
         )
 
-    def sign(self, report: Report, opening: Opening) -> None:
+    def sign(self, report: Report, opening: Opening, packed: Signable | None = None) -> None:
         """Sign what was packed, if that was asked for, and say so in its report.
+
+        Args:
+            report: Of the pack.
+            opening: How the store is opened.
+            packed: What is signed; the archive without it.
 
         Raises:
             SignatureError: It cannot be signed; the archive is there.
@@ -140,9 +161,9 @@ class PackedSigner:
         if self._key is None or report.root is None or report.dry_run:
             return
         signing = Signing(overwrite=self._packing.overwrite)
-        packed = _Signable(
-            self._archive, report.root, base_directory_for(self._archive), report.content_root
-        )
+        if packed is None:
+            subject = f"{base_directory_for(self._archive)}/{TAG_MANIFEST}"
+            packed = Signable(self._archive, report.root, subject, report.content_root)
         try:
             report.signature = packed.write(self._key, signing, opening.storage_options).file
         except EximError as error:
@@ -153,17 +174,29 @@ class PackedSigner:
 
 
 @dataclass(frozen=True)
-class _Signable:
-    """An archive that is signed."""
+class Signable:
+    """An archive or snapshot that is signed.
+
+    Attributes:
+        location: Where it is.
+        root: Its root digest, hex.
+        subject: The file that has this digest.
+        content_root: That of what it holds, if it states it.
+    """
 
     location: str
     root: str
-    base_directory: str
+    subject: str
     content_root: str | None
 
     def write(
         self, key: PrivateKey, signing: Signing, storage_options: Mapping[str, Any] | None
     ) -> Signed:
+        """Write a signature beside it, and the answer of an authority of timestamps.
+
+        Raises:
+            EximError: See ``sign``.
+        """
         may_be_absent = {
             "content_root": self.content_root,
             "role": signing.role,
@@ -175,7 +208,7 @@ class _Signable:
             **{name: text for name, text in may_be_absent.items() if text},
             time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
-        data = sign_root(self.root, self.base_directory, key, said)
+        data = sign_root(self.root, self.subject, key, said)
         url = signing.signature or beside(self.location, file_name("", key.id))
         files = [(url, data)]
         if signing.timestamp is not None:

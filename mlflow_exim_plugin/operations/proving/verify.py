@@ -2,121 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.container.signing.check import TOO_FEW
-from mlflow_exim_plugin.container.signing.keys import public_key
-from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations.proving.sign import signatures_of
+from mlflow_exim_plugin.operations.proving.checks import Signers, Verification, broken, look
 from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.options import Checking, Opening, flat
 from mlflow_exim_plugin.sources.archive.archive import Archive
-from mlflow_exim_plugin.verification.archive import verify_archive, verify_tail
-from mlflow_exim_plugin.verification.objects import verify_objects
-from mlflow_exim_plugin.verification.sample import choose_members, verify_members
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 
-if TYPE_CHECKING:
-    from mlflow_exim_plugin.container.signing.check import Signature
-    from mlflow_exim_plugin.schema.rules import Finding
-
-__all__ = ["Verification", "verify"]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What ``verify`` found.
-
-    Attributes:
-        claimed_root: Root digest that the archive says it has, hex.
-        members: Number of members in the archive.
-        size_bytes: Size of the archive.
-        expected_root: The one it was asked to have, None when none was given.
-        findings: Broken rules of the spec, in the order of the file, then those of signatures.
-        damaged: Names of the members that break a MUST: all others that were looked at are as they
-            were packed.
-        level: ``full``, ``sample`` or ``quick``.
-        looked_at: Names of the members whose bytes were looked at, None for all of them.
-        seed: What they were chosen by.
-        content_root: What the archive holds in one digest, hex, where all of it was looked at and
-            is sound.
-        signed: Whether as many keys as were asked for have signed it; None when none was given.
-        signatures: What those say who did.
-        limits: Those that it was read with and that are not the format's.
-    """
-
-    claimed_root: str
-    members: int
-    size_bytes: int
-    expected_root: str | None = None
-    findings: list[Finding] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    level: str = "full"
-    looked_at: list[str] | None = None
-    seed: str | None = None
-    content_root: str | None = None
-    signed: bool | None = None
-    signatures: list[Signature] = field(default_factory=list)
-    limits: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """True when no MUST is broken as far as was looked, and all have signed who had to."""
-        return self.valid and self.signed is not False
-
-    @property
-    def valid(self) -> bool:
-        """True when no MUST of the format is broken, as far as was looked."""
-        return not _broken(self.findings)
-
-    @property
-    def root(self) -> str | None:
-        """Root digest, hex, to compare with one you trust; a damaged archive has none."""
-        return self.claimed_root if self.valid else None
-
-    @property
-    def authentic(self) -> bool | None:
-        """Whether it is what the expected root or the keys say, as far as was looked.
-
-        None when neither was given.
-        """
-        has_root = None if self.expected_root is None else self.root == self.expected_root
-        is_signed = None if self.signed is None else self.valid and self.signed
-        asked = [answer for answer in (has_root, is_signed) if answer is not None]
-        return all(asked) if asked else None
-
-    @property
-    def not_looked_at(self) -> str:
-        """What this level passes over, in words; empty for ``full``."""
-        if self.level == "full":
-            return ""
-        unread = self.members - len(self.looked_at or ())
-        members = f"{unread} of {self.members} members, " if unread else ""
-        return f"{members}what documents and tables say, and the tar stream between members"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        return {
-            "ok": self.ok,
-            "root": self.root,
-            "claimed_root": self.claimed_root,
-            "content_root": self.content_root,
-            "members": self.members,
-            "damaged_members": self.damaged,
-            "size_bytes": self.size_bytes,
-            "authentic": self.authentic,
-            "level": self.level,
-            "looked_at": self.looked_at,
-            "seed": self.seed,
-            "not_looked_at": self.not_looked_at,
-            "signed": self.signed,
-            "signatures": [asdict(signature) for signature in self.signatures],
-            "limits": self.limits,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+__all__ = ["verify"]
 
 
 @flat()
@@ -137,43 +30,20 @@ def verify(
         StoreError: It cannot be read.
     """
     require_archive(archive)
-    keys = {key.id: key for key in map(public_key, checking.keys)}
-    required = checking.require or len(keys)
-    if required > len(keys):
-        raise UsageError(f"{required} signatures are asked for, and there are {len(keys)} keys")
+    if found := as_set(archive, opening.storage_options):
+        from mlflow_exim_plugin.operations.proving.verify_set import verify_snapshot
+
+        return verify_snapshot(*found, opening, checking)
+    signers = Signers(checking)
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=checking.expected_root
     ) as reader:
-        looked_at, seed = None, None
-        if checking.quick:
-            looked_at, findings = [], verify_tail(reader)
-        elif checking.sample is not None:
-            seed = checking.seed or secrets.token_hex(8)
-            looked_at = choose_members(reader, checking.sample, seed)
-            findings = verify_tail(reader)
-            findings += verify_members(
-                reader, looked_at, jobs=checking.jobs, progress=checking.progress
-            )
-        else:
-            jobs = min(checking.jobs, os.cpu_count() or 1)
-            findings = verify_archive(reader, jobs=jobs, progress=checking.progress)
-            findings += verify_objects(reader, _broken(findings))
-        bad = _broken(findings)
+        looked_at, seed, findings = look(reader, checking)
+        bad = broken(findings)
         is_known = checking.level == "full" and not bad
         content_root = Archive(reader).content_root if is_known else None
-        signatures: list[Signature] = []
-        is_signed = None
-        if keys:
-            signatures, problems = signatures_of(
-                archive,
-                reader.root,
-                list(keys.values()),
-                required,
-                checking.signatures,
-                opening.storage_options,
-            )
-            findings += problems
-            is_signed = not any(finding.code == TOO_FEW for finding in problems)
+        signatures, problems, is_signed = signers.check(archive, reader.root, opening)
+        findings += problems
         return Verification(
             claimed_root=reader.root,
             members=len(reader),
@@ -189,7 +59,3 @@ def verify(
             signatures=signatures,
             limits=reader.limits.others,
         )
-
-
-def _broken(findings: list[Finding]) -> set[str]:
-    return {finding.path for finding in findings if finding.code.startswith("E")}

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
-    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
 __all__ = ["Archive", "Tree", "open_archive"]
 
@@ -147,7 +146,10 @@ class Archive(Shown):
             StoreError: The store refused.
         """
         if found := as_set(url, storage_options):
-            return cls(snapshot_reader(*found, snapshot, expected_root))
+            from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
+
+            folder, number = found
+            return cls(SnapshotReader(folder, folder.asked(number, snapshot, expected_root)))
         if snapshot is not None:
             raise UsageError(f"{redact_url(url)} is no set, and has no snapshots")
         return cls(
@@ -541,32 +543,6 @@ class Archive(Shown):
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
         return check_document(model, self.reader.read_document(path), path, len(self.reader))
-
-
-def snapshot_reader(
-    folder: SetFolder, number: int | None, which: str | None, expected_root: str | None
-) -> Members:
-    """Open a snapshot of a set.
-
-    Args:
-        folder: The set.
-        number: Which one the location names, if it does.
-        which: Which one is asked for beside it.
-        expected_root: Root digest it must have, hex.
-    """
-    from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
-
-    if number is not None and which is not None:
-        raise UsageError(f"{folder} is given with its snapshot {number}", "leave --at out")
-    found = folder.chosen(which if number is None else str(number))
-    if expected_root is not None and found.sha256 != expected_root.lower():
-        raise DigestMismatchError(
-            f"snapshot {found.number} of {folder} has the root {found.sha256}, expected was "
-            f"{expected_root[:64]}",
-            "this is another snapshot, or somebody changed it",
-            [Finding("N003", str(folder), "has another root than expected")],
-        )
-    return SnapshotReader(folder, found)
 
 
 open_archive = Archive.open

@@ -87,6 +87,23 @@ class StoreFolder:
         with contextlib.closing(open_range(self.at(path), self.storage_options)) as source:
             return source.size_bytes
 
+    def modified_ms(self, path: str) -> int | None:
+        """Return when a file was written, ms since the Unix epoch; None if its store does not tell.
+
+        Raises:
+            NotFoundError: No such file.
+            StoreError: The store refused or died.
+        """
+        url = self.at(path)
+        with store_errors(url, "look at"):
+            if (local := local_path(url)) is not None:
+                return Path(local).stat().st_mtime_ns // 1_000_000
+            store, far = file_system(url, self.storage_options)
+            try:
+                return int(store.modified(far).timestamp() * 1000)
+            except (NotImplementedError, KeyError, AttributeError):
+                return None
+
     def put(self, path: str, data: bytes) -> None:
         """Write a file that is not there yet, in folders that are made for it.
 

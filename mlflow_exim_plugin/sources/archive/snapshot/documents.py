@@ -12,6 +12,7 @@ __all__ = [
     "SET_FORMAT",
     "SET_VERSION",
     "FileEntry",
+    "Hold",
     "Marker",
     "PackEntry",
     "Parent",
@@ -35,6 +36,14 @@ class Marker(Document):
     required_features: tuple[str, ...] = Field(default=(), strict=False)
     """What a reader must know, or refuse the set."""
     read_me: str = ""
+
+
+class Hold(Document):
+    """``holds/NNNNNNNN.json``: keeps a snapshot, whatever is asked to be forgotten."""
+
+    system: System
+    """Who holds it, since when."""
+    reason: str
 
 
 class FileEntry(Document):
@@ -76,6 +85,8 @@ class SnapshotInfo(ArchiveInfo):
     """Objects that packs have and the state has no more."""
     state: FileEntry | None = None
     """What the next pack compares the source with; a reader does not need it."""
+    kept_until_ms: int | None = None
+    """Until when it is not forgotten, ms since the Unix epoch."""
     first_start_ms: int | None = None
     """When the first run of the state began, ms since the Unix epoch."""
     last_start_ms: int | None = None

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
+from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
     InvalidArchiveError,
     NotFoundError,
     UnsupportedFormatError,
+    UsageError,
 )
 from mlflow_exim_plugin.options.selection import parse_time_ms
 from mlflow_exim_plugin.schema.canonical import parse_json
@@ -21,18 +23,20 @@ from mlflow_exim_plugin.sources.archive.snapshot.documents import (
     SET_FORMAT,
     SET_VERSION,
     FileEntry,
+    Hold,
     Marker,
     Snapshot,
 )
 from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["MARKER", "SetFolder", "StoredSnapshot", "as_set", "snapshot_path"]
+__all__ = ["MARKER", "SetFolder", "StoredSnapshot", "as_set", "hold_path", "snapshot_path"]
 
 MARKER = "set.json"
 _SNAPSHOTS = "snapshots"
+_HOLDS = "holds"
 _MAX_MARKER_BYTES = 64 << 10
 _MAX_SNAPSHOT_BYTES = 256 << 20
 _MAX_TABLE_BYTES = 1 << 30
@@ -62,6 +66,11 @@ class StoredSnapshot:
 def snapshot_path(number: int) -> str:
     """Return the path of a snapshot in its set."""
     return f"{_SNAPSHOTS}/{number:08d}.json"
+
+
+def hold_path(number: int) -> str:
+    """Return the path of what holds a snapshot."""
+    return f"{_HOLDS}/{number:08d}.json"
 
 
 def as_set(
@@ -104,7 +113,7 @@ class SetFolder(StoreFolder):
             return False
         marker = check_document(Marker, parse_json(data, MARKER), MARKER)
         if marker.format != SET_FORMAT:
-            raise InvalidArchiveError(f"{self}/{MARKER} is not that of a set")
+            raise refuse(InvalidArchiveError, "N001", f"{self}/{MARKER}", "is not that of a set")
         _require_known(marker, str(self))
         return True
 
@@ -137,10 +146,33 @@ class SetFolder(StoreFolder):
         document = check_document(Snapshot, parse_json(data, path), path)
         _require_known(document, f"{self}/{path}")
         if document.info.number != number:
-            raise InvalidArchiveError(
-                f"{self}/{path} says that it is snapshot {document.info.number}"
-            )
+            message = f"says that it is snapshot {document.info.number}"
+            raise refuse(InvalidArchiveError, "N002", f"{self}/{path}", message)
         return StoredSnapshot(document, sha256_of(data).hexdigest())
+
+    def each(self) -> Iterator[StoredSnapshot]:
+        """Yield all snapshots, the oldest first.
+
+        Raises:
+            EximError: See ``snapshot``.
+        """
+        for number in self.numbers():
+            yield self.snapshot(number)
+
+    def holds(self) -> dict[int, Hold]:
+        """Return what keeps snapshots from being forgotten, by their numbers.
+
+        Raises:
+            InvalidArchiveError: One is damaged.
+            StoreError: The store refused or died.
+        """
+        found = {}
+        for name in self.names(_HOLDS):
+            if one := _NAME.fullmatch(name):
+                path = f"{_HOLDS}/{name}"
+                data = self.read(path, _MAX_MARKER_BYTES)
+                found[int(one[1])] = check_document(Hold, parse_json(data, path), path)
+        return found
 
     def newest(self) -> StoredSnapshot | None:
         """Return the last snapshot, None where there is none yet.
@@ -178,6 +210,34 @@ class SetFolder(StoreFolder):
             f"{self} has no snapshot of {which} or before", f"`ls {self}` lists them"
         )
 
+    def asked(
+        self, number: int | None, which: str | None, expected_root: str | None = None
+    ) -> StoredSnapshot:
+        """Return the snapshot that a location and an option ask for.
+
+        Args:
+            number: The one that the location names, if it does.
+            which: See ``chosen``.
+            expected_root: Root digest that it must have, hex.
+
+        Raises:
+            DigestMismatchError: It has another root.
+            UsageError: Both ask for one.
+            EximError: See ``chosen``.
+        """
+        if number is not None and which is not None:
+            raise UsageError(f"{self} is given with its snapshot {number}", "leave --at out")
+        found = self.chosen(which if number is None else str(number))
+        if expected_root is not None and found.sha256 != expected_root.lower():
+            raise refuse(
+                DigestMismatchError,
+                "N003",
+                f"{self}/{snapshot_path(found.number)}",
+                f"its root is {found.sha256}, expected was {expected_root[:64]}",
+                "this is another snapshot, or somebody changed it",
+            )
+        return found
+
     def table(self, entry: FileEntry) -> bytes:
         """Return the bytes of a table that a snapshot names.
 
@@ -188,7 +248,8 @@ class SetFolder(StoreFolder):
         """
         data = self.read(entry.path, _MAX_TABLE_BYTES)
         if (found := sha256_of(data).hexdigest()) != entry.sha256:
-            raise DigestMismatchError(f"{self}/{entry.path} hashes to {found}, not {entry.sha256}")
+            message = f"hashes to {found}, not {entry.sha256}"
+            raise refuse(DigestMismatchError, "N005", f"{self}/{entry.path}", message)
         return data
 
 

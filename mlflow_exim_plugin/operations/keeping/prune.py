@@ -1,0 +1,125 @@
+"""``prune``: what no snapshot of a set needs any more goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.operations.keeping.forget import require_set
+from mlflow_exim_plugin.operations.keeping.pack_set import compact
+from mlflow_exim_plugin.options import Opening, Pruning, Work, flat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
+
+__all__ = ["Pruned", "Unneeded", "prune"]
+
+_TABLES = ("lists", "states")
+
+
+@dataclass
+class Unneeded:
+    """A file of a set that no snapshot names.
+
+    Attributes:
+        path: Its path in the set.
+        size_bytes: Its size.
+        removed: Whether it was removed.
+        stays: Why it stays; empty where it goes.
+    """
+
+    path: str
+    size_bytes: int
+    removed: bool = False
+    stays: str = ""
+
+
+@dataclass
+class Pruned:
+    """What was found.
+
+    Attributes:
+        files: All that no snapshot names.
+        compacted: Number of the snapshot that stands for many archives, None without one.
+    """
+
+    files: list[Unneeded] = field(default_factory=list)
+    compacted: int | None = None
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that were freed."""
+        return sum(file.size_bytes for file in self.files if file.removed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "ok": True,
+            "compacted": self.compacted,
+            "freed_bytes": self.freed_bytes,
+            "files": [asdict(file) for file in self.files],
+        }
+
+
+@flat()
+def prune(
+    location: str,
+    *,
+    opening: Opening = Opening(),
+    pruning: Pruning = Pruning(),
+    work: Work = Work(),
+) -> Pruned:
+    """Remove archives and tables of a set that none of its snapshots names.
+
+    Args:
+        location: Path or fsspec URL of the set.
+        opening: How it is opened; each option is a keyword of its own too, here and below.
+        pruning: How, and whether anything is removed.
+        work: How much is done at once.
+
+    Raises:
+        NotFoundError: There is no such set.
+        InvalidArchiveError: A snapshot is damaged: then nothing is removed.
+        StoreError: The store refused or died.
+    """
+    folder = require_set(location, opening)
+    result = Pruned()
+    if pruning.compact and pruning.apply:
+        result.compacted = compact(folder, opening, work)
+    needed: set[str] = set()
+    for snapshot in folder.each():
+        info = snapshot.document.info
+        needed.update(pack.path for pack in info.packs)
+        needed.update(entry.path for entry in (info.gone, info.state) if entry is not None)
+    for path in _all_of(folder):
+        if path in needed:
+            continue
+        one = Unneeded(path, folder.size_bytes(path))
+        one.stays = _why_it_stays(folder, path, pruning.grace_s)
+        if pruning.apply and not one.stays:
+            one.removed = folder.remove(path)
+        result.files.append(one)
+    return result
+
+
+def _all_of(folder: SetFolder) -> Iterator[str]:
+    """Yield the paths of all archives and tables."""
+    for above in folder.names("packs"):
+        yield from (f"packs/{above}/{name}" for name in folder.names(f"packs/{above}"))
+    for above in _TABLES:
+        yield from (f"{above}/{name}" for name in folder.names(above))
+
+
+def _why_it_stays(folder: SetFolder, path: str, grace_s: int) -> str:
+    """Return why a file stays that no snapshot names, empty where it goes."""
+    if grace_s == 0:
+        return ""
+    written_ms = folder.modified_ms(path)
+    if written_ms is None:
+        return "its store does not tell how old it is: --older-than 0s removes it"
+    if written_ms > time.time_ns() // 1_000_000 - grace_s * 1000:
+        return "it may be of a pack that has no snapshot yet"
+    return ""
