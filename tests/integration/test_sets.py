@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from mlflow_exim_plugin import diff, open_archive, pack, unpack, verify
+from mlflow_exim_plugin import (
+    diff,
+    forget,
+    hold,
+    keygen,
+    open_archive,
+    pack,
+    prune,
+    release,
+    sign,
+    unpack,
+    verify,
+)
+from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.sets.publishing import NewSnapshot
+from tests.compare import as_default
 from tests.databases import rows_of_tables
 from tests.servers import new_sqlite_database
 
@@ -19,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import StoredSnapshot
+    from tests.conftest import Bucket
 
 
 class Store:
@@ -160,6 +180,208 @@ def test_each_snapshot_is_as_it_was(store: Store, tmp_path: Path) -> None:
         )
         assert report.failures == []
         assert _plain(rows_of_tables(target)) == _plain(truth)
+
+
+def test_recheck_finds_what_nothing_tells(store: Store) -> None:
+    store.pack()
+    file = next((store.folder / "files").rglob("a.txt"))
+    before = file.stat()
+    file.write_text(file.read_text().upper())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert _written(store.pack()) == {}
+    assert store.pack(recheck=True).counts[Kind.RUN].written == 1
+    store.is_whole()
+    assert _written(store.pack(recheck=True)) == {}
+
+
+def test_a_set_without_what_to_compare_with_goes_on(store: Store) -> None:
+    store.pack()
+    for table in (Path(store.set) / "states").iterdir():
+        table.unlink()
+    store.client.set_tag(store.runs[4], "a", "b")
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+
+
+def test_what_cannot_be_read_stays_as_it_was(store: Store) -> None:
+    store.pack()
+    hidden = store.folder / "files" / "hidden"
+    folder = next((store.folder / "files" / "a").iterdir()) / "artifacts"
+    folder.rename(hidden)
+    folder.write_text("no folder any more")
+    report = pack(tracking_uri=store.uri, set=store.set)
+    assert [failure.kind for failure in report.failures] == [Kind.ARTIFACT]
+    assert _written(report) == {}
+    folder.unlink()
+    hidden.rename(folder)
+    store.is_whole()
+
+
+def test_another_source_or_other_files_are_refused(store: Store, tmp_path: Path) -> None:
+    store.pack()
+    other = _database(tmp_path / "other.db")
+    with pytest.raises(UsageError, match="is a set of"):
+        pack(tracking_uri=other, set=store.set)
+    with pytest.raises(UsageError, match="artifacts"):
+        pack(tracking_uri=store.uri, set=store.set, artifacts=False)
+    with pytest.raises(UsageError, match="overwrite"):
+        pack(tracking_uri=store.uri, set=store.set, overwrite=True)
+    moved = tmp_path / "moved.db"
+    shutil.copy(store.folder / "mlflow.db", moved)
+    with pytest.raises(UsageError, match="is a set of"):
+        pack(tracking_uri=f"sqlite:///{moved}", set=store.set)
+    report = pack(tracking_uri=f"sqlite:///{moved}", set=store.set, source_moved=True)
+    assert _written(report) == {}
+
+
+def test_of_two_writers_one_goes_again_on_top(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pack()
+    store.client.set_tag(store.runs[0], "first", "1")
+    publish = NewSnapshot.publish
+    raced: list[int] = []
+
+    def race(self: NewSnapshot, *arguments: Any) -> StoredSnapshot | None:
+        if not raced:
+            raced.append(self.number)
+            store.client.set_tag(store.runs[1], "second", "2")
+            assert store.pack().counts[Kind.RUN].written == 2
+        return publish(self, *arguments)
+
+    monkeypatch.setattr(NewSnapshot, "publish", race)
+    report = store.pack()
+    assert raced == [2]
+    assert _written(report) == {}
+    assert (report.snapshot or {})["number"] == 3
+    assert len(store.packs()) == 2  # what was packed for nothing is gone
+    store.is_whole()
+
+
+def test_forgetting_keeps_what_is_asked_held_or_newest(store: Store) -> None:
+    day_ms = 86_400_000
+    start_ms = 1_790_000_000_000
+    days = [0, 1, 2, 10, 40, 400]
+    for day in days:
+        store.client.set_tag(store.runs[0], "day", str(day))
+        store.pack(as_of_ms=start_ms + day * day_ms)
+    hold(store.set, "a case", snapshot="2")
+
+    told = forget(store.set, keep_last=1, keep_yearly=2)
+    assert {one.number: one.reasons for one in told.snapshots} == {
+        1: [],
+        2: ["held: a case"],
+        3: [],
+        4: [],
+        5: ["yearly"],
+        6: ["newest", "last", "yearly"],
+    }
+    assert not any(one.removed for one in told.snapshots)
+    assert len(list((Path(store.set) / "snapshots").iterdir())) == 6
+
+    forget(store.set, keep_last=1, apply=True)
+    there = [1 if one.removed else 0 for one in told.snapshots]
+    assert sum(there) == 0
+    names = sorted(file.name for file in (Path(store.set) / "snapshots").iterdir())
+    assert names == ["00000002.json", "00000006.json"]
+    store.is_whole()
+    assert verify(store.set, snapshot="2").ok
+
+    needless = prune(store.set, apply=True)
+    assert all(file.stays for file in needless.files if file.path.startswith("packs/"))
+    release(store.set, snapshot="2")
+    with pytest.raises(UsageError, match="what to keep"):
+        forget(store.set, apply=True)
+    forget(store.set, keep_last=1, apply=True)
+    pruned = prune(store.set, compact=True, grace_s=0, apply=True)
+    assert pruned.compacted == 7
+    store.is_whole()
+    assert verify(store.set).ok
+    forget(store.set, keep_last=1, apply=True)
+    prune(store.set, grace_s=0, apply=True)
+    assert len(store.packs()) == 1
+    store.client.set_tag(store.runs[3], "after", "1")
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+    assert verify(store.set).ok
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "N001": lambda s: _edit(s / "snapshots/00000002.json", '"packs"', '"bags", "packs": 7, "x"'),
+    "N002": lambda s: _edit(s / "snapshots/00000002.json", '"number": 2', '"number": 3'),
+    "N004": lambda s: _edit(s / "snapshots/00000001.json", "0.3.0", "0.3.1"),
+    "N005": lambda s: next((s / "states").iterdir()).write_bytes(b"PAR1"),
+    "N006": lambda s: next((s / "packs").rglob("*.tar.zst")).unlink(),
+    "N007": lambda s: _edit(
+        s / "snapshots/00000002.json", '"content_root": "', '"content_root": "0'
+    ),
+}
+
+
+def _edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    if old == '"content_root": "':  # as long as it was
+        at = text.index(old) + len(old)
+        text = f"{text[:at]}{'0' if text[at] != '0' else '1'}{text[at + 1 :]}"
+    else:
+        text = text.replace(old, new, 1)
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("code", DAMAGES)
+def test_damage_of_a_set_has_its_code(store: Store, code: str) -> None:
+    store.pack()
+    store.client.set_tag(store.runs[0], "a", "b")
+    store.pack()
+    assert verify(store.set).ok
+    for table in (Path(store.set) / "states").iterdir():
+        if (
+            code == "N005"
+            and table.name not in (Path(store.set) / "snapshots/00000002.json").read_text()
+        ):
+            table.unlink()
+    DAMAGES[code](Path(store.set))
+    try:
+        found = verify(store.set).findings
+    except InvalidArchiveError as error:
+        found = list(error.findings)
+    assert {finding.code for finding in found} == {code}
+
+
+def test_a_snapshot_is_signed_and_looked_at_by_mlflow(store: Store, tmp_path: Path) -> None:
+    key = keygen(str(tmp_path / "key"))
+    store.pack(sign=key.private)
+    store.client.log_metric(store.runs[0], "loss", 3.0, step=50)
+    store.pack()
+    assert verify(store.set, snapshot="1", keys=[key.public]).authentic
+    assert verify(store.set, keys=[key.public]).signed is False
+    sign(store.set, key.private)
+    result = verify(store.set, keys=[key.public], quick=True)
+    assert result.authentic
+    assert result.ok
+
+    with as_default(f"exim:{store.set}"):
+        client = MlflowClient()
+        assert {e.name for e in client.search_experiments()} >= {"a", "b"}
+        rows = client.get_metric_history(store.runs[0], "loss")
+        assert [row.value for row in rows][-1] == 3.0
+        run = client.get_run(store.runs[1])
+        assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/a.txt") == "hello 1"
+
+
+def test_a_set_lies_on_a_store(store: Store, s3_bucket: Bucket) -> None:
+    store.set = f"{s3_bucket.url}/audit/mlflow"
+    assert store.pack().counts[Kind.RUN].written == 10
+    store.client.set_tag(store.runs[0], "a", "b")
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+    assert verify(store.set).ok
+    assert [one.number for one in forget(store.set, keep_last=1, apply=True).snapshots] == [1, 2]
+    with pytest.raises(NotFoundError, match="no snapshot 1"):
+        verify(store.set, snapshot="1")
+    prune(store.set, grace_s=0, apply=True, compact=True)
+    store.is_whole()
 
 
 def _plain(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:

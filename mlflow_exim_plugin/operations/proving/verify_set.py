@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.errors import EximError, InvalidArchiveError, NotFoundError, StoreError
+from mlflow_exim_plugin.errors import (
+    DigestMismatchError,
+    EximError,
+    InvalidArchiveError,
+    NotFoundError,
+    StoreError,
+)
 from mlflow_exim_plugin.operations.proving.checks import Signers, Verification, broken, look
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.content_root import content_root_of
@@ -111,8 +117,10 @@ def _look_at_pack(
     except StoreError:
         raise
     except EximError as error:
-        listed = getattr(error, "findings", ()) or [Finding("N006", pack.path, error.message)]
+        listed = getattr(error, "findings", ())
         named = [Finding(f.code, f"{pack.path}: {f.path}", f.message) for f in listed]
+        if isinstance(error, DigestMismatchError) or not named:
+            named = [Finding("N006", pack.path, error.message)]
         return named, (pack.members, pack.size_bytes), [], checking.seed
     with reader:
         looked_at, seed, findings = look(reader, checking)

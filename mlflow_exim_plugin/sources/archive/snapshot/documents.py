@@ -49,7 +49,7 @@ class Hold(Document):
 class FileEntry(Document):
     """A table beside the packs, named by its content."""
 
-    path: str
+    path: Annotated[str, Field(pattern=r"^(lists|states)/[0-9a-f]{64}\.parquet$")]
     sha256: _Hex
     rows: _Count
 
@@ -57,7 +57,7 @@ class FileEntry(Document):
 class PackEntry(Document):
     """One archive of a snapshot."""
 
-    path: str
+    path: Annotated[str, Field(pattern=r"^packs/[0-9a-f]{2}/[0-9a-f]{64}\.tar\.zst$")]
     root: _Hex
     size_bytes: _Count
     members: _Count

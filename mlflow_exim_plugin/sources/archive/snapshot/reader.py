@@ -204,7 +204,7 @@ class SnapshotReader:
                 if before is not None and layout.table_of(path):
                     raise refuse(
                         InvalidArchiveError,
-                        "N006",
+                        "N008",
                         self.packs[number].name,
                         f"has a table {path} as {self.packs[before].name} has",
                     )

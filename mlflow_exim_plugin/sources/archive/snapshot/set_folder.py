@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.container.refusal import refuse
@@ -19,6 +19,7 @@ from mlflow_exim_plugin.options.selection import parse_time_ms
 from mlflow_exim_plugin.schema.canonical import parse_json
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.envelope import check_document
+from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.snapshot.documents import (
     SET_FORMAT,
     SET_VERSION,
@@ -42,6 +43,7 @@ _MAX_SNAPSHOT_BYTES = 256 << 20
 _MAX_TABLE_BYTES = 1 << 30
 _NAME = re.compile(r"([0-9]{8})\.json")
 _AT_SNAPSHOT = re.compile(rf"(.+)/{_SNAPSHOTS}/([0-9]{{8}})\.json")
+_Parsed = TypeVar("_Parsed", Marker, Snapshot, Hold)
 _NUMBER = re.compile(r"[0-9]{1,8}")
 
 
@@ -111,7 +113,7 @@ class SetFolder(StoreFolder):
             data = self.read(MARKER, _MAX_MARKER_BYTES)
         except NotFoundError:
             return False
-        marker = check_document(Marker, parse_json(data, MARKER), MARKER)
+        marker = _document(Marker, data, f"{self}/{MARKER}")
         if marker.format != SET_FORMAT:
             raise refuse(InvalidArchiveError, "N001", f"{self}/{MARKER}", "is not that of a set")
         _require_known(marker, str(self))
@@ -143,7 +145,7 @@ class SetFolder(StoreFolder):
             known = f"{there[0]} to {there[-1]}" if there else "none"
             hint = f"there is {known}; `ls {self}` lists them"
             raise NotFoundError(f"{self} has no snapshot {number}", hint) from error
-        document = check_document(Snapshot, parse_json(data, path), path)
+        document = _document(Snapshot, data, f"{self}/{path}")
         _require_known(document, f"{self}/{path}")
         if document.info.number != number:
             message = f"says that it is snapshot {document.info.number}"
@@ -171,7 +173,7 @@ class SetFolder(StoreFolder):
             if one := _NAME.fullmatch(name):
                 path = f"{_HOLDS}/{name}"
                 data = self.read(path, _MAX_MARKER_BYTES)
-                found[int(one[1])] = check_document(Hold, parse_json(data, path), path)
+                found[int(one[1])] = _document(Hold, data, f"{self}/{path}")
         return found
 
     def newest(self) -> StoredSnapshot | None:
@@ -251,6 +253,19 @@ class SetFolder(StoreFolder):
             message = f"hashes to {found}, not {entry.sha256}"
             raise refuse(DigestMismatchError, "N005", f"{self}/{entry.path}", message)
         return data
+
+
+def _document(model: type[_Parsed], data: bytes, name: str) -> _Parsed:
+    """Return a document of a set.
+
+    Raises:
+        InvalidArchiveError: It is none (N001).
+    """
+    try:
+        return check_document(model, parse_json(data, name), name)
+    except InvalidArchiveError as error:
+        found = [Finding("N001", name, finding.message) for finding in error.findings]
+        raise InvalidArchiveError(error.message, error.hint, found) from error
 
 
 def _require_known(document: Marker | Snapshot, where: str) -> None:
