@@ -87,7 +87,7 @@ def hold(location: str, reason: str, output: str, opening: Opening) -> None:
 
     Example:
 
-      mlflow exim hold s3://audit/mlflow --at 2026-06-30 --reason "case 2026/117"
+      mlflow exim hold s3://audit/mlflow --at 2026-06-30 --reason case-117
     """
     from mlflow_exim_plugin.operations.keeping.forget import hold as run_hold
 
