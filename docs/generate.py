@@ -34,6 +34,7 @@ from mlflow_exim_plugin.comparison.rules import MOVED_RULES, rules_table  # noqa
 from mlflow_exim_plugin.kinds import ENTITY_KINDS  # noqa: E402
 from mlflow_exim_plugin.options import flat_fields, option_of  # noqa: E402
 from mlflow_exim_plugin.schema.rules import RULES  # noqa: E402
+from mlflow_exim_plugin.sets.catalogue.tables import TABLES  # noqa: E402
 
 _CLI = """\
 # Command line
@@ -326,6 +327,20 @@ def kinds_table() -> str:
     return "\n".join(lines)
 
 
+def catalogue_tables() -> str:
+    """Return the tables of a catalogue with their columns."""
+    lines: list[str] = []
+    for kind in TABLES.values():
+        order = ", ".join(f"`{name}`" for name in kind.order)
+        groups = f"row groups of {kind.group_rows:,} rows"
+        lines += ["", f"### {kind.name}", "", f"Sorted by {order}; {groups}.", ""]
+        lines += ["| column | Arrow type | may be null | meaning |", "|---|---|---|---|"]
+        for column, meaning in zip(kind.schema, kind.meaning, strict=True):
+            null = "yes" if column.nullable else "no"
+            lines.append(f"| `{column.name}` | {column.type} | {null} | {meaning} |")
+    return "\n".join(lines[1:])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "../mlflow_exim_plugin/__init__.pyi": stub.stub,
     "reference/cli.md": cli_page,
@@ -339,6 +354,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "errors": ("troubleshooting.md", errors_table),
     "findings": ("troubleshooting.md", findings_table),
     "kinds": ("kept-and-lost.md", kinds_table),
+    "catalogue": ("../spec/v1/catalogue.md", catalogue_tables),
 }
 """Parts of other pages, by the name in their marker."""
 

@@ -8,11 +8,14 @@ from mlflow_exim_plugin.comparison.result import Difference as Difference
 from mlflow_exim_plugin.container.signing.check import Signature as Signature
 from mlflow_exim_plugin.operations.keeping.forget import Forgotten as Forgotten
 from mlflow_exim_plugin.operations.keeping.forget import Judged as Judged
+from mlflow_exim_plugin.operations.keeping.index import Indexed as Indexed
 from mlflow_exim_plugin.operations.keeping.prune import Pruned as Pruned
 from mlflow_exim_plugin.operations.keeping.prune import Unneeded as Unneeded
 from mlflow_exim_plugin.operations.leftovers import Leftover as Leftover
 from mlflow_exim_plugin.operations.leftovers import Leftovers as Leftovers
 from mlflow_exim_plugin.operations.lineage import Occurrence as Occurrence
+from mlflow_exim_plugin.operations.look.find import FindResult as FindResult
+from mlflow_exim_plugin.operations.look.find import FoundObject as FoundObject
 from mlflow_exim_plugin.operations.proving.checks import Verification as Verification
 from mlflow_exim_plugin.operations.proving.sign import KeyPair as KeyPair
 from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
@@ -38,6 +41,8 @@ from mlflow_exim_plugin.options.keeping import Forgetting as Forgetting
 from mlflow_exim_plugin.options.keeping import Pruning as Pruning
 from mlflow_exim_plugin.options.proving import Checking as Checking
 from mlflow_exim_plugin.options.proving import Signing as Signing
+from mlflow_exim_plugin.options.seeking import Indexing as Indexing
+from mlflow_exim_plugin.options.seeking import Seeking as Seeking
 from mlflow_exim_plugin.options.selection import Selection as Selection
 from mlflow_exim_plugin.pages.plot import Picture as Picture
 from mlflow_exim_plugin.pages.report import ReportPage as ReportPage
@@ -237,6 +242,37 @@ def extract(
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
 ) -> Extraction: ...
+def find(
+    locations: str | Iterable[str],
+    identity: str | None = ...,
+    *,
+    seeking: Seeking = ...,
+    opening: Opening = ...,
+    reading: Reading = ...,
+    runs: str | Sequence[str] = ...,
+    names: str | Sequence[str] = ...,
+    experiments: str | Sequence[str] = ...,
+    tags: str | Sequence[str] = ...,
+    params: str | Sequence[str] = ...,
+    metrics: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    users: str | Sequence[str] = ...,
+    datasets: str | Sequence[str] = ...,
+    sha256: str | Sequence[str] = ...,
+    kinds: str | Sequence[str] = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    all_states: bool = ...,
+    limit: int | None = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
+    marks: Any = ...,
+) -> FindResult: ...
 def forget(
     location: str,
     *,
@@ -263,6 +299,19 @@ def hold(
     storage_options: Mapping[str, Any] | None = ...,
     snapshot: str | None = ...,
 ) -> int: ...
+def index(
+    location: str,
+    *,
+    indexing: Indexing = ...,
+    opening: Opening = ...,
+    rebuild: bool = ...,
+    jobs: int = ...,
+    progress: Callable[[Any], None] | None = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+) -> Indexed: ...
 def leftovers(
     url: str | None = ...,
     *,

@@ -27,6 +27,7 @@ from mlflow_exim_plugin.options.groups import (
 )
 from mlflow_exim_plugin.options.keeping import Forgetting, Pruning
 from mlflow_exim_plugin.options.proving import KEY_KINDS, KEY_PASSPHRASE_VARIABLE, Checking, Signing
+from mlflow_exim_plugin.options.seeking import Indexing, MetricRange, Seeking, key_and_text
 from mlflow_exim_plugin.options.selection import (
     Selection,
     is_glob,
@@ -45,6 +46,8 @@ __all__ = [
     "Drawing",
     "Extracting",
     "Forgetting",
+    "Indexing",
+    "MetricRange",
     "OnConflict",
     "Opening",
     "Option",
@@ -55,6 +58,7 @@ __all__ = [
     "Rename",
     "Repacking",
     "Scanning",
+    "Seeking",
     "Selection",
     "Signing",
     "TakingOut",
@@ -63,6 +67,7 @@ __all__ = [
     "flat",
     "flat_fields",
     "is_glob",
+    "key_and_text",
     "matches",
     "option_of",
     "parse_time_ms",

@@ -1,1 +1,1 @@
-"""Sets written: what the source has against what the set has, packs and snapshots."""
+"""Sets written: what the source has against what the set has, packs, snapshots, the catalogue."""

@@ -130,30 +130,53 @@ def settings() -> tuple[object, ...]:
     return tuple(sorted(told)), repr([conf.get(name) for name in ("s3", "gs", "gcs", "abfs", "az")])
 
 
-def open_store(place: Place) -> OpenedStore:
+def open_store(place: Place, given: Mapping[str, Any] | None = None) -> OpenedStore:
     """Open the bucket of a place; asks S3 where a bucket lies, and nobody anything else.
+
+    Args:
+        place: In the bucket.
+        given: Options of fsspec's file system, where the bucket is set up as that has it, and not
+            as MLflow's variables say.
 
     Raises:
         UnsuitedError: It is set up in a way that obstore does not know.
         Exception: What the clients of the clouds raise where they find no credentials.
     """
+    if given is not None:
+        if place.objects is not Objects.S3:
+            raise UnsuitedError("what fsspec's clients of Google and Azure take is not known here")
+        return _s3(place, given)
     opened = {Objects.S3: _s3, Objects.GOOGLE: _google, Objects.AZURE: _azure}[place.objects]
     return opened(place)
 
 
-def _s3(place: Place) -> OpenedStore:
+_AS_FSSPEC = {
+    *("anon", "client_kwargs", "endpoint_url", "key", "profile", "secret", "token"),
+    *("listings_expiry_time", "skip_instance_cache", "use_listings_cache"),
+}
+"""Options of fsspec's client of S3 that are heard here, or make no difference."""
+
+
+def _s3(place: Place, given: Mapping[str, Any] | None = None) -> OpenedStore:
     import botocore.session
 
     told = dict(conf.get("s3", {}))
+    environ: Mapping[str, str] = os.environ
+    if given is not None:
+        told |= {**given, **given.get("s3", {})}
+        told.pop("s3", None)
+        environ = {}
+        if unknown := told.keys() - _AS_FSSPEC:
+            raise UnsuitedError(f"fsspec's client is told {min(unknown)}")
     more = dict(told.get("client_kwargs", {}))
-    version = os.environ.get("MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION", "s3v4").lower()
-    if version not in {"s3v4", "unsigned"} or os.environ.get("MLFLOW_S3_EXPECTED_BUCKET_OWNER"):
+    version = environ.get("MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION", "s3v4").lower()
+    if version not in {"s3v4", "unsigned"} or environ.get("MLFLOW_S3_EXPECTED_BUCKET_OWNER"):
         raise UnsuitedError("it signs otherwise, or names the bucket's owner")
     if ":" in place.bucket or place.bucket.endswith("--x-s3"):
         raise UnsuitedError("the bucket is an access point or of one zone")
     session = botocore.session.Session(profile=told.get("profile"))
     endpoint = (
-        os.environ.get("MLFLOW_S3_ENDPOINT_URL")
+        environ.get("MLFLOW_S3_ENDPOINT_URL")
         or told.get("endpoint_url")
         or more.get("endpoint_url")
     )
@@ -165,15 +188,15 @@ def _s3(place: Place) -> OpenedStore:
         client = _s3_client(session, endpoint, region, credentials)
     endpoint = str(client.meta.endpoint_url)
     config: dict[str, Any] = {"region": client.meta.region_name, "endpoint": endpoint}
-    style = os.environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE")
+    style = environ.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE")
     if (style or (client.meta.config.s3 or {}).get("addressing_style")) == "virtual":
         host = urlsplit(endpoint)
         config["endpoint"] = f"{host.scheme}://{place.bucket}.{host.netloc}"
         config["virtual_hosted_style_request"] = True
-    writing, attributes, refuses = _uploads()
+    writing, attributes, refuses = _uploads() if given is None else ({}, {}, "")
     options = _client_options(endpoint)
     verify = more.get("verify", session.get_config_variable("ca_bundle"))
-    if os.environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in {"1", "true"} or verify is False:
+    if environ.get("MLFLOW_S3_IGNORE_TLS", "").lower() in {"1", "true"} or verify is False:
         options["allow_invalid_certificates"] = True
     elif isinstance(verify, str) and endpoint.startswith("https:"):
         options["root_certificate"] = Path(verify).read_bytes()

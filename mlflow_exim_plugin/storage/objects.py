@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from mlflow_exim_plugin.errors import EximError, ReplacedError, StoreError
+from mlflow_exim_plugin.errors import EximError, NotFoundError, ReplacedError, StoreError
 from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.object_stores import (
     OpenedStore,
@@ -32,7 +32,7 @@ from mlflow_exim_plugin.storage.retries import retried
 from mlflow_exim_plugin.storage.room import ROOM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from obstore import GetOptions
 
@@ -252,6 +252,45 @@ class ObjectFolder:
             self._require_size(path, meta["size"], size_bytes)
             return _RangesStream(self, path, meta, data)
 
+    def names(self, path: str) -> list[tuple[str, int, str]]:
+        """Return name, size in bytes and ETag of the objects directly in a folder, by name.
+
+        Raises:
+            OddKeyError: One has a key that obstore cannot say.
+            StoreError: They cannot be listed.
+        """
+        return _reads().submit(self._names, path).result()
+
+    def part(self, path: str, start: int, end: int) -> Future[bytes]:
+        """Begin to read bytes ``[start, end)`` of an object that never changes.
+
+        The future raises `NotFoundError` where there is none.
+        """
+        return _reads().submit(self._part, path, start, end)
+
+    def _names(self, path: str) -> list[tuple[str, int, str]]:
+        import obstore
+
+        prefix = f"{self._prefix}{path}".rstrip("/") + "/"
+        with self._told("listing the objects of", path):
+            listed = obstore.list_with_delimiter(self._store, prefix=prefix)["objects"]
+        found = (
+            (str(entry["path"])[len(prefix) :], int(entry["size"]), entry["e_tag"] or "")
+            for entry in listed
+            if str(entry["path"]).startswith(prefix)
+        )
+        return sorted(found)
+
+    def _part(self, path: str, start: int, end: int) -> bytes:
+        import obstore
+
+        with self._told("reading", path):
+            try:
+                key = self._prefix + path
+                return bytes(obstore.get_range(self._store, key, start=start, end=end))
+            except FileNotFoundError as error:
+                raise NotFoundError(f"{self._url}/{path} does not exist") from error
+
     def range_of(self, path: str, start: int, end: int, mark: str | None) -> bytes:
         """Return bytes ``[start, end)`` of the version of an object that has a mark.
 
@@ -448,26 +487,28 @@ class _Bucket:
         self._opened: OpenedStore | None = None
         self._is_asked = False
 
-    def opened(self, url: str, place: Place) -> OpenedStore | None:
+    def opened(self, url: str, place: Place, given: Mapping[str, Any] | None) -> OpenedStore | None:
         """Return the bucket, None where obstore does not serve it; the first time it is asked."""
         with self._lock:
             if not self._is_asked:
-                self._opened = _proven(url, place)
+                self._opened = _proven(url, place, given)
                 self._is_asked = True
             return self._opened
 
 
 @functools.lru_cache(64)
-def _bucket(place: Place, set_up: tuple[object, ...]) -> _Bucket:
-    del place, set_up
+def _bucket(place: Place, set_up: tuple[object, ...], given: str) -> _Bucket:
+    del place, set_up, given
     return _Bucket()
 
 
-def object_folder(url: str) -> ObjectFolder | None:
+def object_folder(url: str, given: Mapping[str, Any] | None = None) -> ObjectFolder | None:
     """Return the objects below a folder of a bucket, None where obstore does not serve it.
 
     Args:
         url: Of the folder, as MLflow writes it.
+        given: Options of fsspec's file system, where the bucket is set up as that has it, and not
+            as MLflow's variables say.
     """
     if (place := place_of(url)) is None:
         return None
@@ -475,15 +516,16 @@ def object_folder(url: str) -> ObjectFolder | None:
         _log.debug("%s: not by obstore, which hangs in a process that was forked", redact_url(url))
         return None
     whole = Place(place.objects, place.bucket, "", place.host)
-    if (opened := _bucket(whole, settings()).opened(url, place)) is None:
+    bucket = _bucket(whole, settings(), repr(given))
+    if (opened := bucket.opened(url, place, given)) is None:
         return None
     return ObjectFolder(url, opened, place.path)
 
 
-def _proven(url: str, place: Place) -> OpenedStore | None:
+def _proven(url: str, place: Place, given: Mapping[str, Any] | None) -> OpenedStore | None:
     """Open a bucket and list a folder of it; None where that does not work, for any reason."""
     try:
-        opened = open_store(place)
+        opened = open_store(place, given)
         folder = ObjectFolder(url, opened, place.path)
         _reads().submit(folder.prove).result()
     except Exception as error:  # noqa: BLE001 - the clients of the clouds have no common base

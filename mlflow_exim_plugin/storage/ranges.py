@@ -16,7 +16,7 @@ from mlflow_exim_plugin.storage.urls import local_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["RangeSource", "open_range"]
+__all__ = ["RangeSource", "mark_of", "open_range"]
 
 
 class RangeSource(Protocol):
@@ -131,6 +131,11 @@ _MARKS = (
 """What file systems call that by which a file differs from the one that it replaced."""
 
 
+def mark_of(info: Mapping[str, Any]) -> str:
+    """Return which version of a file fsspec's file system tells of, empty where it does not."""
+    return next((str(info[mark]) for mark in _MARKS if mark in info), "")
+
+
 class _PlainSource(PinnedSource):
     """A file of a file system that gives no more than fsspec asks of all."""
 
@@ -158,6 +163,4 @@ class _PlainSource(PinnedSource):
                 f"{self.name}: the store does not tell the file's size",
                 "download the archive and open the local copy",
             )
-        return FileVersion(
-            size_bytes, next((str(info[mark]) for mark in _MARKS if mark in info), "")
-        )
+        return FileVersion(size_bytes, mark_of(info))

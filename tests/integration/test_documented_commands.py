@@ -135,6 +135,8 @@ class World:
         """Return an output with the names of the page."""
         for name, url in self.server_urls.items():
             output = output.replace(url, name)
+        for name, meant in self.elsewhere.items():
+            output = output.replace(meant, name)
         return output.replace(f"sqlite:///{self.folder}/", "sqlite:///")
 
     def _server(self, name: str) -> str:

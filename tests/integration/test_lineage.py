@@ -318,7 +318,7 @@ def test_both_hops_are_shown_and_found(make_sqlite: Callable[[], str], tmp_path:
         found = exim("find", identity, *places, "--output", "json")
         assert found.exit_code == 0, found.output
         ids = [first, second, third, third][-len(where) :]
-        assert [entry["id"] for entry in json.loads(found.stdout)] == ids
+        assert [entry["id"] for entry in json.loads(found.stdout)["objects"]] == ids
     nowhere = exim("find", "0" * 32, *places)
     assert nowhere.exit_code == 4
     assert "0" * 32 in nowhere.stderr

@@ -14,11 +14,13 @@ from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options import (
     Comparing,
+    Indexing,
     OnConflict,
     Opening,
     Packing,
     Reading,
     Rename,
+    Seeking,
     Selection,
     Work,
     Writing,
@@ -34,7 +36,8 @@ COMMANDS: dict[str, tuple[type, ...]] = {
     "unpack": (Selection, Opening, Writing, Work),
     "copy": (Selection, Reading, Writing, Work),
     "diff": (Selection, Opening, Reading, Comparing),
-    "find": (Opening, Reading),
+    "find": (Seeking, Opening, Reading),
+    "index": (Indexing,),
 }
 
 
@@ -126,7 +129,7 @@ def test_an_option_is_called_alike_everywhere() -> None:
 
 
 def test_no_keyword_means_two_things() -> None:
-    for name in ("pack", "unpack", "copy", "diff", "lineage", "copies"):
+    for name in ("pack", "unpack", "copy", "diff", "lineage", "copies", "find", "index"):
         function = getattr(mlflow_exim_plugin, name)
         groups = {parameter for parameter, _ in flat_fields(function).values()}
         counted = sum(

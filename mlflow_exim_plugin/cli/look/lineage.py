@@ -1,4 +1,4 @@
-"""``mlflow exim find`` and ``show --lineage``: where objects went and where they were."""
+"""``mlflow exim show --lineage``: where objects were."""
 
 from __future__ import annotations
 
@@ -7,53 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.output import say, show_json
-from mlflow_exim_plugin.errors import NotFoundError
-from mlflow_exim_plugin.options import Opening, Reading
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.lineage import Occurrence
+    from mlflow_exim_plugin.options import Opening, Reading
     from mlflow_exim_plugin.schema.lineage import SourceRecord
 
 _TIMES_MS = ("start_time", "end_time", "creation_time", "last_update_time", "created_time")
 _TIME_ENDS = ("_timestamp", "_timestamp_ms", "_time_ms")
-
-
-@click.command(cls=Command)
-@click.argument("identity", metavar="ID")
-@click.argument("locations", metavar="LOCATION...", nargs=-1, required=True)
-@asks(opening=Opening, reading=Reading)
-@output_options
-def find(
-    identity: str, locations: tuple[str, ...], output: str, opening: Opening, reading: Reading
-) -> None:
-    """Tell where the run ID of an old server went: what it is at each LOCATION.
-
-    ID is that of a run, a logged model (m-…) or an evaluation dataset (d-…), as it is or was
-    anywhere; a LOCATION is a server's or store's URI or an archive. The exit code is 4 when none
-    has it.
-
-    Example:
-
-      mlflow exim find 2f0c1b4a9e8d4c7f8a6b5c4d3e2f1a0b http://new-server:5000 backup.tar.zst
-    """
-    from mlflow_exim_plugin.operations.lineage import copies
-
-    found = list(copies(identity, locations, opening=opening, reading=reading))
-    if output == "json":
-        show_json([occurrence.to_dict() for occurrence in found])
-    else:
-        for occurrence in found:
-            of = f" of experiment {occurrence.experiment_id}" if occurrence.experiment_id else ""
-            of_kind = f"{occurrence.kind} {occurrence.id}{of}"
-            say(f"{occurrence.location}: {of_kind}  {occurrence.name}".rstrip())
-    if not found:
-        raise NotFoundError(
-            f"no place has {identity} or a copy of it",
-            "copies are known by the tags that unpack sets; ids of other tools are not kept",
-        )
 
 
 def show_lineage(

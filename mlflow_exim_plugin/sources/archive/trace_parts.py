@@ -21,13 +21,21 @@ from mlflow_exim_plugin.schema.traces import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.envelope import AttachmentEntry, TableEntry, TracePartEnvelope
     from mlflow_exim_plugin.schema.stored_tables import StoredTable
 
-__all__ = ["StoredTrace", "hidden_traces", "holds_trace", "read_part", "trace_digests", "trace_ids"]
+__all__ = [
+    "StoredTrace",
+    "hidden_traces",
+    "holds_trace",
+    "read_part",
+    "trace_digests",
+    "trace_ids",
+    "trace_rows",
+]
 
 _BATCH_ROWS = 1024
 
@@ -157,7 +165,7 @@ def trace_digests(reader: Members, envelope: TracePartEnvelope) -> bytes:
     hidden = pa.array(sorted(hidden_traces(reader, envelope)), pa.string())
     names = ["content_digest", "trace_id"] if len(hidden) else ["content_digest"]
     try:
-        for part in _columns(reader, envelope, names):
+        for part in trace_rows(reader, envelope, names):
             stated = part.column("content_digest")
             if len(hidden):
                 stated = stated.filter(pc.invert(pc.is_in(part.column("trace_id"), hidden)))
@@ -167,17 +175,24 @@ def trace_digests(reader: Members, envelope: TracePartEnvelope) -> bytes:
     return bytes(digests)
 
 
-def _column(reader: Members, envelope: TracePartEnvelope, name: str) -> Iterator[pa.ChunkedArray]:
-    """Yield one column of a part's traces, a row group at a time."""
-    for part in _columns(reader, envelope, [name]):
-        yield part.column(0)
+def trace_rows(
+    reader: Members, envelope: TracePartEnvelope, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield some columns of a part's traces, a row group at a time.
 
-
-def _columns(reader: Members, envelope: TracePartEnvelope, names: list[str]) -> Iterator[pa.Table]:
+    Raises:
+        InvalidArchiveError: The table is not there or not as the format has it.
+    """
     if (entry := envelope.info.tables.get("traces")) is not None:
         with _opened(reader, entry, "traces") as file:
             for number in range(len(file.groups)):
-                yield file.row_group(number, names)
+                yield file.row_group(number, columns)
+
+
+def _column(reader: Members, envelope: TracePartEnvelope, name: str) -> Iterator[pa.ChunkedArray]:
+    """Yield one column of a part's traces, a row group at a time."""
+    for table in trace_rows(reader, envelope, [name]):
+        yield table.column(0)
 
 
 def hidden_traces(reader: Members, envelope: TracePartEnvelope) -> frozenset[str]:
