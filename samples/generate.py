@@ -72,6 +72,8 @@ from mlflow_exim_plugin.sinks.archive import tables as sink_tables  # noqa: E402
 from mlflow_exim_plugin.sinks.archive.log import Step  # noqa: E402
 from mlflow_exim_plugin.sinks.archive.sink import ArchiveSink  # noqa: E402
 from mlflow_exim_plugin.sources.archive.archive import Archive  # noqa: E402
+from mlflow_exim_plugin.stages.privacy.redact import Redaction  # noqa: E402
+from mlflow_exim_plugin.stages.privacy.rules import load_rules  # noqa: E402
 from mlflow_exim_plugin.verification.archive import verify_archive  # noqa: E402
 from mlflow_exim_plugin.verification.objects import verify_objects  # noqa: E402
 
@@ -224,14 +226,16 @@ def archive(
     stream: Iterable[StreamObject | Failure | Loss | Unpacked],
     base_directory: str,
     selection: dict[str, Any] | None = None,
+    redaction: Redaction | None = None,
 ) -> bytes:
     """Return the archive of a stream, by the package's own sink and writer."""
     file = io.BytesIO()
     report = Report()
     bag_info = {"Bag-Software-Agent": "mlflow-exim-plugin samples"}
     with ArchiveWriter(file, base_directory=base_directory, workers=0, bag_info=bag_info) as writer:
-        sink = ArchiveSink(writer, SYSTEM, selection, step=Step(SYSTEM))
-        for item in stream:
+        more = {"redacted": redaction.record} if redaction else {}
+        sink = ArchiveSink(writer, SYSTEM, selection, step=Step(SYSTEM), **more)
+        for item in redaction(iter(stream)) if redaction else stream:
             if isinstance(item, Failure):
                 report.failed(item)
             elif isinstance(item, Loss):
@@ -240,8 +244,21 @@ def archive(
                 report.not_packed(item)
             else:
                 sink.write(item, report)
+        for loss in redaction.losses() if redaction else ():
+            report.lost(loss)
         sink.finish(report)
     return file.getvalue()
+
+
+def redacted() -> bytes:
+    """What held a customer, an address, a user and a private file."""
+    params = {"customer": "Mallory", "lr": "0.1", "mail": "ask bob@example.com first"}
+    tags = {"mlflow.user": "bob", "kept": "yes"}
+    files = {"note.txt": b"hello\n", "private/list.csv": b"name\nMallory\n"}
+    private = run(RUN, "1", [("loss", 0, NOW_MS, 0.5)], files, params=params, tags=tags)
+    stream = [experiment("1", "iris"), private]
+    rules = load_rules([str(Path(__file__).with_name("redaction.yaml"))])
+    return archive(stream, "redacted", redaction=Redaction(rules, b"the salt of the samples"))
 
 
 def minimal() -> list[StreamObject]:
@@ -404,6 +421,7 @@ GOOD: dict[str, Callable[[], list[Any]]] = {
 def good() -> dict[str, bytes]:
     """Return the good samples by name."""
     samples = {name: archive(stream(), name) for name, stream in GOOD.items()}
+    samples["redacted"] = redacted()
     samples["parts"] = archive_of_parts("parts")
     samples["unknown_fields"] = unknown_fields().data()
     samples["minor_version"] = minor_version().data()

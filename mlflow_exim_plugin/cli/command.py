@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_exim_plugin.cli.options import refuse_unknown
-from mlflow_exim_plugin.cli.output import QUIET, show_error, show_error_json, show_traceback
+from mlflow_exim_plugin.cli.output import (
+    QUIET,
+    show_error,
+    show_error_json,
+    show_error_logged,
+    show_traceback,
+)
 from mlflow_exim_plugin.cli.process import OwnProcess, interrupted_code
 from mlflow_exim_plugin.errors import ErrorCode, EximError
 from mlflow_exim_plugin.redaction import redact
@@ -55,11 +61,14 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         verbose, as_json = ctx.params.pop("verbose"), ctx.params.get("output") == "json"
+        log_json = ctx.params.pop("log_json", False)
         ctx.meta[QUIET] = ctx.params.pop("quiet", False)
         process = ctx.find_object(OwnProcess)
-        running = process.running(verbose=verbose) if process else contextlib.nullcontext()
         try:
-            with running:
+            with contextlib.ExitStack() as running:
+                if process is not None:
+                    logged = process.running(verbose=verbose or log_json, log_json=log_json)
+                    running.enter_context(logged)
                 return super().invoke(ctx)
         except click.UsageError as error:
             raise misuse(error, as_json=as_json) from None
@@ -69,9 +78,11 @@ class Command(click.Command):
             click.echo("\nInterrupted.", err=True)
             code = interrupted_code()
         except EximError as error:
-            if verbose:
+            if log_json:
+                show_error_logged(error)
+            elif verbose:
                 show_traceback()
-            show_error(error, as_json=as_json)
+            show_error(error, as_json=as_json, said=not log_json)
             code = error.exit_code
         except Exception as error:  # what nobody foresaw is shown, and goes on
             if verbose:

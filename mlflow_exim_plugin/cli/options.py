@@ -41,6 +41,11 @@ _VERBOSE = click.option(
     is_flag=True,
     help="Log each object with its time; show the tracebacks of errors.",
 )
+_LOG_JSON = click.option(
+    "--log-json",
+    is_flag=True,
+    help="Log what --verbose logs, and errors, as JSON: an object a line on standard error.",
+)
 
 
 def archive_argument(command: _Command) -> _Command:
@@ -74,7 +79,7 @@ def _archive_location(ctx: click.Context, param: click.Parameter, location: str)
 
 
 def output_options(command: _Command) -> _Command:
-    """Add the options that say how results are shown; ``Command`` sees to ``--verbose`` itself."""
+    """Add the options that say how results are shown; ``Command`` sees to the log itself."""
     return output_options_and()(command)
 
 
@@ -92,8 +97,8 @@ def output_options_and(*more: str) -> Callable[[_Command], _Command]:
 
 
 def verbose_option(command: _Command) -> _Command:
-    """Add ``--verbose`` to a command that has one format only."""
-    return _VERBOSE(command)
+    """Add ``--verbose`` and ``--log-json`` to a command that has one format only."""
+    return _VERBOSE(_LOG_JSON(command))
 
 
 class _ListOption(click.Option):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -83,11 +84,19 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def show_error(error: EximError, *, as_json: bool) -> None:
-    """Print one error: a line, and a hint where there is one."""
+def show_error(error: EximError, *, as_json: bool, said: bool = True) -> None:
+    """Print one error: a line, and a hint where there is one.
+
+    Args:
+        error: The error.
+        as_json: Whether it is a document on standard output too.
+        said: Whether people are told; a log in JSON has it otherwise.
+    """
     if as_json:
         findings = [asdict(finding) for finding in getattr(error, "findings", ())]
         show_error_json(error.code, error.message, error.hint, findings=findings)
+    if not said:
+        return
     say(f"Error: {error.message}", err=True)
     if error.hint:
         say(f"Hint: {error.hint}", err=True)
@@ -96,6 +105,12 @@ def show_error(error: EximError, *, as_json: bool) -> None:
 def show_traceback() -> None:
     """Print where the error under way came from, and what lies behind it."""
     click.echo(redact(traceback.format_exc()), nl=False, err=True)
+
+
+def show_error_logged(error: EximError) -> None:
+    """Write an error to the log, with where it came from."""
+    more = {"code": error.code.value, "hint": error.hint}
+    logging.getLogger(__package__).error(error.message, exc_info=error, extra=more)
 
 
 def show_error_json(code: ErrorCode, message: str, hint: str = "", **more: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import sys
 import threading
 import warnings
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TextIO
 
 from mlflow_exim_plugin.errors import NOTICE
@@ -64,16 +66,18 @@ class OwnProcess:
         sys.meta_path.insert(0, _WithoutPandas())
 
     @contextlib.contextmanager
-    def running(self, *, verbose: bool) -> Iterator[None]:
+    def running(self, *, verbose: bool, log_json: bool = False) -> Iterator[None]:
         """Run a command: it can be ended cleanly, and only its own output is shown.
 
         Args:
             verbose: Whether log lines and warnings of all that is used are shown as well.
+            log_json: Whether those are JSON.
         """
         with _ended_as_interrupted():
             if verbose:
                 shown = logging.StreamHandler(sys.stderr)
-                shown.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+                words = _Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s")
+                shown.setFormatter(_JsonLines() if log_json else words)
                 logging.basicConfig(level=logging.DEBUG, handlers=[shown])
                 logging.captureWarnings(capture=True)
                 yield
@@ -107,6 +111,23 @@ class _Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+
+class _JsonLines(logging.Formatter):
+    """The same for programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        line |= {name: vars(record)[name] for name in ("code", "hint") if vars(record).get(name)}
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
 class _Notices(logging.StreamHandler[TextIO]):

@@ -235,11 +235,30 @@ def _facts(archive: Archive, name: str) -> list[tuple[str, str]]:
         ("Taken from", f"{taken.get('archive')}, root sha256:{taken.get('root')}")
         for taken in info.taken_from
     ]
+    facts += [("Taken out", _rules_told(rules)) for rules in info.redacted]
     for number, event in enumerate(_log(archive), 1):
         by = event.system
         step = f"{by.export_time_text}, {by.user}: {by.script} from {by.mlflow_tracking_uri}"
         facts.append((f"Step {number} (UTC)", step))
     return [(label, value) for label, value in facts if value]
+
+
+def _rules_told(told: Mapping[str, Any]) -> str:
+    """Return what a file of rules took out, as far as the archive tells it as the format has it."""
+    parts = [f"by {told.get('name') or 'rules'} sha256:{told.get('sha256')}"]
+    rules = told.get("rules")
+    for rule in rules if isinstance(rules, list) else ():
+        if isinstance(rule, dict):
+            fields = rule.get("fields")
+            named = ", ".join(map(str, fields)) if isinstance(fields, list) else ""
+            changed, dropped = _sum(rule.get("fields_changed")), _sum(rule.get("files_dropped"))
+            parts.append(f"{rule.get('action')} {named}: {changed:,} fields, {dropped:,} files")
+    return "; ".join(parts)
+
+
+def _sum(counts: Any) -> int:
+    listed = counts.values() if isinstance(counts, dict) else ()
+    return sum(count for count in listed if isinstance(count, int))
 
 
 def _log(archive: Archive) -> list[LogEvent]:

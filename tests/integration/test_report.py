@@ -7,6 +7,7 @@ import math
 import re
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,6 @@ from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Browser, Locator
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+ROOT = Path(__file__).parents[2]
 T0 = 1_780_000_000_000
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -260,3 +261,14 @@ def test_pictures(hostile: Path, tmp_path: Path) -> None:
         report(str(hostile), str(tmp_path / "no.html"), experiments="Defualt")
     assert misspelt.value.hint == "did you mean 'Default'?"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.png", "loss.svg"]
+
+
+def test_a_page_says_what_was_taken_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    report(str(ROOT / "samples" / "v1" / "good" / "redacted.tar.zst"), str(page))
+    text = page.read_text()
+    assert "drop run.data.params.customer: 1 fields, 0 files" in text
+    assert "drop run.artifacts.private/*: 0 fields, 1 files" in text
+    assert "hash *.tags.mlflow.user: 1 fields" in text
+    for secret in ("Mallory", "bob"):
+        assert secret not in text

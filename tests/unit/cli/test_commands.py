@@ -111,6 +111,20 @@ def test_verbose_shows_where_an_error_comes_from_and_keeps_the_exit_code() -> No
     assert "NotFoundError" in result.stderr
 
 
+def test_the_log_as_json_has_all_that_is_said_and_no_secret() -> None:
+    command = [sys.executable, "-m", "mlflow_exim_plugin", "ls", "--log-json"]
+    where = "http://bob:hunter2@127.0.0.1:9/a.tar.zst"
+    done = subprocess.run([*command, where], capture_output=True, text=True, check=False)
+
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 9
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert [line["level"] for line in lines].count("ERROR") == 1
+    assert lines[-1]["code"] == "store"
+    assert "StoreError" in lines[-1]["traceback"]
+    assert "hunter2" not in done.stderr
+
+
 def test_show_gives_the_envelope_that_is_in_the_archive() -> None:
     (experiment,) = parsed("ls", MINIMAL)["experiments"]
     (run,) = parsed("ls", MINIMAL, "-e", experiment["name"])
