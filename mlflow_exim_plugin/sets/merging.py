@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NextState", "next_state"]
 
-_HALF = 16
+_HALF = 8
 
 
 @dataclass

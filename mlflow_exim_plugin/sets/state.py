@@ -185,8 +185,9 @@ class SetState:
         """Return what ``data/archive.json`` lists of an archive that holds this state."""
         trees: dict[str, dict[str, list[Any]]] = {layout.TREE: {}}
         names: dict[str, str] = {}
-        for path, row in sorted(self.rows.items(), key=lambda one: _in_order(one[0])):
-            at = layout.object_at(path) if row.kind in _NAMED else None
+        named = [(path, row) for path, row in self.rows.items() if row.kind in _NAMED]
+        for path, row in sorted(named, key=lambda one: _in_order(one[0])):
+            at = layout.object_at(path)
             if at is None:
                 continue
             tree = trees.setdefault(at.tree, {})

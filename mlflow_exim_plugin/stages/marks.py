@@ -6,12 +6,12 @@ and times of its files. It is compared with none but marks of the same source.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.kinds import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.schema.canonical import document_bytes
+from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RunRows
 from mlflow_exim_plugin.schema.objects import (
     Artifact,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Marks", "mark_of", "path_of"]
 
-_HALF = 16
+_HALF = 8
 _FORM = b"1\n"
 """Counted up when marks are made of something else."""
 
@@ -63,28 +63,31 @@ def mark_of(item: StreamObject, files: Iterable[Artifact | Failure] = ()) -> byt
     Raises:
         ValueError: Its document is none that JSON can hold.
     """
-    content = hashlib.sha256(_FORM)
-    content.update(document_bytes(item.document, item.doubles if isinstance(item, Run) else None))
+    content = [
+        _FORM,
+        document_bytes(item.document, item.doubles if isinstance(item, Run) else None),
+    ]
     if isinstance(item, Run):
-        content.update(item.stamp.encode())
-        if isinstance(item.histories, tuple):  # they are in memory
+        content.append(item.stamp.encode())
+        if isinstance(item.histories, tuple) and item.histories:  # they are in memory
             rows = MetricsDigest()
             for part in item.histories:
                 if isinstance(part, RunRows):
                     rows.update(part)
-            content.update(rows.hexdigest().encode())
+            content.append(rows.hexdigest().encode())
     elif isinstance(item, Trace):
-        content.update(document_bytes(item.spans))
-    listed = hashlib.sha256()
+        content.append(document_bytes(item.spans))
+    half = sha256_of(b"".join(content)).digest()[:_HALF]
+    listed = []
     for file in files:
         if isinstance(file, Artifact):
-            entry = f"{file.path}\n{file.size_bytes}\n{file.stamp}\n"
+            listed.append(f"{file.path}\n{file.size_bytes}\n{file.stamp}\n")
         elif file.id.endswith("/"):
-            return content.digest()[:_HALF]
+            return half
         else:
-            entry = f"{file.id}\n{file.reason}\n"
-        listed.update(entry.encode(errors="surrogatepass"))
-    return content.digest()[:_HALF] + listed.digest()[:_HALF]
+            listed.append(f"{file.id}\n{file.reason}\n")
+    names = "".join(listed).encode(errors="surrogatepass")
+    return half + sha256_of(names).digest()[:_HALF]
 
 
 def path_of(item: StreamObject, tree: str) -> str:

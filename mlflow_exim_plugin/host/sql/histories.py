@@ -122,7 +122,7 @@ class StoredHistories:
         query = select(run_id, func.count()).select_from(table("metrics"))
         query = query.where(run_id.in_(run_ids)).group_by(run_id)
         with translated("counting metric rows"), self._engine.connect() as connection:
-            return {run_id: int(rows) for run_id, rows in connection.execute(query)}
+            return {run_id: int(rows) for run_id, rows in connection.execute(query).all()}
 
     def _rows_of(self, run_ids: list[str]) -> pa.Table | None:
         """Return the rows of runs in any order; None where one query may not bring all."""
