@@ -21,6 +21,7 @@ from mlflow_exim_plugin.operations.proving.sign import KeyPair as KeyPair
 from mlflow_exim_plugin.operations.proving.sign import Signed as Signed
 from mlflow_exim_plugin.operations.proving.sign import keygen as keygen
 from mlflow_exim_plugin.operations.repack import Repacked as Repacked
+from mlflow_exim_plugin.operations.retention.retain import Retention as Retention
 from mlflow_exim_plugin.operations.scan import Scan as Scan
 from mlflow_exim_plugin.operations.scan import ScanFinding as ScanFinding
 from mlflow_exim_plugin.options.groups import Clearing as Clearing
@@ -41,6 +42,8 @@ from mlflow_exim_plugin.options.keeping import Forgetting as Forgetting
 from mlflow_exim_plugin.options.keeping import Pruning as Pruning
 from mlflow_exim_plugin.options.proving import Checking as Checking
 from mlflow_exim_plugin.options.proving import Signing as Signing
+from mlflow_exim_plugin.options.retention import Moving as Moving
+from mlflow_exim_plugin.options.retention import Retaining as Retaining
 from mlflow_exim_plugin.options.seeking import Indexing as Indexing
 from mlflow_exim_plugin.options.seeking import Seeking as Seeking
 from mlflow_exim_plugin.options.selection import Selection as Selection
@@ -343,6 +346,49 @@ def lineage(
     follow_links: bool = ...,
     marks: Any = ...,
 ) -> list[Occurrence]: ...
+def move(
+    target: str | None = ...,
+    *,
+    tracking_uri: str | None = ...,
+    opening: Opening = ...,
+    target_opening: Opening = ...,
+    selection: Selection = ...,
+    reading: Reading = ...,
+    moving: Moving = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    target_registry_uri: str | None = ...,
+    target_artifacts_destination: str | None = ...,
+    target_storage_options: Mapping[str, Any] | None = ...,
+    target_snapshot: str | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    versions: str | Sequence[str] = ...,
+    datasets: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
+    marks: Any = ...,
+    experiment_name: str | None = ...,
+    artifact_location: str | None = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Report: ...
 def pack(
     archive: str | None = ...,
     *,
@@ -479,6 +525,51 @@ def report(
     exclude: str | Sequence[str] = ...,
     overwrite: bool = ...,
 ) -> ReportPage: ...
+def restore(
+    run_id: str,
+    set: str,
+    *,
+    tracking_uri: str | None = ...,
+    artifact_location: str | None = ...,
+    opening: Opening = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Report: ...
+def retain(
+    policy: str,
+    set: str,
+    *,
+    tracking_uri: str | None = ...,
+    opening: Opening = ...,
+    reading: Reading = ...,
+    retaining: Retaining = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
+    marks: Any = ...,
+    apply: bool = ...,
+    purge: bool = ...,
+    hollow: bool = ...,
+    source_moved: bool = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> Retention: ...
 def scan(
     location: str | None = ...,
     *,

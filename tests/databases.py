@@ -18,6 +18,10 @@ __all__ = ["initialise", "new_mariadb_database", "new_postgres_database", "rows_
 
 _POSTGRES = ("127.0.0.1", 5432)
 _MARIADB = ("127.0.0.1", 3306)
+_STORED_COLUMNS = (
+    "SELECT column_name FROM information_schema.columns WHERE table_schema = %s "
+    "AND table_name = %s AND generation_expression IS NULL"
+)
 
 
 @contextmanager
@@ -68,12 +72,16 @@ def new_mariadb_database(template: str | None = None) -> Iterator[str]:
         if template:
             cursor.execute(f"USE {name}")
             cursor.execute("SET FOREIGN_KEY_CHECKS = 0")
+            cursor.execute("SET sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_VALUE_ON_ZERO')")
             cursor.execute(f"SHOW TABLES FROM {template}")
             for (table,) in cursor.fetchall():
                 cursor.execute(f"SHOW CREATE TABLE {template}.{table}")
                 ((_, made),) = cursor.fetchall()
                 cursor.execute(made)
-                cursor.execute(f"INSERT INTO {table} SELECT * FROM {template}.{table}")
+                cursor.execute(_STORED_COLUMNS, (template, table))
+                columns = ", ".join(f"`{column}`" for (column,) in cursor.fetchall())
+                of_template = f"SELECT {columns} FROM {template}.{table}"
+                cursor.execute(f"INSERT INTO {table} ({columns}) {of_template}")
     try:
         yield "mysql+pymysql://root@{}:{}/{}".format(*_MARIADB, name)
     finally:

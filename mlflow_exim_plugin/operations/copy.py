@@ -16,7 +16,7 @@ from mlflow_exim_plugin.redaction import redact_url
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
-__all__ = ["copy"]
+__all__ = ["copy", "is_same_place"]
 
 
 @flat(artifacts_destination="target_artifacts_destination")
@@ -59,7 +59,7 @@ def copy(
         ServerError: One of the two cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
-    if _file_or_uri(source) == _file_or_uri(target):
+    if is_same_place(source, target):
         if writing.experiment_name is None and writing.rename is None:
             raise UsageError(
                 f"source and target are both {redact_url(source)}",
@@ -84,6 +84,11 @@ def copy(
         read = opened.through(redaction)
         stages = to_deployment(read.system(work.script), writing)
         return deliver(read, written, selection, stages, work)
+
+
+def is_same_place(a: str, b: str) -> bool:
+    """Whether two tracking URIs are of one deployment, however they are written."""
+    return _file_or_uri(a) == _file_or_uri(b)
 
 
 def _file_or_uri(uri: str) -> str:

@@ -27,6 +27,7 @@ from mlflow_exim_plugin.options.groups import (
 )
 from mlflow_exim_plugin.options.keeping import Forgetting, Pruning
 from mlflow_exim_plugin.options.proving import KEY_KINDS, KEY_PASSPHRASE_VARIABLE, Checking, Signing
+from mlflow_exim_plugin.options.retention import Moving, Retaining
 from mlflow_exim_plugin.options.seeking import Indexing, MetricRange, Seeking, key_and_text
 from mlflow_exim_plugin.options.selection import (
     Selection,
@@ -48,6 +49,7 @@ __all__ = [
     "Forgetting",
     "Indexing",
     "MetricRange",
+    "Moving",
     "OnConflict",
     "Opening",
     "Option",
@@ -57,6 +59,7 @@ __all__ = [
     "Reading",
     "Rename",
     "Repacking",
+    "Retaining",
     "Scanning",
     "Seeking",
     "Selection",

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = [
+    "ARCHIVED",
     "ARTIFACT_RUNS",
     "AS_OF_MS",
     "CONTENT",
+    "HOLLOW",
+    "LEGAL_HOLD",
     "LOGGED_MODEL",
+    "MARKS",
+    "MOVED",
     "OF_GROUP",
     "ORIGIN",
     "PLACEHOLDER",
+    "PURGING",
     "TAGS",
     "beside_spans",
     "chained",
@@ -56,6 +62,19 @@ lead to if they were: no server lists those. After it the id at the source, as v
 target, ``AS_OF_MS`` and ``CONTENT``."""
 ARTIFACT_RUNS = "mlflow_exim.model_versions"
 """Experiment whose runs hold the files of versions and logged models without a run for them."""
+
+ARCHIVED = "mlflow.exim.archived"
+"""Of a deleted run: where all of it is kept."""
+HOLLOW = "mlflow.exim.hollow"
+"""Of a run without its metric histories and files: where these are kept."""
+PURGING = "mlflow.exim.purging"
+"""Of a run of which all is kept elsewhere, and whose rows or files are being freed."""
+MOVED = "mlflow.exim.moved"
+"""Of a deleted run: the deployment and the id under which it goes on."""
+MARKS = frozenset({ARCHIVED, HOLLOW, MOVED, PURGING})
+"""What is no part of a run's own: it says what became of it."""
+LEGAL_HOLD = "mlflow.exim.legal_hold"
+"""Of a run that nothing may take away, whatever its value."""
 
 _PRESENT = (ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER)
 _WITH_DOTS = {key.replace(".", "_"): key for key in _PRESENT}
@@ -113,8 +132,11 @@ def with_dots(key: str) -> str:
 
 
 def is_provenance(key: str) -> bool:
-    """Whether a tag says where its object came from; such tags are put anew, never copied."""
-    return key in TAGS or key.startswith(names_of(LOGGED_MODEL))
+    """Whether a tag says where its object came from, or where it went.
+
+    Such tags are put anew, never copied.
+    """
+    return key in TAGS or key in MARKS or key.startswith(names_of(LOGGED_MODEL))
 
 
 def experiment_origin(document: dict[str, Any]) -> str:

@@ -171,6 +171,27 @@ class Report:
         with self._lock:
             self.losses.append(loss)
 
+    def recounted(self, kind: Kind) -> list[Failure]:
+        """Forget what was counted of a kind, to be counted anew; return what had failed of it."""
+        with self._lock:
+            failed = [failure for failure in self.failures if failure.kind is kind]
+            self.failures = [failure for failure in self.failures if failure.kind is not kind]
+            self.skips = [skip for skip in self.skips if skip.kind is not kind]
+            self.counts.pop(kind, None)
+            self.completions.pop(kind, None)
+        return failed
+
+    def add(self, other: Report) -> None:
+        """Add what another one has counted and named."""
+        for kind, counts in other.counts.items():
+            self.written(kind, counts.written)
+        for failure in other.failures:
+            self.failed(failure)
+        for skip in other.skips:
+            self.skipped(skip.kind, skip.id, skip.reason, skip.count)
+        for loss in other.losses:
+            self.lost(loss)
+
     def not_packed(self, seen: Unpacked) -> None:
         """Name objects that were seen and are not carried."""
         with self._lock:

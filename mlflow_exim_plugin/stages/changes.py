@@ -20,6 +20,7 @@ from mlflow_exim_plugin.schema.objects import (
     Trace,
     Unpacked,
 )
+from mlflow_exim_plugin.schema.provenance import HOLLOW
 from mlflow_exim_plugin.stages.marks import mark_of, path_of
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class Changes:
         failures = [file for file in files if isinstance(file, Failure)]
         self.unlisted.update(failure.id for failure in failures)
         same = self._marks.same(path, mark)
+        if isinstance(item, Run) and HOLLOW in item.tags and self._marks.knows(path):
+            same, mark = True, b""  # what it was before it was hollowed is what is kept of it
         start_ms = item.info.get("start_time") if isinstance(item, Run) else None
         name = item.name if isinstance(item, Experiment | RegisteredModel) else ""
         name = item.id if item.kind is Kind.WORKSPACE else name

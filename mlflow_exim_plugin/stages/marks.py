@@ -47,6 +47,10 @@ class Marks:
     def __init__(self, known: Mapping[str, bytes]) -> None:
         self._known = known
 
+    def knows(self, path: str) -> bool:
+        """Whether an object was there."""
+        return path in self._known
+
     def same(self, path: str, mark: bytes) -> bool:
         """Whether an object is as it was: where its files cannot be listed, all else of it."""
         known = self._known.get(path, b"")

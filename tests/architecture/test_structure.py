@@ -107,6 +107,40 @@ def test_no_two_classes_have_one_name() -> None:
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
+# What takes something away at a deployment and stands outside of host/removal: sinks call it for
+# what comes deleted, and for what they made themselves.
+REMOVES = {
+    "host/api/logged_models.py": {"delete_logged_model"},
+    "host/api/writing.py": {
+        "delete_experiment",
+        "delete_run",
+        "delete_model_version",
+        "delete_model_version_tag",
+    },
+    "sinks/server/models.py": {"delete_version", "delete_version_tag"},
+}
+
+
+def test_only_one_module_takes_anything_away_at_a_deployment() -> None:
+    removal = PACKAGE / "host" / "removal"
+    found: dict[str, set[str]] = {}
+    for path, called in nodes(ast.Attribute):
+        name = called.attr
+        if (
+            name.startswith(("delete_", "_hard_delete", "drop_table"))
+            and removal not in path.parents
+        ):
+            found.setdefault(path.relative_to(PACKAGE).as_posix(), set()).add(name)
+    found.pop("sinks/server/workspace.py")  # whether an experiment is to be deleted in the end
+    assert found == REMOVES
+    for path, imported in nodes(ast.ImportFrom):
+        names = {alias.name for alias in imported.names}
+        assert removal in path.parents or "delete" not in names, path
+        if (imported.module or "").startswith("mlflow_exim_plugin.host.removal"):
+            allowed = (removal, PACKAGE / "operations" / "retention")
+            assert any(folder in path.parents for folder in allowed), path
+
+
 def test_error_tree() -> None:
     pinned = {tuple(line.split()) for line in ERROR_TREE.strip().splitlines()}
 

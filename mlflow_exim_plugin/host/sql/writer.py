@@ -484,13 +484,15 @@ class TableWriter:
                 cursor.execute(statement)
 
     def update(self, table: str, values: dict[str, Any], **key: Any) -> None:
-        """Change the rows that have the values of a key."""
+        """Change the rows that have the values of a key, or one of those in a tuple."""
         from sqlalchemy import update
 
         there = self._metadata.tables[table]
         statement = update(there).values({k: v for k, v in values.items() if k in there.columns})
         for name, value in key.items():
-            statement = statement.where(there.columns[name] == value)
+            there_of = there.columns[name]
+            is_one = there_of.in_(value) if isinstance(value, tuple) else there_of == value
+            statement = statement.where(is_one)
         self.flush()
         self.begin()
         assert self._connection is not None  # noqa: S101 - begin() opened it

@@ -38,6 +38,7 @@ from mlflow_exim_plugin.schema.objects import (
     by_number,
     closed_after,
 )
+from mlflow_exim_plugin.schema.provenance import HOLLOW
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.known_runs import KnownRuns
@@ -353,10 +354,14 @@ class ServerSource:
             ):
                 run = coming.popleft()
                 if isinstance(run, Run) and run.id not in started.unchanged:
-                    run.histories = rows.pop(run.id)
+                    histories = rows.pop(run.id)
+                    run.histories = () if HOLLOW in run.tags else histories
                     run.artifacts = files.take(started.listings.pop(run.id).result())
                     if run.id in losses:
                         run.issues = (losses[run.id],)
+                    if place := run.tags.get(HOLLOW):
+                        what = f"it is hollow: its metric histories and files are in {place}"
+                        run.issues = (*run.issues, Loss(Kind.RUN, run.id, what))
                 ready.append(run)
             yield ready.popleft()
 

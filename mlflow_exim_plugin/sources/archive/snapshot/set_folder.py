@@ -33,7 +33,15 @@ from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["MARKER", "SetFolder", "StoredSnapshot", "as_set", "hold_path", "snapshot_path"]
+__all__ = [
+    "MARKER",
+    "SetFolder",
+    "StoredSnapshot",
+    "as_set",
+    "hold_path",
+    "snapshot_number",
+    "snapshot_path",
+]
 
 MARKER = "set.json"
 _SNAPSHOTS = "snapshots"
@@ -73,6 +81,17 @@ def snapshot_path(number: int) -> str:
 def hold_path(number: int) -> str:
     """Return the path of what holds a snapshot."""
     return f"{_HOLDS}/{number:08d}.json"
+
+
+def snapshot_number(location: str) -> int:
+    """Return the number of the snapshot that a location names.
+
+    Raises:
+        UsageError: It names none.
+    """
+    if found := _AT_SNAPSHOT.fullmatch(location):
+        return int(found[2])
+    raise UsageError(f"{location} names no snapshot of a set")
 
 
 def as_set(

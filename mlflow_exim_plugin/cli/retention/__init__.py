@@ -1,0 +1,1 @@
+"""Commands by which data leaves a deployment, and comes back."""

@@ -1,0 +1,117 @@
+"""Which runs a policy means, which of them go, and why the others do not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.operations.retention.uses import runs_in_use
+from mlflow_exim_plugin.options import Selection
+from mlflow_exim_plugin.schema.objects import Experiment, Failure, Kind, Run, closed_after
+from mlflow_exim_plugin.schema.provenance import HOLLOW, PURGING
+
+if TYPE_CHECKING:
+    from mlflow_exim_plugin.host.removal.runs import Removal
+    from mlflow_exim_plugin.operations.ends import OpenSource
+    from mlflow_exim_plugin.operations.retention.policy import Policy
+
+__all__ = ["GOES", "STAYS", "PlannedRun", "plan_of"]
+
+GOES = "goes"
+STAYS = "stays"
+
+
+@dataclass
+class PlannedRun:
+    """A run that a policy means.
+
+    Attributes:
+        run_id: The run.
+        run_name: Its name.
+        experiment_id: Its experiment.
+        experiment: The name of that.
+        rule: The rule that means it.
+        end_time_ms: When it ended, 0 where it has not.
+        outcome: ``goes`` and ``stays`` in a plan; else what became of it: ``archived`` (deleted as
+            MLflow's API does it), ``hollowed``, ``purged`` or ``failed``.
+        reasons: Why it stays or what failed.
+    """
+
+    run_id: str
+    run_name: str
+    experiment_id: str
+    experiment: str
+    rule: str
+    end_time_ms: int = 0
+    outcome: str = GOES
+    reasons: list[str] = field(default_factory=list)
+
+    def stays(self, *reasons: str) -> None:
+        """Let it stay."""
+        self.outcome = STAYS
+        self.reasons += reasons
+
+    def fails(self, reason: str) -> None:
+        """Let it stay, because something that was tried went wrong."""
+        self.outcome = "failed"
+        self.reasons.append(reason)
+
+    @property
+    def goes(self) -> bool:
+        """Whether it is to go."""
+        return self.outcome == GOES
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def plan_of(policy: Policy, source: OpenSource, removal: Removal) -> list[PlannedRun]:
+    """Return the runs that a policy means, by experiment and id.
+
+    Raises:
+        ServerError: Not all runs can be listed, or nobody can tell which of them are in use.
+    """
+    planned: list[PlannedRun] = []
+    until = [rule.until_ms for rule in policy.rules]
+    names: dict[str, str] = {}
+    asked = Selection(traces=False, artifacts=False)
+    with closed_after(source.names.stream(asked)) as stream:
+        for item in stream:
+            if isinstance(item, Failure) and item.kind in {Kind.EXPERIMENT, Kind.RUN}:
+                what = f"{item.kind.words} {item.id} cannot be read: {item.reason}"
+                raise ServerError(what)
+            if isinstance(item, Experiment):
+                names[item.id] = item.name
+            elif isinstance(item, Run):
+                experiment = names.get(item.experiment_id, "")
+                for number, rule in enumerate(policy.rules):
+                    if rule.takes(item, experiment, until[number]):
+                        planned.append(_planned(policy, item, experiment, number))
+                        break
+    leaving = [run.run_id for run in planned if run.goes]
+    used = runs_in_use(removal, source, leaving)
+    for run in planned:
+        if run.run_id in used:
+            run.stays(*used[run.run_id])
+    return planned
+
+
+def _planned(policy: Policy, run: Run, experiment: str, number: int) -> PlannedRun:
+    planned = PlannedRun(
+        run.id,
+        str(run.info.get("run_name") or ""),
+        run.experiment_id,
+        experiment,
+        policy.rule_of(number),
+        int(run.info.get("end_time") or 0),
+    )
+    if policy.legal_hold in run.tags:
+        planned.stays(f"tag {policy.legal_hold} holds it: {run.tags[policy.legal_hold]}")
+    if PURGING in run.tags:
+        what = "somebody restored it while it was being freed: `restore` puts the rest back"
+        planned.stays(f"{what} from {run.tags[PURGING]}")
+    elif HOLLOW in run.tags:
+        planned.stays(f"it is hollow: the rest of it is in {run.tags[HOLLOW]}")
+    return planned
