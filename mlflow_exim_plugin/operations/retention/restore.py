@@ -79,6 +79,8 @@ def restore(
             root = root or _root_of_others(removal, where, opening, run_id)
         if marks is not None and not work.dry_run:
             removal.show(run_id)
+            if not {HOLLOW, PURGING} & {*marks}:
+                removal.unmark(run_id)  # all of it was there
             if HOLLOW in marks:
                 _fill(removal, where, opening, run_id)
     report: Report = unpack(
