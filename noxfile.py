@@ -90,6 +90,15 @@ def lowest(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *session.posargs)
 
 
+@nox.session(venv_backend="uv")
+def lock(session: nox.Session) -> None:
+    """Write .ci/requirements.txt anew: what CI installs, for every Python, with digests."""
+    extras = [option for extra in ("test", "dev", "docs") for option in ("--extra", extra)]
+    how = ["--universal", "--python-version", "3.10", "--generate-hashes", "--no-header"]
+    where = ["pyproject.toml", "-o", ".ci/requirements.txt"]
+    session.run("uv", "pip", "compile", "-q", "--upgrade", *how, *extras, *where, *session.posargs)
+
+
 @nox.session
 def audit(session: nox.Session) -> None:
     """Known weaknesses of what a user installs, and a bill of materials: sbom.json."""
