@@ -1,0 +1,76 @@
+"""Every sample of a set gives its code, and every code of spec/v1/set.md has a sample."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlflow_exim_plugin import open_archive, verify
+from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError
+from samples.sets import BAD, GOOD, break_samples
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "spec" / "v1" / "set.md").read_text("utf-8")
+SAMPLES = sorted((ROOT / "samples" / "v1" / "sets" / "bad").iterdir())
+
+
+def _codes(folder: Path) -> set[str]:
+    try:
+        return {finding.code for finding in verify(str(folder)).findings}
+    except InvalidArchiveError as error:
+        return {finding.code for finding in error.findings}
+
+
+@pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)
+def test_a_sample_breaks_what_its_name_says(folder: Path) -> None:
+    assert _codes(folder) == {folder.name.partition("_")[0]}
+
+
+def test_every_code_has_a_row_an_anchor_and_a_sample() -> None:
+    listed = re.findall(r"^\| (N\d{3}) \|", TEXT, re.MULTILINE)
+    assert listed == sorted(set(listed))
+    for code in listed:
+        assert f"({code})" in TEXT or code == "N003", f"{code} is in no sentence"
+    assert {folder.name.partition("_")[0] for folder in SAMPLES} == {*listed} - {"N003"}
+    assert {folder.name for folder in SAMPLES} == {*BAD}
+
+
+def test_samples_are_what_their_script_writes(tmp_path: Path) -> None:
+    break_samples(tmp_path)
+    for folder in SAMPLES:
+        files = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+        made = tmp_path / folder.name
+        assert files == {file.relative_to(made) for file in made.rglob("*") if file.is_file()}
+        for file in files:
+            assert (folder / file).read_bytes() == (made / file).read_bytes()
+
+
+def test_another_root_than_expected_is_refused() -> None:
+    with pytest.raises(DigestMismatchError) as refused:
+        verify(str(GOOD), expected_root="0" * 64)
+    assert [finding.code for finding in refused.value.findings] == ["N003"]
+
+
+def test_a_set_that_was_written_stays_readable() -> None:
+    shown = {}
+    for number in ("1", "2", "3"):
+        result = verify(str(GOOD), snapshot=number)
+        assert result.findings == []
+        with open_archive(str(GOOD), snapshot=number) as state:
+            assert state.content_root == result.content_root
+            names = {
+                run.mlflow.run["info"]["run_name"]: state.metric_history(run).num_rows
+                for run in state.runs()
+            }
+            shown[number] = names, [m.mlflow.registered_model["name"] for m in state.models()]
+            for run in state.runs():
+                with state.open_artifact(run, "notes.txt") as file:
+                    name = run.mlflow.run["info"]["run_name"]
+                    assert file.read() == f"notes of {name}\n".encode()
+    assert shown == {
+        "1": ({"run 0": 3, "run 1": 3, "run 2": 3}, []),
+        "2": ({"run 0": 4, "run 1": 3}, []),
+        "3": ({"run 0": 4, "run 1": 3}, ["churn"]),
+    }
