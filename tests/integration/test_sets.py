@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -347,6 +350,59 @@ def test_damage_of_a_set_has_its_code(store: Store, code: str) -> None:
     except InvalidArchiveError as error:
         found = list(error.findings)
     assert {finding.code for finding in found} == {code}
+
+
+_KILLED = """
+import os, signal, sys
+import mlflow.store.tracking.sqlalchemy_store
+from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.storage import output
+from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
+uri, folder, dies_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+done = 0
+def step():
+    global done
+    done += 1
+    if done == dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+def around(function):
+    def called(*arguments, **named):
+        step()
+        result = function(*arguments, **named)
+        step()
+        return result
+    return called
+output.OutputFile.write = around(output.OutputFile.write)
+output.publish_new = around(output.publish_new)
+StoreFolder.put = around(StoreFolder.put)
+pack(tracking_uri=uri, set=folder)
+print(done)
+"""
+
+
+def _pack_and_die(store: Store, folder: str, dies_at: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _KILLED, store.uri, folder, str(dies_at)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_killed_anywhere_the_next_pack_makes_a_whole_snapshot(store: Store) -> None:
+    store.pack()
+    store.client.log_metric(store.runs[0], "loss", 3.0, step=50)
+    copied = str(store.folder / "copied")
+    shutil.copytree(store.set, copied)
+    points = int(_pack_and_die(store, copied, 0).stdout)
+    assert points > 10
+    for dies_at in (1, 2, points // 4, points // 3, points // 2):
+        assert _pack_and_die(store, store.set, dies_at).returncode == -signal.SIGKILL
+        assert verify(store.set).ok
+        assert [file.name for file in (Path(store.set) / "snapshots").iterdir()] == [
+            "00000001.json"
+        ]
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+    prune(store.set, grace_s=0, apply=True)
+    assert verify(store.set).ok
+    store.is_whole()
 
 
 def test_a_snapshot_is_signed_and_looked_at_by_mlflow(store: Store, tmp_path: Path) -> None:
