@@ -185,6 +185,77 @@ def test_each_snapshot_is_as_it_was(store: Store, tmp_path: Path) -> None:
         assert _plain(rows_of_tables(target)) == _plain(truth)
 
 
+def test_traces_grow_go_and_come(store: Store) -> None:
+    with as_default(store.uri):
+        mlflow.set_experiment(experiment_id=store.experiments[0])
+        ids = [_traced(f"question {number}") for number in range(4)]
+        assert store.pack().counts[Kind.TRACE].written == 4
+        store.is_whole()
+
+        mlflow.log_feedback(trace_id=ids[1], name="good", value=True)
+        store.client.delete_traces(store.experiments[0], trace_ids=[ids[2]])
+        ids.append(_traced("question 5"))
+        report = store.pack()
+        assert report.counts[Kind.TRACE].written == 2
+        assert report.counts[Kind.TRACE].skipped == 2
+        assert (report.snapshot or {})["gone"] == 1
+        store.is_whole()
+
+        store.client.delete_traces(store.experiments[0], trace_ids=[ids[1]])
+        assert store.pack().counts[Kind.TRACE].written == 0
+        store.is_whole()
+    prune(store.set, compact=True, apply=True)
+    store.is_whole()
+    assert verify(store.set).ok
+    with open_archive(store.set, snapshot="1") as first:
+        assert len(first.trace_ids()) == 4
+
+
+def _traced(question: str) -> str:
+    with mlflow.start_span(name="chat") as span:
+        span.set_inputs({"question": question})
+    mlflow.flush_trace_async_logging()
+    return str(span.trace_id)
+
+
+def test_names_that_differ_in_case_alone_keep_their_places(store: Store) -> None:
+    for name in ("churn", "Churn", "CHURN"):
+        store.client.create_registered_model(name)
+        store.client.create_model_version(name, f"runs:/{store.runs[0]}/notes", store.runs[0])
+    store.pack()
+    store.is_whole()
+    store.client.set_registered_model_alias("Churn", "best", "1")
+    assert store.pack().counts[Kind.REGISTERED_MODEL].written == 1
+    store.is_whole()
+    store.client.create_registered_model("chUrn")
+    store.client.update_registered_model("churn", "described")
+    store.client.delete_registered_model("CHURN")
+    store.pack()
+    store.is_whole()
+    with open_archive(store.set) as archive:
+        names = sorted(m.mlflow.registered_model["name"] for m in archive.models())
+        assert names == ["Churn", "chUrn", "churn"]
+        assert len(archive.versions("Churn")) == 1
+    prune(store.set, compact=True, apply=True)
+    store.is_whole()
+
+
+def test_what_was_not_asked_for_is_as_it_was(store: Store) -> None:
+    store.pack()
+    store.client.set_tag(store.runs[0], "a", "1")
+    store.client.set_tag(store.runs[9], "b", "2")
+    report = store.pack(experiments=["a"])
+    assert report.counts[Kind.RUN].written == 1
+    assert (report.snapshot or {})["objects"] == 13
+    with open_archive(store.set) as archive:
+        assert len(archive.run_ids()) == 10
+        tags = {run.id: run.tags for run in archive.runs()}
+        assert tags[store.runs[0]]["a"] == "1"
+        assert "b" not in tags[store.runs[9]]
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+
+
 def test_recheck_finds_what_nothing_tells(store: Store) -> None:
     store.pack()
     file = next((store.folder / "files").rglob("a.txt"))
@@ -424,6 +495,28 @@ def test_a_snapshot_is_signed_and_looked_at_by_mlflow(store: Store, tmp_path: Pa
         assert [row.value for row in rows][-1] == 3.0
         run = client.get_run(store.runs[1])
         assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/a.txt") == "hello 1"
+
+
+@pytest.mark.parametrize("database", ["postgres_uri", "mariadb_uri"])
+def test_other_databases_tell_what_changed(
+    tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    store = Store(tmp_path, request.getfixturevalue(database))
+    store.pack()
+    assert _written(store.pack()) == {}
+    store.client.log_metric(store.runs[0], "loss", 7.0, step=3)
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
+
+
+def test_a_folder_tells_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = Store(tmp_path, str(tmp_path / "mlruns"))
+    store.pack()
+    assert _written(store.pack()) == {}
+    store.client.log_metric(store.runs[0], "loss", 7.0, step=3)
+    assert store.pack().counts[Kind.RUN].written == 1
+    store.is_whole()
 
 
 def test_a_set_lies_on_a_store(store: Store, s3_bucket: Bucket) -> None:
