@@ -563,6 +563,7 @@ def retain(
     apply: bool = ...,
     purge: bool = ...,
     hollow: bool = ...,
+    lock_until_ms: int | None = ...,
     source_moved: bool = ...,
     jobs: int = ...,
     dry_run: bool = ...,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options.declared import asked
+from mlflow_exim_plugin.options.selection import parse_time_ms
 
 __all__ = ["Moving", "Retaining"]
 
@@ -45,6 +47,14 @@ class Retaining:
         "Keep the runs that go with their params, tags, latest metrics and times, and free their "
         "metric histories and files; for a database.",
         default=False,
+    )
+    lock_until_ms: int | None = asked(
+        "Let the store keep what holds the runs from being removed by anybody until TIME, before "
+        "they are deleted: S3's Object Lock in its mode COMPLIANCE.",
+        default=None,
+        flag="--lock-until",
+        metavar="TIME",
+        read=functools.partial(parse_time_ms, end=True),
     )
     source_moved: bool = asked(
         "Say that the set's source has another address now, such as that of its database.",

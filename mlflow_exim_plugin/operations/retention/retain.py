@@ -44,10 +44,11 @@ from mlflow_exim_plugin.sources.archive.snapshot.set_folder import (
     snapshot_number,
     snapshot_path,
 )
+from mlflow_exim_plugin.storage.folders.locks import lock_file, require_locks
 from mlflow_exim_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from mlflow_exim_plugin.host.removal.runs import Removal
     from mlflow_exim_plugin.operations.ends import OpenSource
@@ -170,6 +171,8 @@ def retain(
     ):
         if retaining.frees:
             _ = removal.tables  # refused here, before anything is done
+        if retaining.lock_until_ms is not None:
+            require_locks(set, opening.storage_options)
         result = Retention(
             wanted.name or policy, source.name, redact_url(set), not retaining.apply, retaining.mode
         )
@@ -245,7 +248,14 @@ class _Task:
                 for run in some:
                     if run.goes:
                         run.fails(f"the set cannot be read: {error.message}")
+            self._lock(number, verified)
             self._take_away([run for run in some if run.goes], number, states, {*states})
+
+    def _lock(self, number: int, packs: Collection[str]) -> None:
+        """Let the store keep a snapshot and the archives that hold runs, if that is asked for."""
+        until_ms, folder = self.retaining.lock_until_ms, self.folder
+        for path in (*packs, snapshot_path(number)) if until_ms is not None else ():
+            lock_file(folder.at(path), self.opening.storage_options, until_ms)
 
     def _prove(self, runs: list[PlannedRun], number: int, verified: set[str]) -> None:
         """Let those runs fail that the set does not have as the deployment has them."""

@@ -108,17 +108,20 @@ def files(of="files"):
     found = [p for p in sorted((folder / of).rglob("*")) if p.is_file()]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
-def is_somewhere(run_id):
+def lost():
+    return [] if is_somewhere(*runs) else [run for run in runs if not is_somewhere(run)]
+
+def is_somewhere(*wanted):
     # What is whole at the source, or else in a snapshot or at the target, is not lost.
     for other in (*sorted((folder / "set").rglob("snapshots/*.json")), folder / "target.db"):
         location = str(other) if other.suffix == ".json" else f"sqlite:///{other}"
         try:
-            if diff(str(folder / "whole.tar.zst"), location, runs=[run_id], rules="moved",
+            if diff(str(folder / "whole.tar.zst"), location, runs=wanted, rules="moved",
                     ignore=["experiment"]).equal:
                 return True
         except Exception:
             continue
-    found = diff(str(folder / "whole.tar.zst"), uri, runs=[run_id], rules="exact", ignore=[
+    found = diff(str(folder / "whole.tar.zst"), uri, runs=wanted, rules="exact", ignore=[
         "run.data.tags.mlflow.exim.archived", "run.data.tags.mlflow.exim.moved",
         "run.info.lifecycle_stage"])
     return found.equal
@@ -133,7 +136,7 @@ for number in range(points):
     dies_at = 1 + (2 * number + 1) * steps // (2 * points)
     status = forked(dies_at)
     told["killed"] += os.WIFSIGNALED(status)
-    told["lost"] += [[dies_at, run] for run in runs if not is_somewhere(run)]
+    told["lost"] += [[dies_at, run] for run in lost()]
     assert forked() == 0, dies_at
     again = there(), files(), there("target.db"), files("moved")
     told["differing"] += [
@@ -143,7 +146,7 @@ for number in range(points):
         for a, b in [(one.get(name, []), other.get(name, []))]
         if a != b
     ]
-    told["lost"] += [[dies_at, run, "in the end"] for run in runs if not is_somewhere(run)]
+    told["lost"] += [[dies_at, run, "in the end"] for run in lost()]
 print(json.dumps(told))
 """
 

@@ -18,7 +18,7 @@ from tests.old_runs import STEPS, OldRuns, seed_old_runs
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
-    from tests.conftest import MakeServer
+    from tests.conftest import Bucket, MakeServer
     from tests.integration.retention.conftest import OldStore
 
 pytestmark = pytest.mark.integration
@@ -278,3 +278,34 @@ def test_what_cannot_be_restored_is_said_in_one_line(
     assert retain(policy, kept, tracking_uri=uri, apply=True).ok
     with pytest.raises(NotFoundError, match="no run matches"):
         restore("0" * 32, kept, tracking_uri=uri)
+
+
+def test_a_store_locks_what_holds_the_runs(
+    old_sqlite: OldStore, policy: str, tmp_path: Path, s3_bucket: Bucket
+) -> None:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    uri = old_sqlite.uri
+    for kept in (str(tmp_path / "set"), f"{s3_bucket.url}/set"):
+        with pytest.raises(UsageError, match=r"cannot lock files|without Object Lock"):
+            retain(policy, kept, tracking_uri=uri, apply=True, lock_until_ms=4_000_000_000_000)
+    assert MlflowClient(uri).get_run(old_sqlite.made.runs["plain"]).info.lifecycle_stage == "active"
+
+    command = ["retain", policy, "--set", "s3://locked/set", "--tracking-uri", uri, "--apply"]
+    done = CliRunner().invoke(exim, [*command, "--lock-until", "2096-01-31"])
+
+    assert done.exit_code == 0, done.output
+    listed = [entry["Key"] for entry in client.list_objects_v2(Bucket="locked")["Contents"]]
+    locked = [key for key in listed if key.startswith(("set/packs/", "set/snapshots/"))]
+    assert len(locked) == 2
+    for key in locked:
+        head = client.head_object(Bucket="locked", Key=key)
+        assert head["ObjectLockMode"] == "COMPLIANCE"
+        assert head["ObjectLockRetainUntilDate"].year == 2096
+        (version,) = client.list_object_versions(Bucket="locked", Prefix=key)["Versions"]
+        with pytest.raises(ClientError):
+            client.delete_object(Bucket="locked", Key=key, VersionId=version["VersionId"])
+    assert restore(old_sqlite.made.runs["plain"], "s3://locked/set", tracking_uri=uri).ok
