@@ -9,7 +9,7 @@ from mlflow_exim_plugin.errors import ServerError
 from mlflow_exim_plugin.operations.retention.uses import runs_in_use
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Experiment, Failure, Kind, Run, closed_after
-from mlflow_exim_plugin.schema.provenance import HOLLOW, PURGING
+from mlflow_exim_plugin.schema.provenance import ARCHIVED, HOLLOW, PURGING
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.removal.runs import Removal
@@ -67,8 +67,16 @@ class PlannedRun:
         return asdict(self)
 
 
-def plan_of(policy: Policy, source: OpenSource, removal: Removal) -> list[PlannedRun]:
+def plan_of(
+    policy: Policy, source: OpenSource, removal: Removal, *, frees: bool
+) -> list[PlannedRun]:
     """Return the runs that a policy means, by experiment and id.
+
+    Args:
+        policy: The policy.
+        source: The deployment, to be read.
+        removal: The same, to be written to.
+        frees: Whether rows and files are to go, also of runs that were deleted before.
 
     Raises:
         ServerError: Not all runs can be listed, or nobody can tell which of them are in use.
@@ -88,7 +96,7 @@ def plan_of(policy: Policy, source: OpenSource, removal: Removal) -> list[Planne
                 experiment = names.get(item.experiment_id, "")
                 for number, rule in enumerate(policy.rules):
                     if rule.takes(item, experiment, until[number]):
-                        planned.append(_planned(policy, item, experiment, number))
+                        planned.append(_planned(policy, item, experiment, number, frees=frees))
                         break
     leaving = [run.run_id for run in planned if run.goes]
     used = runs_in_use(removal, source, leaving)
@@ -98,7 +106,7 @@ def plan_of(policy: Policy, source: OpenSource, removal: Removal) -> list[Planne
     return planned
 
 
-def _planned(policy: Policy, run: Run, experiment: str, number: int) -> PlannedRun:
+def _planned(policy: Policy, run: Run, experiment: str, number: int, *, frees: bool) -> PlannedRun:
     planned = PlannedRun(
         run.id,
         str(run.info.get("run_name") or ""),
@@ -114,4 +122,6 @@ def _planned(policy: Policy, run: Run, experiment: str, number: int) -> PlannedR
         planned.stays(f"{what} from {run.tags[PURGING]}")
     elif HOLLOW in run.tags:
         planned.stays(f"it is hollow: the rest of it is in {run.tags[HOLLOW]}")
+    elif ARCHIVED in run.tags and run.info.get("lifecycle_stage") == "deleted" and not frees:
+        planned.stays(f"it is deleted, and kept in {run.tags[ARCHIVED]}")
     return planned

@@ -178,7 +178,7 @@ def retain(
         )
         if retaining.apply and removal.is_direct:
             task.finish(removal, result)
-        result.runs = plan_of(wanted, source, removal)
+        result.runs = plan_of(wanted, source, removal, frees=retaining.frees)
         states: dict[str, list[str]] = {}
         if retaining.apply:
             states = {run.run_id: removal.state_of(run.run_id) for run in result.runs if run.goes}
@@ -253,9 +253,9 @@ class _Task:
 
     def _lock(self, number: int, packs: Collection[str]) -> None:
         """Let the store keep a snapshot and the archives that hold runs, if that is asked for."""
-        until_ms, folder = self.retaining.lock_until_ms, self.folder
-        for path in (*packs, snapshot_path(number)) if until_ms is not None else ():
-            lock_file(folder.at(path), self.opening.storage_options, until_ms)
+        if (until_ms := self.retaining.lock_until_ms) is not None:
+            for path in (*packs, snapshot_path(number)):
+                lock_file(self.folder.at(path), self.opening.storage_options, until_ms)
 
     def _prove(self, runs: list[PlannedRun], number: int, verified: set[str]) -> None:
         """Let those runs fail that the set does not have as the deployment has them."""

@@ -280,6 +280,23 @@ def test_what_cannot_be_restored_is_said_in_one_line(
         restore("0" * 32, kept, tracking_uri=uri)
 
 
+def test_what_was_deleted_before_is_freed_later(old_sqlite: OldStore, tmp_path: Path) -> None:
+    made, uri, kept = old_sqlite.made, old_sqlite.uri, str(tmp_path / "set")
+    path = tmp_path / "any.yaml"
+    path.write_text("rules: [{older_than: 400d, lifecycle_stage: any}]")
+    assert len(retain(str(path), kept, tracking_uri=uri, apply=True).of("archived")) == 5
+
+    again = retain(str(path), kept, tracking_uri=uri, apply=True)
+    freed = retain(str(path), kept, tracking_uri=uri, apply=True, purge=True)
+
+    assert (again.snapshot, again.of("archived")) == (None, [])
+    assert sorted(run.run_id for run in freed.of("purged")) == run_ids(made)
+    assert not any(run_id in row for _, row in rows(uri) for run_id in run_ids(made))
+    run_id = made.runs["plain"]
+    assert restore(run_id, kept, tracking_uri=uri).ok
+    assert MlflowClient(uri).get_run(run_id).info.lifecycle_stage == "active"
+
+
 def test_a_store_locks_what_holds_the_runs(
     old_sqlite: OldStore, policy: str, tmp_path: Path, s3_bucket: Bucket
 ) -> None:
