@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, redaction_of, to_deployment
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source, require_source
 from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
+from mlflow_exim_plugin.stages.changes import Changes
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
+    from mlflow_exim_plugin.sets.mirror import Mirror
 
 __all__ = ["copy", "is_same_place"]
 
@@ -76,6 +78,12 @@ def copy(
     work = replace(work, script=work.script or "mlflow_exim_plugin.copy")
     redaction = redaction_of(writing)
     from_, to = source_opening.at(source), target_opening.at(target)
+    mirror = None
+    if writing.since_last:
+        if redaction is not None:
+            raise UsageError("what is taken out is not remembered", "leave --since-last out")
+        mirror = _mirror(redact_url(source), redact_url(target), selection, writing)
+        reading = replace(reading, marks=mirror.marks(_experiments(target, to)))
     with (
         # The target first: reading a database may switch workspaces on for what is opened later.
         open_target(target, to, writing, selection, work) as written,
@@ -83,7 +91,30 @@ def copy(
     ):
         read = opened.through(redaction)
         stages = to_deployment(read.system(work.script), writing)
-        return deliver(read, written, selection, stages, work)
+        if mirror is None:
+            return deliver(read, written, selection, stages, work)
+        changes = Changes(reading.marks)
+        report = deliver(read, written, selection, [changes, *stages], work)
+    for kind, count in changes.unchanged().items():
+        report.skipped(kind, "*", "unchanged since the last copy", count)
+    if not work.dry_run:
+        mirror.remember(changes, report, _experiments(target, to))
+    return report
+
+
+def _mirror(*what: object) -> Mirror:
+    from mlflow_exim_plugin.sets.mirror import Mirror
+
+    return Mirror.of(*what)
+
+
+def _experiments(target: str, opening: Opening) -> list[str]:
+    """Return the ids of the experiments that a target has, none where it is not there yet."""
+    try:
+        with open_source(target, opening, contents=False, among=DEPLOYMENTS) as opened:
+            return list(opened.names.experiment_ids())
+    except NotFoundError:
+        return []
 
 
 def is_same_place(a: str, b: str) -> bool:

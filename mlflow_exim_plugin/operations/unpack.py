@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.deliver import deliver, redaction_of, to_deployment
 from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.slips import require_archive
@@ -54,6 +55,8 @@ def unpack(
     """
     where = redact_url(archive)
     require_archive(archive, f"write unpack ARCHIVE --tracking-uri {where}, or use copy")
+    if writing.since_last:
+        raise UsageError("--since-last is of copies: an archive does not change", "leave it out")
     redaction = redaction_of(writing)
     with (
         open_source(archive, opening, among=("archive", "export")) as opened,

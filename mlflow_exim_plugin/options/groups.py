@@ -444,6 +444,11 @@ class Writing(TakingOut):
         default=OnConflict.MERGE,
         choices=tuple(policy.value for policy in OnConflict),
     )
+    since_last: bool = asked(
+        "Of a copy, look only at what is new or changed at the source since the last copy with "
+        "this option from this machine; what the target lost meanwhile does not come again.",
+        default=False,
+    )
     importer: str | None = asked(
         "Keep the users of the runs, or make them yours.",
         default=None,

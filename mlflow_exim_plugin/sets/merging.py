@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sets.state import Row
     from mlflow_exim_plugin.stages.changes import Changes, Seen
 
-__all__ = ["NextState", "next_state"]
+__all__ = ["Doubt", "NextState", "next_state"]
 
 _HALF = 8
 
@@ -53,7 +53,7 @@ def next_state(
         failures: What could not be read or packed.
         selection: What was asked for: what was not is as it was.
     """
-    doubt = _Doubt(failures, changes.unlisted)
+    doubt = Doubt(failures, changes.unlisted)
     rows: dict[str, Row] = {}
     for path, seen in changes.seen.items():
         row = _row(seen, before.rows.get(path), written.get(path), doubt)
@@ -73,7 +73,7 @@ def next_state(
     return NextState(state, gone, is_sure)
 
 
-def _row(seen: Seen, known: Row | None, written: Row | None, doubt: _Doubt) -> Row | None:
+def _row(seen: Seen, known: Row | None, written: Row | None, doubt: Doubt) -> Row | None:
     if written is not None:
         mark = b"" if seen.id in doubt.cut else seen.mark
         return replace(written, mark=mark, name=seen.name, start_ms=seen.start_ms)
@@ -82,8 +82,12 @@ def _row(seen: Seen, known: Row | None, written: Row | None, doubt: _Doubt) -> R
     return replace(known, mark=seen.mark, name=seen.name)
 
 
-class _Doubt:
+class Doubt:
     """What failures leave open.
+
+    Args:
+        failures: They.
+        unlisted: Ids of those that were known before anything was read.
 
     Attributes:
         of_all: Whether it is open what there is.

@@ -23,7 +23,7 @@ from tests.integration.conftest import rows_of
 from tests.integration.test_workspaces import ENABLED, contents
 from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
-from tests.servers import start_server
+from tests.servers import new_sqlite_database, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -322,3 +322,47 @@ def test_a_copy_inside_one_place_goes_to_other_names_and_is_known_again(sqlite_u
     (version,) = client.search_model_versions("name = 'net-production'")
     assert (version.version, version.run_id) in {("1", run_id), (1, run_id)}
     assert len(client.search_model_versions("name = 'net'")) == 2
+
+
+@pytest.mark.parametrize("way", ["server", "database"])
+def test_a_mirror_gets_what_is_new_or_grown(
+    way: str,
+    sqlite_uri: str,
+    make_server: MakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    experiment = client.create_experiment("a", artifact_location=str(tmp_path / "files"))
+    runs = [client.create_run(experiment, run_name=f"r{n}").info.run_id for n in range(4)]
+    for run_id in runs:
+        client.log_metric(run_id, "loss", 1.0)
+    how: dict[str, Any] = {"since_last": True}
+    target = make_server().url
+    if way == "database":
+        new_sqlite_database(tmp_path / "target.db")
+        target = f"sqlite:///{tmp_path / 'target.db'}"
+        how["artifact_location"] = str(tmp_path / "out")
+    assert copy(sqlite_uri, target, **how).counts[Kind.RUN].written == 4
+
+    child = client.create_run(experiment, tags={"mlflow.parentRunId": runs[1]}).info.run_id
+    client.log_metric(runs[0], "loss", 0.5, step=1)
+    client.create_registered_model("m")
+    client.create_model_version("m", f"runs:/{runs[2]}/x", runs[2])
+    report = copy(sqlite_uri, target, **how)
+    assert report.counts[Kind.RUN].found == 5
+    assert [skip.count for skip in report.skips if skip.kind is Kind.RUN] == [3]
+
+    there = MlflowClient(target, target)
+    (copied,) = (e for e in there.search_experiments() if e.name == "a")
+    by_name = {run.info.run_name: run for run in there.search_runs([copied.experiment_id])}
+    name = client.get_run(child).info.run_name
+    parent = by_name[name].data.tags["mlflow.parentRunId"]
+    assert parent == by_name["r1"].info.run_id
+    assert by_name["r0"].data.metrics == {"loss": 0.5}
+    assert there.get_model_version("m", "1").run_id == by_name["r2"].info.run_id
+
+    again = copy(sqlite_uri, target, **how)
+    assert again.counts[Kind.RUN].skipped == 5
+    assert diff(sqlite_uri, target).equal

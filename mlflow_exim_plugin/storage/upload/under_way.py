@@ -21,14 +21,19 @@ from mlflow_exim_plugin.storage.leftovers import is_held, locked, remove_left, u
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Note", "kept_for", "note", "notes", "remove_noted", "taken_over"]
+__all__ = ["Note", "kept_for", "note", "notes", "remove_noted", "state_folder", "taken_over"]
 
 _log = logging.getLogger(__name__)
 
 
-def _folder() -> Path:
+def state_folder(name: str) -> Path:
+    """Return a folder for what this machine remembers from one command to the next."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "mlflow-exim" / "under-way"
+    return Path(state).expanduser() / "mlflow-exim" / name
+
+
+def _folder() -> Path:
+    return state_folder("under-way")
 
 
 def kept_for(url: str) -> Path:
