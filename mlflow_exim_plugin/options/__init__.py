@@ -6,22 +6,19 @@ these classes. A function takes whole groups; ``flat`` lets it take their fields
 
 from __future__ import annotations
 
+from mlflow_exim_plugin.options.archives import SALT_VARIABLE, Packing, Repacking, TakingOut
 from mlflow_exim_plugin.options.declared import Option, flat, flat_fields, option_of
 from mlflow_exim_plugin.options.groups import (
-    SALT_VARIABLE,
     Clearing,
     Comparing,
     Drawing,
     Extracting,
     OnConflict,
     Opening,
-    Packing,
     Publishing,
     Reading,
     Rename,
-    Repacking,
     Scanning,
-    TakingOut,
     Work,
     Writing,
 )

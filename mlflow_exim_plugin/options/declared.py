@@ -13,7 +13,16 @@ from mlflow_exim_plugin.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AGAIN", "Option", "asked", "flat", "flat_fields", "for_programs", "option_of"]
+__all__ = [
+    "AGAIN",
+    "Option",
+    "asked",
+    "at_least_one",
+    "flat",
+    "flat_fields",
+    "for_programs",
+    "option_of",
+]
 
 _Result = TypeVar("_Result")
 _OPTION = "option"
@@ -115,3 +124,13 @@ def flat(**renamed: str) -> Callable[[Callable[..., _Result]], Callable[..., _Re
         return called
 
     return decorate
+
+
+def at_least_one(jobs: int) -> None:
+    """Refuse to do nothing at once.
+
+    Raises:
+        UsageError: It is less than 1.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs is at least 1, not {jobs}")

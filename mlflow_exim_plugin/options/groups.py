@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
-from mlflow_exim_plugin.options.declared import AGAIN, asked, for_programs
-from mlflow_exim_plugin.options.selection import age_s, parse_time_ms
+from mlflow_exim_plugin.options.archives import TakingOut
+from mlflow_exim_plugin.options.declared import AGAIN, asked, at_least_one, for_programs
+from mlflow_exim_plugin.options.selection import age_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,20 +20,16 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
-    "SALT_VARIABLE",
     "Clearing",
     "Comparing",
     "Drawing",
     "Extracting",
     "OnConflict",
     "Opening",
-    "Packing",
     "Publishing",
     "Reading",
     "Rename",
-    "Repacking",
     "Scanning",
-    "TakingOut",
     "Work",
     "Writing",
 ]
@@ -134,111 +131,6 @@ class Reading:
     marks: Any = for_programs(None)
 
 
-SALT_VARIABLE = "MLFLOW_EXIM_SALT"
-"""Environment variable that may hold the salt of hashes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakingOut:
-    """What is taken out on the way."""
-
-    redact: tuple[str, ...] = asked(
-        "YAML file of rules for what is dropped, hashed or replaced on the way; or users, "
-        f"trace-content, places or secrets: rules that are ready.{AGAIN}",
-        default=(),
-        metavar="RULES",
-    )
-    salt_file: str | None = asked(
-        "File with the secret that hashes are made with, 16 bytes or more; MLFLOW_EXIM_SALT may "
-        "hold it too. The same salt gives the same hashes. It is stored nowhere.",
-        default=None,
-        metavar="FILE",
-    )
-
-
-@dataclass(frozen=True)
-class Packing(TakingOut):
-    """How an archive is written.
-
-    Attributes:
-        passphrase: Asks for the passphrase of an encrypted key that no variable has.
-    """
-
-    level: int = asked("zstd compression level.", default=3, least=1, most=22)
-    overwrite: bool = asked("Replace an archive that is there.", default=False)
-    resume: bool = asked(
-        "Go on where a pack to this name was broken off, and leave what was packed if this one is. "
-        "For a store it is kept on this machine too meanwhile.",
-        default=False,
-    )
-    as_of_ms: int | None = asked(
-        "Say that it was packed at TIME, ISO 8601 in UTC or ms, so that the same state gives the "
-        "same bytes; SOURCE_DATE_EPOCH or now without it.",
-        default=None,
-        flag="--as-of",
-        metavar="TIME",
-        read=parse_time_ms,
-    )
-    export_source_tags: bool = asked(
-        "Give packed runs their ids, times, users and mlflow. tags again as tags "
-        "mlflow_export_import.*.",
-        default=False,
-    )
-    set: str | None = asked(
-        "Path or URL of a set, a folder of archives: only what is new or changed since its newest "
-        "snapshot is packed, and the next snapshot says what is there now.",
-        default=None,
-        metavar="SET",
-    )
-    recheck: bool = asked(
-        "Of a set, read all of the source and compare digests; without it, what a source says of "
-        "itself tells what is unchanged: documents, numbers of rows, names, sizes and times.",
-        default=False,
-    )
-    keep_until_ms: int | None = asked(
-        "Of a set, keep the snapshot at least until TIME: `forget` leaves it.",
-        default=None,
-        flag="--keep-until",
-        metavar="TIME",
-        read=parse_time_ms,
-    )
-    source_moved: bool = asked(
-        "Of a set, say that its source has another address now.", default=False
-    )
-    sign: str | None = asked(
-        "Private key that signs the archive once it is there, as `sign --key` takes it.",
-        default=None,
-        metavar="KEY",
-    )
-    passphrase: Callable[[], str] | None = for_programs(None)
-
-
-@dataclass(frozen=True)
-class Repacking:
-    """How an archive is compressed anew.
-
-    Attributes:
-        progress: Called with the bytes of the archive done and their total.
-    """
-
-    level: int = asked("zstd compression level.", default=19, least=1, most=22)
-    frame_bytes: int | None = asked(
-        "Bytes that a frame holds, up to 4194304: more compress better, fewer are read faster in "
-        "place; as a pack has them without it.",
-        default=None,
-        least=16 << 10,
-        most=4 << 20,
-    )
-    overwrite: bool = asked("Replace an archive that is there.", default=False)
-    jobs: int = asked("Threads that compress.", default=4, least=1)
-    progress: Callable[[int, int], None] | None = for_programs(None)
-
-    def __post_init__(self) -> None:
-        _at_least_one(self.jobs)
-        if self.frame_bytes is not None and not 16 << 10 <= self.frame_bytes <= 4 << 20:
-            raise UsageError(f"a frame holds 16384 to 4194304 bytes, not {self.frame_bytes}")
-
-
 @dataclass(frozen=True)
 class Scanning:
     """What is looked for, and how much of it is told.
@@ -273,7 +165,7 @@ class Scanning:
     progress: Callable[[Any], None] | None = for_programs(None)
 
     def __post_init__(self) -> None:
-        _at_least_one(self.jobs)
+        at_least_one(self.jobs)
 
 
 @dataclass(frozen=True)
@@ -515,11 +407,6 @@ class Writing(TakingOut):
         return self.import_source_tags and not mark.endswith(_WITH_SOURCE_TAGS)
 
 
-def _at_least_one(jobs: int) -> None:
-    if jobs < 1:
-        raise UsageError(f"jobs is at least 1, not {jobs}")
-
-
 @dataclass(frozen=True)
 class Work:
     """How much is done at once, and whether at all.
@@ -538,7 +425,7 @@ class Work:
     progress: Callable[[Report], None] | None = for_programs(None)
 
     def __post_init__(self) -> None:
-        _at_least_one(self.jobs)
+        at_least_one(self.jobs)
 
 
 @dataclass(frozen=True)
@@ -571,7 +458,7 @@ class Comparing:
     progress: Callable[[str, int], None] | None = for_programs(None)
 
     def __post_init__(self) -> None:
-        _at_least_one(self.jobs)
+        at_least_one(self.jobs)
 
 
 @dataclass(frozen=True)
