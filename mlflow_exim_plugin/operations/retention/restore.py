@@ -91,9 +91,12 @@ def restore(
         writing=Writing(artifact_location=root),
         work=work,
     )
-    if work.dry_run or not report.ok or not marks:
+    if work.dry_run or not report.ok:
         return report
     with opened_to_remove(uri, opening, Reading()) as (_, removal):
+        if removal.marks_of(run_id) is None:  # MLflow's API made it another id
+            return report
+        removal.show(run_id)  # it may have been deleted before it was put into the set
         removal.unmark(run_id)  # what is hollow is read without what it lacks
         with (
             open_source(uri, opening.at(uri), jobs=work.jobs, among=DEPLOYMENTS) as there,
@@ -102,7 +105,7 @@ def restore(
             proof = Proof(there.stream, kept.stream, "moved", IN_PLACE)
             problems = proof.problems({run_id: run_id})
         if problems:
-            if HOLLOW in marks:
+            if marks and HOLLOW in marks:
                 removal.mark(run_id, marks)
             raise ServerError(f"run {run_id} is not what the set has: {problems[run_id]}")
     return report
