@@ -685,6 +685,7 @@ def verify(
     keys: str | Sequence[str] = ...,
     require: int | None = ...,
     signatures: str | Sequence[str] = ...,
+    authority: str | None = ...,
     seed: str | None = ...,
     jobs: int = ...,
     progress: Callable[[int, int], None] | None = ...,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -42,6 +44,7 @@ def signatures(root: str) -> dict[str, bytes]:
         "S005_signature_value.sig.json": _altered(alice.signed(good)),
         "S006_unknown_key.sig.json": mallory.signed(_statement(root, "alice")),
     }
+    files["S008_timestamp.sig.json"] = alice.signed(_statement(root, "alice", meaning="in time"))
     one = [{"files": [n], "keys": ["alice"], "require": 1, "codes": []} for n in files if n[0] != "S"]
     one[2]["keys"] = ["bob"]
     bad = [
@@ -49,6 +52,8 @@ def signatures(root: str) -> dict[str, bytes]:
         for name in files
         if name[0] == "S"
     ]
+    bad[-1] |= {"authority": "authority.pem"}
+    files["S008_timestamp.sig.json.tsr"] = b"0\x03\x02\x01\x00"
     many = [
         {"files": ["alice.sig.json", "bob.sig.json"], "keys": ["alice", "bob"], "require": 2},
         {"files": ["both.sig.json"], "keys": ["alice", "bob"], "require": 2},
@@ -66,6 +71,7 @@ def signatures(root: str) -> dict[str, bytes]:
     }
     cases = [*one, *({**c, "codes": []} for c in many), noted, *bad]
     cases += [{**case, "codes": ["S007"]} for case in few]
+    files["authority.pem"] = alice.certificate()
     files |= {f"{key.name}.pub": key.pem for key in (alice, bob)}
     files["cases.json"] = _json({"archive": f"good/{ARCHIVE}", "cases": cases})
     return {f"signatures/{name}": data for name, data in files.items()}
@@ -79,6 +85,15 @@ class _Key:
         self.pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.id = hashlib.sha256(der).hexdigest()
+
+    def certificate(self) -> bytes:
+        """Return a certificate that an authority could have."""
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.name)])
+        builder = x509.CertificateBuilder(name, name, self._key.public_key(), serial_number=1)
+        begun = datetime(2026, 9, 21, tzinfo=timezone.utc)
+        builder = builder.not_valid_before(begun).not_valid_after(begun + timedelta(days=3650))
+        made = builder.sign(self._key, None)
+        return made.public_bytes(Encoding.PEM)
 
     def signature(self, statement: dict[str, Any], kind: str = PAYLOAD_TYPE) -> dict[str, str]:
         payload = json.dumps(statement).encode()

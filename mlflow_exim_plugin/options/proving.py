@@ -76,6 +76,13 @@ class Checking:
         flag="--signature",
         metavar="FILE",
     )
+    authority: str | None = asked(
+        "Certificates (PEM) of a time-stamping authority: then only signatures count that have its "
+        "timestamp beside them, as sign --timestamp puts it there.",
+        default=None,
+        flag="--timestamp-authority",
+        metavar="FILE",
+    )
     seed: str | None = asked(
         "What chooses the members of --sample: the same chooses the same ones again.",
         default=None,
@@ -95,7 +102,7 @@ class Checking:
             raise UsageError(f"a sample of {self.sample} percent", "give more than 0, at most 100")
         if self.seed is not None and self.sample is None:
             raise UsageError("a seed chooses a sample, and none is asked for", "add --sample")
-        if not self.keys and (self.require or self.signatures):
+        if not self.keys and (self.require or self.signatures or self.authority):
             raise UsageError("signatures are held against keys, and there is none", "add --key")
 
     @property

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,7 +35,7 @@ from mlflow_exim_plugin.container.signing.statements import (
     SIGNATURE_RULES,
     Statement,
 )
-from mlflow_exim_plugin.errors import ServerError, SignatureError
+from mlflow_exim_plugin.errors import ServerError, SignatureError, UsageError
 from tests.far_stores import absent
 from tests.servers import CACHE, locked
 
@@ -59,9 +60,12 @@ def test_a_sample_gives_exactly_its_codes(case: dict[str, Any], tmp_path: Path) 
     archive = shutil.copy(ARCHIVE, tmp_path / "minimal.tar.zst")
     for file in case["files"]:
         shutil.copy(FOLDER / file, f"{archive}.{file}")
+        if (FOLDER / f"{file}.tsr").exists():
+            shutil.copy(FOLDER / f"{file}.tsr", f"{archive}.{file}.tsr")
+    authority = str(FOLDER / case["authority"]) if "authority" in case else None
     keys = [str(FOLDER / f"{name}.pub") for name in case["keys"]]
 
-    result = verify(str(archive), keys=keys, require=case["require"])
+    result = verify(str(archive), keys=keys, require=case["require"], authority=authority)
 
     assert sorted(finding.code for finding in result.findings) == sorted(case["codes"])
     assert result.signed == result.ok == result.authentic == ("S007" not in case["codes"])
@@ -326,6 +330,54 @@ def test_openssl_verifies_the_time_that_an_authority_gave(
     done = subprocess.run([*check, "-data", archive], capture_output=True, check=False)
     assert done.returncode != 0
     assert verify(archive, keys=str(signed / "alice.pem.pub")).authentic
+
+
+def test_only_what_an_authority_confirmed_counts_where_one_is_given(
+    authority: Path, signed: Path, tmp_path: Path
+) -> None:
+    archive = str(shutil.copy(ARCHIVE, tmp_path / "a.tar.zst"))
+    key, trusted = str(signed / "alice.pem.pub"), str(authority / "ca.pem")
+    with answering(partial(stamped, authority)) as url:
+        made = sign(archive, str(signed / "alice.pem"), timestamp=url)
+    assert made.timestamp is not None
+    answer = Path(made.timestamp)
+    good = answer.read_bytes()
+
+    result = verify(archive, keys=key, authority=trusted)
+    assert result.authentic
+    told = datetime.fromisoformat(result.signatures[0].confirmed.replace("Z", "+00:00"))
+    assert abs(datetime.now(timezone.utc) - told) < timedelta(minutes=10)
+    assert f"confirmed {result.signatures[0].confirmed}" in str(result.signatures[0])
+
+    def codes(trusted: str) -> list[str]:
+        result = verify(archive, keys=key, authority=trusted)
+        assert not result.authentic
+        return [finding.code for finding in result.findings]
+
+    # Of another authority, another file, or damaged; and none.
+    assert codes(str(FOLDER / "authority.pem")) == ["S008", "S007"]
+    answer.write_bytes(stamped(authority, question_about(b"something else", tmp_path)))
+    assert codes(trusted) == ["S008", "S007"]
+    for position in range(0, len(good), 7):
+        answer.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        found = verify(archive, keys=key, authority=trusted)
+        assert found.authentic or {f.code for f in found.findings} == {"S008", "S007"}
+        # What is not signed of an answer is only its outermost shell.
+        if found.authentic:
+            assert found.signatures[0].confirmed == result.signatures[0].confirmed
+    answer.unlink()
+    assert codes(trusted) == ["S008", "S007"]
+    with pytest.raises(UsageError, match="certificates"):
+        verify(archive, keys=key, authority=key)
+    with pytest.raises(UsageError, match="keys"):
+        verify(archive, authority=trusted)
+
+
+def question_about(data: bytes, folder: Path) -> bytes:
+    (folder / "data").write_bytes(data)
+    command = ["openssl", "ts", "-query", "-data", "data", "-sha256", "-cert", "-out", "query"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "query").read_bytes()
 
 
 @pytest.mark.parametrize("lie", ["another's", "junk", "nothing", "refused"])

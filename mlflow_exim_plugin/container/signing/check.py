@@ -6,7 +6,7 @@ stays right when the archive is compressed anew. Source: spec/v1/signing.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container.signing.statements import (
@@ -18,7 +18,7 @@ from mlflow_exim_plugin.errors import SignatureError
 from mlflow_exim_plugin.schema.rules import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlflow_exim_plugin.container.signing.keys import PrivateKey, PublicKey
     from mlflow_exim_plugin.container.signing.statements import Predicate
@@ -42,6 +42,7 @@ class Signature:
         meaning: What they say by it.
         time: When, by the signer's clock.
         keys: Keys that made it, as they were given; empty while that was not checked.
+        confirmed: When it was there, as an authority says; empty where none was asked for.
     """
 
     file: str
@@ -50,11 +51,13 @@ class Signature:
     meaning: str
     time: str
     keys: tuple[str, ...] = ()
+    confirmed: str = ""
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
         meaning = f": {self.meaning}" if self.meaning else ""
-        return f"{self.signer}{role}, {self.time}{meaning}"
+        confirmed = f" (confirmed {self.confirmed})" if self.confirmed else ""
+        return f"{self.signer}{role}, {self.time}{confirmed}{meaning}"
 
 
 def file_name(archive: str, key_id: str) -> str:
@@ -80,7 +83,11 @@ def sign_root(root: str, subject: str, key: PrivateKey, predicate: Predicate) ->
 
 
 def check_signatures(
-    files: Mapping[str, bytes | SignatureError], keys: Sequence[PublicKey], root: str, required: int
+    files: Mapping[str, bytes | SignatureError],
+    keys: Sequence[PublicKey],
+    root: str,
+    required: int,
+    time_of: Callable[[str, bytes], str] = lambda _name, _data: "",
 ) -> tuple[list[Signature], list[Finding]]:
     """Hold signature files against keys and the root of an archive.
 
@@ -89,6 +96,7 @@ def check_signatures(
         keys: Whose signatures count.
         root: The archive's.
         required: How many different keys must have signed.
+        time_of: Tells when a file was there, by its name and bytes; raises ``SignatureError``.
 
     Returns:
         What the files say that speak of this archive and are signed by one of the keys, or of all
@@ -103,6 +111,7 @@ def check_signatures(
             if isinstance(data, SignatureError):
                 raise data
             signature, ids = _checked(name, data, keys, root)
+            signature = replace(signature, confirmed=time_of(name, data))
         except SignatureError as error:
             findings += error.findings
             continue

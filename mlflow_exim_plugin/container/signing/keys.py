@@ -119,7 +119,7 @@ def public_key(key: str) -> _PemPublicKey | _ForeignPublicKey:
         UsageError: It is no such key.
         MissingDependencyError: What it needs is not installed.
     """
-    text = _text_of(key)
+    text = text_of(key)
     if text.lstrip().startswith(b"{"):
         return _ForeignPublicKey(text, key)
     if b"PRIVATE KEY" in text:
@@ -269,7 +269,7 @@ class _ForeignPrivateKey:
 
 
 def _decrypted(key: str, passphrase: Callable[[], str] | None) -> PrivateKeyTypes:
-    text = _text_of(key)
+    text = text_of(key)
     with _cryptography():
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -293,7 +293,13 @@ def _decrypted(key: str, passphrase: Callable[[], str] | None) -> PrivateKeyType
         raise UsageError(f"{key} is of a kind that is not known here") from error
 
 
-def _text_of(key: str) -> bytes:
+def text_of(key: str) -> bytes:
+    """Return the text of a file, or of the variable that ``env:NAME`` names.
+
+    Raises:
+        NotFoundError: There is none.
+        UsageError: It cannot be read.
+    """
     if key.startswith(_FROM_ENVIRONMENT):
         name = key.removeprefix(_FROM_ENVIRONMENT)
         value = os.environ.get(name)

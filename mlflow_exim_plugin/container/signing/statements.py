@@ -55,6 +55,8 @@ _RULES = {
     "S006 unknown_key": "A signature file MUST have a signature by a key which the verifier has.",
     "S007 too_few": "As many different keys as the verifier asks for MUST have signed; a key "
     "counts once, however often it signed.",
+    "S008 timestamp": "Where the verifier has certificates of an authority, a signature file MUST "
+    "have a timestamp beside it that is theirs, of its bytes.",
 }
 
 SIGNATURE_RULES: dict[str, Rule] = {

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.signing.check import TOO_FEW
-from mlflow_exim_plugin.container.signing.keys import public_key
+from mlflow_exim_plugin.container.signing.keys import public_key, text_of
+from mlflow_exim_plugin.container.signing.timestamps import Authority
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.proving.sign import signatures_of
 from mlflow_exim_plugin.verification.archive import verify_archive, verify_tail
@@ -156,6 +157,9 @@ class Signers:
         self._keys = {key.id: key for key in map(public_key, checking.keys)}
         self._required = checking.require or len(self._keys)
         self._files = checking.signatures
+        self._authority = None
+        if checking.authority is not None:
+            self._authority = Authority(text_of(checking.authority))
         if self._required > len(self._keys):
             raise UsageError(
                 f"{self._required} signatures are asked for, and there are {len(self._keys)} keys"
@@ -180,6 +184,7 @@ class Signers:
             self._required,
             self._files,
             opening.storage_options,
+            self._authority,
         )
         return signatures, problems, not any(found.code == TOO_FEW for found in problems)
 

@@ -23,7 +23,12 @@ from mlflow_exim_plugin.container.signing.check import (
     sign_root,
 )
 from mlflow_exim_plugin.container.signing.statements import MAX_SIGNATURE_FILE_BYTES, Predicate
-from mlflow_exim_plugin.container.signing.timestamps import TIMESTAMP_SUFFIX, timestamp
+from mlflow_exim_plugin.container.signing.timestamps import (
+    MAX_ANSWER_BYTES,
+    TIMESTAMP_SUFFIX,
+    Authority,
+    timestamp,
+)
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
@@ -230,6 +235,7 @@ def signatures_of(
     required: int,
     named: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
+    authority: Authority | None = None,
 ) -> tuple[list[Signature], list[Finding]]:
     """Return what is signed of an archive, and what is wrong with it.
 
@@ -240,6 +246,7 @@ def signatures_of(
         required: How many of them must have signed.
         named: Where the signatures are; beside the archive without it.
         storage_options: For the file system.
+        authority: Whose timestamps must be beside the signatures, if anybody's.
 
     Raises:
         NotFoundError: A file that is named is not there.
@@ -255,13 +262,25 @@ def signatures_of(
         if listed is None and "?" not in archive:
             urls = [beside(archive, file_name("", key.id)) for key in public]
     files: dict[str, bytes | SignatureError] = {}
+    found_at = {_name_of(url): url for url in urls}
     for url in urls:
         try:
             files[_name_of(url)] = read_small(url, MAX_SIGNATURE_FILE_BYTES, storage_options)
         except NotFoundError:
             if not may_be_absent:
                 raise
-    return check_signatures(files, public, root, required)
+    if authority is None:
+        return check_signatures(files, public, root, required)
+    asked = authority
+
+    def time_of(name: str, data: bytes) -> str:
+        answer: bytes | None = None
+        with contextlib.suppress(NotFoundError):
+            where = beside(found_at[name], TIMESTAMP_SUFFIX)
+            answer = read_small(where, MAX_ANSWER_BYTES, storage_options)
+        return asked.time_of(name, data, answer)
+
+    return check_signatures(files, public, root, required, time_of)
 
 
 def unchecked_signatures(
