@@ -19,6 +19,7 @@ _HEAD = '''\
 """Made by docs/stub.py: the public names and every keyword that they take."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 '''

@@ -1,6 +1,7 @@
 """Made by docs/stub.py: the public names and every keyword that they take."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from mlflow_exim_plugin.comparison.result import Comparison as Comparison
@@ -44,6 +45,8 @@ from mlflow_exim_plugin.options.proving import Checking as Checking
 from mlflow_exim_plugin.options.proving import Signing as Signing
 from mlflow_exim_plugin.options.retention import Moving as Moving
 from mlflow_exim_plugin.options.retention import Retaining as Retaining
+from mlflow_exim_plugin.options.scaling import Planning as Planning
+from mlflow_exim_plugin.options.scaling import Scaling as Scaling
 from mlflow_exim_plugin.options.seeking import Indexing as Indexing
 from mlflow_exim_plugin.options.seeking import Seeking as Seeking
 from mlflow_exim_plugin.options.selection import Selection as Selection
@@ -55,6 +58,7 @@ from mlflow_exim_plugin.schema.report import Report as Report
 from mlflow_exim_plugin.sources.archive.archive import Archive as Archive
 from mlflow_exim_plugin.sources.archive.archive import open_archive as open_archive
 from mlflow_exim_plugin.version import __version__ as __version__
+from mlflow_exim_plugin.work.plan import TaskPlan as TaskPlan
 
 def convert(
     source: str,
@@ -399,6 +403,7 @@ def pack(
     reading: Reading = ...,
     packing: Packing = ...,
     work: Work = ...,
+    scaling: Scaling = ...,
     registry_uri: str | None = ...,
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
@@ -438,7 +443,46 @@ def pack(
     strict: bool = ...,
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
+    engine: str | None = ...,
+    executor: Executor | None = ...,
 ) -> Report: ...
+def plan(
+    tracking_uri: str | None = ...,
+    *,
+    opening: Opening = ...,
+    selection: Selection = ...,
+    reading: Reading = ...,
+    planning: Planning = ...,
+    work: Work = ...,
+    registry_uri: str | None = ...,
+    artifacts_destination: str | None = ...,
+    storage_options: Mapping[str, Any] | None = ...,
+    snapshot: str | None = ...,
+    experiments: str | Sequence[str] = ...,
+    runs: str | Sequence[str] = ...,
+    models: str | Sequence[str] = ...,
+    versions: str | Sequence[str] = ...,
+    datasets: str | Sequence[str] = ...,
+    filter: str = ...,
+    since_ms: int | None = ...,
+    until_ms: int | None = ...,
+    deleted: bool = ...,
+    traces: bool = ...,
+    artifacts: bool = ...,
+    include: str | Sequence[str] = ...,
+    exclude: str | Sequence[str] = ...,
+    force: bool = ...,
+    artifact_roots: Mapping[str, str] | None = ...,
+    follow_links: bool = ...,
+    marks: Any = ...,
+    parallel: int = ...,
+    as_of_ms: int | None = ...,
+    jobs: int = ...,
+    dry_run: bool = ...,
+    strict: bool = ...,
+    script: str = ...,
+    progress: Callable[[Report], None] | None = ...,
+) -> TaskPlan: ...
 def plot(
     archive: str,
     output: str,

@@ -18,6 +18,7 @@
     |- ServerLostError            it does not answer at all: going on is no use     exit 9
     |- StoreError                 a file system or object store refused or died     exit 9
     |  '- ReplacedError           what was read is no more what is at its name
+    |- EngineError                what runs tasks refused, or lost one              exit 9
     '- MissingDependencyError     an optional package is needed                     exit 1
 
 Codes are append-only: a released code never changes its meaning.
@@ -41,6 +42,7 @@ __all__ = [
     "ArchiveExistsError",
     "ConflictError",
     "DigestMismatchError",
+    "EngineError",
     "ErrorCode",
     "EximError",
     "ExitCode",
@@ -102,6 +104,7 @@ class ErrorCode(str, Enum):
     STORE = "store"
     REPLACED = "replaced"
     MISSING_DEPENDENCY = "missing_dependency"
+    ENGINE = "engine"
 
 
 class EximError(Exception):
@@ -279,6 +282,13 @@ class ReplacedError(StoreError):
     """What is at the name is not the file any more that was opened there."""
 
     code = ErrorCode.REPLACED
+
+
+class EngineError(EximError):
+    """What runs tasks cannot be reached, or lost one."""
+
+    code = ErrorCode.ENGINE
+    exit_code = ExitCode.SERVER
 
 
 class MissingDependencyError(EximError, ImportError):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copyreg
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
 from mlflow_exim_plugin import pack
 from mlflow_exim_plugin.container.reader import ArchiveReader
-from mlflow_exim_plugin.schema.report import Report
 from tests.compare import Snapshot, snapshot
 from tests.filled import copy_of_database, copy_of_server, once_a_session
 from tests.seed import Seeded, seed
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pytest
+
+    from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["Source", "seed_old_server", "seed_server", "server_with_all", "sqlite_file_with_all"]
 
@@ -89,14 +89,6 @@ def seed_old_server(uri: str) -> Seeded:
 def seed_database(uri: str) -> Seeded:
     """Fill a database with every hard case, also with names of files that a server refuses."""
     return seed(MlflowClient(uri, uri), local_artifacts=True)
-
-
-def _without_lock(report: Report) -> tuple[type[Report], tuple[()], dict[str, Any]]:
-    """Return how one test process tells another of a report."""
-    return Report, (), {name: value for name, value in vars(report).items() if name != "_lock"}
-
-
-copyreg.pickle(Report, _without_lock)
 
 
 def _packed(uri: str, database: Path, made: Seeded, folder: Path) -> Source:

@@ -11,6 +11,7 @@ from mlflow_exim_plugin import __version__
 
 _MODULES = {
     "pack": "pack",
+    "plan": "keeping.plan",
     "unpack": "unpack",
     "copy": "copy",
     "move": "retention.move",

@@ -24,6 +24,7 @@ __all__ = [
     "archive_argument",
     "archives_argument",
     "asks",
+    "optional_archive_argument",
     "output_options",
     "output_options_and",
     "refuse_unknown",
@@ -51,6 +52,16 @@ _LOG_JSON = click.option(
 def archive_argument(command: _Command) -> _Command:
     """Add the argument that says where the archive is."""
     return click.argument("archive", callback=_archive_location)(command)
+
+
+def optional_archive_argument(command: _Command) -> _Command:
+    """Add the argument that says where the archive is, where there may be something else for it."""
+
+    def checked(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+        return None if given is None else _archive_location(ctx, param, given)
+
+    argument = click.argument("archive", metavar="[ARCHIVE]", required=False, callback=checked)
+    return argument(command)
 
 
 def archives_argument(command: _Command) -> _Command:

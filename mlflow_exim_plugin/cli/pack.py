@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from mlflow_exim_plugin.cli.command import Command
-from mlflow_exim_plugin.cli.options import asks, output_options
+from mlflow_exim_plugin.cli.options import asks, optional_archive_argument, output_options
 from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.cli.proving import ask_passphrase
-from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work
+from mlflow_exim_plugin.options import Opening, Packing, Reading, Scaling, Selection, Work
 
 
 @click.command(cls=Command)
-@click.argument("archive", metavar="[ARCHIVE]", required=False)
+@optional_archive_argument
 @click.option(
     "--tracking-uri",
     metavar="URI",
@@ -29,6 +29,7 @@ from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Wor
     work=Work,
     reading=Reading,
     packing=Packing,
+    scaling=Scaling,
 )
 @output_options
 @click.pass_context

@@ -12,7 +12,7 @@ from mlflow_exim_plugin.operations.deliver import deliver, redaction_of
 from mlflow_exim_plugin.operations.ends import ARCHIVES, DEPLOYMENTS, open_source
 from mlflow_exim_plugin.operations.proving.sign import PackedSigner
 from mlflow_exim_plugin.operations.targets import open_target
-from mlflow_exim_plugin.options import Opening, Packing, Reading, Selection, Work, flat
+from mlflow_exim_plugin.options import Opening, Packing, Reading, Scaling, Selection, Work, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.lineage import ExportTags
 
@@ -32,6 +32,7 @@ def pack(
     reading: Reading = Reading(),
     packing: Packing = Packing(),
     work: Work = Work(),
+    scaling: Scaling = Scaling(),
 ) -> Report:
     """Pack a tracking server or store and its model registry into one archive.
 
@@ -47,6 +48,7 @@ def pack(
         reading: How the source is read.
         packing: How the archive is written.
         work: How much is done at once, and whether at all.
+        scaling: What packs into a set in several tasks.
 
     Returns:
         Counts, failures, and what was seen but not packed; ``ok`` is false when an object failed.
@@ -66,7 +68,11 @@ def pack(
             raise UsageError(f"{redact_url(archive)} is given beside a set", "give one of the two")
         from mlflow_exim_plugin.operations.keeping.pack_set import pack_into_set
 
-        return pack_into_set(packing.set, tracking_uri, opening, selection, reading, packing, work)
+        return pack_into_set(
+            packing.set, tracking_uri, opening, selection, reading, packing, work, scaling
+        )
+    if scaling.is_asked:
+        raise UsageError("tasks pack into a set", "name one with --set, or leave --engine out")
     if archive is None:
         raise UsageError("there is no archive to write", "name one, or a set with --set")
     archive = dated(archive, packing.as_of_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.container.paths import base_directory_for
@@ -43,7 +43,6 @@ __all__ = [
     "new_archive",
     "open_new_export",
     "open_target",
-    "plain_selection",
 ]
 
 _log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class NewArchive:
             earlier=earlier,
         ) as writer:
             self.written.append(writer)
-            asked, redaction = plain_selection(self.selection), source.redaction
+            asked, redaction = self.selection.to_json(), source.redaction
             if redaction is not None:
                 asked = redaction.system({"selection": asked})["selection"]
             step = source.step(self.work.script, self.packing.as_of_ms)
@@ -353,13 +352,3 @@ def _written_deployment(
                 "write to the database of the server, or leave --preserve-ids out",
             )
         yield target
-
-
-def plain_selection(selection: Selection) -> dict[str, Any]:
-    """Return what was asked for, without what was left at its default."""
-    default = asdict(Selection())
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(selection).items()
-        if value != default[key]
-    }

@@ -23,8 +23,10 @@ from mlflow_exim_plugin.options.groups import (
     Writing,
 )
 from mlflow_exim_plugin.options.keeping import Forgetting, Pruning
+from mlflow_exim_plugin.options.part import ALL_IDS, SelectionPart, within_ids
 from mlflow_exim_plugin.options.proving import KEY_KINDS, KEY_PASSPHRASE_VARIABLE, Checking, Signing
 from mlflow_exim_plugin.options.retention import Moving, Retaining
+from mlflow_exim_plugin.options.scaling import Planning, Scaling
 from mlflow_exim_plugin.options.seeking import Indexing, MetricRange, Seeking, key_and_text
 from mlflow_exim_plugin.options.selection import (
     Selection,
@@ -35,6 +37,7 @@ from mlflow_exim_plugin.options.selection import (
 )
 
 __all__ = [
+    "ALL_IDS",
     "KEY_KINDS",
     "KEY_PASSPHRASE_VARIABLE",
     "SALT_VARIABLE",
@@ -51,15 +54,18 @@ __all__ = [
     "Opening",
     "Option",
     "Packing",
+    "Planning",
     "Pruning",
     "Publishing",
     "Reading",
     "Rename",
     "Repacking",
     "Retaining",
+    "Scaling",
     "Scanning",
     "Seeking",
     "Selection",
+    "SelectionPart",
     "Signing",
     "TakingOut",
     "Work",
@@ -72,4 +78,5 @@ __all__ = [
     "option_of",
     "parse_time_ms",
     "version_asked",
+    "within_ids",
 ]

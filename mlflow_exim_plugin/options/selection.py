@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options.declared import AGAIN, asked
+from mlflow_exim_plugin.options.part import SelectionPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -133,6 +134,7 @@ class Selection:
     Attributes:
         alone: Whether what is named comes without what it needs at a target: a run without its
             ancestors, a version with its files in place of its run.
+        part: Which part of all that is taken now; None for all of it.
     """
 
     experiments: tuple[str, ...] = asked(
@@ -199,22 +201,67 @@ class Selection:
         f"Leave out artifacts whose path matches.{AGAIN}", default=(), metavar="GLOB"
     )
     alone: bool = False
+    part: SelectionPart | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", _which_versions(self.versions))
         if self.versions and not self.models:
             raise UsageError("--versions is of models, and none is named", "add -m NAME, or -m '*'")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what was asked for as JSON values, without what was left at its default."""
+        default = asdict(Selection())
+        asked = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value != default[key]
+        }
+        return asked if self.part is None else asked | {"part": self.part.to_json()}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Selection:
+        """Return what :meth:`to_json` gave.
+
+        Raises:
+            UsageError: There is no such option.
+        """
+        read: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in document.items()
+        }
+        if (part := read.get("part")) is not None:
+            read["part"] = SelectionPart.of_json(part)
+        try:
+            return cls(**read)
+        except TypeError as error:
+            raise UsageError(f"the selection is not as this version has it: {error}") from error
+
+    @property
+    def names_objects(self) -> bool:
+        """True when objects are named, whatever part of it is taken now."""
+        return bool(self.experiments or self.runs or self.models or self.datasets)
+
     @property
     def is_narrow(self) -> bool:
-        """True when objects are named: then what is not named stays behind."""
-        return bool(self.experiments or self.runs or self.models or self.datasets)
+        """True when what belongs to no experiment stays behind but for what is named."""
+        in_part = self.part is None or self.part.beside_experiments
+        return self.names_objects or not in_part
 
     @property
     def takes_all_runs(self) -> bool:
         """True when no run is left out, whatever is in it."""
-        is_timed = self.since_ms is not None or self.until_ms is not None
-        return self.deleted and not (self.is_narrow or self.filter or is_timed)
+        is_whole = self.part is None and not self.names_objects
+        return is_whole and self.deleted and not self.is_sifted
+
+    @property
+    def is_sifted(self) -> bool:
+        """True when what a run says of itself decides on it."""
+        return bool(self.filter) or self.since_ms is not None or self.until_ms is not None
+
+    @property
+    def takes_beside_runs(self) -> bool:
+        """True when what belongs to experiments beside their runs is in this part."""
+        return self.part is None or self.part.beside_runs
 
     @property
     def takes_all_artifacts(self) -> bool:
@@ -223,9 +270,15 @@ class Selection:
 
     def takes_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
         """Whether an experiment is taken with all its runs that match."""
+        if self.part is not None and experiment_id not in self.part.experiments:
+            return False
+        return self.means_experiment(experiment_id, name, lifecycle_stage)
+
+    def means_experiment(self, experiment_id: str, name: str, lifecycle_stage: str) -> bool:
+        """Whether an experiment is taken so in any part."""
         if lifecycle_stage == "deleted" and not self.deleted:
             return False
-        if not self.is_narrow:
+        if not self.names_objects:
             return True
         return matches(self.experiments, (experiment_id, name))
 
@@ -246,6 +299,8 @@ class Selection:
 
     def takes_model(self, name: str) -> bool:
         """Whether a registered model is taken, with all its versions or some."""
+        if self.part is not None and not self.part.beside_experiments:
+            return False
         if self.models:
             bases = (asked[0] for asked in map(version_asked, self.models) if asked)
             return matches((*self.models, *bases), (name,))

@@ -109,6 +109,12 @@ class Report:
         """How long it took."""
         return (self.ended_ms - self.started_ms) / 1000
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def __repr__(self) -> str:
         return f"Report(ok={self.ok}, {self.to_dict()['counts']})"
 
@@ -207,6 +213,50 @@ class Report:
         with self._lock:
             self.artifact_bytes += size_bytes
 
+    def take(self, other: Report) -> None:
+        """Add what another report counts and names; what both say in the same words is said once.
+
+        Args:
+            other: The report of a part of the same transfer.
+        """
+        with self._lock:
+            for kind, counts in other.counts.items():
+                mine = self.counts[kind]
+                mine.found += counts.found
+                mine.written += counts.written
+                mine.skipped += counts.skipped
+                mine.failed += counts.failed
+            self.completions.update(other.completions)
+            self.failures += other.failures
+            self.skips += other.skips
+            self.losses = list(dict.fromkeys([*self.losses, *other.losses]))
+            self.unpacked = list(dict.fromkeys([*self.unpacked, *other.unpacked]))
+            self.redacted += [what for what in other.redacted if what not in self.redacted]
+            self.metric_rows += other.metric_rows
+            self.artifact_bytes += other.artifact_bytes
+            self.read_as = self.read_as or other.read_as
+
+    @classmethod
+    def of_dict(cls, document: Mapping[str, Any]) -> Report:
+        """Return what a report told that is of one part of a transfer: counts and what is named.
+
+        Args:
+            document: What :meth:`to_dict` gave.
+        """
+        report = cls()
+        for kind, counts in document["counts"].items():
+            report.counts[Kind(kind)] = Counts(**counts)
+        report.completions.update({Kind(k): count for k, count in document["completed"].items()})
+        report.failures = [Failure(**_of_kind(failure)) for failure in document["failures"]]
+        report.losses = [Loss(**_of_kind(loss)) for loss in document["lossy"]]
+        report.skips = [Failure(**_of_kind(skip)) for skip in document["skips"]]
+        report.unpacked = [Unpacked(**seen) for seen in document["not_packed"]]
+        report.redacted = list(document["redacted"])
+        report.metric_rows = document["metric_rows"]
+        report.artifact_bytes = document["artifact_bytes"]
+        report.read_as = document["read_as"]
+        return report
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         with self._lock:
@@ -292,6 +342,10 @@ class Extraction(Report):
 def plain(entry: Failure | Loss) -> dict[str, Any]:
     """Return a failure or loss as JSON values."""
     return asdict(entry) | {"kind": str(entry.kind)}
+
+
+def _of_kind(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "kind": Kind(entry["kind"])}
 
 
 def _now_ms() -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.kinds import Kind
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sets.state import Row
     from mlflow_exim_plugin.stages.changes import Changes, Seen
 
-__all__ = ["Doubt", "NextState", "next_state"]
+__all__ = ["Doubt", "FoundAtSource", "NextState", "found_by", "next_state"]
 
 _HALF = 8
 
@@ -37,39 +37,73 @@ class NextState:
     is_sure: bool
 
 
-def next_state(
-    before: SetState,
-    changes: Changes,
-    written: Mapping[str, Row],
-    failures: Iterable[Failure],
-    selection: Selection,
-) -> NextState:
-    """Return the state after a pack.
+@dataclass
+class FoundAtSource:
+    """What a pack, or one of several parts of it, found at the source.
+
+    Attributes:
+        rows: Its objects, by path, as they are in the set now.
+        unpacked: Paths of objects that it saw and that are not in the set.
+        owners: See ``Changes.owners``.
+    """
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    unpacked: set[str] = field(default_factory=set)
+    owners: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def take(self, other: FoundAtSource) -> None:
+        """Add what another part found, which was packed later."""
+        self.rows.update(other.rows)
+        self.unpacked |= other.unpacked
+        self.owners.update(other.owners)
+
+
+def found_by(
+    before: SetState, changes: Changes, written: Mapping[str, Row], failures: Iterable[Failure]
+) -> FoundAtSource:
+    """Return what a pack found.
 
     Args:
         before: The state before it.
         changes: What was seen of the source.
         written: What was packed, by path.
         failures: What could not be read or packed.
-        selection: What was asked for: what was not is as it was.
     """
     doubt = Doubt(failures, changes.unlisted)
-    rows: dict[str, Row] = {}
+    found = FoundAtSource(owners=changes.owners)
     for path, seen in changes.seen.items():
         row = _row(seen, before.rows.get(path), written.get(path), doubt)
-        if row is not None:
-            rows[path] = row
+        if row is None:
+            found.unpacked.add(path)
+        else:
+            found.rows[path] = row
+    return found
+
+
+def next_state(
+    before: SetState, found: FoundAtSource, failures: Iterable[Failure], selection: Selection
+) -> NextState:
+    """Return the state after a pack.
+
+    Args:
+        before: The state before it.
+        found: What is at the source.
+        failures: What could not be read or packed.
+        selection: What was asked for: what was not is as it was.
+    """
+    doubt = Doubt(failures, set())
+    rows = dict(found.rows)
     is_sure = selection.takes_all_runs and selection.traces and not doubt.of_all
     gone: set[str] = set()
     for path, row in before.rows.items():
         if path in rows:
             continue
-        if is_sure and path not in changes.seen and not doubt.of(path, row.kind):
+        if is_sure and path not in found.unpacked and not doubt.of(path, row.kind):
             gone.add(row.member or path)
         else:
             rows[path] = row
     state = SetState(rows)
-    state.settle_owners(changes.owners)
+    state.settle_owners(found.owners)
     return NextState(state, gone, is_sure)
 
 

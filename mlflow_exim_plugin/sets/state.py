@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.container.paths import decode_segment
@@ -20,6 +22,7 @@ from mlflow_exim_plugin.stages.marks import Marks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from mlflow_exim_plugin.options import SelectionPart
     from mlflow_exim_plugin.sources.archive.snapshot.documents import SnapshotInfo
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
@@ -73,8 +76,15 @@ class SetState:
     rows: dict[str, Row] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: SetFolder, info: SnapshotInfo) -> SetState | None:
+    def load(
+        cls, folder: SetFolder, info: SnapshotInfo, part: SelectionPart | None = None
+    ) -> SetState | None:
         """Return the state that a snapshot names, None where it names none.
+
+        Args:
+            folder: The set.
+            info: What the snapshot says.
+            part: The part that is needed of it.
 
         Raises:
             InvalidArchiveError: Its table is damaged.
@@ -83,7 +93,11 @@ class SetState:
         """
         if info.state is None:
             return None
-        table = read_table(folder, info.state, STATE)
+        return cls.of_table(_of_part(read_table(folder, info.state, STATE), part))
+
+    @classmethod
+    def of_table(cls, table: pa.Table) -> SetState:
+        """Return the state that a table is, schema ``STATE``."""
         columns = [table.column(name).to_pylist() for name in STATE.names]
         rows = {}
         for path, kind, digest, mark, member, name, start_ms, *parts in zip(*columns, strict=True):
@@ -211,6 +225,19 @@ class SetState:
         """Return when the first and the last run began, ms since the Unix epoch."""
         times = [row.start_ms for row in self.rows.values() if row.start_ms is not None]
         return (min(times), max(times)) if times else (None, None)
+
+
+def _of_part(state: pa.Table, part: SelectionPart | None) -> pa.Table:
+    """Return the objects that a part may have, and some more."""
+    if part is None:
+        return state
+    ids = "|".join(map(re.escape, part.experiments))
+    of_experiments = rf"/experiments/({ids})/" if part.experiments else "^$"
+    matching = pc.match_substring_regex(state.column("path"), of_experiments)
+    if part.beside_experiments:
+        in_none = pc.invert(pc.match_substring(state.column("path"), "/experiments/"))
+        matching = pc.or_(matching, in_none)
+    return state.filter(matching)
 
 
 _LISTED = {

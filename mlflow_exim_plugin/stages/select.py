@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.absent import is_no_such, is_refused
-from mlflow_exim_plugin.options import is_glob, matches, version_asked
+from mlflow_exim_plugin.options import ALL_IDS, is_glob, matches, version_asked
 from mlflow_exim_plugin.schema.objects import (
     SOURCE_RUN,
     Entity,
@@ -49,8 +49,19 @@ _KIND_OF = {
 class Catalog(Protocol):
     """What a source lists runs with."""
 
-    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
-        """Yield experiments, each with the headers of its runs that match a filter, by run id."""
+    def runs_of_each(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        ids: tuple[str, str] = ALL_IDS,
+    ) -> Iterator[Listed]:
+        """Yield experiments, each with the headers of its runs that match a filter, by run id.
+
+        Args:
+            experiment_ids: The experiments.
+            filter_string: In MLflow's search language.
+            ids: The first run id, and the one before which it ends, see ``SelectionPart``.
+        """
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``; raises ``ServerError`` or ``NotFoundError`` without it."""
@@ -71,6 +82,7 @@ class Plan:
         logged_models: Ids of logged models that come along with what is taken, in experiments that
             are not taken as a whole.
         unread: Ids of runs that are there and cannot be read; each is a failure that was yielded.
+        elsewhere: Runs of the taken experiments that another part holds, as far as they matter.
     """
 
     def __init__(
@@ -88,7 +100,9 @@ class Plan:
         self.losses: dict[str, Loss] = {}
         self.logged_models: set[str] = set()
         self.unread: set[str] = set()
+        self.elsewhere: set[str] = set()
         self._whole: set[str] = set()
+        self._looked_up: dict[str, RunHeader | Failure | None] = {}
 
     def make(self, runs_of_versions: set[str]) -> Iterator[Failure]:
         """Choose; yields the experiments whose runs cannot be listed, and runs that are unreadable.
@@ -110,7 +124,11 @@ class Plan:
         globs = list(filter(is_glob, selection.runs))
         self.chosen.update((experiment_id, set()) for experiment_id in taken)
         to_list = list(experiments) if globs else taken
-        for experiment_id, listed in self._list(to_list, selection.server_filter()):
+        ids: tuple[str, str] | None = ALL_IDS
+        if selection.part is not None:
+            to_list, ids = taken, selection.part.runs
+        listing = () if ids is None else self._list(to_list, selection.server_filter(), ids)
+        for experiment_id, listed in listing:
             if isinstance(listed, Failure):
                 yield listed
                 continue
@@ -190,9 +208,28 @@ class Plan:
         linked = dataset.document.get("experiment_ids")
         return isinstance(linked, list) and any(self.takes_whole(str(e)) for e in linked)
 
+    def means_whole(self, experiment_id: str) -> bool:
+        """Whether an experiment is taken with all that belongs to it, be it by other parts."""
+        owner = self._experiments.get(experiment_id)
+        if owner is None:
+            return False
+        stage = owner.document.get("lifecycle_stage", "active")
+        return self._selection.means_experiment(owner.id, owner.name, stage)
+
     def holds(self, run_id: str) -> bool:
-        """Whether a run is taken."""
-        return any(run_id in runs for runs in self.chosen.values())
+        """Whether a run is taken, be it by another part."""
+        if any(run_id in runs for runs in self.chosen.values()):
+            return True
+        found = None if self._selection.part is None else self._header(run_id)
+        return isinstance(found, RunHeader) and self._is_elsewhere(found)
+
+    def _is_elsewhere(self, header: RunHeader) -> bool:
+        """Whether another part holds a run; of a filter nobody knows."""
+        selection = self._selection
+        if selection.part is None or selection.filter:
+            return False
+        is_meant = self.means_whole(header.experiment_id)
+        return is_meant and selection.takes_run(header, in_experiment=True)
 
     def _add_ancestors(self, headers: dict[str, RunHeader]) -> Iterator[Failure]:
         queue = [header for header in headers.values() if header.parent]
@@ -203,11 +240,14 @@ class Plan:
                 continue
             found = None if parent in self.unread else self._header(parent)
             if isinstance(found, Failure):
-                yield found
+                if self._selection.part is None:  # else the part that has it says so
+                    yield found
                 found = None
             reason = "cannot be read" if parent in self.unread else "is gone from the source"
             if found and found.lifecycle_stage == "deleted" and not self._selection.deleted:
                 found, reason = None, "is deleted and deleted runs are left out"
+            if found is not None and self._is_elsewhere(found):
+                continue
             if found is None:
                 self.losses[child.run_id] = _without_parent(child.run_id, parent, reason)
                 continue
@@ -215,9 +255,9 @@ class Plan:
             queue.append(found)
 
     def _list(
-        self, experiment_ids: list[str], clause: str
+        self, experiment_ids: list[str], clause: str, ids: tuple[str, str] = ALL_IDS
     ) -> Iterator[tuple[str, dict[str, RunHeader] | Failure]]:
-        for experiment_id, found in self._catalog.runs_of_each(experiment_ids, clause):
+        for experiment_id, found in self._catalog.runs_of_each(experiment_ids, clause, ids):
             if not isinstance(found, ServerError):
                 yield experiment_id, found
                 continue
@@ -245,6 +285,11 @@ class Plan:
 
     def _header(self, run_id: str) -> RunHeader | Failure | None:
         """Return a run, None where there is none, or where the stream says why it is not read."""
+        if run_id not in self._looked_up:  # many runs have one parent
+            self._looked_up[run_id] = self._looked_at(run_id)
+        return self._looked_up[run_id]
+
+    def _looked_at(self, run_id: str) -> RunHeader | Failure | None:
         try:
             document = self._catalog.run(run_id)
         except NotFoundError:
@@ -401,6 +446,8 @@ class Wanted:
 
     def _asked(self) -> dict[str, list[str]]:
         selection = self._selection
+        if selection.part is not None:  # what is in no part was named when it was divided
+            return {_EXPERIMENT: [], _RUN: [], MODELS: [], _DATASET: []}
         return {
             _EXPERIMENT: list(selection.experiments),
             _RUN: list(selection.runs),

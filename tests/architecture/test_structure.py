@@ -45,6 +45,7 @@ ServerError              EximError            server              9
 ServerLostError          EximError            server_lost         9
 StoreError               EximError            store               9
 ReplacedError            StoreError           replaced            9
+EngineError              EximError            engine              9
 MissingDependencyError   EximError            missing_dependency  1
 """
 

@@ -1,6 +1,6 @@
 """Fill an MLflow database and its artifact folder with a realistic load, fast and always the same.
 
-``python -m tests.benchmarks.workload {metrics,runs,artifacts,registry} ROOT [--scale F] [--uri U]``
+``python -m tests.benchmarks.workload KIND ROOT [--scale F] [--uri U]``
 
 Rows go in bulk through MLflow's own tables; what is in them follows what training code logs: loss
 curves and rounded accuracies at shared times, system metrics on a clock of their own, diverged
@@ -11,6 +11,7 @@ many scripts, datasets, registered models with deleted versions and aliases.
 metrics      1 experiment, 200 runs of 20 metrics with 500 steps: 2M rows
 runs         10 experiments of 1,000 runs with 10 parameters and 5 metrics of one step
 artifacts    1 experiment, 20 runs with 50 MB of weights and 250 plots each: 1 GB
+experiments  200 experiments of 200 runs with 10 parameters, 5 metrics of 20 steps, some files
 registry     50 registered models with up to 8 versions, each with its run and files
 ===========  ==================================================================================
 """
@@ -30,7 +31,7 @@ import numpy as np
 
 __all__ = ["Kind", "build"]
 
-Kind = Literal["metrics", "runs", "artifacts", "registry"]
+Kind = Literal["metrics", "runs", "artifacts", "registry", "experiments"]
 Row = dict[str, Any]
 
 EPOCH_MS = 1_700_000_000_000
@@ -91,6 +92,7 @@ class _Shape:
 _SHAPES: dict[Kind, _Shape] = {
     "metrics": _Shape(1, 200, params=30, metrics=20, steps=500, config_every=1),
     "runs": _Shape(10, 1000, params=10, metrics=5, steps=1, config_every=20),
+    "experiments": _Shape(200, 200, params=10, metrics=5, steps=20, config_every=4),
     "artifacts": _Shape(
         1,
         20,

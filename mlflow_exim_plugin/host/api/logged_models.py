@@ -77,6 +77,19 @@ class LoggedModels:
         with translated("listing the deleted logged models"):
             return [str(model_id) for model_id in listed()]
 
+    def there(self, model_ids: Iterable[str]) -> set[str]:
+        """Return those of some logged models that are there, or may be."""
+        there = set()
+        for model_id in model_ids:
+            try:
+                self.read(model_id)
+            except NotFoundError:
+                continue
+            except ServerError:
+                pass  # it is named where it is read
+            there.add(model_id)
+        return there
+
     def read(self, model_id: str) -> dict[str, Any]:
         """Return one logged model; ``info.lifecycle_stage`` says it where it is deleted.
 

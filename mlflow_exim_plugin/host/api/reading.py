@@ -23,6 +23,7 @@ from mlflow_exim_plugin.host.documents import (
 )
 from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.open.absent import is_refused
+from mlflow_exim_plugin.options import ALL_IDS, within_ids
 from mlflow_exim_plugin.schema.documents import sorted_entries
 from mlflow_exim_plugin.schema.lineage import RUN_ID_TAGS
 from mlflow_exim_plugin.schema.objects import IS_NUMBER, Failure, Kind, by_number, key_values
@@ -30,7 +31,7 @@ from mlflow_exim_plugin.schema.provenance import ORIGIN, searches
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.schema.runs import Listed
@@ -132,9 +133,14 @@ class Reader:
             return Failure(Kind.EXPERIMENT, "one without an id", f"it is malformed: {error}")
         return dict(document)
 
-    def owners_without(self, unread: set[str]) -> set[str]:
-        """Return the ids of experiments that are gone or unread, and that something belongs to."""
-        del unread
+    def owners_without(self, unread: set[str], among: Iterable[str] | None = None) -> set[str]:
+        """Return the ids of experiments that are gone or unread, and that something belongs to.
+
+        Args:
+            unread: Those that cannot be read.
+            among: All of those that something belongs to; they are looked for without it.
+        """
+        del unread, among
         return set()  # nobody tells but a database
 
     def _sound_experiment(self, listed: Any) -> dict[str, Any] | Failure:
@@ -183,13 +189,30 @@ class Reader:
         """
         return self._runs_of_some([experiment_id], filter_string)[experiment_id]
 
-    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
-        """Yield the same of many experiments, or why their runs cannot be listed."""
+    def runs_of_each(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        ids: tuple[str, str] = ALL_IDS,
+    ) -> Iterator[Listed]:
+        """Yield the same of many experiments, or why their runs cannot be listed.
+
+        Args:
+            experiment_ids: The experiments.
+            filter_string: In MLflow's search language.
+            ids: The first run id, and the one before which it ends, see ``SelectionPart``.
+        """
         return listed_of_each(
             experiment_ids,
-            lambda some: self._runs_of_some(some, filter_string),
+            lambda some: self._runs_within(some, filter_string, ids),
             1 if self.host.generation.lists_experiments else AT_ONCE,
         )
+
+    def _runs_within(
+        self, experiment_ids: list[str], filter_string: str, ids: tuple[str, str]
+    ) -> dict[str, dict[str, RunHeader]]:
+        found = self._runs_of_some(experiment_ids, filter_string)
+        return {e: within_ids(runs, ids) for e, runs in found.items()} if any(ids) else found
 
     def _runs_of_some(
         self, experiment_ids: list[str], filter_string: str

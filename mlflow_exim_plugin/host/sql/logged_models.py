@@ -20,7 +20,7 @@ from mlflow_exim_plugin.schema.documents import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.tables import TableReader
@@ -68,6 +68,17 @@ class StoredLoggedModels(LoggedModels):
     def deleted_ids(self) -> list[str]:
         """Return the deleted logged models."""
         return self._tables.values("logged_models", "model_id", lifecycle_stage="deleted")
+
+    def there(self, model_ids: Iterable[str]) -> set[str]:
+        """Return those of some logged models that are there."""
+        ids = list(model_ids)
+        found: set[str] = set()
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            doing = "looking for logged models"
+            rows = self._tables.rows("logged_models", _ID, doing, limit=None, model_id=some)
+            found.update(rows.column("model_id").to_pylist())
+        return found
 
     def read(self, model_id: str) -> dict[str, Any]:
         """Return one logged model; ``info.lifecycle_stage`` says it where it is deleted.
@@ -127,7 +138,9 @@ def _metric(row: dict[str, Any]) -> dict[str, Any]:
     return metric | {name: row[name] for name in links if row[name]}
 
 
+_AT_ONCE = 1000
 _TEXT, _NUMBER = pa.string(), pa.int64()
+_ID = pa.schema({"model_id": _TEXT})
 _NUMBERS = ("experiment_id", "creation_timestamp_ms", "last_updated_timestamp_ms", "status")
 _MODEL = pa.schema(dict.fromkeys(LOGGED_MODEL_COLUMNS, _TEXT) | dict.fromkeys(_NUMBERS, _NUMBER))
 _TAG = pa.schema({"tag_key": _TEXT, "tag_value": _TEXT})

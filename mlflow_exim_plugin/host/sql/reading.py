@@ -16,6 +16,7 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.open.workspaces import active
 from mlflow_exim_plugin.host.sql.run_rows import MODEL_COLUMNS, VERSION_COLUMNS
 from mlflow_exim_plugin.host.sql.runs import StoredRuns
+from mlflow_exim_plugin.options import ALL_IDS
 from mlflow_exim_plugin.schema.documents import present, sorted_entries, without_empty
 from mlflow_exim_plugin.schema.objects import VERSION_KINDS, Failure, Kind
 from mlflow_exim_plugin.schema.provenance import with_dots
@@ -105,15 +106,23 @@ class StoredReader(Reader):
             for row in self._rows("experiments", _EXPERIMENT, doing, **one, **self._owner())
         ]
 
-    def owners_without(self, unread: set[str]) -> set[str]:
-        """Return the ids of experiments that are gone or unread, and that something belongs to."""
-        owners = {
+    def owners_without(self, unread: set[str], among: Iterable[str] | None = None) -> set[str]:
+        """Return the ids of experiments that are gone or unread, and that something belongs to.
+
+        Args:
+            unread: Those that cannot be read.
+            among: All of those that something belongs to; they are looked for without it.
+        """
+        owners = set(among) if among is not None else self._owners()
+        known = self._tables.values("experiments", "experiment_id")
+        return owners - (set(map(str, known)) - unread)
+
+    def _owners(self) -> set[str]:
+        return {
             str(owner)
             for table in _OF_EXPERIMENTS
             for owner in self._tables.values(table, "experiment_id")
         }
-        known = self._tables.values("experiments", "experiment_id")
-        return owners - (set(map(str, known)) - unread)
 
     def _runs_of_some(
         self, experiment_ids: list[str], filter_string: str
@@ -121,6 +130,13 @@ class StoredReader(Reader):
         if filter_string:
             self.host.ask_mlflow("runs are searched in its language")
             return super()._runs_of_some(experiment_ids, filter_string)
+        return self._runs_within(experiment_ids, "", ALL_IDS)
+
+    def _runs_within(
+        self, experiment_ids: list[str], filter_string: str, ids: tuple[str, str]
+    ) -> dict[str, dict[str, RunHeader]]:
+        if filter_string:
+            return super()._runs_within(experiment_ids, filter_string, ids)
         from sqlalchemy import and_, column, select, table
 
         of_run: list[ColumnClause[Any]] = [column(name) for name in _HEADER]
@@ -133,6 +149,11 @@ class StoredReader(Reader):
             .select_from(runs.outerjoin(tags, of_parent))
             .where(runs.c.experiment_id.in_(map(int, experiment_ids)))
         )
+        # By the order of the database, in which its index finds them; parts are disjoint in any.
+        if ids[0]:
+            query = query.where(runs.c.run_uuid >= ids[0])
+        if ids[1]:
+            query = query.where(runs.c.run_uuid < ids[1])
         found: dict[str, dict[str, RunHeader]] = {e: {} for e in experiment_ids}
         doing = f"listing the runs of experiment {', '.join(experiment_ids[:3])}"
         with translated(doing), self._engine.connect() as connection:

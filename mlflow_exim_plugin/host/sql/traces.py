@@ -144,6 +144,14 @@ class StoredTraces:
         """
         yield from self._links("run", "destination_id", run_ids)
 
+    def linked_runs(self, trace_ids: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield the same of some traces.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        yield from self._links("run", "source_id", trace_ids)
+
     def linked_prompts(self, trace_ids: list[str]) -> Iterator[tuple[str, str]]:
         """Yield prompt version and trace of the links between the two.
 

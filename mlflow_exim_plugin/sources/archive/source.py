@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
+from mlflow_exim_plugin.options import ALL_IDS, within_ids
 from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     EntityEnvelope,
@@ -553,8 +554,15 @@ class _ArchiveCatalog:
         headers = (RunHeader.of(document) for document in documents)
         return {header.run_id: header for header in headers}
 
-    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
-        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
+    def runs_of_each(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        ids: tuple[str, str] = ALL_IDS,
+    ) -> Iterator[Listed]:
+        return each_alone(
+            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
+        )
 
     def run(self, run_id: str) -> dict[str, Any]:
         try:

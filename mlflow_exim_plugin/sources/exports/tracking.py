@@ -12,6 +12,7 @@ from mlflow_exim_plugin.errors import NotFoundError, StoreError
 from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.host.traces.files import DATA_FILE, spans_of, take
 from mlflow_exim_plugin.host.traces.spans import from_dict
+from mlflow_exim_plugin.options import ALL_IDS, within_ids
 from mlflow_exim_plugin.schema.documents import json_number
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (
@@ -107,9 +108,16 @@ class ExportedTracking:
         matching = matching_runs(documents, filter_string)
         return {one["info"]["run_id"]: found[one["info"]["run_id"]] for one in matching}
 
-    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
-        """Yield the same of many experiments."""
-        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
+    def runs_of_each(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        ids: tuple[str, str] = ALL_IDS,
+    ) -> Iterator[Listed]:
+        """Yield the same of many experiments, of a range of ids."""
+        return each_alone(
+            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
+        )
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

@@ -240,6 +240,8 @@ class FolderSource:
                     if isinstance(item, Run):
                         logged.watch(item)
                     yield item
+                if not selection.takes_beside_runs:
+                    continue
                 for model in logged.of_experiment(experiment.id):
                     if isinstance(model, LoggedModel):
                         root = model.info.get("artifact_uri")

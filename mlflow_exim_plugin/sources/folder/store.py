@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
+from mlflow_exim_plugin.options import ALL_IDS, within_ids
 from mlflow_exim_plugin.schema.documents import (
     dataset_identity,
     json_number,
@@ -166,9 +167,16 @@ class TrackingFolder:
                 return experiment_id
         raise NotFoundError(f"there is no run {run_id}")
 
-    def runs_of_each(self, experiment_ids: list[str], filter_string: str = "") -> Iterator[Listed]:
-        """Yield the same of many experiments."""
-        return each_alone(experiment_ids, lambda one: self.runs(one, filter_string))
+    def runs_of_each(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        ids: tuple[str, str] = ALL_IDS,
+    ) -> Iterator[Listed]:
+        """Yield the same of many experiments, of a range of ids."""
+        return each_alone(
+            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
+        )
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

@@ -97,7 +97,7 @@ class EntityReader:
             for item in read:
                 if isinstance(item, Failure) or self._plan.takes_dataset(item):
                     yield item
-        elif self._taken:
+        elif self._taken and self._selection.names_objects:
             yield from self._read(Kind.EVALUATION_DATASET, self._datasets_of_taken)
 
     def _datasets_of_taken(self) -> Iterable[Entity | Failure]:

@@ -144,11 +144,58 @@ class LoggedModelReader:
         return self._listed.pop(experiment_id)
 
     def holds(self, model_id: str | None, uri: str) -> bool:
-        """Whether files at a URI are those of a model that was taken."""
-        if model_id is None or model_id not in self._roots:
+        """Whether files at a URI are those of a model that was taken, be it by another part."""
+        if model_id is None or (model_id not in self._roots and not self._is_elsewhere(model_id)):
             return False
         root = self._roots[model_id].rstrip("/")
         return uri.startswith(f"models:/{model_id}") or f"{uri}/".startswith(f"{root}/")
+
+    def _is_elsewhere(self, model_id: str) -> bool:
+        """Whether another part takes a model; its root is known then."""
+        if self._selection.part is None:
+            return False
+        try:
+            info = self._models.read(model_id)["info"]
+        except (NotFoundError, ServerError):
+            return False
+        if info.get("lifecycle_stage") == "deleted" and not self._selection.deleted:
+            return False
+        if not self._plan.means_whole(str(info["experiment_id"])):
+            return False
+        self._roots[model_id] = str(info.get("artifact_uri") or "")
+        return True
+
+    def of_runs(
+        self, experiment_id: str, pool: ThreadPoolExecutor
+    ) -> Iterator[LoggedModel | Failure | Loss]:
+        """Yield what a part of an experiment's runs brings along, where another has its models.
+
+        That is what the runs lose, and of a server the models that it does not list.
+        """
+        if self._host.engine is not None:
+            yield from self._gone_from_database()
+            return
+        listed = self._listed_of(experiment_id)
+        if not isinstance(listed, ServerError):  # else said by the part that has the models
+            self._seen |= listed
+        wanted: set[str] = set()
+        yield from self._follow(experiment_id, wanted, pool)
+        for item in pool.map(self._read, sorted(wanted)):
+            if item is not None:
+                yield item
+
+    def _gone_from_database(self) -> Iterator[Loss]:
+        led_to, self._led_to = self._led_to, {}
+        there = self._models.there(sorted(led_to))
+        for model_id in sorted(led_to.keys() - there):
+            yield _gone(model_id, led_to[model_id])
+
+    def _is_unlisted(self, model_id: str) -> bool:
+        """Whether no other part can know of a model that belongs to one."""
+        if self._selection.part is None or self._host.engine is not None:
+            return False
+        info = self._models.read(model_id)["info"]
+        return bool(info.get("lifecycle_stage") == "deleted") and self._selection.deleted
 
     def _follow(
         self, experiment_id: str, wanted: set[str], pool: ThreadPoolExecutor
@@ -162,8 +209,13 @@ class LoggedModelReader:
             elif isinstance(found, Failure):
                 yield found
             elif found is None:
-                what = f"logged model {model_id}, which it made or used, is gone from the source"
-                yield Loss(Kind.RUN, led_to[model_id], what)
+                yield _gone(model_id, led_to[model_id])
+            elif found not in self._plan.chosen and self._is_unlisted(model_id):
+                reason = (
+                    f"it is deleted and only run {led_to[model_id]} of experiment {experiment_id} "
+                    f"leads to it, which is packed in another part than its experiment {found}"
+                )
+                yield Failure(Kind.LOGGED_MODEL, model_id, reason)
             elif found in self._passed:
                 reason = (
                     f"it is deleted and only run {led_to[model_id]} of experiment {experiment_id} "
@@ -216,6 +268,11 @@ class LoggedModelReader:
         if self._selection.artifacts:
             model.artifacts = self._files(model_id, root)
         return model
+
+
+def _gone(model_id: str, run_id: str) -> Loss:
+    what = f"logged model {model_id}, which it made or used, is gone from the source"
+    return Loss(Kind.RUN, run_id, what)
 
 
 def _linked(run: dict[str, Any]) -> set[str]:

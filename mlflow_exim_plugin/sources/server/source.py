@@ -43,6 +43,7 @@ from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.known_runs import KnownRuns
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
+from mlflow_exim_plugin.sources.server.outline import DeploymentOutline
 from mlflow_exim_plugin.sources.server.traces import TraceSource
 from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
 from mlflow_exim_plugin.stages.sound import sound
@@ -150,6 +151,10 @@ class ServerSource:
             with entered(workspace):
                 yield from [str(d["experiment_id"]) for d in self._reader.experiments()]
 
+    def outlined(self, selection: Selection) -> DeploymentOutline:
+        """Return what tells how much of a selection there is."""
+        return DeploymentOutline(self._host, selection, self._jobs)
+
     def find(self, identity: str) -> Iterator[Run | LoggedModel | Entity]:
         """Yield what has an id or had it at an earlier place, without its parts.
 
@@ -191,6 +196,7 @@ class ServerSource:
         self, choice: _Choice, selection: Selection, wanted: Wanted
     ) -> Iterator[StreamItem]:
         """Choose what is taken of a workspace."""
+        part = selection.part
         experiments: dict[str, Experiment] = {}
         unread: set[str] = set()
         unlisted: ServerError | None = None
@@ -198,14 +204,15 @@ class ServerSource:
             for found in self._reader.found_experiments():
                 if isinstance(found, Failure):
                     unread.add(found.id)
-                    yield found
+                    if part is None:  # else said once, where it is divided
+                        yield found
                 else:
                     experiments[found["experiment_id"]] = Experiment(found)
         except ServerError as error:
             if selection.is_narrow:
                 raise
             unlisted = error
-        for owner in self._reader.owners_without(unread):
+        for owner in self._reader.owners_without(unread, part.experiments if part else None):
             named = f"lost-{owner}"
             experiments[owner] = Experiment({"experiment_id": owner, "name": named})
             what = f"it cannot be read: what belongs to it stands in an experiment {named!r}"
@@ -214,12 +221,17 @@ class ServerSource:
         models: list[tuple[str, Kind]] = []
         prompts: list[str] = []
         try:
-            registered, prompts = self._reader.registered_models()
+            if self._needs_registry(selection):
+                registered, prompts = self._reader.registered_models()
+            else:
+                registered = []
         except ServerError as error:
             if selection.models:
                 raise
             absence = self._host.absence(Kind.REGISTERED_MODEL, error)
-            if absence.failure or self._reader.has_registry:
+            if part is not None and not part.beside_experiments:
+                pass  # the part that it belongs to says so
+            elif absence.failure or self._reader.has_registry:
                 reason = absence.failure or error.message
                 yield Failure(Kind.REGISTERED_MODEL, "all", reason)
             elif not absence.is_open:
@@ -252,9 +264,24 @@ class ServerSource:
         yield from plan.make({str(v["run_id"]) for v in _sound(versions) if v.get("run_id")})
         unread_runs, self._reader.unread = self._reader.unread, []
         yield from (failure for failure in unread_runs if failure.id not in plan.unread)
+        if part is not None and part.beside_runs and part.runs is None and not self._is_database:
+            for _, listed in self._reader.runs_of_each(list(plan.chosen)):
+                if not isinstance(listed, ServerError):  # the parts with the runs name it
+                    plan.elsewhere.update(listed)
         choice.experiments, choice.models, choice.versions = experiments, models, versions
         choice.prompts = prompts
         choice.plan = plan
+
+    @property
+    def _is_database(self) -> bool:
+        return self._host.engine is not None
+
+    def _needs_registry(self, selection: Selection) -> bool:
+        """Whether anything is taken of the registry, or servers asked for links to its prompts."""
+        part = selection.part
+        if part is None or part.beside_experiments:
+            return True
+        return part.beside_runs and not self._is_database
 
     def _prompt_versions(self, prompts: list[str]) -> list[str]:
         """Return the versions of prompts, each as ``NAME/NUMBER``."""
@@ -291,6 +318,9 @@ class ServerSource:
                         if isinstance(item, Run):
                             logged_models.watch(item)
                         yield item
+                    if not selection.takes_beside_runs:
+                        yield from logged_models.of_runs(experiment.id, pool)
+                        continue
                     yield from logged_models.of_experiment(experiment.id, pool)
                     yield from entities.before_traces(experiment)
                     yield from traces.of_experiment(experiment.id)

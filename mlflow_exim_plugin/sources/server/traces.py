@@ -88,7 +88,7 @@ class TraceSource:
         chosen = self._plan.chosen
         if not self._selection.traces or not self._contents:
             return
-        run_ids = sorted(set().union(*chosen.values()))
+        run_ids = sorted(self._plan.elsewhere.union(*chosen.values()))
         if self._stored is not None:
             try:
                 if not self._host.may_have("trace_info"):
@@ -170,6 +170,7 @@ class TraceSource:
         pointing = self._reader.fill(traces) if self._contents else set()
         if self._contents:
             self._tell_prompts(traces)
+            self._find_links_elsewhere(traces)
         for trace in traces:
             trace.as_of_ms = as_of_ms
             own = trace.info["trace_metadata"].get(SOURCE_RUN)
@@ -182,6 +183,13 @@ class TraceSource:
                     if not isinstance(item, Artifact) or self._selection.takes_artifact(item.path)
                 ]
         return traces
+
+    def _find_links_elsewhere(self, traces: list[Trace]) -> None:
+        """Find the links of traces to runs that other parts hold, which a database can be asked."""
+        part = self._selection.part
+        if self._stored is not None and part is not None and part.runs is None:
+            for run_id, trace_id in self._stored.linked_runs([trace.id for trace in traces]):
+                self._links.setdefault(trace_id, []).append(run_id)
 
     def _tell_prompts(self, traces: list[Trace]) -> None:
         """Tell the prompts that traces are linked to, where their tags do not say the same."""
