@@ -7,7 +7,7 @@ import time
 from collections import deque
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError, ServerError
 from mlflow_exim_plugin.host.answers import is_no_answer
@@ -40,6 +40,7 @@ from mlflow_exim_plugin.schema.objects import (
 )
 from mlflow_exim_plugin.schema.provenance import HOLLOW
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
+from mlflow_exim_plugin.sources.server.ahead import made_ahead, next_begun
 from mlflow_exim_plugin.sources.server.entities import EntityReader
 from mlflow_exim_plugin.sources.server.known_runs import KnownRuns
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
@@ -67,8 +68,6 @@ _BYTES_AHEAD = 2 << 20
 """So much is read of runs at once, without their histories; Python makes ten times that of it."""
 _ROWS_OF_KEY = 25_000
 """So many rows are expected of a key at most: its last step may be any number."""
-
-_Item = TypeVar("_Item")
 
 
 class ServerSource:
@@ -368,7 +367,7 @@ class ServerSource:
             documents = self._documents(run_ids, pool)
             # The next group's rows are on their way before this one's last is used.
             groups = self._groups(documents, histories, files, known)
-            for started in _next_begun(groups):
+            for started in next_begun(groups):
                 yield from self._started(started, losses, files)
 
     def _started(
@@ -409,12 +408,12 @@ class ServerSource:
 
         if self._host.engine is None:
             some = range(0, len(run_ids), _RUNS_AHEAD)
-            yield from _ahead(
+            yield from made_ahead(
                 list(pool.map(read, run_ids[start : start + _RUNS_AHEAD])) for start in some
             )
             return
         with closing(StoredRuns(self._host.engine)) as stored:
-            for some_ids, tables in _ahead(_tables(stored, run_ids)):
+            for some_ids, tables in made_ahead(_tables(stored, run_ids)):
                 found = tables.runs() if tables else {}
                 yield [found[run_id] if run_id in found else read(run_id) for run_id in some_ids]
 
@@ -536,25 +535,6 @@ class _Group:
     def is_listed(self, run: Run | Failure) -> bool:
         """Whether a run's files have been listed."""
         return run.id not in self.listings or self.listings[run.id].done()
-
-
-def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
-    """Yield the same items, making the next one while the last one is used."""
-    end = object()
-    with workers(1, "exim-ahead") as maker:
-        following: Future[Any] = maker.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = maker.submit(next, items, end)
-            yield item
-
-
-def _next_begun(items: Iterator[_Item]) -> Iterator[_Item]:
-    """Yield the same items, each after the next one was asked for."""
-    last = next(items, None)
-    while last is not None:
-        following = next(items, None)
-        yield last
-        last = following
 
 
 def _tables(
