@@ -100,8 +100,13 @@ class OpenedStore:
     refuses: str = ""
 
 
-def place_of(url: str) -> Place | None:
-    """Return what the URL of a folder says, as MLflow reads it; None where obstore has no such."""
+def place_of(url: str, *, or_bucket: bool = False) -> Place | None:
+    """Return what the URL of a folder says, as MLflow reads it; None where obstore has no such.
+
+    Args:
+        url: Of the folder.
+        or_bucket: Whether it may be that of the whole bucket.
+    """
     scheme = scheme_of(url)
     parts = urlsplit(url)
     if scheme.objects is None or "::" in url or parts.query or parts.fragment:
@@ -114,6 +119,8 @@ def place_of(url: str) -> Place | None:
     path = parts.path.removeprefix("/").removesuffix("/")
     if scheme.name == "abfss":
         path = unquote(path)
+    if bucket and not path and or_bucket:
+        return Place(scheme.objects, bucket, "", host)
     # obstore would take a key without its first slash for the one that has it.
     if not bucket or any(segment in {"", ".", ".."} for segment in path.split("/")):
         return None

@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
     from obstore import GetOptions
 
-__all__ = ["AT_ONCE", "SMALL_BYTES", "ObjectFolder", "OddKeyError", "object_folder"]
+__all__ = [
+    "AT_ONCE",
+    "SMALL_BYTES",
+    "NoPartsError",
+    "ObjectFolder",
+    "OddKeyError",
+    "object_folder",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +68,10 @@ class OddKeyError(Exception):
     """A key that obstore cannot say, such as one with an empty segment."""
 
 
+class NoPartsError(Exception):
+    """A server does not say of a part of an object that it is one, which obstore refuses."""
+
+
 class _BodyBrokenError(Exception):
     """An answer came, and not to its end."""
 
@@ -83,7 +94,7 @@ class ObjectFolder:
         self._url = redact_url(url).rstrip("/")
         self._opened = opened
         self._store = opened.store
-        self._prefix = f"{path}/"
+        self._prefix = f"{path}/" if path else ""
 
     def refusal(self, path: str) -> str:
         """Return why an object cannot be written; empty where it can."""
@@ -264,14 +275,14 @@ class ObjectFolder:
     def part(self, path: str, start: int, end: int) -> Future[bytes]:
         """Begin to read bytes ``[start, end)`` of an object that never changes.
 
-        The future raises `NotFoundError` where there is none.
+        The future raises `NotFoundError` where there is none, and `NoPartsError`.
         """
         return _reads().submit(self._part, path, start, end)
 
     def _names(self, path: str) -> list[tuple[str, int, str]]:
         import obstore
 
-        prefix = f"{self._prefix}{path}".rstrip("/") + "/"
+        prefix = f"{self._prefix}{path}/" if path else self._prefix
         with self._told("listing the objects of", path):
             listed = obstore.list_with_delimiter(self._store, prefix=prefix)["objects"]
         found = (
@@ -283,11 +294,16 @@ class ObjectFolder:
 
     def _part(self, path: str, start: int, end: int) -> bytes:
         import obstore
+        from obstore.exceptions import GenericError
 
+        key = self._prefix + path
         with self._told("reading", path):
             try:
-                key = self._prefix + path
                 return bytes(obstore.get_range(self._store, key, start=start, end=end))
+            except GenericError as error:
+                if "non-partial" in str(error):
+                    raise NoPartsError(path) from error
+                raise
             except FileNotFoundError as error:
                 raise NotFoundError(f"{self._url}/{path} does not exist") from error
 
@@ -510,7 +526,7 @@ def object_folder(url: str, given: Mapping[str, Any] | None = None) -> ObjectFol
         given: Options of fsspec's file system, where the bucket is set up as that has it, and not
             as MLflow's variables say.
     """
-    if (place := place_of(url)) is None:
+    if (place := place_of(url, or_bucket=given is not None)) is None:
         return None
     if _user() != os.getpid():
         _log.debug("%s: not by obstore, which hangs in a process that was forked", redact_url(url))

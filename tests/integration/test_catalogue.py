@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import find, index, open_archive, pack
 from mlflow_exim_plugin.cli.main import exim as exim_command
+from mlflow_exim_plugin.errors import EximError, NotFoundError
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.storage.folders.folder import open_folder
 from tests import far_stores
@@ -25,6 +26,7 @@ from tests.servers import new_sqlite_database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.conftest import Bucket
     from tests.far_stores import FarStore
 
 pytestmark = pytest.mark.integration
@@ -350,3 +352,35 @@ def test_a_set_tells_the_snapshot_and_what_left_the_source(
     assert [one.id for one in first.objects] == [left]
     shown = exim("find", place, "--name", "stays", "--kind", "run")
     assert shown.stdout.split()[:6] == ["location", "snapshot", "kind", "id", "name", "start"]
+
+
+def test_ranges_of_a_bucket_come_by_obstore_and_by_fsspec_alike(
+    s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    content = {"a": b"0123456789" * 10_000, "b": b"x"}
+    wanted = [("a", 10, 20), ("a", 99_990, 100_000), ("b", 0, 1), ("a", 15, 30)]
+    for path in ("", "/in/a/folder"):
+        url = s3_bucket.url + path
+        for name, data in content.items():
+            with open_folder(url).new_file(name) as output:
+                output.write(data)
+        folders = {}
+        for by in ("obstore", "fsspec"):
+            with monkeypatch.context() as patch:
+                if by == "fsspec":
+                    module = "mlflow_exim_plugin.storage.folders.folder"
+                    patch.setattr(f"{module}.object_folder", lambda *_: None)
+                folder = folders[by] = open_folder(url)
+            assert (folder._objects is not None) is (by == "obstore")  # type: ignore[attr-defined]
+            read = [content[name][start:end] for name, start, end in wanted]
+            assert folder.ranges(wanted) == read
+            assert (folder.requests, folder.bytes_read) == (3, 31)
+            with pytest.raises(NotFoundError):
+                folder.ranges([("c", 0, 1)])
+            with pytest.raises(EximError):
+                folder.ranges([("b", 0, 2)])
+        listed = [[(f.name, f.size_bytes) for f in of.files()] for of in folders.values()]
+        assert listed == [[("a", 100_000), ("b", 1)]] * 2
+        marks = {by: [file.mark.strip('"') for file in of.files()] for by, of in folders.items()}
+        assert marks["obstore"] == marks["fsspec"]

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.options import MetricRange, Seeking, is_glob, key_and_text
-from mlflow_exim_plugin.sets.catalogue.tables import EARLIER, ID, TABLES, shortened
+from mlflow_exim_plugin.sets.catalogue.tables import EARLIER, ID, TABLES, hash_of, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mlflow_exim_plugin.sets.catalogue.parts import RowGroup
 
-__all__ = ["Condition", "LaterStates", "conditions_of"]
+__all__ = ["Condition", "LaterStates", "SameHashes", "conditions_of"]
 
 _SHORTEST_ID = 4
 """Fewer characters are no beginning of an id."""
@@ -46,15 +46,11 @@ class _Pattern:
         return is_in or smallest <= self._text <= largest
 
     def mask(self, column: Any) -> Any:
-        if not (self._is_glob or self._is_beginning):
-            return pc.equal(column, self._text)
-        meant = [text for text in pc.unique(column).to_pylist() if self._means(text)]
-        return pc.is_in(column, value_set=pa.array(meant, column.type))
-
-    def _means(self, text: str) -> bool:
-        if text == self._text or (self._is_beginning and text.startswith(self._text)):
-            return True
-        return self._glob is not None and self._glob.match(text) is not None
+        mask = pc.equal(column, self._text)
+        if self._glob is not None:
+            meant = [text for text in pc.unique(column).to_pylist() if self._glob.match(text)]
+            return pc.or_(mask, pc.is_in(column, value_set=pa.array(meant, column.type)))
+        return pc.starts_with(column, self._text) if self._is_beginning else mask
 
 
 @dataclass
@@ -204,15 +200,33 @@ class LaterStates(Condition):
         latest, zone = group.zones["packed_ms"], group.zones["id"]
         if latest is not None and latest[1] <= self._earliest_ms:
             return False
-        if zone is None:
-            return True
-        place = bisect_left(self._sorted, zone[0])
-        return place < len(self._sorted) and self._sorted[place] <= zone[1]
+        return _has_one(self._sorted, zone)
 
     def mask(self, rows: pa.Table) -> Any:
         """See `Condition`."""
         known = pc.is_in(rows.column("id"), value_set=self._values)
         return pc.and_(known, pc.not_equal(rows.column("how"), EARLIER))
+
+
+class SameHashes(Condition):
+    """Rows of ``hashes`` of objects that are known, in whatever state.
+
+    Args:
+        identities: What tells each object from others.
+    """
+
+    def __init__(self, identities: Iterable[str]) -> None:
+        super().__init__("hashes", 1)
+        self._sorted = sorted({hash_of(identity) for identity in identities})
+        self._values = pa.array(self._sorted, pa.int64())
+
+    def may_hold(self, group: RowGroup) -> bool:
+        """See `Condition`."""
+        return _has_one(self._sorted, group.zones["hash"])
+
+    def mask(self, rows: pa.Table) -> Any:
+        """See `Condition`."""
+        return pc.is_in(rows.column("hash"), value_set=self._values)
 
 
 def conditions_of(seeking: Seeking, identity: str | None = None) -> list[Condition]:
@@ -248,6 +262,14 @@ def conditions_of(seeking: Seeking, identity: str | None = None) -> list[Conditi
 
 def _is_in(zone: tuple[Any, Any] | None, value: Any) -> bool:
     return zone is None or zone[0] <= value <= zone[1]
+
+
+def _has_one(values: Sequence[Any], zone: tuple[Any, Any] | None) -> bool:
+    """Whether one of some sorted values is in a zone."""
+    if zone is None:
+        return True
+    place = bisect_left(values, zone[0])
+    return place < len(values) and bool(values[place] <= zone[1])
 
 
 def _any(masks: Iterable[Any]) -> Any:

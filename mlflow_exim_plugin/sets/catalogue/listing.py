@@ -271,8 +271,15 @@ def _part(part: _PartDocument) -> Part:
 
 
 def _put(folder: Folder, listing: PartsListing) -> None:
-    with folder.new_file(_path(listing.number)) as output:
-        output.write(canonical_bytes(listing.to_json()) + b"\n")
+    path = _path(listing.number)
+    try:
+        with folder.new_file(path) as output:
+            output.write(canonical_bytes(listing.to_json()) + b"\n")
+    except StoreError as error:
+        # Who writes to the same name at once may take what is on its way there for left behind.
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ArchiveExistsError(f"{path} is being written by others") from error
+        raise
 
 
 def _table_files(folder: Folder) -> list[str]:

@@ -27,6 +27,7 @@ from mlflow_exim_plugin.sets.catalogue.tables import (
     ORIGIN,
     TABLES,
     column_tables,
+    hash_of,
     numbered,
     shortened,
     sorted_rows,
@@ -370,6 +371,7 @@ class CatalogueRows:
         of = self._columns
         for column, value in zip(of["objects"].values(), row, strict=True):
             column.append(value)
+        _append(of["hashes"], (hash_of(told.id if told.origin is None else told.origin), number))
         for one, how in dict.fromkeys(ids):
             _append(of["ids"], (one, how, archive.packed_ms, number))
         for name, key, text in dict.fromkeys(values):

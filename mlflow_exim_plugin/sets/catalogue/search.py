@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,9 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlflow_exim_plugin.kinds import Kind
-from mlflow_exim_plugin.sets.catalogue.conditions import LaterStates, conditions_of
+from mlflow_exim_plugin.sets.catalogue.conditions import (
+    LaterStates,
+    SameHashes,
+    conditions_of,
+)
 from mlflow_exim_plugin.sets.catalogue.parts import PartTable
-from mlflow_exim_plugin.sets.catalogue.tables import ID, ORIGIN, row_of
+from mlflow_exim_plugin.sets.catalogue.tables import ID, ORIGIN, hash_of, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +80,7 @@ def search(shelves: Sequence[Shelf], seeking: Seeking, identity: str | None = No
     conditions = conditions_of(seeking, identity)
     names = ["objects", *(condition.table for condition in conditions)]
     if not seeking.all_states:
-        names.append("ids")
+        names += ["ids", "hashes"]
     opened = [_Opened(shelf, list(dict.fromkeys(names))) for shelf in shelves]
     waiting = [found for shelf in opened for found in shelf.matching(conditions, seeking)]
     total = sum(found.count for found in waiting)
@@ -132,6 +137,16 @@ class _Opened:
         """Yield row groups with their rows, so many at once as may be."""
         for some in _rounds(wanted, lambda job: self.bytes_of(*job, columns)):
             yield from zip(some, self.read(some, columns), strict=True)
+
+    def holding(self, condition: Condition) -> Iterator[tuple[Part, pa.Table]]:
+        """Yield the rows of all parts of which a condition holds."""
+        wanted = [
+            (self.tables[part.number, condition.table], group)
+            for part in self.shelf.parts
+            for group in self._groups(part.number, condition)
+        ]
+        for (table, _), rows in self.tables_of(wanted, condition.columns):
+            yield table.part, rows.filter(condition.mask(rows))
 
     def read(
         self, wanted: Sequence[tuple[PartTable, RowGroup]], columns: int | None = None
@@ -273,33 +288,50 @@ def _rows_of(some: Sequence[_Waiting]) -> list[dict[str, Any]]:
 
 def _latest(opened: Sequence[_Opened], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the objects of which no archive has a later state."""
-    if not rows:
-        return rows
+    states = _states(opened, {_identity(row) for row in rows})
     packed_ms: dict[str, int] = {}
     for row in rows:
-        identity = row["origin"] or row["id"]
-        packed_ms[identity] = min(row["packed_ms"], packed_ms.get(identity, row["packed_ms"]))
-    condition = LaterStates(packed_ms)
-    latest_ms: dict[tuple[str, str], int] = {}
-    for shelf in opened:
-        wanted = [
-            (shelf.tables[part.number, "ids"], group)
-            for part in shelf.shelf.parts
-            for group in shelf.tables[part.number, "ids"].groups
-            if condition.may_hold(group)
-        ]
-        for (table, _), ids in shelf.tables_of(wanted, condition.columns):
-            gone_ms = set(shelf.shelf.gone.get(table.part.number, {}).values())
-            for known in ids.filter(condition.mask(ids)).to_pylist():
-                if known["packed_ms"] not in gone_ms:
-                    key = known["id"], known["how"]
-                    latest_ms[key] = max(latest_ms.get(key, _BEFORE_ALL), known["packed_ms"])
+        identity = _identity(row)
+        if states[hash_of(identity)] > 1:
+            packed_ms[identity] = min(row["packed_ms"], packed_ms.get(identity, row["packed_ms"]))
+    latest_ms = _latest_ms(opened, packed_ms)
 
     def is_latest(row: dict[str, Any]) -> bool:
         key = (row["id"], ID) if row["origin"] is None else (row["origin"], ORIGIN)
         return latest_ms.get(key, _BEFORE_ALL) <= int(row["packed_ms"])
 
     return [row for row in rows if is_latest(row)]
+
+
+def _identity(row: dict[str, Any]) -> str:
+    return str(row["id"] if row["origin"] is None else row["origin"])
+
+
+def _states(opened: Sequence[_Opened], identities: set[str]) -> Counter[int]:
+    """Return how many states there are of each object, by its hash: perhaps too many."""
+    found: Counter[int] = Counter()
+    if identities:
+        condition = SameHashes(identities)
+        for shelf in opened:
+            for _, hashes in shelf.holding(condition):
+                found.update(hashes.column("hash").to_pylist())
+    return found
+
+
+def _latest_ms(opened: Sequence[_Opened], packed_ms: dict[str, int]) -> dict[tuple[str, str], int]:
+    """Return when the last state of each object was packed, by what tells it and how."""
+    latest_ms: dict[tuple[str, str], int] = {}
+    if not packed_ms:
+        return latest_ms
+    condition = LaterStates(packed_ms)
+    for shelf in opened:
+        for part, ids in shelf.holding(condition):
+            gone_ms = set(shelf.shelf.gone.get(part.number, {}).values())
+            for known in ids.to_pylist():
+                if known["packed_ms"] not in gone_ms:
+                    key = known["id"], known["how"]
+                    latest_ms[key] = max(latest_ms.get(key, _BEFORE_ALL), known["packed_ms"])
+    return latest_ms
 
 
 def _is_meant(row: dict[str, Any], seeking: Seeking) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "TABLES",
     "TableKind",
     "column_tables",
+    "hash_of",
     "numbered",
     "part_of",
     "row_of",
@@ -170,6 +171,21 @@ TABLES = {
             deltas="object",
         ),
         _kind(
+            "hashes",
+            "hash object",
+            16_384,
+            (
+                (
+                    "hash",
+                    "int",
+                    "first 32 bits of the SHA-256 of `origin`, or of `id` where that is null",
+                ),
+                _OBJECT,
+            ),
+            zones="hash",
+            deltas="hash object",
+        ),
+        _kind(
             "values",
             "field key text object",
             65_536,
@@ -281,6 +297,11 @@ def part_of(objects: pa.Array | pa.ChunkedArray) -> Any:
 def row_of(objects: pa.Array | pa.ChunkedArray) -> Any:
     """Return which row of its part each object is."""
     return pc.bit_wise_and(objects, pa.scalar(_ROWS - 1, pa.int64()))
+
+
+def hash_of(identity: str) -> int:
+    """Return what stands in ``hashes`` for what tells an object from others."""
+    return int.from_bytes(sha256_of(identity.encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
 
 def shortened(text: str) -> str:

@@ -7,16 +7,16 @@ import itertools
 import os
 import posixpath
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.errors import ArchiveExistsError, StoreError
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
+from mlflow_exim_plugin.storage.file_systems import file_system, raise_for, store_errors
 from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
-from mlflow_exim_plugin.storage.objects import OddKeyError, object_folder
+from mlflow_exim_plugin.storage.objects import NoPartsError, OddKeyError, object_folder
 from mlflow_exim_plugin.storage.output import Writable, atomic_output
 from mlflow_exim_plugin.storage.ranges import mark_of
 from mlflow_exim_plugin.storage.urls import local_path
@@ -197,6 +197,12 @@ class _StoredFolder(_Counted, StoreFolder):
             self._objects = object_folder(url, storage_options or {})
         self._made: set[str] = set()
 
+    @cached_property
+    def _store(self) -> tuple[Any, str]:
+        """File system and path there: its client takes a second, and is not made where unneeded."""
+        store, root = file_system(self.url, self.storage_options)
+        return store, root.rstrip("/")
+
     def files(self, path: str = "") -> list[FileThere]:
         self._count(1)
         if self._local is not None:
@@ -205,7 +211,8 @@ class _StoredFolder(_Counted, StoreFolder):
             with contextlib.suppress(OddKeyError):
                 return [FileThere(*told) for told in self._objects.names(path)]
         url = self.at(path) if path else self.url
-        store, folder = file_system(url, self.storage_options)
+        store, root = self._store
+        folder = f"{root}/{path}" if path else root
         with store_errors(url, "list"):
             store.invalidate_cache(folder)
             try:
@@ -224,18 +231,19 @@ class _StoredFolder(_Counted, StoreFolder):
             return _local_ranges(Path(self._local), wanted)
         if self._objects is not None:
             coming = [self._objects.part(*span) for span in wanted]
-            return [future.result() for future in coming]
-        store, root = file_system(self.url, self.storage_options)
-
-        def one(span: Range) -> bytes:
-            path, start, end = span
-            with store_errors(self.at(path), "read"):
-                return bytes(store.cat_file(f"{root}/{path}", start=start, end=end))
-
-        if not getattr(store, "async_impl", False):
-            return [one(span) for span in wanted]
-        with ThreadPoolExecutor(_AT_ONCE, "exim-folder") as pool:
-            return list(pool.map(one, wanted))
+            try:
+                return [future.result() for future in coming]
+            except NoPartsError:
+                self._objects = None
+        store, root = self._store
+        paths = [f"{root}/{path}" for path, _, _ in wanted]
+        starts, ends = [start for _, start, _ in wanted], [end for _, _, end in wanted]
+        with store_errors(self.url, "read"):
+            found = store.cat_ranges(paths, starts, ends, batch_size=_AT_ONCE, on_error="return")
+        for (path, _, _), data in zip(wanted, found, strict=True):
+            if isinstance(data, Exception):
+                raise_for(data, self.at(path), "read")
+        return [bytes(data) for data in found]
 
     @contextlib.contextmanager
     def new_file(self, path: str) -> Generator[Writable]:
