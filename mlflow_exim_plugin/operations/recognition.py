@@ -49,8 +49,7 @@ def is_archive(location: str, opening: Opening) -> bool:
     url = urlsplit(location)
     if location.endswith(ARCHIVE_SUFFIX) or (url.scheme and url.path.endswith(ARCHIVE_SUFFIX)):
         return True
-    may_be_set = is_far(location) or local_path(location) is not None
-    if may_be_set and as_set(location, opening.storage_options):
+    if as_set(location, opening.storage_options):
         return True
     if is_far(location):  # whatever its name is, it is a file
         try:

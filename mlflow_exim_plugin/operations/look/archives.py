@@ -14,7 +14,6 @@ from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
 from mlflow_exim_plugin.storage.schemes import is_far
-from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Opening
@@ -106,8 +105,7 @@ def snapshots_in(location: str, opening: Opening) -> list[SnapshotThere] | None:
         InvalidArchiveError: One is damaged.
         StoreError: They cannot be listed.
     """
-    is_place = "://" in location or local_path(location) is not None
-    found = as_set(location, opening.storage_options) if is_place else None
+    found = as_set(location, opening.storage_options)
     if found is None or found[1] is not None or opening.snapshot is not None:
         return None
     folder, holds, known, listed = found[0], found[0].holds(), set[str](), []

@@ -132,7 +132,7 @@ USAGE = {
     "pak x": "No such command 'pak'. Did you mean 'pack'?",
     "pack x --trackinguri sqlite:///mlflow.db": "Did you mean '--tracking-uri'?",
     "unpack models.tar.zst sqlite:///mlflow.db": "A server or store is given as --tracking-uri.",
-    "pack": "Missing argument 'ARCHIVE'.",
+    "pack": "Missing argument 'ARCHIVE', or option '--set'.",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
 from mlflow_exim_plugin.container.refusal import refuse
@@ -29,6 +30,8 @@ from mlflow_exim_plugin.sources.archive.snapshot.documents import (
     Snapshot,
 )
 from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
+from mlflow_exim_plugin.storage.schemes import is_far
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -108,13 +111,19 @@ def as_set(
         InvalidArchiveError: Its marker is damaged.
         StoreError: The store refused or died.
     """
-    if location.endswith(ARCHIVE_SUFFIX) or "::" in location:
+    is_place = is_far(location) or local_path(location) is not None
+    if not is_place or "::" in location or _names_archive(location):
         return None
     url, number = location.removesuffix(f"/{MARKER}"), None
     if found := _AT_SNAPSHOT.fullmatch(location):
         url, number = found[1], int(found[2])
     folder = SetFolder(url, storage_options)
     return (folder, number) if folder.is_there() else None
+
+
+def _names_archive(location: str) -> bool:
+    path = urlsplit(location).path if "://" in location else location
+    return path.endswith(ARCHIVE_SUFFIX)
 
 
 class SetFolder(StoreFolder):
