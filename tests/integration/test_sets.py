@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.sets.publishing import NewSnapshot
 from tests.compare import as_default
 from tests.databases import rows_of_tables
+from tests.filled import copy_of_database
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -44,30 +46,42 @@ if TYPE_CHECKING:
     from tests.conftest import Bucket
 
 
-class Store:
-    """A database with two experiments, five runs each, that is packed again and again."""
+def add_run(client: MlflowClient, experiment_id: str, number: int) -> str:
+    """Log a run with rows and a file."""
+    run_id: str = client.create_run(experiment_id, run_name=f"r{number}").info.run_id
+    now_ms = int(time.time() * 1000)
+    rows = [Metric("loss", 1 / (step + 1), now_ms + step, step) for step in range(20)]
+    client.log_batch(run_id, rows)
+    client.log_param(run_id, "lr", number)
+    client.log_text(run_id, f"hello {number}", "notes/a.txt")
+    client.set_terminated(run_id)
+    return run_id
 
-    def __init__(self, folder: Path, uri: str) -> None:
+
+def fill_at(uri: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Make two experiments of five runs each; returns their ids."""
+    client = MlflowClient(uri, uri)
+    experiments = [
+        client.create_experiment(name, artifact_location=str(folder / "files" / name))
+        for name in ("a", "b")
+    ]
+    return experiments, [add_run(client, e, number) for e in experiments for number in range(5)]
+
+
+def fill(uri: str) -> tuple[list[str], list[str]]:
+    """Fill a database of SQLite, the files beside it."""
+    return fill_at(uri, Path(uri.removeprefix("sqlite:///")).parent)
+
+
+class Store:
+    """A deployment with two experiments, five runs each, that is packed again and again."""
+
+    def __init__(self, folder: Path, uri: str, made: tuple[list[str], list[str]]) -> None:
         self.folder = folder
         self.uri = uri
         self.client = MlflowClient(uri, uri)
         self.set = str(folder / "set")
-        self.experiments = [
-            self.client.create_experiment(name, artifact_location=str(folder / "files" / name))
-            for name in ("a", "b")
-        ]
-        self.runs = [self.add(e, number) for e in self.experiments for number in range(5)]
-
-    def add(self, experiment_id: str, number: int) -> str:
-        """Log a run with rows and a file."""
-        run_id: str = self.client.create_run(experiment_id, run_name=f"r{number}").info.run_id
-        now_ms = int(time.time() * 1000)
-        rows = [Metric("loss", 1 / (step + 1), now_ms + step, step) for step in range(20)]
-        self.client.log_batch(run_id, rows)
-        self.client.log_param(run_id, "lr", number)
-        self.client.log_text(run_id, f"hello {number}", "notes/a.txt")
-        self.client.set_terminated(run_id)
-        return run_id
+        self.experiments, self.runs = made
 
     def pack(self, **how: Any) -> Report:
         """Pack it into its set."""
@@ -94,7 +108,7 @@ class Store:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path, _database(tmp_path / "mlflow.db"))
+    return Store(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", copy_of_database(tmp_path, fill))
 
 
 def _database(path: Path) -> str:
@@ -163,7 +177,7 @@ def test_each_snapshot_is_as_it_was(store: Store, tmp_path: Path) -> None:
     packed()
     for change in (
         lambda: store.client.log_metric(store.runs[3], "loss", 2.0, step=1),
-        lambda: store.add(store.experiments[0], 9),
+        lambda: add_run(store.client, store.experiments[0], 9),
         lambda: store.client.rename_experiment(store.experiments[1], "c"),
         lambda: store.client.delete_experiment(store.experiments[1]),
         lambda: _purge(store, store.runs[1]),
@@ -380,6 +394,27 @@ def test_forgetting_keeps_what_is_asked_held_or_newest(store: Store) -> None:
     assert verify(store.set).ok
 
 
+def test_what_a_task_has_noted_stays(store: Store) -> None:
+    store.pack()
+    for number in range(2):
+        store.client.set_tag(store.runs[0], "a", str(number))
+        store.pack()
+    before = store.packs()
+    named = json.loads((Path(store.set) / "snapshots" / "00000003.json").read_text())
+    paths = [pack["path"] for pack in named["info"]["packs"]]
+    prune(store.set, compact=True, apply=True)
+    forget(store.set, keep_last=1, apply=True)
+    tasks = Path(store.set) / "tasks"
+    tasks.mkdir()
+    (tasks / "a.json").write_text(json.dumps({"pack": {"path": paths[0]}, "rows": {"path": ""}}))
+    prune(store.set, grace_s=0, apply=True)
+    left = {str(path.relative_to(store.set)) for path in store.packs()}
+    assert paths[0] in left
+    assert not left & {*paths[1:]}
+    assert len(before) > len(left)
+    store.is_whole()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "N001": lambda s: _edit(s / "snapshots/00000002.json", '"packs"', '"bags", "packs": 7, "x"'),
     "N002": lambda s: _edit(s / "snapshots/00000002.json", '"number": 2', '"number": 3'),
@@ -501,7 +536,8 @@ def test_a_snapshot_is_signed_and_looked_at_by_mlflow(store: Store, tmp_path: Pa
 def test_other_databases_tell_what_changed(
     tmp_path: Path, request: pytest.FixtureRequest, database: str
 ) -> None:
-    store = Store(tmp_path, request.getfixturevalue(database))
+    uri = request.getfixturevalue(database)
+    store = Store(tmp_path, uri, fill_at(uri, tmp_path))
     store.pack()
     assert _written(store.pack()) == {}
     store.client.log_metric(store.runs[0], "loss", 7.0, step=3)
@@ -511,7 +547,8 @@ def test_other_databases_tell_what_changed(
 
 def test_a_folder_tells_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    store = Store(tmp_path, str(tmp_path / "mlruns"))
+    uri = str(tmp_path / "mlruns")
+    store = Store(tmp_path, uri, fill_at(uri, tmp_path))
     store.pack()
     assert _written(store.pack()) == {}
     store.client.log_metric(store.runs[0], "loss", 7.0, step=3)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.operations.keeping.forget import require_set
 from mlflow_exim_plugin.operations.keeping.pack_set import compact
+from mlflow_exim_plugin.operations.keeping.set_tasks import MAX_NOTE_BYTES, TASKS
 from mlflow_exim_plugin.options import Opening, Pruning, Work, flat
+from mlflow_exim_plugin.schema.canonical import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +98,7 @@ def prune(
         info = snapshot.document.info
         needed.update(pack.path for pack in info.packs)
         needed.update(entry.path for entry in (info.gone, info.state) if entry is not None)
+    needed |= _under_way(folder)
     for path in _all_of(folder):
         if path in needed:
             continue
@@ -103,6 +108,19 @@ def prune(
             one.removed = folder.remove(path)
         result.files.append(one)
     return result
+
+
+def _under_way(folder: SetFolder) -> set[str]:
+    """Return what notes of a pack in several tasks name, whose snapshot is not there yet."""
+    found: set[str] = set()
+    for name in folder.names(TASKS):
+        with contextlib.suppress(NotFoundError):  # it is there now
+            noted = parse_json(folder.read(f"{TASKS}/{name}", MAX_NOTE_BYTES), name)
+            for key in ("pack", "rows"):
+                named = noted.get(key) if isinstance(noted, dict) else None
+                if isinstance(named, dict) and isinstance(named.get("path"), str):
+                    found.add(named["path"])
+    return found
 
 
 def _all_of(folder: SetFolder) -> Iterator[str]:

@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.options import Opening, Packing, Reading, Scaling, Selection, Work
 
-__all__ = ["PartTask", "pack_part", "packed_in_tasks"]
+__all__ = ["MAX_NOTE_BYTES", "TASKS", "PartTask", "pack_part", "packed_in_tasks"]
 
 _PARALLEL = 16
 """So many tasks at once are planned for where nobody says how many there will be."""
-_MOST_BYTES = 1 << 30
-_FOLDER = "tasks"
+MAX_NOTE_BYTES = 1 << 30
+TASKS = "tasks"
+"""Folder of a set with notes of tasks that are under way."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +94,7 @@ class PartTask:
             "redact": list(packing.redact),
             "package_version": __version__,
         }
-        return f"{_FOLDER}/{sha256_of(canonical_bytes(made_of)).hexdigest()}.json"
+        return f"{TASKS}/{sha256_of(canonical_bytes(made_of)).hexdigest()}.json"
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _packed(folder: SetFolder, task: PartTask) -> DonePart:
 def _noted(folder: SetFolder, task: PartTask) -> DonePart | None:
     """Return what became of a task earlier, if its archive is there as it was."""
     try:
-        done = DonePart(**orjson.loads(folder.read(task.path, _MOST_BYTES)))
+        done = DonePart(**orjson.loads(folder.read(task.path, MAX_NOTE_BYTES)))
         if done.pack is not None:
             location = folder.at(done.pack["path"])
             root, options = done.pack["root"], folder.storage_options
@@ -252,10 +253,10 @@ def _plan(round_: Round, source: OpenSource, parallel: int) -> tuple[str, TaskPl
         "selection": round_.selection.to_json(),
         "parent": round_.parent.sha256 if round_.parent else None,
     }
-    path = f"{_FOLDER}/{sha256_of(canonical_bytes(asked)).hexdigest()}.json"
+    path = f"{TASKS}/{sha256_of(canonical_bytes(asked)).hexdigest()}.json"
     if round_.packing.resume:
         with contextlib.suppress(NotFoundError):
-            return path, TaskPlan.of_text(folder.read(path, _MOST_BYTES))
+            return path, TaskPlan.of_text(folder.read(path, MAX_NOTE_BYTES))
     plan = plan_of(source, round_.selection, round_.packing.as_of_ms, parallel, work.script)
     folder.remove(path)
     with contextlib.suppress(ArchiveExistsError):  # another writer's, at this very moment
