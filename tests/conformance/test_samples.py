@@ -157,7 +157,7 @@ def test_generator_gives_the_same_samples() -> None:
     there = {
         str(path.relative_to(FOLDER)): path.read_bytes()
         for path in FOLDER.rglob("*")
-        if path.is_file() and "written-by" not in path.parts
+        if path.is_file() and path.relative_to(FOLDER).parts[0] not in {"written-by", "sets"}
     }
     assert set(made) == set(there)
     same_tools = there["generated-with.json"] == made.pop("generated-with.json")

@@ -47,8 +47,6 @@ _CREATED = (
     *("creation_timestamp", "creation_time", "created_time", "created_at", "create_time_ms"),
     "creation_timestamp_ms",
 )
-_NAMED = {Kind.SCORER, Kind.SKILL, Kind.MCP_SERVER, Kind.WORKSPACE}
-"""Kinds whose id is a name, which every place has anew."""
 _CARRIED = ("mlflow_exim", "mlflow.exim.", "mlflow_export_import")
 _INT64_END = 1 << 63
 _FLUSHED_ROWS = 1 << 18
@@ -289,7 +287,7 @@ class CatalogueRows:
         spec = KINDS[kind]
         identity = str(document[spec.id_field])
         told = _Object(kind, identity, str(document.get(spec.name) or ""), experiment=experiment)
-        if spec.is_named or kind in _NAMED:
+        if spec.is_named or spec.id_field in spec.natural:  # which every place has anew
             of = experiment[0] if experiment else ""
             place = f"{self._told_archive.source} {self._workspace}"
             told.origin = f"{place} {kind} {of} {identity}"
