@@ -136,13 +136,20 @@ def test_the_first_pack_takes_all_and_the_next_one_nothing(store: Store) -> None
     store.is_whole()
 
 
+def _files_of(store: Store, run_id: str) -> Path:
+    """Return where a run's files are: MLflow remembers where those of another copy were."""
+    return Path(str(store.client.get_run(run_id).info.artifact_uri))
+
+
 CHANGES: dict[str, Callable[[Store], object]] = {
     "a row behind the last one": lambda s: s.client.log_metric(s.runs[0], "loss", 7.0, step=30),
     "a row before the last one": lambda s: s.client.log_metric(s.runs[0], "loss", 7.0, step=3),
     "a tag": lambda s: s.client.set_tag(s.runs[0], "color", "red"),
     "a tag that is gone": lambda s: s.client.delete_tag(s.runs[0], "mlflow.runName"),
-    "another file": lambda s: s.client.log_text(s.runs[0], "more", "notes/b.txt"),
-    "a file of the same size": lambda s: s.client.log_text(s.runs[0], "hallo 0", "notes/a.txt"),
+    "another file": lambda s: (_files_of(s, s.runs[0]) / "notes/b.txt").write_text("more"),
+    "a file of the same size": lambda s: (_files_of(s, s.runs[0]) / "notes/a.txt").write_text(
+        "hallo 0"
+    ),
     "a deleted run": lambda s: s.client.delete_run(s.runs[0]),
     "a new name": lambda s: s.client.update_run(s.runs[0], name="other"),
 }
