@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.sets.state import SetState
+from mlflow_exim_plugin.stages.marks import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.stages.changes import Changes, Seen
 
 __all__ = ["Doubt", "FoundAtSource", "NextState", "found_by", "next_state"]
-
-_HALF = 8
 
 
 @dataclass
@@ -111,7 +110,7 @@ def _row(seen: Seen, known: Row | None, written: Row | None, doubt: Doubt) -> Ro
     if written is not None:
         mark = b"" if seen.id in doubt.cut else seen.mark
         return replace(written, mark=mark, name=seen.name, start_ms=seen.start_ms)
-    if known is None or seen.goes_on or len(seen.mark) <= _HALF:
+    if known is None or seen.goes_on or not is_whole(seen.mark):
         return known  # it failed, or its files could not be listed
     return replace(known, mark=seen.mark, name=seen.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +95,11 @@ class NewSnapshot:
             StoreError: The store refused or died.
         """
         data = document_bytes(self._document(folder, report))
-        try:
+        with contextlib.suppress(ArchiveExistsError):
             folder.put(snapshot_path(self.number), data)
-        except ArchiveExistsError:
-            return None
-        return StoredSnapshot(folder.snapshot(self.number).document, sha256_of(data).hexdigest())
+        there = folder.snapshot(self.number)
+        # It is ours also where the store took it and its answer was lost, so that a retry found it.
+        return there if there.sha256 == sha256_of(data).hexdigest() else None
 
     def _document(self, folder: SetFolder, report: Report) -> dict[str, Any]:
         state, said = self.following.state, report.to_dict()

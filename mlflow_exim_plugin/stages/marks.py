@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.schema.objects import StreamObject
 
-__all__ = ["Marks", "mark_of", "path_of"]
+__all__ = ["Marks", "is_whole", "mark_of", "path_of"]
 
 _HALF = 8
 _FORM = b"1\n"
@@ -46,6 +46,11 @@ class Marks:
 
     def __init__(self, known: Mapping[str, bytes]) -> None:
         self._known = known
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing, so that nothing need be compared."""
+        return not self._known
 
     def knows(self, path: str) -> bool:
         """Whether an object was there."""
@@ -92,6 +97,11 @@ def mark_of(item: StreamObject, files: Iterable[Artifact | Failure] = ()) -> byt
             listed.append(f"{file.id}\n{file.reason}\n")
     names = "".join(listed).encode(errors="surrogatepass")
     return half + sha256_of(names).digest()[:_HALF]
+
+
+def is_whole(mark: bytes) -> bool:
+    """Whether a mark tells of an object's files too."""
+    return len(mark) > _HALF
 
 
 def path_of(item: StreamObject, tree: str) -> str:

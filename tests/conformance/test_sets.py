@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlflow_exim_plugin import open_archive, verify
 from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError
+from mlflow_exim_plugin.sets.state import SetState
+from mlflow_exim_plugin.sets.stored_rows import rows_of
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 from samples.sets import BAD, GOOD, break_samples
 
 ROOT = Path(__file__).parents[2]
@@ -74,3 +78,27 @@ def test_a_set_that_was_written_stays_readable() -> None:
         "2": ({"run 0": 4, "run 1": 3}, []),
         "3": ({"run 0": 4, "run 1": 3}, ["churn"]),
     }
+
+
+def test_members_are_those_of_its_archives() -> None:
+    for number in ("1", "2", "3"):
+        with open_archive(str(GOOD), snapshot=number) as state:
+            reader = state.reader
+            members = [member.path for member in reader.members()]
+            assert members == reader.paths() == sorted(set(members))
+            assert len(members) == len(reader) > 0
+            for path in members:
+                assert path in reader
+                with reader.open_member(path) as file:
+                    assert file.read() == reader.read(path)
+
+
+def test_archives_say_what_the_table_of_the_state_says() -> None:
+    folder = SetFolder(str(GOOD))
+    for number in (1, 2, 3):
+        snapshot = folder.snapshot(number)
+        state = SetState.load(folder, snapshot.document.info)
+        assert state is not None
+        with open_archive(str(GOOD), snapshot=str(number)) as archive:
+            told = rows_of(archive.reader)
+        assert told == {path: replace(row, mark=b"") for path, row in state.rows.items()}

@@ -33,6 +33,7 @@ from mlflow_exim_plugin import (
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.sets.publishing import NewSnapshot
+from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
 from tests.compare import as_default
 from tests.databases import rows_of_tables
 from tests.filled import copy_of_database
@@ -350,6 +351,23 @@ def test_of_two_writers_one_goes_again_on_top(
     assert _written(report) == {}
     assert (report.snapshot or {})["number"] == 3
     assert len(store.packs()) == 2  # what was packed for nothing is gone
+    store.is_whole()
+
+
+def test_a_snapshot_whose_answer_was_lost_is_ours(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = StoreFolder.put
+
+    def answer_lost(self: StoreFolder, path: str, data: bytes) -> None:
+        put(self, path, data)
+        if path.startswith("snapshots/"):  # a store's client sends again, and finds its own
+            put(self, path, data)
+
+    monkeypatch.setattr(StoreFolder, "put", answer_lost)
+    report = store.pack()
+    assert (report.snapshot or {})["number"] == 1
+    assert len(store.packs()) == 1
     store.is_whole()
 
 

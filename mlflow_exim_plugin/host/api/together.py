@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from mlflow_exim_plugin.errors import ServerError
+from mlflow_exim_plugin.options import within_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
     class Mapped(Protocol):
@@ -24,6 +25,7 @@ AT_ONCE = 64
 """Experiments that one question is about: the first servers with traces have it in the URL."""
 
 _Found = TypeVar("_Found")
+_Object = TypeVar("_Object")
 
 
 def listed_of_each(
@@ -58,10 +60,14 @@ def listed_of_each(
 
 
 def each_alone(
-    experiment_ids: Sequence[str], list_one: Callable[[str], _Found]
-) -> Iterator[tuple[str, _Found | ServerError]]:
-    """List what experiments have, each in a call of its own."""
-    return listed_of_each(experiment_ids, lambda some: {one: list_one(one) for one in some}, 1)
+    experiment_ids: Sequence[str],
+    list_one: Callable[[str], Mapping[str, _Object]],
+    ids: tuple[str, str],
+) -> Iterator[tuple[str, dict[str, _Object] | ServerError]]:
+    """List what experiments have within a range of ids, each in a call of its own."""
+    return listed_of_each(
+        experiment_ids, lambda some: {one: within_ids(list_one(one), ids) for one in some}, 1
+    )
 
 
 def asked_of_each(

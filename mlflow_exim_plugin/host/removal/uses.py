@@ -11,7 +11,7 @@ from mlflow_exim_plugin.kinds.tables import MAPPED
 from mlflow_exim_plugin.schema.runs import PARENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.host.removal.tables import RemovalTables, RunParts
 
@@ -40,7 +40,9 @@ class Use:
     run_id: str = ""
 
 
-def in_use(uses: Iterable[Use], leaving: Iterable[str]) -> dict[str, list[str]]:
+def in_use(
+    uses: Iterable[Use], leaving: Iterable[str], gone: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Return which of some runs have to stay, and what uses them.
 
     What is used by a run that has to stay has to stay as well.
@@ -48,8 +50,10 @@ def in_use(uses: Iterable[Use], leaving: Iterable[str]) -> dict[str, list[str]]:
     Args:
         uses: All that is known.
         leaving: The runs that are to go.
+        gone: Runs that went that way before: what they use may follow them.
     """
-    goes, listed = set(leaving), [use for use in uses if use.of != use.run_id]
+    goes = set(leaving)
+    listed = [use for use in uses if use.of != use.run_id and use.run_id not in gone]
     while stays := {use.of for use in listed if use.of in goes and use.run_id not in goes}:
         goes -= stays
     found: dict[str, list[str]] = {}

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.removal.runs import Removal
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.operations.retention.policy import Policy
+    from mlflow_exim_plugin.options import Retaining
 
-__all__ = ["GOES", "STAYS", "PlannedRun", "plan_of"]
+__all__ = ["GOES", "STAYS", "Plan", "PlannedRun", "plan_of"]
 
 GOES = "goes"
 STAYS = "stays"
@@ -67,21 +68,32 @@ class PlannedRun:
         return asdict(self)
 
 
-def plan_of(
-    policy: Policy, source: OpenSource, removal: Removal, *, frees: bool
-) -> list[PlannedRun]:
-    """Return the runs that a policy means, by experiment and id.
+@dataclass
+class Plan:
+    """What a policy means.
+
+    Attributes:
+        runs: The runs, by experiment and id.
+        gone: Ids of runs that went before as those that go now will: what they use may follow them.
+    """
+
+    runs: list[PlannedRun] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+
+
+def plan_of(policy: Policy, source: OpenSource, removal: Removal, retaining: Retaining) -> Plan:
+    """Return what a policy means.
 
     Args:
         policy: The policy.
         source: The deployment, to be read.
         removal: The same, to be written to.
-        frees: Whether rows and files are to go, also of runs that were deleted before.
+        retaining: What becomes of the runs.
 
     Raises:
         ServerError: Not all runs can be listed, or nobody can tell which of them are in use.
     """
-    planned: list[PlannedRun] = []
+    plan = Plan()
     until = [rule.until_ms for rule in policy.rules]
     names: dict[str, str] = {}
     asked = Selection(traces=False, artifacts=False)
@@ -93,17 +105,25 @@ def plan_of(
             if isinstance(item, Experiment):
                 names[item.id] = item.name
             elif isinstance(item, Run):
+                if _is_gone(item, retaining):
+                    plan.gone.add(item.id)
                 experiment = names.get(item.experiment_id, "")
                 for number, rule in enumerate(policy.rules):
                     if rule.takes(item, experiment, until[number]):
-                        planned.append(_planned(policy, item, experiment, number, frees=frees))
+                        frees = retaining.frees
+                        plan.runs.append(_planned(policy, item, experiment, number, frees=frees))
                         break
-    leaving = [run.run_id for run in planned if run.goes]
-    used = runs_in_use(removal, source, leaving)
-    for run in planned:
+    leaving = [run.run_id for run in plan.runs if run.goes]
+    used = runs_in_use(removal, source, leaving, plan.gone)
+    for run in plan.runs:
         if run.run_id in used:
             run.stays(*used[run.run_id])
-    return planned
+    return plan
+
+
+def _is_gone(run: Run, retaining: Retaining) -> bool:
+    is_archived = ARCHIVED in run.tags and run.info.get("lifecycle_stage") == "deleted"
+    return not retaining.purge and (is_archived or (retaining.hollow and HOLLOW in run.tags))
 
 
 def _planned(policy: Policy, run: Run, experiment: str, number: int, *, frees: bool) -> PlannedRun:

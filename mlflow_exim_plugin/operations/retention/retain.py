@@ -178,12 +178,13 @@ def retain(
         )
         if retaining.apply and removal.is_direct:
             task.finish(removal, result)
-        result.runs = plan_of(wanted, source, removal, frees=retaining.frees)
+        plan = plan_of(wanted, source, removal, retaining)
+        result.runs = plan.runs
         states: dict[str, list[str]] = {}
         if retaining.apply:
             states = {run.run_id: removal.state_of(run.run_id) for run in result.runs if run.goes}
     if states:
-        task.apply(result, states)
+        task.apply(result, states, plan.gone)
     return result
 
 
@@ -222,7 +223,9 @@ class _Task:
             except EximError as error:
                 result.unfinished[run_id] = error.message
 
-    def apply(self, result: Retention, states: Mapping[str, list[str]]) -> None:
+    def apply(
+        self, result: Retention, states: Mapping[str, list[str]], gone: Collection[str]
+    ) -> None:
         """Pack runs, prove that they are in the set, and take them away."""
         packed = pack(
             tracking_uri=self.uri,
@@ -249,7 +252,7 @@ class _Task:
                     if run.goes:
                         run.fails(f"the set cannot be read: {error.message}")
             self._lock(number, verified)
-            self._take_away([run for run in some if run.goes], number, states, {*states})
+            self._take_away([run for run in some if run.goes], number, states, {*states, *gone})
 
     def _lock(self, number: int, packs: Collection[str]) -> None:
         """Let the store keep a snapshot and the archives that hold runs, if that is asked for."""

@@ -20,7 +20,7 @@ __all__ = ["runs_in_use"]
 
 
 def runs_in_use(
-    removal: Removal, source: OpenSource, leaving: Collection[str]
+    removal: Removal, source: OpenSource, leaving: Collection[str], gone: Collection[str] = ()
 ) -> dict[str, list[str]]:
     """Return which of some runs have to stay, and what uses them.
 
@@ -28,6 +28,7 @@ def runs_in_use(
         removal: The deployment.
         source: The same, to be read.
         leaving: The runs that are to go.
+        gone: Runs that went that way before.
 
     Raises:
         ServerError: Not all of it can be read: what cannot may use any run.
@@ -35,7 +36,7 @@ def runs_in_use(
     if not leaving:
         return {}
     if removal.is_direct:
-        return in_use(removal.uses(leaving), leaving)
+        return in_use(removal.uses(leaving), leaving, gone)
     seen = SeenUses()
     with closed_after(source.names.stream(Selection(artifacts=False))) as stream:
         for item in stream:
@@ -46,4 +47,4 @@ def runs_in_use(
                 )
             if not isinstance(item, Loss | Unpacked):
                 seen.see(item)
-    return in_use(seen.uses(), leaving)
+    return in_use(seen.uses(), leaving, gone)

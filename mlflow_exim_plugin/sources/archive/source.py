@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
-from mlflow_exim_plugin.options import ALL_IDS, within_ids
+from mlflow_exim_plugin.options import ALL_IDS
 from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     EntityEnvelope,
@@ -560,9 +560,7 @@ class _ArchiveCatalog:
         filter_string: str = "",
         ids: tuple[str, str] = ALL_IDS,
     ) -> Iterator[Listed]:
-        return each_alone(
-            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
-        )
+        return each_alone(experiment_ids, partial(self.runs, filter_string=filter_string), ids)
 
     def run(self, run_id: str) -> dict[str, Any]:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from mlflow_exim_plugin.errors import NotFoundError, StoreError
 from mlflow_exim_plugin.host.api.together import each_alone
 from mlflow_exim_plugin.host.traces.files import DATA_FILE, spans_of, take
 from mlflow_exim_plugin.host.traces.spans import from_dict
-from mlflow_exim_plugin.options import ALL_IDS, within_ids
+from mlflow_exim_plugin.options import ALL_IDS
 from mlflow_exim_plugin.schema.documents import json_number
 from mlflow_exim_plugin.schema.metric_rows import RunRows
 from mlflow_exim_plugin.schema.objects import (
@@ -115,9 +116,7 @@ class ExportedTracking:
         ids: tuple[str, str] = ALL_IDS,
     ) -> Iterator[Listed]:
         """Yield the same of many experiments, of a range of ids."""
-        return each_alone(
-            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
-        )
+        return each_alone(experiment_ids, partial(self.runs, filter_string=filter_string), ids)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

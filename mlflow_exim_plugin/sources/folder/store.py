@@ -6,12 +6,12 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_exim_plugin.errors import NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
-from mlflow_exim_plugin.options import ALL_IDS, within_ids
+from mlflow_exim_plugin.options import ALL_IDS
 from mlflow_exim_plugin.schema.documents import (
     dataset_identity,
     json_number,
@@ -174,9 +174,7 @@ class TrackingFolder:
         ids: tuple[str, str] = ALL_IDS,
     ) -> Iterator[Listed]:
         """Yield the same of many experiments, of a range of ids."""
-        return each_alone(
-            experiment_ids, lambda one: within_ids(self.runs(one, filter_string), ids)
-        )
+        return each_alone(experiment_ids, partial(self.runs, filter_string=filter_string), ids)
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return REST's ``Run``.

@@ -57,6 +57,8 @@ class KnownRuns:
             stamps = histories.stamps([run.id for run in found])
             for run in found:
                 run.stamp = stamps.get(run.id, "0")
+        if self.marks.is_empty:
+            return set()
         unchanged = set()
         for run in found:
             listed = files.named(listings[run.id].result())

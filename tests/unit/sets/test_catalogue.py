@@ -410,16 +410,25 @@ def flip(place: int) -> Callable[[bytearray], None]:
     return change
 
 
-@pytest.mark.parametrize("table", ["values", "objects", "ids"])
+@pytest.mark.parametrize("table", ["values", "objects", "hashes", "ids"])
 def test_damage_is_named_and_never_an_answer(table: str, truth: Truth) -> None:
+    run_id = truth.packs[0].runs[0][0]["info"]["run_id"]
+
+    def answered(shelf: Shelf) -> set[tuple[str, str]]:
+        if table == "ids":  # a search by what objects hold reads it of those with several states
+            return {
+                (row["id"], row["archive"]) for row in search([shelf], Seeking(), run_id).objects
+            }
+        return found(shelf, tags=("team=risk",))
+
     right, hints = None, set()
     for place in random.Random(5).sample(range(3000), 30):
         shelf = shelf_of(rows_of_pack(truth.packs[0]))
-        right = right or found(shelf, tags=("team=risk",))
+        right = right or answered(shelf)
         size = shelf.parts[0].tables[table].size_bytes
         damaged(shelf, table, flip(place % size))
         try:
-            answer = found(shelf, tags=("team=risk",))
+            answer = answered(shelf)
         except InvalidArchiveError as error:
             hints.add(error.hint)
         else:

@@ -220,7 +220,7 @@ class SnapshotReader:
                 continue  # files of an object that is another archive's now, or nobody's
             held[path] = merged[path]
             self._note(path)
-        self._paths = [layout.ARCHIVE, *held]
+        self._paths = [*held]
         self._numbers = held
 
     def _note(self, path: str) -> None:
