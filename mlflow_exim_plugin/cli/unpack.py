@@ -10,7 +10,7 @@ import click
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, output_options
 from mlflow_exim_plugin.cli.progress import run_transfer
-from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
+from mlflow_exim_plugin.options import Opening, Scaling, Selection, Work, Writing
 
 
 @click.command(cls=Command)
@@ -20,7 +20,7 @@ from mlflow_exim_plugin.options import Opening, Selection, Work, Writing
     metavar="URI",
     help="MLflow tracking URI; MLFLOW_TRACKING_URI or MLflow's own default without it.",
 )
-@asks(selection=Selection, opening=Opening, work=Work, writing=Writing)
+@asks(selection=Selection, opening=Opening, work=Work, writing=Writing, scaling=Scaling)
 @output_options
 @click.pass_context
 def unpack(

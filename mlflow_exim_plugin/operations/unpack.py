@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations.deliver import deliver, redaction_of, to_deployment
-from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.operations.slips import require_archive
-from mlflow_exim_plugin.operations.targets import open_target
-from mlflow_exim_plugin.options import Opening, Selection, Work, Writing, flat
+from mlflow_exim_plugin.operations.unpack_tasks import unpacked, unpacked_in_tasks
+from mlflow_exim_plugin.options import Opening, Scaling, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ def unpack(
     selection: Selection = Selection(),
     writing: Writing = Writing(),
     work: Work = Work(),
+    scaling: Scaling = Scaling(),
 ) -> Report:
     """Put an archive's objects back on a tracking server or store.
 
@@ -41,6 +40,7 @@ def unpack(
         selection: What to take; everything without it.
         writing: How objects are put onto the target.
         work: How much is done at once, and whether at all.
+        scaling: What unpacks into a database in several tasks.
 
     Returns:
         Counts, failures and losses; ``ok`` is false when an object failed.
@@ -57,11 +57,6 @@ def unpack(
     require_archive(archive, f"write unpack ARCHIVE --tracking-uri {where}, or use copy")
     if writing.since_last:
         raise UsageError("--since-last is of copies: an archive does not change", "leave it out")
-    redaction = redaction_of(writing)
-    with (
-        open_source(archive, opening, among=("archive", "export")) as opened,
-        open_target(tracking_uri, opening, writing, selection, work) as target,
-    ):
-        source = opened.through(redaction)
-        stages = to_deployment(source.system(work.script), writing)
-        return deliver(source, target, selection, stages, work)
+    if scaling.is_asked and not work.dry_run:
+        return unpacked_in_tasks(archive, tracking_uri, opening, selection, writing, work, scaling)
+    return unpacked(archive, tracking_uri, opening, selection, writing, work)

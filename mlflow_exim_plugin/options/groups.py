@@ -318,6 +318,7 @@ class Writing(TakingOut):
         marks_content: False when artifacts are left out, so that a later unpack adds them.
         sends_files: False when no artifacts come.
         is_strict: Whether an object is refused of which the target cannot hold all.
+        among_others: Whether others write runs to the same experiments meanwhile.
     """
 
     experiment_name: str | None = asked(
@@ -378,6 +379,7 @@ class Writing(TakingOut):
     marks_content: bool = True
     sends_files: bool = True
     is_strict: bool = False
+    among_others: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "on_conflict", OnConflict(self.on_conflict))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALL_IDS", "SelectionPart", "within_ids"]
+__all__ = ["ALL_IDS", "SelectionPart", "is_within", "within_ids"]
 
 ALL_IDS = ("", "")
 """A range of ids without beginning or end."""
@@ -36,6 +36,10 @@ class SelectionPart:
     beside_runs: bool = False
     beside_experiments: bool = False
 
+    def takes_run(self, run_id: str) -> bool:
+        """Whether a run of its experiments is in it, by the order of characters of ids."""
+        return self.runs is not None and is_within(run_id, self.runs)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without what is at its default."""
         default = asdict(SelectionPart())
@@ -59,5 +63,10 @@ class SelectionPart:
 
 def within_ids(found: Mapping[str, _Value], ids: tuple[str, str]) -> dict[str, _Value]:
     """Return those of some objects whose ids are in a range, by the order of their characters."""
+    return {key: of for key, of in found.items() if is_within(key, ids)}
+
+
+def is_within(identity: str, ids: tuple[str, str]) -> bool:
+    """Whether an id is in a range, by the order of characters."""
     first, end = ids
-    return {key: of for key, of in found.items() if key >= first and (not end or key < end)}
+    return identity >= first and (not end or identity < end)

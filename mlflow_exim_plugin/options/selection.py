@@ -250,8 +250,12 @@ class Selection:
     @property
     def takes_all_runs(self) -> bool:
         """True when no run is left out, whatever is in it."""
-        is_whole = self.part is None and not self.names_objects
-        return is_whole and self.deleted and not self.is_sifted
+        return self.part is None and self.means_all_runs
+
+    @property
+    def means_all_runs(self) -> bool:
+        """True when no run is left out by all parts together."""
+        return not self.names_objects and self.deleted and not self.is_sifted
 
     @property
     def is_sifted(self) -> bool:

@@ -169,7 +169,7 @@ class Plan:
         if run.id in self.losses:
             return self.losses[run.id]
         parent = run.tags.get(PARENT)
-        if not self._selection.takes_all_runs or not parent or self.holds(parent):
+        if not self._selection.means_all_runs or not parent or self.holds(parent):
             return None
         return _without_parent(run.id, parent, "is gone from the source")
 
@@ -228,6 +228,8 @@ class Plan:
         selection = self._selection
         if selection.part is None or selection.filter:
             return False
+        if selection.means_all_runs:
+            return True
         is_meant = self.means_whole(header.experiment_id)
         return is_meant and selection.takes_run(header, in_experiment=True)
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["Engine", "engine_of"]
+    from mlflow_exim_plugin.options import Scaling
+
+__all__ = ["Engine", "engine_asked", "engine_of"]
 
 _Result = TypeVar("_Result")
 _ENGINE = re.compile(r"(processes|dask|ray|spark)(?::([1-9][0-9]{0,3})|(://\S+))?")
@@ -46,6 +48,17 @@ class Engine:
     parallel: int | None
     open: Callable[[], AbstractContextManager[Executor]]
     opens_again: bool = False
+
+
+def engine_asked(scaling: Scaling) -> Engine:
+    """Return what runs the tasks.
+
+    Raises:
+        UsageError: There is no such engine.
+    """
+    if (executor := scaling.executor) is not None:
+        return Engine("executor", None, lambda: contextlib.nullcontext(executor))
+    return engine_of(scaling.engine or "")
 
 
 def engine_of(text: str) -> Engine:

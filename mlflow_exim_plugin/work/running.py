@@ -62,28 +62,43 @@ def _result_of(future: Future[_Result]) -> _Result:
 
 
 def done_by_engine(
-    engine: Engine, call: Callable[[_Task], _Result | EximError], tasks: Sequence[_Task]
+    engine: Engine,
+    call: Callable[[_Task], _Result | EximError],
+    rounds: Sequence[Sequence[_Task]],
 ) -> Iterator[tuple[_Task, _Result]]:
     """Do the same with an engine that is opened for it.
 
     Where a process ends, its pool ends with it; a second pool gets what is not done.
 
+    Args:
+        engine: Runs the tasks.
+        call: Does one; a function at the top of a module.
+        rounds: What it is called with; none of a round before all of the one before are done.
+
     Raises:
         EximError: See ``done_by``.
     """
-    left = list(tasks)
+    left = [[*tasks] for tasks in rounds if tasks]
+    all_of_them = _count(left)
     while left:
-        before = len(left)
+        before = _count(left)
         try:
             with engine.open() as executor:
-                for task, result in done_by(executor, call, left.copy()):
-                    left.remove(task)
-                    yield task, result
+                while left:
+                    for task, result in done_by(executor, call, left[0].copy()):
+                        left[0].remove(task)
+                        yield task, result
+                    del left[0]
         except BrokenExecutor as error:
-            if not engine.opens_again or (len(left) == before and before != len(tasks)):
+            count = _count(left)
+            if not engine.opens_again or (count == before and before != all_of_them):
                 raise EngineError(
-                    f"a worker process ended: {len(left)} tasks are not done",
+                    f"a worker process ended: {count} tasks are not done",
                     "run the same command again: what is done stays; a killed process may have had "
                     "too little memory",
                 ) from error
-            _log.log(NOTICE, "A worker process ended: %d tasks go to new ones.", len(left))
+            _log.log(NOTICE, "A worker process ended: %d tasks go to new ones.", count)
+
+
+def _count(rounds: Sequence[Sequence[object]]) -> int:
+    return sum(map(len, rounds))

@@ -119,8 +119,8 @@ def run_rows(
         artifact_uri: Where its files are there.
         user_id: Its owner.
         tags: Its tags.
-        dataset_uuid: Gives the id of a dataset of REST's ``Run`` in this experiment, and whether
-            it has no row yet.
+        dataset_uuid: Gives the id of a dataset, told by its row without one, and whether it has no
+            row yet.
     """
     info, run_id = run.info, run.id
     is_deleted = info.get("lifecycle_stage") == "deleted"
@@ -163,20 +163,17 @@ def _dataset_input(
     dataset_uuid: Callable[[dict[str, Any]], tuple[str, bool]],
 ) -> Rows:
     dataset = entry["dataset"]
-    identity, is_new = dataset_uuid(dataset)
-    rows: Rows = []
-    if is_new:
-        row = {
-            "dataset_uuid": identity,
-            "experiment_id": experiment_id,
-            "name": dataset["name"],
-            "digest": dataset["digest"],
-            "dataset_source_type": dataset.get("source_type", ""),
-            "dataset_source": dataset.get("source", ""),
-            "dataset_schema": dataset.get("schema"),
-            "dataset_profile": dataset.get("profile"),
-        }
-        rows.append(("datasets", row))
+    row = {
+        "experiment_id": experiment_id,
+        "name": dataset["name"],
+        "digest": dataset["digest"],
+        "dataset_source_type": dataset.get("source_type", ""),
+        "dataset_source": dataset.get("source", ""),
+        "dataset_schema": dataset.get("schema"),
+        "dataset_profile": dataset.get("profile"),
+    }
+    identity, is_new = dataset_uuid(row)
+    rows: Rows = [("datasets", {"dataset_uuid": identity, **row})] if is_new else []
     link = _link("DATASET", identity, "RUN", run_id)
     rows.append(link)
     rows += [

@@ -242,6 +242,26 @@ class TableWriter:
             found = self._connection.execute(query.limit(limit))
             return [dict(row) for row in found.mappings()]
 
+    def put_for_all(self, table: str, row: dict[str, Any], **key: Any) -> dict[str, Any]:
+        """Write a row at once, in a transaction of its own, unless there is one with its key.
+
+        Two writers that put it into theirs would wait for each other, and one would fail.
+
+        Returns:
+            What is there.
+        """
+        from sqlalchemy import and_, insert, select
+        from sqlalchemy.exc import IntegrityError
+
+        there = self._metadata.tables[table]
+        columns = {name: value for name, value in row.items() if name in there.columns}
+        wanted = and_(*(there.columns[name] == value for name, value in key.items()))
+        with self._doing(f"writing {table}"):
+            with contextlib.suppress(IntegrityError), self._engine.begin() as connection:
+                connection.execute(insert(there).values(columns))
+            with self._engine.connect() as connection:
+                return dict(connection.execute(select(there).where(wanted)).mappings().one())
+
     def count(self, table: str, **key: Any) -> int:
         """Return how many rows have these values."""
         from sqlalchemy import func, select

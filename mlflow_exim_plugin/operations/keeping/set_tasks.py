@@ -29,7 +29,7 @@ from mlflow_exim_plugin.sources.archive.snapshot.documents import FileEntry, Pac
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 from mlflow_exim_plugin.sources.archive.snapshot.tables import STATE, read_table, write_table
 from mlflow_exim_plugin.version import __version__
-from mlflow_exim_plugin.work.engines import Engine, engine_of
+from mlflow_exim_plugin.work.engines import engine_asked
 from mlflow_exim_plugin.work.plan import TaskPlan
 from mlflow_exim_plugin.work.running import done_by_engine
 
@@ -192,7 +192,7 @@ def packed_in_tasks(round_: Round, tracking_uri: str | None, scaling: Scaling) -
         EximError: A task failed as a whole; what others packed stays, and ``resume`` goes on.
         EngineError: Workers were lost.
     """
-    engine = _engine(scaling)
+    engine = engine_asked(scaling)
     if tracking_uri is None:
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")  # which workers may not have
     folder, parent = round_.folder, round_.parent
@@ -228,7 +228,7 @@ def packed_in_tasks(round_: Round, tracking_uri: str | None, scaling: Scaling) -
     report = Report()
     report.source = plan.source
     done: dict[int, DonePart] = {}
-    for task, part in done_by_engine(engine, pack_part, tasks):
+    for task, part in done_by_engine(engine, pack_part, [tasks]):
         done[task.block] = part
         report.take(Report.of_dict(part.report))
         if round_.work.progress is not None:
@@ -262,9 +262,3 @@ def _plan(round_: Round, source: OpenSource, parallel: int) -> tuple[str, TaskPl
     with contextlib.suppress(ArchiveExistsError):  # another writer's, at this very moment
         folder.put(path, document_bytes(plan.to_json()))
     return path, plan
-
-
-def _engine(scaling: Scaling) -> Engine:
-    if (executor := scaling.executor) is not None:
-        return Engine("executor", None, lambda: contextlib.nullcontext(executor))
-    return engine_of(scaling.engine or "")

@@ -127,16 +127,18 @@ class RunTables:
                 target.add([row for row in latest if row[1]["key"] not in seen])
 
     def _dataset(
-        self, into: TargetExperiment, fresh: dict[tuple[str, str], str], dataset: dict[str, Any]
+        self, into: TargetExperiment, fresh: dict[tuple[str, str], str], row: dict[str, Any]
     ) -> tuple[str, bool]:
         """Return the id of a dataset of an experiment, and whether it is new there."""
-        identity = (str(dataset["name"]), str(dataset["digest"]))
+        target, identity = self._target, (str(row["name"]), str(row["digest"]))
         known = into.datasets.get(identity) or fresh.get(identity)
         if known is None and not into.is_new:
-            name, digest = identity
-            found = self._target.tables.one(
-                "datasets", experiment_id=into.id, name=name, digest=digest
-            )
+            key = {"experiment_id": into.id, "name": identity[0], "digest": identity[1]}
+            found = target.tables.one("datasets", **key)
+            if found is None and target.options.among_others and not target.options.dry_run:
+                new = {"dataset_uuid": uuid.uuid4().hex, **row}
+                found = target.tables.put_for_all("datasets", new, **key)
+                into.datasets[identity] = str(found["dataset_uuid"])
             known = str(found["dataset_uuid"]) if found else None
         if known is not None:
             return known, False

@@ -45,6 +45,7 @@ from mlflow_exim_plugin.schema.objects import (
     model_behind,
 )
 from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
+from mlflow_exim_plugin.sources.archive.outline import ArchiveOutline, with_all_in_it
 from mlflow_exim_plugin.sources.archive.stored import StoredParts
 from mlflow_exim_plugin.sources.archive.version_files import files_behind, files_left_behind
 from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
@@ -116,6 +117,10 @@ class ArchiveSource:
         if stored is not None:
             yield from stored.rest()
 
+    def outlined(self, selection: Selection) -> ArchiveOutline:
+        """Return what tells how much of a selection there is."""
+        return ArchiveOutline(self._archive, selection)
+
     def experiment_ids(self) -> Iterator[str]:
         """Yield the ids of all experiments in the archive."""
         for tree in self._archive.trees:
@@ -166,7 +171,10 @@ class _TreeStream:
         named = self._where_named_runs_lie()
         has_models = self._selection.models or not self._selection.is_narrow
         models = [*tree.models.values(), *chain(*tree.versions.values())] if has_models else []
-        segments = tree.experiments if named is None else named
+        segments = tree.experiments.keys() if named is None else named
+        part = self._selection.part
+        if part is not None and self._selection.means_all_runs:
+            segments = segments & {encode_segment(e) for e in part.experiments}
         self._archive.reader.expect([*(tree.experiments[s] for s in segments), *models])
         yield from self._load_experiments(segments)
         for model in self._all_models(wanted) if has_models else ():
@@ -176,7 +184,7 @@ class _TreeStream:
                 self._models.append(model)
         catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
         self._plan = Plan(catalog, self._selection, self._experiments, wanted)
-        if self._selection.takes_all_runs:
+        if self._selection.means_all_runs:
             self._plan.take_all({e: self._run_ids(s) for e, s in self._segments.items()})
             return
         behind = {
@@ -216,7 +224,9 @@ class _TreeStream:
 
     def _run_ids(self, segment: str) -> set[str]:
         """Return the ids of an experiment's runs, as far as their places tell them."""
-        return set(filter(None, map(decode_segment, self._tree.runs.get(segment, ()))))
+        found = set(filter(None, map(decode_segment, self._tree.runs.get(segment, ()))))
+        part = self._selection.part
+        return found if part is None else {*filter(part.takes_run, found)}
 
     def items(self) -> Iterator[StreamItem]:
         """Yield what was chosen."""
@@ -272,16 +282,20 @@ class _TreeStream:
         """Whether an entity that belongs to no experiment is taken."""
         if not self._selection.is_narrow:
             return True
+        asked = self._selection
+        if not (asked.names_objects and asked.takes_beside_runs):
+            return False  # another part takes all of them, or those of its experiments
         return entity.kind is Kind.EVALUATION_DATASET and plan.takes_dataset(entity)
 
     def _of_experiment(self, experiment: Experiment, plan: Plan) -> Iterator[StreamItem]:
         tree, segment = self._tree, self._segments[experiment.id]
-        whole = plan.takes_whole(experiment.id)
+        beside = self._selection.takes_beside_runs
+        whole = plan.takes_whole(experiment.id) and beside
         chosen, all_runs = plan.chosen[experiment.id], tree.runs.get(segment, {})
         runs = [path for of, path in all_runs.items() if self._may_take(decode_segment(of), chosen)]
-        logged_models = tree.logged_models.get(segment, ())
+        logged_models = tree.logged_models.get(segment, ()) if beside else ()
         self._archive.reader.expect([*runs, *logged_models])
-        parts = tree.traces.get(segment, ()) if self._selection.traces else ()
+        parts = tree.traces.get(segment, ()) if self._selection.traces and beside else ()
         traces = None
         if self._stored and len(chosen) == len(all_runs) and self._contents:
             folder = tree.experiments[segment].removesuffix("experiment.json")
@@ -306,7 +320,10 @@ class _TreeStream:
 
     def _may_take(self, run_id: str | None, chosen: Container[str]) -> bool:
         """Whether a run may be taken whose place in the archive says this id."""
-        return self._selection.takes_all_runs or run_id is None or run_id in chosen
+        part = self._selection.part
+        if run_id is None:  # a part that does not have it leaves it out when it was read
+            return part is None or part.runs is not None
+        return self._selection.takes_all_runs or run_id in chosen
 
     def _all_experiments(
         self, segments: Iterable[str]
@@ -325,29 +342,8 @@ class _TreeStream:
                     ),
                 )
             except InvalidArchiveError as error:
-                yield segment, Failure(Kind.EXPERIMENT, path, error.message)
-                folder = path.rpartition("/")[0]
-                reason = "the document of their experiment is damaged"
-                for kind, name, lost in (
-                    (Kind.RUN, "runs", len(tree.runs.get(segment, ()))),
-                    (Kind.LOGGED_MODEL, "logged_models", len(tree.logged_models.get(segment, ()))),
-                    (Kind.TRACE, "traces", self._traces_in(tree.traces.get(segment, ()))),
-                    *(
-                        (kind, spec.folder, len(tree.entities.get((kind, segment), ())))
-                        for kind, spec in ENTITY_KINDS.items()
-                    ),
-                ):
-                    if lost:
-                        yield segment, Failure(kind, f"{folder}/{name}/", reason, lost)
-
-    def _traces_in(self, parts: Iterable[str]) -> int:
-        count = 0
-        for path in parts:
-            try:
-                count += self._archive.document(TracePartEnvelope, path).mlflow.traces
-            except InvalidArchiveError:
-                count += 1  # at least
-        return count
+                for failure in with_all_in_it(self._archive, tree, segment, error):
+                    yield segment, failure
 
     def _all_models(self, wanted: Wanted) -> Iterator[RegisteredModel | Failure]:
         """Yield the models and prompts that are taken and put their versions by kind and name."""
@@ -417,13 +413,12 @@ class _TreeStream:
         try:
             envelope = self._archive.document(RunEnvelope, path)
         except InvalidArchiveError as error:
-            yield Failure(Kind.RUN, path, error.message)
+            if self._may_name(path):
+                yield Failure(Kind.RUN, path, error.message)
             return
         run = Run(dict(envelope.mlflow.run), digest=envelope.info.content_digest)
         run.as_of_ms = envelope.system.export_time_ms
-        if not self._selection.takes_all_runs and run.id not in plan.chosen.get(
-            run.experiment_id, ()
-        ):
+        if not self._is_chosen(run, plan):
             return
         run = replace(run, **self._as_it_is(path, envelope.info, Kind.RUN))
         if envelope.info.metrics and self._contents:
@@ -438,6 +433,18 @@ class _TreeStream:
             run.issues = (*run.issues, loss)
             run.stored = None
         yield run
+
+    def _is_chosen(self, run: Run, plan: Plan) -> bool:
+        part = self._selection.part
+        if self._selection.means_all_runs:  # also those whose places say no id
+            return part is None or part.takes_run(run.id)
+        return run.id in plan.chosen.get(run.experiment_id, ())
+
+    def _may_name(self, path: str) -> bool:
+        """Whether a run that cannot be read is named here: one without an id, in the first part."""
+        part = self._selection.part
+        is_known = decode_segment(path.split("/")[-2]) is not None
+        return part is None or is_known or (part.runs or ALL_IDS)[0] == ""
 
     def _logged_model(self, path: str, plan: Plan) -> Iterator[LoggedModel | Failure]:
         try:
