@@ -312,6 +312,7 @@ def index(
     *,
     indexing: Indexing = ...,
     opening: Opening = ...,
+    scaling: Scaling = ...,
     rebuild: bool = ...,
     jobs: int = ...,
     progress: Callable[[Any], None] | None = ...,
@@ -319,6 +320,8 @@ def index(
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
     snapshot: str | None = ...,
+    engine: str | None = ...,
+    executor: Executor | None = ...,
 ) -> Indexed: ...
 def leftovers(
     url: str | None = ...,
@@ -680,6 +683,7 @@ def unpack(
     selection: Selection = ...,
     writing: Writing = ...,
     work: Work = ...,
+    scaling: Scaling = ...,
     registry_uri: str | None = ...,
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
@@ -713,12 +717,15 @@ def unpack(
     strict: bool = ...,
     script: str = ...,
     progress: Callable[[Report], None] | None = ...,
+    engine: str | None = ...,
+    executor: Executor | None = ...,
 ) -> Report: ...
 def verify(
     archive: str,
     *,
     opening: Opening = ...,
     checking: Checking = ...,
+    scaling: Scaling = ...,
     registry_uri: str | None = ...,
     artifacts_destination: str | None = ...,
     storage_options: Mapping[str, Any] | None = ...,
@@ -733,4 +740,6 @@ def verify(
     seed: str | None = ...,
     jobs: int = ...,
     progress: Callable[[int, int], None] | None = ...,
+    engine: str | None = ...,
+    executor: Executor | None = ...,
 ) -> Verification: ...

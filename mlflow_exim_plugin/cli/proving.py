@@ -19,6 +19,7 @@ from mlflow_exim_plugin.options import (
     KEY_PASSPHRASE_VARIABLE,
     Checking,
     Opening,
+    Scaling,
     Signing,
 )
 
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @archive_argument
-@asks("registry_uri", "artifacts_destination", checking=Checking, opening=Opening)
+@asks("registry_uri", "artifacts_destination", checking=Checking, opening=Opening, scaling=Scaling)
 @output_options
 @click.pass_context
 def verify(
-    ctx: click.Context, /, archive: str, output: str, checking: Checking, opening: Opening
+    ctx: click.Context,
+    /,
+    archive: str,
+    output: str,
+    checking: Checking,
+    opening: Opening,
+    scaling: Scaling,
 ) -> None:
     """Check every byte and document of ARCHIVE, a path or any fsspec URL, against the format.
 
@@ -51,7 +58,8 @@ def verify(
         return f"{done_bytes / max(total_bytes, 1):.0%} of {size_text(total_bytes)}"
 
     with StatusLine(share) as progress:
-        result = run_verify(archive, opening=opening, checking=replace(checking, progress=progress))
+        asked = replace(checking, progress=progress)
+        result = run_verify(archive, opening=opening, checking=asked, scaling=scaling)
     if output == "json":
         show_json(result.to_dict())
     else:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import Selection, open_archive, pack, plan, verify
+from mlflow_exim_plugin import Selection, find, index, open_archive, pack, plan, verify
 from mlflow_exim_plugin.errors import EngineError, UsageError
 from mlflow_exim_plugin.operations.keeping import set_tasks
 from mlflow_exim_plugin.work import division
@@ -252,3 +252,38 @@ def test_a_plan_counts_what_there_is(store: str) -> None:
     assert type(found).of_json(text).to_json() == text
     parts = [entry.selection.part for entry in found.entries]
     assert sum(part is not None and part.runs is not None for part in parts) > 3
+
+
+def test_archives_of_a_set_are_verified_and_read_in_tasks(
+    store: str, tmp_path: Path, threads: Executor
+) -> None:
+    folder = tmp_path / "set"
+    report = packed(store, folder, executor=threads)
+    alone = verify(str(folder))
+    assert verify(str(folder), executor=threads).to_dict() == alone.to_dict()
+    assert verify(str(folder), engine="processes:2").to_dict() == alone.to_dict()
+    sampled = verify(str(folder), executor=threads, sample=50, seed="x").to_dict()
+    assert sampled == verify(str(folder), sample=50, seed="x").to_dict()
+    with pytest.raises(UsageError, match="in one task"):
+        verify(str(next(folder.rglob("*.tar.zst"))), engine="processes:2")
+
+    one = index(str(folder), rebuild=True)
+    found = search_of(folder)
+    several = index(str(folder), rebuild=True, executor=threads)
+    assert (several.archives, several.objects) == (one.archives, one.objects)
+    assert one.archives == len(packs_of(report))
+    assert search_of(folder) == found
+    assert len(found) == RUNS + 4
+
+    broken = folder / packs_of(report)[0]["path"]
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 3] ^= 1
+    broken.write_bytes(data)
+    alone = verify(str(folder))
+    assert not alone.valid
+    assert verify(str(folder), executor=threads).to_dict() == alone.to_dict()
+
+
+def search_of(folder: Path) -> list[tuple[str, str]]:
+    found = find(str(folder), kinds=("run",), limit=None).objects
+    return sorted((one.id, one.location) for one in found)

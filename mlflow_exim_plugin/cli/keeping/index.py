@@ -12,7 +12,7 @@ from mlflow_exim_plugin.cli.options import asks, output_options
 from mlflow_exim_plugin.cli.output import say, show_json
 from mlflow_exim_plugin.cli.progress import StatusLine
 from mlflow_exim_plugin.errors import ExitCode
-from mlflow_exim_plugin.options import Indexing, Opening
+from mlflow_exim_plugin.options import Indexing, Opening, Scaling
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sets.catalogue.catalogue import ArchivesRead
@@ -20,11 +20,24 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("location")
-@asks("registry_uri", "artifacts_destination", "snapshot", indexing=Indexing, opening=Opening)
+@asks(
+    "registry_uri",
+    "artifacts_destination",
+    "snapshot",
+    indexing=Indexing,
+    opening=Opening,
+    scaling=Scaling,
+)
 @output_options
 @click.pass_context
 def index(
-    ctx: click.Context, /, location: str, output: str, indexing: Indexing, opening: Opening
+    ctx: click.Context,
+    /,
+    location: str,
+    output: str,
+    indexing: Indexing,
+    opening: Opening,
+    scaling: Scaling,
 ) -> None:
     """Make the catalogue of LOCATION, a set or folder of archives, or bring it up to date.
 
@@ -39,7 +52,8 @@ def index(
     from mlflow_exim_plugin.operations.keeping.index import index as run_index
 
     with StatusLine(_growing_text) as progress:
-        result = run_index(location, indexing=replace(indexing, progress=progress), opening=opening)
+        asked = replace(indexing, progress=progress)
+        result = run_index(location, indexing=asked, opening=opening, scaling=scaling)
     if output == "json":
         show_json(result.to_dict())
     else:

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.errors import EximError, NotFoundError
 from mlflow_exim_plugin.operations.look.find import catalogue_at
-from mlflow_exim_plugin.options import Indexing, Opening, flat
+from mlflow_exim_plugin.options import Indexing, Opening, Scaling, flat
 from mlflow_exim_plugin.redaction import redact_url
-from mlflow_exim_plugin.sets.catalogue.catalogue import Compared
+from mlflow_exim_plugin.sets.catalogue.catalogue import ArchivesRead, Catalogue, Compared
+from mlflow_exim_plugin.work.engines import engine_asked
+from mlflow_exim_plugin.work.running import done_by_engine
 
 if TYPE_CHECKING:
-    from mlflow_exim_plugin.sets.catalogue.catalogue import Catalogue
+    from mlflow_exim_plugin.storage.folders.folder import FileThere
 
 __all__ = ["Indexed", "index"]
+
+_PARALLEL = 16
+"""So many tasks at once are planned for where nobody says how many there will be."""
+_FOR_EACH = 4
+"""So many tasks there are for each that runs at once: the last one is not waited for long."""
 
 
 @dataclass
@@ -52,7 +59,11 @@ class Indexed:
 
 @flat()
 def index(
-    location: str, *, indexing: Indexing = Indexing(), opening: Opening = Opening()
+    location: str,
+    *,
+    indexing: Indexing = Indexing(),
+    opening: Opening = Opening(),
+    scaling: Scaling = Scaling(),
 ) -> Indexed:
     """Make the catalogue of a set or folder of archives, or bring it up to date.
 
@@ -60,6 +71,7 @@ def index(
         location: The set or folder, a path or any fsspec URL; the catalogue is written below it.
         indexing: How it is made; each option is a keyword of its own too, here and below.
         opening: How the store is opened.
+        scaling: What reads the archives in several tasks.
 
     Raises:
         NotFoundError: There are no archives.
@@ -74,10 +86,63 @@ def index(
     else:
         catalogue.renew()
         compared = catalogue.compared(catalogue.known(), indexing.jobs)
-    read = catalogue.read(compared.unknown, jobs=indexing.jobs, progress=indexing.progress)
+    read = _read(catalogue, compared.unknown, indexing, opening, scaling)
     if read.parts or compared.gone or indexing.rebuild:
         catalogue.publish(read.parts, gone=compared.gone, anew=indexing.rebuild)
     return _told(catalogue, compared, read.archives, read.failures)
+
+
+@dataclass(frozen=True, repr=False)
+class _ReadTask:
+    """Some archives that are to be read; says how many alone, for engines log it."""
+
+    url: str
+    opening: Opening
+    archives: list[FileThere]
+    snapshots: dict[str, int]
+    jobs: int
+
+    def __repr__(self) -> str:
+        return f"index({len(self.archives)} archives)"
+
+
+def read_some(task: _ReadTask) -> ArchivesRead | EximError:
+    """Read some archives into parts; to be called by a worker.
+
+    Returns:
+        The parts, which are not published; or why they could not be written.
+    """
+    try:
+        catalogue = Catalogue(task.url, task.opening.storage_options)
+        catalogue.snapshots = task.snapshots
+        return catalogue.read(task.archives, jobs=task.jobs)
+    except EximError as error:
+        return error
+
+
+def _read(
+    catalogue: Catalogue,
+    archives: list[FileThere],
+    indexing: Indexing,
+    opening: Opening,
+    scaling: Scaling,
+) -> ArchivesRead:
+    if not scaling.is_asked:
+        return catalogue.read(archives, jobs=indexing.jobs, progress=indexing.progress)
+    engine = engine_asked(scaling)
+    count = _FOR_EACH * (engine.parallel or _PARALLEL)
+    snapshots = catalogue.snapshots_of(file.name for file in archives)
+    tasks = [
+        _ReadTask(catalogue.url, opening, some, snapshots, indexing.jobs)
+        for some in (archives[number::count] for number in range(count))
+        if some
+    ]
+    read = ArchivesRead()
+    for _, done in done_by_engine(engine, read_some, [tasks]):
+        read.take(done)
+        if indexing.progress is not None:
+            indexing.progress(read)
+    return read
 
 
 def _told(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
+from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.operations.proving.checks import Signers, Verification, broken, look
 from mlflow_exim_plugin.operations.slips import require_archive
-from mlflow_exim_plugin.options import Checking, Opening, flat
+from mlflow_exim_plugin.options import Checking, Opening, Scaling, flat
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 
@@ -14,7 +15,11 @@ __all__ = ["verify"]
 
 @flat()
 def verify(
-    archive: str, *, opening: Opening = Opening(), checking: Checking = Checking()
+    archive: str,
+    *,
+    opening: Opening = Opening(),
+    checking: Checking = Checking(),
+    scaling: Scaling = Scaling(),
 ) -> Verification:
     """Check an archive's bytes and documents against every rule of the spec.
 
@@ -22,6 +27,7 @@ def verify(
         archive: Path or fsspec URL.
         opening: How it is opened; each option is a keyword of its own too, here and below.
         checking: How much is looked at, and who must have said so.
+        scaling: What looks at the archives of a set in several tasks.
 
     Raises:
         NotFoundError: There is nothing at ``archive``.
@@ -33,7 +39,9 @@ def verify(
     if found := as_set(archive, opening.storage_options):
         from mlflow_exim_plugin.operations.proving.verify_set import verify_snapshot
 
-        return verify_snapshot(*found, opening, checking)
+        return verify_snapshot(*found, opening, checking, scaling)
+    if scaling.is_asked:
+        raise UsageError("one archive is verified in one task", "leave --engine out")
     signers = Signers(checking)
     with ArchiveReader.open(
         archive, storage_options=opening.storage_options, expected_root=checking.expected_root

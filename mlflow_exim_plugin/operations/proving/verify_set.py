@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import (
@@ -18,20 +19,49 @@ from mlflow_exim_plugin.operations.proving.checks import Signers, Verification, 
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.content_root import content_root_of
 from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
-from mlflow_exim_plugin.sources.archive.snapshot.set_folder import snapshot_path
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder, snapshot_path
+from mlflow_exim_plugin.work.engines import engine_asked
+from mlflow_exim_plugin.work.running import done_by_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from mlflow_exim_plugin.options import Checking, Opening
+    from mlflow_exim_plugin.options import Checking, Opening, Scaling
     from mlflow_exim_plugin.sources.archive.snapshot.documents import FileEntry, PackEntry
-    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder, StoredSnapshot
+    from mlflow_exim_plugin.sources.archive.snapshot.set_folder import StoredSnapshot
 
 __all__ = ["verify_snapshot"]
 
 
+@dataclass(frozen=True, repr=False)
+class _Look:
+    """An archive of a set that is to be looked at; says its name alone, for engines log it."""
+
+    folder: str
+    storage_options: Mapping[str, Any] | None
+    pack: PackEntry
+    checking: Checking
+
+    def __repr__(self) -> str:
+        return f"verify({self.pack.path})"
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was seen of an archive."""
+
+    findings: list[Finding]
+    members: int
+    size_bytes: int
+    looked_at: list[str] = field(default_factory=list)
+
+
 def verify_snapshot(
-    folder: SetFolder, number: int | None, opening: Opening, checking: Checking
+    folder: SetFolder,
+    number: int | None,
+    opening: Opening,
+    checking: Checking,
+    scaling: Scaling,
 ) -> Verification:
     """Check a snapshot of a set, and all that makes it.
 
@@ -40,6 +70,7 @@ def verify_snapshot(
         number: The snapshot that its location names, if it does.
         opening: How it is opened, and which snapshot.
         checking: See ``verify``.
+        scaling: What looks at archives in tasks of their own, if anything.
 
     Raises:
         EximError: See ``verify``.
@@ -50,13 +81,15 @@ def verify_snapshot(
     findings = [*_chain(folder, snapshot)]
     members, size_bytes, looked_at = 0, 0, list[str]()
     damaged: list[str] = []
-    seed = checking.seed
-    for pack in info.packs:
-        found, sizes, names, seed = _look_at_pack(folder, pack, replace(checking, seed=seed))
-        findings += found
-        members, size_bytes = members + sizes[0], size_bytes + sizes[1]
-        looked_at += [f"{pack.path}: {name}" for name in names]
-        damaged += sorted({f.path for f in found if f.code.startswith("E")})
+    if checking.sample is not None and checking.seed is None:
+        checking = replace(checking, seed=secrets.token_hex(8))
+    for pack, looked in zip(
+        info.packs, _looked(folder, info.packs, checking, scaling), strict=True
+    ):
+        findings += looked.findings
+        members, size_bytes = members + looked.members, size_bytes + looked.size_bytes
+        looked_at += [f"{pack.path}: {name}" for name in looked.looked_at]
+        damaged += sorted({f.path for f in looked.findings if f.code.startswith("E")})
     for entry in filter(None, (info.gone, info.state)):
         findings += _look_at_table(folder, entry)
     content_root = None
@@ -74,7 +107,7 @@ def verify_snapshot(
         damaged=damaged,
         level=checking.level,
         looked_at=None if checking.level == "full" else looked_at,
-        seed=seed if checking.sample is not None else None,
+        seed=checking.seed,
         content_root=content_root,
         signed=is_signed,
         signatures=signatures,
@@ -103,17 +136,41 @@ def _chain(folder: SetFolder, snapshot: StoredSnapshot) -> Iterator[Finding]:
         snapshot = before
 
 
-def _look_at_pack(
-    folder: SetFolder, pack: PackEntry, checking: Checking
-) -> tuple[list[Finding], tuple[int, int], list[str], str | None]:
-    """Look at an archive; returns findings, members and bytes, what was looked at, and the seed."""
+def _looked(
+    folder: SetFolder, packs: Sequence[PackEntry], checking: Checking, scaling: Scaling
+) -> list[_Looked]:
+    """Look at all archives, in their order."""
+    if not scaling.is_asked:
+        return [_look_at_pack(folder, pack, checking) for pack in packs]
+    alone = replace(checking, progress=None)
+    looks = [_Look(folder.url, folder.storage_options, pack, alone) for pack in packs]
+    done = {
+        task.pack.path: looked
+        for task, looked in done_by_engine(engine_asked(scaling), look_at_one, [looks])
+    }
+    return [done[pack.path] for pack in packs]
+
+
+def look_at_one(task: _Look) -> _Looked | EximError:
+    """Look at an archive of a set; to be called by a worker.
+
+    Returns:
+        What was seen, or why the store gave nothing.
+    """
+    try:
+        return _look_at_pack(SetFolder(task.folder, task.storage_options), task.pack, task.checking)
+    except EximError as error:
+        return error
+
+
+def _look_at_pack(folder: SetFolder, pack: PackEntry, checking: Checking) -> _Looked:
     try:
         reader = ArchiveReader.open(
             folder.at(pack.path), storage_options=folder.storage_options, expected_root=pack.root
         )
     except NotFoundError:
         missing = Finding("N006", pack.path, "is not there")
-        return [missing], (0, 0), [], checking.seed
+        return _Looked([missing], 0, 0)
     except StoreError:
         raise
     except EximError as error:
@@ -121,14 +178,14 @@ def _look_at_pack(
         named = [Finding(f.code, f"{pack.path}: {f.path}", f.message) for f in listed]
         if isinstance(error, DigestMismatchError) or not named:
             named = [Finding("N006", pack.path, error.message)]
-        return named, (pack.members, pack.size_bytes), [], checking.seed
+        return _Looked(named, pack.members, pack.size_bytes)
     with reader:
-        looked_at, seed, findings = look(reader, checking)
+        looked_at, _, findings = look(reader, checking)
         named = [Finding(f.code, f"{pack.path}: {f.path}", f.message) for f in findings]
         if (len(reader), reader.size_bytes) != (pack.members, pack.size_bytes):
             message = f"has {len(reader)} members and {reader.size_bytes} bytes"
             named.append(Finding("N006", pack.path, message))
-        return named, (len(reader), reader.size_bytes), looked_at or [], seed or checking.seed
+        return _Looked(named, len(reader), reader.size_bytes, looked_at or [])
 
 
 def _look_at_table(folder: SetFolder, entry: FileEntry) -> Iterator[Finding]:

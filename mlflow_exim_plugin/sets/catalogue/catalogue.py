@@ -92,6 +92,13 @@ class ArchivesRead:
     objects: int = 0
     failures: list[tuple[str, EximError | Failure]] = field(default_factory=list)
 
+    def take(self, other: ArchivesRead) -> None:
+        """Add what reading others gave."""
+        self.parts += other.parts
+        self.archives += other.archives
+        self.objects += other.objects
+        self.failures += other.failures
+
 
 class Catalogue:
     """The catalogue of the archives of one place, as it was when `renew` was called last.
