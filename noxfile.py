@@ -83,6 +83,13 @@ def generations(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "-m", "generations", *others, *session.posargs)
 
 
+@nox.session
+def exhaustive(session: nox.Session) -> None:
+    """What the default run tries in one way, in all of them."""
+    session.install("-e", ".[test]", "mlflow==3.17.*")
+    session.run("pytest", "-n", "2", "-m", "exhaustive", *session.posargs)
+
+
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
     """The oldest dependencies that pyproject.toml allows."""

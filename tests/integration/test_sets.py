@@ -641,3 +641,73 @@ def test_every_kind_is_known_again(
         with open_archive(archive) as expected:
             assert first.content_root == expected.content_root
         assert diff(folder, archive, rules="exact").equal
+
+
+def test_a_lost_archive_costs_what_it_alone_had(store: Store, tmp_path: Path) -> None:
+    store.pack()
+    before = {run_id: store.client.get_run(run_id).to_dictionary() for run_id in store.runs}
+    changed, new = store.runs[1], add_run(store.client, store.experiments[0], 7)
+    store.client.set_tag(changed, "late", "1")
+    store.client.set_experiment_tag(store.experiments[0], "late", "1")
+    first = store.packs()
+    store.pack()
+    (second,) = {*store.packs()} - {*first}
+    kept = second.read_bytes()
+
+    def unpacked(name: str, **how: Any) -> tuple[Report, MlflowClient]:
+        uri = _database(tmp_path / f"{name}.db")
+        where = str(tmp_path / name)
+        report = unpack(store.set, tracking_uri=uri, artifact_location=where, **how)
+        return report, MlflowClient(uri, uri)
+
+    for number, damage in enumerate(
+        [second.unlink, lambda: second.write_bytes(kept[: len(kept) // 2])]
+    ):
+        damage()
+        report, target = unpacked(f"target-{number}")
+        segments = {failure.id.split("/")[-2] for failure in report.failures}
+        assert segments == {changed, new}
+        assert all(second.name in failure.reason for failure in report.failures)
+        assert [loss.kind for loss in report.losses if second.name in loss.what] == [
+            Kind.EXPERIMENT
+        ]
+        there = {run.info.run_id for run in target.search_runs(store.experiments)}
+        assert there == {*store.runs} - {changed}
+        for run_id in there:
+            found = target.get_run(run_id).to_dictionary()
+            assert found["data"] == before[run_id]["data"]
+            assert target.get_metric_history(run_id, "loss")
+
+    alone, target = unpacked("one", runs=(store.runs[0],))
+    assert alone.failures == []
+    lost, target = unpacked("lost", runs=(changed, store.runs[2]))
+    assert [failure.id.split("/")[-2] for failure in lost.failures] == [changed]
+    assert target.get_run(store.runs[2])
+    assert not verify(store.set).ok
+    second.write_bytes(kept)
+    store.is_whole()
+
+
+def test_a_lost_archive_of_traces_costs_those_alone(store: Store, tmp_path: Path) -> None:
+    with as_default(store.uri):
+        mlflow.set_experiment(experiment_id=store.experiments[0])
+        spans = [mlflow.start_span_no_context(f"t{number}") for number in range(4)]
+        for span in spans:
+            span.end()
+    store.pack()
+    first = store.packs()
+    store.client.set_trace_tag(spans[0].trace_id, "late", "1")
+    with as_default(store.uri):
+        late = mlflow.start_span_no_context("late")
+        late.end()
+    store.pack()
+    (second,) = {*store.packs()} - {*first}
+    second.unlink()
+    uri = _database(tmp_path / "target.db")
+
+    report = unpack(store.set, tracking_uri=uri, artifact_location=str(tmp_path / "target"))
+
+    lost = {failure.id.rpartition("/")[2] for failure in report.failures}
+    assert lost == {spans[0].trace_id, late.trace_id}
+    there = {row["request_id"] for row in rows_of_tables(uri)["trace_info"]}
+    assert there == {span.trace_id for span in spans[1:]}

@@ -358,8 +358,7 @@ def _packs_of(kept: OpenSource, owners: Mapping[str, set[str]]) -> dict[str, set
     reader = kept.archive.reader if kept.archive is not None else None
     if not isinstance(reader, SnapshotReader):
         raise InvalidArchiveError(f"{kept.name} is no snapshot of a set")
-    entries = reader.snapshot.document.info.packs
-    names = {id(pack): entry.path for pack, entry in zip(reader.packs, entries, strict=True)}
+    names = {id(pack): path for pack, path in zip(reader.packs, reader.pack_paths, strict=True)}
     found: dict[str, set[str]] = {}
     for path in reader.paths(layout.TREE):
         segments = path.split("/")

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.container.members import Members
     from mlflow_exim_plugin.schema.metric_rows import RunRows
     from mlflow_exim_plugin.sources.archive.metrics import MetricsTables
+    from mlflow_exim_plugin.sources.archive.snapshot.lost import LostObject
 
 __all__ = ["Archive", "Tree", "open_archive"]
 
@@ -107,14 +108,17 @@ class Archive(Shown):
 
     Args:
         reader: Open container; closed with this object.
+        lost: Objects of a set's state that are in none of its archives any more.
 
     Attributes:
         reader: The container: members, digests, root.
+        lost: See above.
         trees: Members by workspace, the default one first.
     """
 
-    def __init__(self, reader: Members) -> None:
+    def __init__(self, reader: Members, lost: Sequence[LostObject] = ()) -> None:
         self.reader = reader
+        self.lost = lost
         trees: dict[str, Tree] = {layout.TREE: Tree()}
         for path in reader.paths("data/"):
             if found := layout.object_at(path):
@@ -149,7 +153,8 @@ class Archive(Shown):
             from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
 
             folder, number = found
-            return cls(SnapshotReader(folder, folder.asked(number, snapshot, expected_root)))
+            state = SnapshotReader(folder, folder.asked(number, snapshot, expected_root))
+            return cls(state, state.lost)
         if snapshot is not None:
             raise UsageError(f"{redact_url(url)} is no set, and has no snapshots")
         return cls(

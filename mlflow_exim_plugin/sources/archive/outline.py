@@ -62,6 +62,12 @@ class ArchiveOutline:
             if not any(matches((pattern,), some) for some in names):
                 there = [name for _, name in names]
                 raise NotFoundError.among("no experiment matches", pattern, there)
+        if not self._selection.names_objects:
+            found.failures += [
+                Failure(lost.kind, lost.path, lost.reason)
+                for lost in self._archive.lost
+                if not lost.has_earlier
+            ]
         found.experiments.sort(key=lambda one: by_number(one.id))
         return found
 

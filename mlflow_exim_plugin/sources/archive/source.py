@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.host.api.together import each_alone
-from mlflow_exim_plugin.options import ALL_IDS
+from mlflow_exim_plugin.options import ALL_IDS, matches
 from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
     EntityEnvelope,
@@ -110,12 +110,33 @@ class ArchiveSource:
         ]
         for stream in streams:
             yield from stream.choose(wanted)
+        lost = list(self._lost(selection, wanted, streams))
         yield from wanted.missing()
         for stream in streams:
             yield from stream.items()
+        yield from lost
         yield from wanted.missing(datasets=True)
         if stored is not None:
             yield from stored.rest()
+
+    def _lost(
+        self, selection: Selection, wanted: Wanted, streams: Iterable[_TreeStream]
+    ) -> Iterator[Failure | Loss]:
+        """Yield what is taken and lies in no archive of a set any more."""
+        if selection.part is not None:  # said once, where it is divided
+            return
+        for lost in self._archive.lost:
+            if not (selection.traces or lost.kind is not Kind.TRACE):
+                continue
+            identity = decode_segment(lost.path.split("/")[-2]) or ""
+            if lost.kind is Kind.RUN and matches(selection.runs, (identity,)):
+                wanted.saw("run", [identity])
+            elif selection.names_objects and not any(s.takes_lost(lost.path) for s in streams):
+                continue
+            if lost.has_earlier:
+                yield Loss(lost.kind, lost.path, f"it is as it was earlier: {lost.reason}")
+            else:
+                yield Failure(lost.kind, lost.path, lost.reason)
 
     def outlined(self, selection: Selection) -> ArchiveOutline:
         """Return what tells how much of a selection there is."""
@@ -263,6 +284,20 @@ class _TreeStream:
         if self._stored:
             return files_left_behind(self._archive, version, plan, self._taken_models)
         return ()
+
+    def takes_lost(self, path: str) -> bool:
+        """Whether an envelope that is lost belongs to what is taken as a whole."""
+        plan, of_models = self._plan, self._tree.models.items()
+        models = {(model.kind, model.name) for model in self._models}
+        owners = [
+            *(
+                self._tree.experiments[of]
+                for e, of in self._segments.items()
+                if plan.takes_whole(e)
+            ),
+            *(at for (kind, of), at in of_models if (kind, decode_segment(of)) in models),
+        ]
+        return any(path.startswith(f"{owner.rpartition('/')[0]}/") for owner in owners)
 
     def _take_models(self) -> None:
         """Take the logged models behind the versions of the models that were named."""

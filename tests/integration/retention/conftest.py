@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 
 from tests.databases import new_mariadb_database, new_postgres_database
+from tests.depth import one_of
 from tests.old_runs import OldRuns, seed_old_runs
 
 if TYPE_CHECKING:
@@ -70,11 +71,20 @@ def seeded(
         yield of
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "MariaDB"])
+@pytest.fixture(params=one_of("PostgreSQL", "MariaDB", "SQLite"))
 def old_store(
     request: pytest.FixtureRequest, seeded: Callable[[str], OldStore], tmp_path: Path
 ) -> Iterator[OldStore]:
-    """A database of each kind with old runs that a test may change."""
+    """A database with old runs that a test may change."""
+    with _copied(request.param, seeded(request.param), tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL", "MariaDB"])
+def each_store(
+    request: pytest.FixtureRequest, seeded: Callable[[str], OldStore], tmp_path: Path
+) -> Iterator[OldStore]:
+    """One of each kind."""
     with _copied(request.param, seeded(request.param), tmp_path) as store:
         yield store
 

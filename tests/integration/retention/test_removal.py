@@ -18,6 +18,7 @@ from mlflow_exim_plugin.operations.ends import open_source
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Failure, Loss, Unpacked
 from tests.databases import rows_of_tables
+from tests.depth import one_of
 from tests.old_runs import STEPS, seed_old_runs
 
 if TYPE_CHECKING:
@@ -90,16 +91,16 @@ def test_whoever_is_used_by_what_has_to_stay_stays(old_store: OldStore) -> None:
     assert old.runs["parent of young"] not in stays
 
 
-@pytest.mark.parametrize("role", ["with model", "plain", "trial"])
+@pytest.mark.parametrize("role", one_of("with model", "plain", "trial"))
 def test_a_purge_frees_the_rows_and_files_of_one_run_and_no_others(
-    old_store: OldStore, role: str
+    each_store: OldStore, role: str
 ) -> None:
-    old, database_uri = old_store.made, old_store.uri
+    old, database_uri = each_store.made, each_store.uri
     run_id = old.runs[role]
     own = {run_id}
     if role == "with model":
         own |= {old.models["free"], old.traces["own"]}
-    before, files_before = rows(database_uri), files(old_store.files)
+    before, files_before = rows(database_uri), files(each_store.files)
     inputs = {
         row["input_uuid"]
         for row in rows_of_tables(database_uri)["inputs"]
@@ -115,7 +116,7 @@ def test_a_purge_frees_the_rows_and_files_of_one_run_and_no_others(
     gone = before - after
     assert all(any(name in row for name in own | inputs) for _, row in gone)
     assert not any(name in row for _, row in after for name in own | inputs)
-    left = files(old_store.files)
+    left = files(each_store.files)
     assert left.items() <= files_before.items()
     assert {*files_before} - {*left} == {
         path for path in files_before if any(name in path.split("/") for name in own)
@@ -190,12 +191,14 @@ def test_a_hidden_run_says_where_it_is_and_keeps_what_its_assessments_say(
     assert MlflowClient(database_uri).get_run(run_id).info.lifecycle_stage == "active"
 
 
-def test_a_hollow_run_is_listed_with_all_but_its_histories_and_files(old_store: OldStore) -> None:
-    old, database_uri = old_store.made, old_store.uri
+def test_a_hollow_run_is_listed_with_all_but_its_histories_and_files(
+    each_store: OldStore,
+) -> None:
+    old, database_uri = each_store.made, each_store.uri
     run_id = old.runs["with model"]
     client = MlflowClient(database_uri, database_uri)
     told = client.get_run(run_id).to_dictionary()
-    before, files_before = rows(database_uri), files(old_store.files)
+    before, files_before = rows(database_uri), files(each_store.files)
 
     with removal_at(database_uri) as removal:
         count = removal.hollow(run_id, PLACE, [], removal.state_of(run_id))
@@ -206,7 +209,7 @@ def test_a_hollow_run_is_listed_with_all_but_its_histories_and_files(old_store: 
     assert len(gone) == count
     told["data"]["tags"]["mlflow.exim.hollow"] = PLACE
     assert client.get_run(run_id).to_dictionary() == told
-    left = files(old_store.files)
+    left = files(each_store.files)
     assert {*files_before} - {*left} == {path for path in files_before if run_id in path.split("/")}
     assert any(old.models["free"] in path for path in left)
 
@@ -219,12 +222,14 @@ def experiment_rows(uri: str) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def test_a_run_is_given_to_another_experiment_with_all_that_is_its(old_store: OldStore) -> None:
-    old, database_uri = old_store.made, old_store.uri
+def test_a_run_is_given_to_another_experiment_with_all_that_is_its(
+    each_store: OldStore,
+) -> None:
+    old, database_uri = each_store.made, each_store.uri
     run_id = old.runs["with model"]
     client = MlflowClient(database_uri, database_uri)
-    into = client.create_experiment("into", f"{old_store.files}/into")
-    before, files_before = experiment_rows(database_uri), files(old_store.files)
+    into = client.create_experiment("into", f"{each_store.files}/into")
+    before, files_before = experiment_rows(database_uri), files(each_store.files)
     told = client.get_run(run_id).to_dictionary()
 
     with removal_at(database_uri) as removal:
@@ -233,7 +238,7 @@ def test_a_run_is_given_to_another_experiment_with_all_that_is_its(old_store: Ol
     told["info"]["experiment_id"] = into
     assert client.get_run(run_id).to_dictionary() == told
     assert experiment_rows(database_uri) == before
-    assert files(old_store.files) == files_before
+    assert files(each_store.files) == files_before
     (model,) = client.search_logged_models([into])
     assert model.model_id == old.models["free"]
     assert model.params == {"depth": "3"}

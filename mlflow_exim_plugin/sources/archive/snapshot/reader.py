@@ -7,17 +7,19 @@ such as which runs an experiment has, is said anew. Source: spec/v1/set.md.
 from __future__ import annotations
 
 import contextlib
+import logging
 from bisect import bisect_left, bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.container.paths import decode_segment
+from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.container.refusal import refuse
-from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
+from mlflow_exim_plugin.errors import NOTICE, EximError, InvalidArchiveError, NotFoundError
 from mlflow_exim_plugin.kinds import VERSION_KINDS, Kind
 from mlflow_exim_plugin.schema.canonical import content_digest
+from mlflow_exim_plugin.schema.digests import raw_digest
 from mlflow_exim_plugin.schema.envelope import (
     ExperimentEnvelope,
     LoggedModelEnvelope,
@@ -26,11 +28,12 @@ from mlflow_exim_plugin.schema.envelope import (
     TracePartEnvelope,
     check_document,
 )
+from mlflow_exim_plugin.sources.archive.snapshot.lost import LostObject, StatedContent
 from mlflow_exim_plugin.sources.archive.snapshot.tables import gone_paths
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from pyarrow import Schema
 
@@ -41,7 +44,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SnapshotReader"]
 
+_log = logging.getLogger(__name__)
+
 _OPENED_AT_ONCE = 8
+_OWNERS = {Kind.WORKSPACE, Kind.EXPERIMENT, *VERSION_KINDS}
+"""What others belong to. Each archive has those of what is in it."""
 _RUN, _LOGGED_MODEL, _VERSION = "/run.json", "/logged_model.json", "/version.json"
 
 
@@ -57,11 +64,14 @@ class SnapshotReader:
         root: Digest of the snapshot's bytes.
         size_bytes: Size of all its archives.
         format_version: The newest of its archives.
-        packs: The archives, in the order in which they were added.
+        packs: The archives that can be read, in the order in which they were added.
+        pack_paths: Their paths below the set.
+        lost: The objects of the state that none of them has.
 
     Raises:
-        InvalidArchiveError: An archive is damaged, or another one than the snapshot says.
-        NotFoundError: An archive is not there.
+        InvalidArchiveError: No archive can be read, or nothing tells what one had that is damaged,
+            or another one than the snapshot says.
+        NotFoundError: The same of one that is not there.
         StoreError: The store refused or died.
     """
 
@@ -70,14 +80,21 @@ class SnapshotReader:
         self.root = snapshot.sha256
         self.snapshot = snapshot
         info = snapshot.document.info
+        self.lost: list[LostObject] = []
         with contextlib.ExitStack() as failing:
-            self.packs = _opened(folder, info.packs, failing)
+            opened = _opened(folder, info.packs, failing)
+            read = {path: pack for path, pack in opened if isinstance(pack, ArchiveReader)}
+            self.packs, self.pack_paths = [*read.values()], [*read]
             self._gone = gone_paths(folder, info.gone) if info.gone else frozenset[str]()
+            self._stale: dict[str, set[str]] = {}
+            self._hidden: dict[str, dict[str, frozenset[str]]] = {}
             self._fill()
+            unread = {path: of for path, of in opened if not isinstance(of, ArchiveReader)}
+            if unread:
+                self._go_without(folder, unread)
             failing.pop_all()
         self.size_bytes = sum(pack.size_bytes for pack in self.packs)
         self.format_version = max((pack.format_version for pack in self.packs), default=(1, 3))
-        self._hidden: dict[str, dict[str, frozenset[str]]] = {}
 
     def close(self) -> None:
         """Let go of all archives."""
@@ -178,7 +195,7 @@ class SnapshotReader:
             for path in self._gone
             if path.startswith(folder)
             and (identity := decode_segment(path.removeprefix(folder))) is not None
-        }
+        } | self._stale.get(folder, set())
         numbers = {path: number for path in parts if (number := self._number_of(path)) is not None}
         if not gone and len({*numbers.values()}) < 2:
             return {}
@@ -210,18 +227,89 @@ class SnapshotReader:
                     )
                 merged[path] = number
         merged.pop(layout.ARCHIVE, None)
+        self._hold(merged, self._gone)
+
+    def _hold(self, merged: dict[str, int], gone: Container[str]) -> None:
+        """Take the members that lie in an archive of a number each, but for what is gone."""
         self._listed: dict[str, dict[str, list[str]]] = {}
         held: dict[str, int] = {}
         for path in sorted(merged):
-            if path in self._gone:
+            if path in gone:
                 continue
             owner = _owner_of(path)
-            if owner is not None and (owner in self._gone or merged.get(owner) != merged[path]):
+            if owner is not None and (owner in gone or merged.get(owner) != merged[path]):
                 continue  # files of an object that is another archive's now, or nobody's
             held[path] = merged[path]
             self._note(path)
         self._paths = [*held]
         self._numbers = held
+
+    def _go_without(self, folder: SetFolder, unread: dict[str, EximError]) -> None:
+        """Find out what is lost with some archives: no earlier state of it stands for it.
+
+        Raises:
+            EximError: That of an archive, where nothing tells what it had.
+        """
+        first = next(iter(unread.values()))
+        stated = StatedContent.of(folder, self.snapshot.document.info) if self.packs else None
+        if stated is None:
+            raise first
+        reason = "; ".join(f"{path} is lost: {error.message}" for path, error in unread.items())
+        self._listed = {}
+        for path in sorted(stated.envelopes):
+            self._note(path)  # lists are part of what an experiment's digest is made of
+        gone: set[str] = set()
+        for path, (kind, digest) in stated.envelopes.items():
+            if self._content_at(path) in {digest, None}:
+                continue
+            has_earlier = path in self and kind in _OWNERS
+            if not has_earlier:
+                gone.add(path)
+            self.lost.append(LostObject(kind, path, reason, has_earlier))
+        for traces, wanted in stated.traces.items():
+            there, self._stale[traces] = self._traces_in(traces, wanted)
+            lost = sorted(wanted.keys() - there)
+            self.lost += [LostObject(Kind.TRACE, traces + segment, reason) for segment in lost]
+        self._hidden.clear()
+        self._hold(self._numbers, gone)
+        _log.log(NOTICE, "%s: %d objects cannot be read: %s", self.name, len(self.lost), reason)
+
+    def _content_at(self, path: str) -> bytes | None:
+        """Return the content digest that an envelope states; None where whoever reads it names it.
+
+        Empty where there is none.
+        """
+        if path not in self:
+            return b""
+        try:
+            return raw_digest(self.read_document(path)["info"]["content_digest"])
+        except (EximError, LookupError, TypeError, ValueError):
+            return None
+
+    def _traces_in(self, folder: str, wanted: dict[str, bytes]) -> tuple[set[str], set[str]]:
+        """Return which traces are as they are wanted, and ids of those that are in another state.
+
+        Args:
+            folder: Their folder.
+            wanted: Their digests by segment.
+        """
+        from mlflow_exim_plugin.sources.archive.trace_parts import trace_rows
+
+        there: set[str] = set()
+        stale: set[str] = set()
+        for path in filter(_is_part, self.paths(folder)):
+            part = check_document(TracePartEnvelope, self.read_document(path), path)
+            for rows in trace_rows(self, part, ["trace_id", "content_digest"]):
+                hidden = self.hidden_traces(part.info.tables["traces"].member)
+                for trace_id, digest in zip(*rows.to_pydict().values(), strict=True):
+                    segment = encode_segment(trace_id)
+                    if trace_id in hidden:
+                        continue
+                    if wanted.get(segment) == raw_digest(digest):
+                        there.add(segment)
+                    else:
+                        stale.add(trace_id)
+        return there, stale
 
     def _note(self, path: str) -> None:
         """Note what an experiment, registered model or prompt has."""
@@ -289,17 +377,20 @@ class SnapshotReader:
 
 def _opened(
     folder: SetFolder, entries: Iterable[PackEntry], failing: contextlib.ExitStack
-) -> list[ArchiveReader]:
-    """Open the archives of a snapshot, a few at once."""
+) -> list[tuple[str, ArchiveReader | EximError]]:
+    """Open the archives of a snapshot, a few at once; of one that cannot be read, why."""
 
-    def open_pack(entry: PackEntry) -> ArchiveReader:
-        reader = ArchiveReader.open(
-            folder.at(entry.path),
-            storage_options=folder.storage_options,
-            expected_root=entry.root,
-        )
+    def open_pack(entry: PackEntry) -> tuple[str, ArchiveReader | EximError]:
+        try:
+            reader = ArchiveReader.open(
+                folder.at(entry.path),
+                storage_options=folder.storage_options,
+                expected_root=entry.root,
+            )
+        except (InvalidArchiveError, NotFoundError) as error:
+            return entry.path, error
         failing.callback(reader.close)
-        return reader
+        return entry.path, reader
 
     with ThreadPoolExecutor(_OPENED_AT_ONCE, "exim-open") as pool:
         return list(pool.map(open_pack, entries))
