@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ _PARTIAL = re.compile(r"\.(.+)\.partial-(?:[0-9a-f]{32}|[0-9a-z_]{8})")
 _HELD: dict[Path, int] = {}
 """What this process has made and not removed yet, each with the open file that locks it."""
 _TURN = threading.Lock()
+_TRIES = 100
 
 
 def partial_prefix(name: str) -> str:
@@ -72,8 +74,7 @@ def partial_of(partial: str) -> str | None:
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold a file or folder that is there until it is renamed, or removed at the end."""
-    descriptor = os.open(path / _LOCK if path.is_dir() else path, os.O_RDWR | os.O_CREAT, 0o600)
-    _lock(descriptor)
+    descriptor = _hold_folder(path) if path.is_dir() else _hold_file(path)
     with _TURN:
         _HELD[path] = descriptor
     try:
@@ -83,6 +84,33 @@ def held(path: Path) -> Iterator[None]:
             _HELD.pop(path, None)
         os.close(descriptor)
         _remove(path)
+
+
+def _hold_folder(path: Path) -> int:
+    """Lock a new folder before anybody who looks for what is left can find its lock."""
+    begun = path / f"{_LOCK}-{uuid.uuid4().hex}"
+    descriptor = os.open(begun, os.O_RDWR | os.O_CREAT, 0o600)
+    _lock(descriptor)
+    begun.replace(path / _LOCK)
+    return descriptor
+
+
+def _hold_file(path: Path) -> int:
+    """Lock a new file; whoever took it for left in the moment before that has removed it."""
+    for _ in range(_TRIES):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if _lock(descriptor) and _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+        time.sleep(0.001)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # this file system knows no locks
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
@@ -178,11 +206,16 @@ def remove_left(files: Iterable[Path]) -> None:
         with contextlib.suppress(OSError):  # another is faster, or it is not ours
             descriptor = os.open(file, os.O_RDWR)
             try:
-                is_left = _lock(descriptor)
+                if is_left := _lock(descriptor):
+                    _remove_left(file)  # while it is locked: nobody can begin to hold it
             finally:
                 os.close(descriptor)
-            if is_left:
-                _remove(file.parent if file.name == _LOCK else file)
+            if is_left and fcntl is None:
+                _remove_left(file)  # ... but on Windows, where what is open stays
+
+
+def _remove_left(file: Path) -> None:
+    _remove(file.parent if file.name == _LOCK else file)
 
 
 def remove_held() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mlflow_exim_plugin import pack
 from tests.compare import assert_count_law
+from tests.depth import one_of
 from tests.filled import copy_of_server, once_a_session
 from tests.servers import new_sqlite_database, start_server
 
@@ -82,7 +83,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "MariaDB"])
+@pytest.fixture(params=one_of("PostgreSQL", "MariaDB", "SQLite"))
 def database_uri(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind; PostgreSQL by the one or the other of its drivers."""
     drivers = ["postgres_uri", "psycopg_uri"]

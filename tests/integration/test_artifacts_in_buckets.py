@@ -16,6 +16,7 @@ from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.storage import objects
 from tests import far_stores
 from tests.compare import assert_count_law
+from tests.depth import one_of
 from tests.proxy import FaultyProxy, Request
 from tests.seed import Seeded, log_files, new_run
 
@@ -54,7 +55,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[far_stores.Fa
         yield store
 
 
-@pytest.fixture(params=["S3", "Azure", "Google"])
+@pytest.fixture(params=one_of("S3", "Azure", "Google"))
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, bool]:
     """A bucket that all clients find by the environment, and whether obstore serves it."""
     if request.param == "S3":

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.errors import EximError, NotFoundError
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
 from mlflow_exim_plugin.storage.folders.folder import open_folder
 from tests import far_stores
+from tests.depth import one_of
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def test_everything_of_an_archive_is_in_its_catalogue(tmp_path: Path) -> None:
     assert {str(row) for row in found_metrics} == {str(row) for row in metrics}  # NaN is NaN
 
 
-@pytest.fixture(params=["obstore", "fsspec", "ssh"])
+@pytest.fixture(params=one_of("obstore", "fsspec", "ssh"))
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FarStore]:

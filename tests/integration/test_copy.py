@@ -45,6 +45,7 @@ def assert_all_was_there(report: Report) -> None:
     assert written <= WRITTEN_AGAIN
 
 
+@pytest.mark.exhaustive
 def test_server_to_database_and_again(server_source: Source, sqlite_uri: str) -> None:
     report = copy(server_source.uri, sqlite_uri)
 
@@ -112,6 +113,7 @@ def workspaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.exhaustive
 def test_each_workspace_goes_into_the_one_of_its_name(
     workspaces: Server, make_server: MakeServer
 ) -> None:

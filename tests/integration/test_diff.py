@@ -68,6 +68,7 @@ def test_a_server_and_its_database_differ_in_nothing(server_source: Source) -> N
     assert result.equal, (told(result), result.unreadable)
 
 
+@pytest.mark.exhaustive
 def test_copies_over_two_hops_are_equal_under_rest_rules(
     server_source: Source, make_server: MakeServer, tmp_path: Path
 ) -> None:

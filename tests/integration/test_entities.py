@@ -266,6 +266,7 @@ def _pass_fail() -> Any:
     return InputPassFail("yes", "no")
 
 
+@pytest.mark.exhaustive
 def test_a_target_that_lacks_secrets_and_trust(
     source: JudgedSource, make_server: MakeServer
 ) -> None:
@@ -366,6 +367,7 @@ def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str)
     assert len(queues["Expert Review"]["items"]) == 4
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_an_old_target_is_given_the_rest(
     source: JudgedSource, make_server: MakeServer, mlflow_version: str
@@ -384,6 +386,7 @@ def test_an_old_target_is_given_the_rest(
     assert names >= {"judged", "also judged"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_an_old_source_has_none(make_server: MakeServer, mlflow_version: str) -> None:
     server = make_server(mlflow_version=mlflow_version)

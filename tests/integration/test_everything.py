@@ -82,6 +82,7 @@ def test_everything_survives(
     assert_equal(diff(archive, target))  # which equals the source
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_everything_is_copied_into_another_database(
     everything: tuple[str, str], make_server: MakeServer, mariadb_uri: str
@@ -145,6 +146,7 @@ def test_older_servers_take_what_they_hold_and_give_it_back(
         assert returned.counts[kind].written == packed.counts[kind].written - len(needy), kind
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_the_demo_of_mlflow_survives(make_server: MakeServer, tmp_path: Path) -> None:
     servers = make_server(), make_server()

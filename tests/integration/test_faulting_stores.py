@@ -26,6 +26,7 @@ from mlflow_exim_plugin.container.writer import ArchiveWriter
 from mlflow_exim_plugin.errors import EximError
 from mlflow_exim_plugin.storage.output import atomic_output
 from tests import far_stores
+from tests.depth import one_of
 from tests.proxy import CUT, CUT_BODY, SWALLOWED, FaultyProxy, Reply, Request
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Spoiled:
         self.options = json.loads(told)
 
 
-@pytest.fixture(scope="module", params=STORES)
+@pytest.fixture(scope="module", params=one_of(*STORES))
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FarStore]:

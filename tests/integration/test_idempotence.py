@@ -173,6 +173,7 @@ def unpack_killed_at(archive: str, server_url: str, calls: Iterable[tuple[str, s
         assert len(left) < waiting, (left, sorted({(r.method, r.path) for r in seen}))
 
 
+@pytest.mark.exhaustive
 def test_killed_at_random_moments(server_source: Source, make_server: MakeServer) -> None:
     server = make_server()
     chance = random.Random(20_26)

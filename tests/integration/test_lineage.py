@@ -487,6 +487,7 @@ def test_source_tags_that_a_server_refuses_cost_nothing_else(
     assert not any(counts.written for counts in again.counts.values())
 
 
+@pytest.mark.exhaustive
 def test_a_registry_that_refuses_dots_gets_underscores(
     make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_files_are_the_same_bytes_behind_an_alias(
     assert net not in version.source
 
 
+@pytest.mark.exhaustive
 def test_killed_between_two_calls(served: Source, make_server: MakeServer) -> None:
     server = make_server()
     calls = [
@@ -379,6 +380,7 @@ def test_a_target_without_logged_models(
     assert rows_of(server.backend_uri) == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compat
 def test_a_target_that_refuses_nan(
     sqlite_uri: str, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -8,6 +8,7 @@ import pytest
 
 from mlflow_exim_plugin import Selection, open_archive, pack
 from mlflow_exim_plugin.options import ALL_IDS, SelectionPart
+from tests.depth import one_of
 from tests.leaves import leaves
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def divided(experiments: Iterable[str]) -> list[SelectionPart]:
     return [*parts, SelectionPart(beside_experiments=True)]
 
 
-@pytest.mark.parametrize("by", ["database", "server"])
+@pytest.mark.parametrize("by", one_of("database", "server"))
 def test_parts_are_together_what_the_whole_is(
     by: str, everything: tuple[str, str], everything_folder: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from packaging.version import Version
 
+from tests.depth import one_of
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def move_into_a_workspace(uri: str) -> None:
         database.execute("UPDATE runs SET experiment_id = 7")
 
 
-@pytest.fixture(params=["database", "folder", "workspaces"])
+@pytest.fixture(params=one_of("database", "folder", "workspaces"))
 def source(
     request: pytest.FixtureRequest,
     tmp_path: Path,

@@ -100,6 +100,7 @@ def test_to_a_database(served: Server, archive: str, sqlite_uri: str) -> None:
     assert_nothing_written(unpack(archive, tracking_uri=sqlite_uri))
 
 
+@pytest.mark.exhaustive
 def test_killed_between_two_calls(served: Server, archive: str, make_server: MakeServer) -> None:
     target = make_server()
     calls = [
@@ -224,6 +225,7 @@ def test_a_tag_that_the_server_wanted_and_keeps(
     assert_same(snapshot(sqlite_uri), snapshot(target.url), report)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.compat
 @pytest.mark.parametrize("mlflow_version", old_versions("2.22.5", "3.1.4"))
 def test_old_servers(

@@ -101,6 +101,7 @@ def fill_big(uri: str) -> Seeded:
     return made
 
 
+@pytest.mark.exhaustive
 def test_large_histories_and_files(make_server: MakeServer, tmp_path: Path) -> None:
     made = copy_of_server(tmp_path / "source", fill_big)
     source, target = make_server(tmp_path / "source"), make_server()

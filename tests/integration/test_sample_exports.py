@@ -273,6 +273,7 @@ def tags_of(tags: Iterable[Any]) -> dict[str, str]:
     return {tag.key: tag.value for tag in tags}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)  # two servers start, on a busy machine each takes a minute
 def test_making_them_again_changes_no_root(tmp_path: Path) -> None:
     made_with = json.loads(exports.GENERATED_WITH.read_text())

@@ -22,6 +22,7 @@ from mlflow_exim_plugin.schema.objects import LINKED_RUNS, Failure, Kind, Trace
 from mlflow_exim_plugin.sources.archive.source import ArchiveSource
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from tests.compare import assert_count_law
+from tests.depth import one_of
 from tests.filled import copy_of_database, copy_of_server
 from tests.proxy import FaultyProxy, Request
 from tests.servers import Server, start_server
@@ -316,7 +317,7 @@ PLACES = ["tracking store", "traces.json", "traces.pb"]
 
 
 @pytest.mark.parametrize("is_gone", [True, False])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", one_of(*PLACES))
 def test_spans_that_are_gone_or_malformed(
     spoilable: Spoilable, tmp_path: Path, place: str, *, is_gone: bool
 ) -> None:

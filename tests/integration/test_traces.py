@@ -303,6 +303,7 @@ def fill_busy(uri: str) -> tuple[str, set[str]]:
     return experiment, {started_trace(store, experiment, request_time=n // 3) for n in range(700)}
 
 
+@pytest.mark.exhaustive
 def test_each_trace_once_while_others_write(make_server: MakeServer, tmp_path: Path) -> None:
     experiment, there = copy_of_database(tmp_path / "server", fill_busy)
     server = make_server(tmp_path / "server")
@@ -336,6 +337,7 @@ def test_only_the_traces_of_chosen_runs(source: tuple[Server, SeededTraces]) -> 
     assert not without
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("version", old_versions("2.22.5", "3.1.4"))
 def test_old_server_keeps_what_it_can(
     source: tuple[Server, SeededTraces], make_server: MakeServer, version: str

@@ -32,6 +32,7 @@ from mlflow_exim_plugin.errors import (
 from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import Snapshot, assert_count_law, assert_same, snapshot
+from tests.depth import one_of
 from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.new_ids import unpack
@@ -372,7 +373,7 @@ def test_an_artifact_that_changes_between_listing_and_reading(
         assert files["model/weights.bin"] == (len(expected), digest)
 
 
-@pytest.mark.parametrize("moment", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("moment", one_of(0.6, 0.3, 0.95))
 def test_a_server_that_dies_while_packing(changing: Small, tmp_path: Path, moment: float) -> None:
     with FaultyProxy(changing.server.url) as proxy:
         pack(str(tmp_path / "whole.tar.zst"), tracking_uri=proxy.url)
@@ -391,7 +392,7 @@ def test_a_server_that_dies_while_packing(changing: Small, tmp_path: Path, momen
     assert_no_archive(tmp_path)
 
 
-@pytest.mark.parametrize("moment", [0.2, 0.8])
+@pytest.mark.parametrize("moment", one_of(0.8, 0.2))
 def test_a_server_that_dies_while_unpacking(
     small: Small, archive: str, tmp_path: Path, moment: float
 ) -> None:
@@ -664,6 +665,7 @@ def test_a_full_disk(small: Small, tmp_path: Path) -> None:
     assert_no_archive(tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_fills_while_a_database_is_made(tmp_path: Path) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -156,6 +156,7 @@ def test_each_goes_back_into_the_one_of_its_name(
         assert_count_law(again)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_a_dry_run_into_a_new_workspace_says_what_the_run_will_say(tmp_path: Path) -> None:
     """Of every kind, and where the default workspace, which is asked, has the same objects.

@@ -126,6 +126,7 @@ def test_a_server_copies_a_run_compares_and_deletes_the_old_one(make_server: Mak
     assert len(client.search_runs([kept.experiment_id])) == 3
 
 
+@pytest.mark.exhaustive
 def test_a_run_with_a_trace_stays_at_a_server_that_can_have_it_once_alone(
     make_server: MakeServer,
 ) -> None:

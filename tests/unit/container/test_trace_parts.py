@@ -59,6 +59,7 @@ def opened(data: bytes) -> Archive:
     return Archive(ArchiveReader.from_source(generate.Bytes(data)))
 
 
+@pytest.mark.exhaustive
 def test_traces_fill_several_parts_and_all_come_back() -> None:
     data, report = packed(many(45_000))
     assert report.ok

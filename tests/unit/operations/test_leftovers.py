@@ -132,6 +132,7 @@ def test_over_ssh_what_nothing_here_tells_of_goes_by_its_age_alone(
         assert list(store.root.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_azure_tells_of_blocks_and_google_of_nothing(tmp_path: Path) -> None:
     (folder := tmp_path / "azure").mkdir()
     with far_stores.azure(folder) as store:

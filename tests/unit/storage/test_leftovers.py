@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,13 @@ import pytest
 
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.folders.new_folder import new_folder
-from mlflow_exim_plugin.storage.leftovers import remove_held, temporary_folder
+from mlflow_exim_plugin.storage.leftovers import (
+    held,
+    partial_name,
+    remove_held,
+    remove_left,
+    temporary_folder,
+)
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
@@ -91,3 +98,26 @@ def test_a_process_that_ends_in_the_middle_takes_its_own_away(tmp_path: Path) ->
         assert names(tmp_path) == []
         assert not folder.exists()
     assert names(tmp_path) == []
+
+
+def test_what_somebody_begins_is_never_taken_for_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def folders(_: int) -> None:
+        for _ in range(60):
+            with temporary_folder() as folder:
+                (folder / "copy").touch()
+
+    def files(number: int) -> None:
+        for turn in range(60):
+            file = tmp_path / partial_name(f"{number}-{turn}")
+            with held(file):
+                remove_left(tmp_path.glob(".*.partial-*"))
+                assert file.exists()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(folders, range(8)))
+        list(pool.map(files, range(8)))
+    assert list(tmp_path.iterdir()) == []
