@@ -163,6 +163,36 @@ class TableReader:
             with self._engine.connect() as connection:
                 return list(connection.execute(query).scalars())
 
+    def sizes(
+        self, table: str, owner: str, text: str, time: str, owners: Sequence[str]
+    ) -> dict[str, tuple[int, int, int]]:
+        """Return how many rows owners have, the length of their texts, and their latest time.
+
+        Args:
+            table: Name of the table.
+            owner: Its column that says whose a row is.
+            text: Its column of texts.
+            time: Its column of times.
+            owners: Those who are asked about; who has no rows is left out.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        from sqlalchemy import column, func, select
+        from sqlalchemy import table as table_of
+
+        whose: ColumnClause[str] = column(owner)
+        bytes_of = func.octet_length if self._engine.dialect.name == "postgresql" else func.length
+        length = func.coalesce(func.sum(bytes_of(column(text))), 0)
+        query = select(whose, func.count(), length, func.coalesce(func.max(column(time)), 0))
+        query = query.select_from(table_of(table)).where(whose.in_(owners)).group_by(whose)
+        with translated(f"counting what is in {table}"):
+            if not self._columns_of(table).keys() >= {owner, text, time}:
+                return {}
+            with self._engine.connect() as connection:
+                found = connection.execute(query).all()
+        return {key: (int(rows), int(size), int(last)) for key, rows, size, last in found}
+
     def has(self, table: str, column: str) -> bool:
         """Whether a table is there and has a column.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
+from mlflow_exim_plugin.operations.keeping.unpack_tasks import unpacked, unpacked_in_tasks
 from mlflow_exim_plugin.operations.slips import require_archive
-from mlflow_exim_plugin.operations.unpack_tasks import unpacked, unpacked_in_tasks
 from mlflow_exim_plugin.options import Opening, Scaling, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
 

@@ -360,12 +360,16 @@ class Trace(_Read, _WithInfo):
         spans: The spans as ``schema.traces`` has them; None where the source has no payload for
             the trace.
         attachments: Files that spans point at.
+        stamp: What its source says of its spans that is another when one is new or changed.
+        mark: See ``stages.marks``, where it is known already; then what is as it was has no spans.
     """
 
     document: dict[str, Any]
     experiment_id: str
     spans: list[dict[str, Any]] | None = None
     attachments: Iterable[Artifact | Failure] = ()
+    stamp: str = ""
+    mark: bytes = b""
     kind: Kind = field(default=Kind.TRACE, init=False)
 
     @property

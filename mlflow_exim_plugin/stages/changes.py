@@ -121,7 +121,8 @@ class Changes:
         elif isinstance(item, Trace):
             files = [*item.attachments]
             item.attachments = files
-        mark = item.mark if isinstance(item, Run) and item.mark else mark_of(item, files)
+        known = item.mark if isinstance(item, Run | Trace) else b""
+        mark = known or mark_of(item, files)
         failures = [file for file in files if isinstance(file, Failure)]
         self.unlisted.update(failure.id for failure in failures)
         same = self._marks.same(path, mark)

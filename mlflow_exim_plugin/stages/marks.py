@@ -85,7 +85,7 @@ def mark_of(item: StreamObject, files: Iterable[Artifact | Failure] = ()) -> byt
                     rows.update(part)
             content.append(rows.hexdigest().encode())
     elif isinstance(item, Trace):
-        content.append(document_bytes(item.spans))
+        content.append(item.stamp.encode() if item.stamp else document_bytes(item.spans))
     half = sha256_of(b"".join(content)).digest()[:_HALF]
     listed = []
     for file in files:

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from mlflow_exim_plugin import (
     verify,
 )
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError, UsageError
+from mlflow_exim_plugin.host.sql.traces import StoredTraces
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.sets.publishing import NewSnapshot
 from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
@@ -231,6 +234,35 @@ def test_traces_grow_go_and_come(store: Store) -> None:
     assert verify(store.set).ok
     with open_archive(store.set, snapshot="1") as first:
         assert len(first.trace_ids()) == 4
+
+
+def test_traces_that_are_as_they_were_are_not_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with as_default(store.uri):
+        mlflow.set_experiment(experiment_id=store.experiments[0])
+        ids = [_traced(f"question {number}") for number in range(4)]
+        mlflow.log_feedback(trace_id=ids[1], name="good", value=True)
+    store.pack()
+    spans, read = StoredTraces.spans, list[str]()
+
+    def noted(self: StoredTraces, trace_ids: list[str]) -> dict[str, list[str]]:
+        read.extend(trace_ids)
+        return spans(self, trace_ids)
+
+    monkeypatch.setattr(StoredTraces, "spans", noted)
+    report = store.pack()
+    assert (read, report.counts[Kind.TRACE].skipped) == ([], 4)
+
+    store.client.set_trace_tag(ids[3], "late", "1")
+    change = "UPDATE spans SET content = replace(content, 'question', 'another') WHERE trace_id = ?"
+    with closing(sqlite3.connect(store.folder / "mlflow.db")) as database, database:
+        database.execute(change, (ids[2],))
+    report = store.pack()
+    assert ({*read}, report.counts[Kind.TRACE].written) == ({ids[2], ids[3]}, 2)
+    monkeypatch.undo()
+    store.is_whole()
+    assert _written(store.pack(recheck=True)) == {}
 
 
 def _traced(question: str) -> str:

@@ -12,7 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from mlflow_exim_plugin import Selection, diff, pack, unpack
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations import unpack_tasks
+from mlflow_exim_plugin.operations.keeping import unpack_tasks
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.work import division
 from tests.databases import new_mariadb_database, new_postgres_database, rows_of_tables

@@ -211,6 +211,20 @@ class StoredTraces:
             traces[trace_id] = Trace(document, str(row["experiment_id"]), issues=issues)
         return [traces[trace_id] for trace_id in trace_ids if trace_id in traces]
 
+    def stamps(self, traces: Iterable[Trace]) -> dict[str, str]:
+        """Return what is another for each trace when it has more spans, or one has ended since.
+
+        Traces whose spans lie elsewhere have none.
+
+        Raises:
+            ServerError: The database refused.
+        """
+        here = [trace.id for trace in traces if _location(trace) == TRACKING_STORE]
+        if not here:
+            return {}
+        sizes = self._tables.sizes("spans", "trace_id", "content", "end_time_unix_nano", here)
+        return {trace_id: " ".join(map(str, size)) for trace_id, size in sizes.items()}
+
     def spans(self, trace_ids: list[str]) -> dict[str, list[str]]:
         """Return the spans of some traces as they are kept, without those that were cleared.
 

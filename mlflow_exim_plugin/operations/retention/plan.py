@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.operations.retention.policy import Policy
     from mlflow_exim_plugin.options import Retaining
 
-__all__ = ["GOES", "STAYS", "Plan", "PlannedRun", "plan_of"]
+__all__ = ["GOES", "STAYS", "PlannedRun", "PolicyPlan", "plan_of"]
 
 GOES = "goes"
 STAYS = "stays"
@@ -69,7 +69,7 @@ class PlannedRun:
 
 
 @dataclass
-class Plan:
+class PolicyPlan:
     """What a policy means.
 
     Attributes:
@@ -81,7 +81,9 @@ class Plan:
     gone: set[str] = field(default_factory=set)
 
 
-def plan_of(policy: Policy, source: OpenSource, removal: Removal, retaining: Retaining) -> Plan:
+def plan_of(
+    policy: Policy, source: OpenSource, removal: Removal, retaining: Retaining
+) -> PolicyPlan:
     """Return what a policy means.
 
     Args:
@@ -93,7 +95,7 @@ def plan_of(policy: Policy, source: OpenSource, removal: Removal, retaining: Ret
     Raises:
         ServerError: Not all runs can be listed, or nobody can tell which of them are in use.
     """
-    plan = Plan()
+    plan = PolicyPlan()
     until = [rule.until_ms for rule in policy.rules]
     names: dict[str, str] = {}
     asked = Selection(traces=False, artifacts=False)

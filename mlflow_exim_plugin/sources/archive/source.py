@@ -8,8 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
-from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
-from mlflow_exim_plugin.host.api.together import each_alone
+from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.options import ALL_IDS, matches
 from mlflow_exim_plugin.schema.envelope import (
     ArtifactEntry,
@@ -44,8 +43,9 @@ from mlflow_exim_plugin.schema.objects import (
     by_number,
     model_behind,
 )
-from mlflow_exim_plugin.schema.runs import PARENT, RunHeader
+from mlflow_exim_plugin.schema.runs import PARENT
 from mlflow_exim_plugin.sources.archive.outline import ArchiveOutline, with_all_in_it
+from mlflow_exim_plugin.sources.archive.run_listing import ArchiveRuns
 from mlflow_exim_plugin.sources.archive.stored import StoredParts
 from mlflow_exim_plugin.sources.archive.version_files import files_behind, files_left_behind
 from mlflow_exim_plugin.stages.select import Plan, Wanted, take_versions, within
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Selection
     from mlflow_exim_plugin.schema.envelope import Info, RunInfo, VersionInfo
     from mlflow_exim_plugin.schema.metric_rows import RunRows
-    from mlflow_exim_plugin.schema.runs import Listed
     from mlflow_exim_plugin.sources.archive.archive import Archive, Tree
 
 __all__ = ["ArchiveSource"]
@@ -203,7 +202,7 @@ class _TreeStream:
                 yield model
             else:
                 self._models.append(model)
-        catalog = _ArchiveCatalog(self._archive, self._tree, self._segments)
+        catalog = ArchiveRuns(self._archive, self._tree, self._segments)
         self._plan = Plan(catalog, self._selection, self._experiments, wanted)
         if self._selection.means_all_runs:
             self._plan.take_all({e: self._run_ids(s) for e, s in self._segments.items()})
@@ -572,40 +571,3 @@ def _is_said(run: Run) -> bool:
     """Whether it is said already that the parent of a run stayed behind, in an earlier archive."""
     parent = run.tags.get(PARENT, "")
     return any(isinstance(said, Loss) and parent in said.what.split() for said in run.issues)
-
-
-class _ArchiveCatalog:
-    """Lists an archive's runs for a ``Plan``."""
-
-    def __init__(self, archive: Archive, tree: Tree, segments: dict[str, str]) -> None:
-        self._archive = archive
-        self._tree = tree
-        self._segments = segments
-
-    def runs(self, experiment_id: str, filter_string: str = "") -> dict[str, RunHeader]:
-        documents = []
-        for path in self._tree.runs.get(self._segments[experiment_id], {}).values():
-            try:
-                documents.append(dict(self._archive.document(RunEnvelope, path).mlflow.run))
-            except InvalidArchiveError:
-                continue  # the stream names it when it comes to it
-        if filter_string:
-            from mlflow_exim_plugin.host.documents import matching_runs
-
-            documents = matching_runs(documents, filter_string)
-        headers = (RunHeader.of(document) for document in documents)
-        return {header.run_id: header for header in headers}
-
-    def runs_of_each(
-        self,
-        experiment_ids: list[str],
-        filter_string: str = "",
-        ids: tuple[str, str] = ALL_IDS,
-    ) -> Iterator[Listed]:
-        return each_alone(experiment_ids, partial(self.runs, filter_string=filter_string), ids)
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        try:
-            return dict(self._archive.run(run_id).mlflow.run)
-        except InvalidArchiveError as error:
-            raise NotFoundError(error.message) from error  # the stream names it, see above

@@ -42,7 +42,7 @@ from mlflow_exim_plugin.schema.provenance import HOLLOW
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
 from mlflow_exim_plugin.sources.server.ahead import made_ahead, next_begun
 from mlflow_exim_plugin.sources.server.entities import EntityReader
-from mlflow_exim_plugin.sources.server.known_runs import KnownRuns
+from mlflow_exim_plugin.sources.server.known import KnownState
 from mlflow_exim_plugin.sources.server.logged_models import LoggedModelReader
 from mlflow_exim_plugin.sources.server.outline import DeploymentOutline
 from mlflow_exim_plugin.sources.server.traces import TraceSource
@@ -302,15 +302,21 @@ class ServerSource:
             files = ArtifactReader(self._host, selection, pool, contents=self._contents)
             logged_models = LoggedModelReader(self._host, selection, plan, files.files)
             yield from logged_models.complete(_sound(versions), self._reader, pool)
+            known_state = KnownState.of(self._marks, choice.workspace)
             traces = TraceSource(
-                self._host, pool, self._jobs, selection, plan, contents=self._contents
+                self._host,
+                pool,
+                self._jobs,
+                selection,
+                plan,
+                contents=self._contents,
+                known=known_state,
             )
             yield from traces.find_links(lambda: self._prompt_versions(choice.prompts))
             taken = [e for e in experiments.values() if e.id in plan.chosen]
             run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
             # Of all experiments in a row: those of the next are on their way before its turn.
-            known_runs = KnownRuns.of(self._marks, choice.workspace)
-            with closed_after(self._runs(run_ids, plan.losses, files, pool, known_runs)) as runs:
+            with closed_after(self._runs(run_ids, plan.losses, files, pool, known_state)) as runs:
                 for experiment in taken:
                     yield experiment
                     for item in itertools.islice(runs, len(plan.chosen[experiment.id])):
@@ -354,7 +360,7 @@ class ServerSource:
         losses: dict[str, Loss],
         files: ArtifactReader,
         pool: ThreadPoolExecutor,
-        known: KnownRuns | None,
+        known: KnownState | None,
     ) -> Iterator[Run | Failure]:
         """Yield a run, or why it cannot be read, for each id."""
         engine = self._host.engine
@@ -422,12 +428,12 @@ class ServerSource:
         documents: Iterable[list[Run | Failure]],
         histories: HistorySource,
         files: ArtifactReader,
-        known: KnownRuns | None,
+        known: KnownState | None,
     ) -> Iterator[_Group]:
         """Yield runs whose rows are being read, as many at a time as memory allows."""
         for chunk in documents:
             listings = self._listings(chunk, files)
-            unchanged = known.among(chunk, listings, files, histories) if known else set[str]()
+            unchanged = known.runs_among(chunk, listings, files, histories) if known else set[str]()
             runs: list[Run | Failure] = []
             steps: dict[str, dict[str, int]] = {}
             rows = 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.options import Selection
+    from mlflow_exim_plugin.sources.server.known import KnownState
     from mlflow_exim_plugin.stages.select import Plan
 
 __all__ = ["TraceSource"]
@@ -50,6 +51,7 @@ class TraceSource:
         selection: Which traces and attachments to take.
         plan: Which experiments and runs are taken.
         contents: False reads no spans, for a dry run.
+        known: What was there at an earlier state, and need not be read again.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class TraceSource:
         plan: Plan,
         *,
         contents: bool,
+        known: KnownState | None = None,
     ) -> None:
         self._host = host
+        self._known = known
         self._listing = TraceListing(TraceSearch(host))
         self._stored = StoredTraces(host.tables) if host.tables is not None else None
         self._reader = StoredTraceReader(host, self._stored) if self._stored else TraceReader(host)
@@ -167,15 +171,11 @@ class TraceSource:
 
     def _read(self, traces: list[Trace]) -> list[Trace]:
         as_of_ms = time.time_ns() // 1_000_000
-        pointing = self._reader.fill(traces) if self._contents else set()
-        if self._contents:
-            self._tell_prompts(traces)
-            self._find_links_elsewhere(traces)
+        unread = self._not_known(traces)
+        pointing = self._reader.fill(unread) if self._contents and unread else set()
+        self._tell_links(unread)
         for trace in traces:
             trace.as_of_ms = as_of_ms
-            own = trace.info["trace_metadata"].get(SOURCE_RUN)
-            if links := [run for run in self._links.get(trace.id, ()) if run != own]:
-                trace.info[LINKED_RUNS] = links
             if trace.id in pointing and self._selection.takes_artifact(ATTACHMENTS):
                 trace.attachments = [
                     item
@@ -184,12 +184,42 @@ class TraceSource:
                 ]
         return traces
 
+    def _not_known(self, traces: list[Trace]) -> list[Trace]:
+        """Return the traces that are new or changed since an earlier state, as far as is known.
+
+        What tells of spans is asked for before they are read: what is logged in between is new to
+        the next time.
+        """
+        if self._known is None or self._stored is None:
+            return traces
+        try:
+            stamps = self._stored.stamps(traces)
+        except ServerError:
+            return traces  # whoever reads them says why
+        for trace in traces:
+            trace.stamp = stamps.get(trace.id, "")
+        if self._known.marks.is_empty:
+            return traces
+        self._tell_links(traces)
+        return [trace for trace in traces if not self._known.has(trace)]
+
+    def _tell_links(self, traces: list[Trace]) -> None:
+        """Tell the prompts and runs that traces are linked to."""
+        if self._contents:
+            self._tell_prompts(traces)
+            self._find_links_elsewhere(traces)
+        for trace in traces:
+            own = trace.info["trace_metadata"].get(SOURCE_RUN)
+            if links := [run for run in self._links.get(trace.id, ()) if run != own]:
+                trace.info[LINKED_RUNS] = links
+
     def _find_links_elsewhere(self, traces: list[Trace]) -> None:
         """Find the links of traces to runs that other parts hold, which a database can be asked."""
         part = self._selection.part
         if self._stored is not None and part is not None and part.runs is None:
             for run_id, trace_id in self._stored.linked_runs([trace.id for trace in traces]):
-                self._links.setdefault(trace_id, []).append(run_id)
+                if run_id not in (links := self._links.setdefault(trace_id, [])):
+                    links.append(run_id)
 
     def _tell_prompts(self, traces: list[Trace]) -> None:
         """Tell the prompts that traces are linked to, where their tags do not say the same."""

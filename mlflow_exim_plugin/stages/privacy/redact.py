@@ -206,6 +206,7 @@ class Redaction:
             spans = document["spans"]
             document = {name: value for name, value in document.items() if name != "spans"}
             more["spans"] = None if item.spans is None else spans
+            more["stamp"] = ""  # the mark is of what is left of them
             more["attachments"] = self._files_of(item, item.attachments, "attachments")
         else:
             document = self._walk(item.kind).document(item.document)

@@ -326,3 +326,25 @@ def test_a_store_locks_what_holds_the_runs(
         with pytest.raises(ClientError):
             client.delete_object(Bucket="locked", Key=key, VersionId=version["VersionId"])
     assert restore(old_sqlite.made.runs["plain"], "s3://locked/set", tracking_uri=uri).ok
+
+
+@pytest.mark.parametrize("how", [{}, {"hollow": True}], ids=["archived", "hollowed"])
+def test_what_went_before_keeps_nobody_back(
+    old_sqlite: OldStore, policy: str, tmp_path: Path, how: dict[str, bool]
+) -> None:
+    """As after an attempt that was killed: the child went, its parent did not yet."""
+    made, uri, kept = old_sqlite.made, old_sqlite.uri, str(tmp_path / "set")
+    child = tmp_path / "child.yaml"
+    child.write_text("rules: [{older_than: 400d, tags: {role: trial}}]")
+    outcome = "hollowed" if how else "archived"
+    first = retain(str(child), kept, tracking_uri=uri, apply=True, **how)
+    assert [run.run_id for run in first.of(outcome)] == [made.runs["trial"]]
+
+    second = retain(policy, kept, tracking_uri=uri, apply=True, **how)
+
+    left = {*run_ids(made)} - {made.runs["trial"]}
+    assert {run.run_id for run in second.of(outcome)} == left
+    # ... but a purge would take the parent of a run that people still see, or can get back.
+    if how:
+        third = retain(policy, kept, tracking_uri=uri, purge=True)
+        assert made.runs["sweep"] in {run.run_id for run in third.of("stays")}

@@ -1,4 +1,4 @@
-"""Which runs of a deployment are as they were at an earlier state, before they are read."""
+"""Which runs and traces of a deployment are as they were earlier, before they are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.container import layout
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT
 from mlflow_exim_plugin.host.sql.histories import StoredHistories
-from mlflow_exim_plugin.schema.objects import Failure, Run
+from mlflow_exim_plugin.schema.objects import Failure, Run, Trace
 from mlflow_exim_plugin.stages.marks import mark_of, path_of
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.artifacts import ArtifactReader, Listing
     from mlflow_exim_plugin.stages.marks import Marks
 
-__all__ = ["KnownRuns"]
+__all__ = ["KnownState"]
 
 
 @dataclass(frozen=True)
-class KnownRuns:
-    """The runs of a workspace at an earlier state.
+class KnownState:
+    """What a workspace had at an earlier state.
 
     Attributes:
         marks: The marks of all that was there.
@@ -44,7 +44,7 @@ class KnownRuns:
             return cls(marks, layout.TREE)
         return cls(marks, layout.workspace_tree(workspace["name"]))
 
-    def among(
+    def runs_among(
         self,
         runs: list[Run | Failure],
         listings: dict[str, Future[Listing]],
@@ -69,3 +69,12 @@ class KnownRuns:
                 unchanged.add(run.id)
                 del listings[run.id]
         return unchanged
+
+    def has(self, trace: Trace) -> bool:
+        """Whether a trace with a stamp is as it was, and had no files: then it gets its mark."""
+        if not trace.stamp or self.marks.is_empty:
+            return False
+        mark = mark_of(trace)
+        if self.marks.same(path_of(trace, self.tree), mark):
+            trace.mark = mark
+        return bool(trace.mark)
