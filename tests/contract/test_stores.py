@@ -107,6 +107,7 @@ class Served:
         return self.kind(store.new_folder(), store.options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 class TestRcloneS3(Served, StoreContract):
     """A server that knows no conditions, and answers ranges with the checksum of the whole."""

@@ -13,7 +13,7 @@ from mlflow_exim_plugin import diff, pack, verify
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.schema.rules import LIMITS
 from tests.compare import assert_count_law
-from tests.depth import first_of
+from tests.depth import one_of
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written
 from tests.new_ids import unpack
@@ -69,7 +69,7 @@ def assert_one_is_missing(report: Report, uri: str, dataset_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("database", "bad"),
-    first_of(2, [("postgres_uri", LONG_USER), ("mariadb_uri", LARGE), ("mariadb_uri", LONG_USER)]),
+    one_of(("postgres_uri", LONG_USER), ("mariadb_uri", LARGE), ("mariadb_uri", LONG_USER)),
     ids=["column of PostgreSQL", "packet of MariaDB", "column of MariaDB"],
 )
 def test_a_record_over_the_limits_of_the_server(

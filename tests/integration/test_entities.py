@@ -353,6 +353,7 @@ def test_an_experiment_without_scorers_costs_no_call_for_them(source: JudgedSour
     assert asked == having | {""}
 
 
+@pytest.mark.exhaustive
 def test_an_item_whose_trace_is_gone_is_named(source: JudgedSource, target: str) -> None:
     stream = ServerSource(Host(source.sqlite_uri, create=False)).stream(Selection())
     gone = f"tr-{3:032x}"

@@ -101,6 +101,7 @@ def test_everything_is_copied_into_another_database(
         assert_told_as_by_mlflow(host)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("version", old_versions("2.22.5", "3.1.4", "3.4.0"))
 def test_older_servers_take_what_they_hold_and_give_it_back(

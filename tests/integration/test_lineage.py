@@ -249,6 +249,7 @@ def test_every_kind_keeps_its_fields(
             assert tags["mlflow_exim.field.created_time"].isdecimal()
 
 
+@pytest.mark.exhaustive
 def test_source_tags_asked_for_later_are_added_and_then_nothing_changes(
     everything: tuple[str, str], make_sqlite: Callable[[], str]
 ) -> None:

@@ -12,6 +12,7 @@ from mlflow_exim_plugin.options import Selection
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.compare_models import PROMPT_TAG
+from tests.depth import first_of
 from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
 from tests.integration.test_idempotence import assert_nothing_written, unpack_killed_at
@@ -63,7 +64,7 @@ def test_the_seed_has_the_hard_cases(served: Server) -> None:
     assert "properties" in found.prompt_versions["chat/1"]["as a prompt"]
 
 
-@pytest.mark.parametrize("through_server", [True, False], ids=["server", "database"])
+@pytest.mark.parametrize("through_server", first_of(1, [True, False]), ids=["server", "database"])
 def test_to_a_server(
     served: Server, make_server: MakeServer, archive: str, tmp_path: Path, *, through_server: bool
 ) -> None:

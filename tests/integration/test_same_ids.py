@@ -522,6 +522,7 @@ def test_a_run_that_is_taken_back_meanwhile_is_not_counted(
     assert found == {run_id, f"{4:032x}"}
 
 
+@pytest.mark.exhaustive
 def test_a_file_that_someone_writes_to_is_refused(sqlite_source: Source, sqlite_uri: str) -> None:
     MlflowClient(sqlite_uri, sqlite_uri)
     before = rows_of(sqlite_uri)

@@ -235,6 +235,7 @@ def test_an_engine_that_others_made_does_it_too(engine: str, store: str, tmp_pat
     is_what_one_pack_is(store, tmp_path / "set")
 
 
+@pytest.mark.exhaustive
 def test_an_engine_that_is_not_there_is_named(store: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no engine 'slurm:2'"):
         packed(store, tmp_path / "set", engine="slurm:2")

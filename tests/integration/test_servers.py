@@ -84,6 +84,7 @@ def test_artifacts_in_a_bucket(
     assert [os.path.basename(item["Key"]) for item in stored] == ["note.txt"]  # noqa: PTH119
 
 
+@pytest.mark.exhaustive
 def test_a_second_server_continues_and_the_first_is_gone(tmp_path: Path) -> None:
     with start_server(tmp_path / "data", workers=2) as first:
         experiment_id = MlflowClient(first.url).create_experiment("kept")

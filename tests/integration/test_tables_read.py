@@ -25,6 +25,7 @@ from mlflow_exim_plugin.host.sql.reading import reader_of
 from mlflow_exim_plugin.kinds import KINDS, VERSION_KINDS
 from mlflow_exim_plugin.schema.objects import Failure, Kind
 from tests import everything
+from tests.depth import one_of
 from tests.filled import copy_of_server
 from tests.told import assert_told_as_by_mlflow, told
 
@@ -136,7 +137,7 @@ def fill_at(path: Path, revision: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's first migrations warn
-@pytest.mark.parametrize("revision", [OF_0_9, OF_1_0, OF_1_1, OF_2_0])
+@pytest.mark.parametrize("revision", one_of(OF_1_0, OF_0_9, OF_1_1, OF_2_0))
 def test_an_early_schema_is_told_as_mlflow_tells_it_when_it_has_migrated_it(
     tmp_path: Path, revision: str
 ) -> None:

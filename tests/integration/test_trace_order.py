@@ -119,6 +119,7 @@ def kinds(requests: list[Request]) -> list[str]:
     return [names.get(path, path) for path in paths if "/traces" in path]
 
 
+@pytest.mark.exhaustive
 def test_infos_go_first_where_tags_come_with_spans(source: str, make_server: MakeServer) -> None:
     target = make_server()
     with FaultyProxy(target.url) as proxy:
@@ -169,6 +170,7 @@ def test_cut_between_info_and_spans_is_completed(
     assert_same(source, target)
 
 
+@pytest.mark.exhaustive
 def test_info_that_spans_change_is_put_right(source: str, make_server: MakeServer) -> None:
     target = make_server()
     spoiled(

@@ -225,7 +225,7 @@ def spoils(
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("status", [501, 503])
+@pytest.mark.parametrize("status", one_of(503, 501))
 @pytest.mark.parametrize(
     ("part", "only", "expected", "lost"),
     [

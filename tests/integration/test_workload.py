@@ -49,6 +49,7 @@ def test_twice_the_same(kind: workload.Kind, tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+@pytest.mark.exhaustive
 def test_metrics(tmp_path: Path) -> None:
     client = build("metrics", tmp_path / "load", 0.1)
     runs = client.search_runs(["1"], run_view_type=ViewType.ACTIVE_ONLY, max_results=100)

@@ -12,6 +12,7 @@ from mlflow_exim_plugin.errors import NotFoundError, UsageError
 from mlflow_exim_plugin.schema.objects import Kind
 from tests.compare import assert_count_law
 from tests.databases import rows_of_tables
+from tests.depth import one_of
 from tests.old_runs import STEPS, seed_old_runs
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def test_a_run_with_a_trace_stays_at_a_server_that_can_have_it_once_alone(
     assert client.get_trace(made.traces["own"]).info.assessments
 
 
-@pytest.mark.parametrize("way", ["to a server", "to a database"])
+@pytest.mark.parametrize("way", one_of("to a database", "to a server"))
 def test_between_two_places(
     way: str, old_sqlite: OldStore, make_server: MakeServer, make_sqlite: Callable[[], str]
 ) -> None:
