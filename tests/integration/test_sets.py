@@ -686,15 +686,17 @@ def test_a_lost_archive_costs_what_it_alone_had(store: Store, tmp_path: Path) ->
     (second,) = {*store.packs()} - {*first}
     kept = second.read_bytes()
 
+    def cut() -> None:
+        second.write_bytes(kept[: len(kept) // 2])
+
     def unpacked(name: str, **how: Any) -> tuple[Report, MlflowClient]:
         uri = _database(tmp_path / f"{name}.db")
         where = str(tmp_path / name)
         report = unpack(store.set, tracking_uri=uri, artifact_location=where, **how)
         return report, MlflowClient(uri, uri)
 
-    for number, damage in enumerate(
-        [second.unlink, lambda: second.write_bytes(kept[: len(kept) // 2])]
-    ):
+    damages: list[Callable[[], None]] = [second.unlink, cut]
+    for number, damage in enumerate(damages):
         damage()
         report, target = unpacked(f"target-{number}")
         segments = {failure.id.split("/")[-2] for failure in report.failures}

@@ -116,13 +116,10 @@ def both(
     archive: str, targets: tuple[str, str], folder: Path, executor: Executor, **how: Any
 ) -> None:
     """Unpack in one go and in tasks, and hold one to the other."""
-    one, other = (
-        unpack(archive, tracking_uri=uri, artifact_location=str(folder / name), **how, **more)
-        for uri, name, more in (
-            (targets[0], "one", {}),
-            (targets[1], "tasks", {"executor": executor}),
-        )
-    )
+    where = [str(folder / name) for name in ("one", "tasks")]
+    one = unpack(archive, tracking_uri=targets[0], artifact_location=where[0], **how)
+    how["executor"] = executor
+    other = unpack(archive, tracking_uri=targets[1], artifact_location=where[1], **how)
     expected, found = told(one), told(other)
     for what, said in expected.items():
         if isinstance(said, Counter):

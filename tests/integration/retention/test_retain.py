@@ -330,7 +330,7 @@ def test_a_store_locks_what_holds_the_runs(
 
 @pytest.mark.parametrize("how", [{}, {"hollow": True}], ids=["archived", "hollowed"])
 def test_what_went_before_keeps_nobody_back(
-    old_sqlite: OldStore, policy: str, tmp_path: Path, how: dict[str, bool]
+    old_sqlite: OldStore, policy: str, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     """As after an attempt that was killed: the child went, its parent did not yet."""
     made, uri, kept = old_sqlite.made, old_sqlite.uri, str(tmp_path / "set")
