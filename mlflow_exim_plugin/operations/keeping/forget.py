@@ -89,23 +89,24 @@ def forget(
     forgetting.require_rule()
     folder = require_set(location, opening)
     judged = _judge(list(folder.each()), folder.holds(), forgetting)
-    for one in judged:
-        if forgetting.apply and not one.reasons:
-            if one.number in folder.holds():  # since then
-                one.reasons.append("held")
-                continue
-            _remove(folder, one.number)
-            one.removed = True
+    if forgetting.apply:
+        _remove(folder, [one for one in judged if not one.reasons])
     return Forgotten(judged)
 
 
-def _remove(folder: SetFolder, number: int) -> None:
-    path = snapshot_path(number)
-    name = path.rpartition("/")[2]
-    folder.remove(path)
-    for beside in folder.names(path.rpartition("/")[0]):
-        if beside.startswith(f"{name}."):  # its signatures
-            folder.remove(f"{path.rpartition('/')[0]}/{beside}")
+def _remove(folder: SetFolder, judged: list[Judged]) -> None:
+    """Remove snapshots with their signatures, but for those that are held by now."""
+    place = snapshot_path(0).rpartition("/")[0]
+    paths = [f"{place}/{name}" for name in folder.names(place)] if judged else []
+    for one in judged:
+        if folder.has(hold_path(one.number)):
+            one.reasons.append("held")
+            continue
+        path = snapshot_path(one.number)
+        folder.remove(path)
+        one.removed = True
+        for signature in [beside for beside in paths if beside.startswith(f"{path}.")]:
+            folder.remove(signature)
 
 
 def _judge(

@@ -77,6 +77,18 @@ class StoreFolder:
                 raise StoreError(f"{redact_url(url)} has {source.size_bytes} bytes, over the limit")
             return source.read_range(0, source.size_bytes)
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file.
+
+        Raises:
+            StoreError: The store refused or died.
+        """
+        try:
+            self.size_bytes(path)
+        except NotFoundError:
+            return False
+        return True
+
     def size_bytes(self, path: str) -> int:
         """Return the size of a file.
 
