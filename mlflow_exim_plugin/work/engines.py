@@ -8,11 +8,10 @@ it to another machine, and send it again where a worker is lost.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import re
 import sys
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,6 +86,10 @@ def engine_of(text: str) -> Engine:
 
 @contextlib.contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
+    # They note something to be done when the program ends, which is not for whoever needs none.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
