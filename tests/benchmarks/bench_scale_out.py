@@ -1,10 +1,13 @@
 """A set packed in several tasks against one: two processes, the cost of engines, and plans.
 
-    python -m tests.benchmarks.bench_scale_out {processes,engine,plan} URI [--engine E] [--rounds N]
+    python -m tests.benchmarks.bench_scale_out {processes,engine,unpack,plan} URI [--engine E]
+        [--rounds N]
 
-``processes``: the database is packed into a set by one process and by two, in turn; filled by
+``processes``: the database is packed into a set without an engine and by two processes, in turn;
+filled by
 ``python -m tests.benchmarks.workload experiments ROOT --uri postgresql://...``.
 ``engine``: the same tasks are run by two processes and by an engine, in turn.
+``unpack``: an archive, in place of the URI, goes into new databases of PostgreSQL in the same way.
 ``plan``: a plan of a database, in a process of its own. ``--runs N`` first makes a SQLite file of
 1,000 experiments with N runs, of which the largest has some hundred times as many as most.
 
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING
 from tests.servers import new_sqlite_database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXPERIMENTS = 1_000
 PACK = """
@@ -48,6 +51,21 @@ if __name__ == "__main__":
         for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
     print(wall, cpu, report.content_root, len(report.snapshot["packs"]), report.ok)
+"""
+UNPACK = """
+import resource, sys, time
+from mlflow_exim_plugin import unpack
+if __name__ == "__main__":
+    archive, uri, files, engine = sys.argv[1:]
+    how = {"engine": engine} if engine != "none" else {}
+    start = time.perf_counter()
+    report = unpack(archive, tracking_uri=uri, artifact_location=files, **how)
+    wall = time.perf_counter() - start
+    cpu = sum(
+        u.ru_utime + u.ru_stime
+        for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+    print(wall, cpu, report.counts["run"].written, report.metric_rows, report.ok)
 """
 PLAN = """
 import resource, sys, time
@@ -80,13 +98,35 @@ def packed(uri: str, engine: str) -> tuple[float, float, str]:
         return float(wall), float(cpu), root
 
 
-def compare(uri: str, engines: list[str], rounds: int) -> None:
-    """Pack by each engine in turn."""
+def unpacked(archive: str, engine: str) -> tuple[float, float, str]:
+    """Unpack into a new database; return seconds, seconds of CPU here and the runs."""
+    from tests.databases import initialise, new_postgres_database
+
+    with tempfile.TemporaryDirectory() as folder, new_postgres_database() as uri:
+        initialise(uri)
+        script = Path(folder) / "unpack_it.py"
+        script.write_text(UNPACK)
+        arguments = [sys.executable, str(script), archive, uri, f"{folder}/files", engine]
+        ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            sys.exit(ran.stderr)
+        wall, cpu, runs, rows, ok = ran.stdout.split()
+        assert ok == "True"
+        print(
+            f"  {engine}: {float(wall):.1f} s, {float(cpu):.1f} s of CPU, {runs} runs, {rows} rows"
+        )
+        return float(wall), float(cpu), f"{runs} {rows}"
+
+
+def compare(
+    do: Callable[[str, str], tuple[float, float, str]], uri: str, engines: list[str], rounds: int
+) -> None:
+    """Do it by each engine in turn."""
     found: dict[str, list[tuple[float, float]]] = {engine: [] for engine in engines}
     roots = set()
     for _ in range(rounds):
         for engine in engines:
-            wall, cpu, root = packed(uri, engine)
+            wall, cpu, root = do(uri, engine)
             found[engine].append((wall, cpu))
             roots.add(root)
     assert len(roots) == 1
@@ -147,7 +187,7 @@ def plan_of(uri: str, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["processes", "engine", "plan"])
+    parser.add_argument("what", choices=["processes", "engine", "unpack", "plan"])
     parser.add_argument("uri")
     parser.add_argument("--engine", default="dask:2")
     parser.add_argument("--rounds", type=int, default=3)
@@ -160,9 +200,11 @@ def main() -> None:
             print(json.dumps({"made_in_s": round(time.perf_counter() - start)}))
         plan_of(asked.uri, asked.rounds)
     elif asked.what == "processes":
-        compare(asked.uri, ["processes:1", "processes:2"], asked.rounds)
+        compare(packed, asked.uri, ["none", "processes:2"], asked.rounds)
+    elif asked.what == "unpack":
+        compare(unpacked, asked.uri, ["none", "processes:2"], asked.rounds)
     else:
-        compare(asked.uri, ["processes:2", asked.engine], asked.rounds)
+        compare(packed, asked.uri, ["processes:2", asked.engine], asked.rounds)
 
 
 if __name__ == "__main__":
