@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from mlflow_exim_plugin import verify
+from mlflow_exim_plugin import unpack, verify
 from mlflow_exim_plugin.errors import EximError
 from tests.compare import assert_count_law
 from tests.crafted import Crafted, craft, members_of
@@ -209,3 +209,22 @@ def _lost_files(wanted: dict[str, bytes], there: dict[str, bytes], related: set[
         if there.get(path) != content
         and not any(text.replace("experiment ", "/") in path for text in related)
     ]
+
+
+def test_what_a_database_refuses_costs_itself(
+    postgres_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that may not be empty: PostgreSQL ends the transaction, with all that is in it."""
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    members = members_of(ARCHIVE)
+    bent = next(path for path in sorted(members) if path.endswith("/logged_model.json"))
+    document = json.loads(members[bent])
+    del document["mlflow"]["logged_model"]["info"]["name"]
+    archive = tmp_path / "bent.tar.zst"
+    crafted = Crafted({**members, bent: json.dumps(document).encode()}, 0, tmp_path)
+    archive.write_bytes(crafted.data())
+
+    report = unpack(str(archive), tracking_uri=postgres_uri, artifact_location=str(tmp_path / "f"))
+
+    assert [failure.id for failure in report.failures] == [bent.split("/")[-2]]
+    assert "logged_models.name cannot be nothing" in report.failures[0].reason

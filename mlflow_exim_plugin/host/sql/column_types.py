@@ -39,9 +39,8 @@ class ColumnTypes:
             names = (table, *row)
             if (takes := self._takes.get(names)) is None:
                 takes = self._takes[names] = self._takers(table, tuple(row))
-            for name in self._required[table]:
-                if row.get(name) is None:
-                    return f"{table}.{name} cannot be nothing"
+            if problem := self._lacking(table, row):
+                return problem
             for name, value, taken in zip(row, row.values(), takes, strict=True):
                 if not taken(value) if value is not None else name in _never_empty(table):
                     return f"{table}.{name} cannot be {value!r:.60}"
@@ -49,6 +48,17 @@ class ColumnTypes:
             if len(key) > 1 and key in keys:
                 return f"it has two rows of {table} with the key {key[1:]!r:.60}"
             keys.add(key)
+        return ""
+
+    def lacking_in(self, rows: list[Row]) -> str:
+        """Return where an object's rows have nothing and there must be something, or nothing."""
+        problems = (self._lacking(table, row) for table, row in rows)
+        return next(filter(None, problems), "")
+
+    def _lacking(self, table: str, row: dict[str, Any]) -> str:
+        for name in self._required.get(table, ()):
+            if row.get(name) is None:
+                return f"{table}.{name} cannot be nothing"
         return ""
 
     @cached_property

@@ -354,10 +354,12 @@ class DatabaseTarget:
     def require(self, rows: Rows) -> None:
         """Refuse an object that the database cannot hold as it is.
 
+        It would refuse it itself, and with it all that is written in the same transaction.
+
         Raises:
-            ServerError: A text is too long for its column.
+            ServerError: A text is too long for its column, or something is missing.
         """
-        if problem := self.tables.problem_of(rows):
+        if problem := self.tables.types.lacking_in(rows) or self.tables.problem_of(rows):
             raise ServerError(
                 f"the target cannot hold it: {problem}", "shorten it at the source, or leave it out"
             )
