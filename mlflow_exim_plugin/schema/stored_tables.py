@@ -99,9 +99,11 @@ class StoredTable:
         Raises:
             InvalidArchiveError: It is damaged or over a limit.
         """
+        wanted = None if columns is None else list(columns)
+        if not self.groups[number]:  # some writers leave no page in it
+            return self._schema.empty_table().select(wanted or self._schema.names)
         with self._named(f"row group {number}: "):
             self._check_pages(number)
-            wanted = None if columns is None else list(columns)
             table = self._file.read_row_group(number, columns=wanted, use_threads=False)
             self._check_size(number, sum(_decoded_bytes(column) for column in table.columns))
             schema = pa.schema([self._schema.field(name) for name in table.column_names])

@@ -104,6 +104,17 @@ def test_each_engine_makes_the_same_archives(store: str, tmp_path: Path, threads
     is_what_one_pack_is(store, tmp_path / "b")
 
 
+def test_a_task_may_find_nothing(tmp_path: Path, threads: Executor) -> None:
+    """As that of what belongs to no experiment, where there is none."""
+    new_sqlite_database(tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri, uri)
+    client.create_run(client.create_experiment("x", artifact_location=str(tmp_path / "files")))
+    for _ in range(2):
+        packed(uri, tmp_path / "set", executor=threads)
+        is_what_one_pack_is(uri, tmp_path / "set")
+
+
 def test_a_version_refers_to_the_run_of_another_archive(
     store: str, tmp_path: Path, threads: Executor
 ) -> None:

@@ -745,3 +745,13 @@ def test_a_lost_archive_of_traces_costs_those_alone(store: Store, tmp_path: Path
     assert lost == {spans[0].trace_id, late.trace_id}
     there = {row["request_id"] for row in rows_of_tables(uri)["trace_info"]}
     assert there == {span.trace_id for span in spans[1:]}
+
+
+def test_a_store_without_anything_is_a_state(tmp_path: Path) -> None:
+    uri, place = _database(tmp_path / "mlflow.db"), str(tmp_path / "set")
+    for number in (1, 2):
+        report = pack(tracking_uri=uri, set=place)
+        assert (report.failures, (report.snapshot or {})["number"]) == ([], number)
+        assert verify(place).ok
+    with open_archive(place) as state:
+        assert state.run_ids() == []

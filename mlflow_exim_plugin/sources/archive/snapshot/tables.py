@@ -89,16 +89,17 @@ def write_table(folder: SetFolder, name: str, rows: pa.Table) -> FileEntry:
         StoreError: The store refused or died.
     """
     buffer = io.BytesIO()
-    pq.write_table(
-        rows,
+    with pq.ParquetWriter(
         buffer,
+        rows.schema,
         version="2.6",
         compression="zstd",
         compression_level=3,
         use_dictionary=["kind"] if "kind" in rows.column_names else False,
-        row_group_size=_ROWS_A_GROUP,
         write_page_checksum=True,
-    )
+    ) as writer:
+        if rows.num_rows:  # a row group without rows has no pages
+            writer.write_table(rows, row_group_size=_ROWS_A_GROUP)
     data = buffer.getvalue()
     digest = sha256_of(data).hexdigest()
     path = f"{name}/{digest}.parquet"
