@@ -90,6 +90,13 @@ def exhaustive(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "-m", "exhaustive", *session.posargs)
 
 
+@nox.session
+def engines(session: nox.Session) -> None:
+    """A set packed by Dask, Ray and Spark, each on this machine; Spark needs Java."""
+    session.install("-e", ".[test,dask,ray,spark]", "mlflow==3.17.*")
+    session.run("pytest", "tests/integration/test_scale_out.py", *session.posargs)
+
+
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
     """The oldest dependencies that pyproject.toml allows."""
