@@ -755,3 +755,21 @@ def test_a_store_without_anything_is_a_state(tmp_path: Path) -> None:
         assert verify(place).ok
     with open_archive(place) as state:
         assert state.run_ids() == []
+
+
+def test_what_lay_in_a_lost_archive_is_packed_again(store: Store) -> None:
+    store.pack()
+    (first,) = store.packs()
+    store.client.set_tag(store.runs[1], "late", "1")
+    store.pack()
+    (second,) = {*store.packs()} - {first}
+
+    for lost, runs in ((second, 1), (first, len(store.runs) - 1)):
+        lost.unlink()
+        assert store.pack().counts[Kind.RUN].written == runs
+        store.is_whole()
+        assert _written(store.pack()) == {}
+    for archive in store.packs():
+        archive.unlink()
+    assert store.pack().counts[Kind.RUN].written == len(store.runs)
+    store.is_whole()

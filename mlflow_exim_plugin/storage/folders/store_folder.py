@@ -64,6 +64,29 @@ class StoreFolder:
         found = (str(one).rstrip("/") for one in listed)
         return sorted({posixpath.basename(one) for one in found if one and one != far})
 
+    def sizes(self, path: str) -> dict[str, int]:
+        """Return the sizes of all files in a folder and below it, by their paths as given here.
+
+        Raises:
+            StoreError: It cannot be listed.
+        """
+        url = self.at(path)
+        with store_errors(url, "list"):
+            if (local := local_path(url)) is not None:
+                top = Path(local)
+                files = (one for one in top.rglob("*") if one.is_file())
+                return {
+                    f"{path}/{one.relative_to(top).as_posix()}": one.stat().st_size for one in files
+                }
+            store, far = file_system(url, self.storage_options)
+            store.invalidate_cache(far)  # another writer may have been here meanwhile
+            found = store.find(far, detail=True)
+        start = str(store._strip_protocol(far)).rstrip("/")  # noqa: SLF001 - fsspec's own way to say it
+        return {
+            f"{path}/{str(name).removeprefix(start).lstrip('/')}": int(of["size"] or 0)
+            for name, of in found.items()
+        }
+
     def read(self, path: str, most_bytes: int) -> bytes:
         """Return the bytes of a file.
 

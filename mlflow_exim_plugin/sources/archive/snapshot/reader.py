@@ -272,7 +272,9 @@ class SnapshotReader:
             self.lost += [LostObject(Kind.TRACE, traces + segment, reason) for segment in lost]
         self._hidden.clear()
         self._hold(self._numbers, gone)
-        _log.log(NOTICE, "%s: %d objects cannot be read: %s", self.name, len(self.lost), reason)
+        if self.lost:
+            what = "%s: %d objects cannot be read: %s"
+            _log.log(NOTICE, what, self.name, len(self.lost), reason)
 
     def _content_at(self, path: str) -> bytes | None:
         """Return the content digest that an envelope states; None where whoever reads it names it.
