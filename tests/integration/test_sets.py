@@ -36,6 +36,7 @@ from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError, UsageE
 from mlflow_exim_plugin.host.sql.traces import StoredTraces
 from mlflow_exim_plugin.schema.objects import Kind
 from mlflow_exim_plugin.sets.publishing import NewSnapshot
+from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 from mlflow_exim_plugin.storage.folders.store_folder import StoreFolder
 from tests.compare import as_default
 from tests.databases import rows_of_tables
@@ -620,11 +621,27 @@ def test_a_set_lies_on_a_store(store: Store, s3_bucket: Bucket) -> None:
     assert store.pack().counts[Kind.RUN].written == 1
     store.is_whole()
     assert verify(store.set).ok
+    for place in (store.set, copied(store.set, store.folder / "copied")):
+        folder = SetFolder(place)
+        newest = folder.newest()
+        assert newest is not None
+        listed = {pack.path: pack.size_bytes for pack in newest.document.info.packs}
+        assert folder.sizes("packs") == listed
+        assert folder.sizes("none") == {}
     assert [one.number for one in forget(store.set, keep_last=1, apply=True).snapshots] == [1, 2]
     with pytest.raises(NotFoundError, match="no snapshot 1"):
         verify(store.set, snapshot="1")
     prune(store.set, grace_s=0, apply=True, compact=True)
     store.is_whole()
+
+
+def copied(url: str, folder: Path) -> str:
+    """Return a copy of a bucket's folder on this machine."""
+    import fsspec
+
+    store, far = fsspec.url_to_fs(url)
+    store.get(far, str(folder), recursive=True)
+    return str(folder)
 
 
 def _plain(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
