@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations.keeping.unpack_tasks import unpacked, unpacked_in_tasks
+from mlflow_exim_plugin.operations.keeping.unpack_tasks import (
+    UnpackTask,
+    unpacked,
+    unpacked_in_tasks,
+)
 from mlflow_exim_plugin.operations.slips import require_archive
 from mlflow_exim_plugin.options import Opening, Scaling, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
@@ -57,6 +61,7 @@ def unpack(
     require_archive(archive, f"write unpack ARCHIVE --tracking-uri {where}, or use copy")
     if writing.since_last:
         raise UsageError("--since-last is of copies: an archive does not change", "leave it out")
+    task = UnpackTask(archive, tracking_uri, opening, selection, writing, work)
     if scaling.is_asked and not work.dry_run:
-        return unpacked_in_tasks(archive, tracking_uri, opening, selection, writing, work, scaling)
-    return unpacked(archive, tracking_uri, opening, selection, writing, work)
+        return unpacked_in_tasks(task, scaling)
+    return unpacked(task)

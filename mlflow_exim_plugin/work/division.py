@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.sources.outline import CanBeOutlined, ExperimentSize, Outline
 
-__all__ = ["MOST", "divided"]
+__all__ = ["FOR_EACH", "MOST", "divided"]
 
 MOST = Size(members=250_000, artifact_bytes=2 << 30, seconds=900)
 """No part has more, as far as that can be estimated."""
 _LEAST_S = 10.0
 """A shorter part is not worth its beginning, while others wait."""
-_FOR_EACH = 4
+FOR_EACH = 4
 """So many parts there are for each task that runs at once: the last one is not waited for long."""
 _ROW_S, _FILE_S, _BYTE_S = 1.0e-6, 3e-4, 1 / 100e6
 _TRACE_S, _MODEL_S = 1e-3, 3e-3
@@ -74,7 +74,7 @@ def divided(
     sizes = _Sizes(outline.run_s)
     whole = {of.id: sizes.runs(of, of.runs) + sizes.beside(of) for of in outline.experiments}
     total_s = sum(size.seconds for size in whole.values())
-    share_s = min(MOST.seconds, max(_LEAST_S, total_s / (_FOR_EACH * parallel)))
+    share_s = min(MOST.seconds, max(_LEAST_S, total_s / (FOR_EACH * parallel)))
     most = replace(MOST, seconds=share_s)
     pieces = {
         of.id: _pieces(sizes.runs(of, of.runs), most)

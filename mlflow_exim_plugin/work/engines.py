@@ -27,6 +27,8 @@ __all__ = ["Engine", "engine_asked", "engine_of"]
 
 _Result = TypeVar("_Result")
 _ENGINE = re.compile(r"(processes|dask|ray|spark)(?::([1-9][0-9]{0,3})|(://\S+))?")
+_PARALLEL = 16
+"""So many tasks at once are planned for where nobody says how many there will be."""
 _RETRIES = 3
 """So often Dask, Ray and Spark run a task again whose worker is lost."""
 
@@ -47,6 +49,11 @@ class Engine:
     parallel: int | None
     open: Callable[[], AbstractContextManager[Executor]]
     opens_again: bool = False
+
+    @property
+    def planned_for(self) -> int:
+        """How many tasks at once work is divided for."""
+        return self.parallel or _PARALLEL
 
 
 def engine_asked(scaling: Scaling) -> Engine:

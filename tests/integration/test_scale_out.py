@@ -17,8 +17,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin import Selection, find, index, open_archive, pack, plan, verify
 from mlflow_exim_plugin.errors import EngineError, UsageError
-from mlflow_exim_plugin.operations.keeping import set_tasks
-from mlflow_exim_plugin.work import division
+from mlflow_exim_plugin.work import division, engines
 from tests.leaves import leaves
 from tests.servers import new_sqlite_database
 
@@ -37,7 +36,7 @@ RUNS = 40
 def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divide what is small, too, and for two tasks at once whoever runs them."""
     monkeypatch.setattr(division, "_LEAST_S", 0.0)
-    monkeypatch.setattr(set_tasks, "_PARALLEL", 2)
+    monkeypatch.setattr(engines, "_PARALLEL", 2)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from mlflow_exim_plugin import Selection, diff, pack, unpack
 from mlflow_exim_plugin.errors import UsageError
-from mlflow_exim_plugin.operations.keeping import unpack_tasks
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.work import division
+from mlflow_exim_plugin.work import division, engines
+from tests.crafted import Crafted, members_of
 from tests.databases import new_mariadb_database, new_postgres_database, rows_of_tables
 from tests.pinned import ARCHIVE
 from tests.servers import new_sqlite_database
@@ -36,7 +36,7 @@ RUNS = 30
 def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divide what is small, too."""
     monkeypatch.setattr(division, "_LEAST_S", 0.0)
-    monkeypatch.setattr(unpack_tasks, "_PARALLEL", 2)
+    monkeypatch.setattr(engines, "_PARALLEL", 2)
     monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
 
 
@@ -156,6 +156,18 @@ def test_a_part_of_it_is_taken(
     large: str, targets: tuple[str, str], tmp_path: Path, threads: Executor
 ) -> None:
     both(large, targets, tmp_path, threads, selection=Selection(experiments=("large",)))
+
+
+def test_what_is_damaged_is_named_once(
+    targets: tuple[str, str], tmp_path: Path, threads: Executor
+) -> None:
+    members = members_of(ARCHIVE)
+    (bent, *_) = sorted(
+        path for path in members if path.endswith("/experiment.json") and "workspaces" not in path
+    )
+    archive = tmp_path / "bent.tar.zst"
+    archive.write_bytes(Crafted({**members, bent: b"{"}, 0, tmp_path).data())
+    both(str(archive), targets, tmp_path, threads, selection=Selection(experiments=("*",)))
 
 
 KILLS = """

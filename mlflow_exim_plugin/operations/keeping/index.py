@@ -10,6 +10,7 @@ from mlflow_exim_plugin.operations.look.find import catalogue_at
 from mlflow_exim_plugin.options import Indexing, Opening, Scaling, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.sets.catalogue.catalogue import ArchivesRead, Catalogue, Compared
+from mlflow_exim_plugin.work.division import FOR_EACH
 from mlflow_exim_plugin.work.engines import engine_asked
 from mlflow_exim_plugin.work.running import done_by_engine
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.storage.folders.folder import FileThere
 
 __all__ = ["Indexed", "index"]
-
-_PARALLEL = 16
-"""So many tasks at once are planned for where nobody says how many there will be."""
-_FOR_EACH = 4
-"""So many tasks there are for each that runs at once: the last one is not waited for long."""
 
 
 @dataclass
@@ -130,7 +126,7 @@ def _read(
     if not scaling.is_asked:
         return catalogue.read(archives, jobs=indexing.jobs, progress=indexing.progress)
     engine = engine_asked(scaling)
-    count = _FOR_EACH * (engine.parallel or _PARALLEL)
+    count = FOR_EACH * engine.planned_for
     snapshots = catalogue.snapshots_of(file.name for file in archives)
     tasks = [
         _ReadTask(catalogue.url, opening, some, snapshots, indexing.jobs)

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_NOTE_BYTES", "TASKS", "PartTask", "pack_part", "packed_in_tasks"]
 
-_PARALLEL = 16
-"""So many tasks at once are planned for where nobody says how many there will be."""
 MAX_NOTE_BYTES = 1 << 30
 TASKS = "tasks"
 """Folder of a set with notes of tasks that are under way."""
@@ -206,7 +204,7 @@ def packed_in_tasks(round_: Round, tracking_uri: str | None, scaling: Scaling) -
         among=DEPLOYMENTS,
     ) as source:
         round_.require_same(source)
-        path, plan = _plan(round_, source, engine.parallel or _PARALLEL)
+        path, plan = _plan(round_, source, engine.planned_for)
         system = source.system(round_.work.script, plan.as_of_ms)
     tasks = [
         PartTask(

@@ -31,70 +31,53 @@ if TYPE_CHECKING:
 
 __all__ = ["UnpackTask", "unpack_part", "unpacked", "unpacked_in_tasks"]
 
-_PARALLEL = 16
-"""So many tasks at once are planned for where nobody says how many there will be."""
 _SOURCES = ("archive", "export")
 
 
 @dataclass(frozen=True, repr=False)
 class UnpackTask:
-    """One part of an archive; it says no more of itself, for engines log what they are given.
+    """What is unpacked; it says no more of itself than its part, for engines log what they get.
 
     Attributes:
         archive: Path or fsspec URL, as each worker reaches it.
-        root: Its root digest: what all tasks read is one archive.
-        tracking_uri: The target, as each worker reaches it.
+        tracking_uri: The target, as each worker reaches it; MLflow's own default without it.
         opening: How the two are opened.
         selection: What is taken.
         writing: How objects are put onto the target.
-        work: How much is done at once.
+        work: How much is done at once, and whether at all.
+        root: Root digest that the archive must have: what all tasks read is one archive.
     """
 
     archive: str
-    root: str
-    tracking_uri: str
+    tracking_uri: str | None
     opening: Opening
     selection: Selection
     writing: Writing
     work: Work
+    root: str | None = None
 
     def __repr__(self) -> str:
         return f"UnpackTask({self.selection.part})"
 
 
-def unpacked(
-    archive: str,
-    tracking_uri: str | None,
-    opening: Opening,
-    selection: Selection,
-    writing: Writing,
-    work: Work,
-    root: str | None = None,
-) -> Report:
+def unpacked(task: UnpackTask) -> Report:
     """Unpack what is selected.
-
-    Args:
-        archive: Path or fsspec URL.
-        tracking_uri: The target; MLflow's own default without it.
-        opening: How the two are opened.
-        selection: What to take.
-        writing: How objects are put onto the target.
-        work: How much is done at once, and whether at all.
-        root: Root digest that the archive must have.
 
     Raises:
         EximError: See ``unpack``.
     """
+    opening, writing, work = task.opening, task.writing, task.work
     redaction = redaction_of(writing)
     with (
-        open_source(archive, opening, among=_SOURCES) as opened,
-        open_target(tracking_uri, opening, writing, selection, work) as target,
+        open_source(task.archive, opening, among=_SOURCES) as opened,
+        open_target(task.tracking_uri, opening, writing, task.selection, work) as target,
     ):
-        if root is not None and (opened.archive is None or opened.archive.reader.root != root):
+        known = None if opened.archive is None else opened.archive.reader.root
+        if task.root not in {None, known}:
             raise UsageError(f"{opened.name} is another archive than it was", "begin again")
         source = opened.through(redaction)
         stages = to_deployment(source.system(work.script), writing)
-        return deliver(source, target, selection, stages, work)
+        return deliver(source, target, task.selection, stages, work)
 
 
 def unpack_part(task: UnpackTask) -> dict[str, Any] | EximError:
@@ -105,45 +88,19 @@ def unpack_part(task: UnpackTask) -> dict[str, Any] | EximError:
         or why nothing was done, which another attempt would not change: engines repeat what raises.
     """
     try:
-        report = unpacked(
-            task.archive,
-            task.tracking_uri,
-            task.opening,
-            task.selection,
-            task.writing,
-            task.work,
-            task.root,
-        )
+        report = unpacked(task)
     except EximError as error:
         return error
-    _without_experiments(report)
+    for kind in (Kind.EXPERIMENT, Kind.WORKSPACE):
+        report.recounted(kind)
     return report.to_dict()
 
 
-def _without_experiments(report: Report) -> None:
-    for kind in (Kind.EXPERIMENT, Kind.WORKSPACE):
-        report.recounted(kind)
-    report.losses = [loss for loss in report.losses if loss.kind is not Kind.EXPERIMENT]
-
-
-def unpacked_in_tasks(
-    archive: str,
-    tracking_uri: str | None,
-    opening: Opening,
-    selection: Selection,
-    writing: Writing,
-    work: Work,
-    scaling: Scaling,
-) -> Report:
+def unpacked_in_tasks(task: UnpackTask, scaling: Scaling) -> Report:
     """Unpack what is selected in several tasks.
 
     Args:
-        archive: See ``unpacked``; the others too.
-        tracking_uri: The target.
-        opening: How the two are opened.
-        selection: What to take.
-        writing: How objects are put onto the target.
-        work: How much each task does at once.
+        task: All of it.
         scaling: What runs the tasks.
 
     Raises:
@@ -152,33 +109,39 @@ def unpacked_in_tasks(
         EngineError: Workers were lost.
     """
     engine = engine_asked(scaling)
-    uri, _ = both_uris(tracking_uri, opening.registry_uri)
-    _require_possible(uri, writing, work)
-    writing = replace(writing, preserve_ids=True)
-    with open_source(archive, opening, among=_SOURCES) as source:
+    uri, _ = both_uris(task.tracking_uri, task.opening.registry_uri)
+    _require_possible(uri, task.writing, task.work)
+    with open_source(task.archive, task.opening, among=_SOURCES) as source:
         if source.archive is None or not isinstance(source.stream, CanBeDivided):
             raise UsageError(f"{source.name} cannot be divided", "unpack it without an engine")
-        asked = source.stream.outlined(selection)
-        entries, outline = divided(asked, selection, engine.parallel or _PARALLEL)
+        asked = source.stream.outlined(task.selection)
+        entries, outline = divided(asked, task.selection, engine.planned_for)
         root = source.archive.reader.root
     experiments = tuple(of.id for of in outline.experiments)
-    base = replace(selection, runs=(), models=(), versions=(), datasets=())
-    first = replace(base, part=SelectionPart(experiments))
-    report = unpacked(archive, uri, opening, first, writing, work, root)
+    base = replace(task.selection, runs=(), models=(), versions=(), datasets=())
+    first = replace(
+        task,
+        tracking_uri=uri,
+        selection=replace(base, part=SelectionPart(experiments)),
+        writing=replace(task.writing, preserve_ids=True),
+        root=root,
+    )
+    report = unpacked(first)
     for failure in outline.failures:
         report.failed(failure)
-    at_once = replace(writing, among_others=True)
+    at_once = replace(
+        first,
+        writing=replace(first.writing, among_others=True),
+        work=replace(task.work, progress=None),
+    )
     rounds = [
-        [
-            UnpackTask(archive, root, uri, opening, one, at_once, replace(work, progress=None))
-            for one in some
-        ]
-        for some in _rounds(entries, base, experiments)
+        [replace(at_once, selection=part) for part in parts]
+        for parts in _rounds(entries, base, experiments)
     ]
     for _, told in done_by_engine(engine, unpack_part, rounds):
         report.take(Report.of_dict(told))
-        if work.progress is not None:
-            work.progress(report)
+        if task.work.progress is not None:
+            task.work.progress(report)
     report.ended()
     return report
 

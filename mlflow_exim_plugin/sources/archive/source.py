@@ -196,7 +196,9 @@ class _TreeStream:
         if part is not None and self._selection.means_all_runs:
             segments = segments & {encode_segment(e) for e in part.experiments}
         self._archive.reader.expect([*(tree.experiments[s] for s in segments), *models])
-        yield from self._load_experiments(segments)
+        for failure in self._load_experiments(segments):
+            if part is None:  # else said once, where it is divided
+                yield failure
         for model in self._all_models(wanted) if has_models else ():
             if isinstance(model, Failure):
                 yield model
