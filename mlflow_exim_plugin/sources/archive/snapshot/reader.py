@@ -251,7 +251,10 @@ class SnapshotReader:
             EximError: That of an archive, where nothing tells what it had.
         """
         first = next(iter(unread.values()))
-        stated = StatedContent.of(folder, self.snapshot.document.info) if self.packs else None
+        stated = None
+        if self.packs:
+            with contextlib.suppress(InvalidArchiveError, NotFoundError):  # it is lost as well
+                stated = StatedContent.of(folder, self.snapshot.document.info)
         if stated is None:
             raise first
         reason = "; ".join(f"{path} is lost: {error.message}" for path, error in unread.items())
@@ -300,17 +303,19 @@ class SnapshotReader:
         there: set[str] = set()
         stale: set[str] = set()
         for path in filter(_is_part, self.paths(folder)):
-            part = check_document(TracePartEnvelope, self.read_document(path), path)
-            for rows in trace_rows(self, part, ["trace_id", "content_digest"]):
-                hidden = self.hidden_traces(part.info.tables["traces"].member)
-                for trace_id, digest in zip(*rows.to_pydict().values(), strict=True):
-                    segment = encode_segment(trace_id)
-                    if trace_id in hidden:
-                        continue
-                    if wanted.get(segment) == raw_digest(digest):
-                        there.add(segment)
-                    else:
-                        stale.add(trace_id)
+            told: dict[str, str] = {}
+            hidden = frozenset[str]()
+            with contextlib.suppress(InvalidArchiveError):  # whoever reads it names it as well
+                part = check_document(TracePartEnvelope, self.read_document(path), path)
+                for rows in trace_rows(self, part, ["trace_id", "content_digest"]):
+                    hidden = self.hidden_traces(part.info.tables["traces"].member)
+                    told.update(zip(*rows.to_pydict().values(), strict=True))
+            for trace_id in told.keys() - hidden:
+                segment = encode_segment(trace_id)
+                if wanted.get(segment) == raw_digest(told[trace_id]):
+                    there.add(segment)
+                else:
+                    stale.add(trace_id)
         return there, stale
 
     def _note(self, path: str) -> None:
