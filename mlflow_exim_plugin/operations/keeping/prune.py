@@ -15,8 +15,6 @@ from mlflow_exim_plugin.options import Opening, Pruning, Work, flat
 from mlflow_exim_plugin.schema.canonical import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
 __all__ = ["Pruned", "Unneeded", "prune"]
@@ -99,10 +97,10 @@ def prune(
         needed.update(pack.path for pack in info.packs)
         needed.update(entry.path for entry in (info.gone, info.state) if entry is not None)
     needed |= _under_way(folder)
-    for path in _all_of(folder):
+    for path, size_bytes in _all_of(folder).items():
         if path in needed:
             continue
-        one = Unneeded(path, folder.size_bytes(path))
+        one = Unneeded(path, size_bytes)
         one.stays = _why_it_stays(folder, path, pruning.grace_s)
         if pruning.apply and not one.stays:
             one.removed = folder.remove(path)
@@ -123,12 +121,12 @@ def _under_way(folder: SetFolder) -> set[str]:
     return found
 
 
-def _all_of(folder: SetFolder) -> Iterator[str]:
-    """Yield the paths of all archives and tables."""
-    for above in folder.names("packs"):
-        yield from (f"packs/{above}/{name}" for name in folder.names(f"packs/{above}"))
-    for above in _TABLES:
-        yield from (f"{above}/{name}" for name in folder.names(above))
+def _all_of(folder: SetFolder) -> dict[str, int]:
+    """Return the sizes of all archives and tables by their paths."""
+    found: dict[str, int] = {}
+    for above in ("packs", *_TABLES):
+        found |= folder.sizes(above)
+    return found
 
 
 def _why_it_stays(folder: SetFolder, path: str, grace_s: int) -> str:

@@ -35,7 +35,7 @@ from mlflow_exim_plugin.stages.marks import Marks
 from mlflow_exim_plugin.transfer import transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from mlflow_exim_plugin.container.writer import ArchiveWriter
     from mlflow_exim_plugin.operations.ends import OpenSource
@@ -161,26 +161,27 @@ class Round:
         except NotFoundError:
             state = None
         if state is not None:
-            self._forget_lost(state, info.packs)
+            self._forget_lost(state, self.parent)
             return state, self.packing.recheck
         _log.log(NOTICE, "%s does not say what to compare with: all is read.", self.folder)
         with contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader:
             return SetState(rows_of(reader)), True
 
-    def _forget_lost(self, state: SetState, packs: Iterable[PackEntry]) -> None:
+    def _forget_lost(self, state: SetState, parent: StoredSnapshot) -> None:
         """Let what lies in an archive that is lost by now be packed again, if the source has it."""
         sizes = self.folder.sizes("packs")
-        if self.parent is None or all(sizes.get(pack.path) == pack.size_bytes for pack in packs):
+        packs = parent.document.info.packs
+        if all(sizes.get(pack.path) == pack.size_bytes for pack in packs):
             return
         members = {row.member or path: path for path, row in state.rows.items()}
         try:
-            with contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader:
+            with contextlib.closing(SnapshotReader(self.folder, parent)) as reader:
                 lost = [one.path for one in reader.lost]
         except (InvalidArchiveError, NotFoundError):  # none of them is left
             lost = [*members]
         for path in lost:
             if (of := members.get(path)) is not None:
-                state.rows[of] = replace(state.rows[of], mark=b"")
+                state.rows[of].mark = b""
 
     def _recheck(self, source: OpenSource) -> None:
         """Read all of the source: what has the digest that the set says is unchanged."""

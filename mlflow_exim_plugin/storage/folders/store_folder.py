@@ -73,18 +73,20 @@ class StoreFolder:
         url = self.at(path)
         with store_errors(url, "list"):
             if (local := local_path(url)) is not None:
-                top = Path(local)
-                files = (one for one in top.rglob("*") if one.is_file())
-                return {
-                    f"{path}/{one.relative_to(top).as_posix()}": one.stat().st_size for one in files
-                }
+                found: dict[str, int] = {}
+                for one in sorted(Path(local).rglob("*")):
+                    with contextlib.suppress(FileNotFoundError):  # another writer has renamed it
+                        if one.is_file():
+                            name = one.relative_to(local).as_posix()
+                            found[f"{path}/{name}"] = one.stat().st_size
+                return found
             store, far = file_system(url, self.storage_options)
             store.invalidate_cache(far)  # another writer may have been here meanwhile
-            found = store.find(far, detail=True)
+            listed = store.find(far, detail=True)
         start = str(store._strip_protocol(far)).rstrip("/")  # noqa: SLF001 - fsspec's own way to say it
         return {
             f"{path}/{str(name).removeprefix(start).lstrip('/')}": int(of["size"] or 0)
-            for name, of in found.items()
+            for name, of in sorted(listed.items())
         }
 
     def read(self, path: str, most_bytes: int) -> bytes:
