@@ -39,7 +39,7 @@ class ColumnTypes:
             names = (table, *row)
             if (takes := self._takes.get(names)) is None:
                 takes = self._takes[names] = self._takers(table, tuple(row))
-            if problem := self._lacking(table, row):
+            if problem := self.lacking_in([(table, row)]):
                 return problem
             for name, value, taken in zip(row, row.values(), takes, strict=True):
                 if not taken(value) if value is not None else name in _never_empty(table):
@@ -52,13 +52,12 @@ class ColumnTypes:
 
     def lacking_in(self, rows: list[Row]) -> str:
         """Return where an object's rows have nothing and there must be something, or nothing."""
-        problems = (self._lacking(table, row) for table, row in rows)
-        return next(filter(None, problems), "")
-
-    def _lacking(self, table: str, row: dict[str, Any]) -> str:
-        for name in self._required.get(table, ()):
-            if row.get(name) is None:
-                return f"{table}.{name} cannot be nothing"
+        required = self._required
+        for table, row in rows:
+            # Whoever writes to a table that is not there says so.
+            for name in required.get(table, ()):
+                if row.get(name) is None:
+                    return f"{table}.{name} cannot be nothing"
         return ""
 
     @cached_property

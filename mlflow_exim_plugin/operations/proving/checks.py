@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.signing.check import TOO_FEW
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.options import Checking, Opening
     from mlflow_exim_plugin.schema.rules import Finding
 
-__all__ = ["Signers", "Verification", "broken", "look"]
+__all__ = ["Signers", "Verification", "broken", "look", "seeded"]
 
 _MUSTS = "EN"
 """What codes of requirements begin with: of archives, and of sets."""
@@ -121,6 +121,13 @@ class Verification:
         }
 
 
+def seeded(checking: Checking) -> Checking:
+    """Return the same with a seed, where a sample needs one and none was given."""
+    if checking.sample is None or checking.seed is not None:
+        return checking
+    return replace(checking, seed=secrets.token_hex(8))
+
+
 def look(
     reader: ArchiveReader, checking: Checking
 ) -> tuple[list[str] | None, str | None, list[Finding]]:
@@ -132,7 +139,7 @@ def look(
     if checking.quick:
         return [], None, verify_tail(reader)
     if checking.sample is not None:
-        seed = checking.seed or secrets.token_hex(8)
+        seed = str(seeded(checking).seed)
         chosen = choose_members(reader, checking.sample, seed)
         findings = verify_tail(reader)
         findings += verify_members(reader, chosen, jobs=checking.jobs, progress=checking.progress)

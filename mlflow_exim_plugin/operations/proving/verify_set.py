@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,13 @@ from mlflow_exim_plugin.errors import (
     NotFoundError,
     StoreError,
 )
-from mlflow_exim_plugin.operations.proving.checks import Signers, Verification, broken, look
+from mlflow_exim_plugin.operations.proving.checks import (
+    Signers,
+    Verification,
+    broken,
+    look,
+    seeded,
+)
 from mlflow_exim_plugin.schema.rules import Finding
 from mlflow_exim_plugin.sources.archive.content_root import content_root_of
 from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
@@ -81,8 +86,7 @@ def verify_snapshot(
     findings = [*_chain(folder, snapshot)]
     members, size_bytes, looked_at = 0, 0, list[str]()
     damaged: list[str] = []
-    if checking.sample is not None and checking.seed is None:
-        checking = replace(checking, seed=secrets.token_hex(8))
+    checking = seeded(checking)
     for pack, looked in zip(
         info.packs, _looked(folder, info.packs, checking, scaling), strict=True
     ):
