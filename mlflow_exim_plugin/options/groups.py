@@ -369,9 +369,9 @@ class Writing(TakingOut):
         flag="--preserve-ids/--new-ids",
     )
     takes_edits: bool = asked(
-        "Let a database that keeps ids follow where what came before has another name, text, tag, "
-        "alias or stage at the source now, or is deleted there; else what it has stays and is "
-        "named. Through MLflow's API runs and aliases follow in any case.",
+        "Let the target follow where what came before has another name, text, tag, alias or stage "
+        "at the source now, or is deleted there; else what it has stays and is named. Runs and "
+        "aliases that went through MLflow's API follow in any case.",
         default=False,
         flag="--take-edits",
     )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.servers import Server
+
 pytestmark = pytest.mark.integration
 
 
@@ -166,3 +168,36 @@ def test_through_the_api_runs_and_aliases_follow(
     reasons = str([skip.reason for skip in report.skips])
     for kept in ("keeps its own tags team", "keeps its own description, tag new"):
         assert kept in reasons, reasons
+
+
+def test_through_a_server_all_else_follows_too_where_that_is_asked_for(
+    source: Source, server: Server
+) -> None:
+    assert copy(source.uri, server.url).ok
+    there = MlflowClient(server.url, server.url)
+    there.set_registered_model_tag("net", "of the target", "1")
+    source.edit()
+
+    planned, report = (
+        copy(source.uri, server.url, takes_edits=True, dry_run=dry_run) for dry_run in (True, False)
+    )
+
+    assert report.ok
+    assert_count_law(report)
+    assert_foreseen(planned, report)
+    wanted = told(source.uri)
+    wanted["model"][1]["of the target"] = "1"
+    assert told(server.url) == wanted
+    assert report.completions == {
+        Kind.EXPERIMENT: 1,
+        Kind.RUN: 2,
+        Kind.REGISTERED_MODEL: 1,
+        Kind.MODEL_VERSION: 1,
+    }
+    again = copy(source.uri, server.url, takes_edits=True)
+    assert not again.completions
+    assert {kind for kind, c in again.counts.items() if c.written} <= {Kind.ARTIFACT}
+    there.create_experiment("taken")
+    source.client.rename_experiment(source.experiment_id, "taken")
+    left = copy(source.uri, server.url, takes_edits=True)
+    assert "it keeps its name 'renamed': another has 'taken'" in {x.what for x in left.losses}

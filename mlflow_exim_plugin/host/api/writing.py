@@ -61,6 +61,11 @@ class HostWriter:
             else:
                 self.host.tracking.restore_experiment(experiment_id)
 
+    def rename_experiment(self, experiment_id: str, name: str) -> None:
+        """Give an experiment another name."""
+        with translated(f"renaming experiment {experiment_id}"):
+            self.host.tracking.rename_experiment(experiment_id, name)
+
     def create_run(
         self,
         experiment_id: str,
@@ -188,6 +193,11 @@ class HostWriter:
         with translated(f"tagging registered model {name!r}"):
             self.host.registry.set_registered_model_tag(name, RegisteredModelTag(key, value))
 
+    def set_model_description(self, name: str, text: str) -> None:
+        """Describe a registered model anew."""
+        with translated(f"describing registered model {name!r}"):
+            self.host.registry.update_registered_model(name, text)
+
     def create_version(
         self,
         name: str,
@@ -233,6 +243,11 @@ class HostWriter:
         """Take a tag off a version; only ever called for what the server wanted and nobody set."""
         with translated(f"taking tag {key} off {name!r} version {version}"):
             self.host.registry.delete_model_version_tag(name, str(version), key)
+
+    def set_version_description(self, name: str, version: int, text: str) -> None:
+        """Describe a version anew."""
+        with translated(f"describing {name!r} version {version}"):
+            self.host.registry.update_model_version(name, str(version), text)
 
     def set_stage(self, name: str, version: int, stage: str) -> None:
         """Move a version to a stage and leave the others where they are."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Owner = ModelVersion | RegisteredModel
 
-__all__ = ["LONGEST_TEXTS", "RegistryTags", "TextWriter"]
+__all__ = ["LONGEST_TEXTS", "RegistryTags", "TextWriter", "is_beginning"]
 
 _Made = TypeVar("_Made")
 _Given = TypeVar("_Given", bound="tuple[object, ...]")
@@ -181,13 +181,23 @@ class RegistryTags:
         if taken != text:
             report.lost(Loss(item.kind, item.id, _kept("its description", str(text))))
         for key in sorted(own.keys() - tags.keys()):
-            self._set(item, partial(set_tag, made, key), key, own[key], report)
+            self.put(item, partial(set_tag, made, key), f"tag {key}", own[key], report)
         return made
 
-    def _set(
-        self, item: Owner, send: Callable[[str], None], key: str, value: str, report: Report
-    ) -> None:
-        """Set one tag: what of it is refused is named, and its beginning is kept where that can be.
+    def put(
+        self, item: Owner, send: Callable[[str], None], what: str, value: str, report: Report
+    ) -> bool:
+        """Set one text: what of it is refused is named, and its beginning is kept where it can be.
+
+        Args:
+            item: What has the text at the source.
+            send: Sets it.
+            what: What it is called in the report.
+            value: The text.
+            report: Told of what is refused.
+
+        Returns:
+            Whether the registry took some of it.
 
         Raises:
             ServerLostError: The registry does not answer any more.
@@ -198,10 +208,16 @@ class RegistryTags:
         try:
             _, (taken,) = _first(attempts, send)
         except ServerError as error:
-            report.lost(Loss(item.kind, item.id, f"its tag {key}: {error.message}"))
-        else:
-            if taken != value:
-                report.lost(Loss(item.kind, item.id, _kept(f"tag {key}", value)))
+            report.lost(Loss(item.kind, item.id, f"its {what}: {error.message}"))
+            return False
+        if taken != value:
+            report.lost(Loss(item.kind, item.id, _kept(what, value)))
+        return True
+
+
+def is_beginning(there: str, text: str) -> bool:
+    """Whether a target has all of a text, or as much of it as one MLflow or another holds."""
+    return there == text or (len(there) in LONGEST_TEXTS and text.startswith(there))
 
 
 def _is_long(*texts: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,10 @@ from mlflow_exim_plugin.sinks.server.entities.writer import EntityWriter
 from mlflow_exim_plugin.sinks.server.experiments import ExperimentWriter
 from mlflow_exim_plugin.sinks.server.ids import IdMap, KnownRun, Planned
 from mlflow_exim_plugin.sinks.server.logged_models import LoggedModelWriter
-from mlflow_exim_plugin.sinks.server.models import ModelWriter
+from mlflow_exim_plugin.sinks.server.registry.models import ModelWriter
 from mlflow_exim_plugin.sinks.server.runs import RunWriter
-from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget
+from mlflow_exim_plugin.sinks.server.target import Destination, ServerTarget, attempt
+from mlflow_exim_plugin.sinks.server.texts import is_beginning
 from mlflow_exim_plugin.sinks.server.traces.writer import TraceWriter
 
 if TYPE_CHECKING:
@@ -193,10 +194,7 @@ class WorkspaceSink:
                 self._targets[experiment.id] = DELETED_THERE
                 report.skipped(Kind.EXPERIMENT, experiment.name, DELETED_THERE)
                 return
-            reason = "it is there already"
-            if target.ours and (differing := self._add_tags(target.id, experiment, report)):
-                reason += f" and keeps its own tags {', '.join(differing)}"
-            report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+            self._count_known(target, experiment, report)
             self._current.append(target)
             return
         target = self._new_target(experiment, origin, report)
@@ -204,6 +202,51 @@ class WorkspaceSink:
             return
         self._go_to(target, experiment)
         self._current.append(target)
+
+    def _count_known(self, target: KnownExperiment, experiment: Experiment, report: Report) -> None:
+        """Let an experiment that is there follow its source, where it may; count it."""
+        differing = self._add_tags(target.id, experiment, report) if target.ours else []
+        takes = target.ours and self._options.takes_edits
+        if takes and (self._takes_name(target, experiment, report) or differing):
+            report.written(Kind.EXPERIMENT)
+            report.completed(Kind.EXPERIMENT)
+            if not self._options.dry_run:
+                self._say_unarrived(target, experiment, differing, report)
+            return
+        reason = "it is there already"
+        if differing:
+            reason += f" and keeps its own tags {', '.join(differing)}"
+        report.skipped(Kind.EXPERIMENT, experiment.name, reason)
+
+    def _say_unarrived(
+        self, target: KnownExperiment, experiment: Experiment, keys: list[str], report: Report
+    ) -> None:
+        """Read back what followed its source."""
+        there = self._reader.experiment(target.id)
+        of_source, of_copy = (
+            key_values(document.get("tags")) for document in (experiment.document, there)
+        )
+        missing = [f"tag {k}" for k in keys if not is_beginning(of_copy.get(k, ""), of_source[k])]
+        if there["name"] != target.name:
+            missing.append("its name")
+        for what in missing:
+            report.lost(Loss(Kind.EXPERIMENT, experiment.name, f"{what}: it did not arrive"))
+
+    def _takes_name(self, target: KnownExperiment, experiment: Experiment, report: Report) -> bool:
+        """Give a copy the name that its source has now, if nothing else has it."""
+        name, experiments = experiment.name, self._experiments()
+        if is_numbered(Kind.EXPERIMENT, name, target.name) or experiment.is_renamed:
+            return False
+        kept = Loss(Kind.EXPERIMENT, name, f"it keeps its name {target.name!r}")
+        if name in experiments:
+            report.lost(replace(kept, what=f"{kept.what}: another has {name!r}"))
+            return False
+        rename = partial(self._writer.rename_experiment, target.id, name)
+        if not self._options.dry_run and not attempt(rename, kept, report):
+            return False
+        experiments[name] = experiments.pop(target.name) | {"name": name}
+        target.name = name
+        return True
 
     def _go_to(self, target: KnownExperiment, experiment: Experiment) -> None:
         """Remember where an experiment goes."""
@@ -351,21 +394,28 @@ class WorkspaceSink:
         )
 
     def _add_tags(self, experiment_id: str, experiment: Experiment, report: Report) -> list[str]:
-        """Set what an interrupted unpack or an older archive left out.
+        """Set what an interrupted unpack or an older archive left out, and, where asked, edits.
 
         Returns:
-            Keys of the tags that have another value, which stays.
+            Keys of the tags that have another value, which stays where edits are not taken.
         """
         there = self._tags_of(experiment_id)
         tags = key_values(experiment.document.get("tags"))
         origin = experiment_origin(experiment.document)
+        takes = self._options.takes_edits and self._writes.takes_tags
+        differing = [
+            key
+            for key, value in _own(tags).items()
+            if (key in there or takes) and not is_beginning(there.get(key, ""), value)
+        ]
         if not self._options.dry_run:
-            missing = {key: value for key, value in _own(tags).items() if key not in there}
+            new = [key for key in _own(tags) if key not in there]
+            missing = {key: tags[key] for key in (*new, *(differing if takes else ()))}
             if not told(there, ORIGIN):
                 missing[ORIGIN] = chained(origin, tags)
             self._writes.set_tags(experiment_id, experiment.name, missing, report)
             self._put_source_tags(experiment_id, experiment, there, report)
-        return [key for key, value in _own(tags).items() if there.get(key, value) != value]
+        return differing
 
     def _put_source_tags(
         self, experiment_id: str, experiment: Experiment, there: dict[str, str], report: Report

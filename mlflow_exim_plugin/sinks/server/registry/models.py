@@ -37,9 +37,10 @@ from mlflow_exim_plugin.sinks.policy import (
     find_name,
     is_numbered,
 )
+from mlflow_exim_plugin.sinks.server.registry.edits import EXPERIMENT_IDS, RegistryEdits, differing
+from mlflow_exim_plugin.sinks.server.registry.version_sources import VersionSource, VersionSources
 from mlflow_exim_plugin.sinks.server.target import ServerTarget, attempt
 from mlflow_exim_plugin.sinks.server.texts import RegistryTags
-from mlflow_exim_plugin.sinks.server.version_sources import VersionSource, VersionSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,6 @@ __all__ = ["ModelWriter"]
 _PLACEHOLDER_SOURCE = "s3://mlflow-exim-placeholder/none"
 _PROMPT_SOURCE = "dummy-source"
 """What MLflow's own client gives prompts, which have no files; servers take little else."""
-_EXPERIMENT_IDS = "_mlflow_experiment_ids"
 _MOST_PLACEHOLDERS = 10_000
 _KINDS = (Kind.REGISTERED_MODEL, Kind.MODEL_VERSION, Kind.PROMPT, Kind.PROMPT_VERSION)
 _OF_THE_FIRST = "the target's registry is one of the first, without tags to know copies by"
@@ -74,6 +74,8 @@ class _ModelCopy:
         next_version: Number the target gives next.
         as_of_ms: When the source was read of which the target took the aliases.
         aliases_taken: Digest of them.
+        document: It at the target, empty while it is new.
+        edited: What of it followed its source.
         own: Numbers of the versions that the target has, by their origins.
         later: Numbers of those that were made of others, by the origins of these.
         stages: Those that were set, by number of the version.
@@ -92,7 +94,8 @@ class _ModelCopy:
     aliases_taken: str = ""
     placeholders: list[int] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
-    tags: dict[str, str] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)
+    edited: list[RegisteredModel | ModelVersion] = field(default_factory=list)
     own: dict[str, int] = field(default_factory=dict)
     later: dict[str, int] = field(default_factory=dict)
     stages: dict[int, str] = field(default_factory=dict)
@@ -129,6 +132,7 @@ class ModelWriter:
         self._absent = target.absent
         self._source_tags = target.source_tags
         self._tags = RegistryTags(is_strict=target.options.is_strict)
+        self._edits = RegistryEdits(target, self._tags)
         self._options = target.options
         self._model: _ModelCopy | None = None
         self._skipped = ""
@@ -178,10 +182,10 @@ class ModelWriter:
     ) -> _ModelCopy | None:
         name = self._known_name(item, origin)
         if name is not None:
-            report.skipped(item.kind, item.name, "it is there already")
             model = self._load(item, name, origin)
             if model.ours and not self._options.dry_run:
-                self._put_model_tags(item, name, model.tags, report)
+                self._put_model_tags(item, name, key_values(model.document.get("tags")), report)
+            self._count(item, item.name, model, model.document, "it is there already", report)
             return model
         names = TargetNames(
             self._all_names().get,
@@ -243,7 +247,8 @@ class ModelWriter:
             self._complete(model, version, number, report)
             there = str(model.documents.get(number, {}).get("source") or "")
             self._sources.complete(version, there, report)
-            report.skipped(version.kind, version.id, _as_it_is_there(version, model))
+            reason = _as_it_is_there(version, model)
+            self._count(version, version.id, model, model.documents.get(number, {}), reason, report)
             return
         if reason := self._ids.left.reason(version):
             report.skipped(version.kind, version.id, reason)
@@ -279,6 +284,23 @@ class ModelWriter:
         self._complete(model, version, number, report)
         model.unfinished.remove(version.version)
         report.written(version.kind)
+
+    def _count(
+        self,
+        item: RegisteredModel | ModelVersion,
+        identity: str,
+        model: _ModelCopy,
+        there: dict[str, Any],
+        reason: str,
+        report: Report,
+    ) -> None:
+        """Let a copy that is there follow its source, where it may; count it."""
+        if model.ours and there and self._edits.follow(item, model.name, there, report):
+            report.written(item.kind)
+            report.completed(item.kind)
+            model.edited.append(item)
+            return
+        report.skipped(item.kind, identity, reason)
 
     def _make(
         self,
@@ -342,7 +364,8 @@ class ModelWriter:
                 continue
             what = f"alias {alias!r} of version {source_number} is not set"
             kept = Loss(model.kind, model.source.name, what)
-            may_set = is_later if model.ours else there is None and not model.is_original
+            follows = is_later or self._options.takes_edits
+            may_set = follows if model.ours else there is None and not model.is_original
             if target_number is None or not may_set:
                 report.lost(kept)
                 continue
@@ -361,20 +384,25 @@ class ModelWriter:
 
     def _arrived(self, model: _ModelCopy, aliases: dict[str, int], report: Report) -> bool:
         """Whether aliases, stages and deletions are there; a server need not keep what it takes."""
-        if not (aliases or model.stages or model.placeholders):
+        if not (aliases or model.stages or model.placeholders or model.edited):
             return True
         document = self._reader.registered_model(model.name)
         there = RegisteredModel(document).aliases
         missing = [f"alias {alias!r}" for alias in aliases if there.get(alias) != aliases[alias]]
-        if model.stages or model.placeholders:
+        if model.stages or model.placeholders or model.edited:
             listed = self._reader.model_versions(model.name, there, model.kind)
-            stages = {int(v["version"]): v.get("current_stage") for v in listed}
+            documents = {int(v["version"]): v for v in listed}
+            stages = {number: v.get("current_stage") for number, v in documents.items()}
             missing += [
                 f"stage {stage} of version {number}"
                 for number, stage in model.stages.items()
                 if str(stages.get(number)).lower() != stage.lower()
             ]
             missing += [f"deletion of placeholder {n}" for n in model.placeholders if n in stages]
+        for item in model.edited:
+            if isinstance(item, ModelVersion):
+                document = documents.get(model.versions[item.version], {})
+            missing += [f"{what} of {item.id}" for what in differing(item, document)]
         for what in missing:
             report.lost(Loss(model.kind, model.source.name, f"{what}: it did not arrive"))
         return not missing
@@ -408,7 +436,7 @@ class ModelWriter:
         model.aliases = there.aliases
         model.as_of_ms = int(told(tags, AS_OF_MS) or 0)
         model.aliases_taken = told(tags, CONTENT)
-        model.tags = tags
+        model.document = document
         model.is_original = model_origin(document) in origins(
             origin, key_values(item.document.get("tags"))
         )
@@ -428,7 +456,7 @@ class ModelWriter:
 
     def _create(self, item: RegisteredModel, name: str, origin: str, report: Report) -> _ModelCopy:
         tags = key_values(item.document.get("tags"))
-        moved = {_EXPERIMENT_IDS} if _ids_of(tags.get(_EXPERIMENT_IDS, "")) else set()
+        moved = {EXPERIMENT_IDS} if _ids_of(tags.get(EXPERIMENT_IDS, "")) else set()
         own = {k: v for k, v in tags.items() if k not in moved and not is_provenance(k)}
         marks = {ORIGIN: chained(origin, tags)}
         if item.kind is Kind.PROMPT:
@@ -460,15 +488,15 @@ class ModelWriter:
 
     def _link_experiments(self, model: _ModelCopy, report: Report) -> None:
         """Give a prompt the ids that its experiments have at the target."""
-        old = _ids_of(key_values(model.source.document.get("tags")).get(_EXPERIMENT_IDS, ""))
+        old = _ids_of(key_values(model.source.document.get("tags")).get(EXPERIMENT_IDS, ""))
         found = {i: self._ids.get(Kind.EXPERIMENT, i) for i in old}
         if missing := [old_id for old_id, new_id in found.items() if not new_id]:
             what = f"its links to experiments {', '.join(missing)} are left out: not at the target"
             report.lost(Loss(model.kind, model.source.name, what))
-        there = _ids_of(model.tags.get(_EXPERIMENT_IDS, ""))
+        there = _ids_of(key_values(model.document.get("tags")).get(EXPERIMENT_IDS, ""))
         linked = list(dict.fromkeys([*there, *filter(None, found.values())]))
         if linked != there and not self._options.dry_run:
-            self._writer.set_model_tag(model.name, _EXPERIMENT_IDS, f",{','.join(linked)},")
+            self._writer.set_model_tag(model.name, EXPERIMENT_IDS, f",{','.join(linked)},")
 
     def _fill_gap(self, model: _ModelCopy, version: ModelVersion, report: Report) -> None:
         """Use up the numbers of versions deleted at the source, so that this one keeps its own."""
@@ -509,7 +537,7 @@ class ModelWriter:
             set_stage = partial(self._writer.set_stage, model.name, number, stage)
             unset = Loss(version.kind, version.id, f"stage {stage} is not set")
             if self._options.dry_run or attempt(set_stage, unset, report):
-                model.stages[number] = stage
+                model.stages[number] = there["current_stage"] = stage
 
     def _complete_tags(
         self,
@@ -554,21 +582,9 @@ def _as_it_is_there(version: ModelVersion, model: _ModelCopy) -> str:
     is_there = "it is there already"
     if number != version.version:
         is_there += f", as number {number}"
-    differing = [
-        what
-        for what in ("description", "current_stage")
-        if (version.document.get(what) or "") != (there.get(what) or "")
-        and not (what == "current_stage" and number in model.stages)
-    ]
-    of_source, of_target = (key_values(d.get("tags")) for d in (version.document, there))
-    differing += [
-        f"tag {key}"
-        for key, value in of_source.items()
-        if not is_provenance(key) and of_target.get(key) != value
-    ]
-    if not there or not differing:
-        return is_there
-    return f"{is_there} and keeps its own {', '.join(differing)}"
+    if there and (kept := differing(version, there)):
+        is_there += f" and keeps its own {', '.join(kept)}"
+    return is_there
 
 
 def _ids_of(value: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Registered models and prompts of a deployment, with their versions and files."""
