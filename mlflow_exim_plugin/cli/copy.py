@@ -10,6 +10,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options
+from mlflow_exim_plugin.cli.output import say
 from mlflow_exim_plugin.cli.progress import run_transfer
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing
 
@@ -55,9 +56,7 @@ def copy(
     from mlflow_exim_plugin.redaction import redact_url
 
     if artifacts_destination is not None:
-        click.echo(
-            "Note: --artifacts-destination is called --target-artifacts-destination", err=True
-        )
+        say("Note: --artifacts-destination is called --target-artifacts-destination", err=True)
         asked.setdefault("target_artifacts_destination", artifacts_destination)
     work = replace(work, script="mlflow exim copy")
     where = f"{redact_url(source)} to {redact_url(target)}"

@@ -10,7 +10,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options_and
-from mlflow_exim_plugin.cli.output import say, show_json
+from mlflow_exim_plugin.cli.output import put, say, show_json
 from mlflow_exim_plugin.cli.progress import StatusLine
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Comparing, Opening, Reading, Selection
@@ -75,7 +75,7 @@ def diff(
     elif output == "html":
         from mlflow_exim_plugin.pages.diff import diff_page
 
-        click.echo(diff_page(result), nl=False)
+        put(diff_page(result))
     else:
         _show(result)
     if result.unreadable:

@@ -8,6 +8,7 @@ import importlib
 import click
 
 from mlflow_exim_plugin import __version__
+from mlflow_exim_plugin.cli.output import put
 
 _MODULES = {
     "pack": "pack",
@@ -118,4 +119,4 @@ def completion(shell: str, program: str) -> None:
     if made is None:  # click knows all three
         raise click.UsageError(f"No completion for {shell}.")
     variable = f"_{program}_COMPLETE".replace("-", "_").upper()
-    click.echo(made(exim, {}, program, variable).source())
+    put(made(exim, {}, program, variable).source() + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 from dataclasses import asdict
@@ -13,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_exim_plugin.errors import EximError, StoreError
 from mlflow_exim_plugin.kinds.kind import Kind
 from mlflow_exim_plugin.redaction import redact
 
 if TYPE_CHECKING:
-    from typing import TextIO
+    from collections.abc import Iterator
+    from typing import BinaryIO, TextIO
 
-    from mlflow_exim_plugin.errors import ErrorCode, EximError
+    from mlflow_exim_plugin.errors import ErrorCode
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = [
     "QUIET",
+    "copy_out",
     "counted",
     "escaped",
     "named",
+    "put",
     "say",
     "show_error",
     "show_error_json",
@@ -50,13 +56,47 @@ _NAMED = 20
 """How many failures or losses the text report spells out; JSON has them all."""
 
 
+def put(data: str | bytes) -> None:
+    """Write to standard output.
+
+    Raises:
+        BrokenPipeError: Whoever read it has enough.
+        StoreError: It cannot be written, such as onto a full disk.
+    """
+    with _written():
+        click.echo(data, nl=False)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, EximError):  # click ends the one quietly, the other is of a source
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"the output cannot be written: {reason}") from error
+
+
+def copy_out(stream: BinaryIO) -> None:
+    """Write a file to standard output.
+
+    Raises:
+        StoreError: It cannot be written, or the stream cannot be read.
+    """
+    with _written():
+        shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print one line for people; what a terminal would obey or cannot show is escaped.
 
     Names in archives are foreign: a control sequence in one must not reach the terminal.
     """
     stream = sys.stderr if err else sys.stdout
-    click.echo(_coloured(shown_on(stream, text), stream), err=err)
+    with _written():
+        click.echo(_coloured(shown_on(stream, text), stream), err=err)
 
 
 def shown_on(stream: TextIO, text: str) -> str:
@@ -81,7 +121,7 @@ def _coloured(text: str, stream: TextIO) -> str:
 
 def show_json(value: Any) -> None:
     """Print one JSON document, in ASCII: right in every terminal."""
-    click.echo(json.dumps(value, indent=2))
+    put(json.dumps(value, indent=2) + "\n")
 
 
 def show_error(error: EximError, *, as_json: bool, said: bool = True) -> None:
@@ -94,7 +134,8 @@ def show_error(error: EximError, *, as_json: bool, said: bool = True) -> None:
     """
     if as_json:
         findings = [asdict(finding) for finding in getattr(error, "findings", ())]
-        show_error_json(error.code, error.message, error.hint, findings=findings)
+        with contextlib.suppress(StoreError):  # which may be the error that is shown
+            show_error_json(error.code, error.message, error.hint, findings=findings)
     if not said:
         return
     say(f"Error: {error.message}", err=True)

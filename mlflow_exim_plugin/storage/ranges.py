@@ -74,6 +74,10 @@ def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> Ra
     return source
 
 
+_OPENING = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""A pipe is opened at once, and then refused: it would wait for somebody who writes."""
+
+
 class _LocalSource(PinnedSource):
     at_once = 1
 
@@ -81,7 +85,7 @@ class _LocalSource(PinnedSource):
         self.name = local_path(self._url) or self._url
         self._descriptor = -1
         try:
-            self._descriptor = os.open(self.name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._descriptor = os.open(self.name, _OPENING)
             status = os.fstat(self._descriptor)
         except (OSError, ValueError) as error:
             self.close()

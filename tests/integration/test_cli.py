@@ -285,6 +285,40 @@ def test_a_folder_of_files_can_be_packed(tmp_path: Path) -> None:
     assert shown["mlflow"]["run"]["data"]["params"] == [{"key": "p", "value": "v"}]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", [("ls",), ("ls", "--output", "json"), ("cat",)], ids=" ".join)
+def test_an_output_that_cannot_be_written_is_told(command: tuple[str, ...], store: Store) -> None:
+    name, *options = command
+    members = ["data/archive.json"] if name == "cat" else []
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [*EXIM, name, store.archive, *members, *options],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert_refused(done, 9, "the output cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "pack"])
+def test_a_pipe_is_no_archive_and_is_not_waited_for(
+    command: str, store: Store, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "a.tar.zst"
+    os.mkfifo(pipe)
+    more = ["--overwrite", "--tracking-uri", store.uri] if command == "pack" else []
+    with subprocess.Popen(
+        [*EXIM, command, str(pipe), *more], env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == (9 if command == "pack" else 4), said
+    assert "is not a" in said
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("command", ["ls", "cat"])
 def test_a_reader_that_leaves_is_no_error(command: str, store: Store) -> None:
     long = f"data/experiments/1/runs/{store.run_id}/artifacts/long.txt"

@@ -659,5 +659,29 @@ def test_no_file_is_made_beside_a_sqlite_file(tmp_path: Path, left: tuple[str, .
     assert after.keys() == before.keys()
 
 
+def test_what_a_dead_process_left_half_written_does_not_count(tmp_path: Path) -> None:
+    """SQLite takes it back when it opens the file to write, which a source is not opened for."""
+    file, journal = tmp_path / "mlflow.db", tmp_path / "mlflow.db-journal"
+    new_sqlite_database(file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size=5")  # what does not fit goes into the file
+        writer.execute("BEGIN")
+        for number in range(300):
+            writer.execute(
+                "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
+                f" VALUES ({number}, 'half {number}', hex(zeroblob(100)), 'active')"
+            )
+        half = files_in(tmp_path)
+    file.write_bytes(half["mlflow.db"])
+    journal.write_bytes(half["mlflow.db-journal"])
+    assert b"half 1" in half["mlflow.db"]
+
+    with open_source(f"sqlite:///{file}") as opened:
+        found = [e.name for e in opened.stream.stream(Selection()) if isinstance(e, Experiment)]
+
+    assert not [name for name in found if name.startswith("half")]
+    assert files_in(tmp_path) == half
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}

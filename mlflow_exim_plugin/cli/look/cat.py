@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import archive_argument, asks, verbose_option
-from mlflow_exim_plugin.cli.output import size_text
+from mlflow_exim_plugin.cli.output import copy_out, size_text
 from mlflow_exim_plugin.errors import UsageError
 from mlflow_exim_plugin.options import Opening
 
@@ -41,5 +40,4 @@ def cat(archive: str, member: str, binary: bool, opening: Opening) -> None:
                 f"{member} is no text, {size}", "write it to a file with > FILE, or say --binary"
             )
         stream.seek(0)
-        shutil.copyfileobj(stream, sys.stdout.buffer, 1 << 20)
-        sys.stdout.buffer.flush()
+        copy_out(stream)

@@ -9,9 +9,7 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING
 
-import click
-
-from mlflow_exim_plugin.cli.output import escaped, say
+from mlflow_exim_plugin.cli.output import escaped, put, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +45,7 @@ def show_csv(header: Sequence[str], rows: Iterable[Sequence[str | int | float | 
     """Print rows as CSV with a header (RFC 4180); what is absent is empty."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows([header, *rows])
-    click.echo(text.getvalue().encode("utf-8", "backslashreplace"), nl=False)
+    put(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _text(cell: str | float | None) -> str:

@@ -9,7 +9,7 @@ import click
 
 from mlflow_exim_plugin.cli.command import Command
 from mlflow_exim_plugin.cli.options import asks, output_options_and
-from mlflow_exim_plugin.cli.output import say, show_json
+from mlflow_exim_plugin.cli.output import put, say, show_json
 from mlflow_exim_plugin.cli.progress import StatusLine, Transferring, is_quiet
 from mlflow_exim_plugin.errors import ExitCode
 from mlflow_exim_plugin.options import Opening, Reading, Retaining, Work
@@ -56,7 +56,7 @@ def retain(ctx: click.Context, /, output: str, work: Work, **asked: Any) -> None
     elif output == "html":
         from mlflow_exim_plugin.pages.retention import retention_page
 
-        click.echo(retention_page(result), nl=False)
+        put(retention_page(result))
     else:
         _show(result, quiet=is_quiet())
     if not result.ok:

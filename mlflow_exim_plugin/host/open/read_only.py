@@ -43,6 +43,7 @@ from mlflow_exim_plugin.host.open.schema_revisions import (
     revision_of,
     upgrade,
 )
+from mlflow_exim_plugin.host.open.sqlite_file import read_only, whole_file
 from mlflow_exim_plugin.host.open.unmapped import (
     columns_of,
     columns_there,
@@ -72,10 +73,6 @@ _LOCKED_S = 20
 _SQLITE_BUSY = {5, 6}
 """SQLITE_BUSY and SQLITE_LOCKED, which Python 3.10 does not name."""
 _ROWS_AT_ONCE = 5_000
-_BESIDE = ("-wal", "-shm")
-"""What SQLite makes beside a file in WAL mode while it is open."""
-_WAL_AT = 19
-"""Where a SQLite file says with 2 that it is in WAL mode."""
 _FIRST_TABLES = {
     "experiments": "experiment_id name artifact_location lifecycle_stage",
     "runs": "run_uuid name user_id status start_time end_time lifecycle_stage artifact_uri"
@@ -166,10 +163,11 @@ class ReadOnlyDatabase:
         return self._copy
 
     def _of_file(self, url: URL, *, snapshot: bool) -> str:
-        path = self._with_its_log(Path(url.database or "").absolute())
+        with translated(f"opening {self._name}"):
+            path = whole_file(Path(url.database or "").absolute(), self._folder)
 
         def connect() -> sqlite3.Connection:
-            return sqlite3.connect(_read_only(path), uri=True, check_same_thread=False)
+            return sqlite3.connect(read_only(path), uri=True, check_same_thread=False)
 
         with translated(f"opening {self._name}"):
             engine = sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=StaticPool)
@@ -277,25 +275,12 @@ class ReadOnlyDatabase:
             )
         return folder
 
-    def _with_its_log(self, path: Path) -> Path:
-        """Return a private copy of a file whose log nobody has open, else the file itself.
-
-        SQLite would make an index of that log beside it, or fail where nothing can be made.
-        """
-        log, index = (path.with_name(path.name + end) for end in _BESIDE)
-        if not log.exists() or not log.stat().st_size or index.exists():
-            return path
-        folder = self._folder(path.stat().st_size + log.stat().st_size)
-        for file in (path, log):
-            shutil.copyfile(file, folder / file.name)
-        return folder / path.name
-
     def _copied(self, path: Path) -> Path:
         """Copy a file as it is now: whoever writes to it waits for that long."""
-        location = _read_only(path)
+        location = read_only(path)
         copy = self._copied_from(path, location)
         # Somebody has begun to write meanwhile, and did not wait.
-        return copy if location == _read_only(path) else self._copied(path)
+        return copy if location == read_only(path) else self._copied(path)
 
     def _copied_from(self, path: Path, location: str) -> Path:
         copy = self._folder(path.stat().st_size) / "mlflow.db"
@@ -390,18 +375,6 @@ class ReadOnlyDatabase:
         target.execute(f'DELETE FROM "{wanted.name}"')  # noqa: S608 - what migrations put there
         for some in rows.partitions():
             target.executemany(insert, [[_plain(value) for value in row] for row in some])
-
-
-def _read_only(path: Path) -> str:
-    """Return how SQLite opens a file without making another one beside it.
-
-    One in WAL mode gets a log as soon as it is opened, unless nothing changes it: as long as it has
-    none, nobody has it open.
-    """
-    with path.open("rb") as file:
-        has_log = file.read(_WAL_AT + 1)[_WAL_AT:] == b"\x02"
-    is_open = any(path.with_name(path.name + end).exists() for end in _BESIDE)
-    return f"{path.as_uri()}?mode=ro" + ("&immutable=1" if has_log and not is_open else "")
 
 
 def _engine_of_server(uri: str) -> Engine:
