@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -512,6 +513,72 @@ def test_values_over_the_limits_of_the_target(
     before = rows_of(target)
     unpack(archive, tracking_uri=target)
     assert len(rows_of(target)) == len(before)
+
+
+@pytest.mark.parametrize("call", ["experiments/create", "runs/create"])
+def test_a_version_waits_for_its_run(
+    small: Small, archive: str, make_server: MakeServer, call: str
+) -> None:
+    """Once it is there without it, no server adds it."""
+    server = make_server()
+    with FaultyProxy(server.url, lambda r: 500 if r.path.endswith(call) else None) as proxy:
+        first = unpack(archive, tracking_uri=proxy.url)
+
+    run_id = small.made.runs["three"]
+    failed = {f.reason for f in first.failures if f.kind is Kind.MODEL_VERSION}
+    assert failed == {f"run {run_id}, which it was made of, could not be written"}
+    assert_count_law(first)
+
+    assert unpack(archive, tracking_uri=server.url).ok
+    assert_same(small.snapshot, snapshot(server.url))
+
+
+def test_a_run_whose_parent_failed_is_linked_to_it_another_time(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    client, server = MlflowClient(sqlite_uri, sqlite_uri), make_server()
+    made = Seeded(experiments={"e": client.create_experiment("e")})
+    parent = new_run(client, made, "parent", made.experiments["e"])
+    new_run(client, made, "child", made.experiments["e"], parent=parent)
+    archive = str(tmp_path / "a.tar.zst")
+    pack(archive, tracking_uri=sqlite_uri)
+
+    def rule(request: Request) -> int | None:
+        is_parent = b"run: parent" in request.body and request.path.endswith("runs/create")
+        return 500 if is_parent else None
+
+    with FaultyProxy(server.url, rule) as proxy:
+        first = unpack(archive, tracking_uri=proxy.url)
+    assert [f.id for f in first.failures] == [parent]
+
+    assert unpack(archive, tracking_uri=server.url).ok
+
+    there = MlflowClient(server.url)
+    ids = [e.experiment_id for e in there.search_experiments()]
+    runs = {run.info.run_name: run for run in there.search_runs(ids)}
+    assert runs["run: child ✓"].data.tags["mlflow.parentRunId"] == runs["run: parent ✓"].info.run_id
+
+
+def test_a_version_that_came_without_its_run_is_not_said_to_be_whole(
+    sqlite_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    client, target = MlflowClient(sqlite_uri, sqlite_uri), make_sqlite()
+    made = Seeded(experiments={"e": client.create_experiment("e", str(tmp_path / "files"))})
+    run_id = new_run(client, made, "one", made.experiments["e"])
+    log_files(client, run_id, {"model/weights.bin": b"weights"})
+    client.create_registered_model("net")
+    client.create_model_version("net", str(tmp_path / "files" / run_id / "artifacts/model"), run_id)
+    whole, damaged = tmp_path / "whole.tar.zst", tmp_path / "damaged.tar.zst"
+    assert pack(str(whole), tracking_uri=sqlite_uri).ok
+    shutil.copy(whole, damaged)
+    damage(damaged, f"data/experiments/1/runs/{run_id}/run.json")
+
+    first = unpack(str(damaged), tracking_uri=target)
+    again = unpack(str(whole), tracking_uri=target)
+
+    assert first.counts[Kind.MODEL_VERSION].written == 1
+    (said,) = (loss.what for loss in again.losses if loss.kind is Kind.MODEL_VERSION)
+    assert "it came without its run" in said
 
 
 def test_an_archive_with_one_damaged_file(

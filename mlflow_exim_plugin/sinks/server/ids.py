@@ -90,7 +90,8 @@ class IdMap:
         logged_models: The same of logged models.
         relatives: Runs and logged models of each experiment at the target, by all ids that they
             have and had.
-        refused: Logged models that came and that the target did not take.
+        refused: Logged models that came and that the target did not take, and runs that may still
+            come: they were not refused for what they are.
         left: Runs and logged models that were left out.
         refusals: Name of other objects that it did not take, and why, by kind and source id.
     """

@@ -183,7 +183,9 @@ class RunWriter:
                 links = self._link_models(entry, report)
                 if self._options.dry_run:
                     continue
-                if self._arrived(entry, parent, links, report) and entry.mark is not None:
+                may_come = entry.parent in self._ids.refused  # another time, and then is linked
+                arrived = self._arrived(entry, parent, links, report) and not may_come
+                if arrived and entry.mark is not None:
                     self._complete(entry, entry.mark)
             except ServerError as error:
                 report.lost(Loss(Kind.RUN, entry.source_id, error.message))

@@ -427,6 +427,8 @@ class WorkspaceSink:
         """Write what belongs to an experiment."""
         target = self._targets.get(item.experiment_id)
         if target is None:
+            if isinstance(item, Run | LoggedModel):
+                self._ids.refused.add(item.id)
             raise ServerError("its experiment could not be written")
         if isinstance(target, str):
             skip_whole(item, target, report)
@@ -448,9 +450,15 @@ class WorkspaceSink:
         self._logged_model_writer.known.saw_run(run, target.id)
         if self._is_original(run, target, self._ids.runs, report):
             return
-        if not self._run_writer.is_settled(run, report):
-            self._open(target)
+        if self._run_writer.is_settled(run, report):
+            return
+        self._open(target)
+        try:
             self._run_writer.write(run, target.id, target.origin, report)
+        except ServerError as error:
+            if not self._host.refused(error):
+                self._ids.refused.add(run.id)
+            raise
 
     def _write_logged_model(
         self, model: LoggedModel, target: KnownExperiment, report: Report

@@ -245,10 +245,10 @@ class ModelWriter:
             number = model.versions[version.version]
             self._ids.know(version.kind, version.id, f"{model.name}/{number}")
             self._complete(model, version, number, report)
-            there = str(model.documents.get(number, {}).get("source") or "")
+            there = model.documents.get(number, {})
             self._sources.complete(version, there, report)
             reason = _as_it_is_there(version, model)
-            self._count(version, version.id, model, model.documents.get(number, {}), reason, report)
+            self._count(version, version.id, model, there, reason, report)
             return
         if reason := self._ids.left.reason(version):
             report.skipped(version.kind, version.id, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container.paths import encode_segment
 from mlflow_exim_plugin.errors import ServerError
@@ -67,6 +67,8 @@ class VersionSources:
         old_source = str(version.document.get("source") or "")
         old_run = str(version.document.get("run_id") or "")
         run = self._ids.runs.get(old_run) if old_run else None
+        if old_run in self._ids.refused:  # once it is there without its run, it stays so
+            raise ServerError(f"run {old_run}, which it was made of, could not be written")
         artifacts = list(version.artifacts)
         if any(isinstance(artifact, Artifact) for artifact in artifacts):
             folder = f"{_FOLDER}/{encode_segment(version.name)}/{version.version}/"
@@ -90,17 +92,22 @@ class VersionSources:
         why = f"it is not below its run {run.id}"
         return VersionSource(new_source or _as_it_was(version, why, report), run.id)
 
-    def complete(self, version: ModelVersion, there: str, report: Report) -> None:
+    def complete(self, version: ModelVersion, copy: dict[str, Any], report: Report) -> None:
         """Send the files of its own that a version lacks, as an unpack left it that failed.
 
         Args:
             version: The version.
-            there: Its source at the target.
+            copy: The document of its copy, empty where that is not at the target yet.
             report: Counts and names what happens.
 
         Raises:
             ServerError: They cannot be listed.
         """
+        run = self._ids.runs.get(str(version.document.get("run_id") or ""))
+        if copy and run is not None and not copy.get("run_id"):
+            what = f"it came without its run, which is {run.id} now: no server adds that"
+            report.lost(Loss(version.kind, version.id, what))
+        there = str(copy.get("source") or "")
         files = [file for file in version.artifacts if isinstance(file, Artifact)]
         if not files or _FOLDER not in there:
             return
