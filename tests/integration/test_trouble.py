@@ -516,21 +516,30 @@ def test_values_over_the_limits_of_the_target(
 
 
 @pytest.mark.parametrize("call", ["experiments/create", "runs/create"])
-def test_a_version_waits_for_its_run(
-    small: Small, archive: str, make_server: MakeServer, call: str
+def test_what_a_run_made_waits_for_it(
+    small: Small, make_server: MakeServer, tmp_path: Path, call: str
 ) -> None:
     """Once it is there without it, no server adds it."""
-    server = make_server()
+    client, run_id = MlflowClient(small.server.url), small.made.runs["three"]
+    of = small.made.experiments["second"]
+    made = client.create_logged_model(of, "logged", source_run_id=run_id)
+    archive, server = str(tmp_path / "a.tar.zst"), make_server()
+    pack(archive, tracking_uri=small.server.url)
+    client.delete_logged_model(made.model_id)
     with FaultyProxy(server.url, lambda r: 500 if r.path.endswith(call) else None) as proxy:
         first = unpack(archive, tracking_uri=proxy.url)
 
-    run_id = small.made.runs["three"]
-    failed = {f.reason for f in first.failures if f.kind is Kind.MODEL_VERSION}
-    assert failed == {f"run {run_id}, which it was made of, could not be written"}
     assert_count_law(first)
+    failed = {(f.kind, f.reason) for f in first.failures if f.kind is not Kind.RUN}
+    waits = f"run {run_id}, which it was made {{}}, could not be written"
+    by = waits.format("by") if call == "runs/create" else "its experiment could not be written"
+    assert {(Kind.MODEL_VERSION, waits.format("of")), (Kind.LOGGED_MODEL, by)} <= failed
 
     assert unpack(archive, tracking_uri=server.url).ok
-    assert_same(small.snapshot, snapshot(server.url))
+    there = MlflowClient(server.url)
+    (model,) = there.search_logged_models([e.experiment_id for e in there.search_experiments()])
+    for made_by in (model.source_run_id, there.get_model_version("net", "1").run_id):
+        assert there.get_run(made_by).data.params["lr"] == "three"
 
 
 def test_a_run_whose_parent_failed_is_linked_to_it_another_time(

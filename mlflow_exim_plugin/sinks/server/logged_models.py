@@ -213,6 +213,8 @@ class LoggedModelWriter:
     ) -> KnownModel | None:
         """Create a model; None where the target knows no logged models."""
         old_run = str(model.info.get("source_run_id") or "")
+        if old_run in self._ids.refused:  # once it is there without its run, it stays so
+            raise ServerError(f"run {old_run}, which it was made by, could not be written")
         run_id = self._ids.get(Kind.RUN, old_run) if old_run else None
         if self._options.dry_run:
             if self.known.are_absent():
