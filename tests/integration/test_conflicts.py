@@ -229,8 +229,14 @@ def test_a_deleted_experiment_of_the_same_name(archive: str, target: str, policy
     if policy == "merge":
         # What belongs to it did not come either, each by its own id.
         assert [f.id for f in report.failures if f.kind is Kind.EXPERIMENT] == ["shared"]
-        assert {f.kind for f in report.failures} == {Kind.EXPERIMENT, Kind.RUN}
+        assert {f.kind for f in report.failures} == {
+            Kind.EXPERIMENT,
+            Kind.RUN,
+            Kind.MODEL_VERSION,
+        }
         assert report.counts[Kind.RUN].failed == 2
+        # The versions wait for their runs, so that they come with their files.
+        assert report.counts[Kind.MODEL_VERSION].failed == 2
     assert ("shared (2)" in after.experiments) == (policy == "rename")
 
 
