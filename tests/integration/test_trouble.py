@@ -40,6 +40,7 @@ from tests.new_ids import unpack
 from tests.proxy import CUT, CUT_BODY, FaultyProxy, Request
 from tests.seed import T0, Seeded, log_files, log_metrics, new_run
 from tests.servers import start_server
+from tests.trace_seed import started_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -566,6 +567,49 @@ def test_a_run_whose_parent_failed_is_linked_to_it_another_time(
     ids = [e.experiment_id for e in there.search_experiments()]
     runs = {run.info.run_name: run for run in there.search_runs(ids)}
     assert runs["run: child ✓"].data.tags["mlflow.parentRunId"] == runs["run: parent ✓"].info.run_id
+
+
+def test_a_trace_whose_run_failed_is_linked_to_it_another_time(
+    sqlite_uri: str, make_server: MakeServer, tmp_path: Path
+) -> None:
+    client, server = MlflowClient(sqlite_uri, sqlite_uri), make_server()
+    store = client._tracking_client.store
+    made = Seeded(experiments={"e": client.create_experiment("e")})
+    run_id = new_run(client, made, "maker", made.experiments["e"])
+    by_run = {"mlflow.sourceRun": run_id}
+    traces = [
+        started_trace(store, made.experiments["e"], metadata=by_run),
+        started_trace(store, made.experiments["e"]),
+    ]
+    store.link_traces_to_run(traces, run_id)
+    alone = started_trace(store, made.experiments["e"])
+    archive = str(tmp_path / "a.tar.zst")
+    assert pack(archive, tracking_uri=sqlite_uri).ok
+
+    def rule(request: Request) -> int | None:
+        return 500 if request.path.endswith("runs/create") else None
+
+    with FaultyProxy(server.url, rule) as proxy:
+        first = unpack(archive, tracking_uri=proxy.url)
+    assert [f.id for f in first.failures] == [run_id]
+    told = {loss.id for loss in first.losses if loss.kind is Kind.TRACE}
+    assert told == set(traces)
+
+    again = unpack(archive, tracking_uri=server.url)
+
+    assert again.ok
+    assert_count_law(again)
+    assert [(s.id, s.reason) for s in again.skips if s.kind is Kind.TRACE] == [
+        (alone, "it is there already")
+    ]
+    there = MlflowClient(server.url)
+    ids = [e.experiment_id for e in there.search_experiments()]
+    (run,) = there.search_runs(ids)
+    linked = there.search_traces(locations=ids, run_id=run.info.run_id, include_spans=False)
+    assert {trace.info.trace_id for trace in linked} == set(traces)
+    info = there._tracking_client.store.get_trace_info(traces[0])
+    assert info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
+    assert not unpack(archive, tracking_uri=server.url).counts[Kind.TRACE].written
 
 
 def test_a_version_that_came_without_its_run_is_not_said_to_be_whole(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
-from mlflow_exim_plugin.schema.objects import LINKS, SOURCE_RUN, Kind
+from mlflow_exim_plugin.schema.objects import LINKED_RUNS, LINKS, SOURCE_RUN, Kind
 from mlflow_exim_plugin.schema.provenance import is_provenance
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ class TraceReferences:
     def __init__(self, ids: IdMap, notes: Notes) -> None:
         self._ids = ids
         self._notes = notes
+
+    def is_waiting(self, trace: Trace) -> bool:
+        """Say whether it refers to a run or logged model that may still come, another time."""
+        metadata = trace.info["trace_metadata"]
+        referred = {metadata.get(SOURCE_RUN), metadata.get(_MODEL), *trace.info.get(LINKED_RUNS, ())}
+        return not self._ids.refused.isdisjoint(referred)
 
     def info(self, trace: Trace) -> dict[str, Any]:
         """Return the info as the target is to have it, without what targets set themselves."""

@@ -579,6 +579,7 @@ class TraceWriter:
             references.spans(trace),
             at_start,
             afterwards,
+            whole=not references.is_waiting(trace),
         )
 
     def _of_deleted_runs(self, trace: Trace) -> set[Any]:
