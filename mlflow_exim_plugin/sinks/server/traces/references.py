@@ -34,8 +34,9 @@ class TraceReferences:
     def is_waiting(self, trace: Trace) -> bool:
         """Say whether it refers to a run or logged model that may still come, another time."""
         metadata = trace.info["trace_metadata"]
-        referred = {metadata.get(SOURCE_RUN), metadata.get(_MODEL), *trace.info.get(LINKED_RUNS, ())}
-        return not self._ids.refused.isdisjoint(referred)
+        made_by = (metadata.get(SOURCE_RUN), metadata.get(_MODEL))
+        refused = self._ids.refused
+        return any(id_ in refused for id_ in (*made_by, *trace.info.get(LINKED_RUNS, ())))
 
     def info(self, trace: Trace) -> dict[str, Any]:
         """Return the info as the target is to have it, without what targets set themselves."""
