@@ -122,17 +122,19 @@ class PiecewiseTar:
 
     def read(self, size_bytes: int) -> bytes:
         """Return so many bytes, fewer at the end."""
-        read = []
-        while size_bytes:
+        return b"".join(self.pieces(size_bytes))
+
+    def pieces(self, size_bytes: int) -> Iterator[memoryview]:
+        """Yield so many bytes without copying them, fewer at the end."""
+        while size_bytes > 0:
             if not self._left:
                 self._left = memoryview(next(self._pieces, b""))
                 if not self._left:
-                    break
+                    return
             piece, self._left = self._left[:size_bytes], self._left[size_bytes:]
-            read.append(piece)
             size_bytes -= len(piece)
             self.position += len(piece)
-        return b"".join(read)
+            yield piece
 
 
 def read_entry(read: Callable[[int], bytes]) -> TarEntry | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mlflow_exim_plugin.container import bag
 from mlflow_exim_plugin.container.tarball import (
     BLOCK_BYTES,
+    PiecewiseTar,
     padding_bytes,
     read_entry,
 )
@@ -79,11 +80,10 @@ def verify_tail(reader: ArchiveReader) -> list[Finding]:
     return findings.listed()
 
 
-class _TarStream:
+class _TarStream(PiecewiseTar):
     """The decompressed tar stream; zeros stand for what damaged frames held.
 
     Attributes:
-        position: Where the next byte lies in the stream.
         is_damaged: Whether any byte given since this was last set to false is such a zero.
     """
 
@@ -94,35 +94,23 @@ class _TarStream:
         findings: Findings,
         progress: Callable[[int, int], None] | None,
     ) -> None:
+        super().__init__(self._with_zeros())
         self._frames = reader.frames
         self._total_bytes = reader.size_bytes
         self._findings = findings
         self._progress = progress
         self._jobs = jobs
         self._pool = ThreadPoolExecutor(jobs, "exim-verify") if jobs > 1 else None
-        self._decompressed = self._all_frames()
-        self._piece = memoryview(b"")
         self._is_piece_damaged = False
-        self.position = 0
         self.is_damaged = False
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def read(self, size_bytes: int) -> bytes:
-        """Return the next bytes, fewer at the end of the stream."""
-        return b"".join(self.pieces(size_bytes))
-
     def pieces(self, size_bytes: int) -> Iterator[memoryview]:
-        """Yield the next bytes without copying them."""
-        while size_bytes > 0:
-            if not self._piece and not self._next_frame():
-                return
-            piece = self._piece[:size_bytes]
-            self._piece = self._piece[len(piece) :]
-            self.position += len(piece)
-            size_bytes -= len(piece)
+        """Yield so many bytes without copying them, fewer at the end; note damaged ones."""
+        for piece in super().pieces(size_bytes):
             self.is_damaged |= self._is_piece_damaged
             yield piece
 
@@ -131,17 +119,18 @@ class _TarStream:
         for _ in self.pieces(position - self.position):
             continue
 
-    def _next_frame(self) -> bool:
-        for frame, data in self._decompressed:
+    def _with_zeros(self) -> Iterator[bytes]:
+        for frame, found in self._all_frames():
             if self._progress is not None:
                 self._progress(self._frames.table.file_offsets[frame + 1], self._total_bytes)
-            self._is_piece_damaged = isinstance(data, InvalidArchiveError)
-            if isinstance(data, InvalidArchiveError):
-                self._findings.add_error(data)
-                data = bytes(self._frames.table.size_bytes(frame))  # noqa: PLW2901
-            self._piece = memoryview(data)
-            return True
-        return False
+            self._is_piece_damaged = isinstance(found, InvalidArchiveError)
+            if isinstance(found, InvalidArchiveError):
+                self._findings.add_error(found)
+                data = bytes(self._frames.table.size_bytes(frame))
+            else:
+                data = found
+            if data:
+                yield data
 
     def _all_frames(self) -> Iterator[tuple[int, bytes | InvalidArchiveError]]:
         compressed = self._frames.compressed(0, self._frames.table.frame_count)
