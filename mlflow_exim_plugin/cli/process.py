@@ -23,6 +23,10 @@ from mlflow_exim_plugin.storage.leftovers import remove_held
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    _Stream = logging.StreamHandler[TextIO]
+else:  # it takes no type before Python 3.11
+    _Stream = logging.StreamHandler
+
 __all__ = ["OwnProcess", "interrupted_code"]
 
 _DEFAULTS = {
@@ -130,7 +134,7 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _Notices(logging.StreamHandler[TextIO]):
+class _Notices(_Stream):
     """What a person is told at once, in the place of the line that says how far it is."""
 
     def emit(self, record: logging.LogRecord) -> None:
