@@ -98,7 +98,8 @@ def test_every_table_of_this_mlflow_is_mapped() -> None:
 
 
 @pytest.mark.skipif(
-    "metadata" not in inspect.signature(getattr(SqlAlchemyStore, "create_issue", print)).parameters,
+    "metadata"
+    not in inspect.signature(getattr(SqlAlchemyStore, "create_issue", SqlAlchemyStore)).parameters,
     reason="no metadata of issues before MLflow 3.18",
 )
 @pytest.mark.parametrize("preserve_ids", [True, False])
