@@ -16,6 +16,8 @@ from mlflow_exim_plugin.kinds import GIVEN_BY_CALLERS, VERSION_KINDS, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mlflow_exim_plugin.schema.rules import Limits
+
 __all__ = [
     "CHECKS",
     "SCHEMAS",
@@ -38,10 +40,11 @@ _NAMING = (
     ("E056", "mlflow", "experiments"),
     ("E056", "mlflow", "models"),
     ("E056", "mlflow", "prompts"),
+    ("E056", "mlflow", "workspaces"),
 )
 """Lists of an envelope of which each entry is a member of the archive, or a folder of some."""
-_FREE_ENTRIES = 100_000
-"""Of so many each is looked at, whatever there is."""
+_OF_MEMBERS = {"artifacts", "attachments", "packs"}
+"""Lists of ``info`` that are longer where there is more."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _METRIC_IDENTITY = ("key", "run_id", "step", "timestamp", "dataset_name", "dataset_digest")
 
@@ -230,20 +233,39 @@ CHECKS: dict[Kind, Callable[[dict[str, Any]], object]] = {
 """What a document of a kind is checked by; raises ``ValueError``."""
 
 
-def names_too_many(envelope: Any, members: int) -> tuple[str, str] | None:
-    """Return the broken rule, and how, where an envelope names more than the archive has.
+def names_too_many(envelope: Any, members: int, limits: Limits) -> tuple[str, str] | None:
+    """Return the broken rule, and how, where an envelope names more than it may.
 
     An entry takes ten times its text once it is looked at.
 
     Args:
         envelope: The JSON value.
         members: How many the archive has.
+        limits: What an archive may be at most.
     """
-    for code, *keys in _NAMING:
-        listed = envelope
-        for key in keys:
-            listed = listed.get(key) if isinstance(listed, dict) else None
-        if isinstance(listed, list) and len(listed) > max(_FREE_ENTRIES, members):
-            name = ".".join(keys)
+    for code, part, *keys in _NAMING:
+        listed = _at(envelope, part, *keys)
+        if isinstance(listed, list) and len(listed) > max(limits.named, members):
+            name = ".".join((part, *keys))
             return code, f"{name} has {len(listed)} entries, and the archive {members} members"
+    told = _at(envelope, "info")
+    for key, listed in told.items() if isinstance(told, dict) else ():
+        if (
+            isinstance(listed, (list, dict))
+            and len(listed) > limits.named
+            and key not in _OF_MEMBERS
+        ):
+            return "E051", f"info.{key:.100} has {len(listed)} entries, over the limit"
+    workspaces = _at(envelope, "mlflow", "workspaces")
+    for workspace in workspaces if isinstance(workspaces, list) else ():
+        for key in ("experiments", "models", "prompts"):
+            listed = _at(workspace, key)
+            if isinstance(listed, list) and len(listed) > max(limits.named, members):
+                return "E056", f"{key} of a workspace has {len(listed)} entries"
     return None
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -27,7 +27,7 @@ from pydantic import (
 from mlflow_exim_plugin.errors import InvalidArchiveError, UsageError
 from mlflow_exim_plugin.schema.documents import CHECKS, SCHEMAS, names_too_many
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, Kind
-from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.schema.rules import Finding, Limits
 from mlflow_exim_plugin.version import __version__
 
 __all__ = [
@@ -556,7 +556,7 @@ def check_document(
     Raises:
         InvalidArchiveError: A field is missing or of another type.
     """
-    if members is not None and (found := names_too_many(value, members)):
+    if members is not None and (found := names_too_many(value, members, Limits.of_environment())):
         raise _refused([Finding(found[0], path, found[1])])
     try:
         return model.model_validate(value)

@@ -10,12 +10,25 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Unpacked
+from mlflow_exim_plugin.schema.rules import LIMITS
 from mlflow_exim_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Counts", "ExtractedFile", "Extraction", "Report", "plain"]
+__all__ = [
+    "ALL_OTHERS",
+    "Counts",
+    "ExtractedFile",
+    "Extraction",
+    "Report",
+    "entries",
+    "failed_runs",
+    "plain",
+]
+
+ALL_OTHERS = "*"
+"""Id of the entry of a document that stands for what is not named by itself."""
 
 
 @dataclass
@@ -337,6 +350,44 @@ class Extraction(Report):
         return super().to_dict() | {
             "files": [asdict(f) | {"kind": f.kind and str(f.kind)} for f in files]
         }
+
+
+def entries(issues: Iterable[Failure | Loss]) -> list[dict[str, Any]]:
+    """Return failures, or losses, as ``info`` has them.
+
+    Where there are more than it may have, one entry of each kind stands for the others.
+
+    Args:
+        issues: All failures, or all losses.
+    """
+    most = LIMITS.named
+    listed = [_named(issue) for issue in issues]
+    if len(listed) <= most:
+        return listed
+    named, others = listed[: most - len(Kind)], listed[most - len(Kind) :]
+    counts: Counter[str] = Counter()
+    first: dict[str, dict[str, Any]] = {}
+    for entry in others:
+        counts[entry["kind"]] += entry.get("count", 1)
+        first.setdefault(entry["kind"], entry)
+    for kind, entry in first.items():
+        why = "reason" if "reason" in entry else "what"
+        said = f"{counts[kind]} more that are not named, the first of them: {entry[why]}"
+        named.append({"kind": kind, "id": ALL_OTHERS, why: said, "count": counts[kind]})
+    return named
+
+
+def failed_runs(failures: Iterable[Failure]) -> dict[str, Any]:
+    """Return how many runs failed, and the ids of as many as may be listed."""
+    failed = [failure.id for failure in failures if failure.kind is Kind.RUN]
+    return {"num_failed_runs": len(failed), "failed_runs": failed[: LIMITS.named]}
+
+
+def _named(issue: Failure | Loss) -> dict[str, Any]:
+    entry: dict[str, Any] = {"kind": str(issue.kind), "id": issue.id}
+    if isinstance(issue, Loss):
+        return entry | {"what": issue.what}
+    return entry | {"reason": issue.reason, "count": issue.count}
 
 
 def plain(entry: Failure | Loss) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Limits:
         table_footer_bytes: Size of the footer of a Parquet file.
         column_values: Values of one column of a row group.
         column_pages: Pages of one column of a row group.
+        named: Failures, losses and what else ``info`` tells of, in one list.
         expansion: How many times as large as what is stored of it a large document or row group
             may be.
     """
@@ -72,6 +73,7 @@ class Limits:
     table_footer_bytes: int = 8 << 20
     column_values: int = 1 << 24
     column_pages: int = 1 << 16
+    named: int = 100_000
     expansion: int = 1000
 
     @classmethod

@@ -10,6 +10,7 @@ from mlflow_exim_plugin.errors import ArchiveExistsError
 from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.schema.canonical import document_bytes
 from mlflow_exim_plugin.schema.digests import sha256_of
+from mlflow_exim_plugin.schema.report import entries, failed_runs
 from mlflow_exim_plugin.sources.archive.snapshot.documents import (
     SET_FORMAT,
     SET_VERSION,
@@ -106,21 +107,20 @@ class NewSnapshot:
         before = None if self.parent is None else self.parent.document.info
         earlier = before.packs if before is not None and not self.is_compact else ()
         packs = [*earlier, *self.packs]
-        failed = [f.id for f in report.failures if f.kind is Kind.RUN]
+        failed = failed_runs(report.failures)
         counts = state.counts((f.kind, f.count) for f in report.failures)
         runs = counts.get(str(Kind.RUN), {}).get("written", 0)
         first_ms, last_ms = state.started()
         info: dict[str, Any] = {
             "number": self.number,
             "counts": counts,
-            "num_total_runs": runs + len(failed),
+            "num_total_runs": runs + failed["num_failed_runs"],
             "num_ok_runs": runs,
-            "num_failed_runs": len(failed),
-            "failed_runs": failed,
+            **failed,
             "metric_rows": state.total("metric_rows"),
             "artifact_bytes": state.total("artifact_bytes"),
-            "failures": [_named(failure, "reason") for failure in said["failures"]],
-            "lossy": [_named(loss, "what") for loss in said["lossy"]],
+            "failures": entries(report.failures),
+            "lossy": entries(report.losses),
             "not_packed": said["not_packed"],
             "content_root": state.content_root(),
             "packs": [pack.to_json() for pack in packs],
@@ -151,7 +151,3 @@ class NewSnapshot:
             gone |= set(read_table(folder, before, GONE).column("path").to_pylist())
         here = {row.member or path for path, row in self.following.state.rows.items()}
         return gone - here
-
-
-def _named(said: dict[str, Any], why: str) -> dict[str, Any]:
-    return {key: said[key] for key in ("kind", "id", why)}

@@ -38,6 +38,7 @@ from mlflow_exim_plugin.schema.envelope import (
 )
 from mlflow_exim_plugin.schema.metric_rows import MetricsDigest, RowBatch, RunRows
 from mlflow_exim_plugin.schema.objects import ENTITY_KINDS, VERSION_KINDS, Kind
+from mlflow_exim_plugin.schema.rules import LIMITS
 from mlflow_exim_plugin.schema.tables import METRICS
 from mlflow_exim_plugin.sources.archive.log import read_log
 from mlflow_exim_plugin.sources.archive.trace_parts import read_part
@@ -555,7 +556,7 @@ def _folders_above(path: str) -> Iterator[str]:
 
 
 def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:
-    return info.num_failed_runs == len(info.failed_runs) and (
+    return min(info.num_failed_runs, LIMITS.named) == len(info.failed_runs) and (
         info.num_total_runs == info.num_ok_runs + info.num_failed_runs
     )
 

@@ -32,6 +32,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamObject,
     Trace,
 )
+from mlflow_exim_plugin.schema.report import entries, failed_runs
 from mlflow_exim_plugin.schema.traces import problem_of, trace_digest
 from mlflow_exim_plugin.sinks.archive.place import PlaceInSet
 from mlflow_exim_plugin.sinks.archive.readme import README
@@ -134,17 +135,16 @@ class ArchiveSink:
         """Write what is still open, the archive's own envelope and the tail."""
         self._finish_open(report)
         summary = report.to_dict()
-        failed = [f.id for f in report.failures if f.kind is Kind.RUN]
+        failed = failed_runs(report.failures)
         info = {
             "counts": summary["counts"],
-            "num_total_runs": self._run_count + len(failed),
+            "num_total_runs": self._run_count + failed["num_failed_runs"],
             "num_ok_runs": self._run_count,
-            "num_failed_runs": len(failed),
-            "failed_runs": failed,
+            **failed,
             "metric_rows": report.metric_rows,
             "artifact_bytes": report.artifact_bytes,
-            "failures": summary["failures"],
-            "lossy": _named([*report.losses]).get("lossy", []),
+            "failures": entries(report.failures),
+            "lossy": entries(report.losses),
             "not_packed": summary["not_packed"],
             "content_root": self.content_root.hexdigest(),
         }
@@ -461,16 +461,15 @@ class ArchiveSink:
 
     def _add_experiment(self, opened: _OpenExperiment, report: Report) -> None:
         experiment = opened.item
-        failed = [f.id for f in report.failures[opened.failures_before :] if f.kind is Kind.RUN]
+        failed = failed_runs(report.failures[opened.failures_before :])
         document: dict[str, Any] = {"experiment": experiment.document, "runs": opened.runs}
         if opened.logged_models:
             document["logged_models"] = opened.logged_models
         path = layout.experiment_member(experiment.id, self._workspace.tree)
         counts = {
-            "num_total_runs": len(opened.runs) + len(failed),
+            "num_total_runs": len(opened.runs) + failed["num_failed_runs"],
             "num_ok_runs": len(opened.runs),
-            "num_failed_runs": len(failed),
-            "failed_runs": failed,
+            **failed,
         }
         content = self._add_object(path, document, [*experiment.issues], report, more=counts)
         self.content_root.add(path, content)
@@ -547,14 +546,9 @@ def _joined(ranges: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _named(issues: list[Failure | Loss]) -> dict[str, Any]:
-    if not issues:
-        return {}
-    failures = [
-        {"kind": str(f.kind), "id": f.id, "reason": f.reason}
-        for f in issues
-        if isinstance(f, Failure)
-    ]
-    losses = [
-        {"kind": str(x.kind), "id": x.id, "what": x.what} for x in issues if isinstance(x, Loss)
-    ]
+    failures = entries(issue for issue in issues if isinstance(issue, Failure))
+    for entry in failures:
+        if entry["count"] == 1:  # which is what it is where it is not said
+            del entry["count"]
+    losses = entries(issue for issue in issues if isinstance(issue, Loss))
     return ({"failures": failures} if failures else {}) | ({"lossy": losses} if losses else {})

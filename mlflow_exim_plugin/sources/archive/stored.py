@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import InvalidArchiveError, NotFoundError
@@ -16,6 +18,7 @@ from mlflow_exim_plugin.schema.objects import (
     StoredTracePart,
     Unpacked,
 )
+from mlflow_exim_plugin.schema.report import ALL_OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,13 +72,19 @@ class StoredParts:
 
     def failed_runs(self, info: ExperimentInfo) -> Iterator[Failure]:
         """Yield the runs of an experiment that were not packed."""
-        reasons = {
-            f.id: f.reason for f in self._archive.summary.info.failures if f.kind == str(Kind.RUN)
-        }
         for run_id in info.failed_runs:
-            failure = Failure(Kind.RUN, run_id, reasons.get(run_id, "it was not packed"))
+            failure = Failure(Kind.RUN, run_id, self._reasons.get(run_id, "it was not packed"))
             self._said.add(failure)
             yield failure
+        if others := info.num_failed_runs - len(info.failed_runs):
+            failure = Failure(Kind.RUN, ALL_OTHERS, "they were not packed", others)
+            self._said.add(failure)
+            yield failure
+
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        failures = self._archive.summary.info.failures
+        return {failure.id: failure.reason for failure in failures if failure.kind == Kind.RUN}
 
     def rest(self) -> Iterator[Failure | Loss | Unpacked]:
         """Yield what the archive says of all that was packed, and of no object that was taken."""
@@ -83,7 +92,27 @@ class StoredParts:
         for seen in info.not_packed:
             yield Unpacked(seen.kind, seen.seen, seen.at_least, seen.reason)
         if self._selection.takes_all_runs:
-            yield from (told for told in _issues(Kind.RUN, info) if told not in self._said)
+            yield from self._unsaid(info)
+
+    def _unsaid(self, info: ArchiveInfo) -> Iterator[Failure | Loss]:
+        """Yield what was not said yet; of an entry that stands for others, as many as were not."""
+        stated: Counter[Kind] = Counter()
+        told: Counter[Kind] = Counter()
+        for said in self._said:
+            told[said.kind] += said.count if isinstance(said, Failure) else 0
+        others = []
+        for issue in _issues(Kind.RUN, info):
+            if isinstance(issue, Failure):
+                stated[issue.kind] += issue.count
+            if isinstance(issue, Failure) and issue.id == ALL_OTHERS:
+                others.append(issue)
+            elif issue not in self._said:
+                told[issue.kind] += issue.count if isinstance(issue, Failure) else 0
+                yield issue
+        for issue in others:
+            if (count := stated[issue.kind] - told[issue.kind]) > 0:
+                told[issue.kind] += count
+                yield replace(issue, count=count)
 
     def metrics_files(self, folder: str, runs: Iterable[str]) -> tuple[StoredMember, ...] | None:
         """Return the files of an experiment's metric rows, if each row belongs to one of its runs.

@@ -94,7 +94,12 @@ def test_what_is_over_a_limit_of_the_format_is_refused() -> None:
     assert read() == DEFAULT
 
 
-@pytest.mark.parametrize("name", [of.name for of in fields(Limits)])
+def test_each_limit_is_tried() -> None:
+    elsewhere = {"named"}  # tests/unit/schema/test_named.py
+    assert LOWER.keys() | elsewhere == {of.name for of in fields(Limits)}
+
+
+@pytest.mark.parametrize("name", LOWER)
 def test_each_limit_can_be_lowered(name: str) -> None:
     most, refused = LOWER[name]
     assert read(Limits(**{name: most})) == refused

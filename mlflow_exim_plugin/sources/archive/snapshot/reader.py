@@ -352,7 +352,7 @@ class SnapshotReader:
                 return dict(value)
             part = {key: of for key, of in part.items() if key != "logged_models"}
             part |= {"runs": runs} | ({"logged_models": models} if models else {})
-            failed = len(info.get("failed_runs", ()))
+            failed = info["num_failed_runs"]
             counted = {"num_total_runs": len(runs) + failed, "num_ok_runs": len(runs)}
         digest = {"content_digest": content_digest(part)}
         return {**value, "mlflow": part, "info": {**info, **counted, **digest}}

@@ -10,6 +10,7 @@ const FREE_DOCUMENT_BYTES = 48 << 20
 const MAX_DOCUMENT_BYTES = 256 << 20
 const EXPANSION = 1000
 const KNOWN_MINOR = 3n
+const MOST_NAMED = 100_000n
 const MAX_EVENT_BYTES = 64 << 10
 const ARCHIVE = 'data/archive.json'
 const HEADER = 'exim.json'
@@ -419,7 +420,8 @@ function unnumbered (path, place, mlflow) {
 const newNames = () => ({ experiments: new Set(), registered_model: new Map(), prompt: new Map() })
 const canonicalName = experiment => JSON.stringify([experiment.experiment_id, experiment.name])
 const isSameSet = (a, b) => a.size === b.size && [...a].every(one => b.has(one))
-const addsUp = info => info.num_failed_runs === BigInt((info.failed_runs ?? []).length) &&
+const isListed = (count, listed) => count === BigInt(listed.length) || (count > MOST_NAMED && BigInt(listed.length) === MOST_NAMED)
+const addsUp = info => isListed(info.num_failed_runs, info.failed_runs ?? []) &&
   info.num_total_runs === info.num_ok_runs + info.num_failed_runs
 
 /** Puts the rows of a part's tables together; throws E063 when they do not belong together. */
