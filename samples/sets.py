@@ -2,7 +2,8 @@
 
     python -m samples.sets
 
-The sound one is packed from a store of MLflow that grows; it is written once and stays, as archives do.
+The sound ones are packed from a store of MLflow that grows; they are written once and stay, as archives do.
+The first was written by version 1.0, before states had layers.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from mlflow_exim_plugin import pack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BAD", "GOOD", "break_samples"]
+__all__ = ["BAD", "GOOD", "IN_LAYERS", "break_samples"]
 
 ROOT = Path(__file__).parent / "v1" / "sets"
 GOOD = ROOT / "good" / "three_snapshots"
+IN_LAYERS = ROOT / "good" / "in_layers"
+_RUNS = 24
 _AS_OF_MS = 1_790_000_000_000
 _DAY_MS = 86_400_000
 
@@ -37,7 +40,7 @@ def _grow(target: Path) -> None:
         place = f"{folder}/files"
         experiment = client.create_experiment("churn", artifact_location=place)
         runs = []
-        for number in range(3):
+        for number in range(_RUNS):
             run_id = client.create_run(experiment, run_name=f"run {number}").info.run_id
             client.log_param(run_id, "lr", number / 10)
             for step in range(3):
@@ -99,19 +102,22 @@ BAD: dict[str, Callable[[Path], None]] = {
     "N006_archive": _remove_pack,
     "N007_content_root": _edit(lambda d: d["info"].update(content_root="0" * 64)),
     "N008_tables": _same_block,
+    "N009_layers": _edit(lambda d: d["info"]["layers"].pop()),
 }
 """What breaks each requirement; N003 is of who expects a root."""
+_LATER = {"N009_layers": IN_LAYERS}
+"""Which set is broken of those that are not the first."""
 
 
 def break_samples(target: Path) -> None:
     """Write one broken set for each requirement into a folder."""
     for name, damage in BAD.items():
-        shutil.copytree(GOOD, target / name)
+        shutil.copytree(_LATER.get(name, GOOD), target / name)
         damage(target / name)
 
 
 if __name__ == "__main__":
-    if not GOOD.exists():
-        _grow(GOOD)
+    if not IN_LAYERS.exists():
+        _grow(IN_LAYERS)
     shutil.rmtree(ROOT / "bad", ignore_errors=True)
     break_samples(ROOT / "bad")

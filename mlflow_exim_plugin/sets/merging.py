@@ -112,6 +112,8 @@ def _row(seen: Seen, known: Row | None, written: Row | None, doubt: Doubt) -> Ro
         return replace(written, mark=mark, name=seen.name, start_ms=seen.start_ms)
     if known is None or seen.goes_on or not is_whole(seen.mark):
         return known  # it failed, or its files could not be listed
+    if (known.mark, known.name) == (seen.mark, seen.name):
+        return known
     return replace(known, mark=seen.mark, name=seen.name)
 
 

@@ -11,6 +11,7 @@ from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.schema.canonical import document_bytes
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.report import entries, failed_runs
+from mlflow_exim_plugin.sets.layers import first_layer, next_layers
 from mlflow_exim_plugin.sources.archive.snapshot.documents import (
     SET_FORMAT,
     SET_VERSION,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.envelope import System
     from mlflow_exim_plugin.schema.report import Report
     from mlflow_exim_plugin.sets.merging import NextState
-    from mlflow_exim_plugin.sources.archive.snapshot.documents import PackEntry
+    from mlflow_exim_plugin.sets.state import SetState
+    from mlflow_exim_plugin.sources.archive.snapshot.documents import LayerEntry, PackEntry
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
 __all__ = ["NewSnapshot", "begin_set"]
@@ -70,6 +72,7 @@ class NewSnapshot:
         following: What it is made of.
         kept_until_ms: Until when it is not to be forgotten.
         is_compact: Whether the new archives stand for all earlier ones.
+        stored: What the layers of the parent hold, None where it has none.
     """
 
     parent: StoredSnapshot | None
@@ -79,6 +82,7 @@ class NewSnapshot:
     following: NextState
     kept_until_ms: int | None = None
     is_compact: bool = False
+    stored: SetState | None = None
 
     @property
     def number(self) -> int:
@@ -130,7 +134,7 @@ class NewSnapshot:
             info["parent"] = parent.to_json()
         if gone := self._gone(folder):
             info["gone"] = write_table(folder, "lists", gone_table(gone)).to_json()
-        info["state"] = write_table(folder, "states", state.table()).to_json()
+        info["layers"] = [layer.to_json() for layer in self._layers(folder)]
         if self.kept_until_ms is not None:
             info["kept_until_ms"] = self.kept_until_ms
         if first_ms is not None:
@@ -142,6 +146,12 @@ class NewSnapshot:
             "info": info,
             "mlflow": {"selection": self.selection, **state.listing()},
         }
+
+    def _layers(self, folder: SetFolder) -> tuple[LayerEntry, ...]:
+        state = self.following.state
+        if self.parent is None or self.stored is None:
+            return first_layer(folder, state)
+        return next_layers(folder, self.parent.document.info.layers, self.stored, state)
 
     def _gone(self, folder: SetFolder) -> set[str]:
         """Return all that archives of the set have and the state has not."""

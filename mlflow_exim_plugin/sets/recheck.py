@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.schema.canonical import content_digest
@@ -65,12 +66,13 @@ class DigestingSink:
         """Give what has the digest that a state says the mark that it has now, all else none."""
         found = SetState({path: Row(seen.kind, b"") for path, seen in self._changes.seen.items()})
         for path, digest in self._digests.items():
-            found.rows[path].content_digest = digest
+            found.rows[path] = replace(found.rows[path], content_digest=digest)
         found.settle_owners(self._changes.owners)
         for path, row in state.rows.items():
             now = found.rows.get(path)
             same = now is not None and now.content_digest == row.content_digest
-            row.mark = self._changes.seen[path].mark if same else b""
+            mark = self._changes.seen[path].mark if same else b""
+            state.rows[path] = replace(row, mark=mark)
 
 
 def _digest_of(item: StreamObject, failed: list[Failure]) -> str | None:

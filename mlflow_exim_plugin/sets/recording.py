@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.kinds import Kind
@@ -35,6 +36,7 @@ class RecordingSink:
     Args:
         sink: Writes it.
         changes: The stage before it.
+        block: Which block of numbers the tables of the archive have.
 
     Attributes:
         rows: The objects that are written, by path, without their marks; what lists others has no
@@ -43,9 +45,10 @@ class RecordingSink:
 
     parallel = 1
 
-    def __init__(self, sink: ArchiveSink, changes: Changes) -> None:
+    def __init__(self, sink: ArchiveSink, changes: Changes, block: int) -> None:
         self._sink = sink
         self._changes = changes
+        self._block = block
         self.capabilities = sink.capabilities
         self.rows: dict[str, Row] = {}
 
@@ -58,14 +61,14 @@ class RecordingSink:
         if isinstance(item, Experiment | RegisteredModel):
             digest = b""
         path = path_of(item, self._changes.tree)
-        self.rows[path] = Row(item.kind, digest, parts=parts)
+        self.rows[path] = Row(item.kind, digest, parts=parts, block=self._block)
 
     def finish(self, report: Report) -> None:
         """Write what is still open, and the archive's end."""
         self._sink.finish(report)
         for path, member in self._sink.place.numbered.items():
             if path in self.rows:
-                self.rows[path].member = member
+                self.rows[path] = replace(self.rows[path], member=member)
 
 
 def _counted(report: Report) -> tuple[int, ...]:

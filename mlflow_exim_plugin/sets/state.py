@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,11 +16,12 @@ from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.schema.canonical import content_digest
 from mlflow_exim_plugin.schema.digests import ContentRoot, raw_digest
 from mlflow_exim_plugin.schema.objects import by_number
-from mlflow_exim_plugin.sources.archive.snapshot.tables import STATE, read_table
+from mlflow_exim_plugin.sources.archive.snapshot.layers import state_table
+from mlflow_exim_plugin.sources.archive.snapshot.tables import LAYER
 from mlflow_exim_plugin.stages.marks import Marks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlflow_exim_plugin.options import SelectionPart
     from mlflow_exim_plugin.sources.archive.snapshot.documents import SnapshotInfo
@@ -46,7 +47,7 @@ _PARTS_COUNTED = {
 }
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Row:
     """One object.
 
@@ -58,6 +59,7 @@ class Row:
         parts: How many rows, files and so on it has, by ``_PARTS``.
         start_ms: Of a run, when it began; ms since the Unix epoch.
         name: Of a workspace, experiment, registered model or prompt.
+        block: The block of the archive that has it, None where that is not known.
     """
 
     kind: Kind
@@ -67,6 +69,7 @@ class Row:
     parts: tuple[int, ...] = (0,) * len(_PARTS)
     start_ms: int | None = None
     name: str = ""
+    block: int | None = None
 
 
 @dataclass
@@ -87,39 +90,40 @@ class SetState:
             part: The part that is needed of it.
 
         Raises:
-            InvalidArchiveError: Its table is damaged.
-            NotFoundError: It is not there.
+            InvalidArchiveError: A table of it is damaged.
+            NotFoundError: One is not there.
             StoreError: The store refused or died.
         """
-        if info.state is None:
-            return None
-        return cls.of_table(_of_part(read_table(folder, info.state, STATE), part))
+        table = state_table(folder, info)
+        return None if table is None else cls.of_table(_of_part(table, part))
 
     @classmethod
     def of_table(cls, table: pa.Table) -> SetState:
-        """Return the state that a table is, schema ``STATE``."""
-        columns = [table.column(name).to_pylist() for name in STATE.names]
+        """Return the state that a table is, schema ``LAYER``."""
+        columns = [table.column(name).to_pylist() for name in LAYER.names]
         rows = {}
-        for path, kind, digest, mark, member, name, start_ms, *parts in zip(*columns, strict=True):
-            rows[path] = Row(Kind(kind), digest, mark, member, tuple(parts), start_ms, name)
+        shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for path, kind, digest, mark, member, name, start_ms, *parts, block in zip(
+            *columns, strict=True
+        ):
+            of = shared.setdefault(tuple(parts), tuple(parts))
+            rows[path] = Row(Kind(kind), digest, mark, member, of, start_ms, name, block)
         return cls(rows)
 
     def table(self) -> pa.Table:
-        """Return the state as a table, schema ``STATE``."""
-        listed = sorted(self.rows.items())
-        rows = [row for _, row in listed]
-        columns = [
-            [path for path, _ in listed],
-            [str(row.kind) for row in rows],
-            [row.content_digest for row in rows],
-            [row.mark for row in rows],
-            [row.member for row in rows],
-            [row.name for row in rows],
-            [row.start_ms for row in rows],
-            *([row.parts[place] for row in rows] for place in range(len(_PARTS))),
-        ]
-        arrays = [pa.array(values, of.type) for values, of in zip(columns, STATE, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=STATE)
+        """Return the state as a table, schema ``LAYER``."""
+        return _table_of(self.rows)
+
+    def changes_since(self, before: SetState) -> pa.Table:
+        """Return what is new, changed or gone as a table, schema ``LAYER``."""
+        changed: dict[str, Row | None] = {
+            path: self.rows.get(path)
+            for path, row in before.rows.items()
+            if (now := self.rows.get(path)) is not row and now != row
+        }
+        new = ((path, row) for path, row in self.rows.items() if path not in before.rows)
+        changed.update(new)
+        return _table_of(changed)
 
     def marks(self) -> Marks:
         """Return what the source is compared with."""
@@ -163,7 +167,16 @@ class SetState:
                     if listed["logged_models"]:
                         named["logged_models"] = listed["logged_models"]
                 digest = content_digest({**document, **named})
-                self.rows[path].content_digest = raw_digest(digest)
+                self.rows[path] = replace(self.rows[path], content_digest=raw_digest(digest))
+
+    def place(self, block_of: Callable[[str], int | None]) -> None:
+        """Say of each object which archive has it.
+
+        Args:
+            block_of: Tells the block of an archive by the path of an envelope in it.
+        """
+        for path, row in self.rows.items():
+            self.rows[path] = replace(row, block=block_of(row.member or path))
 
     def content_root(self) -> str:
         """Return the content root: that of one archive that holds this state."""
@@ -227,6 +240,25 @@ class SetState:
         return (min(times), max(times)) if times else (None, None)
 
 
+def _table_of(rows: Mapping[str, Row | None]) -> pa.Table:
+    """Return objects as a table, schema ``LAYER``; those that are None are gone."""
+    paths = sorted(rows)
+    listed = [rows[path] or _GONE for path in paths]
+    columns = [
+        paths,
+        ["" if row is _GONE else str(row.kind) for row in listed],
+        [row.content_digest for row in listed],
+        [row.mark for row in listed],
+        [row.member for row in listed],
+        [row.name for row in listed],
+        [row.start_ms for row in listed],
+        *([row.parts[place] for row in listed] for place in range(len(_PARTS))),
+        [row.block for row in listed],
+    ]
+    arrays = [pa.array(values, of.type) for values, of in zip(columns, LAYER, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=LAYER)
+
+
 def _of_part(state: pa.Table, part: SelectionPart | None) -> pa.Table:
     """Return the objects that a part may have, and some more."""
     if part is None:
@@ -240,6 +272,8 @@ def _of_part(state: pa.Table, part: SelectionPart | None) -> pa.Table:
     return state.filter(matching)
 
 
+_GONE = Row(Kind.RUN, bytes(32))
+"""Stands for an object that left the state."""
 _LISTED = {
     Kind.RUN: ("runs", "experiment.json"),
     Kind.LOGGED_MODEL: ("logged_models", "experiment.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.container import layout
@@ -49,8 +50,7 @@ def rows_of(members: Members) -> dict[str, Row]:
             rows.update(_traces(members, part, at.experiment_folder))
             continue
         plain, row = _row(document, path, at)
-        row.member = path if plain != path else ""
-        rows[plain] = row
+        rows[plain] = replace(row, member=path if plain != path else "")
     return rows
 
 
@@ -78,9 +78,9 @@ def _row(document: Any, path: str, at: layout.ObjectPath) -> tuple[str, Row]:
         entity = check_entity(envelope, at.kind, path)
         name = str(entity[ENTITY_KINDS[at.kind].id_field])
         records = sum(count for _, count in parts_of(Entity(at.kind, entity)))
-        row.parts = (*row.parts[:-1], records)
-        row.name = name if at.kind is Kind.WORKSPACE else ""
-        return at.unnumbered(name), row
+        parts = (*row.parts[:-1], records)
+        shown = name if at.kind is Kind.WORKSPACE else ""
+        return at.unnumbered(name), replace(row, parts=parts, name=shown)
     return path, row
 
 

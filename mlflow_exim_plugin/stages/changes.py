@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Changes", "Seen"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Seen:
     """What was seen of an object at the source.
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from mlflow_exim_plugin import open_archive, verify
+from mlflow_exim_plugin import open_archive, pack, verify
 from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError
 from mlflow_exim_plugin.sets.state import SetState
 from mlflow_exim_plugin.sets.stored_rows import rows_of
+from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
-from samples.sets import BAD, GOOD, break_samples
+from samples.sets import BAD, GOOD, IN_LAYERS, break_samples
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "spec" / "v1" / "set.md").read_text("utf-8")
@@ -102,3 +106,47 @@ def test_archives_say_what_the_table_of_the_state_says() -> None:
         with open_archive(str(GOOD), snapshot=str(number)) as archive:
             told = rows_of(archive.reader)
         assert told == {path: replace(row, mark=b"") for path, row in state.rows.items()}
+
+
+def test_a_set_in_layers_that_was_written_stays_readable() -> None:
+    for number, runs, last_loss in (("1", 24, 3), ("2", 23, 4), ("3", 23, 4)):
+        assert verify(str(IN_LAYERS), snapshot=number).findings == []
+        with open_archive(str(IN_LAYERS), snapshot=number) as state:
+            names = {run.mlflow.run["info"]["run_name"]: run for run in state.runs()}
+            assert len(names) == runs
+            assert ("run 2" in names) is (number == "1")
+            assert state.metric_history(names["run 0"]).num_rows == last_loss
+            assert len([*state.models()]) == (number == "3")
+    folder = SetFolder(str(IN_LAYERS))
+    assert len(folder.snapshot(3).document.info.layers) > 1
+
+
+def test_layers_hold_what_archives_say_of_themselves() -> None:
+    folder = SetFolder(str(IN_LAYERS))
+    for number in (1, 2, 3):
+        snapshot = folder.snapshot(number)
+        layered = SetState.load(folder, snapshot.document.info)
+        assert layered is not None
+        with open_archive(str(IN_LAYERS), snapshot=str(number)) as state:
+            told = SetState(rows_of(state.reader))
+            assert isinstance(state.reader, SnapshotReader)
+            told.place(state.reader.block_of)
+        assert {path: replace(row, mark=b"") for path, row in layered.rows.items()} == told.rows
+        assert None not in {row.block for row in told.rows.values()}
+
+
+def test_a_set_of_version_1_0_goes_on_in_layers(tmp_path: Path) -> None:
+    place = str(shutil.copytree(GOOD, tmp_path / "set"))
+    source = f"sqlite:///{tmp_path}/mlflow.db"
+    MlflowClient(source, source).create_experiment("another")
+    pack(set=place, tracking_uri=source, experiments=["another"], source_moved=True)
+    folder = SetFolder(place)
+    info = folder.snapshot(4).document.info
+    assert info.state is None
+    state = SetState.load(folder, info)
+    assert state is not None
+    kinds = Counter(str(row.kind) for row in state.rows.values())
+    assert kinds == {"experiment": 2, "run": 2, "registered_model": 1, "model_version": 1}
+    assert None not in {row.block for row in state.rows.values()}
+    for number in ("3", "4"):
+        assert verify(place, snapshot=number).findings == []

@@ -107,12 +107,12 @@ def _published(round_: Round, packed: Outcome, following: NextState) -> StoredSn
         packed.packs,
         following,
         round_.packing.keep_until_ms,
+        stored=round_.stored,
     )
     published = new.publish(folder, packed.report)
-    state = None if published is None else published.document.info.state
-    for note in packed.notes:
-        if state is None or note != state.path:
-            folder.remove(note)
+    tables = () if published is None else published.document.info.tables
+    for note in {*packed.notes} - {table.path for table in tables}:
+        folder.remove(note)
     if published is None and packed.may_remove:
         for pack in packed.packs:
             folder.remove(pack.path)
@@ -186,6 +186,7 @@ def compact(folder: SetFolder, opening: Opening, work: Work) -> int | None:
                     "run `verify` on the set",
                 )
     writer = archive.written[-1]
+    state.place(lambda _: block)
     new = NewSnapshot(
         parent,
         parent.document.system,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pruned", "Unneeded", "prune"]
 
-_TABLES = ("lists", "states")
+_TABLES = ("lists", "states", "ids")
 
 
 @dataclass
@@ -95,7 +95,7 @@ def prune(
     for snapshot in folder.each():
         info = snapshot.document.info
         needed.update(pack.path for pack in info.packs)
-        needed.update(entry.path for entry in (info.gone, info.state) if entry is not None)
+        needed.update(entry.path for entry in info.tables)
     needed |= _under_way(folder)
     for path, size_bytes in _all_of(folder).items():
         if path in needed:

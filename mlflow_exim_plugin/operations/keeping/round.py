@@ -86,6 +86,7 @@ class Round:
         of_part: The snapshot to go on from and the block of numbers of tables, of a part.
         parent: The snapshot to go on from.
         before: What it has.
+        stored: What its layers hold, None where it has none.
         recheck: Whether all is to be read.
     """
 
@@ -98,6 +99,7 @@ class Round:
     of_part: tuple[StoredSnapshot | None, int] | None = None
     parent: StoredSnapshot | None = field(init=False)
     before: SetState = field(init=False)
+    stored: SetState | None = field(init=False, default=None)
     recheck: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,12 +162,22 @@ class Round:
             state = SetState.load(self.folder, info, self.selection.part)
         except NotFoundError:
             state = None
-        if state is not None:
-            self._forget_lost(state, self.parent)
-            return state, self.packing.recheck
-        _log.log(NOTICE, "%s does not say what to compare with: all is read.", self.folder)
-        with contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader:
-            return SetState(rows_of(reader)), True
+        if state is None:
+            _log.log(NOTICE, "%s does not say what to compare with: all is read.", self.folder)
+            with contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader:
+                state = SetState(rows_of(reader))
+                state.place(reader.block_of)
+                return state, True
+        if info.layers:
+            self.stored = SetState(dict(state.rows))
+        elif self.of_part is None:
+            with (
+                contextlib.suppress(InvalidArchiveError, NotFoundError),  # none of them is left
+                contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader,
+            ):
+                state.place(reader.block_of)
+        self._forget_lost(state, self.parent)
+        return state, self.packing.recheck
 
     def _forget_lost(self, state: SetState, parent: StoredSnapshot) -> None:
         """Let what lies in an archive that is lost by now be packed again, if the source has it."""
@@ -181,7 +193,7 @@ class Round:
             lost = [*members]
         for path in lost:
             if (of := members.get(path)) is not None:
-                state.rows[of].mark = b""
+                state.rows[of] = replace(state.rows[of], mark=b"")
 
     def _recheck(self, source: OpenSource) -> None:
         """Read all of the source: what has the digest that the set says is unchanged."""
@@ -246,7 +258,7 @@ class _Pack:
                 attempt += 1
         with contextlib.suppress(_NothingNewError), stack:
             with archive.sink(source, dry_run=False) as inner:
-                recording = RecordingSink(inner, self.changes)
+                recording = RecordingSink(inner, self.changes, of.block)
                 yield recording
                 if not recording.rows:
                     raise _NothingNewError

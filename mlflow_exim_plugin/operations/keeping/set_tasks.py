@@ -27,7 +27,7 @@ from mlflow_exim_plugin.sets.publishing import begin_set
 from mlflow_exim_plugin.sets.state import SetState
 from mlflow_exim_plugin.sources.archive.snapshot.documents import FileEntry, PackEntry
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
-from mlflow_exim_plugin.sources.archive.snapshot.tables import STATE, read_table, write_table
+from mlflow_exim_plugin.sources.archive.snapshot.tables import LAYER, read_table, write_table
 from mlflow_exim_plugin.version import __version__
 from mlflow_exim_plugin.work.engines import engine_asked
 from mlflow_exim_plugin.work.plan import TaskPlan
@@ -115,7 +115,7 @@ class DonePart:
 
     def found(self, folder: SetFolder) -> FoundAtSource:
         """Return what it found."""
-        table = read_table(folder, FileEntry.model_validate(self.rows), STATE)
+        table = read_table(folder, FileEntry.model_validate(self.rows), LAYER)
         return FoundAtSource(SetState.of_table(table).rows, set(self.unpacked), self.owners)
 
 

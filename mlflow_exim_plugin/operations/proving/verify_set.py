@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mlflow_exim_plugin.errors import (
     NotFoundError,
     StoreError,
 )
+from mlflow_exim_plugin.kinds import Kind
 from mlflow_exim_plugin.operations.proving.checks import (
     Signers,
     Verification,
@@ -22,7 +24,14 @@ from mlflow_exim_plugin.operations.proving.checks import (
     seeded,
 )
 from mlflow_exim_plugin.schema.rules import Finding
+from mlflow_exim_plugin.sets.state import SetState
 from mlflow_exim_plugin.sources.archive.content_root import content_root_of
+from mlflow_exim_plugin.sources.archive.snapshot.layers import (
+    StateLayers,
+    ids_of,
+    newest_of,
+    without_gone,
+)
 from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder, snapshot_path
 from mlflow_exim_plugin.work.engines import engine_asked
@@ -31,8 +40,14 @@ from mlflow_exim_plugin.work.running import done_by_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import pyarrow as pa
+
     from mlflow_exim_plugin.options import Checking, Opening, Scaling
-    from mlflow_exim_plugin.sources.archive.snapshot.documents import FileEntry, PackEntry
+    from mlflow_exim_plugin.sources.archive.snapshot.documents import (
+        FileEntry,
+        PackEntry,
+        PartEntry,
+    )
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import StoredSnapshot
 
 __all__ = ["verify_snapshot"]
@@ -94,7 +109,7 @@ def verify_snapshot(
         members, size_bytes = members + looked.members, size_bytes + looked.size_bytes
         looked_at += [f"{pack.path}: {name}" for name in looked.looked_at]
         damaged += sorted({f.path for f in looked.findings if f.code.startswith("E")})
-    for entry in filter(None, (info.gone, info.state)):
+    for entry in info.tables:
         findings += _look_at_table(folder, entry)
     content_root = None
     if checking.level == "full" and not broken(findings):
@@ -208,8 +223,44 @@ def _whole(folder: SetFolder, snapshot: StoredSnapshot) -> tuple[str | None, lis
     try:
         with contextlib.closing(SnapshotReader(folder, snapshot)) as reader:
             found = content_root_of(reader)
+            problem = _layers_say(folder, snapshot, reader)
     except InvalidArchiveError as error:
         return None, [*error.findings]
     if found != stated:
         return None, [Finding("N007", path, f"its content root is {found}, not {stated}")]
+    if problem:
+        return found, [Finding("N009", path, problem)]
     return found, []
+
+
+def _layers_say(folder: SetFolder, snapshot: StoredSnapshot, reader: SnapshotReader) -> str:
+    """Return what layers say otherwise than the archives; empty where they say the same."""
+    info = snapshot.document.info
+    layers = StateLayers(folder, info.layers)
+    tables, ids = [*layers.tables()], [*layers.ids()]
+    for layer, table, listed in zip(info.layers, tables, ids, strict=True):
+        of_parts = (("states", layer.states, table), ("ids", layer.ids, listed))
+        for name, parts, rows in of_parts:
+            if not _is_cut_so(parts, rows):
+                return f"the {name} of a layer are not sorted, or not cut as it says"
+        if table.num_rows != layer.rows or not ids_of(table).equals(listed.combine_chunks()):
+            return "a layer has other ids or another number of rows than it says"
+    if not tables:
+        return ""
+    state = SetState.of_table(without_gone(newest_of(tables)))
+    if state.content_root() != info.content_root:
+        return "its layers are another state than its archives"
+    for path, row in state.rows.items():
+        if row.kind is Kind.TRACE or row.block is None:
+            continue
+        if reader.block_of(row.member or path) != row.block:
+            return f"a layer says that {path} is in another archive than it is"
+    return ""
+
+
+def _is_cut_so(parts: Sequence[PartEntry], rows: pa.Table) -> bool:
+    """Whether the rows of a layer are sorted, and its parts begin where it says."""
+    found = rows.column(0).to_pylist()
+    starts = itertools.accumulate((part.rows for part in parts), initial=0)
+    firsts = [found[start] for start in starts if start < len(found)]
+    return firsts == [part.first for part in parts] and found == sorted(found)

@@ -13,15 +13,17 @@ __all__ = [
     "SET_VERSION",
     "FileEntry",
     "Hold",
+    "LayerEntry",
     "Marker",
     "PackEntry",
     "Parent",
+    "PartEntry",
     "Snapshot",
     "SnapshotInfo",
 ]
 
 SET_FORMAT = "mlflow-exim-set"
-SET_VERSION = "1.0"
+SET_VERSION = "1.1"
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0)]
@@ -49,9 +51,26 @@ class Hold(Document):
 class FileEntry(Document):
     """A table beside the packs, named by its content."""
 
-    path: Annotated[str, Field(pattern=r"^(lists|states)/[0-9a-f]{64}\.parquet$")]
+    path: Annotated[str, Field(pattern=r"^(lists|states|ids)/[0-9a-f]{64}\.parquet$")]
     sha256: _Hex
     rows: _Count
+
+
+class PartEntry(FileEntry):
+    """A table that is a part of a layer."""
+
+    first: str
+    """What its first row is found by: its rows end where the next part's begin."""
+
+
+class LayerEntry(Document):
+    """What changed in a state, all of it in the first layer."""
+
+    rows: _Count
+    states: tuple[PartEntry, ...] = Field(default=(), strict=False)
+    """The objects by path, cut in parts."""
+    ids: tuple[PartEntry, ...] = Field(default=(), strict=False)
+    """Where the ids of runs, logged models and traces are."""
 
 
 class PackEntry(Document):
@@ -84,13 +103,22 @@ class SnapshotInfo(ArchiveInfo):
     gone: FileEntry | None = None
     """Objects that packs have and the state has no more."""
     state: FileEntry | None = None
-    """What the next pack compares the source with; a reader does not need it."""
+    """The objects of the state in one table; before version 1.1, which has layers."""
+    layers: tuple[LayerEntry, ...] = Field(default=(), strict=False)
+    """The objects of the state, the oldest layer first: a later one's rows stand for earlier ones.
+    What the next pack compares the source with, and what finds one object among many."""
     kept_until_ms: int | None = None
     """Until when it is not forgotten, ms since the Unix epoch."""
     first_start_ms: int | None = None
     """When the first run of the state began, ms since the Unix epoch."""
     last_start_ms: int | None = None
     """When the last one did."""
+
+    @property
+    def tables(self) -> tuple[FileEntry, ...]:
+        """All tables beside the archives."""
+        parts = (part for layer in self.layers for part in (*layer.states, *layer.ids))
+        return (*filter(None, (self.gone, self.state)), *parts)
 
 
 class Snapshot(Document):

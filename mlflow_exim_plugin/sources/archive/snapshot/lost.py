@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.kinds import Kind
-from mlflow_exim_plugin.sources.archive.snapshot.tables import STATE, read_table
+from mlflow_exim_plugin.sources.archive.snapshot.layers import state_table
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.sources.archive.snapshot.documents import SnapshotInfo
@@ -51,16 +51,16 @@ class StatedContent:
 
     @classmethod
     def of(cls, folder: SetFolder, info: SnapshotInfo) -> StatedContent | None:
-        """Return it, None where the snapshot has no table of its state.
+        """Return it, None where the snapshot does not say what its state is.
 
         Raises:
             InvalidArchiveError: The table is damaged.
             NotFoundError: It is not there.
             StoreError: The store refused or died.
         """
-        if info.state is None:
+        table = state_table(folder, info)
+        if table is None:
             return None
-        table = read_table(folder, info.state, STATE)
         names = ("path", "kind", "content_digest", "member")
         found = cls()
         for path, kind, digest, member in zip(

@@ -85,6 +85,7 @@ class SnapshotReader:
             opened = _opened(folder, info.packs, failing)
             read = {path: pack for path, pack in opened if isinstance(pack, ArchiveReader)}
             self.packs, self.pack_paths = [*read.values()], [*read]
+            self._blocks = [pack.block for pack in info.packs if pack.path in read]
             self._gone = gone_paths(folder, info.gone) if info.gone else frozenset[str]()
             self._stale: dict[str, set[str]] = {}
             self._hidden: dict[str, dict[str, frozenset[str]]] = {}
@@ -129,6 +130,11 @@ class SnapshotReader:
         for pack in self.packs:
             return pack
         raise NotFoundError(f"{self.name} has no member {path!r}")
+
+    def block_of(self, path: str) -> int | None:
+        """Return the block of the archive that a member lies in, None where no archive has it."""
+        number = self._number_of(path)
+        return None if number is None else self._blocks[number]
 
     def member(self, path: str) -> Member:
         """Return what is known of a member, as its archive has it."""

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
-__all__ = ["GONE", "STATE", "gone_paths", "gone_table", "read_table", "write_table"]
+__all__ = [
+    "GONE",
+    "IDS",
+    "LAYER",
+    "STATE",
+    "gone_paths",
+    "gone_table",
+    "read_table",
+    "write_table",
+]
 
 GONE = pa.schema([pa.field("path", pa.string(), nullable=False)])
 """Columns of the objects that left the state."""
@@ -45,7 +54,19 @@ STATE = pa.schema(
         ),
     ]
 )
-"""Columns of the objects of the state."""
+"""Columns of the objects of the state, before layers."""
+
+LAYER = STATE.append(pa.field("block", pa.int64()))
+"""Columns of the objects of a layer; what left the state has no kind."""
+
+IDS = pa.schema(
+    [
+        pa.field("segment", pa.string(), nullable=False),
+        pa.field("folder", pa.string(), nullable=False),
+    ]
+)
+"""Columns of where the ids of a layer are."""
+_REPEATED = ("kind", "folder", "block")
 _ROWS_A_GROUP = 128 << 10
 
 
@@ -95,7 +116,7 @@ def write_table(folder: SetFolder, name: str, rows: pa.Table) -> FileEntry:
         version="2.6",
         compression="zstd",
         compression_level=3,
-        use_dictionary=["kind"] if "kind" in rows.column_names else False,
+        use_dictionary=[name for name in _REPEATED if name in rows.column_names] or False,
         write_page_checksum=True,
     ) as writer:
         if rows.num_rows:  # a row group without rows has no pages
