@@ -20,6 +20,7 @@ __all__ = [
     "ARTIFACT_RUNS",
     "AS_OF_MS",
     "CONTENT",
+    "CONTENT_WITH_SPANS",
     "HOLLOW",
     "LEGAL_HOLD",
     "LOGGED_MODEL",
@@ -30,7 +31,6 @@ __all__ = [
     "PLACEHOLDER",
     "PURGING",
     "TAGS",
-    "beside_spans",
     "chained",
     "experiment_origin",
     "is_provenance",
@@ -52,6 +52,9 @@ OF_GROUP = "mlflow.exim.origin_of_group"
 """Origin of the experiment of a run, or of the registered model of a version."""
 CONTENT = "mlflow.exim.content"
 """Content digest of what was written; set last, so its absence means an interrupted unpack."""
+CONTENT_WITH_SPANS = "mlflow.exim.content_with_spans"
+"""The same of a trace whose spans come after its tags, all in one call: it counts once they are
+there, and where there is no ``CONTENT``."""
 AS_OF_MS = "mlflow.exim.as_of_ms"
 """When the source was read, ms since the Unix epoch; an older archive never overwrites."""
 PLACEHOLDER = "mlflow.exim.placeholder"
@@ -76,18 +79,13 @@ MARKS = frozenset({ARCHIVED, HOLLOW, MOVED, PURGING})
 LEGAL_HOLD = "mlflow.exim.legal_hold"
 """Of a run that nothing may take away, whatever its value."""
 
-_PRESENT = (ORIGIN, OF_GROUP, CONTENT, AS_OF_MS, PLACEHOLDER)
+_PRESENT = (ORIGIN, OF_GROUP, CONTENT, CONTENT_WITH_SPANS, AS_OF_MS, PLACEHOLDER)
 _WITH_DOTS = {key.replace(".", "_"): key for key in _PRESENT}
 
 
 def names_of(key: str) -> tuple[str, str]:
     """Return what a provenance tag is called, and was called by copies of earlier versions."""
     return key, key.replace("mlflow.exim.", "mlflow_exim.")
-
-
-def beside_spans(marks: Mapping[str, str]) -> dict[str, str]:
-    """Return marks as they can come along with spans: servers take no name of MLflow's there."""
-    return {names_of(key)[1]: value for key, value in marks.items()}
 
 
 _NAMES = {key: names_of(key) for key in _PRESENT}

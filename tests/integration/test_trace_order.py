@@ -1,4 +1,4 @@
-"""Infos before spans, where the server marks a trace together with its spans."""
+"""Infos before spans, where the server tells of spans that arrived."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mlflow_exim_plugin.errors import ServerLostError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.options import Selection, Writing
 from mlflow_exim_plugin.schema.objects import Kind, Trace
-from mlflow_exim_plugin.schema.provenance import CONTENT, told
+from mlflow_exim_plugin.schema.provenance import is_provenance
 from mlflow_exim_plugin.sinks.server.sink import ServerSink
+from mlflow_exim_plugin.sinks.server.traces.comparison import content_there
 from mlflow_exim_plugin.sources.server.source import ServerSource
 from mlflow_exim_plugin.transfer import transfer
 from tests.proxy import CUT, FaultyProxy, Request
@@ -97,7 +98,8 @@ def assert_same(source: str, target: Server) -> None:
         there = after[trace_id]
         assert there.spans == trace.spans
         assert [there.info.get(f) for f in fields] == [trace.info.get(f) for f in fields]
-        assert told(there.info["tags"], CONTENT).startswith("sha256:")
+        assert all(key.startswith("mlflow.") for key in filter(is_provenance, there.info["tags"]))
+        assert content_there(there.info["tags"]).startswith("sha256:")
 
 
 def spoiled(server: Server, trigger: str) -> None:
@@ -120,7 +122,7 @@ def kinds(requests: list[Request]) -> list[str]:
 
 
 @pytest.mark.exhaustive
-def test_infos_go_first_where_tags_come_with_spans(source: str, make_server: MakeServer) -> None:
+def test_infos_go_first_where_arrived_spans_are_told(source: str, make_server: MakeServer) -> None:
     target = make_server()
     with FaultyProxy(target.url) as proxy:
         report = copy(source, proxy.url)
@@ -195,7 +197,7 @@ def test_spans_that_do_not_arrive_take_the_mark_away(source: str, make_server: M
     )
     report = copy(source, target.url)
     assert report.counts[Kind.SPAN].failed == TRACES
-    marks = [told(trace.info["tags"], CONTENT) for trace in read(target.url).values()]
+    marks = [content_there(trace.info["tags"]) for trace in read(target.url).values()]
     assert marks == [""] * TRACES
     spoiled(target, "DROP TRIGGER spoil")
 
@@ -215,4 +217,4 @@ def test_straight_into_a_database(source: str, tmp_path: Path) -> None:
     for trace_id, trace in before.items():
         assert after[trace_id].spans == trace.spans
         assert after[trace_id].info["execution_duration_ms"] == 1234
-        assert told(after[trace_id].info["tags"], CONTENT).startswith("sha256:")
+        assert content_there(after[trace_id].info["tags"]).startswith("sha256:")

@@ -10,8 +10,6 @@ import inspect
 import io
 import json
 from enum import Enum
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -63,7 +61,8 @@ class TraceCalls:
 
     Attributes:
         takes_otlp: Whether it takes spans by OTLP, as far as is known.
-        takes_tags: Whether traces get tags along with their spans, None while that is not known.
+        tells_of_spans: Whether it says in a tag of a trace that spans arrived, None while that is
+            not known.
     """
 
     def __init__(self, host: Host) -> None:
@@ -71,7 +70,7 @@ class TraceCalls:
         self._has_infos = True
         self._form: TraceIntake | None = None
         self.takes_otlp = True
-        self.takes_tags: bool | None = None
+        self.tells_of_spans: bool | None = None
         self._others: list[dict[str, Any]] | None = None
 
     def form(self, experiment_id: str) -> TraceIntake:
@@ -117,19 +116,12 @@ class TraceCalls:
                 found |= dict.fromkeys(self.existing(trace_ids), str(document["name"]))
         return found
 
-    def log_spans(
-        self,
-        experiment_id: str,
-        spans: Iterable[dict[str, Any]],
-        tags: dict[str, dict[str, str]],
-    ) -> bool:
+    def log_spans(self, experiment_id: str, spans: Iterable[dict[str, Any]]) -> bool:
         """Send spans of any traces by OTLP, all or none.
 
         Args:
             experiment_id: Where they go.
             spans: The spans, those of one trace together.
-            tags: Tags by trace id, sent as attributes of OTLP's resource. Some deployments make
-                tags of these, all in one transaction.
 
         Returns:
             False when the deployment, or this client, does not have it.
@@ -146,11 +138,7 @@ class TraceCalls:
             self.takes_otlp = False
             return False
         request = ExportTraceServiceRequest()
-        for otel_trace_id, group in groupby(spans, key=itemgetter("otel_trace_id")):
-            of_trace = request.resource_spans.add()
-            for key, value in tags.get(f"tr-{otel_trace_id}", {}).items():
-                of_trace.resource.attributes.add(key=key).value.string_value = value
-            of_trace.scope_spans.add().spans.extend(map(as_otlp, group))
+        request.resource_spans.add().scope_spans.add().spans.extend(map(as_otlp, spans))
         if not self.host.is_http:
             return self._log_spans_to_store(experiment_id, request)
         response = self.host.call(
@@ -347,15 +335,8 @@ class TraceCalls:
 
         try:
             with translated("writing spans"):
-                takes_tags = "resource" in inspect.signature(Span.from_otel_proto).parameters
-                spans = [
-                    Span.from_otel_proto(
-                        span, **({"resource": of_trace.resource} if takes_tags else {})
-                    )
-                    for of_trace in request.resource_spans
-                    for span in of_trace.scope_spans[0].spans
-                ]
-                log(experiment_id, spans)
+                sent = request.resource_spans[0].scope_spans[0].spans
+                log(experiment_id, [Span.from_otel_proto(span) for span in sent])
         except ServerError as error:
             if not isinstance(error.__cause__, NotImplementedError):
                 raise

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET, SPANS_LOCATION
+from mlflow_exim_plugin.host.traces.documents import (
+    OF_THE_TARGET,
+    SPANS_LOCATION,
+    TRACKING_STORE,
+)
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.schema.provenance import AS_OF_MS, is_provenance, told
+from mlflow_exim_plugin.schema.provenance import (
+    AS_OF_MS,
+    CONTENT,
+    CONTENT_WITH_SPANS,
+    is_provenance,
+    names_of,
+    told,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlflow_exim_plugin.schema.objects import Trace
     from mlflow_exim_plugin.sinks.notes import Notes
 
@@ -16,6 +29,7 @@ __all__ = [
     "compare_assessments",
     "compare_info",
     "compare_span",
+    "content_there",
     "is_targets_own",
     "leaves_info",
     "missing_assessments",
@@ -66,6 +80,14 @@ def shortened(info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             if len(value) > _VALUE_CHARACTERS:
                 notes.append(f"cut, {part} {key!r}")
     return made, sorted(notes)
+
+
+def content_there(tags: Mapping[str, str]) -> str:
+    """Return the digest of what was written whole of a trace that keeps its id, empty without."""
+    if not tags.keys().isdisjoint(names_of(CONTENT)):
+        return told(tags, CONTENT)
+    has_spans = tags.get(SPANS_LOCATION) == TRACKING_STORE
+    return told(tags, CONTENT_WITH_SPANS) if has_spans else ""
 
 
 def is_targets_own(

@@ -3,7 +3,8 @@
 A server that gets spans makes a trace of them, with previews, token counts and times of its own;
 the info that follows puts the source's in their place. The tag ``CONTENT`` says that all is there
 and comes with what is last. Writing the info of a trace that is there takes a server twice as long.
-So where it takes tags along with spans, and the spans leave it nothing to make, infos go first.
+So where it tells of spans that arrived, and these leave it nothing to make, infos go first, with
+the tag ``CONTENT_WITH_SPANS``.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from mlflow_exim_plugin.schema.objects import Failure, Kind, Loss, Run, Trace
 from mlflow_exim_plugin.schema.provenance import (
     AS_OF_MS,
     CONTENT,
+    CONTENT_WITH_SPANS,
     ORIGIN,
-    beside_spans,
     chained,
     origins,
     told,
@@ -40,6 +41,7 @@ from mlflow_exim_plugin.sinks.server.ids import Planned
 from mlflow_exim_plugin.sinks.server.traces.comparison import (
     compare_info,
     compare_span,
+    content_there,
     is_targets_own,
     leaves_info,
     missing_assessments,
@@ -230,7 +232,7 @@ class TraceWriter:
         job.at_start = [a for a in job.at_start if a not in job.later]
         job.afterwards = [a for a in job.afterwards if a not in job.later]
         job.in_file = spans is not None and not (spans and fits_otlp(spans, job.trace.id))
-        if spans and self._calls.takes_tags and not (job.in_file or job.document):
+        if spans and self._calls.tells_of_spans and not (job.in_file or job.document):
             job.spans_last = len(spans) <= _GROUP_SPANS and leaves_info(job.info, spans)
 
     def _look_again(self, jobs: list[Job]) -> None:
@@ -271,7 +273,7 @@ class TraceWriter:
     def _settled(self, trace: Trace, digest: str, tags: dict[str, str]) -> str:
         """Return why a trace that is there needs nothing more, empty when it does."""
         self._ids.know(Kind.TRACE, trace.id, trace.id)
-        if told(tags, CONTENT) == digest:
+        if content_there(tags) == digest:
             return "it is there already"
         if int(told(tags, AS_OF_MS) or 0) > trace.as_of_ms:
             return "the target has a later state of it"
@@ -337,21 +339,12 @@ class TraceWriter:
 
     def _send_spans(self, jobs: list[Job], experiment_id: str) -> None:
         spans = [span for job in jobs for span in job.spans or ()]
-        marks = {job.trace.id: self._mark_with_spans(job) for job in jobs}
         for start in range(0, len(spans), _GROUP_SPANS):
             part = spans[start : start + _GROUP_SPANS]
-            if not self._calls.takes_otlp or not self._calls.log_spans(experiment_id, part, marks):
+            if not self._calls.takes_otlp or not self._calls.log_spans(experiment_id, part):
                 for job in jobs:
                     job.in_file = True
                 return
-
-    def _mark_with_spans(self, job: Job) -> dict[str, str]:
-        """Return the tags that go with the spans: of the first ones, to see whether they arrive."""
-        if job.spans_last:
-            return {} if job.has_more else beside_spans({CONTENT: job.digest})
-        if self._calls.takes_tags is None and not job.document:
-            return beside_spans({AS_OF_MS: str(job.trace.as_of_ms)})
-        return {}
 
     def _compare_spans(self, jobs: list[Job], report: Report) -> None:
         """Read the spans back: some servers add attributes, or change their values."""
@@ -379,13 +372,13 @@ class TraceWriter:
             has_info = "request_time_ms" in found.info  # it comes with the spans, but not always
             if job.spans_last:
                 job.document = found.document if has_info else {}
-            elif has_info and self._calls.takes_tags is None and not job.document:
-                self._calls.takes_tags = bool(told(found.info["tags"], AS_OF_MS))
+            elif has_info and self._calls.tells_of_spans is None and not job.document:
+                self._calls.tells_of_spans = SPANS_LOCATION in found.info["tags"]
 
     def _write_info(self, job: Job, report: Report) -> bool:
         """Write the info, and say whether the trace is there now."""
         if job.needs_info:
-            is_last = job.whole and not (job.has_more or job.in_file or job.spans_last)
+            is_last = job.whole and not (job.has_more or job.in_file)
             try:
                 self._start(job, report, is_last=is_last)
             except ServerLostError:
@@ -442,7 +435,8 @@ class TraceWriter:
     def _start(self, job: Job, report: Report, *, is_last: bool) -> None:
         """Write info and assessments in one call; a refused assessment must not cost the trace."""
         info, assessments = self._marked_info(job), job.at_start
-        mark = {CONTENT: job.digest} if is_last else {}
+        name = CONTENT_WITH_SPANS if job.spans_last else CONTENT
+        mark = {name: job.digest} if is_last else {}
         try:
             marked = info | {"tags": info["tags"] | mark}
             job.document = self._calls.start(marked, job.experiment_id, assessments)
@@ -453,7 +447,7 @@ class TraceWriter:
             # Each alone after all, so that the refused one is named.
             job.at_start, job.afterwards = [], [*assessments, *job.afterwards]
         else:
-            job.marked = is_last
+            job.marked = is_last and not job.spans_last
             if assessments:
                 report.written(Kind.ASSESSMENT, len(assessments))
 
@@ -486,18 +480,19 @@ class TraceWriter:
     def _complete(self, job: Job, report: Report) -> None:
         """Put the mark where the last part of a trace did not bring it, or take it away."""
         there = job.document["info"]["tags"]
-        if job.marked:
+        is_marked = job.marked or content_there(there) == job.digest
+        if job.marked or (job.whole and is_marked):
             return
         if job.whole:
             wanted = {AS_OF_MS: str(job.trace.as_of_ms), CONTENT: job.digest}
-        elif told(there, CONTENT) == job.digest:
+        elif is_marked:
             wanted = {CONTENT: ""}
         else:
             return
         trace_id = self._ids.get(Kind.TRACE, job.trace.id) or job.trace.id
         try:
             for key, value in wanted.items():
-                if told(there, key) != value:
+                if there.get(key) != value:
                     self._calls.set_tag(trace_id, key, value)
         except ServerError as error:
             report.lost(Loss(Kind.TRACE, job.trace.id, error.message))
