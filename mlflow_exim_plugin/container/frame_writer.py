@@ -58,6 +58,7 @@ class FrameWriter:
         self._limit_bytes = workers * _BYTES_PER_WORKER
         self._entries = bytearray()
         self._compressing: deque[tuple[Future[bytes], int]] = deque()
+        self._compressing_bytes = 0
         self._hashing: deque[Future[None]] = deque()
         self._pool = ThreadPoolExecutor(workers, "exim-zstd") if workers else None
         # One thread, so that a member's pieces are hashed in order.
@@ -79,7 +80,7 @@ class FrameWriter:
             return
         while self._is_full():
             self._put_oldest()
-        self._compressing.append((self._pool.submit(compress_frame, data, self._level), len(data)))
+        self._wait_for(self._pool.submit(compress_frame, data, self._level), len(data))
 
     def copy_frame(self, frame: bytes, size_bytes: int) -> None:
         """Make a frame of another archive, as it is, the next one.
@@ -100,7 +101,7 @@ class FrameWriter:
             self._put_oldest()
         ready: Future[bytes] = Future()
         ready.set_result(frame)
-        self._compressing.append((ready, size_bytes))
+        self._wait_for(ready, size_bytes)
 
     def go_on(self, entries: bytes) -> None:
         """Begin behind frames that are in the file already.
@@ -153,12 +154,17 @@ class FrameWriter:
         while self._compressing:
             self._put_oldest()
 
+    def _wait_for(self, frame: Future[bytes], size_bytes: int) -> None:
+        self._compressing.append((frame, size_bytes))
+        self._compressing_bytes += size_bytes
+
     def _is_full(self) -> bool:
-        size_bytes = sum(size for _, size in self._compressing)
-        return len(self._compressing) >= self._limit and size_bytes >= self._limit_bytes
+        many = len(self._compressing) >= self._limit
+        return many and self._compressing_bytes >= self._limit_bytes
 
     def _put_oldest(self) -> None:
         frame, size_bytes = self._compressing.popleft()
+        self._compressing_bytes -= size_bytes
         self._put(frame.result(), size_bytes)
 
     def _put(self, frame: bytes, size_bytes: int) -> None:

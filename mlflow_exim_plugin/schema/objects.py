@@ -279,8 +279,8 @@ class Run(_Read, _WithInfo):
         histories: Its metric rows, sorted, keys never going backwards.
         artifacts: The run's files in path order.
         doubles: All doubles in its document, where that was made of columns of known types, and so
-            holds nothing else that JSON does not: to look for them takes longer than all else that
-            a digest costs.
+            has the form of a run and holds nothing else that JSON does not: to look for them takes
+            longer than all else that a digest costs.
         metrics: What its envelope says of its rows, where the experiment has ``metrics_files``.
         stamp: What its source says of its rows that is another when there are more.
         mark: See ``stages.marks``, where it is known already; then what is as it was has no parts.
@@ -298,12 +298,12 @@ class Run(_Read, _WithInfo):
     @property
     def id(self) -> str:
         """Run id."""
-        return str(self.info["run_id"])
+        return str(self.document["info"]["run_id"])
 
     @property
     def experiment_id(self) -> str:
         """Id of the run's experiment."""
-        return str(self.info["experiment_id"])
+        return str(self.document["info"]["experiment_id"])
 
     @property
     def tags(self) -> dict[str, str]:

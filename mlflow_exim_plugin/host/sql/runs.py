@@ -143,7 +143,7 @@ class RowsOfRuns:
         """Return the runs that are there, by id, without their parts."""
         metrics = _by_run(self.metrics, _metrics)
         params, tags = _by_run(self.params, _pairs), _by_run(self.tags, _pairs)
-        inputs, outputs = self._inputs(), self._outputs()
+        inputs, outputs, has_names = self._inputs(), self._outputs(), self._has_names
         runs = {}
         for info in self._infos():
             run_id = info["run_id"]
@@ -163,9 +163,19 @@ class RowsOfRuns:
                 document["inputs"] = inputs[run_id]
             if run_id in outputs:
                 document["outputs"] = {"model_outputs": outputs[run_id]}
-            doubles = [m["value"] for m in its["metrics"] if isinstance(m["value"], float)]
-            runs[run_id] = Run(document, as_of_ms=self.as_of_ms, doubles=doubles)
+            run = runs[run_id] = Run(document, as_of_ms=self.as_of_ms)
+            if has_names:
+                values = [metric["value"] for metric in its["metrics"]]
+                run.doubles = [value for value in values if isinstance(value, float)]
         return runs
+
+    @property
+    def _has_names(self) -> bool:
+        """Whether none lacks its name, so that each document has the form of a run."""
+        keyed = (self.metrics, self.params, self.tags)
+        links = (self.model_inputs, self.model_outputs)
+        names = [t.column("key") for t in keyed] + [t.column("destination_id") for t in links]
+        return not any(column.null_count for column in names)
 
     def _infos(self) -> Iterator[dict[str, Any]]:
         for row in _tuples(self.infos):

@@ -388,15 +388,16 @@ class ServerSource:
                 coming and len(ready) < _FILES_AHEAD and (not ready or started.is_listed(coming[0]))
             ):
                 run = coming.popleft()
-                if isinstance(run, Run) and run.id not in started.unchanged:
-                    histories = rows.pop(run.id)
-                    run.histories = () if HOLLOW in run.tags else histories
-                    run.artifacts = files.take(started.listings.pop(run.id).result())
-                    if run.id in losses:
-                        run.issues = (losses[run.id],)
-                    if place := run.tags.get(HOLLOW):
+                run_id = run.id
+                if isinstance(run, Run) and run_id not in started.unchanged:
+                    run.histories = rows.pop(run_id)
+                    run.artifacts = files.take(started.listings.pop(run_id).result())
+                    if run_id in losses:
+                        run.issues = (losses[run_id],)
+                    if (place := run.tags.get(HOLLOW)) is not None:
+                        run.histories = ()
                         what = f"it is hollow: its metric histories and files are in {place}"
-                        run.issues = (*run.issues, Loss(Kind.RUN, run.id, what))
+                        run.issues = (*run.issues, Loss(Kind.RUN, run_id, what))
                 ready.append(run)
             yield ready.popleft()
 
@@ -540,7 +541,8 @@ class _Group:
 
     def is_listed(self, run: Run | Failure) -> bool:
         """Whether a run's files have been listed."""
-        return run.id not in self.listings or self.listings[run.id].done()
+        listing = self.listings.get(run.id)
+        return listing is None or listing.done()
 
 
 def _tables(
