@@ -23,7 +23,17 @@ from tests.slow_network import slow_network
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FarStore", "azure", "google", "rclone_google", "rclone_s3", "sftp", "web", "webdav"]
+__all__ = [
+    "FarStore",
+    "azure",
+    "ftp",
+    "google",
+    "rclone_google",
+    "rclone_s3",
+    "sftp",
+    "web",
+    "webdav",
+]
 
 AZURITE = "azurite@3"
 _AZURE_ACCOUNT = "devstoreaccount1"
@@ -201,6 +211,23 @@ def webdav(folder: Path) -> Iterator[FarStore]:
     with _running(arguments, folder, address="{port}") as port:
         options = {"base_url": f"http://127.0.0.1:{port}", "skip_instance_cache": True}
         yield FarStore("webdav://", port, options, files)
+
+
+@contextlib.contextmanager
+def ftp(folder: Path, *, most_connections: int = 0) -> Iterator[FarStore]:
+    """Serve a folder of this machine by FTP."""
+    files = folder / "files"
+    files.mkdir()
+    # Its own command line has no word for how many connections it takes.
+    program = [sys.executable, "-Wignore", "-c"]
+    program.append(
+        f"from pyftpdlib.servers import FTPServer; FTPServer.max_cons_per_ip = {most_connections}; "
+        "from pyftpdlib.__main__ import main; main()"
+    )
+    program += ["-i", "127.0.0.1", "-w", "-d", str(files), "-u", "user", "-P", "p@ss", "-p"]
+    with _running(program, folder, address="{port}") as port:
+        options = {"username": "user", "password": "p@ss", "skip_instance_cache": True}
+        yield FarStore(f"ftp://127.0.0.1:{port}/", port, options, files)
 
 
 def absent(what: str) -> None:

@@ -87,10 +87,16 @@ class ObjectFolder:
     Attributes:
         stamps: By path, what the store says of a listed object that is another when it was
             written anew.
+        problems: None: whatever a bucket lists can be asked for.
+        renamed: None: names in a bucket are UTF-8.
     """
+
+    at_once = AT_ONCE
 
     def __init__(self, url: str, opened: OpenedStore, path: str) -> None:
         self.stamps: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
         self._url = redact_url(url).rstrip("/")
         self._opened = opened
         self._store = opened.store

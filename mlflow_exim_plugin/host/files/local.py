@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlflow_exim_plugin.errors import StoreError
+from mlflow_exim_plugin.storage.names import escaped, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +67,9 @@ class LocalFiles:
             if (entry := next(left, None)) is None:
                 waiting.pop()
                 continue
-            path = prefix + (name := _escaped(entry.name))
+            path = prefix + (name := escaped(entry.name))
             if name != entry.name:
-                self.renamed[path] = os.fsencode(entry.name).decode(errors="backslashreplace")
+                self.renamed[path] = shown(entry.name)
             if name != entry.name or prefix != real:
                 self._real[path] = real + entry.name
             try:
@@ -141,15 +142,3 @@ class LocalFiles:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
-
-
-def _escaped(name: str) -> str:
-    """Return a name as text: bytes that are no UTF-8 become ``!XX``, and then ``!`` does too."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "".join(
-            f"!{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "!21" if c == "!" else c
-            for c in name
-        )
-    return name

@@ -1,9 +1,10 @@
 """Artifact trees of one deployment: list, open as a stream, put.
 
 What lies in buckets is listed, read and written by obstore, where it is installed and can be set up
-for them. Everything else is listed by MLflow's own ``ArtifactRepository``; bytes are streamed where
-the root allows it (local paths, the artifact proxy, any scheme that fsspec can open); elsewhere
-MLflow downloads one file at a time into a temporary folder.
+for them; what lies on servers of SSH, FTP and Hadoop by their own clients. Everything else is
+listed by MLflow's own ``ArtifactRepository``; bytes are streamed where the root allows it (local
+paths, the artifact proxy, any scheme that fsspec can open); elsewhere MLflow downloads one file at
+a time into a temporary folder.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mlflow_exim_plugin.host.files.streams import (
 from mlflow_exim_plugin.host.open.absent import is_absent
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.storage import objects
+from mlflow_exim_plugin.storage.file_servers.roots import server_folder
 from mlflow_exim_plugin.storage.file_systems import file_system
 from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow_exim_plugin.host.open.roots import ArtifactRoots
+    from mlflow_exim_plugin.storage.file_servers.folder import ServerFolder
 
 __all__ = ["SMALL_BYTES", "ArtifactTree", "RootResolver"]
 
@@ -161,15 +164,17 @@ class ArtifactTree:
             return get_artifact_repository(self.root)
 
     @property
-    def _objects(self) -> objects.ObjectFolder | None:
-        """The same by obstore, None where the files are no objects that it serves."""
-        return None if self._has_odd_keys else self._object_folder
+    def _far(self) -> objects.ObjectFolder | ServerFolder | None:
+        """The same without MLflow, None where the files are of no store that is known here."""
+        return None if self._has_odd_keys else self._far_folder
 
     @cached_property
-    def _object_folder(self) -> objects.ObjectFolder | None:
-        if self._given is not None or self._scheme.objects is None:
+    def _far_folder(self) -> objects.ObjectFolder | ServerFolder | None:
+        if self._given is not None or self._local is not None:
             return None
-        return objects.object_folder(self.root)
+        if self._scheme.objects is not None:
+            return objects.object_folder(self.root)
+        return server_folder(self.root)
 
     @property
     def at_once(self) -> int:
@@ -178,7 +183,7 @@ class ArtifactTree:
             return 1
         if self._proxied is not None:
             return _CALLS_AT_ONCE
-        return 1 if self._objects is None else objects.AT_ONCE
+        return 1 if self._far is None else self._far.at_once
 
     def stamp(self, path: str) -> str:
         """Return what the store says of a listed file that is another when it was written anew.
@@ -188,8 +193,8 @@ class ArtifactTree:
         """
         if self._by_server:
             return ""
-        if self._objects is not None:
-            return self._objects.stamps.get(path, "")
+        if self._far is not None:
+            return self._far.stamps.get(path, "")
         return self._files.stamps.get(path, "") if isinstance(self._files, LocalFiles) else ""
 
     @property
@@ -226,14 +231,14 @@ class ArtifactTree:
     def _reached(self) -> Iterator[tuple[str, int]]:
         if self._given is not None:
             yield from self._given.walk()
-        elif self._objects is not None:
-            yield from self._object_files(self._objects)
+        elif self._far is not None:
+            yield from self._far_files(self._far)
         elif self._local is None:
             yield from self._listed()
         elif os.path.lexists(self._local):
             yield from self._files.walk()
 
-    def _object_files(self, folder: objects.ObjectFolder) -> Iterator[tuple[str, int]]:
+    def _far_files(self, folder: objects.ObjectFolder | ServerFolder) -> Iterator[tuple[str, int]]:
         try:
             found = folder.files()
         except objects.OddKeyError as error:
@@ -241,6 +246,8 @@ class ArtifactTree:
             self._has_odd_keys = True
             yield from self._listed()
         else:
+            self.problems |= folder.problems
+            self.renamed |= folder.renamed
             yield from found
 
     def _require_root(self) -> None:
@@ -346,7 +353,7 @@ class ArtifactTree:
         Raises:
             ServerError: The file is gone or the store refused.
         """
-        if not self._by_server and (folder := self._objects) is not None:
+        if not self._by_server and (folder := self._far) is not None:
             return folder.open(path, size_bytes)
         stream = self._opened(path)
         # Some kinds of stores list files without their sizes.
@@ -360,7 +367,7 @@ class ArtifactTree:
 
     def read(self, path: str, size_bytes: int) -> Future[bytes] | None:
         """Begin to read a small file, None where only :meth:`open` does."""
-        if self._by_server or (folder := self._objects) is None:
+        if self._by_server or (folder := self._far) is None:
             return None
         return folder.read(path, size_bytes)
 
@@ -404,9 +411,9 @@ class ArtifactTree:
             EximError: What the stream raises; of a file that is not small, what the store does.
         """
         require_path(path, is_local=self._local is not None)
-        folder = None if self._local is not None or self._proxied is not None else self._objects
+        folder = None if self._local is not None or self._proxied is not None else self._far
         if folder is not None and (refusal := folder.refusal(path)):
-            _log.debug("%s/%s: not written by obstore: %s", self.root, path, refusal)
+            _log.debug("%s/%s: not written by it: %s", self.root, path, refusal)
             folder = None
         if size_bytes <= SMALL_BYTES and (folder is not None or self._proxied is not None):
             if len(data := _beginning(stream)) <= SMALL_BYTES:

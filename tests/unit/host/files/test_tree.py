@@ -50,7 +50,7 @@ def tree_of(folders: dict[str | None, list[Entry]], patch: pytest.MonkeyPatch) -
         raise ServerError(f"{folder}: refused")
 
     patch.setattr(ArtifactTree, "_entries", entries)
-    return ArtifactTree(Deployment(), "ftp://host/root")
+    return ArtifactTree(Deployment(), "http://host/root")
 
 
 def test_folders_are_listed_in_path_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Folders of files on servers that are no object stores."""

@@ -1,0 +1,87 @@
+"""Connections to one server: opened when they are needed, used again, not more than it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Closable", "Connections"]
+
+
+class Closable(Protocol):
+    """What is asked of a connection here."""
+
+    def is_sound_after(self, error: BaseException) -> bool:
+        """Whether nothing is on its way any more after an error."""
+
+    def is_lost(self) -> bool:
+        """Whether it is closed, by whomever."""
+
+    def close(self) -> None:
+        """Close it; never raises."""
+
+
+_Connection = TypeVar("_Connection", bound=Closable)
+
+
+class Connections(Generic[_Connection]):
+    """Gives each thread a connection of its own.
+
+    Args:
+        connect: Opens one.
+        most: How many there may be; a server that refuses one more decides.
+    """
+
+    def __init__(self, connect: Callable[[], _Connection], most: int) -> None:
+        self._connect = connect
+        self._most = most
+        self._count = 0
+        self._free: list[_Connection] = []
+        self._turn = threading.Condition()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[_Connection]:
+        """Give a connection that nobody else uses."""
+        connection = self.take()
+        try:
+            yield connection
+        except BaseException as error:
+            self.give_back(connection, is_sound=connection.is_sound_after(error))
+            if isinstance(error, OSError) and connection.is_lost():
+                raise ConnectionResetError(str(error)) from error
+            raise
+        self.give_back(connection)
+
+    def take(self) -> _Connection:
+        """Take a connection, which is to be given back."""
+        while True:
+            with self._turn:
+                while not self._free and self._count >= self._most:
+                    self._turn.wait()
+                if self._free:
+                    return self._free.pop()
+                self._count += 1
+            try:
+                return self._connect()
+            except BaseException as error:
+                with self._turn:
+                    self._count -= 1
+                    self._turn.notify()
+                    if not self._count or not isinstance(error, Exception):
+                        raise
+                    self._most = self._count
+
+    def give_back(self, connection: _Connection, *, is_sound: bool = True) -> None:
+        """Give a connection back; one that is not sound is closed."""
+        with self._turn:
+            if is_sound:
+                self._free.append(connection)
+            else:
+                self._count -= 1
+            self._turn.notify()
+        if not is_sound:
+            connection.close()
