@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FarStore",
     "azure",
+    "exfat",
     "ftp",
     "google",
     "rclone_google",
@@ -228,6 +229,39 @@ def ftp(folder: Path, *, most_connections: int = 0) -> Iterator[FarStore]:
     with _running(program, folder, address="{port}") as port:
         options = {"username": "user", "password": "p@ss", "skip_instance_cache": True}
         yield FarStore(f"ftp://127.0.0.1:{port}/", port, options, files)
+
+
+@contextlib.contextmanager
+def exfat(folder: Path) -> Iterator[Path]:
+    """Give a folder of a file system that tells no case apart, which only root can mount."""
+    programs = [shutil.which(name, path="/usr/sbin:/sbin:/usr/bin") for name in _EXFAT]
+    if None in programs or os.geteuid():
+        pytest.skip("only root may mount exFAT (Debian's exfat-fuse and exfatprogs)")
+    losetup, make, mount, unmount = map(str, programs)
+    image, place = folder / "image", folder / "exfat"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    place.mkdir()
+    subprocess.run([make, str(image)], check=True, stdout=subprocess.DEVNULL)
+    named = subprocess.run(
+        [losetup, "-f", "--show", str(image)], stdout=subprocess.PIPE, check=False
+    )
+    if named.returncode:
+        absent("a loop device")
+    device = named.stdout.decode().strip()
+    try:
+        mounted = subprocess.run([mount, device, str(place)], capture_output=True, check=False)
+        if mounted.returncode or not place.is_mount():
+            pytest.skip("nothing can be mounted")
+        try:
+            yield place
+        finally:
+            subprocess.run([unmount, str(place)], check=True)
+    finally:
+        subprocess.run([losetup, "-d", device], check=True)
+
+
+_EXFAT = ("losetup", "mkfs.exfat", "mount.exfat-fuse", "umount")
 
 
 def absent(what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.errors import EximError, ServerError, ServerLostError, StoreError
 from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
@@ -102,7 +103,13 @@ class ArtifactUpload:
             report.failed(Failure(Kind.ARTIFACT, f"{owner}/", error.message, len(sent)))
             return False
         whole = True
+        taken = {folded(path): path for path in sent.keys() - there.keys()}
         for path, size_bytes in sent.items():
+            if (other := taken.get(folded(path), path)) != path:  # whose bytes may be there now
+                reason = f"it cannot be told from {other}: the target takes both for one"
+                report.failed(Failure(Kind.ARTIFACT, f"{owner}/{path}", reason))
+                whole = False
+                continue
             if there.get(path) == size_bytes:
                 self._counted(size_bytes, report)
                 continue

@@ -36,6 +36,7 @@ from mlflow_exim_plugin.host.answers import answered, object_of
 from mlflow_exim_plugin.host.errors import raise_for_status, translated
 from mlflow_exim_plugin.host.files.gate import require_path
 from mlflow_exim_plugin.host.files.local import LocalFiles
+from mlflow_exim_plugin.host.files.same_names import taken_for
 from mlflow_exim_plugin.host.files.served import ServedFiles
 from mlflow_exim_plugin.host.files.streams import (
     BrokenReplyError,
@@ -445,6 +446,8 @@ class ArtifactTree:
                 try:
                     with beside.open("wb") as file:
                         shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+                    if (other := taken_for(self._local, path)) is not None:
+                        raise StoreError(f"{path} is {other} to this file system")
                     beside.replace(target)
                 except (EximError, OSError):
                     beside.unlink(missing_ok=True)

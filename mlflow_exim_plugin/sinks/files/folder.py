@@ -17,6 +17,7 @@ from mlflow_exim_plugin.container.paths import PathRegister
 from mlflow_exim_plugin.container.unicode import folded
 from mlflow_exim_plugin.errors import EximError, StoreError, UnsafePathError, UsageError
 from mlflow_exim_plugin.host.files.gate import local_path_problem
+from mlflow_exim_plugin.host.files.same_names import NamesHere
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.digests import sha256_of_stream
 from mlflow_exim_plugin.storage.file_systems import store_errors
@@ -33,8 +34,6 @@ __all__ = ["FileFolder", "file_folder"]
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = ".mlflow-exim-partial-"
-_PROBE, _PROBED = "exim-\u00e9", "EXIM-e\u0301"
-"""One name, in other case and another form of Unicode."""
 _USELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """After one of these no other file can be written either."""
 
@@ -190,21 +189,14 @@ def file_folder(url: str, *, overwrite: bool, dry_run: bool) -> Iterator[FileFol
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path))
     try:
         with held(partial):
-            yield FileFolder(path, partial, overwrite=overwrite, key=_key_in(partial))
+            (names := partial / "names").mkdir()
+            with store_errors(str(path), "write"):
+                here = NamesHere(names)
+            yield FileFolder(path, partial, overwrite=overwrite, key=here.key)
     finally:
         if not was_there:
             with contextlib.suppress(OSError):  # there is something in it
                 path.rmdir()
-
-
-def _key_in(folder: Path) -> Callable[[str], str]:
-    """Return what tells the names apart that a file system does not."""
-    with store_errors(str(folder), "write"):
-        (folder / _PROBE).touch()
-        names = (_PROBE.upper(), _PROBED.lower(), _PROBED)
-        is_loose = any((folder / name).exists() for name in names)
-        (folder / _PROBE).unlink()
-    return folded if is_loose else str
 
 
 def _is_there(place: Path, file: Artifact, *, overwrite: bool) -> bool:
