@@ -15,7 +15,7 @@ from mlflow_exim_plugin.host.traces.documents import document_of_v3
 from mlflow_exim_plugin.schema.documents import metric_identity, present, sorted_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "IS_PROMPT",
@@ -24,6 +24,7 @@ __all__ = [
     "entries",
     "experiment_document",
     "logged_model_document",
+    "mend_dataset",
     "prompt_version_document",
     "registered_model_document",
     "run_document",
@@ -48,6 +49,16 @@ _NOT_OF_REST = {
 _TIMES = {
     *("start_time", "end_time", "creation_time", "last_update_time"),
     *("creation_timestamp", "last_updated_timestamp"),
+}
+_DATASET_TIMES = ("created_time", "last_update_time")
+_OF_NO_DOCUMENT = {"create_time", "source", "source_type"}
+"""Beside those of other names: MLflow makes a dataset's source of its id."""
+_OF_BOTH = {*_DATASET_TIMES, "dataset_id", "created_by", "last_updated_by", "tags"}
+_DATASET_FIELDS = {*_OF_BOTH, "name", "digest", "schema", "profile", "experiment_ids", "records"}
+_RECORD_FIELDS = {
+    *_OF_BOTH,
+    *("dataset_record_id", "inputs", "outputs", "expectations"),
+    *("source", "source_id", "source_type"),
 }
 _OF_PARTS = {"tags", "aliases", "versions", "latest_versions"}
 
@@ -217,6 +228,8 @@ def dataset_document(found: dict[str, Any]) -> dict[str, Any]:
         "created_by": found.get("created_by"),
         "last_updated_by": found.get("last_updated_by"),
     }
+    others = {name: found[name] for name in found if name not in {*document, *_OF_NO_DOCUMENT}}
+    document |= {name: value for name, value in others.items() if not name.startswith("_")}
     document = {key: value for key, value in document.items() if value not in (None, "")}
     document["tags"] = entries(found.get("tags"))
     document["experiment_ids"] = [decimal_id(one) for one in found.get("experiment_ids") or ()]
@@ -225,6 +238,31 @@ def dataset_document(found: dict[str, Any]) -> dict[str, Any]:
         for number, record in enumerate(found.get("records") or ())
     ]
     return document
+
+
+def mend_dataset(dataset: dict[str, Any], exported_ms: int) -> Iterator[str]:
+    """Give a dataset and its records the times without which no MLflow reads them.
+
+    Args:
+        dataset: The document of an evaluation dataset.
+        exported_ms: When it was there at the latest, ms since the Unix epoch.
+
+    Yields:
+        What the export lacks of it, or has and no MLflow keeps.
+    """
+    records = dataset["records"]
+    lacks_times = False
+    for one in (dataset, *records):
+        times = [one[name] for name in _DATASET_TIMES if name in one]
+        if len(times) < len(_DATASET_TIMES):
+            lacks_times = True
+            made_ms = times[0] if times else dataset.get("created_time", exported_ms)
+            one.update(dict.fromkeys(_DATASET_TIMES, made_ms) | one)
+    if lacks_times:
+        yield "the export does not tell all of its times: others that it tells stand for them"
+    foreign = (dataset.keys() - _DATASET_FIELDS) | (set().union(*records) - _RECORD_FIELDS)
+    if foreign:
+        yield f"MLflow has no such fields and keeps none of them: {', '.join(sorted(foreign))}"
 
 
 def _record(found: dict[str, Any], dataset_id: str, number: int) -> dict[str, Any]:

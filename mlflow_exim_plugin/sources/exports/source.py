@@ -25,7 +25,7 @@ from mlflow_exim_plugin.schema.objects import (
     model_behind,
 )
 from mlflow_exim_plugin.sources.exports.claims import Claims
-from mlflow_exim_plugin.sources.exports.documents import dataset_document
+from mlflow_exim_plugin.sources.exports.documents import dataset_document, mend_dataset
 from mlflow_exim_plugin.sources.exports.layout import ExportLayout
 from mlflow_exim_plugin.sources.exports.registry import ExportedRegistry
 from mlflow_exim_plugin.sources.exports.tracking import ExportedTracking
@@ -276,7 +276,12 @@ class ExportSource:
             except StoreError as error:
                 yield Failure(Kind.EVALUATION_DATASET, path, error.message)
             else:
-                yield Entity(Kind.EVALUATION_DATASET, document, as_of_ms=found.as_of_ms)
+                dataset = Entity(Kind.EVALUATION_DATASET, document, as_of_ms=found.as_of_ms)
+                dataset.issues = tuple(
+                    Loss(dataset.kind, dataset.id, what)
+                    for what in mend_dataset(document, found.as_of_ms)
+                )
+                yield dataset
 
     def _taken(self, files: list[ExportedFile], selection: Selection) -> list[Artifact | Failure]:
         return [

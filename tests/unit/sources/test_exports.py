@@ -568,9 +568,12 @@ def test_an_archive_comes_back_from_an_export(archive: Path, tmp_path: Path) -> 
     folder = tmp_path / "out"
 
     there = convert(str(archive), str(folder))
-    _, back = converted(folder, tmp_path)
+    again, back = converted(folder, tmp_path)
 
     named = {(str(loss.kind), loss.id) for loss in there.losses}
+    # One dataset lacks its times, without which no MLflow would read it.
+    mended = [loss for loss in again.losses if loss.kind is Kind.EVALUATION_DATASET]
+    named |= {(str(loss.kind), loss.id) for loss in mended}
     named |= {(str(one.kind), one.id) for one in (*there.failures, *there.skips)}
     kinds = {kind for kind, identity in named if identity == "*"}
     for difference in diff(str(archive), str(back), limit=None).differences:
@@ -633,3 +636,39 @@ def test_an_export_that_is_written_is_of_the_current_layout(tmp_path: Path) -> N
     versions = model["mlflow"]["registered_model"]["versions"]
     assert [v["version"] for v in versions] == ["1", "2", "10"]
     assert old_exports.EXPORTED_MS  # the truth that both are made of
+
+
+def test_a_dataset_without_times_gets_those_that_the_export_tells(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    file = folder / "evaluation_dataset.json"
+    folder.mkdir()
+    record = {"inputs": {"q": "?"}, "targets": {"a": "!"}}
+    dataset = {
+        "dataset_id": "d-1",
+        "name": "questions",
+        "create_time": 1_730_000_000_000,
+        "_create_time": "2024-10-27",
+        "source": {"type": "code"},
+        "records": [record, record | {"inputs": {"q": "!"}, "created_time": 7, "tags": {}}],
+    }
+    system = {"export_time": 1_800_000_000}
+    file.write_text(json.dumps({"system": system, "mlflow": {"evaluation_dataset": dataset}}))
+
+    report, path = converted(folder, tmp_path)
+
+    assert report.ok, report.failures
+    assert {loss.what for loss in report.losses} == {
+        "the export does not tell all of its times: others that it tells stand for them",
+        "MLflow has no such fields and keeps none of them: targets",
+    }
+    with open_archive(str(path)) as archive:
+        (entity,) = archive.entities(Kind.EVALUATION_DATASET)
+    document = entity.mlflow["evaluation_dataset"]
+    assert document.keys() == {
+        *("dataset_id", "name", "created_time", "last_update_time"),
+        *("tags", "experiment_ids", "records"),
+    }
+    times = [(one["created_time"], one["last_update_time"]) for one in document["records"]]
+    assert times == [(1_730_000_000_000, 1_730_000_000_000), (7, 7)]
+    assert all(one["targets"] == {"a": "!"} for one in document["records"])
+    assert document["last_update_time"] == document["created_time"] == 1_730_000_000_000
