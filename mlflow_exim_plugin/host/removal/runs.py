@@ -14,7 +14,7 @@ from mlflow_exim_plugin.host.errors import translated
 from mlflow_exim_plugin.host.files.tree import ArtifactTree
 from mlflow_exim_plugin.host.open.roots import make_root
 from mlflow_exim_plugin.host.removal.tables import RemovalTables, RunParts
-from mlflow_exim_plugin.host.removal.uses import Use, uses_in_tables
+from mlflow_exim_plugin.host.removal.uses import Use, folders_of, is_own_folder, uses_in_tables
 from mlflow_exim_plugin.schema.provenance import HOLLOW, MARKS, PURGING
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from mlflow_exim_plugin.host.open.host import Host
+
+    Keeps = Callable[[str, str, int], bool]
+    """By the id of a run or logged model, the path of a file and its size in bytes."""
 
 __all__ = ["Removal"]
 
@@ -151,6 +154,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
+        keeps: Keeps | None = None,
     ) -> int:
         """Free the metric rows and the files of a run, which stays with all else.
 
@@ -159,6 +163,7 @@ class Removal:
             place: Where what goes has been put, which its tag says.
             leaving: The runs that become hollow as well.
             state: What it must be, as ``state_of`` gave it.
+            keeps: Whether a file is kept at that place; nothing goes with one that is not.
 
         Returns:
             How many rows went.
@@ -170,6 +175,10 @@ class Removal:
         with self._transaction() as tables:
             parts = self._unchanged(tables, run_id, state)
             self._require_unused(tables, parts, leaving)
+            self._require_kept(parts, {run_id}, keeps)
+            for owner, files in parts.folders.items():
+                if owner != run_id and run_id in folders_of(files):
+                    raise ConflictError(f"files of {owner}, which stays, lie in its folder")
             tables.tag(run_id, {HOLLOW: place, PURGING: place})
             rows = tables.delete("metrics", run_uuid=run_id)
         self._end_hollow(parts)
@@ -202,13 +211,12 @@ class Removal:
             rows = tables.select("tags", key=PURGING)
             return {row["run_uuid"]: row["value"] for row in rows}
 
-    def go_on(self, run_id: str, keeps: Callable[[str, str, int], bool]) -> bool:
+    def go_on(self, run_id: str, keeps: Keeps) -> bool:
         """End what was begun with a run that is being freed; it was proven then.
 
         Args:
             run_id: The run.
-            keeps: Whether a file is kept elsewhere: the id of the run or logged model, its path and
-                its size in bytes.
+            keeps: Whether a file is kept elsewhere.
 
         Returns:
             Whether it is done; not so where somebody restored the run meanwhile.
@@ -224,15 +232,21 @@ class Removal:
             return False
         if is_hollow and rows:
             raise ServerError(f"run {run_id} has new metrics since it was hollowed")
-        for owner in {run_id, *(parts.models if parts.is_deleted else ())}:
-            for path, size in self._files(parts.folders.get(owner, "")):
-                if not keeps(owner, path, size):
-                    raise ServerError(f"run {run_id} has a new file {path}, which is kept nowhere")
+        self._require_kept(parts, {run_id, *(parts.models if parts.is_deleted else ())}, keeps)
         if is_hollow:
             self._end_hollow(parts)
         else:
             self._end_purge(parts)
         return True
+
+    def _require_kept(self, parts: RunParts, owners: Collection[str], keeps: Keeps | None) -> None:
+        """Refuse to free files that came after those that were proven to be kept elsewhere."""
+        for owner in owners if keeps is not None else ():
+            for path, size in self._files(parts.folders.get(owner, "")):
+                if keeps is not None and not keeps(owner, path, size):
+                    raise ServerError(
+                        f"run {parts.id} has a new file {path}, which is kept nowhere"
+                    )
 
     def _files(self, place: str) -> Iterator[tuple[str, int]]:
         path = path_of_uri(self._host.artifact_root(place)) if place else None
@@ -245,6 +259,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
+        keeps: Keeps | None = None,
     ) -> int:
         """Free the rows and files of a run, its logged models and its traces.
 
@@ -255,6 +270,7 @@ class Removal:
             place: Where it has been put.
             leaving: The runs that go as well, so that what they use may go too.
             state: What it must be, as ``state_of`` gave it.
+            keeps: Whether a file is kept at that place; nothing goes with one that is not.
 
         Returns:
             How many rows went.
@@ -267,6 +283,7 @@ class Removal:
         with self._transaction() as tables:
             parts = self._unchanged(tables, run_id, state)
             self._require_unused(tables, parts, leaving)
+            self._require_kept(parts, {run_id, *parts.models}, keeps)
             tables.tag(run_id, {PURGING: place})
             tables.hide(run_id)
         return self._end_purge(parts)
@@ -401,10 +418,11 @@ class Removal:
         """
         if not place:
             return
-        if owner not in place.split("/"):
-            raise ServerError(f"files of {owner} lie in {place}, which is no folder of its own")
         root = self._host.artifact_root(place)
         path = path_of_uri(root)
+        really = root if path is None else Path(path).resolve().as_posix()
+        if not all(is_own_folder(owner, where) for where in (place, root, really)):
+            raise ServerError(f"files of {owner} lie in {really}, which is no folder of its own")
         if path is not None and not Path(path).exists():
             return
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -6,9 +6,9 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, literal, select
+from sqlalchemy import and_, delete, literal, or_, select, true
 
 from mlflow_exim_plugin.host.open.workspaces import DEFAULT
 from mlflow_exim_plugin.host.sql.writer import TableWriter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Table
 
-__all__ = ["LINKED_TYPES", "RemovalTables", "RunParts"]
+__all__ = ["LINKED_TYPES", "FilesAt", "RemovalTables", "RunParts"]
 
 LINKED_TYPES = {"RUN", "RUN_INPUT", "RUN_OUTPUT"}
 """What ``inputs`` calls a run, as the end of a link."""
@@ -32,6 +32,31 @@ _COUNTED = {
     "sql_assessment_daily_rollups": "assessment",
 }
 """Tables of what a server counted of each day, and what its queue calls them."""
+
+
+_PLACES = (
+    ("runs", "run", "run_uuid", "artifact_uri"),
+    ("logged_models", "logged model", "model_id", "artifact_location"),
+    ("trace_tags", "trace", "request_id", "value"),
+    ("experiments", "experiment", "experiment_id", "artifact_location"),
+)
+"""Tables that say where files lie: of what, the column of its id, and that of the place."""
+FILES_OF_TRACE = "mlflow.artifactLocation"
+_NAMED_AT_ONCE = 50
+
+
+class FilesAt(NamedTuple):
+    """Where files lie.
+
+    Attributes:
+        what: Of what, for people.
+        owner: Its id.
+        place: The place as the database has it.
+    """
+
+    what: str
+    owner: str
+    place: str
 
 
 @dataclass
@@ -102,7 +127,7 @@ class RemovalTables(TableWriter):
             found[row["value"]].traces[row["request_id"]] = None
         owners = {trace: of for of in found.values() for trace in of.traces}
         for some in _some(owners):
-            of_place = self.select("trace_tags", key="mlflow.artifactLocation", request_id=some)
+            of_place = self.select("trace_tags", key=FILES_OF_TRACE, request_id=some)
             for row in of_place:
                 owners[row["request_id"]].traces[row["request_id"]] = row["value"]
 
@@ -137,12 +162,48 @@ class RemovalTables(TableWriter):
         told = there["assessment_metadata"].contains("sourceRunId")
         return self._found("assessments", there["run_id"].is_not(None) | told)
 
-    def strange_folders(self) -> Iterator[tuple[str, str]]:
-        """Yield the runs whose files do not lie in a folder of their id, and where they lie."""
-        there = self._metadata.tables["runs"].columns
-        own = literal("%") + there["run_uuid"] + literal("%")
-        for row in self._found("runs", there["artifact_uri"].not_like(own)):
-            yield row["run_uuid"], str(row["artifact_uri"])
+    def places(self, owners: Collection[str]) -> Iterator[FilesAt]:
+        """Yield where other files lie that may lie in the folders of some owners, or around them.
+
+        Args:
+            owners: Ids of runs, logged models and traces.
+        """
+        for table, what, id_column, column in _PLACES:
+            if not self.has(table, column):
+                continue
+            there = self._metadata.tables[table].columns
+            place = there[column]
+            condition = and_(there["key"] == FILES_OF_TRACE) if table == "trace_tags" else true()
+            if len(owners) <= _NAMED_AT_ONCE:
+                named = [place.contains(owner, autoescape=True) for owner in owners]
+                if what == "run":
+                    named.append(place.not_like(literal("%") + there[id_column] + literal("%")))
+                condition = and_(condition, or_(*named))
+            for row in self._found(table, condition):
+                if row[column]:
+                    yield FilesAt(what, str(row[id_column]), str(row[column]))
+
+    def run_of(self, place: FilesAt) -> str:
+        """Return the run that whoever owns a place goes with, empty where there is none."""
+        if place.what == "run":
+            return place.owner
+        if place.what == "logged model":
+            row = self.one("logged_models", model_id=place.owner) or {}
+            return str(row.get("source_run_id") or "")
+        if place.what == "trace":
+            key = {"request_id": place.owner, "key": SOURCE_RUN}
+            return str((self.one("trace_request_metadata", **key) or {}).get("value") or "")
+        return ""
+
+    def owners_among(self, names: Collection[str]) -> Iterator[FilesAt]:
+        """Yield the runs, logged models and traces of which some texts are ids, without places."""
+        for what, table, column in (
+            ("run", "runs", "run_uuid"),
+            ("logged model", "logged_models", "model_id"),
+            ("trace", "trace_info", "request_id"),
+        ):
+            for row in self.select_of(table, column, names):
+                yield FilesAt(what, str(row[column]), "")
 
     def _found(self, table: str, condition: ColumnElement[bool]) -> list[dict[str, Any]]:
         self.flush()

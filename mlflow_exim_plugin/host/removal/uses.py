@@ -6,16 +6,27 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from mlflow_exim_plugin.kinds.tables import MAPPED
 from mlflow_exim_plugin.schema.runs import PARENT
+from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from mlflow_exim_plugin.host.removal.tables import RemovalTables, RunParts
 
-__all__ = ["IS_DELETED", "SOURCE_OF_ASSESSMENT", "Use", "ids_in", "in_use", "uses_in_tables"]
+__all__ = [
+    "IS_DELETED",
+    "SOURCE_OF_ASSESSMENT",
+    "Use",
+    "folders_of",
+    "ids_in",
+    "in_use",
+    "is_own_folder",
+    "uses_in_tables",
+]
 
 _NAMED = re.compile(r"(?<![0-9a-f])(?:m-|tr-)?[0-9a-f]{32}(?![0-9a-f])")
 """Ids of runs, logged models and traces inside of texts."""
@@ -114,12 +125,12 @@ def _by_models(
 def _by_versions(
     registry: RemovalTables, runs: Mapping[str, RunParts], models: Mapping[str, str]
 ) -> Iterator[Use]:
-    folders = {place.rstrip("/"): run for run, of in runs.items() for place in of.folders.values()}
+    folders = {_plain(place): run for run, of in runs.items() for place in of.folders.values()}
     for row in registry.select("model_versions"):
         if row.get("current_stage") == IS_DELETED:
             continue
         told = [str(row.get(name) or "") for name in ("run_id", "source", "storage_location")]
-        named = set(ids_in(told))
+        named = {*ids_in(told), *folders_of(told[1]), *folders_of(told[2])}
         users = {models.get(found, found) for found in named}
         for place in told[1:]:
             users |= {folders[above] for above in _above(place) if above in folders}
@@ -169,25 +180,54 @@ def _by_others(tables: RemovalTables, runs: Mapping[str, RunParts]) -> Iterator[
 
 
 def _by_folders(tables: RemovalTables, runs: Mapping[str, RunParts]) -> Iterator[Use]:
-    """Yield runs whose files lie where those of another are, and folders that are nobody's own."""
-    folders = {}
+    """Yield what has its files where those of a run are, and folders that are nobody's own."""
+    owners, around, within = dict[str, str](), dict[str, set[str]](), dict[str, set[str]]()
     for run_id, of in runs.items():
         for owner, place in of.folders.items():
-            folders[place.rstrip("/")] = run_id
-            if owner not in place.split("/"):
+            owners[owner] = run_id
+            if not is_own_folder(owner, place):
                 yield Use(run_id, f"its files lie in {place}, which is no folder of its own")
-    for other, place in tables.strange_folders():
-        for above in {*_above(place)} & {*folders}:
-            if folders[above] != other:
-                yield Use(folders[above], f"files of run {other} lie in its folder", other)
+            for above in _above(place):
+                around.setdefault(above, set()).add(run_id)
+            for name in folders_of(place) - {owner}:
+                within.setdefault(name, set()).add(run_id)
+    for other in tables.owners_among(within):
+        user = tables.run_of(other)
+        for run_id in sorted(within[other.owner] - {user}):
+            yield Use(run_id, f"its files lie in the folder of {other.what} {other.owner}", user)
+    for other in tables.places(owners):
+        inside = folders_of(other.place) & owners.keys() - {other.owner}
+        users = {owners[owner] for owner in inside}
+        if other.what != "experiment":
+            users |= around.get(_plain(other.place), set())
+        if users and users != {user := tables.run_of(other)}:
+            for run_id in sorted(users - {user}):
+                by = f"files of {other.what} {other.owner} lie in its folder, or around it"
+                yield Use(run_id, by, user)
+
+
+def is_own_folder(owner: str, place: str) -> bool:
+    """Say whether a place is a folder of an owner alone, by the id that is to be in it."""
+    folders = folders_of(place)
+    return owner in folders and not folders & {".", ".."}
+
+
+def folders_of(place: str) -> set[str]:
+    """Return the names of the folders that a place is made of, as a URI and as a path has them."""
+    return {*place.split("/"), *unquote(place).split("/")}
 
 
 def _above(place: str) -> Iterator[str]:
     """Yield a place and all folders that it lies in."""
-    place = place.rstrip("/")
+    place = _plain(place)
     while place:
         yield place
         place = place.rpartition("/")[0]
+
+
+def _plain(place: str) -> str:
+    """Return a place as it is compared: one of this machine as a path."""
+    return (path_of_uri(place) or place).rstrip("/")
 
 
 def _source_run(metadata: Any) -> str:

@@ -50,7 +50,7 @@ from mlflow_exim_plugin.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from mlflow_exim_plugin.host.removal.runs import Removal
+    from mlflow_exim_plugin.host.removal.runs import Keeps, Removal
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.schema.report import Report
 
@@ -214,14 +214,18 @@ class _Task:
                 continue
             try:
                 where = self.folder.at(snapshot_path(snapshot_number(place)))
-                with open_source(where, self.opening) as kept:
-                    files = _files_of(kept, run_id)
-                if removal.go_on(run_id, lambda *file, known=files: file in known):
+                if removal.go_on(run_id, self._keeps(where, [run_id])):
                     result.finished.append(run_id)
             except ServerLostError:
                 raise
             except EximError as error:
                 result.unfinished[run_id] = error.message
+
+    def _keeps(self, where: str, run_ids: list[str]) -> Keeps:
+        """Return what says whether a file of some runs is in a snapshot."""
+        with open_source(where, self.opening) as kept:
+            known = _files_of(kept, run_ids)
+        return lambda *file: file in known
 
     def apply(
         self, result: Retention, states: Mapping[str, list[str]], gone: Collection[str]
@@ -315,18 +319,20 @@ class _Task:
             "policy": self.policy.model_dump(mode="json"),
             "package_version": __version__,
         }
+        where = self.folder.at(snapshot_path(number))
         reason = "`retain` took away at their source what it has"
         with contextlib.suppress(ConflictError):  # it is held already
-            hold(self.folder.at(snapshot_path(number)), reason, opening=self.opening)
+            hold(where, reason, opening=self.opening)
         append_event(self.folder, "retain", number, told, **more)
+        keeps = self._keeps(where, [run.run_id for run in runs]) if self.retaining.frees else None
         with opened_to_remove(self.uri, self.opening, self.reading) as (_, removal):
             for run in runs:
                 try:
                     state = states[run.run_id]
                     if mode == "hollowed":
-                        removal.hollow(run.run_id, place, leaving, state)
+                        removal.hollow(run.run_id, place, leaving, state, keeps)
                     elif mode == "purged":
-                        removal.purge(run.run_id, place, leaving, state)
+                        removal.purge(run.run_id, place, leaving, state, keeps)
                     else:
                         removal.hide(run.run_id, {ARCHIVED: place}, state)
                 except ServerLostError:
@@ -368,10 +374,10 @@ def _packs_of(kept: OpenSource, owners: Mapping[str, set[str]]) -> dict[str, set
     return found
 
 
-def _files_of(kept: OpenSource, run_id: str) -> set[tuple[str, str, int]]:
-    """Return the files of a run and its logged models: of what, their paths and sizes in bytes."""
+def _files_of(kept: OpenSource, run_ids: list[str]) -> set[tuple[str, str, int]]:
+    """Return the files of runs and their logged models: of what, their paths and sizes in bytes."""
     found = set()
-    with closed_after(kept.stream.stream(runs_alone([run_id]))) as stream:
+    with closed_after(kept.stream.stream(runs_alone(run_ids))) as stream:
         for item in stream:
             if isinstance(item, Run | LoggedModel):
                 for file in item.artifacts:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
+from mlflow_exim_plugin.errors import ConflictError, NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.host.removal.runs import Removal
 from mlflow_exim_plugin.host.removal.seen import SeenUses
@@ -23,7 +25,6 @@ from tests.old_runs import STEPS, seed_old_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.conftest import MakeServer
     from tests.integration.retention.conftest import OldStore
@@ -45,6 +46,13 @@ def rows(uri: str) -> set[tuple[str, str]]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def change(uri: str, statement: str, **values: str) -> None:
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text(statement), values).rowcount
+    engine.dispose()
 
 
 def seen_uses(uri: str, leaving: list[str]) -> dict[str, list[str]]:
@@ -268,15 +276,10 @@ def test_a_run_is_given_to_another_experiment_with_all_that_is_its(
 
 def test_a_folder_that_is_not_the_runs_own_is_left_alone(old_sqlite: OldStore) -> None:
     old, sqlite_uri = old_sqlite.made, old_sqlite.uri
-    engine = sqlalchemy.create_engine(sqlite_uri)
-    with engine.begin() as connection:
-        for role, place in (("plain", "shared"), ("elsewhere", old.runs["trial"] + "/artifacts/x")):
-            uri = f"{old_sqlite.files}/old/{place}"
-            connection.execute(
-                sqlalchemy.text("UPDATE runs SET artifact_uri = :uri WHERE run_uuid = :id"),
-                {"uri": uri, "id": old.runs[role]},
-            )
-    engine.dispose()
+    for role, place in (("plain", "shared"), ("elsewhere", old.runs["trial"] + "/artifacts/x")):
+        to, run_id = f"{old_sqlite.files}/old/{place}", old.runs[role]
+        moved = "UPDATE runs SET artifact_uri = :to WHERE run_uuid = :id"
+        change(sqlite_uri, moved, to=to, id=run_id)
     before = rows(sqlite_uri)
 
     with removal_at(sqlite_uri) as removal:
@@ -288,6 +291,81 @@ def test_a_folder_that_is_not_the_runs_own_is_left_alone(old_sqlite: OldStore) -
             removal.hollow(old.runs["plain"], PLACE, [])
 
     assert rows(sqlite_uri) == before
+
+
+@pytest.mark.parametrize("what", ["run", "logged model", "experiment", "trace", "version"])
+@pytest.mark.parametrize("spelt", ["{}", "file://{}", "{}/../artifacts"])
+def test_whose_files_lie_in_the_folder_of_a_run_keeps_it(
+    old_sqlite: OldStore, what: str, spelt: str
+) -> None:
+    old, uri = old_sqlite.made, old_sqlite.uri
+    client = MlflowClient(uri, uri)
+    run_id = old.runs["plain"]
+    root = client.get_run(run_id).info.artifact_uri
+    where = f"{spelt.format(root)}/{{}}/artifacts"
+    table, column, key, other = {
+        "run": ("runs", "artifact_uri", "run_uuid", old.runs["young"]),
+        "logged model": ("logged_models", "artifact_location", "model_id", old.models["tested"]),
+        "experiment": ("experiments", "artifact_location", "experiment_id", "0"),
+        "trace": ("trace_tags", "value", "request_id", next(iter(old.traces.values()))),
+        "version": ("model_versions", "source", "name", "registered"),
+    }[what]
+    change(
+        uri,
+        f"UPDATE {table} SET {column} = :place WHERE {key} = :id"
+        + (" AND key = 'mlflow.artifactLocation'" if what == "trace" else ""),
+        place=where.format(other),
+        id=other,
+    )
+    before = rows(uri), files(old_sqlite.files)
+
+    with removal_at(uri) as removal:
+        assert in_use(removal.uses([run_id]), [run_id]).keys() == {run_id}
+        for take in (removal.purge, removal.hollow):
+            with pytest.raises(ConflictError, match="is in use"):
+                take(run_id, PLACE, [])
+
+    assert (rows(uri), files(old_sqlite.files)) == before
+
+
+def test_a_folder_is_freed_only_where_it_really_is_the_runs_own(old_sqlite: OldStore) -> None:
+    old, uri = old_sqlite.made, old_sqlite.uri
+    client = MlflowClient(uri, uri)
+    with_model, plain, trial = (old.runs[role] for role in ("with model", "plain", "trial"))
+    shared = old_sqlite.files / "shared"
+    shared.mkdir()
+    (shared / "of all.txt").write_text("of all")
+    own = Path(client.get_run(plain).info.artifact_uri)
+    shutil.rmtree(own)
+    own.symlink_to(shared, target_is_directory=True)
+    outside = f"{client.get_run(trial).info.artifact_uri}/../../../shared"
+    change(uri, "UPDATE runs SET artifact_uri = :to WHERE run_uuid = :id", to=outside, id=trial)
+    inside = f"{client.get_run(with_model).info.artifact_uri}/{old.models['free']}"
+    moved = "UPDATE logged_models SET artifact_location = :to WHERE model_id = :id"
+    change(uri, moved, to=inside, id=old.models["free"])
+    before = files(old_sqlite.files)
+
+    with removal_at(uri) as removal:
+        with pytest.raises(ServerError, match="no folder of its own"):
+            removal.purge(plain, PLACE, [])
+        with pytest.raises(ConflictError, match="no folder of its own"):
+            removal.purge(trial, PLACE, [])
+        with pytest.raises(ConflictError, match="which stays, lie in its folder"):
+            removal.hollow(with_model, PLACE, [])
+
+    assert files(old_sqlite.files) == before
+
+
+def test_a_file_that_nothing_keeps_lets_nothing_go(old_sqlite: OldStore) -> None:
+    old, uri = old_sqlite.made, old_sqlite.uri
+    before = rows(uri), files(old_sqlite.files)
+
+    with removal_at(uri) as removal:
+        for take in (removal.purge, removal.hollow):
+            with pytest.raises(ServerError, match=r"has a new file top\.txt"):
+                take(old.runs["plain"], PLACE, [], None, lambda _, path, __: path != "top.txt")
+
+    assert (rows(uri), files(old_sqlite.files)) == before
 
 
 def test_a_server_hides_runs_and_frees_nothing(make_server: MakeServer) -> None:
