@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlflow_exim_plugin.errors import NOTICE
@@ -19,6 +20,7 @@ from mlflow_exim_plugin.schema.report import Report
 from mlflow_exim_plugin.stages.default_experiment import marks_unused_default
 from mlflow_exim_plugin.stages.digest import Digests
 from mlflow_exim_plugin.stages.lineage import ImportTags
+from mlflow_exim_plugin.stages.oldest_first import oldest_first
 from mlflow_exim_plugin.stages.rename import Renaming
 from mlflow_exim_plugin.transfer import transfer
 
@@ -68,6 +70,9 @@ def deliver(
     report.read_as = source.read_as
     report.files_at = target.files_at
     with target.sink(source, dry_run=work.dry_run) as sink:
+        if not sink.capabilities.keeps_times:
+            selection = replace(selection, oldest_first=True)
+            stages = [oldest_first, *stages]
         transfer(
             source.stream,
             sink,

@@ -135,6 +135,8 @@ class Selection:
         alone: Whether what is named comes without what it needs at a target: a run without its
             ancestors, a version with its files in place of its run.
         part: Which part of all that is taken now; None for all of it.
+        oldest_first: Whether experiments come in the order in which they were made, not of their
+            ids.
     """
 
     experiments: tuple[str, ...] = asked(
@@ -202,6 +204,7 @@ class Selection:
     )
     alone: bool = False
     part: SelectionPart | None = None
+    oldest_first: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", _which_versions(self.versions))

@@ -54,6 +54,7 @@ __all__ = [
     "Unpacked",
     "by_number",
     "closed_after",
+    "created_ms",
     "encodable",
     "key_values",
     "linked_models",
@@ -523,6 +524,17 @@ def model_only_told(version: dict[str, Any]) -> str | None:
 def by_number(identity: str) -> tuple[int, str]:
     """Sort key for ids that are decimal numbers as text; what is none comes first."""
     return (int(identity) if IS_NUMBER.fullmatch(identity) else -1, identity)
+
+
+def created_ms(item: Experiment | LoggedModel | RegisteredModel) -> int:
+    """Return when an object was made at its source, 0 where that is not told."""
+    if isinstance(item, LoggedModel):
+        told = item.info.get("creation_timestamp_ms")
+    elif isinstance(item, RegisteredModel):
+        told = item.document.get("creation_timestamp")
+    else:
+        told = item.document.get("creation_time")
+    return int(told) if told is not None and IS_NUMBER.fullmatch(str(told)) else 0
 
 
 def key_values(entries: Iterable[dict[str, Any]] | None) -> dict[str, str]:

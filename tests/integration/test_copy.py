@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from mlflow_exim_plugin import diff, lineage
+from mlflow_exim_plugin import diff, lineage, pack
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
 from mlflow_exim_plugin.options import Rename, Selection
@@ -324,6 +326,62 @@ def test_a_copy_inside_one_place_goes_to_other_names_and_is_known_again(sqlite_u
     (version,) = client.search_model_versions("name = 'net-production'")
     assert (version.version, version.run_id) in {("1", run_id), (1, run_id)}
     assert len(client.search_model_versions("name = 'net'")) == 2
+
+
+@pytest.mark.parametrize("way", ["copy", "unpack"])
+def test_a_server_lists_the_newest_first_as_the_source_does(
+    way: str, make_sqlite: Callable[[], str], make_server: MakeServer, tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_server()
+    client = MlflowClient(source, source)
+    (tmp_path / "files/of").mkdir(parents=True)
+    (tmp_path / "files/of/model").write_text("7")
+    root = (tmp_path / "files").as_uri()
+    ids = [client.create_experiment(name, f"{root}/{name}") for name in ("late", "early", "middle")]
+    for number in range(12):
+        client.create_logged_model(ids[0], name=f"model-{number}")
+    for name in ("a", "b", "c"):
+        client.create_registered_model(name)
+        client.create_model_version(name, f"{root}/of")
+        client.register_prompt(f"p{name}", "Hello")
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as database:
+        for name, made_ms in (("late", 30), ("early", 10), ("middle", 20)):
+            update = "UPDATE experiments SET creation_time = ? WHERE name = ?"
+            database.execute(update, (made_ms, name))
+        database.execute("UPDATE registered_models SET creation_time = 200 - unicode(name)")
+        database.execute(
+            "UPDATE registered_models SET creation_time = 200 - unicode(substr(name, 2)) "
+            "WHERE length(name) = 2"
+        )
+        database.execute("UPDATE logged_models SET creation_timestamp_ms = 9 + substr(name, 7)")
+        database.commit()
+
+    if way == "copy":
+        report = copy(source, target.url, jobs=4)
+    else:
+        archive = str(tmp_path / "a.tar.zst")
+        assert pack(archive, tracking_uri=source).failures == []
+        report = unpack(archive, tracking_uri=target.url, jobs=4)
+    assert report.failures == []
+
+    def newest_first(uri: str) -> list[list[str]]:
+        there = MlflowClient(uri, uri)
+        experiments = there.search_experiments(order_by=["creation_time DESC"])
+        (late,) = (e.experiment_id for e in experiments if e.name == "late")
+        order = [{"field_name": "creation_timestamp", "ascending": False}]
+        models = there.search_logged_models([late], order_by=order)
+        registered = sorted(there.search_registered_models(), key=lambda m: -m.creation_timestamp)
+        prompts = sorted(there.search_prompts(), key=lambda p: -p.creation_timestamp)
+        return [
+            [e.name for e in experiments if e.name in {"late", "early", "middle"}],
+            [model.name for model in models],
+            [model.name for model in registered],
+            [prompt.name for prompt in prompts],
+        ]
+
+    assert newest_first(target.url) == newest_first(source)
+    assert newest_first(source)[0] == ["late", "middle", "early"]
+    assert newest_first(source)[2:] == [["a", "b", "c"], ["pa", "pb", "pc"]]
 
 
 @pytest.mark.parametrize("way", ["server", "database"])

@@ -30,6 +30,7 @@ from mlflow_exim_plugin.schema.provenance import (
 from mlflow_exim_plugin.schema.runs import with_changed_entries
 from mlflow_exim_plugin.sinks.counting import read_through
 from mlflow_exim_plugin.sinks.server.ids import KnownModel, Planned
+from mlflow_exim_plugin.sinks.server.in_turn import InTurn
 from mlflow_exim_plugin.sinks.server.known_models import KnownModels
 from mlflow_exim_plugin.sinks.server.mentions import Mentions
 from mlflow_exim_plugin.sinks.server.target import attempt
@@ -105,6 +106,7 @@ class LoggedModelWriter:
         self._texts = TextWriter(target.host, target.options)
         self._waiting: list[_WaitingModel] = []
         self._absent = target.absent
+        self._in_turn = InTurn()
 
     def is_settled(self, model: LoggedModel, report: Report) -> bool:
         """Whether nothing is to be done for a model, which is then counted as skipped."""
@@ -229,7 +231,8 @@ class LoggedModelWriter:
         params, tags = _params(model), self._tags(model)
         is_whole = True
         try:
-            created = create(model.info, run_id, params, tags | marks)
+            with self._in_turn:  # listed newest first, they are in the order of the source
+                created = create(model.info, run_id, params, tags | marks)
         except ServerError as error:
             if self._absent.learn(Kind.LOGGED_MODEL, error):
                 return None

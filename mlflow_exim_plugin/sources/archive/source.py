@@ -41,6 +41,7 @@ from mlflow_exim_plugin.schema.objects import (
     StreamItem,
     Trace,
     by_number,
+    created_ms,
     model_behind,
 )
 from mlflow_exim_plugin.schema.runs import PARENT
@@ -259,9 +260,12 @@ class _TreeStream:
 
     def _in_tree(self) -> Iterator[StreamItem]:
         tree, plan = self._tree, self._plan
-        for experiment_id in sorted(self._experiments, key=lambda e: by_number(self._segments[e])):
-            if experiment_id in plan.chosen:
-                yield from self._of_experiment(self._experiments[experiment_id], plan)
+        by_id = sorted(self._experiments, key=lambda e: by_number(self._segments[e]))
+        taken = [self._experiments[e] for e in by_id if e in plan.chosen]
+        if self._selection.oldest_first:
+            taken.sort(key=created_ms)
+        for experiment in taken:
+            yield from self._of_experiment(experiment, plan)
         for model in self._models:
             yield model
             for version, path in self._versions[model.kind, model.name]:

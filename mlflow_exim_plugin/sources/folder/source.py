@@ -28,6 +28,7 @@ from mlflow_exim_plugin.schema.objects import (
     RegisteredModel,
     Run,
     StreamItem,
+    created_ms,
     linked_models,
     model_behind,
 )
@@ -232,9 +233,10 @@ class FolderSource:
         logged.complete(named)
         with ThreadPoolExecutor(self._jobs, "exim-read") as pool:
             files = ArtifactReader(self._deployment, selection, pool, contents=self._contents)
-            for experiment in experiments.values():
-                if experiment.id not in plan.chosen:
-                    continue
+            taken = [e for e in experiments.values() if e.id in plan.chosen]
+            if selection.oldest_first:
+                taken.sort(key=created_ms)
+            for experiment in taken:
                 yield experiment
                 for item in self._runs(experiment.id, plan, files):
                     if isinstance(item, Run):

@@ -37,6 +37,7 @@ from mlflow_exim_plugin.schema.objects import (
     Unpacked,
     by_number,
     closed_after,
+    created_ms,
 )
 from mlflow_exim_plugin.schema.provenance import HOLLOW
 from mlflow_exim_plugin.sources.artifacts import ArtifactReader
@@ -314,6 +315,8 @@ class ServerSource:
             )
             yield from traces.find_links(lambda: self._prompt_versions(choice.prompts))
             taken = [e for e in experiments.values() if e.id in plan.chosen]
+            if selection.oldest_first:
+                taken.sort(key=created_ms)
             run_ids = [run_id for e in taken for run_id in sorted(plan.chosen[e.id])]
             # Of all experiments in a row: those of the next are on their way before its turn.
             with closed_after(self._runs(run_ids, plan.losses, files, pool, known_state)) as runs:
