@@ -62,6 +62,8 @@ def require_location(location: str, *, for_mlflow: bool = True) -> None:
     if _HOST.fullmatch(location):
         raise UsageError(f"{shown} has no scheme", f"write http://{location}, or https://")
     scheme = urlsplit(location).scheme
+    if is_database(location) and (folder := _folder_in_place_of_a_file(location)):
+        raise UsageError(f"{shown} is a folder", f"write sqlite:///{folder}/mlflow.db")
     if len(scheme) < 2 or "::" in location:  # a path, that of a Windows drive too, or a chain
         return
     if scheme == _TO_MLFLOW:
@@ -114,6 +116,13 @@ def require_new_archive(location: str, instead: str) -> None:
         UsageError: It is the name of something else.
     """
     require_archive(location, instead)
+    path = local_path(location)
+    if path is not None and Path(path).is_dir():
+        folder = path.rstrip("/")
+        raise UsageError(
+            f"{folder} is a folder, and what is written is a file",
+            f"write {folder}/NAME{ARCHIVE_SUFFIX}, or --set {folder} for a set",
+        )
     suffix = Path(urlsplit(location).path).suffix.lower()
     if suffix in _OTHER_FORMATS:
         stem = location[: -len(suffix)].removesuffix(".tar")
@@ -165,6 +174,12 @@ def require_deployment(location: str) -> None:
 def _exists(location: str) -> bool:
     path = local_path(location)
     return not location or (path is not None and Path(path).exists())
+
+
+def _folder_in_place_of_a_file(uri: str) -> str:
+    parts = urlsplit(uri)
+    path = parts.path[1:].rstrip("/") if parts.scheme.startswith("sqlite") else ""
+    return path if path and Path(path).is_dir() else ""
 
 
 def _archive_at(address: str) -> str:

@@ -6,12 +6,13 @@ import contextlib
 import logging
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_exim_plugin.container.paths import base_directory_for
 from mlflow_exim_plugin.container.tail import FORMAT_VERSION
 from mlflow_exim_plugin.container.writer import ArchiveWriter
-from mlflow_exim_plugin.errors import NOTICE, UsageError
+from mlflow_exim_plugin.errors import NOTICE, NotFoundError, UsageError
 from mlflow_exim_plugin.host.open.locations import is_database
 from mlflow_exim_plugin.operations.slips import (
     require_deployment,
@@ -322,6 +323,25 @@ class _Deployment:
 
 
 @contextlib.contextmanager
+def _without_an_empty_file(uri: str) -> Iterator[None]:
+    """Take away the SQLite file that was made for what turns out not to be there."""
+    if not is_database(uri) or not uri.startswith("sqlite"):
+        yield
+        return
+    from mlflow_exim_plugin.host.open.locations import url_of_database
+
+    made = Path(url_of_database(uri).database or "")
+    if made.exists():
+        yield
+        return
+    try:
+        yield
+    except NotFoundError:
+        made.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
 def _written_deployment(
     location: str | None, opening: Opening, writing: Writing, work: Work
 ) -> Iterator[OpenTarget]:
@@ -338,13 +358,16 @@ def _written_deployment(
             "that others can read",
             "give the server's artifact root as --artifact-location, or its http://… as target",
         )
-    with Host(
-        location,
-        opening.registry_uri,
-        create=not work.dry_run,
-        artifacts_destination=opening.artifacts_destination,
-        artifact_root=writing.artifact_location,
-    ) as host:
+    with (
+        _without_an_empty_file(uri),
+        Host(
+            location,
+            opening.registry_uri,
+            create=not work.dry_run,
+            artifacts_destination=opening.artifacts_destination,
+            artifact_root=writing.artifact_location,
+        ) as host,
+    ):
         target = _Deployment(host, writing, work)
         if writing.preserve_ids and not target.keeps_ids:
             raise UsageError(

@@ -208,6 +208,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", _which_versions(self.versions))
+        since_ms, until_ms = self.since_ms, self.until_ms
+        if since_ms is not None and until_ms is not None and since_ms > until_ms:
+            raise UsageError("--since is later than --until", "exchange the two")
         if self.versions and not self.models:
             raise UsageError("--versions is of models, and none is named", "add -m NAME, or -m '*'")
 

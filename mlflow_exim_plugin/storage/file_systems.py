@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fsspec.config import conf
@@ -19,6 +20,7 @@ from mlflow_exim_plugin.errors import (
 )
 from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.schemes import scheme_of
+from mlflow_exim_plugin.storage.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -27,6 +29,7 @@ __all__ = ["EXISTS_HINT", "file_system", "raise_for", "status_of", "store_errors
 
 EXISTS_HINT = "choose another name, or pass --overwrite"
 _DETAIL_LIMIT = 500
+_COMPRESSED = ".zst"
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _CONNECTIONS = 32
 """The client of S3 has ten by itself: fewer than ranges or parts are on their way."""
@@ -64,6 +67,17 @@ def _options_of(url: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**{key: value for key, value in given.items() if key != "config_kwargs"}, "s3": of_s3}
 
 
+def _near(url: str) -> str:
+    """Return which archive of this machine may have been meant by one that is not there."""
+    path = local_path(url)
+    if path is None or not path.endswith(_COMPRESSED):
+        return ""
+    with contextlib.suppress(OSError):
+        there = sorted(file.name for file in Path(path).parent.iterdir())
+        return NotFoundError.among("", Path(path).name, there).hint or ""
+    return ""
+
+
 @contextlib.contextmanager
 def store_errors(url: str, action: str) -> Generator[None]:
     """Turn whatever a file system raises into this package's errors."""
@@ -86,7 +100,7 @@ def raise_for(error: Exception, url: str, action: str) -> NoReturn:
     elif isinstance(error, FileNotFoundError | NotADirectoryError):
         if action == "write":
             raise StoreError(f"cannot write {name}: its folder does not exist") from error
-        raise NotFoundError(f"{name} does not exist") from error
+        raise NotFoundError(f"{name} does not exist", _near(url)) from error
     if isinstance(error, ImportError):
         hint = f"pip install '{scheme_of(url).package}'"
         raise MissingDependencyError(f"cannot {action} {name}: {detail}", hint) from error

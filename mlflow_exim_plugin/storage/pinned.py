@@ -149,7 +149,9 @@ class PinnedSource(ABC):
         )
 
     def _no_file(self) -> NotFoundError:
-        return NotFoundError(f"{self.name} is not a file")
+        return NotFoundError(
+            f"{self.name} is not a file", "name an archive; ls lists those that a folder has"
+        )
 
     def __reduce__(self) -> tuple[Callable[..., PinnedSource], tuple[Any, ...]]:
         return type(self), (self._url, self._storage_options, self.version)

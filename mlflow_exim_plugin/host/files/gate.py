@@ -25,7 +25,8 @@ REFUSED = "mlflow-exim-refused:/source"
 """Stands where a place of files was refused: nothing that MLflow opens."""
 
 _SEPARATOR = re.compile(r"[/\\]")
-_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
+_ABSOLUTE = re.compile(r"[/\\]")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _NOT_ON_WINDOWS = re.compile('[<>:"|?*\\\\\x00-\x1f]')
 _PROMPT_SOURCE = re.compile(r"[A-Za-z0-9_-]+")
 """Prompts have no files: their source is a word that MLflow puts there."""
@@ -47,6 +48,8 @@ def path_problem(path: str) -> str:
         return "it has an empty segment"
     if any(_ABSOLUTE.match(read) for read in _readings(path)):
         return "it is absolute"
+    if any(_DRIVE.match(read) for read in _readings(path)):
+        return "its name begins with a letter and a colon, as a drive of Windows does"
     return _way_out(path)
 
 

@@ -61,6 +61,7 @@ SLIPS = {
         "file is not a database",
         "check that",
     ),
+    "pack x --tracking-uri sqlite:///folder": (2, "folder", "write sqlite:///folder/mlflow.db"),
     # Servers that are none, or not there.
     "pack x --tracking-uri http://127.0.0.1:CLOSED": (9, "Connection refused", "the server runs"),
     "pack x --tracking-uri http://no.invalid": (9, "does not answer", "its address is right"),
@@ -74,6 +75,8 @@ SLIPS = {
         *(2, "no .db"),
         "write mlflow.tar.zst",
     ),
+    "pack folder --tracking-uri sqlite:///mlflow.db": (2, "is a folder", "write folder/NAME.tar"),
+    "pack folder/ --tracking-uri sqlite:///mlflow.db": (2, "is a folder", "or --set folder for"),
     "pack notes --tracking-uri sqlite:///mlflow.db --overwrite": (8, "no archive", "another name"),
     "pack models.tar.zst --tracking-uri sqlite:///mlflow.db": (8, "exists", "pass --overwrite"),
     "pack sqlite:///mlflow.db --tracking-uri x": (2, "no archive", "ARCHIVE --tracking-uri sqlite"),
@@ -95,6 +98,11 @@ SLIPS = {
     "unpack models.tar.zst --tracking-uri h:5000": (2, "no scheme", "write http://h:5000"),
     "unpack runs.zip --tracking-uri sqlite:///mlflow.db": (4, "no archive", "write zip://FOLDER::"),
     "unpack notes --tracking-uri sqlite:///mlflow.db": (4, "no archive", "what pack wrote"),
+    "unpack model.tar.zst --tracking-uri sqlite:///mlflow.db": (
+        *(4, "does not exist"),
+        "did you mean 'models.tar.zst'",
+    ),
+    "verify folder": (4, "is not a file", "name an archive"),
     "copy mlflow.db sqlite:///new.db": (4, "is a database", "write sqlite:///mlflow.db"),
     "copy sqlite:///gone.db sqlite:///new.db": (4, "no MLflow store", "check --tracking-uri"),
     "copy sqlite:///mlflow.db x.tar.zst": (2, "is an archive", "write pack x.tar.zst"),
@@ -125,6 +133,15 @@ SLIPS = {
         4,
         "no registered model",
         "did you mean 'iris'?",
+    ),
+    "copy minimal.tar.zst sqlite:///new.db -e irsi": (4, "no experiment", "did you mean 'iris'?"),
+    "unpack models.tar.zst --tracking-uri sqlite:///new.db -m irsi": (
+        *(4, "no registered model"),
+        "did you mean 'iris'?",
+    ),
+    "pack x --tracking-uri sqlite:///mlflow.db --since 2026-02-01 --until 2026-01-01": (
+        *(2, "later than --until"),
+        "exchange the two",
     ),
     "pack x --tracking-uri sqlite:///mlflow.db --since 31.01.2026": (2, "not a time", "2026-01-31"),
 }
