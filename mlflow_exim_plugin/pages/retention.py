@@ -40,6 +40,10 @@ def retention_page(result: Retention) -> bytes:
                 shown("; ".join(run.reasons)),
             ]
             for run in result.runs
+        ]
+        + [
+            ["failed", run_id, "", "", "", shown(f"it could not be freed to the end: {reason}")]
+            for run_id, reason in result.unfinished.items()
         ],
     }
     return page("retention.html.jinja", [{"table": table}], {"result": result.to_dict()})

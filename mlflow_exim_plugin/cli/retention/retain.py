@@ -68,8 +68,12 @@ def _show(result: Retention, *, quiet: bool) -> None:
         if quiet and run.outcome != "failed":
             continue
         why = f": {'; '.join(run.reasons)}" if run.reasons else f" by {run.rule}"
+        who = f" {run.run_id}" if run.run_id else ""
         name = f" {run.run_name!r}" if run.run_name else ""
-        say(f"{run.outcome} {run.run_id}{name} of {run.experiment!r}{why}")
+        of = f" of {run.experiment!r}" if run.rule else ""
+        say(f"{run.outcome}{who}{name}{of}{why}")
+    for run_id, reason in result.unfinished.items():
+        say(f"failed {run_id}, which an earlier time had begun to free: {reason}")
     if quiet:
         return
     for run_id in result.finished:

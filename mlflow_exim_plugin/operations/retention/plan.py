@@ -28,9 +28,9 @@ class PlannedRun:
     """A run that a policy means.
 
     Attributes:
-        run_id: The run.
+        run_id: The run; empty where an experiment cannot be read, and nobody knows its runs.
         run_name: Its name.
-        experiment_id: Its experiment.
+        experiment_id: Its experiment; empty where the run cannot be read.
         experiment: The name of that.
         rule: The rule that means it.
         end_time_ms: When it ended, 0 where it has not.
@@ -94,6 +94,7 @@ def plan_of(
 
     Raises:
         ServerError: Not all runs can be listed, or nobody can tell which of them are in use.
+            In a database the rows tell that, also of a run that cannot be read.
     """
     plan = PolicyPlan()
     until = [rule.until_ms for rule in policy.rules]
@@ -103,7 +104,9 @@ def plan_of(
         for item in stream:
             if isinstance(item, Failure) and item.kind in {Kind.EXPERIMENT, Kind.RUN}:
                 what = f"{item.kind.words} {item.id} cannot be read: {item.reason}"
-                raise ServerError(what)
+                if not removal.is_direct:  # what it uses, only it could tell
+                    raise ServerError(what)
+                plan.runs.append(_unread(item, what))
             if isinstance(item, Experiment):
                 names[item.id] = item.name
             elif isinstance(item, Run):
@@ -121,6 +124,13 @@ def plan_of(
         if run.run_id in used:
             run.stays(*used[run.run_id])
     return plan
+
+
+def _unread(found: Failure, what: str) -> PlannedRun:
+    of = (found.id, "") if found.kind is Kind.RUN else ("", found.id)
+    unread = PlannedRun(of[0], "", of[1], "", "")
+    unread.fails(what)
+    return unread
 
 
 def _is_gone(run: Run, retaining: Retaining) -> bool:

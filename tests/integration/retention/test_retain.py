@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +269,32 @@ def test_the_command_tells_people_programs_and_browsers(
     restored = CliRunner().invoke(exim, back)
     assert restored.exit_code == 0, restored.output
     assert len(MlflowClient(uri).get_metric_history(plain, "loss")) == STEPS
+
+
+def test_a_run_that_cannot_be_read_stays_and_keeps_nobody_back(
+    old_sqlite: OldStore, policy: str, tmp_path: Path
+) -> None:
+    made, uri, kept = old_sqlite.made, old_sqlite.uri, str(tmp_path / "set")
+    torn = made.runs["plain"]
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+        database.execute("UPDATE runs SET start_time = 'long ago' WHERE run_uuid = ?", [torn])
+        database.commit()
+    before = files(old_sqlite.files)
+
+    result = retain(policy, kept, tracking_uri=uri, apply=True, purge=True)
+
+    assert not result.ok
+    assert [run.run_id for run in result.of("failed")] == [torn]
+    assert f"run {torn} cannot be read" in result.of("failed")[0].reasons[0]
+    gone = sorted(run.run_id for run in result.of("purged"))
+    assert gone == [run_id for run_id in run_ids(made) if run_id != torn]
+    left = {path: data for path, data in before.items() if torn in path}
+    assert left
+    assert left.items() <= files(old_sqlite.files).items()
+    assert any(torn in row for table, row in rows(uri) if table == "metrics")
+    told = CliRunner().invoke(exim, ["retain", policy, "--set", kept, "--tracking-uri", uri])
+    assert told.exit_code == 3
+    assert f"failed {torn}: run {torn} cannot be read" in told.output
 
 
 def test_what_cannot_be_restored_is_said_in_one_line(
