@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,3 +84,20 @@ def test_a_dry_run_through_the_api_says_what_the_run_will_say(
     grown = copied()
     assert grown.completions == {Kind.RUN: 2}
     assert grown.counts[Kind.MODEL_VERSION].written == 1
+
+
+def test_a_dry_run_foresees_which_infinities_are_changed(
+    tmp_path: Path, make_sqlite: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    source, target = str(tmp_path / "mlruns"), make_sqlite()
+    client = MlflowClient(source)
+    run_id = client.create_run(client.create_experiment("e")).info.run_id
+    for step, values in enumerate(({"a": math.inf, "b": 1.0}, {"a": 1.0, "b": -math.inf})):
+        for key, value in values.items():
+            client.log_metric(run_id, key, value, step=step)
+
+        told = _told(copy, source, target, artifact_location=str(tmp_path / "files"))
+
+        expected = [f"{run_id}/{key}" for key, value in values.items() if math.isinf(value)]
+        assert [loss["id"] for loss in told["lossy"] if "infinities" in loss["what"]] == expected

@@ -127,6 +127,52 @@ def test_what_went_through_a_server_comes_home_into_the_database(
         assert names(a) == of_runs("a", "new")
 
 
+def test_what_became_other_on_the_way_home_is_named(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    to(a, b, tmp_path)
+    there = MlflowClient(b, b)
+    experiment_id = there.get_experiment_by_name("sync").experiment_id
+    (came,) = there.search_runs([experiment_id])
+    twin = there.create_run(experiment_id, tags=came.data.tags, start_time=came.info.start_time)
+    there.log_param(twin.info.run_id, "only", "of the twin")
+    there.set_terminated(twin.info.run_id, end_time=came.info.end_time)
+    there.create_model_version("net", came.info.artifact_uri, came.info.run_id, description="late")
+    home = MlflowClient(a, a)
+    (original,) = home.search_runs([home.get_experiment_by_name("sync").experiment_id])
+
+    said = [copy(b, a, artifact_location=str(tmp_path / "a"), preserve_ids=True) for _ in range(2)]
+
+    for report in said:
+        assert report.failures == []
+        assert_count_law(report)
+        named = {(loss.kind, loss.id): loss.what for loss in report.losses}
+        assert named == {
+            (Kind.RUN, twin.info.run_id): "the target has another state of it, as "
+            f"{original.info.run_id}, which stays: params"
+        }
+    assert names(a)["runs"] == ["a"]
+    late = home.get_model_version("net", "2")
+    assert (late.run_id, late.source) == (original.info.run_id, original.info.artifact_uri)
+
+
+def test_a_file_that_was_lost_at_home_comes_back(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    to(a, b, tmp_path)
+    home = MlflowClient(a, a)
+    (run,) = home.search_runs([home.get_experiment_by_name("sync").experiment_id])
+    lost = tmp_path / "a" / run.info.run_id / "artifacts" / "note.txt"
+    lost.unlink()
+
+    report = copy(b, a, artifact_location=str(tmp_path / "a"), preserve_ids=True)
+
+    assert lost.read_text() == "a"
+    assert report.counts[Kind.ARTIFACT].written == 1
+
+
 def test_an_archive_of_a_store_changes_nothing_in_it(
     make_store: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -299,6 +299,52 @@ def test_one_malformed_element_of_a_page_costs_itself(
     assert written(report)["run"] >= made.whole["run"] - 1
 
 
+def test_experiments_that_share_an_id_are_named(made: Made, tmp_path: Path) -> None:
+    def answer(request: Request, data: bytes) -> bytes:
+        if not is_for(request, "/experiments/search"):
+            return data
+        document = json.loads(data)
+        for experiment in document["experiments"]:
+            experiment["experiment_id"] = "1"
+        return json.dumps(document).encode()
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.bend = answer
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+    assert_count_law(report)
+    (failure,) = report.failures
+    assert (failure.kind, failure.reason[:19]) == (Kind.EXPERIMENT, "it comes with the i")
+    assert {failure.id} | {
+        e.name for e in open_archive(str(tmp_path / "a.tar.zst")).experiments()
+    } == {
+        "Default",
+        "first",
+    }
+
+
+@pytest.mark.parametrize("field", ["step", "timestamp"])
+def test_a_fraction_becomes_no_whole_number(made: Made, tmp_path: Path, field: str) -> None:
+    bad = made.run_ids[1]
+
+    def answer(request: Request, data: bytes) -> bytes:
+        if "/get-history" not in request.path or bad not in request.path:
+            return data
+        document = json.loads(data)
+        for row in document.get("metrics", ()):
+            if row.get("run_id", bad) == bad:
+                row[field] = 0.5
+        return json.dumps(document).encode()
+
+    with FaultyProxy(made.url) as proxy:
+        proxy.bend = answer
+        report = pack(str(tmp_path / "a.tar.zst"), tracking_uri=proxy.url)
+    assert_count_law(report)
+    assert [(f.kind, f.id.partition("/")[0]) for f in report.failures] == [
+        (Kind.METRIC_HISTORY, bad)
+    ]
+    assert written(report)["metric_history"] == made.whole["metric_history"] - 1
+
+
 BENT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no run": lambda _: {"other": 1},
     "a list for info": lambda answer: answer["run"].update(info=[]),

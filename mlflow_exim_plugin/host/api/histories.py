@@ -341,8 +341,10 @@ class Columns:
         """
         if "key" not in row:
             return row
-        self._step.append(int(row.get("step", 0)))
-        self._timestamp.append(int(row.get("timestamp", 0)))
+        step, timestamp = row.get("step", 0), row.get("timestamp", 0)
+        # What is no whole number must not become one, as int() of a fraction would.
+        self._step.append(step if step.__class__ is int else int(str(step)))
+        self._timestamp.append(timestamp if timestamp.__class__ is int else int(str(timestamp)))
         self._value.append(float(row.get("value", 0.0)))
         return None
 

@@ -94,6 +94,7 @@ class Reader:
             )
 
         some = False
+        names: dict[str, str] = {}
         doing = "listing the experiments"
         try:
             with translated(doing):
@@ -103,7 +104,7 @@ class Reader:
                     return
                 for experiment in pages(page):
                     some = True
-                    yield self._sound_experiment(experiment)
+                    yield _of_its_own_id(self._sound_experiment(experiment), names)
         except ServerError as error:
             if not some:
                 raise
@@ -509,6 +510,18 @@ class Reader:
             return str(
                 self.host.registry.get_model_version_download_uri(name=name, version=str(version))
             )
+
+
+def _of_its_own_id(
+    found: dict[str, Any] | Failure, names: dict[str, str]
+) -> dict[str, Any] | Failure:
+    """Return an experiment, or why it is none where another one came with its id before."""
+    if isinstance(found, Failure):
+        return found
+    name, identity = str(found["name"]), str(found["experiment_id"])
+    if (other := names.setdefault(identity, name)) == name:
+        return found
+    return Failure(Kind.EXPERIMENT, name, f"it comes with the id {identity} of {other!r}")
 
 
 def pages(page: Callable[[str | None], Any]) -> Iterator[Any]:

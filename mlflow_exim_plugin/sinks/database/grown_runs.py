@@ -16,6 +16,7 @@ from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT, with_new_run_i
 from mlflow_exim_plugin.schema.tables import history_table, sort_history
 from mlflow_exim_plugin.sinks.database.files import FileComparison, complete_missing, is_elsewhere
 from mlflow_exim_plugin.sinks.database.histories import HistoryComparison
+from mlflow_exim_plugin.sinks.database.kin import settle_kin
 from mlflow_exim_plugin.sinks.database.states import State
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class GrownRuns:
         place = f", as run {run.id}" if run.id != identity else ""
         leave = partial(target.leave, Kind.RUN, identity, compared, report, place)
         if place and not compared.was_open:
-            report.skipped(Kind.RUN, identity, f"it is there already{place}")
+            there, into = compared.there, coming.into
+            settle_kin(target, identity, run, there, into, coming.latest, report)
             return False
         if not compared.may_grow:
             root = str(compared.there["artifact_uri"] or "")
@@ -131,6 +133,7 @@ class GrownRuns:
             if run.id != identity:
                 self._note_as_of(run, compared)
             target.grow(Kind.RUN, identity, compared, report)
+            target.metrics.note_infinite(run.id, histories.infinite)
             if grown:
                 target.count(Kind.METRIC_HISTORY, report, grown, rows=histories.rows)
             if not target.options.dry_run:

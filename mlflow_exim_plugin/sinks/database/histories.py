@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,7 @@ class HistoryComparison:
     Attributes:
         keys: Keys that came.
         grown: Those of them of which the target lacks rows.
+        infinite: Those of them that get rows which were infinite.
         rows: How many rows it lacks.
         failures: What could not be read.
     """
@@ -52,6 +54,7 @@ class HistoryComparison:
         self._run_id = run_id
         self.keys: set[str] = set()
         self.grown: set[str] = set()
+        self.infinite: set[str] = set()
         self.rows = 0
         self.failures: list[Failure] = []
         self._folder = tempfile.TemporaryDirectory(prefix="mlflow-exim-")
@@ -85,6 +88,7 @@ class HistoryComparison:
                 own -= matched
                 self.rows += missing.num_rows
                 self.grown.update(pc.unique(missing.column("key")).to_pylist())
+                self.infinite |= _infinite_among(rows, missing)
                 waiting.write_table(missing)
         return own > 0
 
@@ -137,6 +141,16 @@ class HistoryComparison:
                 found = [tables.metric_rows(self._run_id, key) for key in keys.to_pylist()]
             there = pa.concat_tables(found)
         return there.filter(pc.is_in(there.column("key"), keys)).select(HISTORY.names)
+
+
+def _infinite_among(coming: pa.Table, missing: pa.Table) -> set[str]:
+    """Return the keys that had infinities, of which rows are missing that may have been those."""
+    is_infinite = pc.is_inf(coming.column("value"))
+    if not pc.any(is_infinite).as_py():
+        return set()
+    is_largest = pc.equal(pc.abs(missing.column("value")), sys.float_info.max)
+    had = coming.filter(is_infinite).column("key").to_pylist()
+    return {*had} & {*missing.filter(is_largest).column("key").to_pylist()}
 
 
 def _beside(coming: pa.Table, there: pa.Table) -> tuple[pa.Table, int]:

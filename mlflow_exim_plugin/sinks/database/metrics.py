@@ -89,6 +89,16 @@ class MetricRows:
             of = rows.filter(is_infinite).group_by(["run_uuid", "key"]).aggregate([])
             self._infinite.update((row["run_uuid"], row["key"]) for row in of.to_pylist())
 
+    def foresee(self, rows: RunRows) -> None:
+        """Know of rows that are not written now what writing them would change."""
+        self._note_infinities(
+            rows.table.append_column("run_uuid", pa.repeat(rows.run_id, rows.num_rows))
+        )
+
+    def note_infinite(self, run_id: str, keys: set[str]) -> None:
+        """Know of histories whose infinities do not come along with the rows that are written."""
+        self._infinite.update((run_id, key) for key in keys)
+
     def take_infinite(self) -> list[tuple[str, str]]:
         """Return run and key of each history with infinities that was written, and forget them."""
         found = sorted(self._infinite)

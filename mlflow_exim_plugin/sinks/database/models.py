@@ -231,6 +231,8 @@ class ModelTables:
                 raise ServerError("its registered model could not be written")
             report.skipped(version.kind, version.id, self._skipped)
             return
+        if kin := target.ids[Kind.RUN].get(version.document.get("run_id") or ""):
+            version = replace(version, document=version.document | {"run_id": kin})
         origin = f"{model_origin(model.source.document)}/{version.version}"
         tags = key_values(version.document.get("tags")) | version.source_tags
         own = (model.own[was] for was in origins(origin, tags) if was in model.own)
@@ -248,7 +250,8 @@ class ModelTables:
             if target.options.takes_edits:
                 self._take_edits(version, model.name, number, there, report)
                 return
-            report.skipped(version.kind, version.id, self._as_it_is_there(version, there, report))
+            reason = self._as_it_is_there(version, there, report, is_kin=bool(original))
+            report.skipped(version.kind, version.id, reason)
             return
         if reason := target.left.reason(version):
             report.skipped(version.kind, version.id, reason)
@@ -311,8 +314,17 @@ class ModelTables:
             return False
         return complete_missing(target, version.kind, version.id, root, version.artifacts, report)
 
-    def _as_it_is_there(self, version: ModelVersion, there: dict[str, Any], report: Report) -> str:
-        fields = ("creation_timestamp", "description", "run_id", "current_stage")
+    def _as_it_is_there(
+        self,
+        version: ModelVersion,
+        there: dict[str, Any],
+        report: Report,
+        *,
+        is_kin: bool,
+    ) -> str:
+        fields = ["description", "run_id", "current_stage"]
+        if not is_kin:  # the API gives a copy a time of its own
+            fields.insert(0, "creation_timestamp")
         columns = {"creation_timestamp": "creation_time"}
         wanted = {"current_stage": "None"} | version.document
         differing = [

@@ -21,6 +21,7 @@ from mlflow_exim_plugin.sinks.database.files import (
     put_files,
 )
 from mlflow_exim_plugin.sinks.database.grown_runs import ComingRun, GrownRuns, as_copy
+from mlflow_exim_plugin.sinks.database.kin import settle_kin
 from mlflow_exim_plugin.sinks.database.states import State
 
 if TYPE_CHECKING:
@@ -60,14 +61,15 @@ class RunTables:
         with target.lock:
             copy = target.copy_of(run.id, "tags", "key", "run_uuid") if into.is_copy else None
             came_from = origins(run.id, run.tags)
-            if copy is None and (
-                original := target.original_of("runs", "run_uuid", came_from, into)
-            ):
-                report.skipped(Kind.RUN, run.id, f"it is there already, as {original}")
-                target.ids[Kind.RUN][run.id] = original
-                return
+            original = copy or target.original_of("runs", "run_uuid", came_from, into)
+            kin = target.tables.one("runs", run_uuid=original) if original else None
+            if kin is not None:
+                target.know_kin(run, kin)
             if copy is not None:
                 run = as_copy(run, copy, target)
+        if kin is not None and copy is None:
+            settle_kin(target, source_id, run, kin, into, _latest(run), report)
+            return
         tags, user = run.tags | run.source_tags, run.info.get("user_id")
         if importer := target.options.importer:
             user = importer
@@ -97,13 +99,20 @@ class RunTables:
                 into.datasets |= fresh
             return
         if target.options.dry_run:
-            count_run(run, report)
+            count_run(replace(run, histories=self._foreseen(run)), report)
             return
         self._put_histories(run, into, latest, report)
         put_files(target, run.id, uri, run.artifacts, report)
         with target.lock:
             target.require_kept(into)
             target.count(Kind.RUN, report)
+
+    def _foreseen(self, run: Run) -> Iterator[RunRows | Failure]:
+        for rows in run.histories:
+            if not isinstance(rows, Failure):
+                with self._target.lock:
+                    self._target.metrics.foresee(rows)
+            yield rows
 
     def _put_histories(
         self, run: Run, into: TargetExperiment, latest: Rows, report: Report

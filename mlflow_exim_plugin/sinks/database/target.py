@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.host.open.host import Host
     from mlflow_exim_plugin.host.sql.writer import Rows
     from mlflow_exim_plugin.options import Writing
+    from mlflow_exim_plugin.schema.objects import Run
     from mlflow_exim_plugin.schema.report import Report
 
 __all__ = ["DatabaseTarget", "TargetExperiment"]
@@ -383,6 +384,12 @@ class DatabaseTarget:
         """Remember where the files below a place of the source are at the target."""
         if old:
             self._moved_roots[old.rstrip("/")] = new.rstrip("/")
+
+    def know_kin(self, run: Run, kin: dict[str, Any]) -> None:
+        """Remember under which id and place a run is at the target already."""
+        self.ids[Kind.RUN][run.id] = str(kin["run_uuid"])
+        if not self.keeps_locations:
+            self.know_root(str(run.info.get("artifact_uri") or ""), str(kin["artifact_uri"] or ""))
 
     def place(self, uri: str, into: TargetExperiment, own: str) -> str:
         """Return where the files of an object are at the target, in the folder of its experiment.
