@@ -28,7 +28,8 @@ def leftovers(
     """Tell what killed and interrupted packs left, and remove it with --clear.
 
     URL is a folder or an archive, a path or any fsspec URL: files that were not finished there,
-    uploads and blocks of the store. Without it that is what this machine has noted.
+    uploads and blocks of the store. In a folder and all below, halves of files that unpacks were
+    killed at are found too. Without it that is what this machine has noted.
 
     Whatever a process of this machine writes is in use, and stays. What nothing on this machine
     tells of may be another's: it goes by its age alone.

@@ -28,6 +28,7 @@ class Leftover:
 
     Attributes:
         url: The archive that it was to be, without user and password; of a long name its beginning.
+            For a file of a run, and what was extracted, the folder that it is in.
         kind: ``file`` beside it, ``upload`` or ``blocks`` of a store.
         name: What it is called until then: a path, the id of an upload; blocks have none.
         state: ``in use`` by a process of this machine, ``left`` by one that is no more, ``unknown``

@@ -6,6 +6,7 @@ Each is locked by who made it, and no lock outlives its process, however that en
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "FOLDER_PREFIX",
+    "HALF_FILE",
+    "half_name",
     "held",
     "held_on",
+    "is_half",
     "is_held",
     "locked",
     "partial_name",
@@ -42,6 +47,11 @@ __all__ = [
 _PREFIX = "mlflow-exim-"
 _LOCK = ".lock"
 _PARTIAL = re.compile(r"\.(.+)\.partial-(?:[0-9a-f]{32}|[0-9a-z_]{8})")
+_HALF = re.compile(r"\.exim-[0-9a-f]{16}")
+HALF_FILE = "it is half a file of an unpack that was killed; `mlflow exim leftovers` removes it"
+"""Why a file with the name of one is not taken."""
+FOLDER_PREFIX = ".mlflow-exim-partial-"
+"""What a folder begins with where files wait that are extracted."""
 _HELD: dict[Path, int] = {}
 """What this process has made and not removed yet, each with the open file that locks it."""
 _TURN = threading.Lock()
@@ -69,6 +79,19 @@ def partial_of(partial: str) -> str | None:
     """
     found = _PARTIAL.fullmatch(partial)
     return found[1] if found else None
+
+
+def half_name(path: str) -> str:
+    """Return a short name for a file of a run while it is written beside this path.
+
+    It is always the same, so that another attempt takes away what one has left.
+    """
+    return f".exim-{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:16]}"
+
+
+def is_half(name: str) -> bool:
+    """Whether a file is called as one that is being written."""
+    return name.startswith(".exim-") and _HALF.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def open_range(url: str, storage_options: Mapping[str, Any] | None = None) -> Ra
     if local_path(url) is not None:
         return _LocalSource(url, storage_options, None)
     store, _ = file_system(url, storage_options)
-    module, _, name = reader_of(store.protocol).partition(".")
+    module, _, name = reader_of(store.protocol).rpartition(".")
     own = f"mlflow_exim_plugin.storage.{module}"
     kind = getattr(import_module(own), name) if module else _PlainSource
     source: RangeSource = kind(url, storage_options, None)

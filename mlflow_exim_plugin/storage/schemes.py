@@ -115,7 +115,7 @@ _SCHEMES = {
         Scheme("dbfs"),
         Scheme("sftp", "sftp", Publication.RENAME_OF_SSH, _SSH),
         Scheme("ssh", "sftp", Publication.RENAME_OF_SSH, _SSH),
-        Scheme("ftp"),
+        Scheme("ftp", reader="file_servers.ftp_ranges.FtpSource"),
         Scheme("hdfs"),
         Scheme("viewfs"),
         Scheme("webdav", "webdav", Publication.MOVE_OF_WEBDAV, _WEBDAV),

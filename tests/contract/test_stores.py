@@ -133,3 +133,7 @@ class TestSSH(Served, StoreContract):
 
 class TestWebDAV(Served, StoreContract):
     serve = staticmethod(far_stores.webdav)
+
+
+class TestFtp(Served, StoreContract):
+    serve = staticmethod(far_stores.ftp)

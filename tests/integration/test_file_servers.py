@@ -204,17 +204,17 @@ def test_a_listing_without_facts_is_read(
 ) -> None:
     """As vsftpd's; it has no MLSD."""
     made((ftp_store.root or Path()) / tmp_path.name, FILES)
-    whole = ftp._Line._lines
+    whole = ftp.FtpLine._lines
 
-    def without(line: ftp._Line, command: str) -> list[bytes]:
+    def without(line: ftp.FtpLine, command: str) -> list[bytes]:
         if command == "MLSD":
             command = "XMLSD"  # which the server does not know
         asked.append(command)
         return whole(line, command)
 
     asked: list[str] = []
-    monkeypatch.setattr(ftp._Line, "_lines", without)
-    monkeypatch.setattr(ftp._Line, "_looked_at", None)  # nothing is asked for each file
+    monkeypatch.setattr(ftp.FtpLine, "_lines", without)
+    monkeypatch.setattr(ftp.FtpLine, "_looked_at", None)  # nothing is asked for each file
     far = server_folder(f"ftp://user:p%40ss@127.0.0.1:{ftp_store.port}/{tmp_path.name}")
 
     assert far is not None

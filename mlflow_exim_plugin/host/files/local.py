@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlflow_exim_plugin.errors import StoreError
+from mlflow_exim_plugin.storage.leftovers import HALF_FILE, is_half
 from mlflow_exim_plugin.storage.names import escaped, shown
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ class LocalFiles:
         found = entry.stat()
         if stat.S_ISDIR(found.st_mode):
             return True, None
+        if stat.S_ISREG(found.st_mode) and is_half(entry.name):
+            self.problems[path] = HALF_FILE
+            return False, None
         if stat.S_ISREG(found.st_mode):
             self.stamps[path] = str(found.st_mtime_ns)
             return False, found.st_size

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextvars
 import copy
 import functools
-import hashlib
 import io
 import logging
 import os
@@ -51,6 +50,7 @@ from mlflow_exim_plugin.host.open.host import Host
 from mlflow_exim_plugin.storage import objects
 from mlflow_exim_plugin.storage.file_servers.roots import server_folder
 from mlflow_exim_plugin.storage.file_systems import file_system
+from mlflow_exim_plugin.storage.leftovers import half_name
 from mlflow_exim_plugin.storage.schemes import scheme_of
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
@@ -439,8 +439,7 @@ class ArtifactTree:
         if self._local is not None:
             target = _inside(self._local, path)
             # Beside it first: no piece may stand for the whole, and the stream may be of this file.
-            # The name is short, and always the same, so that another attempt takes it away.
-            beside = target.with_name(f".exim-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
+            beside = target.with_name(half_name(path))
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:

@@ -21,7 +21,7 @@ from mlflow_exim_plugin.host.files.same_names import NamesHere
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.schema.digests import sha256_of_stream
 from mlflow_exim_plugin.storage.file_systems import store_errors
-from mlflow_exim_plugin.storage.leftovers import held, remove_left
+from mlflow_exim_plugin.storage.leftovers import FOLDER_PREFIX, held, remove_left
 from mlflow_exim_plugin.storage.output import publish_new
 from mlflow_exim_plugin.storage.urls import local_path
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["FileFolder", "file_folder"]
 
 _CHUNK_BYTES = 1 << 20
-_PARTIAL = ".mlflow-exim-partial-"
 _USELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """After one of these no other file can be written either."""
 
@@ -185,8 +184,8 @@ def file_folder(url: str, *, overwrite: bool, dry_run: bool) -> Iterator[FileFol
     was_there = path.exists()
     with store_errors(str(path), "write"):
         path.mkdir(parents=True, exist_ok=True)
-        remove_left(path.glob(f"{_PARTIAL}*/.lock"))
-        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path))
+        remove_left(path.glob(f"{FOLDER_PREFIX}*/.lock"))
+        partial = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=path))
     try:
         with held(partial):
             (names := partial / "names").mkdir()

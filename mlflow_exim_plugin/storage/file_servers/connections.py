@@ -75,6 +75,14 @@ class Connections(Generic[_Connection]):
                         raise
                     self._most = self._count
 
+    def close(self) -> None:
+        """Close those that nobody uses; more can be opened."""
+        with self._turn:
+            free, self._free = self._free, []
+            self._count -= len(free)
+        for connection in free:
+            connection.close()
+
     def give_back(self, connection: _Connection, *, is_sound: bool = True) -> None:
         """Give a connection back; one that is not sound is closed."""
         with self._turn:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import posixpath
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from mlflow_exim_plugin.errors import EximError, StoreError
 from mlflow_exim_plugin.redaction import redact_text, redact_url
 from mlflow_exim_plugin.storage.file_servers.transfer import Sending, Transfer
+from mlflow_exim_plugin.storage.leftovers import HALF_FILE, half_name, is_half
 from mlflow_exim_plugin.storage.names import escaped, shown
 from mlflow_exim_plugin.storage.retries import retried
 
@@ -186,8 +186,8 @@ class ServerFolder:
                 self._real[path] = posixpath.join(self._real.get(folder, folder), entry.name)
             if name != entry.name:
                 self.renamed[path] = shown(entry.name)
-            if entry.problem:
-                self.problems[path] = entry.problem
+            if entry.problem or is_half(name):
+                self.problems[path] = entry.problem or HALF_FILE
             elif entry.size_bytes is None:
                 yield path
             else:
@@ -282,9 +282,7 @@ class ServerFolder:
     def _write(self, path: str, stream: BinaryIO) -> None:
         counted = _CountedStream(stream)
         place = self._place(path)
-        digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()
-        # Always the same, so that another attempt takes it away.
-        beside = f"{posixpath.dirname(place)}/.exim-{digest[:16]}"
+        beside = f"{posixpath.dirname(place)}/{half_name(path)}"
         self._make_folders(posixpath.dirname(place))
         try:
             with self._server.writing.one() as connection:

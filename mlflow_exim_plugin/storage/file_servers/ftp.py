@@ -21,12 +21,12 @@ from mlflow_exim_plugin.storage.file_servers.transfer import ServedVersion
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ftp_server"]
+__all__ = ["LOST", "FtpLine", "ftp_server"]
 
 _SILENCE_SECONDS = 60
 _ANY_BYTE = "latin-1"
 _CHUNK_BYTES = 1 << 20
-_LOST = (ftplib.error_temp, ftplib.error_proto, EOFError, ConnectionError, TimeoutError)
+LOST = (ftplib.error_temp, ftplib.error_proto, EOFError, ConnectionError, TimeoutError)
 _UNKNOWN = ("500", "501", "502", "504")
 """What servers say of commands that they do not have."""
 _LINE = re.compile(
@@ -43,29 +43,25 @@ def ftp_server(url: str) -> FileServer:
     """
     parts = urlparse(url)
 
-    def connect() -> _Line:
-        client = ftplib.FTP(timeout=_SILENCE_SECONDS, encoding=_ANY_BYTE)  # noqa: S321
+    def connect() -> FtpLine:
+        client = ftplib.FTP(timeout=_SILENCE_SECONDS)  # noqa: S321
         try:
             client.connect(parts.hostname or "localhost", parts.port or ftplib.FTP_PORT)
             client.login(parts.username or "", unquote(parts.password or ""))
-            client.voidcmd("TYPE I")
-            for more in ("OPTS UTF8 ON", "OPTS MLST type;size;modify;unique;"):
-                with contextlib.suppress(ftplib.error_perm):
-                    client.sendcmd(more)
+            return FtpLine(client)
         except BaseException:
             client.close()
             raise
-        return _Line(client)
 
     return FileServer(
         reading=Connections(connect, AT_ONCE),
         writing=Connections(connect, AT_ONCE),
-        transient=_LOST,
+        transient=LOST,
         refusal=lambda path: "FTP cannot say its name" if re.search(r"[\r\n]", path) else "",
     )
 
 
-class _Line:
+class FtpLine:
     """A connection that is logged in.
 
     Args:
@@ -74,21 +70,30 @@ class _Line:
 
     def __init__(self, client: ftplib.FTP) -> None:
         self._client = client
+        client.encoding = _ANY_BYTE
+        client.voidcmd("TYPE I")
+        for more in ("OPTS UTF8 ON", "OPTS MLST type;size;modify;unique;"):
+            with contextlib.suppress(ftplib.error_perm):
+                client.sendcmd(more)
 
     def is_sound_after(self, error: BaseException) -> bool:
+        """Whether nothing is on its way any more after an error."""
         return isinstance(error, ftplib.error_perm | FileNotFoundError)
 
     def is_lost(self) -> bool:
+        """Whether it is closed."""
         return self._client.sock is None
 
     def close(self) -> None:
+        """Close it."""
         self._client.close()
 
     def listing(self, folder: str) -> FolderListing:
+        """Return what a folder has."""
         try:
             self._client.cwd(_said(folder))
         except ftplib.error_perm as error:
-            if self._is_missing(folder):
+            if self.is_missing(folder):
                 raise FileNotFoundError(folder) from error
             raise
         try:
@@ -120,15 +125,15 @@ class _Line:
                     return _facts(line.strip().encode(_ANY_BYTE))[0].get("unique", "")
         return ""
 
-    def _is_missing(self, folder: str) -> bool:
-        """Whether a folder that cannot be gone to is missing: FTP has one code for all trouble."""
+    def is_missing(self, folder: str) -> bool:
+        """Whether what cannot be opened is missing: FTP has one code for all trouble."""
         above, name = posixpath.split(folder)
         if not name:
             return False
         try:
             self._client.cwd(_said(above))
         except ftplib.error_perm:
-            return self._is_missing(above)
+            return self.is_missing(above)
         return name not in self._names()
 
     def _names(self) -> list[str]:
@@ -186,11 +191,24 @@ class _Line:
         """Begin to send a file; returns the socket that it comes from."""
         return self._client.transfercmd(f"RETR {_said(path)}", start or None)
 
+    def part(self, path: str, start: int, end: int) -> bytes:
+        """Return bytes ``[start, end)`` of a file, fewer where it ends before."""
+        pieces: list[bytes] = []
+        left = end - start
+        with self.data(path, start) as data:
+            while left and (piece := data.recv(min(left, 1 << 16))):
+                pieces.append(piece)
+                left -= len(piece)
+        with contextlib.suppress(ftplib.error_temp, ftplib.error_perm):  # it had more to send
+            self.done()
+        return b"".join(pieces)
+
     def done(self) -> None:
         """Hear that all of it was sent."""
         self._client.voidresp()
 
     def small(self, path: str, most_bytes: int) -> tuple[int, bytes]:
+        """Return the size of a file, and its bytes where they are not more than so many."""
         size_bytes = self._size_bytes(path)
         if size_bytes > most_bytes:
             return size_bytes, b""
@@ -203,6 +221,7 @@ class _Line:
         return int(self._client.sendcmd(f"SIZE {_said(path)}").split()[1])
 
     def write(self, path: str, stream: BinaryIO) -> int:
+        """Write a file and return how many bytes the server then says it has."""
         with self._client.transfercmd(f"STOR {_said(path)}") as data:
             while piece := stream.read(_CHUNK_BYTES):
                 data.sendall(piece)
@@ -210,6 +229,7 @@ class _Line:
         return self._size_bytes(path)
 
     def replace(self, old: str, new: str) -> None:
+        """Give a file a name that another may have."""
         try:
             self._client.rename(_said(old), _said(new))
         except ftplib.error_perm:  # some do not rename over a file
@@ -217,6 +237,7 @@ class _Line:
             self._client.rename(_said(old), _said(new))
 
     def has_folder(self, path: str) -> bool:
+        """Whether a folder is there."""
         try:
             self._client.cwd(_said(path))
         except ftplib.error_perm:
@@ -224,9 +245,11 @@ class _Line:
         return True
 
     def make_folder(self, path: str) -> None:
+        """Make a folder in one that is there."""
         self._client.mkd(_said(path))
 
     def remove(self, path: str) -> None:
+        """Remove a file."""
         with contextlib.suppress(ftplib.error_perm):
             self._client.delete(_said(path))
 

@@ -127,8 +127,13 @@ class _RenamedFile(_OneStream):
         self.remove(self._partial)
 
     def remove(self, left: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._store.rm_file(left)
+        except FileNotFoundError:
+            pass
+        except Exception:
+            if self._store.exists(left):  # FTP has one code for all trouble
+                raise
 
 
 def upload_to(store: Any, path: str, url: str, *, overwrite: bool) -> Upload:

@@ -7,6 +7,7 @@ nobody can say here whether another machine is at it: its age has to be judged.
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.storage.file_systems import file_system, store_errors
-from mlflow_exim_plugin.storage.leftovers import is_held, partial_of, partial_prefix, remove_left
+from mlflow_exim_plugin.storage.leftovers import (
+    FOLDER_PREFIX,
+    is_half,
+    is_held,
+    partial_of,
+    partial_prefix,
+    remove_left,
+)
 from mlflow_exim_plugin.storage.schemes import Publication, publication_of
 from mlflow_exim_plugin.storage.upload.publication import upload_to
 from mlflow_exim_plugin.storage.upload.under_way import Note, notes
@@ -42,7 +50,8 @@ class Unfinished:
     """A file that is not finished.
 
     Attributes:
-        url: The one that it was to be, without user and password; of a long name its beginning.
+        url: The one that it was to be, without user and password; of a long name its beginning. For
+            a file of a run, and what was extracted, the folder that it is in.
         kind: ``file`` beside it, ``upload`` or ``blocks`` of a store.
         name: What it is called until then: a path, the id of an upload; blocks have none.
         state: Whether somebody is at it.
@@ -162,6 +171,27 @@ def _beside(path: Path) -> Iterator[Unfinished]:
         size_bytes = None if entry.is_dir() else status.st_size
         written_ms = status.st_mtime_ns // 1_000_000
         yield Unfinished(str(folder / name), "file", str(entry), state, written_ms, size_bytes)
+    if not begins:
+        yield from _below(folder)
+
+
+def _below(folder: Path) -> Iterator[Unfinished]:
+    """Yield halves of files in a folder of this machine and below, and what was being extracted."""
+    for place, folders, files in os.walk(folder):
+        waiting = [name for name in folders if name.startswith(FOLDER_PREFIX)]
+        folders[:] = sorted(set(folders).difference(waiting))
+        for name in sorted([*waiting, *filter(is_half, files)]):
+            entry = Path(place) / name
+            state = LeftoverState.UNKNOWN
+            if name in waiting:
+                state = LeftoverState.IN_USE if is_held(entry) else LeftoverState.LEFT
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # it is finished
+                continue
+            size_bytes = None if name in waiting else status.st_size
+            written_ms = status.st_mtime_ns // 1_000_000
+            yield Unfinished(place, "file", str(entry), state, written_ms, size_bytes)
 
 
 def _at_store(store: Any, path: str, url: str) -> Iterator[Unfinished]:
@@ -202,11 +232,22 @@ def _files_at(store: Any, path: str, base: str) -> Iterator[Unfinished]:
             size_bytes = entry.get("size") if entry.get("type") == "file" else None
             written_ms = _time_ms(entry)
             yield Unfinished(at, "file", left, LeftoverState.UNKNOWN, written_ms, size_bytes)
+    if begins:
+        return
+    for left, entry in sorted(store.find(folder, detail=True).items()):
+        inside, name = posixpath.split(left)
+        if is_half(name):
+            at = base.rstrip("/") + inside[len(folder.rstrip("/")) :]
+            size_bytes, written_ms = entry.get("size"), _time_ms(entry)
+            yield Unfinished(at, "file", left, LeftoverState.UNKNOWN, written_ms, size_bytes)
 
 
 def _time_ms(entry: Mapping[str, Any]) -> int | None:
-    told = (entry.get(name) for name in ("mtime", "modified", "last_modified", "LastModified"))
-    moment: Any = next((time for time in told if time is not None), None)
+    names = ("mtime", "modified", "last_modified", "LastModified", "modify")
+    moment: Any = next((entry[name] for name in names if entry.get(name) is not None), None)
+    if isinstance(moment, str):  # FTP's
+        with contextlib.suppress(ValueError):
+            moment = datetime.strptime(moment[:14] + "+0000", "%Y%m%d%H%M%S%z")
     if isinstance(moment, datetime):
         return round(moment.timestamp() * 1000)
     return round(moment * 1000) if isinstance(moment, int | float) else None

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from mlflow_exim_plugin import leftovers
 from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import StoreError, UsageError
+from mlflow_exim_plugin.host.files.local import LocalFiles
+from mlflow_exim_plugin.storage.leftovers import FOLDER_PREFIX, half_name, held
 from mlflow_exim_plugin.storage.output import atomic_output
 from tests import far_stores
 from tests.killed import kill_a_writer
@@ -152,3 +154,45 @@ def test_azure_tells_of_blocks_and_google_of_nothing(tmp_path: Path) -> None:
         assert one.size_bytes % (5 << 20) == 0
     with pytest.raises(StoreError, match="does not tell"):
         leftovers("gs://bucket", storage_options={"token": "anon"})
+
+
+def test_halves_of_files_are_found_below(tmp_path: Path) -> None:
+    """Where runs have their files, on this machine and over FTP; whose they are nothing tells."""
+    half = half_name("model/weights.bin")
+    with far_stores.ftp(tmp_path) as store:
+        assert store.root is not None
+        (below := store.root / "1" / "run" / "artifacts" / "model").mkdir(parents=True)
+        (below / half).write_bytes(b"half")
+        (below / ".exim-notes").write_bytes(b"of a user")
+        os.utime(below / half, (1, 1))
+        for url, options in ((str(store.root), {}), (store.url.rstrip("/"), store.options)):
+            (one,) = leftovers(url, storage_options=options, clear=True).found
+            assert one.url == f"{url}/1/run/artifacts/model"
+            assert (one.state, one.removed, one.begun_ms, one.size_bytes) == (
+                "unknown",
+                False,
+                1000,
+                4,
+            )
+        files = LocalFiles(store.root, follows_links=False)
+        assert [path for path, _ in files.walk()] == ["1/run/artifacts/model/.exim-notes"]
+        assert "leftovers" in files.problems[f"1/run/artifacts/model/{half}"]
+        url = store.url.rstrip("/")
+        cleared = leftovers(url, storage_options=store.options, clear=True, older_than_s=60)
+        assert [one.removed for one in cleared.found] == [True]
+        assert [path.name for path in below.iterdir()] == [".exim-notes"]
+
+
+def test_what_a_killed_extract_left_is_found(tmp_path: Path) -> None:
+    left, alive = (tmp_path / f"{FOLDER_PREFIX}{name}" for name in ("left", "alive"))
+    for folder in (left, alive):
+        folder.mkdir()
+    (left / ".lock").touch()
+    (left / "0").write_bytes(b"half")
+    with held(alive):
+        found = leftovers(str(tmp_path), clear=True).found
+        assert {(one.name, one.state, one.removed) for one in found} == {
+            (str(left), "left", True),
+            (str(alive), "in use", False),
+        }
+    assert not left.exists()
