@@ -103,11 +103,12 @@ def build(root: Path, *, scale: float = 1.0, each: int = 0) -> Path:
         }
         _write_meta(experiment, meta)
         for index in range(round(RUNS * scale)):
-            _write_run(experiment, index, chance, each)
+            write_run(experiment, index, chance, each)
     return folder
 
 
-def _write_run(experiment: Path, index: int, chance: random.Random, each: int) -> None:
+def write_run(experiment: Path, index: int, chance: random.Random, each: int) -> Path:
+    """Write the files of a run; returns their folder."""
     run_id = f"{chance.getrandbits(128):032x}"
     folder = experiment / run_id
     started = EPOCH_MS + index * RUN_INTERVAL_MS
@@ -152,6 +153,7 @@ def _write_run(experiment: Path, index: int, chance: random.Random, each: int) -
         (folder / "tags" / name).write_text(text, encoding="utf-8")
     if index % 20 == 0:
         (folder / "artifacts" / "config.json").write_text("{}")
+    return folder
 
 
 def _write_meta(folder: Path, meta: dict[str, object]) -> None:

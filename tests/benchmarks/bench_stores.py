@@ -1,13 +1,15 @@
 """An archive written to stores and read from them, against the stores' own clients in one run.
 
     python -m tests.benchmarks.bench_stores [s3|azure|ssh|http ...] [--megabytes N] [--rounds N]
-        [--round-trip-ms N] [--connection-mb N] [--root FOLDER]
+        [--round-trip-ms N] [--connection-mb N] [--root FOLDER] [--one-run-of GIGABYTES]
 
 100 runs of an ``mlruns`` folder with random bytes in a file of each. Every server is on loopback
 behind ``tests/slow_network.py``: so much of each connection, and a round trip before each answer.
 ``write`` is ``pack`` of the folder, beside the clients' own ``put`` of the same archive, ``read``
 is ``verify``, beside its bytes fetched by 8 ranges at once (SSH: paramiko's ``get``), ``one run``
 is ``pack`` of one run out of it. Each is a process of its own, in turn, with all that it imports.
+``--one-run-of 10`` is that alone, of a run of 10 MB in an archive of so many GB on S3, which has to
+be on the disk; what counts is how much is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests import far_stores
-from tests.benchmarks.bench_folder import build
+from tests.benchmarks.bench_folder import build, write_run
 from tests.benchmarks.bench_pack import measured
 
 if TYPE_CHECKING:
@@ -122,6 +124,30 @@ def fill(folder: Path, megabytes: int) -> str:
     return runs[len(runs) // 2].name
 
 
+def bench_one_run(root: Path, gigabytes: int) -> None:
+    """Count what is asked for of a large archive, for one of its runs."""
+    experiments = [*build(root, scale=0).iterdir()]
+    chance = random.Random(7)
+    same = root / "weights.bin"
+    same.write_bytes(chance.randbytes(10_000_000))
+    runs = []
+    for number in range(gigabytes * 100):
+        run = write_run(experiments[number % len(experiments)], number, chance, 0)
+        os.link(same, run / "artifacts" / same.name)
+        runs.append(run.name)
+    with served("s3", root, root) as store:
+        folder = store.new_folder()
+        archive = root / "s3" / folder.rpartition("/")[2] / "large.tar.zst"
+        ran(PACK, str(archive), {}, (root / "mlruns").as_uri())
+        one, run_id = root / "one.tar.zst", runs[len(runs) // 2]
+        found = ran(ONE_RUN, f"{folder}/{archive.name}", store.options, str(one), run_id)
+        requests, bytes_read = json.loads(found["output"])
+        print(
+            f"s3, {archive.stat().st_size / 1e9:.2f} GB, one run of {one.stat().st_size / 1e6:.2f} "
+            f"MB: {requests} requests, {bytes_read / 1e6:.2f} MB, {found['seconds']:.1f} s"
+        )
+
+
 @contextlib.contextmanager
 def served(kind: str, root: Path, archive: Path) -> Iterator[FarStore]:
     """Start the server of a store; the web server has the archive already."""
@@ -195,6 +221,7 @@ def main() -> None:
     parser.add_argument("--round-trip-ms", type=float, default=30)
     parser.add_argument("--connection-mb", type=float, default=20, help="MB a second of each")
     parser.add_argument("--root", type=Path)
+    parser.add_argument("--one-run-of", type=int, metavar="GIGABYTES")
     arguments = parser.parse_args()
     network = {
         "round_trip_seconds": arguments.round_trip_ms / 1000,
@@ -202,6 +229,9 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(dir=arguments.root) as folder:
         root = Path(folder)
+        if arguments.one_run_of:
+            bench_one_run(root, arguments.one_run_of)
+            return
         run_id = fill(root, arguments.megabytes)
         source, archive = (root / "mlruns").as_uri(), root / "local.tar.zst"
         ran(PACK, str(archive), {}, source)

@@ -18,7 +18,7 @@ from mlflow_exim_plugin import diff, open_archive, pack, unpack
 from mlflow_exim_plugin.errors import ReplacedError, StoreError
 from mlflow_exim_plugin.host.files import tree
 from mlflow_exim_plugin.schema.objects import Kind
-from mlflow_exim_plugin.storage.file_servers import folder, ftp
+from mlflow_exim_plugin.storage.file_servers import folder, ftp, roots
 from mlflow_exim_plugin.storage.file_servers.folder import FileServer, ServerFolder
 from mlflow_exim_plugin.storage.file_servers.hadoop import arrow_server
 from mlflow_exim_plugin.storage.file_servers.roots import server_folder
@@ -292,6 +292,7 @@ def test_what_keeps_everybody_out_is_told(
     assert "ssh-keyscan" in unknown.hint
     shutil.copytree((ssh_store.root or Path()).parent / ".ssh", home / ".ssh")
     (home / ".ssh" / "config").unlink()
+    roots._server.cache_clear()  # which leaves it alone for a while
     wrong = said(f"sftp://nobody:secret@{there}")
     assert "lets nobody in" in wrong.message
     wrong_ftp = said(f"ftp://user:secret@127.0.0.1:{ftp_store.port}/")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from mlflow_exim_plugin.errors import EximError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["Closable", "Connections"]
+
+
+_PATIENCE_SECONDS = 5
+"""How long a server that does not answer is asked again."""
+_PEACE_SECONDS = 30
+"""How long one is left alone that does not answer, or lets nobody in: it may lock who asks."""
 
 
 class Closable(Protocol):
@@ -41,6 +50,8 @@ class Connections(Generic[_Connection]):
         self._most = most
         self._count = 0
         self._free: list[_Connection] = []
+        self._refused: tuple[float, float, Exception] | None = None
+        """When it was first so since the last connection, when last, and what was said."""
         self._turn = threading.Condition()
 
     @contextlib.contextmanager
@@ -64,16 +75,40 @@ class Connections(Generic[_Connection]):
                     self._turn.wait()
                 if self._free:
                     return self._free.pop()
+                self._require_answer()
                 self._count += 1
             try:
-                return self._connect()
+                connection = self._connect()
             except BaseException as error:
                 with self._turn:
                     self._count -= 1
                     self._turn.notify()
-                    if not self._count or not isinstance(error, Exception):
-                        raise
-                    self._most = self._count
+                    if self._count and isinstance(error, Exception):
+                        self._most = self._count
+                        continue
+                    if isinstance(error, Exception):
+                        now = time.monotonic()
+                        first = now if self._refused is None else self._refused[0]
+                        self._refused = first, now, error
+                raise
+            self._refused = None
+            return connection
+
+    def _require_answer(self) -> None:
+        """Leave a server alone that has just been no use.
+
+        Raises:
+            StoreError: It has.
+        """
+        if self._refused is None or self._count:
+            return
+        first, last, error = self._refused
+        if time.monotonic() - last > _PEACE_SECONDS:
+            self._refused = None
+        elif isinstance(error, EximError):
+            raise StoreError(error.message, error.hint) from error
+        elif last - first > _PATIENCE_SECONDS:
+            raise StoreError(f"it does not answer: {error}") from error
 
     def close(self) -> None:
         """Close those that nobody uses; more can be opened."""

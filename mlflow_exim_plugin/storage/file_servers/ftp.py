@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlparse
 
+from mlflow_exim_plugin.errors import StoreError
 from mlflow_exim_plugin.storage.file_servers.connections import Connections
 from mlflow_exim_plugin.storage.file_servers.folder import (
     AT_ONCE,
@@ -47,7 +48,11 @@ def ftp_server(url: str) -> FileServer:
         client = ftplib.FTP(timeout=_SILENCE_SECONDS)  # noqa: S321
         try:
             client.connect(parts.hostname or "localhost", parts.port or ftplib.FTP_PORT)
-            client.login(parts.username or "", unquote(parts.password or ""))
+            try:
+                client.login(parts.username or "", unquote(parts.password or ""))
+            except ftplib.error_perm as error:
+                hint = "check the user and password of the root"
+                raise StoreError(f"{parts.hostname} lets nobody in: {error}", hint) from error
             return FtpLine(client)
         except BaseException:
             client.close()
