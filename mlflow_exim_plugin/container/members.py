@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pyarrow import Schema
 
@@ -26,13 +26,23 @@ class Members(Protocol):
         name: What it was opened as, without credentials.
         root: Digest that says what all members are, lower-case hex.
         size_bytes: Size of all files.
-        format_version: Major and minor version of the format.
     """
 
     name: str
     root: str
     size_bytes: int
-    format_version: tuple[int, int]
+
+    @property
+    def format_version(self) -> tuple[int, int]:
+        """Major and minor version of the format."""
+
+    @property
+    def most_named(self) -> int | None:
+        """How many members a document may name; None where it is held to its own archive."""
+
+    @property
+    def lost(self) -> Sequence[Any]:
+        """What of a state no archive has."""
 
     def __len__(self) -> int: ...
 
@@ -64,6 +74,9 @@ class Members(Protocol):
 
     def expect(self, paths: Iterable[str]) -> None:
         """Say which members will be read."""
+
+    def folders_of(self, segment: str) -> list[str] | None:
+        """Return the folders where what a segment is the id of may be; None where all may be."""
 
     def holder(self, path: str) -> ArchiveReader:
         """Return the archive that a member lies in."""

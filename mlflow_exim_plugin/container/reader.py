@@ -287,6 +287,20 @@ class ArchiveReader:
         del path
         return self
 
+    @property
+    def most_named(self) -> int:
+        """See ``Members``."""
+        return len(self)
+
+    @property
+    def lost(self) -> tuple[()]:
+        """See ``Members``: an archive is no state of a set."""
+        return ()
+
+    def folders_of(self, segment: str) -> None:
+        """Tell of no id where it is: all paths are known."""
+        del segment
+
     def hidden_traces(self, table: str) -> frozenset[str]:
         """Return the ids of traces that are not to be seen: none of an archive."""
         del table

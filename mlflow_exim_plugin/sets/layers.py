@@ -15,14 +15,14 @@ from mlflow_exim_plugin.sources.archive.snapshot.layers import (
 from mlflow_exim_plugin.sources.archive.snapshot.tables import write_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
     from mlflow_exim_plugin.sets.state import SetState
     from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 
-__all__ = ["first_layer", "next_layers"]
+__all__ = ["first_layer", "layer_of", "next_layers"]
 
 _WRITTEN_AT_ONCE = 8
 _ROWS_A_PART = 8192
@@ -69,12 +69,27 @@ def next_layers(
     return (*kept, _written(folder, table if kept else without_gone(table)))
 
 
-def _written(folder: SetFolder, table: pa.Table) -> LayerEntry:
+def layer_of(folder: SetFolder, states: Iterable[pa.Table], ids: pa.Table) -> LayerEntry:
+    """Write a layer.
+
+    Args:
+        folder: The set.
+        states: Its objects, sorted by path from table to table.
+        ids: Where their ids are, sorted.
+
+    Raises:
+        StoreError: The store refused or died.
+    """
+    parts = [part for table in states for part in _parts(folder, "states", table, _ROWS_A_PART)]
     return LayerEntry(
-        rows=table.num_rows,
-        states=_parts(folder, "states", table, _ROWS_A_PART),
-        ids=_parts(folder, "ids", ids_of(table), _IDS_A_PART),
+        rows=sum(part.rows for part in parts),
+        states=tuple(parts),
+        ids=_parts(folder, "ids", ids, _IDS_A_PART),
     )
+
+
+def _written(folder: SetFolder, table: pa.Table) -> LayerEntry:
+    return layer_of(folder, [table], ids_of(table))
 
 
 def _parts(folder: SetFolder, name: str, table: pa.Table, rows: int) -> tuple[PartEntry, ...]:

@@ -86,12 +86,12 @@ def next_state(
 
     Args:
         before: The state before it.
-        found: What is at the source.
+        found: What is at the source; taken over.
         failures: What could not be read or packed.
         selection: What was asked for: what was not is as it was.
     """
     doubt = Doubt(failures, set())
-    rows = dict(found.rows)
+    rows = found.rows
     is_sure = selection.takes_all_runs and selection.traces and not doubt.of_all
     gone: set[str] = set()
     for path, row in before.rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from mlflow_exim_plugin.sources.archive.snapshot.tables import LAYER
 from mlflow_exim_plugin.stages.marks import Marks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from mlflow_exim_plugin.options import SelectionPart
     from mlflow_exim_plugin.sources.archive.snapshot.documents import SnapshotInfo
@@ -38,6 +39,7 @@ _PARTS = (
     "assessments",
     "records",
 )
+_ROWS_AT_ONCE = 32 << 10
 _PARTS_COUNTED = {
     "metric_keys": Kind.METRIC_HISTORY,
     "artifacts": Kind.ARTIFACT,
@@ -72,6 +74,22 @@ class Row:
     block: int | None = None
 
 
+class _MarksOfRows(Mapping[str, bytes]):
+    """The marks of objects by path; no second table of all paths."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, path: str) -> bytes:
+        return self._rows[path].mark
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 @dataclass
 class SetState:
     """All objects of a snapshot by path, see ``stages.marks.path_of``."""
@@ -94,20 +112,24 @@ class SetState:
             NotFoundError: One is not there.
             StoreError: The store refused or died.
         """
-        table = state_table(folder, info)
+        if part is None:
+            table = state_table(folder, info)
+        else:
+            table = state_table(folder, info, _ranges_of(part))
         return None if table is None else cls.of_table(_of_part(table, part))
 
     @classmethod
     def of_table(cls, table: pa.Table) -> SetState:
         """Return the state that a table is, schema ``LAYER``."""
-        columns = [table.column(name).to_pylist() for name in LAYER.names]
         rows = {}
         shared: dict[tuple[int, ...], tuple[int, ...]] = {}
-        for path, kind, digest, mark, member, name, start_ms, *parts, block in zip(
-            *columns, strict=True
-        ):
-            of = shared.setdefault(tuple(parts), tuple(parts))
-            rows[path] = Row(Kind(kind), digest, mark, member, of, start_ms, name, block)
+        for batch in table.to_batches(_ROWS_AT_ONCE):
+            columns = [batch.column(name).to_pylist() for name in LAYER.names]
+            for path, kind, digest, mark, member, name, start_ms, *parts, block in zip(
+                *columns, strict=True
+            ):
+                of = shared.setdefault(tuple(parts), tuple(parts))
+                rows[path] = Row(Kind(kind), digest, mark, member, of, start_ms, name, block)
         return cls(rows)
 
     def table(self) -> pa.Table:
@@ -127,7 +149,7 @@ class SetState:
 
     def marks(self) -> Marks:
         """Return what the source is compared with."""
-        return Marks({path: row.mark for path, row in self.rows.items()})
+        return Marks(_MarksOfRows(self.rows))
 
     def members(self) -> dict[str, str]:
         """Return the envelopes that have another path than their object's name says."""
@@ -148,7 +170,8 @@ class SetState:
             documents: What each has beside the ids of what belongs to it, by path.
         """
         lists: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-        for path, row in sorted(self.rows.items()):
+        for path in sorted(self.rows):
+            row = self.rows[path]
             at = layout.object_at(path) if row.kind in _LISTED else None
             if at is None:
                 continue
@@ -257,6 +280,22 @@ def _table_of(rows: Mapping[str, Row | None]) -> pa.Table:
     ]
     arrays = [pa.array(values, of.type) for values, of in zip(columns, LAYER, strict=True)]
     return pa.Table.from_arrays(arrays, schema=LAYER)
+
+
+def _ranges_of(part: SelectionPart) -> list[tuple[str, str]]:
+    """Return from where to where the paths of objects are that a part may have."""
+    folders = [layout.experiment_folder(identity) for identity in part.experiments]
+    folders.append(f"{layout.TREE}workspaces/")
+    found = [(folder, _after(folder)) for folder in folders]
+    if part.beside_experiments:
+        of_experiments = f"{layout.TREE}experiments/"
+        found += [("", of_experiments), (_after(of_experiments), _after(layout.TREE))]
+    return found
+
+
+def _after(folder: str) -> str:
+    """Return what sorts after all that lies in a folder."""
+    return folder[:-1] + chr(ord("/") + 1)
 
 
 def _of_part(state: pa.Table, part: SelectionPart | None) -> pa.Table:

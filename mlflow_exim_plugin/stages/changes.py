@@ -122,7 +122,7 @@ class Changes:
             files = [*item.attachments]
             item.attachments = files
         known = item.mark if isinstance(item, Run | Trace) else b""
-        mark = known or mark_of(item, files)
+        mark = self._marks.as_known(path, known or mark_of(item, files))
         failures = [file for file in files if isinstance(file, Failure)]
         self.unlisted.update(failure.id for failure in failures)
         same = self._marks.same(path, mark)

@@ -61,6 +61,11 @@ class Marks:
         known = self._known.get(path, b"")
         return bool(known) and known[: len(mark)] == mark
 
+    def as_known(self, path: str, mark: bytes) -> bytes:
+        """Return a mark; that of the earlier state where it is equal, so that it is there once."""
+        known = self._known.get(path)
+        return known if known is not None and known == mark else mark
+
 
 def mark_of(item: StreamObject, files: Iterable[Artifact | Failure] = ()) -> bytes:
     """Return the mark of an object; half of one where its files cannot be listed.

@@ -15,7 +15,7 @@ from mlflow_exim_plugin import open_archive, pack, verify
 from mlflow_exim_plugin.errors import DigestMismatchError, InvalidArchiveError
 from mlflow_exim_plugin.sets.state import SetState
 from mlflow_exim_plugin.sets.stored_rows import rows_of
-from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
+from mlflow_exim_plugin.sources.archive.snapshot.layered import LayeredReader
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
 from samples.sets import BAD, GOOD, IN_LAYERS, break_samples
 
@@ -129,8 +129,8 @@ def test_layers_hold_what_archives_say_of_themselves() -> None:
         assert layered is not None
         with open_archive(str(IN_LAYERS), snapshot=str(number)) as state:
             told = SetState(rows_of(state.reader))
-            assert isinstance(state.reader, SnapshotReader)
-            told.place(state.reader.block_of)
+            assert isinstance(state.reader, LayeredReader)
+            told.place(state.reader.whole.block_of)
         assert {path: replace(row, mark=b"") for path, row in layered.rows.items()} == told.rows
         assert None not in {row.block for row in told.rows.values()}
 

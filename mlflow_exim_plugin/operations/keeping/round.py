@@ -169,31 +169,33 @@ class Round:
                 state.place(reader.block_of)
                 return state, True
         if info.layers:
-            self.stored = SetState(dict(state.rows))
+            self.stored = state
         elif self.of_part is None:
             with (
                 contextlib.suppress(InvalidArchiveError, NotFoundError),  # none of them is left
                 contextlib.closing(SnapshotReader(self.folder, self.parent)) as reader,
             ):
                 state.place(reader.block_of)
-        self._forget_lost(state, self.parent)
+        state = self._without_lost(state, self.parent)
+        if self.packing.recheck:
+            state = SetState(dict(state.rows))  # whose marks are made anew
         return state, self.packing.recheck
 
-    def _forget_lost(self, state: SetState, parent: StoredSnapshot) -> None:
+    def _without_lost(self, state: SetState, parent: StoredSnapshot) -> SetState:
         """Let what lies in an archive that is lost by now be packed again, if the source has it."""
         sizes = self.folder.sizes("packs")
         packs = parent.document.info.packs
         if all(sizes.get(pack.path) == pack.size_bytes for pack in packs):
-            return
+            return state
         members = {row.member or path: path for path, row in state.rows.items()}
         try:
             with contextlib.closing(SnapshotReader(self.folder, parent)) as reader:
                 lost = [one.path for one in reader.lost]
         except (InvalidArchiveError, NotFoundError):  # none of them is left
             lost = [*members]
-        for path in lost:
-            if (of := members.get(path)) is not None:
-                state.rows[of] = replace(state.rows[of], mark=b"")
+        known = (members[path] for path in lost if path in members)
+        unknown = {path: replace(state.rows[path], mark=b"") for path in known}
+        return SetState({**state.rows, **unknown})
 
     def _recheck(self, source: OpenSource) -> None:
         """Read all of the source: what has the digest that the set says is unchanged."""

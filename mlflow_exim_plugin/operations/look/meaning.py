@@ -68,8 +68,12 @@ def runs_meant(archive: Archive, wanted: Iterable[str]) -> list[str]:
     """
     named: dict[str, str] = {}
     found: list[str] = []
-    ids = dict.fromkeys(archive.run_ids(), "")
+    ids: dict[str, str] = {}
     for one in wanted:
+        if archive.has_run(one):
+            found.append(one)
+            continue
+        ids = ids or dict.fromkeys(archive.run_ids(), "")
         try:
             found += meant("run", one, ids)
         except NotFoundError:

@@ -38,6 +38,7 @@ from mlflow_exim_plugin.schema.objects import (
 )
 from mlflow_exim_plugin.schema.provenance import ARCHIVED
 from mlflow_exim_plugin.sets.events import append_event
+from mlflow_exim_plugin.sources.archive.snapshot.layered import LayeredReader
 from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import (
     SetFolder,
@@ -362,6 +363,8 @@ def _owners(kept: OpenSource, run_ids: list[str]) -> dict[str, set[str]]:
 def _packs_of(kept: OpenSource, owners: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Return the runs of which an archive of a set holds something, by the archive's path."""
     reader = kept.archive.reader if kept.archive is not None else None
+    if isinstance(reader, LayeredReader):
+        reader = reader.whole
     if not isinstance(reader, SnapshotReader):
         raise InvalidArchiveError(f"{kept.name} is no snapshot of a set")
     names = {id(pack): path for pack, path in zip(reader.packs, reader.pack_paths, strict=True)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mlflow_exim_plugin.container import layout
@@ -108,22 +109,27 @@ class Archive(Shown):
 
     Args:
         reader: Open container; closed with this object.
-        lost: Objects of a set's state that are in none of its archives any more.
 
     Attributes:
         reader: The container: members, digests, root.
-        lost: See above.
-        trees: Members by workspace, the default one first.
     """
 
-    def __init__(self, reader: Members, lost: Sequence[LostObject] = ()) -> None:
+    def __init__(self, reader: Members) -> None:
         self.reader = reader
-        self.lost = lost
+
+    @cached_property
+    def trees(self) -> list[Tree]:
+        """Members by workspace, the default one first."""
         trees: dict[str, Tree] = {layout.TREE: Tree()}
-        for path in reader.paths("data/"):
+        for path in self.reader.paths("data/"):
             if found := layout.object_at(path):
                 trees.setdefault(found.tree, Tree()).add(found, path)
-        self.trees = list(trees.values())
+        return list(trees.values())
+
+    @property
+    def lost(self) -> Sequence[LostObject]:
+        """Objects of a set's state that are in none of its archives any more."""
+        return self.reader.lost
 
     @classmethod
     def open(
@@ -150,11 +156,10 @@ class Archive(Shown):
             StoreError: The store refused.
         """
         if found := as_set(url, storage_options):
-            from mlflow_exim_plugin.sources.archive.snapshot.reader import SnapshotReader
+            from mlflow_exim_plugin.sources.archive.snapshot.layered import reader_of
 
             folder, number = found
-            state = SnapshotReader(folder, folder.asked(number, snapshot, expected_root))
-            return cls(state, state.lost)
+            return cls(reader_of(folder, folder.asked(number, snapshot, expected_root)))
         if snapshot is not None:
             raise UsageError(f"{redact_url(url)} is no set, and has no snapshots")
         return cls(
@@ -240,12 +245,23 @@ class Archive(Shown):
         Raises:
             NotFoundError: The archive has no such run.
         """
+        if (path := self._run_path(run_id)) is None:
+            raise NotFoundError(f"the archive has no run {run_id!r}")
+        return self.document(ArchivedRun, path)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run of an id."""
+        return self._run_path(run_id) is not None
+
+    def _run_path(self, run_id: str) -> str | None:
         segment = encode_segment(run_id)
-        for tree in self.trees:
-            for runs in tree.runs.values():
-                if segment in runs:
-                    return self.document(ArchivedRun, runs[segment])
-        raise NotFoundError(f"the archive has no run {run_id!r}")
+        folders = self.reader.folders_of(segment)
+        if folders is None:
+            found = (runs.get(segment) for tree in self.trees for runs in tree.runs.values())
+        else:
+            known = (layout.run_member(f"{f}{segment}/") for f in folders if f.endswith("/runs/"))
+            found = (path for path in known if path in self.reader)
+        return next(filter(None, found), None)
 
     def logged_models(self, experiment_id: str | None = None) -> Iterator[ArchivedLoggedModel]:
         """Yield the logged models of one experiment, or all, by model id."""
@@ -261,12 +277,17 @@ class Archive(Shown):
             NotFoundError: The archive has no such logged model.
         """
         segment = encode_segment(model_id)
-        for tree in self.trees:
-            for paths in tree.logged_models.values():
-                for path in paths:
-                    if path.split("/")[-2] == segment:
-                        return self.document(ArchivedLoggedModel, path)
-        raise NotFoundError(f"the archive has no logged model {model_id!r}")
+        folders = self.reader.folders_of(segment)
+        if folders is None:
+            of_all = chain.from_iterable(tree.logged_models.values() for tree in self.trees)
+            found = (path for path in chain(*of_all) if path.split("/")[-2] == segment)
+        else:
+            of_models = (f for f in folders if f.endswith("/logged_models/"))
+            known = (layout.logged_model_member(f"{f}{segment}/") for f in of_models)
+            found = (path for path in known if path in self.reader)
+        if (path := next(found, None)) is None:
+            raise NotFoundError(f"the archive has no logged model {model_id!r}")
+        return self.document(ArchivedLoggedModel, path)
 
     def trace_parts(self, experiment_id: str | None = None) -> Iterator[TracePartEnvelope]:
         """Yield the envelopes of the parts of the traces of one experiment, or all."""
@@ -547,7 +568,7 @@ class Archive(Shown):
         Raises:
             InvalidArchiveError: It is damaged, or not as the format has it.
         """
-        return check_document(model, self.reader.read_document(path), path, len(self.reader))
+        return check_document(model, self.reader.read_document(path), path, self.reader.most_named)
 
 
 open_archive = Archive.open

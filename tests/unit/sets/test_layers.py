@@ -10,10 +10,12 @@ import pytest
 
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError
 from mlflow_exim_plugin.kinds import Kind
+from mlflow_exim_plugin.options.part import SelectionPart
 from mlflow_exim_plugin.sets.layers import first_layer, next_layers
 from mlflow_exim_plugin.sets.state import Row, SetState
 from mlflow_exim_plugin.sources.archive.snapshot.layers import StateLayers
 from mlflow_exim_plugin.sources.archive.snapshot.set_folder import SetFolder
+from samples.sets import IN_LAYERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +100,29 @@ def test_one_object_takes_one_part(tmp_path: Path) -> None:
     assert placed.content_digest == state.rows[path].content_digest
     with pytest.raises(NotFoundError):
         read.place(max(state.rows))
+
+
+def test_a_part_of_the_work_takes_its_part_of_the_state(tmp_path: Path) -> None:
+    folder = SetFolder(str(tmp_path))
+    rows = {_path(number): _row(number) for number in range(30_000)}
+    model = Row(Kind.REGISTERED_MODEL, bytes(32), name="churn")
+    state = SetState({**rows, "data/models/churn/model.json": model})
+    layers = first_layer(folder, state)
+    sample = SetFolder(str(IN_LAYERS)).snapshot(1).document.info
+    info = sample.model_copy(update={"layers": layers})
+    first = SelectionPart(experiments=("0",), beside_experiments=False)
+    rest = SelectionPart(experiments=("2",), beside_experiments=True)
+    for part, needless in ((rest, layers[0].states[0]), (first, layers[0].states[-2])):
+        data = folder.table(needless)
+        folder.remove(needless.path)
+        found = SetState.load(folder, info, part)
+        assert found is not None
+        of = f"/experiments/{part.experiments[0]}/"
+        beside = {"data/models/churn/model.json"} if part.beside_experiments else set()
+        assert found.rows.keys() == {path for path in rows if of in path} | beside
+        with pytest.raises(NotFoundError):
+            SetState.load(folder, info)
+        folder.put(needless.path, data)
 
 
 def test_a_damaged_part_is_refused(tmp_path: Path) -> None:

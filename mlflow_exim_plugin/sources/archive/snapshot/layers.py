@@ -31,6 +31,7 @@ __all__ = ["PlacedObject", "StateLayers", "ids_of", "newest_of", "state_table", 
 
 _READ_AT_ONCE = 8
 _KEPT_PARTS = 16
+_ALL = (("", "\U0010ffff"),)
 _SEGMENT = (
     r"^(?P<folder>.*/experiments/[^/]+/(?:runs|logged_models|traces)/)"
     r"(?P<segment>[^/]+)(?:/(?:run|logged_model)\.json)?$"
@@ -69,15 +70,24 @@ class StateLayers:
         self._state = lru_cache(_KEPT_PARTS)(lambda part: read_table(folder, part, LAYER))
         self._id = lru_cache(_KEPT_PARTS)(lambda part: read_table(folder, part, IDS))
 
-    def table(self) -> pa.Table:
-        """Return all objects of the state, sorted by path, schema ``LAYER``."""
-        return without_gone(newest_of([*self.tables()]))
+    def table(self, ranges: Sequence[tuple[str, str]] = _ALL) -> pa.Table:
+        """Return the objects of the state, sorted by path, schema ``LAYER``.
 
-    def tables(self) -> Iterator[pa.Table]:
+        Args:
+            ranges: From where to where paths are needed; there may be others among them.
+        """
+        return without_gone(newest_of([*self.tables(ranges)]))
+
+    def tables(self, ranges: Sequence[tuple[str, str]] = _ALL) -> Iterator[pa.Table]:
         """Yield the tables of all layers, the oldest first, what is gone among them."""
-        for layer in self._layers:
+        for layer, firsts in zip(self._layers, self._states, strict=True):
+            wanted: set[int] = set()
+            for start, end in ranges:
+                before = max(bisect_right(firsts, start) - 1, 0)
+                wanted.update(range(before, bisect_left(firsts, end)))
+            some = [layer.states[number] for number in sorted(wanted)]
             with ThreadPoolExecutor(_READ_AT_ONCE, "exim-layers") as pool:
-                parts = [*pool.map(self._state.__wrapped__, layer.states)]
+                parts = [*pool.map(self._state.__wrapped__, some)]
             yield pa.concat_tables(parts) if parts else LAYER.empty_table()
 
     def ids(self) -> Iterator[pa.Table]:
@@ -118,8 +128,15 @@ class StateLayers:
         return sorted(found)
 
 
-def state_table(folder: SetFolder, info: SnapshotInfo) -> pa.Table | None:
-    """Return all objects of a state, schema ``LAYER``; None where nothing says them.
+def state_table(
+    folder: SetFolder, info: SnapshotInfo, ranges: Sequence[tuple[str, str]] = _ALL
+) -> pa.Table | None:
+    """Return the objects of a state, schema ``LAYER``; None where nothing says them.
+
+    Args:
+        folder: The set.
+        info: What the snapshot says.
+        ranges: From where to where paths are needed; there may be others among them.
 
     Raises:
         InvalidArchiveError: A table is damaged.
@@ -127,7 +144,7 @@ def state_table(folder: SetFolder, info: SnapshotInfo) -> pa.Table | None:
         StoreError: The store refused or died.
     """
     if info.layers:
-        return StateLayers(folder, info.layers).table()
+        return StateLayers(folder, info.layers).table(ranges)
     if info.state is None:
         return None
     table = read_table(folder, info.state, STATE)

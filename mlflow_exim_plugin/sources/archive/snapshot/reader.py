@@ -105,6 +105,15 @@ class SnapshotReader:
     def __len__(self) -> int:
         return len(self._paths)
 
+    @property
+    def most_named(self) -> int:
+        """See ``Members``."""
+        return len(self)
+
+    def folders_of(self, segment: str) -> None:
+        """Tell of no id where it is: all paths are known."""
+        del segment
+
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and self._pack_of(path) is not None
 
