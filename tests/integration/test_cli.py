@@ -196,7 +196,7 @@ def test_what_fails_is_named_and_the_rest_is_packed(tmp_path: Path) -> None:
 PACKS = {
     "no store": (["x", "--tracking-uri", "sqlite:///nowhere.db"], 4, "no MLflow store", True),
     "no folder": (["no/x", "--tracking-uri", "URI"], 9, "its folder does not exist", False),
-    "a folder": ([".", "--tracking-uri", "URI"], 9, "is not a regular file", False),
+    "a folder": ([".", "--tracking-uri", "URI"], 2, "is a folder", True),
     "filter": (["x", "--tracking-uri", "URI", "--filter", "metrics >"], 2, "--filter", False),
     "experiment": (["x", "--tracking-uri", "URI", "-e", "nobody"], 4, "'nobody'", False),
     "run": (["x", "--tracking-uri", "URI", "-r", "nobody"], 4, "'nobody'", False),
