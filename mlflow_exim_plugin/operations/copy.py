@@ -13,6 +13,7 @@ from mlflow_exim_plugin.operations.targets import open_target
 from mlflow_exim_plugin.options import Opening, Reading, Selection, Work, Writing, flat
 from mlflow_exim_plugin.redaction import redact_url
 from mlflow_exim_plugin.stages.changes import Changes
+from mlflow_exim_plugin.stages.traces_anew import traces_anew
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.report import Report
@@ -61,7 +62,8 @@ def copy(
         ServerError: One of the two cannot be reached, or died.
         PartialTransferError: An object failed and ``strict`` was asked for.
     """
-    if is_same_place(source, target):
+    inside = is_same_place(source, target)
+    if inside:
         if writing.experiment_name is None and writing.rename is None:
             raise UsageError(
                 f"source and target are both {redact_url(source)}",
@@ -91,6 +93,8 @@ def copy(
     ):
         read = opened.through(redaction)
         stages = to_deployment(read.system(work.script), writing)
+        if inside:
+            stages.append(traces_anew)
         if mirror is None:
             return deliver(read, written, selection, stages, work)
         changes = Changes(reading.marks)

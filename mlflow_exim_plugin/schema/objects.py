@@ -363,6 +363,7 @@ class Trace(_Read, _WithInfo):
         attachments: Files that spans point at.
         stamp: What its source says of its spans that is another when one is new or changed.
         mark: See ``stages.marks``, where it is known already; then what is as it was has no spans.
+        came_from: Its origins, where it has another id than at its source.
     """
 
     document: dict[str, Any]
@@ -371,6 +372,7 @@ class Trace(_Read, _WithInfo):
     attachments: Iterable[Artifact | Failure] = ()
     stamp: str = ""
     mark: bytes = b""
+    came_from: str = ""
     kind: Kind = field(default=Kind.TRACE, init=False)
 
     @property

@@ -18,14 +18,17 @@ from mlflow_exim_plugin.cli.main import exim
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, UsageError
 from mlflow_exim_plugin.options import Rename, Selection
 from mlflow_exim_plugin.schema.objects import Kind
+from mlflow_exim_plugin.schema.provenance import ORIGIN
 from tests.compare import assert_count_law, assert_same, snapshot
 from tests.databases import rows_of_tables
 from tests.filled import copy_of_server
 from tests.integration.conftest import rows_of
+from tests.integration.test_trace_order import read
 from tests.integration.test_workspaces import ENABLED, contents
 from tests.integration.test_workspaces import fill as fill_workspaces
 from tests.new_ids import copy, unpack
 from tests.servers import new_sqlite_database, start_server
+from tests.trace_seed import seed_traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -326,6 +329,33 @@ def test_a_copy_inside_one_place_goes_to_other_names_and_is_known_again(sqlite_u
     (version,) = client.search_model_versions("name = 'net-production'")
     assert (version.version, version.run_id) in {("1", run_id), (1, run_id)}
     assert len(client.search_model_versions("name = 'net'")) == 2
+
+
+def test_traces_come_along_inside_one_place(tmp_path: Path) -> None:
+    copy_of_server(tmp_path, seed_traces)
+    with start_server(tmp_path) as server:
+        before = read(server.url)
+        how: dict[str, Any] = {"experiments": ("traces",), "experiment_name": "promoted"}
+        report = copy(server.url, server.url, **how)
+        again = copy(server.url, server.url, **how)
+        there = read(server.url)
+
+    assert (report.failures, again.failures) == ([], [])
+    assert again.counts[Kind.TRACE].skipped == report.counts[Kind.TRACE].written == len(before)
+    copies = {trace_id: trace for trace_id, trace in there.items() if trace_id not in before}
+    assert {trace.info["tags"][ORIGIN] for trace in copies.values()} == before.keys()
+    for trace_id, trace in copies.items():
+        original = before[trace.info["tags"][ORIGIN]]
+        assert there[original.id].document == original.document
+        assert trace.experiment_id != original.experiment_id
+        assert len(trace_id) <= 50
+        assert trace.info["request_time_ms"] == original.info["request_time_ms"]
+        for spans in (trace.spans or [], original.spans or []):
+            spans.sort(key=lambda span: str(span["span_id"]))
+        names = [[s["name"] for s in t.spans or ()] for t in (trace, original)]
+        assert names[0] == names[1]
+        assert len(trace.assessments) == len(original.assessments)
+        assert len(list(trace.attachments)) == len(list(original.attachments))
 
 
 @pytest.mark.parametrize("way", ["copy", "unpack"])

@@ -25,7 +25,7 @@ REFUSED = "mlflow-exim-refused:/source"
 """Stands where a place of files was refused: nothing that MLflow opens."""
 
 _SEPARATOR = re.compile(r"[/\\]")
-_ABSOLUTE = re.compile(r"[/\\]")
+_ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _NOT_ON_WINDOWS = re.compile('[<>:"|?*\\\\\x00-\x1f]')
 _PROMPT_SOURCE = re.compile(r"[A-Za-z0-9_-]+")

@@ -49,3 +49,18 @@ def test_prompts_have_a_word_for_a_source() -> None:
     assert not place_problem("dummy-source", Kind.PROMPT_VERSION)
     assert place_problem("..", Kind.PROMPT_VERSION)
     assert place_problem("file:///etc", Kind.PROMPT_VERSION)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("c:/x", "it is absolute"),
+        ("C:\\x", "it is absolute"),
+        ("x:y", "a drive of Windows"),
+        ("xy:z", ""),
+        ("folder/x:y", ""),
+    ],
+)
+def test_a_drive_is_told_from_what_is_absolute(path: str, problem: str) -> None:
+    said = path_problem(path)
+    assert (problem in said) if problem else not said

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.host.traces.documents import OF_THE_TARGET
 from mlflow_exim_plugin.schema.objects import LINKED_RUNS, LINKS, SOURCE_RUN, Kind
-from mlflow_exim_plugin.schema.provenance import is_provenance
+from mlflow_exim_plugin.schema.provenance import ORIGIN, is_provenance
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.schema.objects import Trace
@@ -46,6 +46,8 @@ class TraceReferences:
             for key, value in trace.info["tags"].items()
             if not is_provenance(key) and key not in OF_THE_TARGET
         }
+        if trace.came_from:
+            info["tags"][ORIGIN] = trace.came_from
         metadata = dict(trace.info["trace_metadata"])
         self._map(metadata, SOURCE_RUN, Kind.RUN, trace.id)
         self._map(metadata, _MODEL, Kind.LOGGED_MODEL, trace.id)
