@@ -28,7 +28,11 @@ from tests.compare import assert_count_law
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # What MLflow's client of FTP leaves open.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 FILES = {
     "a.txt": b"a",

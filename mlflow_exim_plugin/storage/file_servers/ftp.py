@@ -93,6 +93,9 @@ class FtpLine:
         """Close it."""
         self._client.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def listing(self, folder: str) -> FolderListing:
         """Return what a folder has."""
         try:
