@@ -104,6 +104,17 @@ class FrameReader:
                 self._keep(frame, data)
             yield data
 
+    def stored_bytes(self, start: int, size_bytes: int) -> int:
+        """Return how many bytes of the file hold a part of the tar stream, and what is beside it.
+
+        Args:
+            start: Where it begins.
+            size_bytes: How long it is.
+        """
+        table = self.table
+        last = table.frame_at(max(start + size_bytes - 1, start))
+        return table.file_offsets[last + 1] - table.file_offsets[table.frame_at(start)]
+
     def own(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the frames that hold a span of the tar stream and nothing else, if any do."""
         offsets = self.table.tar_offsets

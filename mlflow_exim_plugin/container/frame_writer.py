@@ -7,10 +7,13 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from mlflow_exim_plugin.container import bag
 from mlflow_exim_plugin.container.frames import SeekTable, compress_frame, skippable_frame
 from mlflow_exim_plugin.errors import EximError, StoreError, UsageError
+from mlflow_exim_plugin.schema.rules import LIMITS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Protocol
 
     from mlflow_exim_plugin.storage.output import Writable
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
         def update(self, data: bytes, /) -> None: ...
 
 
-__all__ = ["FrameWriter", "default_workers"]
+__all__ = ["FrameWriter", "default_workers", "has_to_pay", "paid_pieces"]
+
+_SMALLER_BYTES = (16 << 10, 1 << 10, 64)
+"""Pieces of a text that is much in few bytes: a frame has some 25 bytes, whatever is in it."""
 
 # In flight for each worker: one large frame being compressed and one waiting, or many small ones.
 # A worker gets the interpreter back only in its turn, and meanwhile the caller fills some more.
@@ -30,6 +36,42 @@ _BYTES_PER_WORKER = 2 << 20
 def default_workers() -> int:
     """Return how many threads compress when the caller does not say."""
     return min(4, os.cpu_count() or 1)
+
+
+def has_to_pay(path: str, size_bytes: int) -> bool:
+    """Tell whether readers ask what a member is made of (spec, "Hostile input")."""
+    is_document = path.endswith(".json") and "/artifacts/" not in path
+    is_large = size_bytes > min(LIMITS.free_bytes, 2 * LIMITS.free_values)
+    return is_large and (is_document or path == bag.MANIFEST)
+
+
+def paid_pieces(pieces: Iterable[bytes], level: int, size_bytes: int) -> Iterator[bytes]:
+    """Yield pieces of a document or manifest, smaller ones where it says much in few bytes.
+
+    Args:
+        pieces: Of the size that is best for others.
+        level: zstd's compression level.
+        size_bytes: Size of all together.
+    """
+    for piece in pieces:
+        yield from _paid(piece, level, _SMALLER_BYTES, size_bytes > LIMITS.free_bytes)
+
+
+def _paid(
+    piece: bytes, level: int, smaller_bytes: tuple[int, ...], is_large: bool
+) -> Iterator[bytes]:
+    if not smaller_bytes or _is_paid(piece, len(compress_frame(piece, level)), is_large):
+        yield piece
+        return
+    step, *others = smaller_bytes
+    for start in range(0, len(piece), step):
+        yield from _paid(piece[start : start + step], level, tuple(others), is_large)
+
+
+def _is_paid(piece: bytes, stored_bytes: int, is_large: bool) -> bool:
+    values = sum(map(piece.count, (b",", b"[", b"{")))
+    fits = not is_large or len(piece) <= LIMITS.text_expansion * stored_bytes
+    return fits and values <= stored_bytes
 
 
 class FrameWriter:

@@ -32,7 +32,7 @@ from mlflow_exim_plugin.errors import (
 )
 from mlflow_exim_plugin.schema.canonical import parse_json, require_few_values
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import EXPANSION, FREE_DOCUMENT_BYTES, LIMITS, Limits
+from mlflow_exim_plugin.schema.rules import EXPANSION, LIMITS, Limits
 from mlflow_exim_plugin.storage.pinned import TAIL_BYTES
 from mlflow_exim_plugin.storage.ranges import open_range
 
@@ -55,10 +55,6 @@ _EXTRA_BYTES = 64 << 10
 # Generous, so that a path that is too long is named as what it is.
 _MAX_MANIFEST_LINE_BYTES = 8 * MAX_PATH_BYTES
 _STREAM_BUFFER_BYTES = 128 << 10
-_ROOM_OF_DOCUMENT_BYTES = 16 << 20
-"""What a document may take, however few bytes of the file hold it."""
-_FREE_MEMBERS = 1 << 20
-"""More than these, each of which takes some 250 bytes of memory, a file must have digests for."""
 _INDEX_ROOM_BYTES, _ROW_ROOM_BYTES = 4096, 32
 """What a compressed index may take of the file, and each of its rows, however badly they do."""
 
@@ -336,25 +332,19 @@ class ArchiveReader:
         if size_bytes > limits.document_bytes:
             message, hint = f"{size_bytes} bytes, over the limit", limits.hint("document_bytes")
             raise refuse(InvalidArchiveError, "E050", path, message, hint)
-        if size_bytes > _ROOM_OF_DOCUMENT_BYTES:
+        if size_bytes > min(limits.free_bytes, limits.free_values):
             stored_bytes = self.stored_bytes(path)
-            is_paid_for = not limits.expands_too_much(size_bytes, stored_bytes)
-            if size_bytes > FREE_DOCUMENT_BYTES and not is_paid_for:
-                message = f"{size_bytes} bytes, made of {stored_bytes}"
-                hint = limits.hint("expansion")
-                raise refuse(InvalidArchiveError, EXPANSION, path, message, hint)
+            if not limits.is_text_paid(size_bytes, stored_bytes):
+                raise _unpaid(path, size_bytes, stored_bytes, limits)
             with self.open_member(path) as stream:
                 pieces = iter(partial(stream.read, _STREAM_BUFFER_BYTES), b"")
-                require_few_values(pieces, path, limits)
+                require_few_values(pieces, path, limits, stored_bytes)
         return parse_json(self.read(path), path, limits)
 
     def stored_bytes(self, path: str) -> int:
         """Return how many bytes of the file hold a member, and what is in the same frames."""
         position = self._position_of(path)
-        start = self._checked_offset(position)
-        table = self.frames.table
-        last = table.frame_at(max(start + self._sizes_bytes[position] - 1, start))
-        return table.file_offsets[last + 1] - table.file_offsets[table.frame_at(start)]
+        return self.frames.stored_bytes(self._checked_offset(position), self._sizes_bytes[position])
 
     def open_table(self, path: str, schema: Schema, code: str) -> StoredTable:
         """Open a member that is a Parquet table; to be closed by the caller.
@@ -524,6 +514,9 @@ class _Manifests:
         ):
             message, hint = "has an impossible place or size", self._limits.hint("manifest_bytes")
             raise refuse(InvalidArchiveError, "E026", name, message, hint)
+        stored_bytes = self._frames.stored_bytes(offset, size_bytes)
+        if not self._limits.is_text_paid(size_bytes, stored_bytes):
+            raise _unpaid(name, size_bytes, stored_bytes, self._limits)
         return b"".join(self._frames.span(offset, offset + size_bytes))
 
     @staticmethod
@@ -532,6 +525,11 @@ class _Manifests:
             raise refuse(
                 InvalidArchiveError, "E024", name, f"has {lines} lines, the index {rows} rows"
             )
+
+
+def _unpaid(path: str, size_bytes: int, stored_bytes: int, limits: Limits) -> InvalidArchiveError:
+    message, hint = f"{size_bytes} bytes, made of {stored_bytes}", limits.hint("text_expansion")
+    return refuse(InvalidArchiveError, EXPANSION, path, message, hint)
 
 
 def _checked(member: Member, data: bytes) -> bytes:
@@ -570,10 +568,6 @@ def _read_index(tail: _Tail, table: SeekTable, footer: Footer, limits: Limits) -
     if end - start > _INDEX_ROOM_BYTES + _ROW_ROOM_BYTES * limits.members:
         message, hint = "is too large", limits.hint("members")
         raise refuse(InvalidArchiveError, "E025", "<index>", message, hint)
-    paid_for = tail.file_bytes // bag.DIGEST_BYTES
-    if footer.members > max(_FREE_MEMBERS, paid_for):
-        message = f"{footer.members} members in a file of {tail.file_bytes} bytes"
-        raise refuse(InvalidArchiveError, EXPANSION, "<index>", message)
     if footer.open_offset and end - footer.open_offset <= LIMITS.frame_bytes:
         tail.extend(min(footer.open_offset, start))
     return MemberIndex.parse(tail.read(start, end), footer, limits)

@@ -12,12 +12,16 @@ from array import array
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_exim_plugin.container import bag
-from mlflow_exim_plugin.container.frame_writer import FrameWriter, default_workers
+from mlflow_exim_plugin.container.frame_writer import (
+    FrameWriter,
+    default_workers,
+    has_to_pay,
+    paid_pieces,
+)
 from mlflow_exim_plugin.container.frames import (
     FOOTER_MAGIC,
     INDEX_MAGIC,
     SKIPPABLE_HEADER_BYTES,
-    compress_frame,
 )
 from mlflow_exim_plugin.container.member_stream import Member
 from mlflow_exim_plugin.container.paths import PathRegister, check_member_path
@@ -25,7 +29,6 @@ from mlflow_exim_plugin.container.tail import Footer, MemberIndex
 from mlflow_exim_plugin.container.tarball import END_OF_TAR, padding_bytes, tar_header
 from mlflow_exim_plugin.errors import EximError, NotFoundError, UsageError
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES, LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +48,6 @@ GROUP_FRAME_BYTES = 128 << 10
 """A group frame is closed when it holds this much."""
 LARGE_FRAME_BYTES = 1 << 20
 """Piece of a large member in one frame."""
-REPETITIVE_FRAME_BYTES = 16 << 10
-"""Piece of a document that readers would take for a bomb: its frame is over a thousandth of it."""
 PARQUET_FRAME_BYTES = 256 << 10
 """The same for Parquet, which is read by small ranges."""
 IN_MEMORY_BYTES = 8 << 20
@@ -351,18 +352,13 @@ class ArchiveWriter:
         else:
             self._cut()
             offset = self._position
-            view = memoryview(data)
-            piece_bytes = frame_bytes(path)
-            if len(data) > FREE_DOCUMENT_BYTES and self._expands_too_much(view, piece_bytes):
-                piece_bytes = REPETITIVE_FRAME_BYTES
-            for piece in _pieces(view, piece_bytes):
+            pieces = _pieces(memoryview(data), frame_bytes(path))
+            if has_to_pay(path, len(data)):
+                pieces = paid_pieces(pieces, self._level, len(data))
+            for piece in pieces:
                 self._frames.write_frame(piece)
         self._end_member(len(data))
         return self._row(path, offset, len(data), digest)
-
-    def _expands_too_much(self, data: memoryview, piece_bytes: int) -> bool:
-        frames = (compress_frame(piece, self._level) for piece in _pieces(data, piece_bytes))
-        return LIMITS.expands_too_much(len(data), sum(map(len, frames)))
 
     def _add_large(self, path: str, size_bytes: int, source: _CheckedStream) -> Member:
         digest = hashlib.sha256()

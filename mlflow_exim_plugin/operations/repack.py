@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.container.frame_writer import FrameWriter
+from mlflow_exim_plugin.container.frame_writer import FrameWriter, has_to_pay, paid_pieces
 from mlflow_exim_plugin.container.frames import (
     FOOTER_MAGIC,
     INDEX_MAGIC,
@@ -29,13 +29,11 @@ from mlflow_exim_plugin.container.tarball import (
 )
 from mlflow_exim_plugin.container.writer import (
     GROUP_FRAME_BYTES,
-    REPETITIVE_FRAME_BYTES,
     SMALL_MEMBER_BYTES,
     frame_bytes,
 )
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.options import Opening, Repacking, flat
-from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES
 from mlflow_exim_plugin.sources.archive.archive import Archive
 from mlflow_exim_plugin.storage.output import atomic_output
 
@@ -181,15 +179,18 @@ class _Frames:
                     digest.update(data)
                     self._frames.copy_frame(packed, len(data))
             else:
-                piece_bytes = self._how.frame_bytes or frame_bytes(path)
-                if size_bytes > FREE_DOCUMENT_BYTES and path.endswith(".json"):
-                    piece_bytes = REPETITIVE_FRAME_BYTES
-                for start in range(0, size_bytes, piece_bytes):
-                    data = self._stream.read(min(piece_bytes, size_bytes - start))
+                pieces = self._pieces(size_bytes, self._how.frame_bytes or frame_bytes(path))
+                if has_to_pay(path, size_bytes):
+                    pieces = paid_pieces(pieces, self._how.level, size_bytes)
+                for data in pieces:
                     digest.update(data)
                     self._frames.write_frame(data)
         if digest.hexdigest() != member.sha256:
             raise wrong_digest(path)
+
+    def _pieces(self, size_bytes: int, piece_bytes: int) -> Iterator[bytes]:
+        for start in range(0, size_bytes, piece_bytes):
+            yield self._stream.read(min(piece_bytes, size_bytes - start))
 
     def _cut(self) -> None:
         if self._group:

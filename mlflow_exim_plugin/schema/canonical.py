@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from mlflow_exim_plugin.errors import InvalidArchiveError
 from mlflow_exim_plugin.schema.digests import sha256_of
-from mlflow_exim_plugin.schema.rules import LIMITS, Finding, Limits
+from mlflow_exim_plugin.schema.rules import EXPANSION, LIMITS, Finding, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,16 +88,22 @@ def parse_json(data: bytes, path: str, limits: Limits = LIMITS) -> Any:
     return value
 
 
-def require_few_values(pieces: Iterable[bytes], path: str, limits: Limits = LIMITS) -> None:
+def require_few_values(
+    pieces: Iterable[bytes],
+    path: str,
+    limits: Limits = LIMITS,
+    stored_bytes: int | None = None,
+) -> None:
     """Refuse a JSON document of too many values before any of them is made.
 
     Args:
         pieces: Its bytes.
         path: Member path, for the message.
         limits: How many it may have; each takes some 60 bytes.
+        stored_bytes: How many bytes of an archive hold it.
 
     Raises:
-        InvalidArchiveError: It has more.
+        InvalidArchiveError: It has more, or more than are paid for.
     """
     values, in_text, held = 1, 0, b""
     for piece in pieces:
@@ -114,6 +120,10 @@ def require_few_values(pieces: Iterable[bytes], path: str, limits: Limits = LIMI
         if values > limits.document_values:
             message = f"it has more than {limits.document_values} values"
             raise _invalid(path, message, limits.hint("document_values"))
+    if stored_bytes is not None and values > max(limits.free_values, stored_bytes):
+        message = f"it has {values} values, made of {stored_bytes} bytes"
+        finding = Finding(EXPANSION, path, message)
+        raise InvalidArchiveError(f"{path}: {message}", limits.hint("free_values"), [finding])
 
 
 def _pieces(data: bytes, limits: Limits = LIMITS) -> Iterator[bytes]:

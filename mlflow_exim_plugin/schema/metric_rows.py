@@ -26,6 +26,7 @@ __all__ = ["MetricsDigest", "Piece", "RowBatch", "RunRows", "add_piece"]
 _NUMBERS = ("step", "timestamp", "value")
 _COUNT = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
+_MOST_WAITING = 4096
 _TINY_BYTES = 1024
 """A column with fewer is hashed at once: a key of small runs costs three calls less."""
 
@@ -44,7 +45,8 @@ class RowBatch:
         self.table = table.combine_chunks()
         columns = [in_one_piece(self.table.column(name)) for name in ("run_id", "key")]
         starts = _starts(columns)
-        self._ids, self._keys = (column.take(starts).to_pylist() for column in columns)
+        ids, keys = (column.take(starts) for column in columns)
+        self._ids, self._keys = _shared(ids), keys.to_pylist()
         self._starts: list[int] = starts.to_pylist()
         self._stops = [*self._starts[1:], self.table.num_rows]
 
@@ -189,6 +191,9 @@ class MetricsDigest:
                 if opened is not None:
                     finished += _finished(opened)
                     self.keys += 1
+                    if len(finished) > _MOST_WAITING:
+                        self._outer.update(b"".join(finished))
+                        finished.clear()
                 hashed = hashlib.sha256 if end - start < _TINY_BYTES else sha256_of
                 columns = hashed(words[0]), hashed(words[1]), hashed(words[2])
                 opened = key, end - start, columns
@@ -228,6 +233,13 @@ def _starts(columns: list[pa.Array]) -> pa.Array:
         first = pc.or_(first, other)
     after = pc.add(pc.indices_nonzero(first), pa.scalar(1, pa.uint64()))
     return pa.concat_arrays([pa.array([0], pa.uint64()), after])
+
+
+def _shared(texts: pa.Array) -> list[str]:
+    """Return texts of which most are the one before, each in memory once."""
+    found = texts.dictionary_encode()
+    names = found.dictionary.to_pylist()
+    return [names[index] for index in found.indices.to_pylist()]
 
 
 def _bytes_of(numbers: pa.Array) -> memoryview:

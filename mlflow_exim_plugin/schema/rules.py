@@ -15,7 +15,6 @@ from mlflow_exim_plugin.errors import UsageError
 
 __all__ = [
     "EXPANSION",
-    "FREE_DOCUMENT_BYTES",
     "LIMITS",
     "LIMITS_VARIABLE",
     "RULES",
@@ -26,9 +25,6 @@ __all__ = [
 
 EXPANSION = "E065"
 """The rule on what a few bytes of an archive may become."""
-
-FREE_DOCUMENT_BYTES = 48 << 20
-"""What a document may be larger than only where as much is stored as E065 asks for."""
 
 LIMITS_VARIABLE = "MLFLOW_EXIM_LIMITS"
 """Environment variable that gives a reader other limits: ``NAME=NUMBER``, one or several."""
@@ -56,8 +52,11 @@ class Limits:
         column_values: Values of one column of a row group.
         column_pages: Pages of one column of a row group.
         named: Failures, losses and what else ``info`` tells of, in one list.
-        expansion: How many times as large as what is stored of it a large document or row group
-            may be.
+        expansion: How many times as large as what is stored of it a large row group may be.
+        free_bytes: Size up to which a document or manifest may be made of anything.
+        text_expansion: How many times as large as what is stored of it a larger one may be.
+        free_values: Values up to which a document may be made of anything; one of more has a
+            byte stored for each.
     """
 
     frames: int = 1 << 24
@@ -75,6 +74,9 @@ class Limits:
     column_pages: int = 1 << 16
     named: int = 100_000
     expansion: int = 1000
+    free_bytes: int = 16 << 20
+    text_expansion: int = 16
+    free_values: int = 1 << 19
 
     @classmethod
     def of_environment(cls) -> Limits:
@@ -94,6 +96,10 @@ class Limits:
     def expands_too_much(self, size_bytes: int, stored_bytes: int) -> bool:
         """Whether so many bytes of an archive may not become so many."""
         return size_bytes > self.expansion * max(stored_bytes, 1)
+
+    def is_text_paid(self, size_bytes: int, stored_bytes: int) -> bool:
+        """Whether a document or manifest may be made of so many bytes of an archive."""
+        return size_bytes <= max(self.free_bytes, self.text_expansion * stored_bytes)
 
     def hint(self, name: str) -> str:
         """Return what whoever trusts an archive can do about a limit."""

@@ -65,6 +65,8 @@ _IN_ENVELOPES = {
     Kind.ASSESSMENT,
     *(spec.parts[1] for spec in ENTITY_KINDS.values() if spec.parts),
 }
+_ROWS_AT_ONCE = 1 << 17
+"""Of a row group; this package writes none that is larger."""
 _COUNTED = [kind for kind in Kind if kind not in {Kind.PARAM, Kind.TAG}]
 
 
@@ -435,8 +437,7 @@ class _ObjectCheck:
         ranges = deque(_apart(self._ranges[member]))
         start = 0
         last = METRICS.empty_table()
-        for number in range(len(file.groups)):
-            table = file.row_group(number)
+        for number, table in _tables_of(file):
             if not _is_sorted(pa.concat_tables([last, table])):
                 self._find("E060", member, f"row group {number} is not sorted")
             last = table.slice(table.num_rows - 1) if table.num_rows else last
@@ -559,6 +560,14 @@ def _adds_up(info: ExperimentInfo | ArchiveInfo) -> bool:
     return min(info.num_failed_runs, LIMITS.named) == len(info.failed_runs) and (
         info.num_total_runs == info.num_ok_runs + info.num_failed_runs
     )
+
+
+def _tables_of(file: StoredTable) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the rows of a table, a row group or a part of a large one at a time."""
+    for number, rows in enumerate(file.groups):
+        table = file.row_group(number)
+        for first in range(0, rows, _ROWS_AT_ONCE) or (0,):
+            yield number, table.slice(first, _ROWS_AT_ONCE)
 
 
 def _is_sorted(table: pa.Table) -> bool:

@@ -37,7 +37,7 @@ __all__ = [
     "trace_rows",
 ]
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS, _BATCH_BYTES = 1024, 4 << 20
 
 
 @dataclass
@@ -117,8 +117,11 @@ class _Grouped:
         self._next = next(self._rows, None)
 
     def take(self, trace_id: str, count: int) -> list[dict[str, Any]]:
-        taken = []
+        taken: list[dict[str, Any]] = []
         while self._next is not None and self._next[0]["trace_id"] == trace_id:
+            if len(taken) == count:
+                message = f"trace {trace_id} has more than {count} rows of {self._table}"
+                raise _broken("E063", self._path, message)
             taken.append(self._next[1])
             self._next = next(self._rows, None)
         if len(taken) != count:
@@ -226,7 +229,10 @@ def _rows(
         return
     with _opened(reader, entry, table) as file:
         for number in range(len(file.groups)):
-            for batch in file.row_group(number).to_batches(_BATCH_ROWS):
+            group = file.row_group(number)
+            # A row of JSON takes many times its text.
+            at_once = _BATCH_BYTES * len(group) // max(group.nbytes, 1)
+            for batch in group.to_batches(max(1, min(_BATCH_ROWS, at_once))):
                 rows = batch.to_pylist()
                 yield from zip(rows, read_documents(table, rows, entry.member), strict=True)
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from mlflow_exim_plugin.container import bag
-from mlflow_exim_plugin.container import reader as reading
 from mlflow_exim_plugin.errors import InvalidArchiveError
+from mlflow_exim_plugin.schema.rules import LIMITS_VARIABLE
 from tests.unit.container.crafting import build, codes_of
 
 chance = random.Random(4)
@@ -42,13 +42,12 @@ def test_pieces_say_what_the_whole_says(piece_bytes: int, monkeypatch: pytest.Mo
     }
 
 
-def test_more_members_than_a_file_has_digests_for_are_refused_unread(
+def test_a_manifest_that_is_made_of_few_bytes_is_refused_unread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    empty = build({f"data/{n}": b"" for n in range(400)})
-    filled = build({f"data/{n}": chance.randbytes(64) for n in range(400)})
+    empty = build({f"data/{n}": b"" for n in range(4000)})
+    filled = build({f"data/{n}": chance.randbytes(64) for n in range(4000)})
     assert codes_of(empty) == codes_of(filled) == set()
-    monkeypatch.setattr(reading, "_FREE_MEMBERS", 300)
-    assert len(empty) < 32 * 400 < len(filled)
+    monkeypatch.setenv(LIMITS_VARIABLE, "free_bytes=10000 text_expansion=4")
     assert codes_of(empty) == {"E065"}
     assert codes_of(filled) == set()

@@ -87,6 +87,9 @@ LOWER = {
     "column_values": (1_000, {**DEFAULT, "data/table.parquet": "E059"}),
     "column_pages": (1, {**DEFAULT, "data/table.parquet": "E059"}),
     "expansion": (1_000, DEFAULT),
+    "free_bytes": (10, {**DEFAULT, "data/list.json": "E065"}),
+    "text_expansion": (1, DEFAULT),
+    "free_values": (4_000, {**DEFAULT, "data/list.json": "E065"}),
 }
 
 
@@ -106,14 +109,14 @@ def test_each_limit_can_be_lowered(name: str) -> None:
 
 
 def test_limits_can_be_raised() -> None:
-    assert read(Limits(depth=120, expansion=1_000_000)) == {}
+    assert read(Limits(depth=120, text_expansion=1_000_000)) == {}
 
 
 def test_the_environment_gives_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LIMITS_VARIABLE, "depth=120, expansion=1000000")
+    monkeypatch.setenv(LIMITS_VARIABLE, "depth=120, text_expansion=1000000")
     assert read() == {}
     assert read(LIMITS) == DEFAULT
-    assert Limits.of_environment().others == {"depth": 120, "expansion": 1_000_000}
+    assert Limits.of_environment().others == {"depth": 120, "text_expansion": 1_000_000}
 
 
 @pytest.mark.parametrize(

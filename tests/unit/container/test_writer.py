@@ -3,10 +3,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import json
 import os
 import random
 import tarfile
 import tracemalloc
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +23,7 @@ from mlflow_exim_plugin.errors import (
     UnsafePathError,
     UsageError,
 )
-from mlflow_exim_plugin.schema.rules import FREE_DOCUMENT_BYTES
+from mlflow_exim_plugin.schema.rules import LIMITS
 from mlflow_exim_plugin.storage.ranges import open_range
 from mlflow_exim_plugin.verification.archive import verify_archive
 from tests.unit.container.crafting import BASE, build, contents, opened
@@ -54,10 +56,28 @@ def written(fill: Callable[[ArchiveWriter], Any], **options: Any) -> bytes:
 
 
 def test_a_document_that_is_written_can_be_read_however_repetitive_it_is() -> None:
-    document = b'"' + b"a" * (FREE_DOCUMENT_BYTES + 1) + b'"'
-    data = written(lambda writer: writer.add("data/a.json", document))
-    assert len(data) < len(document) // 100
-    assert opened(data).read_document("data/a.json") == document[1:-1].decode()
+    documents = [
+        b'"%s"' % (b"a" * (LIMITS.free_bytes + 1)),
+        b"[\n%s  0\n]\n" % (b"  0,\n" * (LIMITS.free_values + 1)),
+        b'{"a": [\n%s    {"b": []}\n]}' % (b'    {\n      "b": []\n    },\n' * LIMITS.free_values),
+    ]
+    for document in documents:
+        data = written(partial(ArchiveWriter.add, path="data/a.json", data=document))
+        assert opened(data).read_document("data/a.json") == json.loads(document)
+
+
+def test_as_many_members_as_one_likes_may_have_one_content() -> None:
+    """A run of so many tiny files that are alike is no bomb."""
+    paths = [f"data/{'x' * 200}/{number:07d}.txt" for number in range(70_000)]
+
+    def fill(writer: ArchiveWriter) -> None:
+        for path in paths:
+            writer.add(path, b"the same")
+
+    data = written(fill)
+    with opened(data) as reader:
+        assert reader.member("manifest-sha256.txt").size_bytes > LIMITS.free_bytes
+        assert reader.paths("data/") == paths
 
 
 def stream_in(size_bytes: int, stream: Any) -> tuple[Member, bytes]:
