@@ -232,6 +232,8 @@ def test_traces_and_datasets_come_home_without_marks(
         assert {kind: c.written for kind, c in report.counts.items() if c.written} == {}
         assert rows_of(a) == before
 
+    by_rows = copy(b, a, artifact_location=str(tmp_path / "a"), preserve_ids=True)
+    assert [loss for loss in by_rows.losses if "another state" in loss.what] == []
     there = MlflowClient(b, b)._tracking_client.store
     there.create_assessment(Feedback(name="late", value=True, trace_id=trace_id))
     to(b, a, tmp_path)

@@ -336,6 +336,31 @@ def test_another_state_of_a_run_is_named_and_stays(
     assert rows_of(target) == before
 
 
+def test_a_number_that_a_column_cannot_hold_costs_its_version_alone(
+    postgres_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source = make_sqlite()
+    client = MlflowClient(source, source)
+    client.create_registered_model("net")
+    for _ in range(2):
+        client.create_model_version("net", str(tmp_path))
+    with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as connection:
+        connection.execute("UPDATE model_versions SET version = 1 << 40 WHERE version = 2")
+        connection.commit()
+
+    planned, report = (
+        copy(source, postgres_uri, artifact_location=str(tmp_path), dry_run=dry_run)
+        for dry_run in (True, False)
+    )
+
+    assert_count_law(report)
+    for said in (planned, report):
+        failures = {f.id: f.reason for f in said.failures if f.kind is Kind.MODEL_VERSION}
+        assert failures.keys() == {f"net/{1 << 40}"}
+        assert "model_versions.version holds whole numbers below" in failures[f"net/{1 << 40}"]
+    assert rows(postgres_uri, "SELECT version FROM model_versions") == [(1,)]
+
+
 def test_what_a_column_cannot_hold_is_named_before_it_is_written(
     postgres_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
 ) -> None:

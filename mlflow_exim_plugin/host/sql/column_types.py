@@ -60,6 +60,26 @@ class ColumnTypes:
                     return f"{table}.{name} cannot be nothing"
         return ""
 
+    def too_large_in(self, rows: list[Row]) -> str:
+        """Return which number of an object's rows is out of its column's range, empty for none."""
+        if self._backend == "sqlite":
+            return ""
+        for table, row in rows:
+            for name, limit in self._limits.get(table, {}).items():
+                value = row.get(name)
+                if isinstance(value, int) and not -limit <= value < limit:
+                    return f"{table}.{name} holds whole numbers below {limit}, it is {value}"
+        return ""
+
+    @cached_property
+    def _limits(self) -> dict[str, dict[str, int]]:
+        """The columns of each table whose numbers have fewer bits than MLflow's documents."""
+        found: dict[str, dict[str, int]] = {}
+        for name, table in self._tables.items():
+            bits = {column.name: _bits_of(column) for column in table.columns}
+            found[name] = {key: 2 ** (its - 1) for key, its in bits.items() if its not in {0, 64}}
+        return found
+
     @cached_property
     def _keys(self) -> dict[str, list[str]]:
         """The columns of each table that tell its rows apart."""
@@ -84,16 +104,14 @@ class ColumnTypes:
 
     def _takers(self, table: str, names: tuple[str, ...]) -> list[Callable[[Any], bool]]:
         """Return what tells of each column whether a value is of its type: SQLite takes any."""
-        from sqlalchemy import BigInteger, Float, Integer, SmallInteger
+        from sqlalchemy import Float
 
         there = self._tables[table].columns
         takers: list[Callable[[Any], bool]] = []
         for name in names:
             kind = there[name].type if name in there else None
-            bits = 16 if isinstance(kind, SmallInteger) else 32
-            if isinstance(kind, BigInteger) or self._backend == "sqlite":
-                bits = 64
-            if isinstance(kind, Integer):
+            if bits := _bits_of(there[name]) if kind is not None else 0:
+                bits = 64 if self._backend == "sqlite" else bits
                 takers.append(partial(_is_whole, 2 ** (bits - 1)))
             elif isinstance(kind, Float):
                 takers.append(_is_number)
@@ -109,6 +127,17 @@ def is_text(column: Column[Any]) -> bool:
     from sqlalchemy import String
 
     return isinstance(column.type, String)
+
+
+def _bits_of(column: Column[Any]) -> int:
+    """Return how many bits a column of whole numbers has, 0 for others."""
+    from sqlalchemy import BigInteger, Integer, SmallInteger
+
+    if not isinstance(column.type, Integer):
+        return 0
+    if isinstance(column.type, BigInteger):
+        return 64
+    return 16 if isinstance(column.type, SmallInteger) else 32
 
 
 @cache

@@ -270,6 +270,8 @@ def _compare_part(
         if other is None:
             compared.missing.append((table, row))
             compared.lacks |= not part.is_set
+            if part.is_set and is_provenance(name):
+                continue  # where it came from is nothing of its own
             # What was there when the target got its state, and is not any more, was deleted here.
             if part.since and row[part.since] <= growth.stage(compared.there):
                 compared.contradicts = True
@@ -310,7 +312,7 @@ def _contents(rows: Iterable[dict[str, Any]], columns: list[str]) -> Counter[tup
     return Counter(
         tuple(comparable(row.get(c)) for c in columns)
         for row in rows
-        if row.get("key") != ARTIFACT_LOCATION
+        if row.get("key") != ARTIFACT_LOCATION and not is_provenance(str(row.get("key")))
     )
 
 

@@ -358,9 +358,11 @@ class DatabaseTarget:
         It would refuse it itself, and with it all that is written in the same transaction.
 
         Raises:
-            ServerError: A text is too long for its column, or something is missing.
+            ServerError: A text or number is too large for its column, or something is missing.
         """
-        if problem := self.tables.types.lacking_in(rows) or self.tables.problem_of(rows):
+        types = self.tables.types
+        problem = types.lacking_in(rows) or types.too_large_in(rows) or self.tables.problem_of(rows)
+        if problem:
             raise ServerError(
                 f"the target cannot hold it: {problem}", "shorten it at the source, or leave it out"
             )
