@@ -336,6 +336,31 @@ def test_another_state_of_a_run_is_named_and_stays(
     assert rows_of(target) == before
 
 
+def test_versions_find_their_files_where_experiments_shared_a_root(
+    make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    source, target = make_sqlite(), make_sqlite()
+    client = MlflowClient(source, source)
+    client.create_registered_model("net")
+    for name in ("first", "second"):
+        experiment_id = client.create_experiment(name, str(tmp_path / "shared"))
+        run = client.create_run(experiment_id)
+        client.log_text(run.info.run_id, name, "model/note.txt")
+        client.create_model_version("net", f"{run.info.artifact_uri}/model", run.info.run_id)
+
+    for _ in range(2):
+        report = copy(source, target, artifact_location=str(tmp_path / "files"))
+
+        assert report.failures == []
+        found = rows(target, "SELECT source FROM model_versions ORDER BY version")
+        assert [Path(place, "note.txt").read_text() for (place,) in found] == ["first", "second"]
+        assert all(str(tmp_path / "files") in place for (place,) in found)
+    client.create_model_version("net", f"{run.info.artifact_uri}/model", run.info.run_id)
+    copy(source, target, artifact_location=str(tmp_path / "files"))
+    *_, last = rows(target, "SELECT source FROM model_versions ORDER BY version")
+    assert last == found[-1]
+
+
 def test_a_number_that_a_column_cannot_hold_costs_its_version_alone(
     postgres_uri: str, make_sqlite: Callable[[], str], tmp_path: Path
 ) -> None:

@@ -250,7 +250,7 @@ class ExperimentTables:
         self, experiment: Experiment, number: int, location: str, *, is_new: bool
     ) -> TargetExperiment:
         source = str(experiment.document.get("artifact_location") or "")
-        self._target.know_root(source, location)
+        self._target.know_experiment(number, source, location)
         self._target.ids[Kind.EXPERIMENT][experiment.id] = str(number)
         name = str(self.there[number]["name"])
         self._meetings.went(Kind.EXPERIMENT, experiment.name, name)

@@ -109,9 +109,10 @@ class DatabaseTarget:
         self.workspace = DEFAULT
         self.ids: dict[Kind, dict[str, str]] = {kind: {} for kind in Kind}
         self._moved_roots: dict[str, str] = {}
+        self._shared_roots: dict[str, dict[int, str]] = {}
         self.left = LeftOut()
         self._copies: dict[str, dict[str, str]] = {}
-        self._own: set[tuple[Any, ...]] = set()
+        self._own: dict[tuple[Any, ...], int | None] = {}
         self._own_now: list[tuple[Any, ...]] = []
         self._written: Counter[Kind] = Counter()
         self._completed: Counter[Kind] = Counter()
@@ -164,7 +165,8 @@ class DatabaseTarget:
                 report.failed(Failure(kind, scope, f"taken back: {reason}", count))
             report.add_rows(-self._rows)
             report.add_bytes(-self._bytes)
-            self._own.difference_update(self._own_now)
+            for own in self._own_now:
+                self._own.pop(own, None)
             self._begin_account()
 
     def _begin_account(self) -> None:
@@ -377,7 +379,7 @@ class DatabaseTarget:
         with self.lock:
             if key:
                 own = (rows[0][0], *sorted(key.items()))
-                self._own.add(own)
+                self._own[own] = rows[0][1].get("experiment_id")
                 self._own_now.append(own)
             if not self.options.dry_run:
                 self.tables.add(rows)
@@ -386,6 +388,12 @@ class DatabaseTarget:
         """Remember where the files below a place of the source are at the target."""
         if old:
             self._moved_roots[old.rstrip("/")] = new.rstrip("/")
+
+    def know_experiment(self, number: int, old: str, new: str) -> None:
+        """Remember where the files of an experiment are, which may share its root with others."""
+        self.know_root(old, new)
+        if old:
+            self._shared_roots.setdefault(old.rstrip("/"), {})[number] = new.rstrip("/")
 
     def know_kin(self, run: Run, kin: dict[str, Any]) -> None:
         """Remember under which id and place a run is at the target already."""
@@ -418,8 +426,29 @@ class DatabaseTarget:
         while folder:
             if (new := self._moved_roots.get(folder)) is not None:
                 tail = uri.rstrip("/")[len(folder) :]
+                places = self._shared_roots.get(folder, {})
+                if len({*places.values()}) > 1:
+                    owner = self._experiment_of(tail.split("/")[1:3])
+                    new = places.get(owner, new) if owner is not None else new
                 return None if tail and path_problem(tail[1:]) else new + tail
             folder = folder.rpartition("/")[0]
+        return None
+
+    def _experiment_of(self, names: list[str]) -> int | None:
+        """Return the experiment of a run or logged model by folders that may be named for it."""
+        for name in names:
+            for kind, table, column in (
+                (Kind.RUN, "runs", "run_uuid"),
+                (Kind.LOGGED_MODEL, "logged_models", "model_id"),
+            ):
+                identity = self.ids[kind].get(name, name)
+                own = (table, (column, identity))
+                if own in self._own:
+                    return self._own[own]
+                if self.tables.has(table):
+                    there = self.tables.one(table, **{column: identity})
+                    if there is not None:
+                        return int(there["experiment_id"])
         return None
 
     @property
