@@ -11,6 +11,7 @@ import hashlib
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.container.unicode import SPACES, folded, normalized
@@ -32,6 +33,7 @@ __all__ = [
     "encode_segment",
     "is_device_name",
     "may_collide",
+    "names_archive",
     "numbered",
 ]
 
@@ -62,6 +64,12 @@ _ORDINARY = re.compile(r"[0-9A-Za-z_-]+")
 _ESCAPED_BYTES = re.compile(rf"(?:{_ESCAPE}[0-9A-F]{{2}})+")
 _PARTIAL_ESCAPE = re.compile(rf"{_ESCAPE}[0-9A-F]?\Z")
 _DIGEST_SUFFIX_BYTES = 65
+
+
+def names_archive(location: str) -> bool:
+    """Whether a path or URL ends as the names of archives do."""
+    path = urlsplit(location).path if "://" in location else location
+    return path.endswith(ARCHIVE_SUFFIX)
 
 
 def check_member_path(path: str) -> None:

@@ -223,7 +223,7 @@ class TableReader:
                 finally:
                     if self._is_closed:
                         self._let_go()
-        # Whoever else uses this very connection waits, see ``ReadOnly``.
+        # Whoever else uses this very connection waits, see ``Lent``.
         turn = getattr(self._engine.dialect, "exim_turn", self._lock)
         with self._engine.connect() as connection, turn:
             return rows_seen_by(connection, table, columns, where, limit)

@@ -22,8 +22,7 @@ import sqlalchemy
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 
-from mlflow_exim_plugin.host.open.read_only import lend
-from mlflow_exim_plugin.host.open.workspaces import DEFAULT
+from mlflow_exim_plugin.host.lent import lend
 from mlflow_exim_plugin.host.traces.documents import ARTIFACT_LOCATION
 from mlflow_exim_plugin.operations.live.archive import open_live
 from mlflow_exim_plugin.plugins.address import Address
@@ -32,7 +31,6 @@ from mlflow_exim_plugin.stages.in_archive import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from mlflow_exim_plugin.operations.live.archive import LiveArchives
 
@@ -111,6 +109,8 @@ class _WithHistories(_OfArchive):
 
     def __init__(self, live: LiveArchives, address: Address, *arguments: Any) -> None:
         super().__init__(live, address, *arguments)
+        if live.has_histories:
+            return
         inner = self.ManagedSessionMaker
 
         @contextlib.contextmanager
@@ -153,16 +153,17 @@ class _WithHistories(_OfArchive):
 def _lent(live: LiveArchives, address: Address) -> str:
     """Return a URI that MLflow opens the database of an archive by."""
     url = sqlalchemy.make_url(f"sqlite:///{live.database}")
-    return lend(url, lambda: _connection(live.database, address)).render_as_string()
+    return lend(url, lambda: _connection(live, address)).render_as_string()
 
 
-def _connection(database: Path, address: Address) -> sqlite3.Connection:
-    """Open a connection that shows the places of files as addresses, and no metric rows yet."""
-    uri = f"{database.as_uri()}?mode=ro&immutable=1"
+def _connection(live: LiveArchives, address: Address) -> sqlite3.Connection:
+    """Open a connection that shows the places of files as addresses, and has room for rows."""
+    uri = f"{live.database.as_uri()}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
     connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("CREATE TEMP TABLE metrics AS SELECT * FROM main.metrics LIMIT 0")
-    connection.execute("CREATE INDEX temp.metrics_of_run ON metrics (run_uuid, key, step)")
+    if not live.has_histories:
+        connection.execute("CREATE TEMP TABLE metrics AS SELECT * FROM main.metrics LIMIT 0")
+        connection.execute("CREATE INDEX temp.metrics_of_run ON metrics (run_uuid, key, step)")
     there = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_master")}
     for table, (column, where) in ({} if _is_server_of_files() else _PLACES).items():
         if table in there:
@@ -229,6 +230,8 @@ class _InWorkspace:
     @staticmethod
     def _get_active_workspace() -> str:
         from mlflow.utils.workspace_context import get_request_workspace
+
+        from mlflow_exim_plugin.host.open.workspaces import DEFAULT
 
         return str(get_request_workspace() or DEFAULT)
 

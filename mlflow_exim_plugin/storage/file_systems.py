@@ -8,9 +8,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fsspec.config import conf
-from fsspec.core import url_to_fs
-
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
     EximError,
@@ -46,6 +43,8 @@ def file_system(url: str, storage_options: Mapping[str, Any] | None = None) -> t
         StoreError: The protocol is unknown, or the options are not enough.
         MissingDependencyError: The protocol needs a package that is not installed.
     """
+    from fsspec.core import url_to_fs  # what lies on this machine needs none of it
+
     with store_errors(url, "open"):
         found, path = url_to_fs(url, **_options_of(url, storage_options or {}))
     return found, str(path)
@@ -56,6 +55,7 @@ def _options_of(url: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if scheme_of(url).extra != "s3":
         return given
     from botocore.config import Config
+    from fsspec.config import conf
 
     needed: dict[str, Any] = {"max_pool_connections": _CONNECTIONS}
     if (name := "response_checksum_validation") in Config.OPTION_DEFAULTS:

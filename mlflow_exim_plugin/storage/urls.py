@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-
 from mlflow_exim_plugin.storage.schemes import scheme_of
 
 __all__ = ["local_path", "path_of_uri"]
@@ -21,6 +19,8 @@ def local_path(url: str) -> str | None:
     if "::" in url or not scheme.is_local:
         return None
     if scheme.name:
+        import fsspec
+
         return str(fsspec.filesystem(scheme.name)._strip_protocol(url))  # noqa: SLF001
     return os.path.expanduser(url)  # noqa: PTH111 - Path would drop a trailing slash
 

@@ -19,6 +19,7 @@ from mlflow.entities import RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlflow_exim_plugin import pack
+from mlflow_exim_plugin.errors import DigestMismatchError
 from mlflow_exim_plugin.operations.live import archive as live
 from mlflow_exim_plugin.operations.live.cache import CACHE_VARIABLE
 from tests.answers import answers, without_secrets
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from tests.sources import Source
 
 pytestmark = pytest.mark.integration
-SAMPLE = str(Path(__file__).parents[2] / "samples" / "v1" / "good" / "minimal.tar.zst")
+SAMPLES = Path(__file__).parents[2] / "samples" / "v1"
+SAMPLE = str(SAMPLES / "good" / "minimal.tar.zst")
+DAMAGED = SAMPLES / "bad" / "E061_metrics_digest" / "archive.tar.zst"
 IS_MLFLOW_3 = hasattr(mlflow, "create_external_model")
 NAME_OF_MODEL = "name" if IS_MLFLOW_3 else "artifact_path"
 
@@ -179,7 +182,11 @@ def plain(entity: Any) -> Any:
     return entity
 
 
-def test_a_client_sees_what_it_sees_at_the_source(sqlite_source: Source, cache: Path) -> None:
+@pytest.mark.parametrize("rows_kept", [live._ROWS_KEPT, 0], ids=["database", "archive"])
+def test_a_client_sees_what_it_sees_at_the_source(
+    sqlite_source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, rows_kept: int
+) -> None:
+    monkeypatch.setattr(live, "_ROWS_KEPT", rows_kept)
     uri = f"exim://{sqlite_source.archive}"
 
     asked, told = asked_of(sqlite_source.uri), asked_of(uri)
@@ -190,8 +197,23 @@ def test_a_client_sees_what_it_sees_at_the_source(sqlite_source: Source, cache: 
     for part, there in vars(sqlite_source.snapshot).items():
         places = {name: _without_places(of) for name, of in there.items()}
         assert {name: _without_places(of) for name, of in vars(seen)[part].items()} == places
+    opened = live.open_live(sqlite_source.archive)
+    assert opened.has_histories is bool(rows_kept)
     kept = {path.name[:5] for path in cache.iterdir() if not path.name.startswith(".")}
-    assert kept == {"empty", live.open_live(sqlite_source.archive).archives[0].reader.root[:5]}
+    assert kept == {"empty", opened.archives[0].reader.root[:5]}
+
+
+@pytest.mark.usefixtures("cache")
+def test_damaged_rows_are_said_to_who_asks_for_them() -> None:
+    opened = live.open_live(str(DAMAGED))
+
+    assert not opened.has_histories
+    (run_id,) = (run.id for run in opened.archives[0].runs())
+    with pytest.raises(DigestMismatchError, match=run_id):
+        list(opened.metric_rows([run_id], "loss"))
+    with closing(sqlite3.connect(opened.database)) as database:
+        assert database.execute(f"SELECT * FROM {live.LEFT_OUT}").fetchall() == []
+        assert database.execute("SELECT key FROM latest_metrics").fetchall() == [("loss",)]
 
 
 def _without_places(value: Any) -> Any:

@@ -19,13 +19,12 @@ import sqlite3
 import tempfile
 import threading
 import time
-import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy import CreateEnginePlugin, StaticPool, make_url
+from sqlalchemy import StaticPool, make_url
 
 from mlflow_exim_plugin.errors import (
     ArchiveExistsError,
@@ -35,6 +34,7 @@ from mlflow_exim_plugin.errors import (
     UnsupportedFormatError,
 )
 from mlflow_exim_plugin.host.errors import translated
+from mlflow_exim_plugin.host.lent import lend, take_back
 from mlflow_exim_plugin.host.open.locations import url_of_database
 from mlflow_exim_plugin.host.open.schema_revisions import (
     at_revision,
@@ -61,10 +61,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 __all__ = [
-    "ReadOnly",
     "ReadOnlyDatabase",
     "drop_default_experiment",
-    "lend",
     "require_current_schema",
 ]
 
@@ -260,7 +258,7 @@ class ReadOnlyDatabase:
     ) -> str:
         """Return a URI that MLflow's stores open by ``connect``, while this database is open."""
         lent = lend(url, connect, lock)
-        self._held.callback(_LENT.pop, str(lent.query[_TOKEN]))
+        self._held.callback(take_back, lent)
         return lent.render_as_string(hide_password=False)
 
     def _folder(self, size_bytes: int) -> Path:
@@ -414,13 +412,6 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def lend(url: URL, connect: Callable[[], Any], lock: Any = None) -> URL:
-    """Return a URL that SQLAlchemy opens by ``connect`` in this process, until it ends."""
-    token = uuid.uuid4().hex
-    _LENT[token] = (connect, lock)
-    return url.update_query_dict({"plugin": ReadOnly.NAME, _TOKEN: token})
-
-
 def drop_default_experiment(copy: Engine) -> None:
     """Drop the default experiment that MLflow made up when it opened a copy without one."""
     with copy.begin() as connection:
@@ -494,51 +485,10 @@ def _make_database(path: str) -> None:
             file.write(made.read_bytes())
 
 
-class ReadOnly(CreateEnginePlugin):
-    """Gives an engine that MLflow makes the connections of a ``ReadOnlyDatabase``.
-
-    Source: SQLAlchemy's ``CreateEnginePlugin``, found by its entry point and the URI's ``plugin``.
-    """
-
-    NAME = "mlflow_exim"
-
-    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
-        super().__init__(url, kwargs)
-        connect, self._lock = _LENT[str(url.query[_TOKEN])]
-        for name in ("pool_size", "max_overflow", "pool_recycle"):
-            kwargs.pop(name, None)
-        kwargs["creator"] = connect
-        if self._lock is not None:
-            kwargs["poolclass"] = StaticPool
-
-    def update_url(self, url: URL) -> URL:
-        """Return the URL without what only this plugin understands."""
-        return url.difference_update_query([_TOKEN])
-
-    def engine_created(self, engine: Engine) -> None:
-        """Keep the transaction that engines share open, and let one thread ask at a time."""
-        dialect: Any = engine.dialect
-        if self._lock is None:
-            return
-        lock, execute = self._lock, dialect.do_execute
-
-        def do_execute(*arguments: Any, **options: Any) -> None:
-            with lock:
-                execute(*arguments, **options)
-
-        dialect.do_execute = do_execute
-        dialect.exim_turn = lock
-        dialect.do_commit = dialect.do_rollback = dialect.do_close = lambda _connection: None
-        dialect.do_ping = lambda _connection: True
-
-
 _DEFAULT_WORKSPACE = "default"
 _OF_WORKSPACE = ("name", "description", "default_artifact_root")
 _OF_ARCHIVAL = ("location", "retention")
 _ENGINE_OPTIONS = ("MLFLOW_SQLALCHEMYSTORE_", "MLFLOW_MYSQL_SSL_")
-_TOKEN = "exim"  # noqa: S105 - names an entry of _LENT
-_LENT: dict[str, tuple[Callable[[], Any], Any]] = {}
-"""What the connections of open databases are made by, and the lock of those that share one."""
 
 
 class _Disposing:

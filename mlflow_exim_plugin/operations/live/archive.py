@@ -1,7 +1,7 @@
 """Archives as one database that MLflow reads, made by the pipe and kept for the next time.
 
-What it holds is all of the archives but what is large: metric histories, and files. Those are read
-out of the archives when somebody asks for them.
+What it holds is all of the archives but what is large: files, and metric histories unless they are
+few. Those are read out of the archives when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ _log = logging.getLogger(__name__)
 
 LEFT_OUT = "mlflow_exim_left_out"
 """Table of what of an archive could not be read."""
-_FORM = 2
+_FORM = 3
 """Counted up when another database would be made of the same archives."""
+_ROWS_KEPT = 100_000
+"""Up to so many metric rows of an archive stand in its database: they cost less there."""
 _ROWS_REMEMBERED = 1_000_000
 _NAMED = 3
 
@@ -73,10 +75,12 @@ class LiveArchives:
         parts: The archives, the one that was packed last first, by what paths in them begin with:
             nothing where it is one, else its root.
         database: A SQLite file with this MLflow's schema; nothing may be written to it.
+        has_histories: Whether it has all metric rows too.
     """
 
     parts: Mapping[str, OpenArchive]
     database: Path
+    has_histories: bool
     _turn: threading.RLock = field(default_factory=threading.RLock)
     _histories: OrderedDict[str, pa.Table] = field(default_factory=OrderedDict)
 
@@ -184,7 +188,8 @@ def open_live(
                 name = f"{_root_of_all(parts)}-{schema}-{_FORM}.db"
                 database = cache.file(name, lambda path: _make(parts, path, cache, schema))
                 failing.pop_all()
-            _OPEN[urls] = LiveArchives(parts, database)
+            has_histories = bool(_rows(database, "SELECT 1 FROM metrics LIMIT 1"))
+            _OPEN[urls] = LiveArchives(parts, database, has_histories)
             _say_left_out(_OPEN[urls])
         return _OPEN[urls]
 
@@ -212,7 +217,23 @@ def _root_of_all(parts: Mapping[str, OpenArchive]) -> str:
 
 
 def _make(parts: Mapping[str, OpenArchive], path: Path, cache: CacheFolder, schema: str) -> None:
-    """Make the database of archives at a path: what an earlier one has joins what is there."""
+    """Make the database of archives at a path."""
+    archives = [part.archive for part in parts.values()]
+    # Which rows a run has that more than one archive holds is for each of them to say, and what
+    # is damaged is said to who asks for it.
+    is_small = len(archives) == 1 and archives[0].summary.info.metric_rows <= _ROWS_KEPT
+    shutil.copyfile(cache.file(f"empty-{schema}.db", _make_empty), path)
+    if not _fill(parts, path, histories=is_small):
+        shutil.copyfile(cache.file(f"empty-{schema}.db", _make_empty), path)
+        _fill(parts, path, histories=False)
+
+
+def _fill(parts: Mapping[str, OpenArchive], path: Path, *, histories: bool) -> bool:
+    """Put archives into MLflow's tables: what an earlier one has joins what is there.
+
+    Returns:
+        Whether all metric rows that were to be there are.
+    """
     # To open one that is there needs none of these.
     from mlflow_exim_plugin.options import Selection, Writing
     from mlflow_exim_plugin.sinks.database.sink import DatabaseSink
@@ -220,12 +241,13 @@ def _make(parts: Mapping[str, OpenArchive], path: Path, cache: CacheFolder, sche
     from mlflow_exim_plugin.stages.in_archive import InArchive
     from mlflow_exim_plugin.transfer import transfer
 
-    sources = {start: ArchiveSource(part.archive, contents=False) for start, part in parts.items()}
+    sources = {
+        start: ArchiveSource(part.archive, contents=histories) for start, part in parts.items()
+    }
 
     def experiment_ids() -> Iterable[str]:
         return chain.from_iterable(source.experiment_ids() for source in sources.values())
 
-    shutil.copyfile(cache.file(f"empty-{schema}.db", _make_empty), path)
     with _engine(path) as engine:
         left_out: list[tuple[str, ...]] = []
         for start, source in sources.items():
@@ -235,8 +257,11 @@ def _make(parts: Mapping[str, OpenArchive], path: Path, cache: CacheFolder, sche
             with closing(DatabaseSink(engine, writing, source_ids=experiment_ids)) as sink:
                 in_archive = InArchive(reader.__contains__, start)
                 report = transfer(source, sink, Selection(), stages=[in_archive])
+            if any(failure.kind is Kind.METRIC_HISTORY for failure in report.failures):
+                return False
             left_out += ((reader.name, *entry) for entry in _left_out(report))
         _note_left_out(engine, left_out)
+    return True
 
 
 def _make_empty(path: Path) -> None:

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from mlflow_exim_plugin.container import layout
-from mlflow_exim_plugin.container.paths import decode_segment, encode_segment
+from mlflow_exim_plugin.container.paths import decode_segment, encode_segment, names_archive
 from mlflow_exim_plugin.container.reader import ArchiveReader
 from mlflow_exim_plugin.errors import DigestMismatchError, NotFoundError, UsageError
 from mlflow_exim_plugin.redaction import redact_url
@@ -37,7 +37,6 @@ from mlflow_exim_plugin.sources.archive.objects import (
     ArchivedVersion,
     Shown,
 )
-from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,11 +154,13 @@ class Archive(Shown):
             UnsupportedFormatError: It needs a newer reader.
             StoreError: The store refused.
         """
-        if found := as_set(url, storage_options):
+        if not names_archive(url):
             from mlflow_exim_plugin.sources.archive.snapshot.layered import reader_of
+            from mlflow_exim_plugin.sources.archive.snapshot.set_folder import as_set
 
-            folder, number = found
-            return cls(reader_of(folder, folder.asked(number, snapshot, expected_root)))
+            if found := as_set(url, storage_options):
+                folder, number = found
+                return cls(reader_of(folder, folder.asked(number, snapshot, expected_root)))
         if snapshot is not None:
             raise UsageError(f"{redact_url(url)} is no set, and has no snapshots")
         return cls(

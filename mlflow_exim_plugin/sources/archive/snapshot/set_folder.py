@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-from mlflow_exim_plugin.container.paths import ARCHIVE_SUFFIX
+from mlflow_exim_plugin.container.paths import names_archive
 from mlflow_exim_plugin.container.refusal import refuse
 from mlflow_exim_plugin.errors import (
     DigestMismatchError,
@@ -16,7 +15,6 @@ from mlflow_exim_plugin.errors import (
     UnsupportedFormatError,
     UsageError,
 )
-from mlflow_exim_plugin.options.selection import parse_time_ms
 from mlflow_exim_plugin.schema.canonical import parse_json
 from mlflow_exim_plugin.schema.digests import sha256_of
 from mlflow_exim_plugin.schema.envelope import check_document
@@ -112,7 +110,7 @@ def as_set(
         StoreError: The store refused or died.
     """
     is_place = is_far(location) or local_path(location) is not None
-    if not is_place or "::" in location or _names_archive(location):
+    if not is_place or "::" in location or names_archive(location):
         return None
     url, number = location.removesuffix(f"/{MARKER}"), None
     if found := _AT_SNAPSHOT.fullmatch(location):
@@ -121,9 +119,10 @@ def as_set(
     return (folder, number) if folder.is_there() else None
 
 
-def _names_archive(location: str) -> bool:
-    path = urlsplit(location).path if "://" in location else location
-    return path.endswith(ARCHIVE_SUFFIX)
+def _time_ms(which: str) -> int:
+    from mlflow_exim_plugin.options.selection import parse_time_ms
+
+    return parse_time_ms(which, end=True)
 
 
 class SetFolder(StoreFolder):
@@ -229,7 +228,7 @@ class SetFolder(StoreFolder):
         """
         if which is not None and _NUMBER.fullmatch(which):
             return self.snapshot(int(which))
-        until_ms = None if which is None else parse_time_ms(which, end=True)
+        until_ms = None if which is None else _time_ms(which)
         for number in reversed(self.numbers()):
             found = self.snapshot(number)
             if until_ms is None or found.document.system.export_time_ms <= until_ms:
