@@ -6,6 +6,7 @@ What a run is taken for by whoever asks for that is looked at again in the very 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,24 @@ from mlflow_exim_plugin.schema.provenance import HOLLOW, MARKS, PURGING
 from mlflow_exim_plugin.storage.urls import path_of_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from mlflow_exim_plugin.host.open.host import Host
 
-    Keeps = Callable[[str, str, int], bool]
-    """By the id of a run or logged model, the path of a file and its size in bytes."""
+__all__ = ["Kept", "Removal"]
 
-__all__ = ["Removal"]
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept elsewhere of runs that are to be freed.
+
+    Attributes:
+        owners: Ids of the runs, and of logged models and traces.
+        files: Of a run or logged model by its id: the path and the size in bytes.
+    """
+
+    owners: Collection[str]
+    files: Collection[tuple[str, str, int]]
 
 
 class Removal:
@@ -154,7 +165,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
-        keeps: Keeps | None = None,
+        kept: Kept | None = None,
     ) -> int:
         """Free the metric rows and the files of a run, which stays with all else.
 
@@ -163,7 +174,7 @@ class Removal:
             place: Where what goes has been put, which its tag says.
             leaving: The runs that become hollow as well.
             state: What it must be, as ``state_of`` gave it.
-            keeps: Whether a file is kept at that place; nothing goes with one that is not.
+            kept: What is kept at that place; nothing goes with a file that is not.
 
         Returns:
             How many rows went.
@@ -175,7 +186,7 @@ class Removal:
         with self._transaction() as tables:
             parts = self._unchanged(tables, run_id, state)
             self._require_unused(tables, parts, leaving)
-            self._require_kept(parts, {run_id}, keeps)
+            self._require_files_kept(parts, {run_id}, kept)
             for owner, files in parts.folders.items():
                 if owner != run_id and run_id in folders_of(files):
                     raise ConflictError(f"files of {owner}, which stays, lie in its folder")
@@ -211,12 +222,12 @@ class Removal:
             rows = tables.select("tags", key=PURGING)
             return {row["run_uuid"]: row["value"] for row in rows}
 
-    def go_on(self, run_id: str, keeps: Keeps) -> bool:
+    def go_on(self, run_id: str, kept: Kept) -> bool:
         """End what was begun with a run that is being freed; it was proven then.
 
         Args:
             run_id: The run.
-            keeps: Whether a file is kept elsewhere.
+            kept: What is kept elsewhere.
 
         Returns:
             Whether it is done; not so where somebody restored the run meanwhile.
@@ -232,18 +243,32 @@ class Removal:
             return False
         if is_hollow and rows:
             raise ServerError(f"run {run_id} has new metrics since it was hollowed")
-        self._require_kept(parts, {run_id, *(parts.models if parts.is_deleted else ())}, keeps)
         if is_hollow:
+            self._require_files_kept(parts, {run_id}, kept)
             self._end_hollow(parts)
         else:
+            self._require_kept(parts, kept)
             self._end_purge(parts)
         return True
 
-    def _require_kept(self, parts: RunParts, owners: Collection[str], keeps: Keeps | None) -> None:
-        """Refuse to free files that came after those that were proven to be kept elsewhere."""
-        for owner in owners if keeps is not None else ():
+    def _require_kept(self, parts: RunParts, kept: Kept | None) -> None:
+        """Refuse to free what goes with a run where it was not proven to be kept elsewhere."""
+        if kept is None:
+            return
+        for kind, owners in (("logged model", parts.models), ("trace", parts.traces)):
+            for owner in owners:
+                if owner not in kept.owners:
+                    raise ServerError(
+                        f"{kind} {owner} would go with run {parts.id}, and is kept nowhere"
+                    )
+        self._require_files_kept(parts, {parts.id, *parts.models}, kept)
+
+    def _require_files_kept(
+        self, parts: RunParts, owners: Collection[str], kept: Kept | None
+    ) -> None:
+        for owner in owners if kept is not None else ():
             for path, size in self._files(parts.folders.get(owner, "")):
-                if keeps is not None and not keeps(owner, path, size):
+                if kept is not None and (owner, path, size) not in kept.files:
                     raise ServerError(
                         f"run {parts.id} has a new file {path}, which is kept nowhere"
                     )
@@ -259,7 +284,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
-        keeps: Keeps | None = None,
+        kept: Kept | None = None,
     ) -> int:
         """Free the rows and files of a run, its logged models and its traces.
 
@@ -270,7 +295,8 @@ class Removal:
             place: Where it has been put.
             leaving: The runs that go as well, so that what they use may go too.
             state: What it must be, as ``state_of`` gave it.
-            keeps: Whether a file is kept at that place; nothing goes with one that is not.
+            kept: What is kept at that place; nothing goes where a logged model, a trace or a file
+                is not.
 
         Returns:
             How many rows went.
@@ -283,7 +309,7 @@ class Removal:
         with self._transaction() as tables:
             parts = self._unchanged(tables, run_id, state)
             self._require_unused(tables, parts, leaving)
-            self._require_kept(parts, {run_id, *parts.models}, keeps)
+            self._require_kept(parts, kept)
             tables.tag(run_id, {PURGING: place})
             tables.hide(run_id)
         return self._end_purge(parts)

@@ -18,6 +18,7 @@ from mlflow_exim_plugin.errors import (
     StoreError,
 )
 from mlflow_exim_plugin.host.open.locations import both_uris
+from mlflow_exim_plugin.host.removal.runs import Kept
 from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, require_source
 from mlflow_exim_plugin.operations.keeping.forget import hold
 from mlflow_exim_plugin.operations.pack import pack
@@ -51,7 +52,7 @@ from mlflow_exim_plugin.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from mlflow_exim_plugin.host.removal.runs import Keeps, Removal
+    from mlflow_exim_plugin.host.removal.runs import Removal
     from mlflow_exim_plugin.operations.ends import OpenSource
     from mlflow_exim_plugin.schema.report import Report
 
@@ -215,18 +216,17 @@ class _Task:
                 continue
             try:
                 where = self.folder.at(snapshot_path(snapshot_number(place)))
-                if removal.go_on(run_id, self._keeps(where, [run_id])):
+                if removal.go_on(run_id, self._kept(where, [run_id])):
                     result.finished.append(run_id)
             except ServerLostError:
                 raise
             except EximError as error:
                 result.unfinished[run_id] = error.message
 
-    def _keeps(self, where: str, run_ids: list[str]) -> Keeps:
-        """Return what says whether a file of some runs is in a snapshot."""
-        with open_source(where, self.opening) as kept:
-            known = _files_of(kept, run_ids)
-        return lambda *file: file in known
+    def _kept(self, where: str, run_ids: list[str]) -> Kept:
+        """Return what a snapshot has of some runs."""
+        with open_source(where, self.opening) as snapshot:
+            return _kept_of(snapshot, run_ids)
 
     def apply(
         self, result: Retention, states: Mapping[str, list[str]], gone: Collection[str]
@@ -325,15 +325,15 @@ class _Task:
         with contextlib.suppress(ConflictError):  # it is held already
             hold(where, reason, opening=self.opening)
         append_event(self.folder, "retain", number, told, **more)
-        keeps = self._keeps(where, [run.run_id for run in runs]) if self.retaining.frees else None
+        kept = self._kept(where, [run.run_id for run in runs]) if self.retaining.frees else None
         with opened_to_remove(self.uri, self.opening, self.reading) as (_, removal):
             for run in runs:
                 try:
                     state = states[run.run_id]
                     if mode == "hollowed":
-                        removal.hollow(run.run_id, place, leaving, state, keeps)
+                        removal.hollow(run.run_id, place, leaving, state, kept)
                     elif mode == "purged":
-                        removal.purge(run.run_id, place, leaving, state, keeps)
+                        removal.purge(run.run_id, place, leaving, state, kept)
                     else:
                         removal.hide(run.run_id, {ARCHIVED: place}, state)
                 except ServerLostError:
@@ -377,16 +377,18 @@ def _packs_of(kept: OpenSource, owners: Mapping[str, set[str]]) -> dict[str, set
     return found
 
 
-def _files_of(kept: OpenSource, run_ids: list[str]) -> set[tuple[str, str, int]]:
-    """Return the files of runs and their logged models: of what, their paths and sizes in bytes."""
-    found = set()
-    with closed_after(kept.stream.stream(runs_alone(run_ids))) as stream:
+def _kept_of(snapshot: OpenSource, run_ids: list[str]) -> Kept:
+    """Return the objects and files that a snapshot has of runs and of what is theirs."""
+    owners, files = set[str](), set[tuple[str, str, int]]()
+    with closed_after(snapshot.stream.stream(runs_alone(run_ids))) as stream:
         for item in stream:
+            if isinstance(item, Run | LoggedModel | Trace):
+                owners.add(item.id)
             if isinstance(item, Run | LoggedModel):
                 for file in item.artifacts:
                     if isinstance(file, Artifact):
-                        found.add((item.id, file.path, file.size_bytes))
-    return found
+                        files.add((item.id, file.path, file.size_bytes))
+    return Kept(owners, files)
 
 
 def _told(run: PlannedRun, outcome: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.host import Host
-from mlflow_exim_plugin.host.removal.runs import Removal
+from mlflow_exim_plugin.host.removal.runs import Kept, Removal
 from mlflow_exim_plugin.host.removal.seen import SeenUses
 from mlflow_exim_plugin.host.removal.uses import in_use
 from mlflow_exim_plugin.operations.ends import open_source
@@ -359,11 +359,13 @@ def test_a_folder_is_freed_only_where_it_really_is_the_runs_own(old_sqlite: OldS
 def test_a_file_that_nothing_keeps_lets_nothing_go(old_sqlite: OldStore) -> None:
     old, uri = old_sqlite.made, old_sqlite.uri
     before = rows(uri), files(old_sqlite.files)
+    run_id = old.runs["plain"]
+    deep = (run_id, "deep/file.txt", len("of plain" * 50))
 
     with removal_at(uri) as removal:
         for take in (removal.purge, removal.hollow):
             with pytest.raises(ServerError, match=r"has a new file top\.txt"):
-                take(old.runs["plain"], PLACE, [], None, lambda _, path, __: path != "top.txt")
+                take(run_id, PLACE, [], None, Kept({run_id}, {deep}))
 
     assert (rows(uri), files(old_sqlite.files)) == before
 
