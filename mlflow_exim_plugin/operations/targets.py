@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from mlflow_exim_plugin.storage.folders.new_folder import new_folder
 from mlflow_exim_plugin.storage.output import atomic_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from mlflow_exim_plugin.container.earlier import Earlier
@@ -323,22 +324,45 @@ class _Deployment:
 
 
 @contextlib.contextmanager
-def _without_an_empty_file(uri: str) -> Iterator[None]:
-    """Take away the SQLite file that was made for what turns out not to be there."""
+def _without_an_empty_file(uri: str) -> Iterator[Callable[[], None]]:
+    """Take away the SQLite file that was made for what turns out not to be there.
+
+    Yields:
+        What is to be called once the file is made; one that has other rows later stays.
+    """
+    made = _file_of_new_database(uri)
+    as_made: dict[str, int] = {}
+
+    def remember() -> None:
+        if made is not None:
+            as_made.update(_row_counts(made))
+
+    try:
+        yield remember
+    except NotFoundError:
+        if made is not None and as_made and _row_counts(made) == as_made:
+            made.unlink()
+        raise
+
+
+def _file_of_new_database(uri: str) -> Path | None:
     if not is_database(uri) or not uri.startswith("sqlite"):
-        yield
-        return
+        return None
     from mlflow_exim_plugin.host.open.locations import url_of_database
 
-    made = Path(url_of_database(uri).database or "")
-    if made.exists():
-        yield
-        return
-    try:
-        yield
-    except NotFoundError:
-        made.unlink(missing_ok=True)
-        raise
+    path = Path(url_of_database(uri).database or "")
+    return None if path.exists() else path
+
+
+def _row_counts(path: Path) -> dict[str, int]:
+    if not path.exists():
+        return {}
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        tables = [
+            name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        count = 'SELECT count(*) FROM "{}"'
+        return {name: db.execute(count.format(name)).fetchone()[0] for name in tables}
 
 
 @contextlib.contextmanager
@@ -359,7 +383,7 @@ def _written_deployment(
             "give the server's artifact root as --artifact-location, or its http://… as target",
         )
     with (
-        _without_an_empty_file(uri),
+        _without_an_empty_file(uri) as is_made,
         Host(
             location,
             opening.registry_uri,
@@ -368,6 +392,7 @@ def _written_deployment(
             artifact_root=writing.artifact_location,
         ) as host,
     ):
+        is_made()
         target = _Deployment(host, writing, work)
         if writing.preserve_ids and not target.keeps_ids:
             raise UsageError(
