@@ -157,6 +157,32 @@ def test_what_became_other_on_the_way_home_is_named(
     assert (late.run_id, late.source) == (original.info.run_id, original.info.artifact_uri)
 
 
+def test_what_became_other_is_named_where_ids_are_not_kept(
+    make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
+) -> None:
+    a, b = make_store("a"), make_sqlite()
+    to(a, b, tmp_path)
+    there = MlflowClient(b, b)
+    experiment_id = there.get_experiment_by_name("sync").experiment_id
+    (came,) = there.search_runs([experiment_id])
+    twin = there.create_run(experiment_id, tags=came.data.tags, start_time=came.info.start_time)
+    there.log_param(twin.info.run_id, "only", "of the twin")
+    there.log_metric(twin.info.run_id, "loss", float("nan"))
+    there.set_terminated(twin.info.run_id, end_time=came.info.end_time)
+    home = MlflowClient(a, a)
+    (original,) = home.search_runs([home.get_experiment_by_name("sync").experiment_id])
+
+    report = to(b, a, tmp_path)
+
+    assert_count_law(report)
+    said = {loss.id: loss.what for loss in report.losses if loss.kind is Kind.RUN}
+    assert said == {
+        twin.info.run_id: "the target has another state of it, as "
+        f"{original.info.run_id}, which stays: params, metrics"
+    }
+    assert names(a)["runs"] == ["a"]
+
+
 def test_a_file_that_was_lost_at_home_comes_back(
     make_store: Callable[[str], str], make_sqlite: Callable[[], str], tmp_path: Path
 ) -> None:

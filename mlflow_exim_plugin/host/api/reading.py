@@ -263,6 +263,11 @@ class Reader:
                 for run in self._search_runs(experiment_ids[start : start + _PAGE], filter_string):
                     yield run.info, run.data.tags
 
+    def run_documents(self, experiment_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the runs of an experiment, deleted ones included, without their model inputs."""
+        with translated(f"searching the runs of experiment {experiment_id}"):
+            yield from map(run_document, self._search_runs([experiment_id], ""))
+
     def made_models(self, experiment_id: str) -> set[str]:
         """Return the logged models that runs of an experiment made, deleted ones included."""
         with translated(f"searching the runs of experiment {experiment_id}"):

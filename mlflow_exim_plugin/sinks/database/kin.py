@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_exim_plugin.schema.lineage import is_source_tag
 from mlflow_exim_plugin.schema.objects import Kind, Loss
-from mlflow_exim_plugin.schema.provenance import is_provenance
-from mlflow_exim_plugin.schema.runs import LOGGED_MODELS, PARENT
 from mlflow_exim_plugin.sinks.database.files import complete_missing
 from mlflow_exim_plugin.sinks.database.states import comparable
+from mlflow_exim_plugin.sinks.kin import RUN_STATES, own_tags
 
 if TYPE_CHECKING:
     from mlflow_exim_plugin.host.sql.writer import Rows
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
     from mlflow_exim_plugin.sinks.database.target import DatabaseTarget, TargetExperiment
 
 __all__ = ["settle_kin"]
-
-_STATES = ("status", "start_time", "end_time", "lifecycle_stage")
-_NOT_ITS_OWN = {PARENT, LOGGED_MODELS, "mlflow.user"}
-"""Tags that name other objects, which have other ids there, or whoever unpacked it."""
 
 
 def settle_kin(
@@ -34,9 +28,6 @@ def settle_kin(
     report: Report,
 ) -> None:
     """Send the files that such a run lacks, or leave it as it is and name what differs.
-
-    A tag says what a run was made of, and tags are copied with a run by whoever makes one like it:
-    nothing is skipped on their word alone.
 
     Args:
         target: The database.
@@ -65,12 +56,8 @@ def settle_kin(
 def _differing(target: DatabaseTarget, run: Run, latest: Rows, there: dict[str, Any]) -> list[str]:
     """Return what of a run its kin has otherwise, or not at all."""
     comes = {"status": "RUNNING", "start_time": 0, "lifecycle_stage": "active"} | run.info
-    found = [name for name in _STATES if comparable(comes.get(name)) != comparable(there[name])]
-    tags = {
-        key: value
-        for key, value in run.tags.items()
-        if not (is_provenance(key) or is_source_tag(key) or key in _NOT_ITS_OWN)
-    }
+    found = [name for name in RUN_STATES if comparable(comes.get(name)) != comparable(there[name])]
+    tags = own_tags(run.tags)
     metrics = {row["key"]: _value(row) for _, row in latest}
     tables, owner = target.tables, {"run_uuid": there["run_uuid"]}
     with target.lock:

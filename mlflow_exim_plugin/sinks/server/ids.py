@@ -43,6 +43,7 @@ class KnownRun:
         is_deleted: Whether it is deleted at the target.
         old_artifact_uri: Root of its files at the source, once it came by.
         is_copy: Whether an unpack made it, when this one began.
+        fingerprint: Of a run's state, when this unpack began.
     """
 
     id: str
@@ -52,6 +53,7 @@ class KnownRun:
     is_deleted: bool = False
     old_artifact_uri: str = ""
     is_copy: bool = False
+    fingerprint: int = 0
 
     @classmethod
     def of_tags(

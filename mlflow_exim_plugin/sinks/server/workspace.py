@@ -37,6 +37,7 @@ from mlflow_exim_plugin.schema.provenance import (
     told,
 )
 from mlflow_exim_plugin.sinks.counting import skip_whole
+from mlflow_exim_plugin.sinks.kin import RunState
 from mlflow_exim_plugin.sinks.left_out import DELETED_THERE
 from mlflow_exim_plugin.sinks.policy import (
     NOT_DELETED,
@@ -378,10 +379,14 @@ class WorkspaceSink:
         if target.id in self._loaded:
             return
         self._loaded.add(target.id)
-        for info, tags in self._reader.run_tags([target.id], ""):
-            is_deleted = info.lifecycle_stage == "deleted"
-            known = KnownRun.of_tags(info.run_id, info.artifact_uri, tags, is_deleted=is_deleted)
-            self._ids.meet(target.id, info.run_id, tags, known)
+        for document in self._reader.run_documents(target.id):
+            info, tags = document["info"], key_values(document["data"].get("tags"))
+            is_deleted = info.get("lifecycle_stage") == "deleted"
+            run_id, root = info["run_id"], info.get("artifact_uri")
+            known = KnownRun.of_tags(run_id, root, tags, is_deleted=is_deleted)
+            if not known.is_copy:
+                known.fingerprint = RunState.of(document).fingerprint()
+            self._ids.meet(target.id, run_id, tags, known)
             if origin := told(tags, ORIGIN):
                 self._ids.runs[newest(origin)] = known
         self._logged_model_writer.known.load(target.id, self._tags_of(target.id))
@@ -498,12 +503,27 @@ class WorkspaceSink:
         if known.is_copy and not known.content:
             return False  # an interrupted unpack made it
         reason = f"it is there already, as {known.id}"
+        if isinstance(item, Run) and not known.is_copy:
+            reason = self._as_it_is_there(item, known, report) or reason
         if known.is_deleted and item.info.get("lifecycle_stage") != "deleted":
             reason = f"it was deleted at the target, as {known.id}"
             if isinstance(item, LoggedModel):
                 self._ids.left.add(item, reason)
         report.skipped(item.kind, item.id, reason)
         return True
+
+    def _as_it_is_there(self, run: Run, known: KnownRun, report: Report) -> str:
+        """Name what a run that comes home has otherwise; empty where that is nothing."""
+        state = RunState.of(run.document)
+        if state.fingerprint() == known.fingerprint:
+            return ""
+        differing = state.lacking(RunState.of(self._reader.run(known.id)))
+        if not differing:
+            return ""
+        reason = f"the target has another state of it, as {known.id}, which stays: "
+        reason += ", ".join(differing)
+        report.lost(Loss(Kind.RUN, run.id, reason))
+        return reason
 
     def _open(self, target: KnownExperiment) -> None:
         """Let an experiment be written to; at the end it is deleted again."""
