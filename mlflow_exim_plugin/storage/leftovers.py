@@ -229,7 +229,8 @@ def remove_left(files: Iterable[Path]) -> None:
         with contextlib.suppress(OSError):  # another is faster, or it is not ours
             descriptor = os.open(file, os.O_RDWR)
             try:
-                if is_left := _lock(descriptor):
+                # What was opened may have gone, and another one may be held under its name.
+                if is_left := _lock(descriptor) and _is_at(descriptor, file):
                     _remove_left(file)  # while it is locked: nobody can begin to hold it
             finally:
                 os.close(descriptor)

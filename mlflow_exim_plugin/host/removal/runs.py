@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from mlflow_exim_plugin.host.open.host import Host
 
-__all__ = ["Kept", "Removal"]
+__all__ = ["KeptElsewhere", "Removal"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptElsewhere:
     """What is kept elsewhere of runs that are to be freed.
 
     Attributes:
@@ -165,7 +165,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
-        kept: Kept | None = None,
+        kept: KeptElsewhere | None = None,
     ) -> int:
         """Free the metric rows and the files of a run, which stays with all else.
 
@@ -222,7 +222,7 @@ class Removal:
             rows = tables.select("tags", key=PURGING)
             return {row["run_uuid"]: row["value"] for row in rows}
 
-    def go_on(self, run_id: str, kept: Kept) -> bool:
+    def go_on(self, run_id: str, kept: KeptElsewhere) -> bool:
         """End what was begun with a run that is being freed; it was proven then.
 
         Args:
@@ -251,7 +251,7 @@ class Removal:
             self._end_purge(parts)
         return True
 
-    def _require_kept(self, parts: RunParts, kept: Kept | None) -> None:
+    def _require_kept(self, parts: RunParts, kept: KeptElsewhere | None) -> None:
         """Refuse to free what goes with a run where it was not proven to be kept elsewhere."""
         if kept is None:
             return
@@ -264,7 +264,7 @@ class Removal:
         self._require_files_kept(parts, {parts.id, *parts.models}, kept)
 
     def _require_files_kept(
-        self, parts: RunParts, owners: Collection[str], kept: Kept | None
+        self, parts: RunParts, owners: Collection[str], kept: KeptElsewhere | None
     ) -> None:
         for owner in owners if kept is not None else ():
             for path, size in self._files(parts.folders.get(owner, "")):
@@ -284,7 +284,7 @@ class Removal:
         place: str,
         leaving: Collection[str],
         state: list[str] | None = None,
-        kept: Kept | None = None,
+        kept: KeptElsewhere | None = None,
     ) -> int:
         """Free the rows and files of a run, its logged models and its traces.
 

@@ -18,7 +18,7 @@ from mlflow_exim_plugin.errors import (
     StoreError,
 )
 from mlflow_exim_plugin.host.open.locations import both_uris
-from mlflow_exim_plugin.host.removal.runs import Kept
+from mlflow_exim_plugin.host.removal.runs import KeptElsewhere
 from mlflow_exim_plugin.operations.ends import DEPLOYMENTS, open_source, require_source
 from mlflow_exim_plugin.operations.keeping.forget import hold
 from mlflow_exim_plugin.operations.pack import pack
@@ -223,7 +223,7 @@ class _Task:
             except EximError as error:
                 result.unfinished[run_id] = error.message
 
-    def _kept(self, where: str, run_ids: list[str]) -> Kept:
+    def _kept(self, where: str, run_ids: list[str]) -> KeptElsewhere:
         """Return what a snapshot has of some runs."""
         with open_source(where, self.opening) as snapshot:
             return _kept_of(snapshot, run_ids)
@@ -377,7 +377,7 @@ def _packs_of(kept: OpenSource, owners: Mapping[str, set[str]]) -> dict[str, set
     return found
 
 
-def _kept_of(snapshot: OpenSource, run_ids: list[str]) -> Kept:
+def _kept_of(snapshot: OpenSource, run_ids: list[str]) -> KeptElsewhere:
     """Return the objects and files that a snapshot has of runs and of what is theirs."""
     owners, files = set[str](), set[tuple[str, str, int]]()
     with closed_after(snapshot.stream.stream(runs_alone(run_ids))) as stream:
@@ -388,7 +388,7 @@ def _kept_of(snapshot: OpenSource, run_ids: list[str]) -> Kept:
                 for file in item.artifacts:
                     if isinstance(file, Artifact):
                         files.add((item.id, file.path, file.size_bytes))
-    return Kept(owners, files)
+    return KeptElsewhere(owners, files)
 
 
 def _told(run: PlannedRun, outcome: str) -> dict[str, Any]:
