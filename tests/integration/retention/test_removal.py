@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from mlflow_exim_plugin.errors import ConflictError, NotFoundError, ServerError, UsageError
 from mlflow_exim_plugin.host.open.host import Host
-from mlflow_exim_plugin.host.removal.runs import Kept, Removal
+from mlflow_exim_plugin.host.removal.runs import KeptElsewhere, Removal
 from mlflow_exim_plugin.host.removal.seen import SeenUses
 from mlflow_exim_plugin.host.removal.uses import in_use
 from mlflow_exim_plugin.operations.ends import open_source
@@ -365,7 +365,7 @@ def test_a_file_that_nothing_keeps_lets_nothing_go(old_sqlite: OldStore) -> None
     with removal_at(uri) as removal:
         for take in (removal.purge, removal.hollow):
             with pytest.raises(ServerError, match=r"has a new file top\.txt"):
-                take(run_id, PLACE, [], None, Kept({run_id}, {deep}))
+                take(run_id, PLACE, [], None, KeptElsewhere({run_id}, {deep}))
 
     assert (rows(uri), files(old_sqlite.files)) == before
 
