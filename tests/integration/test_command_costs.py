@@ -74,7 +74,7 @@ def test_a_taken_name_is_said_before_mlflow_is_loaded(tmp_path: Path, s3_bucket:
 def test_a_small_archive_is_listed_with_two_requests(
     s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("s3fs")
+    s3 = pytest.importorskip("s3fs").S3FileSystem
     client = boto3.client("s3", endpoint_url=s3_bucket.endpoint_url)
     client.upload_file(SMALL, s3_bucket.name, "a.tar.zst")
     with serving() as (url, server):
@@ -83,8 +83,10 @@ def test_a_small_archive_is_listed_with_two_requests(
         assert len(server.asked) <= 2, server.asked
     with FaultyProxy(s3_bucket.endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        s3.clear_instance_cache()  # one that is remembered keeps the address that it began with
         of_s3 = CliRunner().invoke(exim, ["ls", f"{s3_bucket.url}/a.tar.zst"])
-        assert len(proxy.seen) <= 2, [(r.method, r.path) for r in proxy.seen]
+        s3.clear_instance_cache()
+        assert 1 <= len(proxy.seen) <= 2, [(r.method, r.path) for r in proxy.seen]
     here = CliRunner().invoke(exim, ["ls", SMALL])
     assert of_http.stdout == of_s3.stdout == here.stdout
     assert of_http.exit_code == of_s3.exit_code == 0
